@@ -1,0 +1,118 @@
+"""All parameters in one flat array, and all their gradients in another.
+
+What treats every parameter alike (optimizer, all-reduce, broadcast, norms, checkpoints) works on the flat arrays;
+`parameter.data` and `parameter.grad` are views of them. Each parameter starts on a 64-byte boundary, and the gap
+before the next one stays zero, so that sums and norms over the flat arrays are those over the parameters.
+"""
+
+import hashlib
+import math
+
+import numpy as np
+
+from autograd.core import Leaf, Tensor
+from autograd.kernels import ALIGNMENT, aligned_zeros
+
+RIDERS = 8  # numbers that may travel behind the gradients in the same message
+
+
+class Arena:
+    """The parameters of a module, or a dict or list of parameters, moved into flat storage.
+
+    data      flat values
+    grad      flat gradients
+    message   the gradients followed by `riders`: one contiguous array, so that an exchange can carry both
+    riders    a few numbers (a loss, a count) for data-parallel training to sum along with the gradients
+
+    All parameters must have one floating dtype. A parameter keeps its memory order (nn.Linear stores its weight
+    transposed), while names, hashes and state dicts speak of its shape in C order. Parameters belong to one arena.
+    """
+
+    def __init__(self, parameters):
+        named = _named(parameters)
+        if not named:
+            raise ValueError("Arena: no parameters to hold (is every parameter frozen, or the model empty?)")
+        dtypes = {p.dtype for p in named.values()}
+        if len(dtypes) > 1:
+            listed = ", ".join(f"{name} is {p.dtype}" for name, p in named.items())
+            raise TypeError(f"Arena: parameters must have one dtype, but {listed}")
+        self.dtype = dtypes.pop()
+        self.parameters = named
+        self.leaves: list[Leaf] = []
+        self.spans: dict[str, slice] = {}
+        step = ALIGNMENT // self.dtype.itemsize
+        stop = 0
+        for name, p in named.items():
+            start = math.ceil(stop / step) * step
+            stop = start + p.size
+            self.spans[name] = slice(start, stop)
+        size = math.ceil(stop / step) * step
+        self.data = aligned_zeros(size, self.dtype)
+        self.message = aligned_zeros(size + RIDERS, self.dtype)
+        self.grad, self.riders = self.message[:size], self.message[size:]
+        for name, p in named.items():
+            leaf = p.node
+            view, total = (_shaped(flat[self.spans[name]], p.data) for flat in (self.data, self.grad))
+            view[...] = p.data
+            p.data = view
+            if leaf.total is not None:
+                total[...] = 0.0 if leaf.fresh else leaf.total
+            leaf.total, leaf.name = total, name
+            self.leaves.append(leaf)
+
+    def zero_grad(self):
+        """Forget the gradients: the next one to arrive overwrites what is there."""
+        for leaf in self.leaves:
+            leaf.fresh = True
+
+    def finish(self):
+        """Give parameters that no gradient reached since `zero_grad` a gradient of zero, and fire their hooks."""
+        for leaf in self.leaves:
+            if leaf.fresh:
+                leaf.accumulate(np.zeros(leaf.shape, leaf.dtype))
+
+    def touch(self):
+        """Declare that the values were changed in place, so that graphs of the old values refuse to run backward."""
+        for leaf in self.leaves:
+            leaf.version += 1
+
+    def sha256(self):
+        """Hash of the values: parameters in sorted name order, each as its little-endian bytes in C order."""
+        digest = hashlib.sha256()
+        for name in sorted(self.parameters):
+            data = np.ascontiguousarray(self.parameters[name].data)
+            digest.update(data.astype(data.dtype.newbyteorder("<"), copy=False).tobytes())
+        return digest.hexdigest()
+
+    def unflatten(self, flat):
+        """Split a flat array laid out like `data` into {name: array of the parameter's shape}, as views."""
+        return {name: _shaped(flat[span], self.parameters[name].data) for name, span in self.spans.items()}
+
+
+def arena_of(owner):
+    """The arena of an Arena, of anything that has one (`.arena`), or of a module or collection of parameters."""
+    if isinstance(owner, Arena):
+        return owner
+    arena = getattr(owner, "arena", None)
+    if arena is None:
+        arena = Arena(owner)
+        if hasattr(owner, "named_parameters"):
+            owner.arena = arena
+    return arena
+
+
+def _named(parameters):
+    if hasattr(parameters, "named_parameters"):
+        parameters = dict(parameters.named_parameters())
+    elif not isinstance(parameters, dict):
+        parameters = {f"parameter{i}": p for i, p in enumerate(parameters)}
+    for name, p in parameters.items():
+        if type(p) is not Tensor or not (isinstance(p.node, Leaf) or p.node is None):
+            raise TypeError(f"Arena: {name!r} is not a parameter but {type(p).__name__}")
+    return {name: p for name, p in parameters.items() if p.node is not None}
+
+
+def _shaped(flat, like):
+    """A flat array as a view with the shape and the memory order of another array."""
+    order = np.argsort([-s for s in like.strides], kind="stable")
+    return flat.reshape([like.shape[i] for i in order]).transpose(np.argsort(order))

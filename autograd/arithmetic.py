@@ -1,0 +1,193 @@
+"""Elementwise operations: arithmetic, powers and logarithms, trigonometry, selection.
+
+Each rule returns its value and, beside it, one vjp for each argument. Broadcasting follows NumPy; the engine undoes
+it on the way back, so no rule mentions it.
+"""
+
+import math
+
+import numpy as np
+
+from autograd.core import Tensor, primitive
+from autograd.core import innermost as raw
+from autograd.kernels import namespace, xp
+
+
+@primitive
+def add(a, b):
+    """a + b."""
+    return a + b, lambda g: g, lambda g: g
+
+
+@primitive
+def sub(a, b):
+    """a - b."""
+    return a - b, lambda g: g, lambda g: -g
+
+
+@primitive
+def mul(a, b):
+    """a * b."""
+    return a * b, lambda g: g * b, lambda g: g * a
+
+
+@primitive
+def div(a, b):
+    """a / b."""
+    y = a / b
+    return y, lambda g: g / b, lambda g: -g * y / b
+
+
+@primitive
+def neg(a):
+    """-a."""
+    return -a, lambda g: -g
+
+
+@primitive
+def pow(a, b):
+    """a ** b. Where b = 0 the derivative by a is 0, and where a = 0 that by b is 0."""
+    y = a**b
+    n = namespace(a, b)
+
+    def by_base(g):
+        return g * (b * a ** _unless(b - 1, raw(b) == 0, n))
+
+    def by_exponent(g):
+        base = _unless(a, raw(a) == 0, n)
+        return g * (y * (math.log(base) if isinstance(base, (int, float)) else n.log(base)))
+
+    return y, by_base, by_exponent
+
+
+def _unless(x, replaced, n):
+    """x with 1 in the places to be replaced; x may be a number."""
+    if isinstance(x, (int, float)):
+        return 1 if replaced else x
+    return n.where(replaced, 1.0, x) if np.any(replaced) else x
+
+
+@primitive
+def exp(a):
+    """e ** a."""
+    y = xp[type(a)].exp(a)
+    return y, lambda g: g * y
+
+
+@primitive
+def log(a):
+    """Natural logarithm."""
+    return xp[type(a)].log(a), lambda g: g / a
+
+
+@primitive
+def log1p(a):
+    """log(1 + a), accurate near 0."""
+    return xp[type(a)].log1p(a), lambda g: g / (1.0 + a)
+
+
+@primitive
+def sqrt(a):
+    """Square root."""
+    y = xp[type(a)].sqrt(a)
+    return y, lambda g: g / (2.0 * y)
+
+
+@primitive
+def abs(a):
+    """|a|, with derivative 0 at 0."""
+    return xp[type(a)].abs(a), lambda g: g * xp[type(a)].sign(a)
+
+
+@primitive
+def sign(a):
+    """-1, 0 or 1; its derivative is 0 everywhere."""
+    return xp[type(a)].sign(a), lambda g: g * 0.0
+
+
+@primitive
+def sin(a):
+    """Sine of an angle in radians."""
+    return xp[type(a)].sin(a), lambda g: g * xp[type(a)].cos(a)
+
+
+@primitive
+def cos(a):
+    """Cosine of an angle in radians."""
+    return xp[type(a)].cos(a), lambda g: -g * xp[type(a)].sin(a)
+
+
+@primitive
+def tanh(a):
+    """Hyperbolic tangent."""
+    y = xp[type(a)].tanh(a)
+    return y, lambda g: g * (1.0 - y * y)
+
+
+@primitive
+def maximum(a, b):
+    """The larger of a and b, element by element. Where they are equal, each gets half of the gradient."""
+    w = _share(raw(a) > raw(b), raw(a) == raw(b), a, b)
+    return namespace(a, b).maximum(a, b), lambda g: g * w, lambda g: g * (1 - w)
+
+
+@primitive
+def minimum(a, b):
+    """The smaller of a and b, element by element. Where they are equal, each gets half of the gradient."""
+    w = _share(raw(a) < raw(b), raw(a) == raw(b), a, b)
+    return namespace(a, b).minimum(a, b), lambda g: g * w, lambda g: g * (1 - w)
+
+
+def _share(wins, ties, *operands):
+    """The part of the gradient that the first operand gets: 1, 1/2 or 0, in the operands' floating dtype."""
+    dtype = next(x.dtype for x in operands if hasattr(x, "dtype"))
+    return np.where(ties, 0.5, wins).astype(dtype)
+
+
+@primitive
+def where(condition, a, b):
+    """a where the condition holds, b elsewhere."""
+    c = raw(condition)
+    return namespace(a, b).where(c, a, b), None, lambda g: g * c, lambda g: g * np.logical_not(c)
+
+
+def clamp(a, min=None, max=None):
+    """a limited to [min, max]; either bound may be absent. The derivative is 1 within the bounds, ends included."""
+    if min is None and max is None:
+        raise ValueError("clamp: give min, max or both")
+    return _clamp(a, low=min, high=max)
+
+
+@primitive
+def _clamp(a, *, low, high):
+    x = raw(a)
+    inside = (x >= low if low is not None else True) & (x <= high if high is not None else True)
+    lo = -math.inf if low is None else low
+    hi = math.inf if high is None else high
+    return namespace(a).minimum(namespace(a).maximum(a, lo), hi), lambda g: g * inside
+
+
+def _compare(name):
+    def method(self, other):
+        return getattr(raw(self), name)(raw(other))
+
+    return method
+
+
+for _name in ("__lt__", "__le__", "__gt__", "__ge__", "__eq__", "__ne__"):
+    setattr(Tensor, _name, _compare(_name))
+
+Tensor.__add__ = Tensor.add = add
+Tensor.__radd__ = lambda self, other: add(other, self)
+Tensor.__sub__ = Tensor.sub = sub
+Tensor.__rsub__ = lambda self, other: sub(other, self)
+Tensor.__mul__ = Tensor.mul = mul
+Tensor.__rmul__ = lambda self, other: mul(other, self)
+Tensor.__truediv__ = Tensor.div = div
+Tensor.__rtruediv__ = lambda self, other: div(other, self)
+Tensor.__pow__ = Tensor.pow = pow
+Tensor.__rpow__ = lambda self, other: pow(other, self)
+Tensor.__neg__ = Tensor.neg = neg
+Tensor.__abs__ = Tensor.abs = abs
+for _operation in (exp, log, log1p, sqrt, sign, sin, cos, tanh, maximum, minimum, clamp):
+    setattr(Tensor, _operation.__name__, _operation)

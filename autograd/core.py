@@ -1,0 +1,446 @@
+"""The engine: tensors, the graph behind them, and the walk back through it.
+
+A primitive computes a value and declares, beside it, one vector-Jacobian product (vjp) for each array it took.
+Calling it on tensors records a `Node` whose edges hold those vjps; `backward` walks the nodes from the result to
+the leaves, each one after all its consumers, and adds what arrives into the leaves' gradients. Nothing else is
+recorded: a value lives on only while some vjp has captured it, and the walk drops edges as it goes.
+"""
+
+import inspect
+import warnings
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from autograd.kernels import OPERANDS, OuterProduct, as_operand, unbroadcast, xp
+
+
+class Node:
+    """One recorded operation: its name, its edges `(parent, vjp, version)`, the shape of its value; no data."""
+
+    __slots__ = ("name", "edges", "shape", "grad", "pending", "stamp")
+    version = 0
+
+    def __init__(self, name, edges, shape):
+        self.name, self.edges, self.shape = name, edges, shape
+        self.grad = self.stamp = None
+
+    def place(self):
+        return None
+
+
+class Leaf(Node):
+    """Where the graph ends and gradients arrive: a parameter, or any tensor made with `requires_grad=True`.
+
+    total    the accumulated gradient: a view of an arena, or an array of its own once the first one arrives
+    fresh    True until something arrives: the next gradient overwrites `total` instead of adding to it
+    hook     called as hook(leaf) the moment the gradient is final for this backward
+    version  counts in-place changes of the value, so that a stale graph is refused
+    """
+
+    __slots__ = ("total", "fresh", "hook", "version", "dtype")
+
+    def __init__(self, name, shape, dtype):
+        super().__init__(name, (), shape)
+        self.dtype = dtype
+        self.total = self.hook = None
+        self.fresh, self.version = True, 0
+
+    def place(self):
+        """Where a whole gradient may be written straight away; None where it must be added, or has no place yet."""
+        return self.total if self.fresh else None
+
+    def accumulate(self, g):
+        """Take in the whole gradient of one backward: add it, or overwrite what is stale."""
+        if g.dtype != self.dtype:
+            warnings.warn(
+                f"gradient of {self.name!r} arrived as {g.dtype}, not {self.dtype}: "
+                f"an array of another dtype entered the graph",
+                stacklevel=2,
+            )
+        if type(g) is OuterProduct:
+            g.into(self.total)
+        elif not self.fresh:
+            self.total += g
+        elif self.total is None:
+            self.total = xp[type(g)].array(g, dtype=self.dtype, copy=True)
+        else:
+            self.total[...] = g
+        self.fresh = False
+        if self.hook is not None:
+            self.hook(self)
+
+
+class Tensor:
+    """An array that remembers how it was computed.
+
+    data   a NumPy array (or scalar for shape ()), or a Tensor one nesting level down (see `autograd.transforms`)
+    node   where it stands in the graph; None for constants, so `requires_grad` is `node is not None`
+    level  nesting level: 0 for ordinary work, k inside k nested `vjp`s
+    """
+
+    __slots__ = ("data", "node", "level")
+    __array_ufunc__ = None  # ndarray * Tensor reaches Tensor.__rmul__ instead of building an object array
+
+    def __init__(self, data, node: Any = None, level=0):
+        self.data, self.node, self.level = data, node, level
+
+    if TYPE_CHECKING:  # the operator modules attach the methods beside their rules
+
+        def __getattr__(self, name: str) -> Any: ...
+        def __add__(self, other) -> "Tensor": ...
+        def __radd__(self, other) -> "Tensor": ...
+        def __sub__(self, other) -> "Tensor": ...
+        def __rsub__(self, other) -> "Tensor": ...
+        def __mul__(self, other) -> "Tensor": ...
+        def __rmul__(self, other) -> "Tensor": ...
+        def __truediv__(self, other) -> "Tensor": ...
+        def __rtruediv__(self, other) -> "Tensor": ...
+        def __matmul__(self, other) -> "Tensor": ...
+        def __rmatmul__(self, other) -> "Tensor": ...
+        def __pow__(self, other) -> "Tensor": ...
+        def __neg__(self) -> "Tensor": ...
+        def __getitem__(self, index) -> "Tensor": ...
+
+    shape = property(lambda self: self.data.shape)
+    ndim = property(lambda self: self.data.ndim)
+    dtype = property(lambda self: self.data.dtype)
+    size = property(lambda self: self.data.size)
+    requires_grad = property(lambda self: self.node is not None)
+
+    @property
+    def grad(self):
+        """The gradient accumulated in a leaf, as an array of the leaf's shape; None before anything arrived."""
+        leaf = self.node
+        return None if not isinstance(leaf, Leaf) or leaf.fresh else leaf.total
+
+    @grad.setter
+    def grad(self, value):
+        if not isinstance(self.node, Leaf) or value is not None:
+            raise AttributeError("grad can only be reset, and only on a leaf: write x.grad = None")
+        self.node.fresh = True
+
+    @property
+    def name(self):
+        """The leaf's name, or that of the operation that computed this tensor; "constant" without a graph."""
+        return "constant" if self.node is None else self.node.name
+
+    def detach(self):
+        """The same value as a constant: no gradient flows through it."""
+        return Tensor(self.data, None, self.level)
+
+    def numpy(self):
+        """The value as a NumPy array, shared and not copied."""
+        return np.asarray(innermost(self))
+
+    def item(self):
+        """The value of a one-element tensor as a Python number."""
+        return innermost(self).item()
+
+    def tolist(self):
+        return self.numpy().tolist()
+
+    def assign(self, value):
+        """Overwrite a leaf's value in place; graphs that recorded the old value refuse to run backward."""
+        self.data[...] = value
+        if self.node is not None:
+            self.node.version += 1
+
+    def register_hook(self, hook):
+        """Call hook(leaf) in every backward, the moment this leaf's gradient is final. Leaves only; one hook a leaf."""
+        if not isinstance(self.node, Leaf):
+            raise RuntimeError(f"register_hook needs a leaf, this tensor was computed by {self.name!r}")
+        self.node.hook = hook
+
+    def backward(self, gradient=None, retain_graph=False):
+        """Add d(self)/d(leaf) into the gradient of every leaf that self depends on.
+
+        gradient: the array to start from, of self's shape (a number for a scalar); 1 for a scalar tensor if absent.
+        retain_graph: keep what the graph saved, so that backward may run through it again.
+        Raises RuntimeError for a non-scalar without gradient, a graph already consumed, no leaf to reach, or a
+        leaf that was modified in place after it was used.
+        """
+        if self.node is None:
+            raise RuntimeError(
+                "backward() on a tensor that no parameter reaches (computed under no_grad, or from constants only)"
+            )
+        if gradient is None:
+            if self.shape != ():
+                raise RuntimeError(
+                    f"backward() without a gradient needs a scalar, got shape {self.shape}: "
+                    f"reduce the loss, or pass a gradient of that shape"
+                )
+            gradient = 1.0
+        if type(gradient) is Tensor:
+            gradient = gradient.data
+        g = xp[type(self.data)].asarray(gradient, dtype=self.data.dtype)
+        if g.shape != self.shape:
+            raise RuntimeError(f"backward() of shape {self.shape} got a gradient of shape {g.shape}")
+        backward(self.node, g, retain_graph)
+
+    def __repr__(self):
+        grad = f", {self.node.name}" if self.node is not None else ""
+        return f"Tensor({self.data!r}{grad})"
+
+    def __len__(self):
+        return len(self.data)
+
+    def __bool__(self):
+        return bool(innermost(self))
+
+    def __float__(self):
+        return float(innermost(self))
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.numpy(), dtype=dtype, copy=copy)
+
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
+
+    __hash__ = object.__hash__  # tensors are compared elementwise, and hashed by identity
+
+
+def innermost(x):
+    """The array inside all nesting levels."""
+    while type(x) is Tensor:
+        x = x.data
+    return x
+
+
+def tensor(data, requires_grad=False, dtype=None, name="tensor"):
+    """A tensor holding a copy of `data`.
+
+    Python numbers and lists take `default_dtype` (float32) if they are floating; arrays keep their dtype. Integers
+    and booleans are index data: they cannot require a gradient.
+    """
+    if type(data) is Tensor:
+        data = data.data
+    if dtype is None and not hasattr(data, "dtype"):
+        dtype = _default_dtype if np.asarray(data).dtype == np.float64 else None
+    array = np.array(data, dtype=dtype)
+    if not requires_grad:
+        return Tensor(array)
+    if array.dtype.kind != "f":
+        raise TypeError(
+            f"requires_grad needs a floating dtype, {name!r} is {array.dtype}: "
+            f'write 1.0 instead of 1, or pass dtype="float32"'
+        )
+    return Tensor(array, Leaf(name, array.shape, array.dtype))
+
+
+# --- modes -----------------------------------------------------------------------------------------------------
+
+_recording = True
+_default_dtype = np.dtype("float32")
+
+
+@contextmanager
+def _mode(recording):
+    global _recording
+    before, _recording = _recording, recording
+    try:
+        yield
+    finally:
+        _recording = before
+
+
+def no_grad():
+    """Context in which nothing is recorded: results are constants. The flag is shared by all threads."""
+    return _mode(False)
+
+
+def enable_grad():
+    """Context in which operations are recorded, also inside `no_grad`."""
+    return _mode(True)
+
+
+@contextmanager
+def default_dtype(dtype):
+    """Context in which Python floats, and parameters made without a dtype, take this dtype ("float32", "float64")."""
+    global _default_dtype
+    before, _default_dtype = _default_dtype, np.dtype(dtype)
+    try:
+        yield
+    finally:
+        _default_dtype = before
+
+
+def get_default_dtype():
+    """The dtype that Python floats and new parameters take."""
+    return _default_dtype
+
+
+# --- recording -------------------------------------------------------------------------------------------------
+
+
+def primitive(rule: Callable) -> Callable[..., Tensor]:
+    """Make a differentiable operation of a rule `rule(a, b, ..., *, static) -> value, vjp_a, vjp_b, ...`.
+
+    Positional arguments are the arrays to differentiate by; keyword-only arguments are static (axes, shapes,
+    labels). vjp_a maps the gradient of the value to that of `a`, in the value's broadcast shape if that is easier:
+    the engine sums broadcast axes away. vjps of arguments that need no gradient are dropped at once, with whatever
+    they captured. A rule must not mutate its arguments, nor its value once a vjp has captured it.
+    """
+    parameters = inspect.signature(rule).parameters.values()
+    names = [p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    name = rule.__name__.strip("_")
+
+    def unary(a, **static):
+        if type(a) is not Tensor:
+            a = tensor(as_operand(a, name))
+        value, vjp = rule(a.data, **static)
+        node = a.node
+        if node is None or not _recording:
+            return Tensor(value, None, a.level)
+        return Tensor(value, Node(name, ((node, vjp, node.version),), value.shape), a.level)
+
+    def binary(a, b):
+        p: Any = None
+        q: Any = None
+        level = 0
+        if type(a) is Tensor:
+            x, p, level = a.data, a.node, a.level
+        else:
+            x = a if type(a) in OPERANDS else as_operand(a, name)
+        if type(b) is Tensor:
+            if b.level == level:
+                y, q = b.data, b.node
+            elif b.level < level:
+                y = b  # a constant, seen from the level of a
+            else:
+                if type(a) is Tensor:
+                    x, p = a, None
+                y, q, level = b.data, b.node, b.level
+        else:
+            y = b if type(b) in OPERANDS else as_operand(b, name)
+        try:
+            value, u, v = rule(x, y)
+        except ValueError as error:
+            raise _misfit(name, error, a, b) from None
+        if not _recording or p is q is None:
+            return Tensor(value, None, level)
+        if q is None:
+            edges = ((p, u, p.version),)
+        elif p is None:
+            edges = ((q, v, q.version),)
+        else:
+            edges = ((p, u, p.version), (q, v, q.version))
+        return Tensor(value, Node(name, edges, value.shape), level)
+
+    def general(*args, **static):
+        if static:  # arrays may be given by name too
+            args += tuple(static.pop(n) for n in names[len(args) :] if n in static)
+        level = 0
+        for a in args:
+            if type(a) is Tensor and a.level > level:
+                level = a.level
+        values, nodes = [], []
+        for a in args:
+            if type(a) is Tensor and a.level == level:
+                values.append(a.data)
+                nodes.append(a.node)
+            else:
+                values.append(a if a is None or type(a) is Tensor or type(a) in OPERANDS else as_operand(a, name))
+                nodes.append(None)
+        try:
+            value, *vjps = rule(*values, **static)
+        except ValueError as error:
+            raise _misfit(name, error, *args) from None
+        if not _recording:
+            return Tensor(value, None, level)
+        edges = tuple([(n, vjp, n.version) for n, vjp in zip(nodes, vjps) if n is not None])
+        return Tensor(value, Node(name, edges, value.shape) if edges else None, level)
+
+    fixed = len(names) == len(parameters)
+    operation = unary if len(names) == 1 else binary if len(names) == 2 and fixed else general
+    operation.__name__ = operation.__qualname__ = name
+    operation.__doc__ = rule.__doc__
+    operation.__module__ = rule.__module__
+    return operation
+
+
+def _misfit(name, error, *args):
+    """The same error, saying which operation and which shapes."""
+    if str(error).startswith(f"{name}:"):
+        return error
+    shapes = " and ".join(str(tuple(np.shape(innermost(a)))) for a in args if a is not None)
+    return ValueError(f"{name}: shapes {shapes} do not fit together ({error})")
+
+
+def shared(pullback, count):
+    """Split one pullback `g -> (d_1, ..., d_count)` into `count` vjps that compute it once for each g."""
+    seen: list = [None, None]
+
+    def part(i):
+        def vjp(g):
+            if seen[0] is not g:
+                seen[0], seen[1] = g, pullback(g)
+            return seen[1][i]
+
+        return vjp
+
+    return [part(i) for i in range(count)]
+
+
+# --- the walk back ---------------------------------------------------------------------------------------------
+
+
+def backward(root, g, retain_graph=False):
+    """Send g back from `root`: each node runs once all its consumers have, each leaf is final the instant it can be.
+
+    First count, for every node below the root, how many edges of this graph lead into it; then walk in that
+    order (Kahn 1962). Counts carry a stamp, so that a walk cut short by an exception leaves nothing behind.
+    """
+    if not root.edges:
+        if root.edges is None:
+            raise _consumed(root)
+        return root.accumulate(g)
+    stamp = root.stamp = object()
+    root.grad = g
+    stack = [root]
+    while stack:
+        node = stack.pop()
+        if node.edges is None:
+            raise _consumed(node)
+        for parent, _, _ in node.edges:
+            if parent.stamp is stamp:
+                parent.pending += 1
+            else:
+                parent.stamp, parent.pending, parent.grad = stamp, 1, None
+                stack.append(parent)
+    ready = [root]
+    while ready:
+        node = ready.pop()
+        g, node.grad = node.grad, None
+        for parent, vjp, version in node.edges:
+            if parent.version != version:
+                raise RuntimeError(
+                    f"{parent.name!r} was modified in place after {node.name!r} used it: "
+                    f"run backward before optimizer.step()"
+                )
+            d = vjp(g)
+            if type(d) is OuterProduct and (parent.pending > 1 or parent.grad is not None or parent.place() is None):
+                d = d.value()
+            if d.shape != parent.shape:
+                d = unbroadcast(d, parent.shape)
+            if parent.grad is not None:
+                d = parent.grad + d  # never in place: a vjp may have returned g itself
+            parent.grad = d
+            parent.pending -= 1
+            if not parent.pending:
+                if parent.edges:
+                    ready.append(parent)
+                else:  # a leaf: deliver now and not when its turn comes, so that its exchange can start
+                    parent.grad = None
+                    parent.accumulate(d)
+        if not retain_graph:
+            node.edges = None
+
+
+def _consumed(node):
+    return RuntimeError(
+        f"backward through {node.name!r} a second time: the first pass freed what it saved "
+        f"(pass retain_graph=True to the first one)"
+    )

@@ -1,0 +1,28 @@
+"""Dropout, with masks that depend on the key in force and not on who computes them."""
+
+from autograd.core import innermost as raw
+from autograd.core import primitive
+from autograd.random import draw
+
+LEVELS = 1 << 16  # a mask element compares 16 random bits with p
+
+
+def dropout(a, p=0.5, training=True):
+    """Zero each element with probability p and scale the others by 1 / (1 - p), so that the mean is kept.
+
+    p in [0, 1) is rounded to a multiple of 2**-16. The mask comes from `autograd.random`: inside `keyed(...)` it is a
+    function of the key. Outside training, a itself. Srivastava et al. 2014.
+    """
+    if not 0.0 <= p <= 1.0:
+        raise ValueError(f"dropout: p is a probability, got {p}")
+    return _dropout(a, p=p) if training and p > 0.0 else a
+
+
+@primitive
+def _dropout(a, *, p):
+    x = raw(a)
+    threshold = round(p * LEVELS)
+    bits = draw().random_raw(-(-x.size // 4)).astype("<u8", copy=False).view("<u2")[: x.size]
+    scale = x.dtype.type(LEVELS / (LEVELS - threshold) if threshold < LEVELS else 0.0)
+    mask = (bits >= threshold).reshape(x.shape) * scale
+    return a * mask, lambda g: g * mask

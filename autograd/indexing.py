@@ -1,0 +1,54 @@
+"""Picking elements: by integers, slices, masks and index arrays, and along an axis."""
+
+import numpy as np
+
+from autograd.core import Tensor, primitive
+from autograd.core import innermost as raw
+
+
+def getitem(a, index):
+    """a[index] with any index NumPy accepts. Elements picked twice get the sum of both gradients."""
+    index = tuple(raw(i) for i in index) if isinstance(index, tuple) else raw(index)
+    return _getitem(a, index=index)
+
+
+@primitive
+def _getitem(a, *, index):
+    shape = a.shape
+    return a[index], lambda g: _scatter(g, index, shape)
+
+
+def _scatter(g, index, shape):
+    """Zeros of this shape with g added at the index: the transpose of a[index]."""
+    if type(g) is Tensor:
+        return _scattered(g, index=index, shape=shape)
+    out = np.zeros(shape, g.dtype)
+    if _may_repeat(index):
+        np.add.at(out, index, g)
+    else:
+        out[index] = g
+    return out
+
+
+@primitive
+def _scattered(g, *, index, shape):
+    return _scatter(g, index, shape), lambda h: h[index]
+
+
+def _may_repeat(index):
+    parts = index if isinstance(index, tuple) else (index,)
+    return any(np.ndim(i) > 0 and np.asarray(i).dtype != bool for i in parts if i is not None and i is not Ellipsis)
+
+
+def take_along_dim(a, indices, axis):
+    """a's elements at `indices` along the axis; indices is an integer array that broadcasts against a elsewhere."""
+    indices = np.asarray(raw(indices))
+    axis = axis % a.ndim
+    shape = list(np.broadcast_shapes(*[tuple(np.delete(x.shape, axis)) for x in (a, indices)]))
+    shape.insert(axis, 1)
+    grid = [i.reshape(-1, *(1,) * (a.ndim - n - 1)) for n, i in enumerate(map(np.arange, shape))]
+    return getitem(a, tuple(indices if n == axis else g for n, g in enumerate(grid)))
+
+
+Tensor.__getitem__ = getitem
+Tensor.take_along_dim = take_along_dim

@@ -1,0 +1,128 @@
+"""Module: a plain object whose attributes are its parameters and sub-modules."""
+
+import numpy as np
+
+from autograd.core import Leaf, Tensor, get_default_dtype
+
+
+def Parameter(data, dtype=None, name="parameter"):
+    """A tensor to be trained: a leaf that requires a gradient. `data` is copied, its memory order kept."""
+    array = np.array(data, dtype=dtype or get_default_dtype(), order="K")
+    return Tensor(array, Leaf(name, array.shape, array.dtype))
+
+
+class Module:
+    """Base of layers and networks: write `__init__` that sets attributes, and `__call__` that computes.
+
+    Parameters are found by walking the attributes in the order they were set, through sub-modules, lists, tuples and
+    dicts; a tensor reached by two paths counts once, under the first name. Names are attribute paths: "fc1.weight".
+    """
+
+    training = True
+
+    def __call__(self, x):
+        raise TypeError(f"{type(self).__name__} defines no __call__(self, x)")
+
+    def named_children(self):
+        """Pairs (attribute name, value) in which parameters and sub-modules are looked for."""
+        return vars(self).items()
+
+    def _walk(self):
+        """Every (path, Module or Tensor) below this module, itself first, each object once."""
+        seen = set()
+        stack: list = [("", self)]
+        while stack:
+            path, value = stack.pop()
+            if isinstance(value, Module):
+                children = value.named_children()
+            elif isinstance(value, (list, tuple)):
+                children = enumerate(value)
+            elif isinstance(value, dict):
+                children = value.items()
+            else:
+                children = ()
+            if isinstance(value, (Module, Tensor)):
+                if id(value) in seen:
+                    continue
+                seen.add(id(value))
+                yield path, value
+            below = [(f"{path}.{name}" if path else str(name), child) for name, child in children]
+            stack.extend(reversed(below))
+
+    def modules(self):
+        """This module and all modules below it."""
+        return (value for _, value in self._walk() if isinstance(value, Module))
+
+    def named_parameters(self):
+        """Pairs (name, parameter): the leaves that require a gradient."""
+        return ((path, p) for path, p in self._walk() if isinstance(p, Tensor) and isinstance(p.node, Leaf))
+
+    def parameters(self):
+        """The parameters, in the order of `named_parameters`."""
+        return (p for _, p in self.named_parameters())
+
+    def train(self, mode=True):
+        """Set training mode here and below: dropout drops. Returns self."""
+        for module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self):
+        """Set evaluation mode here and below. Returns self."""
+        return self.train(False)
+
+    def zero_grad(self):
+        """Forget the gradients of all parameters."""
+        for p in self.parameters():
+            p.node.fresh = True
+
+    def to(self, dtype):
+        """Convert all parameters to this floating dtype, before an optimizer is made. Returns self."""
+        if getattr(self, "arena", None) is not None:
+            raise RuntimeError("to: the parameters already live in an arena; convert before making the optimizer")
+        for p in self.parameters():
+            p.data = p.data.astype(dtype)
+            p.node.dtype, p.node.fresh, p.node.total = p.data.dtype, True, None
+        return self
+
+    def state_dict(self):
+        """A copy of every tensor by name, with torch.nn's names, shapes and layouts: `{"fc1.weight": array, ...}`."""
+        return {path: np.array(t.data, order="C") for path, t in self._walk() if isinstance(t, Tensor)}
+
+    def load_state_dict(self, state):
+        """Overwrite every tensor from arrays by name, as `state_dict` returns them. Names and shapes must all agree."""
+        own = {path: t for path, t in self._walk() if isinstance(t, Tensor)}
+        missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+        if missing or unexpected:
+            raise ValueError(f"load_state_dict: missing {missing}, unexpected {unexpected}")
+        for path, t in own.items():
+            if tuple(t.shape) != tuple(np.shape(state[path])):
+                raise ValueError(
+                    f"load_state_dict: {path!r} has shape {t.shape} here, but {np.shape(state[path])} in the state"
+                )
+        for path, t in own.items():
+            t.assign(np.asarray(state[path]))
+
+
+class Sequential(Module):
+    """Modules applied one after the other; parameters are named by position ("0.weight"), as in torch."""
+
+    def __init__(self, *layers):
+        self.layers = list(layers)
+
+    def named_children(self):
+        return enumerate(self.layers)
+
+    def __call__(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    def __len__(self):
+        return len(self.layers)
+
+    def __iter__(self):
+        return iter(self.layers)
+
+    def __getitem__(self, i):
+        return self.layers[i]

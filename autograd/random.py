@@ -1,0 +1,56 @@
+"""Randomness as a function of what it is for, instead of a state that somebody advanced.
+
+Every generator is made from a key: a tuple such as (seed, "shuffle", epoch). Equal keys give equal numbers on any
+process, in any order of asking; different keys give independent numbers, so that (seed 0, epoch 1) shares nothing
+with (seed 1, epoch 0). The generator is Philox (Salmon et al. 2011), whose raw output NumPy promises never to change.
+"""
+
+import hashlib
+from contextlib import contextmanager
+
+import numpy as np
+
+
+def philox(*key):
+    """The Philox bit generator of a key: integers and strings in any number."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
+    return np.random.Philox(key=np.frombuffer(digest, "<u8"))
+
+
+def generator(*key):
+    """A `numpy.random.Generator` for this key."""
+    return np.random.Generator(philox(*key))
+
+
+def permutation(n, *key):
+    """The permutation of range(n) that belongs to the key: the order of n random 64-bit words, ties by position."""
+    return np.argsort(philox(*key).random_raw(n), kind="stable")
+
+
+_key: tuple = (0,)
+_drawn = 0
+
+
+def manual_seed(seed):
+    """Start the stream from which layers draw initial weights and dropout masks when no other key is in force."""
+    global _key, _drawn
+    _key, _drawn = (int(seed),), 0
+
+
+@contextmanager
+def keyed(*key):
+    """Context in which `draw` depends on this key and on how often it was called inside, and on nothing else."""
+    global _key, _drawn
+    before = _key, _drawn
+    _key, _drawn = key, 0
+    try:
+        yield
+    finally:
+        _key, _drawn = before
+
+
+def draw():
+    """The next bit generator of the stream in force."""
+    global _drawn
+    _drawn += 1
+    return philox(*_key, _drawn)
