@@ -6,3 +6,11 @@ class ConfigurationError(ValueError):
 
     The command line prints the sentence once, without a traceback, and ends every rank with status 2.
     """
+
+
+class Diverged(ArithmeticError):
+    """The loss is no longer a finite number. All ranks see it at the same step."""
+
+
+class PeerLost(RuntimeError):
+    """Another rank has died; the cause is that rank's to tell."""

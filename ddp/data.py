@@ -1,0 +1,96 @@
+"""Batches of a data set, as the logical shards that this rank computes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ddp.communicator import Communicator
+from ddp.errors import ConfigurationError
+from ddp.reduction import run_of
+from ddp.sampler import Sampler, shard_bounds
+
+
+@dataclass(slots=True)
+class Shard:
+    """One logical shard of a batch: its number, the samples it has, and their data."""
+
+    index: int
+    samples: np.ndarray
+    arrays: tuple
+
+    def __len__(self):
+        return len(self.samples)
+
+
+@dataclass(slots=True)
+class Batch:
+    """A global batch as one rank sees it: how many samples it has on all ranks, and this rank's shards of it."""
+
+    step: int
+    epoch: int
+    size: int
+    logical_shards: int
+    seed: int
+    shards: list[Shard]
+
+
+class ArrayDataset:
+    """Arrays whose first axis counts the samples; `dataset[indices]` gathers a tuple of arrays."""
+
+    def __init__(self, *arrays):
+        lengths = {len(a) for a in arrays}
+        if len(lengths) != 1:
+            raise ConfigurationError(f"the arrays of a data set have one length, got {[len(a) for a in arrays]}")
+        self.arrays = arrays
+
+    def __len__(self):
+        return len(self.arrays[0])
+
+    def __getitem__(self, indices):
+        return tuple([a.take(indices, axis=0) for a in self.arrays])
+
+
+class DataLoader:
+    """Cuts a data set into global batches, and these into logical shards.
+
+    dataset       a tuple of arrays, or an object with `len` and `dataset[integer array] -> tuple of arrays`
+    global_batch  samples a step, over all ranks
+    comm, shards  who computes what; shards defaults to the number of ranks
+    seed, shuffle, boundary   see `Sampler`
+    """
+
+    def __init__(self, dataset, global_batch, comm=None, shards=None, seed=0, shuffle="epoch", boundary="short"):
+        self.dataset = ArrayDataset(*dataset) if isinstance(dataset, (tuple, list)) else dataset
+        self.comm = comm or Communicator()
+        self.shards = shards or self.comm.size
+        self.seed = seed
+        self.sampler = Sampler(len(self.dataset), global_batch, shuffle, seed, boundary)
+        if global_batch < self.shards:
+            raise ConfigurationError(
+                f"a global batch of {global_batch} cannot be cut into {self.shards} logical shards: "
+                f"give --global-batch {self.shards} or more, or fewer --shards"
+            )
+        self.run = run_of(self.comm.rank, self.comm.size, self.shards)
+
+    def __len__(self):
+        """Steps an epoch."""
+        return self.sampler.steps_per_epoch
+
+    def epoch(self, epoch):
+        """The batches of one epoch."""
+        return self.steps(self.sampler.steps_in(epoch), self.sampler.steps_in(epoch + 1))
+
+    def steps(self, start, stop):
+        """The batches of the steps start .. stop - 1, counted over all epochs."""
+        for step in range(start, stop):
+            yield self.batch(step)
+
+    def batch(self, step):
+        """The batch of a step, gathered for this rank's shards only."""
+        indices = self.sampler.indices(step)
+        bounds = shard_bounds(len(indices), self.shards)
+        shards = []
+        for v in range(*self.run):
+            samples = indices[bounds[v] : bounds[v + 1]]
+            shards.append(Shard(v, samples, self.dataset[samples]))
+        return Batch(step, self.sampler.epoch_of(step), len(indices), self.shards, self.seed, shards)

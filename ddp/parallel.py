@@ -1,0 +1,98 @@
+"""DistributedDataParallel: one backward for each logical shard, one exchange for each step."""
+
+import math
+
+import numpy as np
+
+from autograd import random
+from autograd.arena import arena_of
+from ddp.communicator import Communicator
+from ddp.errors import ConfigurationError
+from ddp.reduction import ShardSum
+
+LOSS, WEIGHTED = 0, 1  # what rides behind the gradients: the sum of losses, and sum_v b_v |g_v|^2
+
+
+class DistributedDataParallel:
+    """A model whose gradients are summed over all ranks.
+
+    At construction the ranks compare the names, shapes and dtypes of their parameters, and take over rank 0's values.
+    `backward` then leaves in every rank the gradient of the mean loss over the global batch, with the same bits on
+    any number of ranks that share the same logical shards.
+
+    shards  number of logical shards; the number of ranks if absent
+    reduce  "canonical" (exact) or "native" (the library's all-reduce, in its own order)
+    noise   a `NoiseScale` to be kept up to date, or None; costs one pass over the gradients a shard
+    """
+
+    def __init__(self, model, comm: Communicator | None = None, shards=None, reduce="canonical", noise=None):
+        if reduce not in ("canonical", "native"):
+            raise ConfigurationError(f"reduce is canonical or native, got {reduce!r}")
+        self.model, self.comm = model, comm or Communicator()
+        self.shards = shards or self.comm.size
+        self.total = ShardSum(self.comm, self.shards, reduce == "canonical")
+        self.arena = arena_of(model)
+        self.noise = noise
+        self._verify()
+        self.comm.broadcast(self.arena.data)
+        self.arena.touch()
+
+    def _verify(self):
+        """Stop on every rank if the models differ: a sum over different parameters would be meaningless."""
+        mine = [(name, list(p.shape), str(p.dtype)) for name, p in self.arena.parameters.items()]
+        all_ranks = self.comm.all_gather_object(mine)
+        for rank, theirs in enumerate(all_ranks):
+            for first, other in zip(all_ranks[0] + [None] * len(theirs), theirs + [None] * len(all_ranks[0])):
+                if first != other:
+                    raise ConfigurationError(
+                        f"the models differ between ranks: rank 0 has {_describe(first)} where rank {rank} has "
+                        f"{_describe(other)}; build the same model on every rank"
+                    )
+
+    def backward(self, batch, loss):
+        """Compute the gradient of the mean loss over the global batch, and return that mean as a float.
+
+        loss(*arrays) gets one shard's arrays and returns a tensor: the mean over the shard's samples, or one number
+        a sample. Every shard is computed by itself, so that each matrix product has the same shape on any number of
+        ranks, and is weighted by its share of the batch, so that uneven shards count by their samples.
+        """
+        if batch.logical_shards != self.shards:
+            raise ConfigurationError(
+                f"the batch is cut into {batch.logical_shards} logical shards and the model expects {self.shards}: "
+                f"give both the same shards"
+            )
+        arena, message, riders = self.arena, self.arena.message, self.arena.riders
+        for shard in batch.shards:
+            arena.zero_grad()
+            riders[:] = 0.0
+            if len(shard):
+                with random.keyed(batch.seed, "forward", batch.step, shard.index):
+                    value = loss(*shard.arrays)
+                riders[LOSS] = self._descend(value, len(shard), batch.size)
+            arena.finish()
+            if self.noise is not None and len(shard):
+                # The shard's gradient is b_v g_v / n here, and n^2 / b_v times its square is b_v |g_v|^2.
+                riders[WEIGHTED] = np.dot(arena.grad, arena.grad) * (batch.size * batch.size / len(shard))
+            self.total.push(shard.index, message)
+        self.total.finish(message)
+        if self.noise is not None:
+            filled = min(batch.size, self.shards)
+            self.noise.update(batch.size, filled, float(riders[WEIGHTED]), float(np.dot(arena.grad, arena.grad)))
+        return float(riders[LOSS]) / batch.size
+
+    def _descend(self, value, samples, total):
+        """Backward from a shard's loss, weighted so that the shards' gradients add up to that of the global mean."""
+        if value.shape == ():
+            value.backward(samples / total)
+            return value.item() * samples
+        if value.shape != (samples,):
+            raise ValueError(
+                f"the loss of a shard of {samples} samples must be a scalar (their mean) or of shape ({samples},), "
+                f"got shape {value.shape}"
+            )
+        value.backward(np.full(samples, 1.0 / total, value.dtype))
+        return math.fsum(value.tolist())
+
+
+def _describe(parameter):
+    return "nothing" if parameter is None else "{!r} {} {}".format(*parameter)

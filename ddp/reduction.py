@@ -1,0 +1,168 @@
+"""Sums over logical shards, in one fixed order whoever computes them.
+
+A global batch is cut into V logical shards. Their gradients are the leaves of a binary tree that depends on V alone:
+a node at level l covers the leaves [i * 2^l, (i + 1) * 2^l), cut off at V, and is the sum of its two children; a
+child without leaves is left out. Floating-point addition is not associative, so this order is what makes the result
+the same, bit for bit, on any number of ranks. A rank owns a contiguous run of shards and adds it up to the largest
+complete subtrees; then each rank finishes the tree for its own slice of the elements, and the slices are gathered.
+Every element is added in the order of the tree, so slicing and buckets cannot change it.
+"""
+
+import numpy as np
+
+from ddp.communicator import Communicator
+from ddp.errors import ConfigurationError
+
+
+def run_of(rank, size, shards):
+    """The contiguous run [first, last + 1) of logical shards that a rank owns."""
+    return rank * shards // size, (rank + 1) * shards // size
+
+
+class Counter:
+    """Adds up a run of the tree's leaves, or of its subtrees, from left to right, as a binary counter carries.
+
+    At most log2(V) sums are held at once: `stack`, left to right, with entries (level, index, array).
+    """
+
+    def __init__(self, leaves, release=lambda array: None):
+        self.leaves, self.release = leaves, release
+        self.stack: list = []
+
+    def push(self, level, index, array):
+        """Take in the next node. It is added to in place as far as its left neighbours allow."""
+        while 1 << level < self.leaves:
+            if index % 2 == 0 and (index + 1) << level < self.leaves:
+                break  # the right sibling is still to come
+            if index % 2 == 1:
+                if not self.stack or self.stack[-1][:2] != (level, index - 1):
+                    break  # the left sibling is another rank's
+                left = self.stack.pop()[2]
+                if array is not None:
+                    array += left
+                    self.release(left)
+            level, index = level + 1, index // 2
+        self.stack.append((level, index, array))
+
+
+def subtrees(first, stop, leaves):
+    """The largest complete subtrees, as (level, index), that cover the leaves [first, stop)."""
+    counter = Counter(leaves)
+    for leaf in range(first, stop):
+        counter.push(0, leaf, None)
+    return [(level, index) for level, index, _ in counter.stack]
+
+
+class ShardSum:
+    """The sum of one array per logical shard, over all shards of all ranks.
+
+        total.push(shard, array)      for each of this rank's shards, in order
+        total.finish(array)           the last array pushed now holds the sum, on every rank
+
+    canonical: add in the order of the tree. Otherwise the ranks' parts are added by the library's all-reduce, which
+    is the fast path to compare with, and whose bits depend on the number of ranks.
+    """
+
+    def __init__(self, comm: Communicator, shards: int, canonical=True):
+        if not 1 <= comm.size <= shards:
+            raise ConfigurationError(
+                f"{comm.size} ranks cannot share {shards} logical shards: "
+                f"start at most {shards} ranks, or give --shards {comm.size} or more"
+            )
+        self.comm, self.shards, self.canonical = comm, shards, canonical
+        self.first, self.stop = run_of(comm.rank, comm.size, shards)
+        self.nodes = [subtrees(*run_of(rank, comm.size, shards), shards) for rank in range(comm.size)]
+        self.halves = self._halves()
+        self._free: list[np.ndarray] = []
+        self._scratch = np.empty(0)
+        self._counter = Counter(shards, self._free.append)
+
+    def push(self, shard, array):
+        """Add a shard's array. It is changed; unless it is the run's last, the caller may then overwrite it."""
+        if shard == self.first:
+            self._counter.stack.clear()
+        self._counter.push(0, shard, array)
+        if shard < self.stop - 1:
+            level, index, _ = self._counter.stack.pop()
+            kept = self._free.pop() if self._free else np.empty_like(array)
+            kept[...] = array
+            self._counter.stack.append((level, index, kept))
+
+    def finish(self, array):
+        """Exchange with the other ranks. `array`, pushed last, becomes the sum over all shards."""
+        parts = [part for _, _, part in self._counter.stack]
+        if self.comm.size > 1:
+            if not self.canonical:
+                for part in parts[-2::-1]:
+                    array += part
+                self.comm.all_reduce(array)
+            elif self.halves:
+                self._halving_doubling(array)
+            else:
+                self._all_to_all(parts, array)
+        self._free.extend(parts[:-1])
+        self._counter.stack.clear()
+
+    def _halves(self):
+        """Whether the ranks' parts are the 2^q equal subtrees of one level, so that pairs of ranks are siblings."""
+        size = self.comm.size
+        return size & (size - 1) == 0 and all(
+            len(nodes) == 1 and nodes[0] == (self.nodes[0][0][0], rank) for rank, nodes in enumerate(self.nodes)
+        )
+
+    def _halving_doubling(self, array):
+        """Recursive halving with distance doubling, then the mirrored gathering (Rabenseifner 2004).
+
+        At distance d partners hold sibling subtrees: each keeps half of the elements, and adds the partner's to its
+        own. Addition commutes, so it does not matter which of the two is the left child.
+        """
+        rank, kept = self.comm.rank, [(0, len(array))]
+        scratch = self._space((len(array) + 1) // 2, array.dtype)
+        distance = 1
+        while distance < self.comm.size:
+            low, high = kept[-1]
+            middle = (low + high) // 2
+            mine, theirs = ((low, middle), (middle, high))[:: -1 if rank & distance else 1]
+            received = scratch[: mine[1] - mine[0]]
+            partner = rank ^ distance
+            self.comm.exchange([(array[slice(*theirs)], partner)], [(received, partner)])
+            array[slice(*mine)] += received
+            kept.append(mine)
+            distance *= 2
+        while distance > 1:
+            distance //= 2
+            low, high = kept.pop()
+            start, stop = kept[-1]
+            theirs = slice(high, stop) if low == start else slice(start, low)
+            partner = rank ^ distance
+            self.comm.exchange([(array[low:high], partner)], [(array[theirs], partner)])
+
+    def _all_to_all(self, parts, array):
+        """Each rank receives every subtree's slice of its elements, finishes the tree there, and hands the slice out."""
+        rank, size = self.comm.rank, self.comm.size
+        slices = [slice(r * len(array) // size, (r + 1) * len(array) // size) for r in range(size)]
+        own = slices[rank]
+        length = own.stop - own.start
+        others = [r for r in range(size) if r != rank]
+        rows = iter(np.split(self._space(length * sum(map(len, self.nodes)), array.dtype), sum(map(len, self.nodes))))
+        pieces = [
+            [part[own] for part in parts] if r == rank else [next(rows) for _ in self.nodes[r]] for r in range(size)
+        ]
+        self._exchange(
+            [(part[slices[r]], r) for r in others for part in parts], [(p, r) for r in others for p in pieces[r]]
+        )
+        counter = Counter(self.shards)
+        for nodes, arrays in zip(self.nodes, pieces):
+            for (level, index), piece in zip(nodes, arrays):
+                counter.push(level, index, piece)
+        array[own] = counter.stack[0][2]
+        self._exchange([(array[own], r) for r in others], [(array[slices[r]], r) for r in others])
+
+    def _exchange(self, sends, receives):
+        """Exchange without the empty messages: fewer elements than ranks leave some ranks no slice."""
+        self.comm.exchange([m for m in sends if len(m[0])], [m for m in receives if len(m[0])])
+
+    def _space(self, length, dtype):
+        if len(self._scratch) < length or self._scratch.dtype != dtype:
+            self._scratch = np.empty(length, dtype)
+        return self._scratch[:length]

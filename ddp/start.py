@@ -1,0 +1,61 @@
+"""init(): become a rank, and see to it that no rank outlives another's failure."""
+
+import sys
+import threading
+import time
+import traceback
+
+from ddp.communicator import Communicator
+from ddp.environment import Launch, detect, pin_threads
+from ddp.errors import PeerLost
+
+_world: Communicator | None = None
+
+
+def init(backend="auto", threads=1) -> Communicator:
+    """The communicator of all ranks that the launcher started; this process alone if none did.
+
+    backend   "auto" (MPI under mpirun and srun, Gloo under torchrun), "mpi", "gloo" or "solo"
+    threads   BLAS threads of this rank. The number changes the bits of a product: keep it for runs to be compared.
+
+    An exception that nobody catches, in any thread of any rank, is printed once and ends all ranks with status 1.
+    """
+    global _world
+    if _world is None:
+        pin_threads(threads)
+        launch = detect(backend=backend)
+        _world = _connect(launch)
+        if _world.size > 1:
+            sys.excepthook = _end_all_ranks
+            threading.excepthook = lambda args: _end_all_ranks(args.exc_type, args.exc_value, args.exc_traceback)
+    return _world
+
+
+def _connect(launch: Launch) -> Communicator:
+    if launch.backend == "mpi":
+        from ddp.mpi import MPICommunicator
+
+        return MPICommunicator(launch)
+    if launch.backend == "gloo":
+        import atexit
+
+        from ddp.torch_distributed import TorchCommunicator
+
+        comm = TorchCommunicator(launch)
+        atexit.register(comm.close)
+        return comm
+    return Communicator(launch)
+
+
+GRACE = 10.0  # seconds a survivor leaves the failed rank to report the cause, and the launcher to end the job
+
+
+def _end_all_ranks(kind, error, trace):
+    assert _world is not None
+    if issubclass(kind, PeerLost):
+        time.sleep(GRACE)
+        print(f"rank {_world.rank}: {error}, and the launcher did not end this one", file=sys.stderr, flush=True)
+    elif not issubclass(kind, KeyboardInterrupt):
+        text = "".join(traceback.format_exception(kind, error, trace))
+        print(f"rank {_world.rank} of {_world.size} failed:\n{text}", file=sys.stderr, end="", flush=True)
+    _world.abort(1)

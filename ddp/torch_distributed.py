@@ -1,0 +1,99 @@
+"""Ranks that talk through torch.distributed with Gloo. NumPy arrays are wrapped, not copied."""
+
+import datetime
+import os
+import subprocess
+
+import torch
+import torch.distributed as dist
+
+from ddp.communicator import Communicator
+from ddp.environment import Launch
+from ddp.errors import ConfigurationError, PeerLost
+
+
+class TorchCommunicator(Communicator):
+    def __init__(self, launch: Launch, group=None):
+        super().__init__(launch)
+        torch.set_num_threads(1)
+        if group is None:
+            _rendezvous(launch)
+            dist.init_process_group("gloo", timeout=datetime.timedelta(minutes=30))
+            group = dist.group.WORLD
+        self.group = group
+        self.ranks = dist.get_process_group_ranks(group)  # of the group's members in the whole job
+
+    def exchange(self, sends, receives):
+        count: dict = {}
+
+        def tag(rank, direction):  # numbers the messages of one pair, so that equal tags mean the same message
+            count[rank, direction] = count.get((rank, direction), -1) + 1
+            return count[rank, direction]
+
+        def start():
+            work = [dist.irecv(torch.from_numpy(a), self.ranks[r], self.group, tag(r, "in")) for a, r in receives]
+            work += [dist.isend(torch.from_numpy(a), self.ranks[r], self.group, tag(r, "out")) for a, r in sends]
+            for w in work:
+                w.wait()  # pyright: ignore[reportOptionalMemberAccess]
+
+        _guarded(start)
+
+    def all_reduce(self, array):
+        _guarded(dist.all_reduce, torch.from_numpy(array), group=self.group)
+
+    def broadcast(self, array, root=0):
+        _guarded(dist.broadcast, torch.from_numpy(array), self.ranks[root], group=self.group)
+
+    def all_gather_object(self, value):
+        values: list = [None] * self.size
+        _guarded(dist.all_gather_object, values, value, group=self.group)
+        return values
+
+    def barrier(self):
+        _guarded(dist.barrier, group=self.group)
+
+    def split(self, color, key=0):
+        asked = self.all_gather_object((color, key))
+        mine = None
+        for one in sorted({c for c, _ in asked}):  # every rank makes every group: torch asks for it
+            members = sorted((r for r in range(self.size) if asked[r][0] == one), key=lambda r: (asked[r][1], r))
+            group = dist.new_group([self.ranks[r] for r in members], sort_ranks=False)
+            if one == color:
+                launch = Launch(self.launcher, self.backend, members.index(self.rank), len(members))
+                mine = TorchCommunicator(launch, group)
+        return mine
+
+    def abort(self, status=1):
+        os._exit(status)  # the launcher ends the others; a polite exit would wait for them
+
+    def close(self):
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _guarded(f, *args, **kwargs):
+    """Name what Gloo reports as "Connection reset by peer" when another rank has died."""
+    try:
+        return f(*args, **kwargs)
+    except RuntimeError as error:
+        raise PeerLost(f"another rank is gone ({str(error).splitlines()[0]})") from error
+
+
+def _rendezvous(launch):
+    """Where the ranks meet: torchrun says so; for srun and mpirun it follows from the job, or must be given."""
+    if launch.launcher == "torchrun":
+        missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+        if missing:
+            raise ConfigurationError(f"RANK and WORLD_SIZE are set, but not {' and '.join(missing)}: use torchrun")
+        return
+    os.environ["RANK"], os.environ["WORLD_SIZE"] = str(launch.rank), str(launch.size)
+    if "MASTER_ADDR" not in os.environ:
+        nodes = os.environ.get("SLURM_STEP_NODELIST", os.environ.get("SLURM_JOB_NODELIST"))
+        if nodes:
+            hosts = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
+            os.environ["MASTER_ADDR"] = hosts.stdout.split()[0]
+        elif launch.local_size == launch.size:
+            os.environ["MASTER_ADDR"] = "127.0.0.1"
+        else:
+            raise ConfigurationError("--backend gloo over several hosts needs MASTER_ADDR in the environment")
+    os.environ.setdefault("MASTER_PORT", str(20_000 + int(os.environ.get("SLURM_JOB_ID", os.getppid())) % 20_000))
