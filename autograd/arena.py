@@ -29,7 +29,7 @@ class Arena:
     """
 
     def __init__(self, parameters):
-        named = _named(parameters)
+        named = named_parameters(parameters)
         if not named:
             raise ValueError("Arena: no parameters to hold (is every parameter frozen, or the model empty?)")
         dtypes = {p.dtype for p in named.values()}
@@ -66,8 +66,16 @@ class Arena:
             leaf.fresh = True
 
     def finish(self):
-        """Give parameters that no gradient reached since `zero_grad` a gradient of zero, and fire their hooks."""
+        """Give parameters that no gradient reached since `zero_grad` a gradient of zero, and fire their hooks.
+
+        Raises RuntimeError if a parameter has moved to an arena made later: nothing done here would reach it.
+        """
         for leaf in self.leaves:
+            if leaf.total is None or leaf.total.base is not self.message.base:
+                raise RuntimeError(
+                    f"{leaf.name!r} has left this arena for one made later: "
+                    f"make one optimizer for all parameters, or pass the same module or arena to everything"
+                )
             if leaf.fresh:
                 leaf.accumulate(np.zeros(leaf.shape, leaf.dtype))
 
@@ -83,6 +91,9 @@ class Arena:
             data = np.ascontiguousarray(self.parameters[name].data)
             digest.update(data.astype(data.dtype.newbyteorder("<"), copy=False).tobytes())
         return digest.hexdigest()
+
+    def __reduce__(self):
+        return Arena, (self.parameters,)  # a copy holds copies of the parameters, again as views of its flat arrays
 
     def unflatten(self, flat):
         """Split a flat array laid out like `data` into {name: array of the parameter's shape}, as views."""
@@ -101,7 +112,8 @@ def arena_of(owner):
     return arena
 
 
-def _named(parameters):
+def named_parameters(parameters):
+    """{name: parameter} of a module, or of a dict, list or iterator of parameters; frozen ones left out."""
     if hasattr(parameters, "named_parameters"):
         parameters = dict(parameters.named_parameters())
     elif not isinstance(parameters, dict):
@@ -109,7 +121,8 @@ def _named(parameters):
     for name, p in parameters.items():
         if type(p) is not Tensor or not (isinstance(p.node, Leaf) or p.node is None):
             raise TypeError(f"Arena: {name!r} is not a parameter but {type(p).__name__}")
-    return {name: p for name, p in parameters.items() if p.node is not None}
+    unique = {id(p): name for name, p in reversed(parameters.items())}  # a tied parameter goes by its first name
+    return {name: p for name, p in parameters.items() if p.node is not None and unique[id(p)] == name}
 
 
 def _shaped(flat, like):

@@ -164,7 +164,8 @@ def _clamp(a, *, low, high):
     inside = (x >= low if low is not None else True) & (x <= high if high is not None else True)
     lo = -math.inf if low is None else low
     hi = math.inf if high is None else high
-    return namespace(a).minimum(namespace(a).maximum(a, lo), hi), lambda g: g * inside
+    y = np.minimum(np.maximum(x, lo), hi)
+    return where(inside, a, y) if type(a) is Tensor else y, lambda g: g * inside
 
 
 def _compare(name):

@@ -144,6 +144,8 @@ class Tensor:
 
     def assign(self, value):
         """Overwrite a leaf's value in place; graphs that recorded the old value refuse to run backward."""
+        if self.node is not None and not isinstance(self.node, Leaf):
+            raise RuntimeError(f"assign needs a leaf, this tensor was computed by {self.name!r}")
         self.data[...] = value
         if self.node is not None:
             self.node.version += 1
@@ -184,6 +186,9 @@ class Tensor:
         grad = f", {self.node.name}" if self.node is not None else ""
         return f"Tensor({self.data!r}{grad})"
 
+    def __format__(self, spec):
+        return format(self.item(), spec) if spec else repr(self)
+
     def __len__(self):
         return len(self.data)
 
@@ -220,14 +225,17 @@ def tensor(data, requires_grad=False, dtype=None, name="tensor"):
     if dtype is None and not hasattr(data, "dtype"):
         dtype = _default_dtype if np.asarray(data).dtype == np.float64 else None
     array = np.array(data, dtype=dtype)
-    if not requires_grad:
-        return Tensor(array)
-    if array.dtype.kind != "f":
+    return Tensor(array, Leaf(name, array.shape, floating(array.dtype, name)) if requires_grad else None)
+
+
+def floating(dtype, name):
+    """The dtype, if one can differentiate by arrays of it."""
+    if dtype.kind != "f":
         raise TypeError(
-            f"requires_grad needs a floating dtype, {name!r} is {array.dtype}: "
+            f"requires_grad needs a floating dtype, {name!r} is {dtype}: "
             f'write 1.0 instead of 1, or pass dtype="float32"'
         )
-    return Tensor(array, Leaf(name, array.shape, array.dtype))
+    return dtype
 
 
 # --- modes -----------------------------------------------------------------------------------------------------
@@ -362,8 +370,8 @@ def primitive(rule: Callable) -> Callable[..., Tensor]:
 
 
 def _misfit(name, error, *args):
-    """The same error, saying which operation and which shapes."""
-    if str(error).startswith(f"{name}:"):
+    """NumPy's error, saying which operation and which shapes; as it is if an operation inside has done so."""
+    if " do not fit together (" in str(error):
         return error
     shapes = " and ".join(str(tuple(np.shape(innermost(a)))) for a in args if a is not None)
     return ValueError(f"{name}: shapes {shapes} do not fit together ({error})")

@@ -16,16 +16,19 @@ def draw_graph(f, leaves, precision=3):
     names = {tensor.node: name for name, tensor in named.items()}
     values = {tensor.node: tensor.data for tensor in named.values()}
     result = _remembering(f, values)
+    if result.node is None:
+        raise RuntimeError("draw_graph: the result does not depend on anything that requires a gradient")
     order, partials = _in_order(result.node), {result.node: np.ones_like(result.data)}
     number = {node: f"#{i}" for i, node in enumerate(order)}
     sources = {node: ", ".join(number[parent] for parent, _, _ in node.edges) for node in order}
     for node in order:
         node.edges = tuple((parent, _noting(vjp, node, partials), version) for parent, vjp, version in node.edges)
+    earlier = {node: node.total.copy() for node in order if not sources[node] and not node.fresh}
     result.backward()
     rows: list[tuple] = [("", "node", "value", "d result / d node")]
     for node in order:
         label = f"{node.name}({sources[node]})" if sources[node] else names.get(node, node.name)
-        partial = partials[node] if sources[node] else node.total
+        partial = partials[node] if sources[node] else node.total - earlier.get(node, 0.0)
         rows.append((number[node], label, _short(values.get(node), precision), _short(partial, precision)))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     return "\n".join("  ".join([*(c.ljust(w) for c, w in zip(row, widths)), row[3]]).rstrip() for row in rows)

@@ -10,7 +10,7 @@ LEVELS = 1 << 16  # a mask element compares 16 random bits with p
 def dropout(a, p=0.5, training=True):
     """Zero each element with probability p and scale the others by 1 / (1 - p), so that the mean is kept.
 
-    p in [0, 1) is rounded to a multiple of 2**-16. The mask comes from `autograd.random`: inside `keyed(...)` it is a
+    p in [0, 1] is rounded to a multiple of 2**-16. The mask comes from `autograd.random`: inside `keyed(...)` it is a
     function of the key. Outside training, a itself. Srivastava et al. 2014.
     """
     if not 0.0 <= p <= 1.0:

@@ -40,14 +40,15 @@ def _may_repeat(index):
     return any(np.ndim(i) > 0 and np.asarray(i).dtype != bool for i in parts if i is not None and i is not Ellipsis)
 
 
-def take_along_dim(a, indices, axis):
-    """a's elements at `indices` along the axis; indices is an integer array that broadcasts against a elsewhere."""
-    indices = np.asarray(raw(indices))
-    axis = axis % a.ndim
-    shape = list(np.broadcast_shapes(*[tuple(np.delete(x.shape, axis)) for x in (a, indices)]))
-    shape.insert(axis, 1)
-    grid = [i.reshape(-1, *(1,) * (a.ndim - n - 1)) for n, i in enumerate(map(np.arange, shape))]
-    return getitem(a, tuple(indices if n == axis else g for n, g in enumerate(grid)))
+def take_along_dim(a, indices, axis=None, *, dim=None):
+    """a's elements at `indices` along the axis; an integer array of a's ndim, the other axes broadcast."""
+    indices, axis = np.asarray(raw(indices)), axis if dim is None else dim
+    if axis is None or indices.ndim != a.ndim:
+        raise ValueError(
+            f"take_along_dim: give an axis, and indices of {a.ndim} axes, got {indices.shape} for {a.shape}"
+        )
+    grid = np.ogrid[tuple(map(slice, a.shape))]  # element i of an axis, shaped to broadcast along the others
+    return getitem(a, (*grid[: axis % a.ndim], indices, *grid[axis % a.ndim + 1 :]))
 
 
 Tensor.__getitem__ = getitem

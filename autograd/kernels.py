@@ -6,11 +6,10 @@ and scalars, this package for a Tensor inside a nested transformation, so that o
 
 import numpy as np
 
-FLOATS = (np.float32, np.float64, np.float16, np.longdouble, np.complex64, np.complex128)
 OPERANDS = frozenset({float, int, bool, complex, np.ndarray})  # what may meet a tensor as it is
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 
-xp: dict = dict.fromkeys((np.ndarray, *FLOATS), np)
+xp: dict = dict.fromkeys((np.ndarray, *np.sctypeDict.values()), np)
 
 
 def as_operand(a, name):

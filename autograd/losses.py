@@ -10,14 +10,16 @@ from autograd.reductions import logsumexp
 from autograd.transforms import unfused
 
 
+def _known(reduction):
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f'reduction is "mean", "sum" or "none", got {reduction!r}')
+    return reduction
+
+
 def _reduce(loss, reduction):
     if reduction == "mean":
         return loss.sum() * (1.0 / max(loss.size, 1))
-    if reduction == "sum":
-        return loss.sum()
-    if reduction == "none":
-        return loss
-    raise ValueError(f'reduction is "mean", "sum" or "none", got {reduction!r}')
+    return loss.sum() if reduction == "sum" else loss
 
 
 def mse_loss(prediction, target, reduction="mean"):
@@ -25,13 +27,13 @@ def mse_loss(prediction, target, reduction="mean"):
     if np.shape(raw(prediction)) != np.shape(raw(target)):
         shapes = f"{np.shape(raw(prediction))} and {np.shape(raw(target))}"
         raise ValueError(f"mse_loss: shapes {shapes} differ, and broadcasting them would average over wrong pairs")
-    return _squared_error(prediction, target, reduction=reduction)
+    return _squared_error(prediction, target, reduction=_known(reduction))
 
 
 @primitive
 def _squared_error(a, b, *, reduction):
     d = a - b
-    scale = 2.0 / d.size if reduction == "mean" else 2.0
+    scale = 2.0 / max(d.size, 1) if reduction == "mean" else 2.0
     return _reduce(d * d, reduction), lambda g: d * (g * scale), lambda g: d * (g * -scale)
 
 
@@ -41,6 +43,7 @@ def cross_entropy(logits, target, reduction="mean"):
     logits (N, C), (C,) or (N, C, d1, ...); target either integer labels of shape (N,), () or (N, d1, ...) with values
     0 .. C-1, or probabilities of the shape of the logits. The mean is over labels (over N for probabilities).
     """
+    _known(reduction)
     t = raw(target)
     if not hasattr(t, "dtype"):
         t = np.asarray(t)
@@ -78,7 +81,7 @@ def _softmax_cross_entropy(z, *, labels, reduction):  # z (N, C), labels (N,)
     loss += np.log(s[:, 0])
 
     def vjp(g):
-        g = g / n if reduction == "mean" else g
+        g = g / max(n, 1) if reduction == "mean" else g
         d = e * ((g[:, None] if reduction == "none" else g) / s)
         d[at] -= g
         return d
@@ -107,7 +110,7 @@ def binary_cross_entropy_with_logits(logits, target, reduction="mean"):
             f"binary_cross_entropy_with_logits: logits {np.shape(raw(logits))} and targets {np.shape(raw(target))} "
             f"must have one shape"
         )
-    return _binary_cross_entropy(logits, target, reduction=reduction)
+    return _binary_cross_entropy(logits, target, reduction=_known(reduction))
 
 
 @primitive

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from autograd.arena import arena_of
+from autograd.arena import Arena, arena_of, named_parameters
 
 CHUNK = 65_536  # elements: four float32 arrays of this length fit a second-level cache
 
@@ -21,14 +21,14 @@ class Optimizer:
     def __init__(self, owner, lr: float | Callable[[int], float], weight_decay=0.0, state=()):
         self.arena = arena_of(owner)
         _at_least_zero(type(self).__name__, lr=0.0 if callable(lr) else lr, weight_decay=weight_decay)
-        self.lr, self.weight_decay, self.steps = lr, weight_decay, 0
+        self.lr, self.weight_decay, self.steps = lr if callable(lr) else float(lr), float(weight_decay), 0
         self.state = {name: np.zeros_like(self.arena.data) for name in state}
         self._chunks: list | None = None
 
     @property
     def current_lr(self):
         """The learning rate of the next step."""
-        return self.lr(self.steps) if callable(self.lr) else self.lr
+        return float(self.lr(self.steps)) if callable(self.lr) else self.lr
 
     def zero_grad(self):
         """Forget all gradients."""
@@ -44,7 +44,7 @@ class Optimizer:
         self.update(lr)
         self.arena.touch()
 
-    def update(self, lr):
+    def update(self, lr) -> None:
         """Apply the rule to every chunk; `self.chunks()` yields (w, g, *state, t), t being scratch memory."""
         raise TypeError(f"{type(self).__name__} defines no update(self, lr)")
 
@@ -57,6 +57,9 @@ class Optimizer:
         spans = [slice(i, i + CHUNK) for i in range(0, self.arena.data.size, CHUNK)]
         cut = [tuple(a[span] for a in arrays) for span in spans]
         return [(*views, scratch[: views[0].size]) for views in cut]
+
+    def __getstate__(self):
+        return {**vars(self), "_chunks": None}  # views, which a copy has to cut anew
 
     def state_dict(self):
         """The step count and a copy of the state: `{"steps": int, "momentum": {"fc1.weight": array, ...}}`."""
@@ -72,6 +75,15 @@ class Optimizer:
             raise ValueError(
                 f"{type(self).__name__} keeps the state {sorted(self.state)}, not {sorted(state.keys() - {'steps'})}"
             )
+        shapes = {key: p.shape for key, p in self.arena.parameters.items()}
+        for name in self.state:
+            given = {key: np.shape(a) for key, a in state[name].items()}
+            for key in sorted(shapes.keys() | given.keys()):
+                if shapes.get(key) != given.get(key):
+                    raise ValueError(
+                        f"{type(self).__name__}: {name!r} of {key!r} has shape {given.get(key)} in the state, "
+                        f"the parameter {shapes.get(key)}"
+                    )
         self.steps = int(state["steps"])
         for name, flat in self.state.items():
             for key, view in self.arena.unflatten(flat).items():
@@ -105,7 +117,7 @@ class SGD(Optimizer):
         if nesterov and not momentum:
             raise ValueError("SGD: nesterov needs a momentum above 0")
         super().__init__(owner, lr, weight_decay, ("momentum",) if momentum else ())
-        self.momentum, self.nesterov = momentum, nesterov
+        self.momentum, self.nesterov = float(momentum), nesterov
 
     def update(self, lr):
         m, c = self.momentum, self.weight_decay
@@ -132,7 +144,7 @@ class Adagrad(Optimizer):
     def __init__(self, owner, lr=0.01, eps=1e-10, weight_decay=0.0):
         _at_least_zero("Adagrad", eps=eps)
         super().__init__(owner, lr, weight_decay, ("sum",))
-        self.eps = eps
+        self.eps = float(eps)
 
     def update(self, lr):
         for w, g, s, t in self.chunks():
@@ -162,7 +174,7 @@ class Adam(Optimizer):
         _below_one(name, beta1=betas[0], beta2=betas[1])
         _at_least_zero(name, eps=eps)
         super().__init__(owner, lr, weight_decay, ("mean", "variance"))
-        self.betas, self.eps = tuple(betas), eps
+        self.betas, self.eps = tuple(map(float, betas)), float(eps)
 
     def update(self, lr):
         b1, b2 = self.betas
@@ -196,8 +208,7 @@ class AdamW(Adam):
 
 def grad_norm(owner):
     """Euclidean norm of all gradients together."""
-    g = arena_of(owner).grad
-    return math.sqrt(float(np.dot(g, g)))
+    return _norm(_gradients(owner))
 
 
 def clip_grad_norm(owner, max_norm):
@@ -205,8 +216,22 @@ def clip_grad_norm(owner, max_norm):
 
     Pascanu, Mikolov and Bengio 2013.
     """
-    norm = grad_norm(owner)
+    gradients = _gradients(owner)
+    norm = _norm(gradients)
     if norm > max_norm:
-        grad = arena_of(owner).grad
-        grad *= max_norm / norm
+        for g in gradients:
+            g *= max_norm / norm
     return norm
+
+
+def _norm(gradients):
+    return math.sqrt(sum(float(np.dot(g.ravel("K"), g.ravel("K"))) for g in gradients))
+
+
+def _gradients(owner):
+    """The flat gradients of what has an arena, or else the gradients of each parameter: they stay where they are."""
+    arena = owner if isinstance(owner, Arena) else getattr(owner, "arena", None)
+    if arena is None:
+        return [p.grad for p in named_parameters(owner).values() if p.grad is not None]
+    arena.finish()  # else what an unused parameter got in an earlier step would count
+    return [arena.grad]

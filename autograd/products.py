@@ -23,8 +23,10 @@ def matmul(a, b):
 def linear(x, weight, bias=None):
     """x @ weight.T + bias for x (..., in), weight (out, in), bias (out,) or None."""
     y = x @ weight.mT
-    if bias is not None:
+    if type(bias) is type(y):
         y += bias
+    elif bias is not None:  # one of them belongs to the level below
+        y = y + bias
     return (
         y,
         lambda g: g @ weight,

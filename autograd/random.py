@@ -13,6 +13,7 @@ import numpy as np
 
 def philox(*key):
     """The Philox bit generator of a key: integers and strings in any number."""
+    key = tuple([k.item() if isinstance(k, np.generic) else k for k in key])  # np.int64(3) is the same key as 3
     digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
     return np.random.Philox(key=np.frombuffer(digest, "<u8"))
 

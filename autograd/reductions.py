@@ -129,9 +129,9 @@ def logsumexp(a, *, axis=None, keepdims=False):
     )
 
 
-def argmax(a, axis=None):
+def argmax(a, axis=None, keepdims=False, *, dim=None, keepdim=None):
     """Index of the largest value along the axis, as an integer array; not differentiable."""
-    return raw(a).argmax(axis=axis)
+    return raw(a).argmax(axis=axis if dim is None else dim, keepdims=keepdims if keepdim is None else keepdim)
 
 
 for _operation in (sum, mean, var, std, amax, amin, logsumexp, argmax):

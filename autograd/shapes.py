@@ -1,5 +1,7 @@
 """Operations that move elements without changing them."""
 
+import math
+
 from autograd.core import Tensor, primitive
 from autograd.kernels import unbroadcast, xp
 
@@ -19,7 +21,7 @@ def flatten(a, start_dim=0, end_dim=-1):
     """a with the axes from start_dim to end_dim, both included, merged into one."""
     shape = a.shape or (1,)
     start, end = start_dim % len(shape), end_dim % len(shape)
-    return reshape(a, shape[:start] + (-1,) + shape[end + 1 :])
+    return reshape(a, (*shape[:start], math.prod(shape[start : end + 1]), *shape[end + 1 :]))
 
 
 def permute(a, *axes):

@@ -4,7 +4,7 @@
 itself be recording, so derivatives of derivatives need nothing more: the rules compute on Tensors as they do on arrays.
 """
 
-from autograd.core import Leaf, Tensor, backward, enable_grad, innermost, shared
+from autograd.core import Leaf, Tensor, backward, enable_grad, floating, innermost, tensor
 from autograd.kernels import xp
 
 
@@ -20,6 +20,9 @@ class _Input(Leaf):
         self.total, self.fresh = g, False
 
 
+_depth = 0  # the highest level at which a function is being evaluated right now
+
+
 def _level(x):
     return x.level if type(x) is Tensor else -1
 
@@ -27,33 +30,56 @@ def _level(x):
 def vjp(f, *xs):
     """Evaluate y = f(*xs) and return (y, pullback), where pullback(g) gives the tuple of g @ dy/dx for each x.
 
-    f takes and returns tensors. Each x is an array or a Tensor; y is a Tensor if one of them is (or if f uses
-    tensors that require a gradient), so that the pullback can be differentiated in its turn.
+    f takes and returns tensors. Each x is an array, a number or a Tensor; y and the pullback's results are Tensors if
+    one of them is, or if f uses tensors that require a gradient, so that they can be differentiated in their turn.
     """
-    level = 1 + max(0, *[_level(x) for x in xs])
-    inputs = [Tensor(x, _Input("input", x.shape, x.dtype), level) for x in map(_asarray, xs)]
-    with enable_grad():
-        y = f(*inputs)
+    global _depth
+    given, before = max(map(_level, xs)), _depth
+    level = _depth = 1 + max(given, before)  # above every function around this one, whose tensors f may use
+    try:
+        with enable_grad():
+            inputs = [Tensor(x, _Input("input", x.shape, floating(x.dtype, "input")), level) for x in map(_asarray, xs)]
+            y = f(*inputs)
+    finally:
+        _depth = before
     value, root = (y.data, y.node) if _level(y) == level else (y, None)  # no root: y does not depend on the inputs
 
     def pullback(g):
-        for x in inputs:
-            x.node.fresh = True
         if root is not None:
             backward(root, g, retain_graph=True)
-        return tuple(xp[type(x.data)].zeros_like(x.data) if x.node.fresh else x.node.total for x in inputs)
+        return tuple(_as_given(_take(x), given) for x in inputs)
 
-    return value, pullback
+    return _as_given(value, given), pullback
 
 
 def _asarray(x):
-    return x if type(x) is Tensor or hasattr(x, "dtype") else xp[float].asarray(x)
+    return x if type(x) is Tensor or hasattr(x, "dtype") else tensor(x).data
 
 
-def unfused(f, *xs):
-    """A primitive's result `(value, *vjps)` from a composed formula: for fused rules whose input is a Tensor."""
-    value, pullback = vjp(f, *xs)
-    return value, *shared(pullback, len(xs))
+def _take(x):
+    """What arrived at an input, zeros if nothing did; not kept here, where it would close a reference cycle."""
+    g, x.node.total = x.node.total, None
+    return _zeros_like(x) if g is None else g
+
+
+def _zeros_like(x):
+    inside = innermost(x)
+    return xp[type(inside)].zeros_like(inside)
+
+
+def _as_given(result, level):
+    """Arrays for arrays (level -1), unless the result can be differentiated; constant Tensors for Tensors."""
+    if level >= 0:
+        return result if type(result) is Tensor else Tensor(result, None, level)
+    while type(result) is Tensor and result.node is None:
+        result = result.data
+    return result
+
+
+def unfused(f, x):
+    """A primitive's result `(value, vjp)` from a composed formula: for fused rules whose input is a Tensor."""
+    value, pullback = vjp(f, x)
+    return value, lambda g: pullback(g)[0]
 
 
 def grad(f, argnum=0):
@@ -74,11 +100,11 @@ def _one(like):
 
 def jvp(f, xs, vs):
     """Evaluate y = f(*xs) and the directional derivative of y as xs move along vs: the transpose of the pullback."""
-    y, pullback = vjp(f, *[x if type(x) is Tensor else Tensor(x) for x in xs])
-    inside = innermost(y)
-    zero = xp[type(inside)].zeros_like(inside)
+    y, pullback = vjp(f, *[x if type(x) is Tensor else Tensor(_asarray(x)) for x in xs])
+    zero = _zeros_like(y)
     tangent = vjp(lambda g: _dot(pullback(g), vs), Tensor(zero))[1](_one(zero))[0]
-    return (y, tangent) if any(type(x) is Tensor for x in xs) else (inside, innermost(tangent))
+    given = max(map(_level, xs))
+    return _as_given(y, given), _as_given(tangent, given)
 
 
 def _dot(xs, vs):

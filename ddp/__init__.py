@@ -7,8 +7,10 @@ comm = ddp.init()          # mpirun, torchrun, srun or alone, from the environme
 from ddp.communicator import Communicator
 from ddp.data import ArrayDataset, Batch, DataLoader, Shard
 from ddp.errors import ConfigurationError, Diverged, PeerLost
+from ddp.evaluation import evaluate
 from ddp.noise_scale import NoiseScale
 from ddp.parallel import DistributedDataParallel
 from ddp.reduction import ShardSum
 from ddp.sampler import Sampler
 from ddp.start import init
+from ddp.trainer import Trainer

@@ -1,7 +1,12 @@
 """What ranks say to each other. This class is one rank alone; `mpi` and `torch_distributed` are many."""
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 from ddp.environment import Launch
 from ddp.errors import ConfigurationError
+
+T = TypeVar("T")
 
 
 class Communicator:
@@ -53,9 +58,10 @@ class Communicator:
     def close(self):
         """Leave in good order."""
 
-    def agree(self, f, *args):
+    def agree(self, f: Callable[..., T], *args) -> T:
         """f(*args) on every rank; a ConfigurationError on any of them is raised on all, that of the lowest rank."""
-        result, message = None, None
+        result: Any = None
+        message = None
         try:
             result = f(*args)
         except ConfigurationError as error:

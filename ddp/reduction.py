@@ -138,7 +138,7 @@ class ShardSum:
             self.comm.exchange([(array[low:high], partner)], [(array[theirs], partner)])
 
     def _all_to_all(self, parts, array):
-        """Each rank receives every subtree's slice of its elements, finishes the tree there, and hands the slice out."""
+        """Each rank receives every subtree's slice of some elements, finishes the tree there, and hands them out."""
         rank, size = self.comm.rank, self.comm.size
         slices = [slice(r * len(array) // size, (r + 1) * len(array) // size) for r in range(size)]
         own = slices[rank]

@@ -111,7 +111,7 @@ class Sequential(Module):
         self.layers = list(layers)
 
     def named_children(self):
-        return enumerate(self.layers)
+        return [*enumerate(self.layers), *((name, x) for name, x in vars(self).items() if name != "layers")]
 
     def __call__(self, x):
         for layer in self.layers:

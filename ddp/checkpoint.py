@@ -1,0 +1,136 @@
+"""Checkpoints: a directory a step, written whole or not at all, and nothing in it that depends on the ranks.
+
+    checkpoints/step-00000400/
+        model.safetensors       the state dict, which torch.nn loads as it is
+        optimizer.safetensors   its state, as "momentum/fc1.weight"
+        state.json              step, samples seen, configuration, what training needs to go on
+        COMPLETE                SHA-256 of each of these files; written last
+
+A directory is written under another name, flushed to disk and renamed. One that is torn or altered fails its own
+checksums: it is named and passed over, and the one before it is used. No pickle is written or read.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from ddp.errors import ConfigurationError
+
+FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
+MARKER = "COMPLETE"
+
+
+def save(directory: Path, step: int, model: dict, optimizer: dict, state: dict, keep=2) -> Path:
+    """Write a checkpoint of this step and remove all but the last `keep`. OSError if the disk refuses; nothing is lost.
+
+    model: {name: array}; optimizer: a nested dict of arrays and numbers (`Optimizer.state_dict`); state: JSON values.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    final = directory / f"step-{step:08d}"
+    partial = directory / f".{final.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    arrays, numbers = _flatten(optimizer)
+    contents = (
+        save_tensors(model),
+        save_tensors(arrays),
+        json.dumps({"step": step, "optimizer": numbers, **state}, indent=1, sort_keys=True).encode(),
+    )
+    try:
+        partial.mkdir()
+        for name, content in zip(FILES, contents):
+            _write(partial / name, content)
+        digests = [f"{hashlib.sha256(c).hexdigest()}  {name}\n" for name, c in zip(FILES, contents)]
+        _write(partial / MARKER, "".join(digests).encode())
+        _flush(partial)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        _flush(directory)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    for old in steps_in(directory)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def steps_in(directory: Path) -> list[Path]:
+    """The checkpoints of a directory, oldest first, whole or not."""
+    return sorted(p for p in Path(directory).glob("step-*") if p.is_dir())
+
+
+def load(path: Path) -> tuple[dict, dict, dict]:
+    """Read one checkpoint: (model, optimizer, state) as given to `save`.
+
+    ConfigurationError if anything in it is missing or altered.
+    """
+    contents = {}
+    try:
+        digests = {line.split()[1]: line.split()[0] for line in (path / MARKER).read_text().splitlines()}
+        for name in FILES:
+            contents[name] = (path / name).read_bytes()
+    except (OSError, IndexError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"checkpoint {path} is incomplete ({error})") from None
+    for name, content in contents.items():
+        if hashlib.sha256(content).hexdigest() != digests.get(name):
+            raise ConfigurationError(f"checkpoint {path} is damaged: {name} does not have the checksum in {MARKER}")
+    try:
+        state = json.loads(contents["state.json"])
+        model, arrays = (load_tensors(contents[name]) for name in FILES[:2])
+    except (ValueError, SafetensorError) as error:
+        raise ConfigurationError(f"checkpoint {path} cannot be read ({error})") from None
+    return model, _unflatten(arrays, state.pop("optimizer")), state
+
+
+def load_latest(directory: Path, warn=print) -> tuple[dict, dict, dict] | None:
+    """The newest checkpoint that is whole; None if there is none.
+
+    A damaged one is named to `warn` and passed over.
+    """
+    for path in reversed(steps_in(directory)):
+        try:
+            return load(path)
+        except ConfigurationError as error:
+            warn(f"{error}; going back to the one before")
+    return None
+
+
+def _flatten(nested):
+    """{"steps": 3, "momentum": {"w": array}} as ({"momentum/w": array}, {"steps": 3})."""
+    arrays, numbers = {}, {}
+    for key, value in nested.items():
+        if isinstance(value, dict):
+            arrays.update({f"{key}/{name}": np.ascontiguousarray(a) for name, a in value.items()})
+        else:
+            numbers[key] = value
+    return arrays, numbers
+
+
+def _unflatten(arrays, numbers):
+    nested = dict(numbers)
+    for path, array in arrays.items():
+        key, name = path.split("/", 1)
+        nested.setdefault(key, {})[name] = array
+    return nested
+
+
+def _write(path, content):
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flush(directory):
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

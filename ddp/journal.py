@@ -1,0 +1,68 @@
+"""What a run leaves to read: metrics.jsonl, summary.json, and a progress bar if the output is a terminal."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+
+class Journal:
+    """Writes the lines of a run from step `step` on; silent on every rank but the one that is told to speak."""
+
+    def __init__(self, out: Path | None, step: int, total: int, speak: bool):
+        self.out = out if speak else None
+        self.file = self.bar = None
+        if self.out is not None:
+            self.out.mkdir(parents=True, exist_ok=True)
+            path = self.out / "metrics.jsonl"
+            _replace(path, _lines_until(path, step))
+            self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+        if speak and sys.stdout.isatty():
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self.bar = Progress(*columns)
+            self.task = self.bar.add_task("training", total=total, completed=step)
+
+    def __enter__(self):
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *exc):
+        if self.bar:
+            self.bar.stop()
+        if self.file:
+            self.file.close()
+
+    def advance(self, step, loss):
+        if self.bar:
+            self.bar.update(self.task, completed=step, description=f"loss {loss:.4f}")
+
+    def write(self, line):
+        if file := self.file:
+            self._try(lambda: (file.write(json.dumps(line) + "\n"), file.flush()))
+
+    def finish(self, summary):
+        if out := self.out:
+            self._try(lambda: _replace(out / "summary.json", json.dumps(summary, indent=1) + "\n"))
+
+    def _try(self, write):
+        try:
+            write()
+        except OSError as error:
+            print(f"metrics not written: {error}", file=sys.stderr, flush=True)
+
+
+def _lines_until(path, step):
+    """The whole lines of a metrics file up to this step: what a killed run wrote after its checkpoint is redone."""
+    if not path.exists() or not step:
+        return ""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return "".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step)
+
+
+def _replace(path, text):
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,203 @@
+"""The training loop: steps, evaluation, early stopping, metrics, checkpoints, summary."""
+
+import math
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from autograd import optim
+from ddp import checkpoint, environment
+from ddp.data import DataLoader
+from ddp.errors import ConfigurationError, Diverged
+from ddp.evaluation import evaluate
+from ddp.journal import Journal
+from ddp.parallel import DistributedDataParallel
+
+
+class Trainer:
+    """Trains a model for a number of steps, and writes what happened.
+
+    parallel, optimizer, loader   what to train, how, on which batches
+    loss(*arrays)                 the training loss of a shard, see `DistributedDataParallel.backward`
+    metrics(*arrays)              {name: one number a sample}, see `evaluate`; "loss" among them
+    validation                    a data set, or None
+    steps                         total number of steps
+    out                           directory for metrics.jsonl, summary.json and checkpoints/; nothing is written if None
+    clip                          limit of the gradients' common norm, or None
+    eval_every                    steps between evaluations; an epoch if None
+    checkpoint_every              steps between checkpoints; only the last step has one if None
+    patience                      stop after so many evaluations without a better validation loss; never if None
+    config                        JSON values to be kept in checkpoints and in the summary
+    """
+
+    def __init__(
+        self, parallel: DistributedDataParallel, optimizer: optim.Optimizer, loader: DataLoader, loss, metrics, *,
+        validation=None, steps: int, out: Path | None = None, clip: float | None = None, log_every=10,
+        eval_every: int | None = None, checkpoint_every: int | None = None, patience: int | None = None,
+        config: dict | None = None,
+    ):  # fmt: skip
+        self.parallel, self.optimizer, self.loader = parallel, optimizer, loader
+        self.loss, self.metrics, self.validation = loss, metrics, validation
+        self.comm, self.model = parallel.comm, parallel.model
+        self.total, self.out, self.clip = steps, out, clip
+        self.log_every, self.eval_every = log_every, eval_every or len(loader)
+        self.checkpoint_every, self.patience = checkpoint_every, patience
+        self.config = config or {}
+        self.step = 0
+        self.best = {"val_loss": None, "step": 0, "evaluations_since": 0}
+        self.seconds = 0.0  # spent training, without evaluation and checkpoints
+        self.first_step = 0
+
+    # --- going on from a checkpoint ------------------------------------------------------------------------------
+
+    def restore(self, saved):
+        """Go on from `(model, optimizer, state)`, as `checkpoint.load` returns them."""
+        model, optimizer, state = saved
+        try:
+            self.model.load_state_dict(model)
+            self.optimizer.load_state_dict(optimizer)
+        except (ValueError, KeyError) as error:
+            raise ConfigurationError(f"the checkpoint is that of another model or optimizer: {error}") from None
+        if self.parallel.noise is not None:
+            self.parallel.noise.load_state_dict(state["noise_scale"])
+        self.step = self.first_step = state["step"]
+        self.best = state["best"]
+
+    def save(self):
+        """Write a checkpoint. A disk that refuses is reported, and training goes on."""
+        noise = self.parallel.noise
+        state = {
+            "config": self.config,
+            "samples_seen": self.loader.sampler.samples_seen(self.step),
+            "noise_scale": noise.state_dict() if noise is not None else None,
+            "best": self.best,
+            "fingerprint": fingerprint(),
+        }
+        if self.comm.rank == 0 and self.out is not None:
+            try:
+                checkpoint.save(
+                    self.out / "checkpoints", self.step, self.model.state_dict(), self.optimizer.state_dict(), state
+                )
+            except OSError as error:
+                print(f"checkpoint of step {self.step} not written: {error}", file=sys.stderr, flush=True)
+
+    # --- the loop ------------------------------------------------------------------------------------------------
+
+    def fit(self) -> dict:
+        """Train until the last step or until patience runs out; returns the summary.
+
+        Raises Diverged, on every rank at the same step, if the loss or its gradient is no longer finite.
+        """
+        journal = Journal(self.out, self.step, self.total, self.comm.rank == 0)
+        began = time.perf_counter()
+        window = [0.0, 0, 0.0]  # sum of losses, samples and seconds since the last line
+        stopped = False
+        with journal:
+            while self.step < self.total and not stopped:
+                loss, samples, norm, lr, seconds = self._one_step()
+                window = [window[0] + loss * samples, window[1] + samples, window[2] + seconds]
+                self.seconds += seconds
+                journal.advance(self.step, loss)
+                last = self.step == self.total
+                line = {}
+                if last or self.step % self.eval_every == 0:
+                    line |= self._evaluate()
+                    stopped = self.patience is not None and self.best["evaluations_since"] >= self.patience
+                if last or stopped or line or self.step % self.log_every == 0:
+                    line = {
+                        "step": self.step,
+                        "epoch": self.loader.sampler.epoch_of(self.step - 1),
+                        "samples_seen": self.loader.sampler.samples_seen(self.step),
+                        "lr": lr,
+                        "loss": window[0] / window[1],
+                        "grad_norm": norm,
+                        "noise_scale": self._noise(),
+                        "samples_per_second": window[1] / window[2],
+                        **line,
+                    }
+                    window = [0.0, 0, 0.0]
+                    journal.write(line)
+                if not (last or stopped) and self.checkpoint_every and self.step % self.checkpoint_every == 0:
+                    self.save()
+            summary = self._summary(stopped, time.perf_counter() - began)
+            self.save()
+            journal.finish(summary)
+        return summary
+
+    def _one_step(self):
+        began = time.perf_counter()
+        lr = self.optimizer.current_lr
+        batch = self.loader.batch(self.step)
+        loss = self.parallel.backward(batch, self.loss)
+        norm = optim.clip_grad_norm(self.parallel, self.clip if self.clip is not None else math.inf)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise Diverged(
+                f"the loss is {loss:g} and its gradient's norm {norm:g} at step {self.step} with learning rate {lr:g}: "
+                f"lower --lr, or give --clip or --warmup"
+            )
+        self.optimizer.step()
+        self.step += 1
+        return loss, batch.size, norm, lr, time.perf_counter() - began
+
+    def _evaluate(self):
+        if self.validation is None:
+            return {}
+        values = self._means(self.validation)
+        best = self.best["val_loss"]
+        if best is None or values["loss"] < best:
+            self.best = {"val_loss": values["loss"], "step": self.step, "evaluations_since": 0}
+        else:
+            self.best["evaluations_since"] += 1
+        return {f"val_{name}": value for name, value in values.items()}
+
+    def _noise(self):
+        return self.parallel.noise.value if self.parallel.noise is not None else None
+
+    def _summary(self, stopped, wall):
+        sampler = self.loader.sampler
+        seen = sampler.samples_seen(self.step)
+        now = seen - sampler.samples_seen(self.first_step)
+        train, val = self._means(self.loader.dataset), self._means(self.validation) if self.validation else {}
+        return {
+            "weights_sha256": self.parallel.arena.sha256(),
+            "world_size": self.comm.size,
+            "launcher": self.comm.launcher,
+            "backend": self.comm.backend,
+            "arrays": "numpy",
+            "logical_shards": self.parallel.shards,
+            "global_batch": sampler.global_batch,
+            "steps": self.step,
+            "epochs": seen / sampler.samples,
+            "samples_seen": seen,
+            **{f"train_{name}": value for name, value in train.items()},
+            "val_loss": None,
+            "val_accuracy": None,
+            **{f"val_{name}": value for name, value in val.items()},
+            "noise_scale": self._noise(),
+            "samples_per_second": now / self.seconds if self.seconds else None,
+            "wall_seconds": wall,
+            "seed": self.loader.seed,
+            "stopped_early": stopped,
+            "best": self.best,
+            "resumed_at": self.first_step or None,
+            "oversubscribed": self.comm.local_size > (os.cpu_count() or 1),
+            "config": self.config,
+            "fingerprint": fingerprint(),
+        }
+
+    def _means(self, dataset):
+        return evaluate(self.model, dataset, self.metrics, self.comm, self.parallel.shards)
+
+
+def fingerprint() -> dict:
+    """What equal bits are claimed within: processor, libraries, BLAS and its threads."""
+    return {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "machine": platform.machine(),
+        "blas": environment.blas(),
+    }

@@ -1,0 +1,72 @@
+"""The command line: `allgrad train`, `allgrad run`, `allgrad doctor`, `allgrad demo`; also `python -m launch`."""
+
+import argparse
+import sys
+import time
+
+from ddp.environment import speaks
+from ddp.errors import ConfigurationError, Diverged
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports bad usage like any other bad input: one sentence, on one rank."""
+
+    def error(self, message):
+        raise ConfigurationError(f"{message} (see {self.prog} --help)")
+
+
+def _parser():
+    parser = _Parser(prog="allgrad", description=__doc__, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
+    train = commands.add_parser("train", help="train a model on all ranks of this launch", allow_abbrev=False)
+    run = commands.add_parser("run", help="start ranks on this machine or in this Slurm job", allow_abbrev=False)
+    commands.add_parser("doctor", help="say what this machine and this launch offer, and what is wrong")
+    demo = commands.add_parser("demo", help="train on 2 ranks and on 1, compare the weights, draw the curves")
+    from launch.launchers import add_options as add_run_options
+    from launch.options import add_options
+
+    add_options(train)
+    add_run_options(run)
+    demo.add_argument("--out", default="runs/demo", help="directory for its two runs and the figure [runs/demo]")
+    return parser
+
+
+def _command(arguments: dict) -> int:
+    command = arguments.pop("command")
+    if command == "train":
+        from launch.options import given
+        from launch.report import print_summary
+        from launch.train import train
+
+        print_summary(train(given(arguments)))
+        return 0
+    if command == "run":
+        from launch.launchers import run
+
+        return run(**arguments)
+    if command == "doctor":
+        from launch.doctor import doctor
+
+        return doctor()
+    from launch.demo import demo
+
+    return demo(arguments["out"])
+
+
+QUIET = 1.0  # seconds the silent ranks stay, so that the launcher does not end the one that speaks before it has
+
+
+def main(argv=None) -> int:
+    """Run a command; returns the exit status: 0, 1 if training diverged, 2 if what was asked for cannot be done."""
+    try:
+        return _command(vars(_parser().parse_args(argv)))
+    except (ConfigurationError, Diverged) as error:
+        if speaks():
+            print(f"allgrad: {error}", file=sys.stderr, flush=True)
+        else:
+            time.sleep(QUIET)
+        return 1 if isinstance(error, Diverged) else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""`allgrad demo`: the digits on two ranks and on one, the same weights, and the curves."""
+
+import json
+from pathlib import Path
+
+from ddp.errors import ConfigurationError
+from launch.launchers import run
+from launch.report import ROWS, cell
+
+RUN = (
+    "train --data digits --model mlp:128 --dropout 0.1 --optimizer sgd --lr 0.1 --momentum 0.9 --schedule cosine "
+    "--global-batch 64 --shards 8 --epochs 40"
+)
+
+
+def demo(out: str) -> int:
+    """Train with two ranks and with one, print both summaries side by side, write curves.png; 0 if the bits agree."""
+    directory = Path(out)
+    if directory.exists() and any(directory.iterdir()):
+        raise ConfigurationError(f"--out {directory} exists: remove it, or give another directory")
+    summaries = []
+    for ranks in (2, 1):
+        name = directory / f"{ranks}-rank"
+        status = run(ranks, None, 0, [*RUN.split(), "--out", str(name)])
+        if status:
+            return status
+        summaries.append(json.loads((name / "summary.json").read_text(encoding="utf-8")))
+    print()
+    for label, key, form in ROWS:
+        print(f"{label:>22}  " + "  ".join(f"{cell(s[key], form)[:16]:>16}" for s in summaries))
+    figure = _draw(directory)
+    print(f"\ncurves: {figure}")
+    two, one = (s["weights_sha256"] for s in summaries)
+    if two != one:
+        print(f"the weights of the 2-rank run ({two}) differ from those of the 1-rank run ({one})")
+        return 1
+    print(f"the weights of the 2-rank run equal those of the 1-rank run, bit for bit: sha256 {two}")
+    return 0
+
+
+def _draw(directory):
+    """Loss and accuracy over the steps of the 2-rank run."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    lines = [json.loads(line) for line in (directory / "2-rank" / "metrics.jsonl").read_text().splitlines()]
+    evaluated = [line for line in lines if "val_loss" in line]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+    left.semilogy([p["step"] for p in lines], [p["loss"] for p in lines], label="training")
+    left.semilogy([p["step"] for p in evaluated], [p["val_loss"] for p in evaluated], label="validation")
+    left.set(xlabel="step", ylabel="cross-entropy (nats)", title="digits, mlp:128, 2 ranks")
+    left.legend()
+    right.plot([p["step"] for p in evaluated], [100 * p["val_accuracy"] for p in evaluated])
+    right.set(xlabel="step", ylabel="validation accuracy (%)", ylim=(80, 100))
+    path = directory / "curves.png"
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+    return path

@@ -1,0 +1,149 @@
+"""The options of a run: one table for the command line, the TOML file, the saved configuration and the help text."""
+
+import argparse
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autograd import optim
+from ddp.environment import BACKENDS
+from ddp.errors import ConfigurationError
+from ddp.lr_rules import RULES
+from ddp.sampler import BOUNDARIES, SHUFFLES
+from launch.models import INITS
+
+OPTIMIZERS = {"sgd": optim.SGD, "adam": optim.Adam, "adamw": optim.AdamW, "adagrad": optim.Adagrad}
+SCHEDULES = ("constant", "linear", "cosine", "step:EVERY,GAMMA", "exponential:GAMMA", "inverse:HALF")
+
+
+@dataclass(frozen=True)
+class Option:
+    """name, type, default, help; values it is limited to; and whether it takes part in what the weights become."""
+
+    name: str
+    kind: Callable
+    default: Any
+    help: str
+    among: tuple = ()
+    least: float | None = None
+    shapes_weights: bool = True
+
+    @property
+    def flag(self):
+        return "--" + self.name.replace("_", "-")
+
+
+OPTIONS = (
+    Option("data", str, "digits", "digits, mnist, fashion-mnist, or a file: PATH.csv, PATH.npz"),
+    Option("data_dir", str, None, "where mnist and fashion-mnist are, or are downloaded to", shapes_weights=False),
+    Option("model", str, "mlp:128", "mlp:H1,H2,... (hidden units a layer), softmax, or PATH.py:CLASS"),
+    Option("dropout", float, 0.0, "probability of dropout after each hidden layer of an mlp", least=0.0),
+    Option("init", str, "kaiming", "initial weights of an mlp or of softmax", among=tuple(INITS)),
+    Option("optimizer", str, "sgd", "update rule", among=tuple(OPTIMIZERS)),
+    Option("lr", float, 0.1, "learning rate (at --base-batch, if an --lr-rule is given)", least=0.0),
+    Option("momentum", float, 0.0, "momentum of sgd", least=0.0),
+    Option("nesterov", bool, False, "Nesterov's form of momentum"),
+    Option("weight_decay", float, 0.0, "weight decay", least=0.0),
+    Option("schedule", str, "constant", "learning rate over the run: " + ", ".join(SCHEDULES)),
+    Option("warmup", int, 0, "steps in which the learning rate rises from 0", least=0),
+    Option("lr_rule", str, "none", "how the learning rate follows the batch", among=tuple(RULES)),
+    Option("base_batch", int, None, "the batch that --lr is for (default: --global-batch)", least=1),
+    Option("clip", float, None, "limit of the gradients' common norm", least=0.0),
+    Option("global_batch", int, 64, "samples a step, over all ranks", least=1),
+    Option("epochs", int, 5, "how often every sample is seen", least=1),
+    Option("steps", int, None, "number of steps, instead of --epochs", least=1),
+    Option("shuffle", str, "epoch", "order of the samples", among=SHUFFLES),
+    Option("boundary", str, "short", "last batch of an epoch: what is left, or filled from the next", among=BOUNDARIES),
+    Option("shards", int, None, "logical shards of a batch (default: number of ranks at the first start)", least=1),
+    Option("reduce", str, "canonical", "canonical: same bits on any number of ranks", among=("canonical", "native")),
+    Option("seed", int, 0, "seed of initial weights, shuffles and dropout", least=0),
+    Option("dtype", str, "float32", "type of parameters and data", among=("float32", "float64")),
+    Option("arrays", str, "numpy", "array library", among=("numpy",)),
+    Option("device", str, "cpu", "where arrays live", among=("cpu",)),
+    Option("threads", int, 1, "BLAS threads of a rank; their number changes the bits of a product", least=1),
+    Option("backend", str, "auto", "how ranks talk", among=BACKENDS, shapes_weights=False),
+    Option("patience", int, None, "stop after so many evaluations without a better validation loss", least=1),
+    Option("eval_every", int, None, "steps between evaluations (default: an epoch)", least=1),
+    Option("log_every", int, 10, "steps between lines of metrics.jsonl", least=1, shapes_weights=False),
+    Option("checkpoint_every", int, None, "steps between checkpoints (default: only at the end)", least=1,
+           shapes_weights=False),
+    Option("out", str, None, "new directory for metrics, summary and checkpoints", shapes_weights=False),
+    Option("resume", bool, False, "go on from the newest whole checkpoint in --out", shapes_weights=False),
+)  # fmt: skip
+
+
+def add_options(parser: argparse.ArgumentParser):
+    """Declare every option. None gets a default here, so that those given can be told from those left out."""
+    for option in OPTIONS:
+        text = f"{option.help}" + (f" [{option.default}]" if option.default not in (None, False) else "")
+        if option.kind is bool:
+            parser.add_argument(option.flag, action="store_true", default=argparse.SUPPRESS, help=text)
+        else:
+            metavar = "|".join(option.among) if option.among else option.kind.__name__.upper()
+            parser.add_argument(option.flag, default=argparse.SUPPRESS, metavar=metavar, help=text)
+    parser.add_argument("--config", metavar="FILE.toml", help="options from a file; flags win over it")
+
+
+def given(arguments: dict) -> dict:
+    """The options that the user gave, checked: those of --config, and over them those of the command line."""
+    values = {}
+    if path := arguments.pop("config", None):
+        try:
+            values = {key.replace("-", "_"): value for key, value in tomllib.loads(Path(path).read_text()).items()}
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigurationError(f"--config {path} cannot be read: {error}") from None
+        known = {option.name for option in OPTIONS}
+        if unknown := sorted(values.keys() - known):
+            raise ConfigurationError(f"--config {path} has unknown keys: {', '.join(unknown)}")
+    values |= arguments
+    return {option.name: checked(option, values[option.name]) for option in OPTIONS if option.name in values}
+
+
+def checked(option: Option, value):
+    """The value in the option's type, or a ConfigurationError that says what it must be."""
+    if value is None:
+        return None
+    try:
+        if isinstance(value, bool) != (option.kind is bool) or (option.kind is int and isinstance(value, float)):
+            raise ValueError
+        result = option.kind(value)
+    except (TypeError, ValueError):
+        raise ConfigurationError(f"{option.flag} takes {_noun(option)}, got {value!r}") from None
+    if option.among and result not in option.among:
+        raise ConfigurationError(f"{option.flag} {value} is not one of {', '.join(option.among)}")
+    if option.kind is float and not abs(result) < float("inf"):
+        raise ConfigurationError(f"{option.flag} takes a finite number, got {value}")
+    if option.least is not None and not result >= option.least:
+        raise ConfigurationError(f"{option.flag} is at least {option.least}, got {value}")
+    return result
+
+
+def _noun(option):
+    return {int: "a whole number", float: "a number", bool: "true or false"}.get(option.kind, "a text")
+
+
+def defaults() -> dict:
+    """Every option at its default."""
+    return {option.name: option.default for option in OPTIONS}
+
+
+def resumed(saved: dict, asked: dict) -> dict:
+    """The saved configuration, with what the user may change on the way; the rest must agree with the checkpoint.
+
+    The end of the run may move, unless the learning rate was planned over its length.
+    """
+    free = {option.name for option in OPTIONS if not option.shapes_weights}
+    if saved["schedule"].split(":")[0] not in ("linear", "cosine"):
+        free |= {"steps", "epochs"}
+    for option in OPTIONS:
+        name = option.name
+        if name in asked and name not in free and asked[name] != saved[name]:
+            raise ConfigurationError(
+                f"{option.flag} {asked[name]} contradicts the checkpoint, which was trained with {saved[name]}: "
+                f"leave it out to go on, or start anew with another --out"
+            )
+    if "epochs" in asked and "steps" not in asked:
+        saved = {**saved, "steps": None}
+    return {**saved, **asked}

@@ -1,0 +1,28 @@
+"""What a run prints when it is done."""
+
+ROWS = (
+    ("train loss", "train_loss", "{:.4f}"),
+    ("validation loss", "val_loss", "{:.4f}"),
+    ("validation accuracy", "val_accuracy", "{:.4f}"),
+    ("epochs", "epochs", "{:.4g}"),
+    ("steps", "steps", "{:,}"),
+    ("samples a second", "samples_per_second", "{:,.0f}"),
+    ("noise scale (samples)", "noise_scale", "{:,.0f}"),
+    ("ranks", "world_size", "{}"),
+    ("weights_sha256", "weights_sha256", "{}"),
+)
+
+
+def print_summary(summary: dict):
+    """Print the summary of a run as a table, on rank 0 only."""
+    from ddp.environment import speaks
+
+    if speaks():
+        for label, key, form in ROWS:
+            if key in summary:
+                print(f"{label:>22}  {cell(summary[key], form)}")
+
+
+def cell(value, form) -> str:
+    """A value as text; "undefined" where there is none."""
+    return "undefined" if value is None else form.format(value)

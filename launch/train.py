@@ -1,0 +1,138 @@
+"""`allgrad train`: one run, on as many ranks as the launcher started."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import autograd as ag
+import ddp
+from autograd import schedule
+from ddp import checkpoint
+from ddp.errors import ConfigurationError
+from ddp.lr_rules import scaled_lr
+from launch import data as datasets
+from launch import models
+from launch.options import OPTIMIZERS, SCHEDULES, defaults, resumed
+
+
+def train(asked: dict) -> dict:
+    """Train with the options asked for (see `launch.options`) and return the summary, on every rank."""
+    comm = ddp.init(asked.get("backend", "auto"), asked.get("threads", 1))
+    config, saved = comm.broadcast_object(comm.agree(lambda: _configuration(asked, comm) if comm.rank == 0 else None))
+    data = comm.agree(lambda: _data(config))
+    if len({*comm.all_gather_object(data.sha256)}) > 1:
+        raise ConfigurationError(f"--data {config['data']} differs between ranks: copy one version to every host")
+    model = comm.agree(
+        lambda: models.build(config["model"], data, config["seed"], config["init"], config["dropout"], config["dtype"])
+    )
+    shards, batch = config["shards"], config["global_batch"]
+    loader = ddp.DataLoader(
+        (data.train_x, data.train_y), batch, comm, shards, config["seed"], config["shuffle"], config["boundary"]
+    )
+    steps = config["steps"] or loader.sampler.steps_in(config["epochs"])
+    rate, sentence = scaled_lr(config["lr_rule"], config["lr"], config["base_batch"] or batch, batch)
+    noise = ddp.NoiseScale() if shards > 1 else None
+    parallel = ddp.DistributedDataParallel(model, comm, shards, config["reduce"], noise)
+    optimizer = comm.agree(lambda: _optimizer(config, parallel, _schedule(config, rate, steps)))
+    loss, metrics = _objective(model, data)
+    out = Path(config["out"]) if config["out"] else None
+    trainer = ddp.Trainer(
+        parallel, optimizer, loader, loss, metrics,
+        validation=ddp.ArrayDataset(data.val_x, data.val_y), steps=steps, out=out, clip=config["clip"],
+        log_every=config["log_every"], eval_every=config["eval_every"], checkpoint_every=config["checkpoint_every"],
+        patience=config["patience"], config=config,
+    )  # fmt: skip
+    if saved is not None:
+        trainer.restore(saved)
+    comm.agree(lambda: _begin(out, config) if comm.rank == 0 and out is not None else None)
+    if comm.rank == 0:
+        ranks = f"{comm.size} rank{'s' if comm.size > 1 else ''} ({comm.launcher}, {comm.backend})"
+        parameters = sum(p.size for p in model.parameters())
+        print(
+            f"{config['data']}: {len(data.train_x):,} samples; {config['model']}: {parameters:,} parameters; "
+            f"batch {batch} in {shards} logical shards on {ranks}; steps {trainer.step} to {steps}",
+            flush=True,
+        )
+        if config["lr_rule"] != "none":
+            print(f"learning {sentence}", flush=True)
+    return trainer.fit()
+
+
+def _begin(out, config):
+    """Note in the run's directory what it is."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"--out {out} cannot be written ({error}): give another directory") from None
+
+
+def _configuration(asked, comm):
+    """(configuration, checkpoint or None), on rank 0: defaults, what --resume finds, and what the user gave."""
+    out = Path(asked["out"]) if asked.get("out") else None
+    if asked.get("resume"):
+        if out is None or not (out / "config.json").is_file():
+            raise ConfigurationError(f"--resume: there is no run to go on with in --out {out}")
+        saved = checkpoint.load_latest(out / "checkpoints")
+        if saved is None:
+            print(f"--resume: no whole checkpoint in {out}, starting from step 0", flush=True)
+        before = saved[2]["config"] if saved else json.loads((out / "config.json").read_text(encoding="utf-8"))
+        return resumed(before, asked), saved
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigurationError(f"--out {out} exists: give a new directory, or --resume to go on with the run in it")
+    config = {**defaults(), **asked}
+    if "steps" in asked and "epochs" in asked:
+        raise ConfigurationError("--steps and --epochs both say how long to train: give one of them")
+    config["shards"] = config["shards"] or comm.size
+    return config, None
+
+
+def _data(config):
+    data = datasets.load(config["data"], config["data_dir"], config["seed"])
+    x, y = data.train_x.astype(config["dtype"]), data.train_y
+    val_x, val_y = data.val_x.astype(config["dtype"]), data.val_y
+    if data.classes is None:
+        y, val_y = y.astype(config["dtype"]), val_y.astype(config["dtype"])
+    return replace(data, train_x=x, train_y=y, val_x=val_x, val_y=val_y)
+
+
+def _objective(model, data):
+    """The training loss of a shard, and the metrics of each sample."""
+    if data.classes is None:
+        squared = lambda x, y, how: ag.mse_loss(model(x), y, how)  # noqa: E731
+        return lambda x, y: squared(x, y, "mean"), lambda x, y: {"loss": squared(x, y, "none").mean(1)}
+
+    def metrics(x, y):
+        logits = model(x)
+        return {"loss": ag.cross_entropy(logits, y, "none"), "accuracy": logits.argmax(1) == y}
+
+    return lambda x, y: ag.cross_entropy(model(x), y), metrics
+
+
+def _schedule(config, lr, steps):
+    kind, _, text = config["schedule"].partition(":")
+    shapes = {
+        "constant": lambda: schedule.constant(lr),
+        "linear": lambda: schedule.linear(lr, steps),
+        "cosine": lambda: schedule.cosine(lr, steps),
+        "step": lambda every, gamma: schedule.step(lr, int(every), gamma),
+        "exponential": lambda gamma: schedule.exponential(lr, gamma),
+        "inverse": lambda half: schedule.inverse(lr, half),
+    }
+    try:
+        rate = shapes[kind](*[float(v) for v in text.split(",") if text])
+    except (KeyError, TypeError, ValueError):
+        raise ConfigurationError(f"--schedule {config['schedule']} is not one of {', '.join(SCHEDULES)}") from None
+    return schedule.warmup(rate, config["warmup"]) if config["warmup"] else rate
+
+
+def _optimizer(config, parallel, rate):
+    options = {"weight_decay": config["weight_decay"]}
+    if config["optimizer"] == "sgd":
+        options |= {"momentum": config["momentum"], "nesterov": config["nesterov"]}
+    elif config["momentum"] or config["nesterov"]:
+        raise ConfigurationError(f"--momentum and --nesterov belong to sgd, not to {config['optimizer']}")
+    try:
+        return OPTIMIZERS[config["optimizer"]](parallel, rate, **options)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
