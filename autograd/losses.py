@@ -41,13 +41,13 @@ def cross_entropy(logits, target, reduction="mean"):
     """Negative log-likelihood of the target under softmax(logits).
 
     logits (N, C), (C,) or (N, C, d1, ...); target either integer labels of shape (N,), () or (N, d1, ...) with values
-    0 .. C-1, or probabilities of the shape of the logits. The mean is over labels (over N for probabilities).
+    0 .. C-1, or probabilities of the shape of the logits. The mean is over labels, or over the places they would have.
     """
     _known(reduction)
     t = raw(target)
     if not hasattr(t, "dtype"):
         t = np.asarray(t)
-    if t.dtype.kind == "f":
+    if t.dtype.kind in "fc":
         return _cross_entropy_with_probabilities(logits, target, reduction)
     z = logits if type(logits) is Tensor else Tensor(logits)
     shape = z.shape
@@ -98,9 +98,7 @@ def _cross_entropy_with_probabilities(logits, target, reduction):
     if np.shape(raw(target)) != logits.shape:
         raise ValueError(f"cross_entropy: probabilities {np.shape(raw(target))} for logits {logits.shape}")
     axis = 1 if logits.ndim > 1 else 0
-    loss = -(target * log_softmax(logits, axis)).sum(axis)
-    samples = logits.shape[0] if logits.ndim > 1 else 1
-    return loss.sum() / samples if reduction == "mean" else _reduce(loss, reduction)
+    return _reduce(-(target * log_softmax(logits, axis)).sum(axis), reduction)
 
 
 def binary_cross_entropy_with_logits(logits, target, reduction="mean"):

@@ -8,8 +8,8 @@ from launch.launchers import run
 from launch.report import ROWS, cell
 
 RUN = (
-    "train --data digits --model mlp:128 --dropout 0.1 --optimizer sgd --lr 0.1 --momentum 0.9 --schedule cosine "
-    "--global-batch 64 --shards 8 --epochs 40"
+    "train --data digits --model mlp:256 --dropout 0.2 --optimizer sgd --lr 0.1 --momentum 0.9 --schedule cosine "
+    "--global-batch 64 --shards 8 --epochs 15"
 )
 
 
@@ -50,7 +50,7 @@ def _draw(directory):
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
     left.semilogy([p["step"] for p in lines], [p["loss"] for p in lines], label="training")
     left.semilogy([p["step"] for p in evaluated], [p["val_loss"] for p in evaluated], label="validation")
-    left.set(xlabel="step", ylabel="cross-entropy (nats)", title="digits, mlp:128, 2 ranks")
+    left.set(xlabel="step", ylabel="cross-entropy (nats)", title="digits, mlp:256, 2 ranks")
     left.legend()
     right.plot([p["step"] for p in evaluated], [100 * p["val_accuracy"] for p in evaluated])
     right.set(xlabel="step", ylabel="validation accuracy (%)", ylim=(80, 100))
