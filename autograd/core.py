@@ -54,7 +54,7 @@ class Leaf(Node):
 
     def accumulate(self, g):
         """Take in the whole gradient of one backward: add it, or overwrite what is stale."""
-        if g.dtype != self.dtype:
+        if g.dtype is not self.dtype and g.dtype != self.dtype:
             warnings.warn(
                 f"gradient of {self.name!r} arrived as {g.dtype}, not {self.dtype}: "
                 f"an array of another dtype entered the graph",
@@ -177,7 +177,7 @@ class Tensor:
             gradient = 1.0
         if type(gradient) is Tensor:
             gradient = gradient.data
-        g = xp[type(self.data)].asarray(gradient, dtype=self.data.dtype)
+        g = xp[type(self.data)].asarray(gradient, dtype=self.data.dtype)[()]  # a NumPy scalar for ()
         if g.shape != self.shape:
             raise RuntimeError(f"backward() of shape {self.shape} got a gradient of shape {g.shape}")
         backward(self.node, g, retain_graph)
@@ -435,14 +435,15 @@ def backward(root, g, retain_graph=False):
                 d = unbroadcast(d, parent.shape)
             if parent.grad is not None:
                 d = parent.grad + d  # never in place: a vjp may have returned g itself
-            parent.grad = d
             parent.pending -= 1
-            if not parent.pending:
-                if parent.edges:
-                    ready.append(parent)
-                else:  # a leaf: deliver now and not when its turn comes, so that its exchange can start
-                    parent.grad = None
-                    parent.accumulate(d)
+            if parent.pending:
+                parent.grad = d
+            elif parent.edges:
+                parent.grad = d
+                ready.append(parent)
+            else:  # a leaf: deliver now and not when its turn comes, so that its exchange can start
+                parent.grad = None
+                parent.accumulate(d)
         if not retain_graph:
             node.edges = None
 

@@ -72,17 +72,17 @@ def _softmax_cross_entropy(z, *, labels, reduction):  # z (N, C), labels (N,)
     if type(z) is Tensor:
         return unfused(lambda z: _reduce(logsumexp(z, 1) - z[at], reduction), z)
     z = z - np.maximum.reduce(z, axis=1, keepdims=True)
+    e = np.exp(z)
+    s = np.add.reduce(e, axis=1)
+    loss = np.log(s)
     try:
-        loss = -z[at]
+        loss -= z[at]
     except IndexError:
         raise _not_a_class(labels, z) from None
-    e = np.exp(z)
-    s = np.add.reduce(e, axis=1, keepdims=True)
-    loss += np.log(s[:, 0])
 
     def vjp(g):
         g = g / max(n, 1) if reduction == "mean" else g
-        d = e * ((g[:, None] if reduction == "none" else g) / s)
+        d = e * (g / s)[:, None]
         d[at] -= g
         return d
 

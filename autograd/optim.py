@@ -12,7 +12,7 @@ import numpy as np
 
 from autograd.arena import Arena, arena_of, named_parameters
 
-CHUNK = 65_536  # elements: four float32 arrays of this length fit a second-level cache
+CHUNK = 131_072  # elements: a few arrays of this length share the cache, and a call is worth its overhead
 
 
 class Optimizer:
@@ -120,7 +120,8 @@ class SGD(Optimizer):
         self.momentum, self.nesterov = float(momentum), nesterov
 
     def update(self, lr):
-        m, c = self.momentum, self.weight_decay
+        # As arrays: a ufunc would convert a Python number again in every call.
+        m, c, lr = (np.asarray(x, self.arena.dtype) for x in (self.momentum, self.weight_decay, lr))
         for w, g, *v, t in self.chunks():
             if c:
                 g = np.add(np.multiply(w, c, out=t), g, out=t)

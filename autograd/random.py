@@ -6,7 +6,6 @@ with (seed 1, epoch 0). The generator is Philox (Salmon et al. 2011), whose raw 
 """
 
 import hashlib
-from contextlib import contextmanager
 
 import numpy as np
 
@@ -38,16 +37,20 @@ def manual_seed(seed):
     _key, _drawn = (int(seed),), 0
 
 
-@contextmanager
-def keyed(*key):
+class keyed:
     """Context in which `draw` depends on this key and on how often it was called inside, and on nothing else."""
-    global _key, _drawn
-    before = _key, _drawn
-    _key, _drawn = key, 0
-    try:
-        yield
-    finally:
-        _key, _drawn = before
+
+    def __init__(self, *key):
+        self.key = key
+
+    def __enter__(self):
+        global _key, _drawn
+        self.before = _key, _drawn
+        _key, _drawn = self.key, 0
+
+    def __exit__(self, *exc):
+        global _key, _drawn
+        _key, _drawn = self.before
 
 
 def draw():

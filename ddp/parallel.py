@@ -61,14 +61,14 @@ class DistributedDataParallel:
                 f"the batch is cut into {batch.logical_shards} logical shards and the model expects {self.shards}: "
                 f"give both the same shards"
             )
+        if self.shards == 1:
+            return self._whole(batch, loss)
         arena, message, riders = self.arena, self.arena.message, self.arena.riders
         for shard in batch.shards:
             arena.zero_grad()
             riders[:] = 0.0
             if len(shard):
-                with random.keyed(batch.seed, "forward", batch.step, shard.index):
-                    value = loss(*shard.arrays)
-                riders[LOSS] = self._descend(value, len(shard), batch.size)
+                riders[LOSS] = self._descend(batch, shard, loss) * len(shard)
             arena.finish()
             if self.noise is not None and len(shard):
                 # The shard's gradient is b_v g_v / n here, and n^2 / b_v times its square is b_v |g_v|^2.
@@ -80,18 +80,31 @@ class DistributedDataParallel:
             self.noise.update(batch.size, filled, float(riders[WEIGHTED]), float(np.dot(arena.grad, arena.grad)))
         return float(riders[LOSS]) / batch.size
 
-    def _descend(self, value, samples, total):
-        """Backward from a shard's loss, weighted so that the shards' gradients add up to that of the global mean."""
+    def _whole(self, batch, loss):
+        """One logical shard is the whole batch: nothing to add up, and one rank to do it."""
+        self.arena.zero_grad()
+        value = self._descend(batch, batch.shards[0], loss)
+        self.arena.finish()
+        return value
+
+    def _descend(self, batch, shard, loss):
+        """Backward from a shard's loss, weighted so that the shards' gradients add up to that of the global mean.
+
+        Returns the mean loss of the shard's samples.
+        """
+        samples = len(shard)
+        with random.keyed(batch.seed, "forward", batch.step, shard.index):
+            value = loss(*shard.arrays)
         if value.shape == ():
-            value.backward(samples / total)
-            return value.item() * samples
+            value.backward(samples / batch.size)
+            return value.item()
         if value.shape != (samples,):
             raise ValueError(
                 f"the loss of a shard of {samples} samples must be a scalar (their mean) or of shape ({samples},), "
                 f"got shape {value.shape}"
             )
-        value.backward(np.full(samples, 1.0 / total, value.dtype))
-        return math.fsum(value.tolist())
+        value.backward(np.full(samples, 1.0 / batch.size, value.dtype))
+        return math.fsum(value.tolist()) / samples
 
 
 def _describe(parameter):

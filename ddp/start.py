@@ -56,6 +56,7 @@ def _end_all_ranks(kind, error, trace):
         time.sleep(GRACE)
         print(f"rank {_world.rank}: {error}, and the launcher did not end this one", file=sys.stderr, flush=True)
     elif not issubclass(kind, KeyboardInterrupt):
-        text = "".join(traceback.format_exception(kind, error, trace))
-        print(f"rank {_world.rank} of {_world.size} failed:\n{text}", file=sys.stderr, end="", flush=True)
+        cause = "".join(traceback.format_exception_only(kind, error)).strip()
+        where = "".join(traceback.format_tb(trace))
+        print(f"rank {_world.rank} of {_world.size} failed: {cause}\n{where}", file=sys.stderr, end="", flush=True)
     _world.abort(1)

@@ -132,7 +132,8 @@ class Trainer:
         began = time.perf_counter()
         lr = self.optimizer.current_lr
         batch = self.loader.batch(self.step)
-        loss = self.parallel.backward(batch, self.loss)
+        with np.errstate(over="ignore", invalid="ignore"):  # what they lead to is reported as Diverged
+            loss = self.parallel.backward(batch, self.loss)
         norm = optim.clip_grad_norm(self.parallel, self.clip if self.clip is not None else math.inf)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise Diverged(

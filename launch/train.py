@@ -50,7 +50,8 @@ def train(asked: dict) -> dict:
         parameters = sum(p.size for p in model.parameters())
         print(
             f"{config['data']}: {len(data.train_x):,} samples; {config['model']}: {parameters:,} parameters; "
-            f"batch {batch} in {shards} logical shards on {ranks}; steps {trainer.step} to {steps}",
+            f"batch {batch} in {shards} logical shard{'s' if shards > 1 else ''} on {ranks}; "
+            f"steps {trainer.step} to {steps}",
             flush=True,
         )
         if config["lr_rule"] != "none":

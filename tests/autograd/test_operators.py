@@ -76,11 +76,11 @@ REDUCTIONS = "sum", "mean", "amax", "amin", "var", "std", "logsumexp"
 TABLE = [
     # arithmetic, with numbers on either side, broadcast and not
     *cases([(3, 4)], "2.0 + a", "a + 2", "1.5 - a", "a - 1", "2 * a", "a * 0.5", "a / 4", "-a", "m.neg(a)", "abs(a)"),
-    *cases([(3, 4)], "a ** 2", "a ** 3", "a ** 1", "a ** 0", "2.0 ** a", "a * a * a", "(a + a) * a", "a.mul(a).sub(a)"),
+    *cases([(3, 4)], "a ** 2", "a ** 3", "a ** 1", "a ** 0", "2.0 ** a", "a * a * a", "(a + a) * a", "m.pow(a, 2)"),
     *cases([(5,)], "3.0 / a", "a ** 2.5", "a ** -1", "a ** -0.5", "a.pow(2)", domain="positive"),
     *cases([(3, 4), (3, 4)], "a + b", "a - b", "a * b", "a / b", "a ** b", domain="positive"),
     *cases([(3, 1), (2, 1, 4)], "a + b", "a - b", "a * b", "a / b", "a ** b", domain="positive"),
-    *cases([(3, 4), (4,)], "m.add(a, b)", "m.sub(a, b)", "m.mul(a, b)", "m.div(a, b)", "m.pow(a, b)", domain="positive"),
+    *cases([(3, 4), (4,)], "m.add(a, b)", "m.sub(a, b)", "m.mul(a, b)", "m.div(a, b)", domain="positive"),
     *cases([(), (2, 3)], "a + b", "b - a", "a * b", "b / a"),
     *cases([(0, 3), (1, 3)], "a + b", "a * b"),
     # elementwise functions
@@ -118,11 +118,11 @@ TABLE = [
     *cases([(0, 3)], "m.sum(a)", "m.sum(a, 0)", "m.mean(a, 1)", "m.amax(a, 1)", "m.logsumexp(a, 1)"),
     *cases([(3, 4)], "m.softmax(a, -1)", "m.softmax(a, dim=0)", "m.log_softmax(a, -1)", "m.log_softmax(a, dim=0)"),
     *cases([(2, 3, 4)], "a.softmax(1) * a.log_softmax(1)", "a[:, m.argmax(a[0, :, 0])]"),
-    *cases([(2, 3, 4)], "a[0, 0] * a.argmax(dim=2)[0, 1]", "a * m.argmax(a, -1, keepdim=True)"),
+    *cases([(2, 3, 4)], "a[0, 0] * a.argmax(dim=2)[0, 1]", "m.take_along_dim(a, m.argmax(a, 2, keepdim=True), 2)"),
     # moving elements
     *cases([(3, 4)], "m.reshape(a, (2, 6))", "a.reshape(6, -1)", "a.reshape(12)", "a.T", "a.mT", "m.flatten(a)"),
-    *cases([(2, 3, 4)], "m.flatten(a, 1)", "a.flatten(0, -2)", "m.permute(a, (2, 0, 1))", "a.permute(-1, 0, 1)", "a.mT"),
-    *cases([(2, 3, 4)], "m.transpose(a, 0, -1)", "a.transpose(1, 2)", "a.flatten(end_dim=1)"),
+    *cases([(2, 3, 4)], "m.flatten(a, 1)", "a.flatten(0, -2)", "m.permute(a, (2, 0, 1))", "a.permute(-1, 0, 1)"),
+    *cases([(2, 3, 4)], "a.mT", "m.transpose(a, 0, -1)", "a.transpose(1, 2)", "a.flatten(end_dim=1)"),
     *cases([(2, 3, 4)], "m.permute_dims(a, (1, 2, 0))", torch="a.permute(1, 2, 0)"),
     *cases([(0, 3, 2)], "m.flatten(a, 1)", "a.mT", "a.permute(2, 0, 1)"),
     *cases([(1, 3, 1)], "m.squeeze(a)", "a.squeeze(0)", "m.squeeze(a, -1)", "a.squeeze((0, 1))"),
@@ -135,13 +135,13 @@ TABLE = [
     *cases([(3, 4)], "m.stack([row * row for row in a])", "m.stack((a[0, 0], a[1, 1]))"),
     # picking elements
     *cases([(3, 4)], "a[1]", "a[-1]", "a[1, 2]", "a[1:]", "a[1:1]", "a[None, 1]", "a[:, None, 2:]"),
-    *cases([(3, 4)], "a[...]", "a[..., 1]", "a[()]", "a[-2:, -1]", "a[:, ::2]", "a[..., None, [0, 0]]", "a[[1, 1], None]"),
-    *cases([(3, 4)], "a[m.array(MASK)]", "a[m.array(MASK[:, 0])]", "a[m.array(MASK[:, 0]), 1]", "a[:, m.array(MASK[0])]"),
+    *cases([(3, 4)], "a[...]", "a[..., 1]", "a[()]", "a[-2:, -1]", "a[:, ::2]", "a[[1, 1], None]"),
+    *cases([(3, 4)], "a[m.array(MASK)]", "a[m.array(MASK[:, 0])]", "a[m.array(MASK[:, 0]), 1]"),
     *cases([(3, 4)], "a[[0, 2, 2, 0]]", "a[:, [1, 1, 3]]", "a[[0, 0, 1], [1, 1, 2]]", "a[[0, 2, 0], 1:]"),
-    *cases([(3, 4)], "a[m.array(PLACES) % 3]", "a[1, [0, 0, -1]]", "a[a > 0]", "a[0] * a[1:]"),
-    *cases([(3, 4)], "a[m.array(PLACES[:, :1]) % 3, [0, 1]]", "a[m.array(np.zeros(0, int))]", "a[a[:, 0] > 0].sum() * a"),
+    *cases([(3, 4)], "a[m.array(PLACES) % 3]", "a[..., None, [0, 0]]", "a[1, [0, 0, -1]]", "a[a > 0]", "a[0] * a[1:]"),
+    *cases([(3, 4)], "a[m.array(PLACES[:, :1]) % 3, [0, 1]]", "a[m.array(np.zeros(0, int))]", "a[a > 0].sum() * a"),
     *cases([(3, 4)], "a[::-1, ::-2]", torch="a.flip(0, 1)[:, ::2]"),
-    *cases([(2, 3, 4)], "a[[0, 1], :, [2, 2]]", "a[:, m.array(MASK)]", "a[1, 2, 3]"),
+    *cases([(2, 3, 4)], "a[[0, 1], :, [2, 2]]", "a[:, m.array(MASK)]", "a[..., m.array(MASK[0])]"),
     *cases([(2, 3, 4)], "a[0, ..., [1, 1]]", torch="a[0][:, [1, 1]].T"),
     *over("m.take_along_dim(a, m.array(PLACES), 1)", [(3, 4)], [(1, 4)]),
     *cases([(3, 4)], "m.take_along_dim(a, m.array(PLACES[:, :1] % 3), 0)", "a.take_along_dim(m.array(PLACES), dim=-1)"),
@@ -157,7 +157,6 @@ TABLE = [
         *over(f"m.mse_loss(a, b, reduction='{r}')", [(3, 4), (3, 4)], [(), ()]),
         *over(f"m.binary_cross_entropy_with_logits(a, m.sigmoid(b), reduction='{r}')", [(3, 4), (3, 4)], [(), ()]),
     ]],
-    *cases([(0, 3)], "m.cross_entropy(a, m.array(np.zeros(0, int)), reduction='sum')", "m.mse_loss(a, a, reduction='sum')"),
 ]  # fmt: skip
 
 at_each_case = pytest.mark.parametrize("case", TABLE, ids=str)
@@ -204,7 +203,7 @@ def test_derivatives_are_those_of_the_definition(case):
 
 @at_each_case
 def test_float32_stays_float32_and_inputs_stay_as_they_are(case):
-    arrays = case.inputs(np.float32)
+    arrays = [x.copy(order="F") for x in case.inputs(np.float32)]
     for x in arrays:
         x.flags.writeable = False
     y, gradients = run(case, arrays)  # a gradient of another dtype on the way would raise its warning
@@ -229,7 +228,6 @@ def test_kinks_and_ties_follow_torch(expression):
     compare_with_torch(Case(expression, ((2, 3),)), [TIES])
 
 
-@pytest.mark.parametrize("scale", [1e3, 1e5])
 @pytest.mark.parametrize(
     "expression",
     [
@@ -238,12 +236,12 @@ def test_kinks_and_ties_follow_torch(expression):
         "m.binary_cross_entropy_with_logits(a, m.array(TIES) ** 2)",
     ],
 )  # fmt: skip
-def test_large_inputs_neither_overflow_nor_lose_the_gradient(expression, scale):
-    compare_with_torch(Case(expression, ((2, 3),)), [TIES * scale])
+def test_large_inputs_neither_overflow_nor_lose_the_gradient(expression):
+    compare_with_torch(Case(expression, ((2, 3),)), [1000.0 * TIES])
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-def test_losses_of_an_empty_batch_are_zero(reduction):
+def test_losses_of_an_empty_batch_are_zero(reduction):  # the mean too, where torch's is nan
     for expression in (
         "m.cross_entropy(a, [], R)",
         "m.mse_loss(a, a, R)",

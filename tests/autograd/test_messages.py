@@ -1,0 +1,197 @@
+"""Every message of the package, in one table: what was done, and what is said about it."""
+
+import ast
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import autograd as ag
+from autograd import init, nn, optim, schedule
+
+
+def tensor(*shape, name="A"):
+    return ag.tensor(np.zeros(shape), requires_grad=True, name=name)
+
+
+def consumed(*, inside):
+    y = tensor(3).exp()
+    (y * 2.0).sum().backward()
+    return (y + 1.0).sum() if inside else y
+
+
+def modified():
+    x = tensor(3, name="fc1.weight")
+    y = (x * x).sum()
+    x.assign(1.0)
+    return y
+
+
+def float64_gradient():
+    x = ag.tensor([1.0], requires_grad=True, name="fc1.bias")
+    (x * np.ones(1)).sum().backward()
+
+
+def moved():
+    p = nn.Parameter([1.0], name="p")
+    arena = ag.Arena({"p": p})
+    ag.Arena({"q": p})
+    arena.finish()
+
+
+def mixed():
+    return ag.Arena({"a": nn.Parameter([1.0]), "b": nn.Parameter([1.0], dtype="float64")})
+
+
+def model_in_arena():
+    model = nn.Linear(2, 3)
+    optim.SGD(model, lr=1.0)
+    return model
+
+
+def momentum(**options):
+    return optim.SGD({"w": nn.Parameter([1.0, 2.0])}, lr=0.1, momentum=0.9, **options)
+
+
+def weight():
+    return [nn.Parameter([1.0])]
+
+
+@ag.primitive
+def stubborn(a, b):
+    raise ValueError("no reason")
+
+
+V, R, T = ValueError, RuntimeError, TypeError
+NO = "autograd computes on NumPy arrays, numbers and Tensors, not on"
+TWICE = "a second time: the first pass freed what it saved (pass retain_graph=True to the first one)"
+REDUCTION = 'reduction is "mean", "sum" or "none", got'
+TABLE = [
+    # recording
+    (V, "add: shapes (2, 3) and (2,) do not fit together (", lambda: tensor(2, 3) + np.ones(2)),
+    (V, "mul: shapes (4,) and (2, 3) do not fit together (", lambda: np.ones(4) * tensor(2, 3)),
+    (V, "stubborn: shapes (2, 3) and () do not fit together (no reason)", lambda: stubborn(tensor(2, 3), 1.0)),
+    (V, "matmul: shapes (64, 784) and (128, 784) do not fit together (", lambda: tensor(64, 784) @ tensor(128, 784)),
+    (V, "linear: shapes (2, 3) and (4, 2) do not fit together (", lambda: ag.linear(tensor(2, 3), np.ones((4, 2)))),
+    (V, "linear: shapes (2, 3) and (4, 3) and (3,) do not",
+     lambda: ag.linear(tensor(2, 3), np.ones((4, 3)), np.ones(3))),
+    (V, "concatenate: shapes (1,) and (1, 1) do not fit", lambda: ag.concatenate([tensor(1), np.ones((1, 1))])),
+    (V, "where: shapes (2,) and (2, 3) and () do not fit", lambda: ag.where(np.ones(2) > 0, tensor(2, 3), 0.0)),
+    (V, "matmul: shapes (2, 3) and (4, 5) do", lambda: ag.grad(lambda x: (x @ np.ones((4, 5))).sum())(tensor(2, 3))),
+    (T, f"add: {NO} list", lambda: tensor(2) + [1.0, 2.0]),
+    (T, f"exp: {NO} str", lambda: ag.exp("1")),
+    (T, f"linear: {NO} list", lambda: ag.linear([1.0], tensor(1, 1))),
+    (T, "operand 'Tensor' does not support ufuncs", lambda: np.exp(tensor(2))),
+    (T, "requires_grad needs a floating dtype, 'idx' is int64: write 1.0 instead of 1, or pass dtype=\"float32\"",
+     lambda: ag.tensor([1, 2], requires_grad=True, name="idx")),
+    (T, "requires_grad needs a floating dtype, 'input' is int64", lambda: ag.grad(lambda x: x.sum())(np.arange(3))),
+    # backward
+    (R, "backward() without a gradient needs a scalar, got shape (2, 3): reduce the loss, or pass a gradient of that "
+     "shape", lambda: (tensor(2, 3) * 2.0).backward()),
+    (R, "backward() of shape (2, 3) got a gradient of shape (3,)", lambda: tensor(2, 3).exp().backward(np.ones(3))),
+    (R, "backward() on a tensor that no parameter reaches (computed under no_grad, or from constants only)",
+     lambda: ag.tensor(1.0).backward()),
+    (R, f"backward through 'exp' {TWICE}", lambda: consumed(inside=True).backward()),
+    (R, f"backward through 'exp' {TWICE}", lambda: consumed(inside=False).backward(np.ones(3))),
+    (R, "'fc1.weight' was modified in place after 'mul' used it: run backward before optimizer.step()",
+     lambda: modified().backward()),
+    (UserWarning, "gradient of 'fc1.bias' arrived as float64, not float32: an array of another dtype entered the graph",
+     float64_gradient),
+    # leaves
+    (AttributeError, "grad can only be reset, and only on a leaf: write x.grad = None",
+     lambda: setattr(tensor(2), "grad", np.ones(2))),
+    (AttributeError, "grad can only be reset, and only on a leaf", lambda: setattr(tensor(2) * 2.0, "grad", None)),
+    (R, "register_hook needs a leaf, this tensor was computed by 'sum'", lambda: tensor(2).sum().register_hook(print)),
+    (R, "assign needs a leaf, this tensor was computed by 'mul'", lambda: (tensor(2) * 2.0).assign(1.0)),
+    # operations
+    (V, "mse_loss: shapes (2, 3) and (3,) differ, and broadcasting them would average over wrong pairs",
+     lambda: ag.mse_loss(tensor(2, 3), np.zeros(3))),
+    (V, "binary_cross_entropy_with_logits: logits (2, 3) and targets (2,) must have one shape",
+     lambda: ag.binary_cross_entropy_with_logits(tensor(2, 3), np.zeros(2))),
+    (V, "cross_entropy: logits (2, 3) need integer labels of shape (2,) or probabilities of shape (2, 3), got int64 of "
+     "shape (3,)", lambda: ag.cross_entropy(tensor(2, 3), np.zeros(3, int))),
+    (V, "cross_entropy: logits (2, 3) need integer labels", lambda: ag.cross_entropy(tensor(2, 3), [True, False])),
+    (V, "cross_entropy: probabilities (3,) for logits (2, 3)", lambda: ag.cross_entropy(tensor(2, 3), np.zeros(3))),
+    (V, "cross_entropy: label 3 is not one of the 3 classes 0 .. 2", lambda: ag.cross_entropy(tensor(2, 3), [0, 3])),
+    (V, "cross_entropy: label -1 is not one of the 3 classes 0 .. 2", lambda: ag.cross_entropy(tensor(2, 3), [-1, 0])),
+    (V, f"{REDUCTION} 'avg'", lambda: ag.cross_entropy(tensor(2, 3), [0, 1], "avg")),
+    (V, f"{REDUCTION} None", lambda: ag.mse_loss(tensor(2), np.zeros(2), reduction=None)),
+    (V, f"{REDUCTION} 'avg'", lambda: ag.binary_cross_entropy_with_logits(tensor(2), np.zeros(2), reduction="avg")),
+    (V, "take_along_dim: give an axis, and indices of 2 axes, got (1,) for (2, 3)",
+     lambda: tensor(2, 3).take_along_dim([0], 1)),
+    (V, "clamp: give min, max or both", lambda: tensor(2).clamp()),
+    (V, "dropout: p is a probability, got 1.5", lambda: ag.dropout(tensor(2), 1.5)),
+    # transformations
+    (V, "grad: the function must return a scalar, got shape (3,): use vjp or jacobian",
+     lambda: ag.grad(lambda x: x * 2.0)(np.ones(3))),
+    (AssertionError, "gradcheck: the rules give ", lambda: ag.gradcheck(lambda x: x * x.detach(), np.ones(3))),
+    (R, "draw_graph: the result does not depend on anything that requires a gradient",
+     lambda: ag.draw_graph(lambda: ag.tensor(1.0), {})),
+    # arenas
+    (V, "Arena: no parameters to hold (is every parameter frozen, or the model empty?)", lambda: ag.Arena(nn.ReLU())),
+    (T, "Arena: parameters must have one dtype, but a is float32, b is float64", mixed),
+    (T, "Arena: 'w' is not a parameter but ndarray", lambda: ag.Arena({"w": np.zeros(3)})),
+    (T, "Arena: 'parameter0' is not a parameter but Tensor", lambda: ag.Arena([tensor(2) * 2.0])),
+    (R, "'q' has left this arena for one made later: make one optimizer for all parameters, or pass the same module or "
+     "arena to everything", moved),
+    # modules
+    (T, "Module defines no __call__(self, x)", lambda: nn.Module()(1.0)),
+    (V, "Linear: inputs and outputs are at least 1, got 0 and 3", lambda: nn.Linear(0, 3)),
+    (V, "Dropout: p is a probability, got -0.1", lambda: nn.Dropout(-0.1)),
+    (V, "init: fans need a weight of shape (out, in, ...), got (3,)",
+     lambda: init.kaiming((3,), np.random.default_rng(0))),
+    (R, "to: the parameters already live in an arena; convert before making the optimizer",
+     lambda: model_in_arena().to("float64")),
+    (V, "load_state_dict: missing ['bias'], unexpected ['b']",
+     lambda: nn.Linear(2, 3).load_state_dict({"weight": np.zeros((3, 2)), "b": np.zeros(3)})),
+    (V, "load_state_dict: 'weight' has shape (3, 2) here, but (2, 3) in the state",
+     lambda: nn.Linear(2, 3).load_state_dict({"weight": np.zeros((2, 3)), "bias": np.zeros(3)})),
+    # optimizers and schedules
+    (T, "Optimizer defines no update(self, lr)", lambda: optim.Optimizer(weight(), 0.1).step()),
+    (V, "SGD: lr is a finite number of at least 0, got -0.1", lambda: optim.SGD(weight(), lr=-0.1)),
+    (V, "SGD: lr is a finite number of at least 0, got nan", lambda: optim.SGD(weight(), lr=np.nan)),
+    (V, "AdamW: weight_decay is a finite number of at least 0, got inf",
+     lambda: optim.AdamW(weight(), weight_decay=np.inf)),
+    (V, "Adam: eps is a finite number of at least 0, got -1", lambda: optim.Adam(weight(), eps=-1)),
+    (V, "Adagrad: eps is a finite number of at least 0, got -1", lambda: optim.Adagrad(weight(), eps=-1)),
+    (V, "Adam: beta2 is in [0, 1), got 1.0", lambda: optim.Adam(weight(), betas=(0.9, 1.0))),
+    (V, "AdamW: beta1 is in [0, 1), got -0.5", lambda: optim.AdamW(weight(), betas=(-0.5, 0.9))),
+    (V, "SGD: momentum is in [0, 1), got 1.5", lambda: optim.SGD(weight(), lr=0.1, momentum=1.5)),
+    (V, "SGD: nesterov needs a momentum above 0", lambda: optim.SGD(weight(), lr=0.1, nesterov=True)),
+    (V, "SGD keeps the state ['momentum'], not ['mean']", lambda: momentum().load_state_dict({"steps": 1, "mean": {}})),
+    (V, "SGD: 'momentum' of 'w' has shape (3,) in the state, the parameter (2,)",
+     lambda: momentum().load_state_dict({"steps": 1, "momentum": {"w": np.zeros(3)}})),
+    (V, "SGD: 'momentum' of 'w' has shape None in the state",
+     lambda: momentum().load_state_dict({"steps": 1, "momentum": {}})),
+    (V, "cosine: steps must be above 0, got 0", lambda: schedule.cosine(0.1, 0)),
+    (V, "linear: steps must be above 0, got -1", lambda: schedule.linear(0.1, -1)),
+    (V, "step: every must be above 0, got 0", lambda: schedule.step(0.1, 0)),
+    (V, "inverse: half must be above 0, got nan", lambda: schedule.inverse(0.1, np.nan)),
+    (V, "warmup: steps must be above 0, got -2", lambda: schedule.warmup(0.1, -2)),
+    (V, "join: 2 schedules need 1 rising boundaries, got [1, 2]",
+     lambda: schedule.join([schedule.constant(1.0)] * 2, [1, 2])),
+    (V, "join: 3 schedules need 2 rising boundaries, got [2, 1]",
+     lambda: schedule.join([schedule.constant(1.0)] * 3, [2, 1])),
+]  # fmt: skip
+
+
+def said(error, call):
+    """The message of the error or warning that the call ends in."""
+    with pytest.raises(error) as caught:
+        call()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("error, text, call", TABLE, ids=[text[:60] for _, text, _ in TABLE])
+def test_message(error, text, call):
+    assert said(error, call).startswith(text)
+
+
+def test_the_table_has_every_message_of_the_package():
+    messages = [said(error, call) for error, _, call in TABLE]
+    for path in Path(ag.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("Error", "warnings.warn")):
+                literals = [x.value for x in ast.walk(node.args[0]) if isinstance(x, ast.Constant)]
+                fixed = max(map(str, literals), key=len)
+                assert any(fixed in message for message in messages), f"{path.name}:{node.lineno}: {fixed!r}"
