@@ -47,6 +47,7 @@ def _connect(launch: Launch) -> Communicator:
     return Communicator(launch)
 
 
+TURN = 0.3  # seconds between ranks that failed alike: the first one reports, and ends the others before they do
 GRACE = 10.0  # seconds a survivor leaves the failed rank to report the cause, and the launcher to end the job
 
 
@@ -56,6 +57,7 @@ def _end_all_ranks(kind, error, trace):
         time.sleep(GRACE)
         print(f"rank {_world.rank}: {error}, and the launcher did not end this one", file=sys.stderr, flush=True)
     elif not issubclass(kind, KeyboardInterrupt):
+        time.sleep(TURN * min(_world.rank, 10))
         cause = "".join(traceback.format_exception_only(kind, error)).strip()
         where = "".join(traceback.format_tb(trace))
         print(f"rank {_world.rank} of {_world.size} failed: {cause}\n{where}", file=sys.stderr, end="", flush=True)
