@@ -1,12 +1,18 @@
 """Activation functions, and the normalised exponentials."""
 
+import math
+
 import numpy as np
 
 from autograd.core import Tensor, primitive
 from autograd.core import innermost as raw
-from autograd.kernels import xp
+from autograd.kernels import namespace, special_erf, xp
 from autograd.reductions import logsumexp
 from autograd.transforms import unfused
+
+SQRT_HALF = math.sqrt(0.5)
+SQRT_2_OVER_PI = math.sqrt(2.0 / math.pi)
+INVERSE_SQRT_TAU = 1.0 / math.sqrt(2.0 * math.pi)
 
 
 @primitive
@@ -25,6 +31,76 @@ def leaky_relu(a, negative_slope=0.01):
 def _leaky_relu(a, *, slope):
     scale = np.where(raw(a) > 0, 1.0, slope).astype(raw(a).dtype)
     return a * scale, lambda g: g * scale
+
+
+def elu(a, alpha=1.0):
+    """a where it is positive, alpha (exp(a) - 1) elsewhere. Clevert et al. 2016."""
+    return _elu(a, alpha=alpha)
+
+
+@primitive
+def _elu(a, *, alpha):
+    positive = raw(a) > 0
+    e = xp[type(a)].exp(namespace(a).minimum(a, 0.0)) * alpha
+    y = xp[type(a)].where(positive, a, e - alpha)
+    return y, lambda g: g * xp[type(e)].where(positive, 1.0, e)
+
+
+def gelu(a, approximate="none"):
+    """a times the probability that a standard normal number is below it; "tanh" approximates that. Hendrycks 2016."""
+    if approximate not in ("none", "tanh"):
+        raise ValueError(f'gelu: approximate is "none" or "tanh", got {approximate!r}')
+    return _gelu_tanh(a) if approximate == "tanh" else _gelu(a)
+
+
+@primitive
+def _gelu(a):
+    n = xp[type(a)]
+    p = 0.5 * ((n.erf(a * SQRT_HALF) if type(a) is Tensor else special_erf(a * SQRT_HALF)) + 1.0)
+    return a * p, lambda g: g * (p + a * (n.exp(a * a * -0.5) * INVERSE_SQRT_TAU))
+
+
+@primitive
+def _gelu_tanh(a):
+    t = xp[type(a)].tanh(SQRT_2_OVER_PI * (a + 0.044715 * (a * a * a)))
+    half = 0.5 * (1.0 + t)
+
+    def vjp(g):
+        slope = SQRT_2_OVER_PI * (1.0 + 3 * 0.044715 * (a * a))
+        return g * (half + a * (0.5 * (1.0 - t * t) * slope))
+
+    return a * half, vjp
+
+
+@primitive
+def silu(a):
+    """a * sigmoid(a), also called swish."""
+    p = 0.5 * xp[type(a)].tanh(0.5 * a) + 0.5
+    return a * p, lambda g: g * (p * (1.0 + a * (1.0 - p)))
+
+
+def softplus(a, beta=1.0, threshold=20.0):
+    """log(1 + exp(beta a)) / beta, a smooth relu; a itself where beta a is above the threshold."""
+    return _softplus(a, beta=beta, threshold=threshold)
+
+
+@primitive
+def _softplus(a, *, beta, threshold):
+    n, z = namespace(a), a * beta
+    linear = raw(z) > threshold
+    y = n.where(linear, a, (n.maximum(z, 0.0) + n.log1p(n.exp(-n.abs(z)))) * (1.0 / beta))
+    return y, lambda g: g * namespace(z).where(linear, 1.0, 0.5 * namespace(z).tanh(0.5 * z) + 0.5)
+
+
+def hardtanh(a, min_val=-1.0, max_val=1.0):
+    """a limited to [min_val, max_val], with derivative 0 at and beyond the ends."""
+    return _hardtanh(a, low=min_val, high=max_val)
+
+
+@primitive
+def _hardtanh(a, *, low, high):
+    inside = (raw(a) > low) & (raw(a) < high)
+    return namespace(a).minimum(namespace(a).maximum(a, low), high), lambda g: g * inside
 
 
 @primitive
@@ -61,5 +137,5 @@ def _log_softmax(a, *, axis):
     return z - np.log(s), lambda g: g - e * (g.sum(axis=axis, keepdims=True) / s)
 
 
-for _operation in (relu, leaky_relu, sigmoid, softmax, log_softmax):
+for _operation in (relu, leaky_relu, elu, gelu, silu, softplus, hardtanh, sigmoid, softmax, log_softmax):
     setattr(Tensor, _operation.__name__, _operation)

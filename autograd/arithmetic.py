@@ -10,7 +10,7 @@ import numpy as np
 
 from autograd.core import Tensor, primitive
 from autograd.core import innermost as raw
-from autograd.kernels import namespace, xp
+from autograd.kernels import namespace, special_erf, xp
 
 
 @primitive
@@ -75,6 +75,13 @@ def exp(a):
 
 
 @primitive
+def expm1(a):
+    """e ** a - 1, accurate near 0."""
+    y = xp[type(a)].expm1(a)
+    return y, lambda g: g * (y + 1.0)
+
+
+@primitive
 def log(a):
     """Natural logarithm."""
     return xp[type(a)].log(a), lambda g: g / a
@@ -91,6 +98,33 @@ def sqrt(a):
     """Square root."""
     y = xp[type(a)].sqrt(a)
     return y, lambda g: g / (2.0 * y)
+
+
+@primitive
+def rsqrt(a):
+    """1 / sqrt(a)."""
+    y = 1.0 / xp[type(a)].sqrt(a)
+    return y, lambda g: g * (-0.5 * y * y * y)
+
+
+@primitive
+def reciprocal(a):
+    """1 / a."""
+    y = 1.0 / a
+    return y, lambda g: -g * y * y
+
+
+@primitive
+def square(a):
+    """a * a."""
+    return a * a, lambda g: g * (2.0 * a)
+
+
+@primitive
+def erf(a):
+    """The error function 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to a."""
+    y = xp[type(a)].erf(a) if type(a) is Tensor else special_erf(a)
+    return y, lambda g: g * (2.0 / math.sqrt(math.pi) * xp[type(a)].exp(-a * a))
 
 
 @primitive
@@ -190,5 +224,22 @@ Tensor.__pow__ = Tensor.pow = pow
 Tensor.__rpow__ = lambda self, other: pow(other, self)
 Tensor.__neg__ = Tensor.neg = neg
 Tensor.__abs__ = Tensor.abs = abs
-for _operation in (exp, log, log1p, sqrt, sign, sin, cos, tanh, maximum, minimum, clamp):
+for _operation in (
+    exp,
+    expm1,
+    log,
+    log1p,
+    sqrt,
+    rsqrt,
+    reciprocal,
+    square,
+    erf,
+    sign,
+    sin,
+    cos,
+    tanh,
+    maximum,
+    minimum,
+    clamp,
+):
     setattr(Tensor, _operation.__name__, _operation)

@@ -45,6 +45,13 @@ def sum_rows(g):
     return g.sum(axis=0)
 
 
+def special_erf(a):
+    """The error function of an array, from SciPy: NumPy has none."""
+    from scipy.special import erf
+
+    return erf(a)
+
+
 def aligned_zeros(length, dtype):
     """A flat array of zeros that starts on a multiple of `ALIGNMENT` bytes."""
     dtype = np.dtype(dtype)

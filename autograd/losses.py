@@ -3,6 +3,7 @@
 import numpy as np
 
 from autograd.activations import log_softmax, sigmoid
+from autograd.arithmetic import abs, exp, log, where
 from autograd.core import Tensor, primitive
 from autograd.core import innermost as raw
 from autograd.kernels import namespace, xp
@@ -22,11 +23,15 @@ def _reduce(loss, reduction):
     return loss.sum() if reduction == "sum" else loss
 
 
-def mse_loss(prediction, target, reduction="mean"):
-    """Squared error (prediction - target)**2, elementwise; both of one shape."""
+def _same_shape(name, prediction, target):
     if np.shape(raw(prediction)) != np.shape(raw(target)):
         shapes = f"{np.shape(raw(prediction))} and {np.shape(raw(target))}"
-        raise ValueError(f"mse_loss: shapes {shapes} differ, and broadcasting them would average over wrong pairs")
+        raise ValueError(f"{name}: shapes {shapes} differ, and broadcasting them would average over wrong pairs")
+
+
+def mse_loss(prediction, target, reduction="mean"):
+    """Squared error (prediction - target)**2, elementwise; both of one shape."""
+    _same_shape("mse_loss", prediction, target)
     return _squared_error(prediction, target, reduction=_known(reduction))
 
 
@@ -37,25 +42,76 @@ def _squared_error(a, b, *, reduction):
     return _reduce(d * d, reduction), lambda g: d * (g * scale), lambda g: d * (g * -scale)
 
 
-def cross_entropy(logits, target, reduction="mean"):
+def l1_loss(prediction, target, reduction="mean"):
+    """|prediction - target|, elementwise; both of one shape."""
+    _same_shape("l1_loss", prediction, target)
+    return _reduce(abs(prediction - target), _known(reduction))
+
+
+def huber_loss(prediction, target, reduction="mean", delta=1.0):
+    """d^2 / 2 where |d| = |prediction - target| is at most delta, delta (|d| - delta / 2) beyond. Huber 1964."""
+    _same_shape("huber_loss", prediction, target)
+    if not delta > 0:
+        raise ValueError(f"huber_loss: delta must be above 0, got {delta}")
+    d = abs(prediction - target)
+    near = d.clamp(max=delta)
+    return _reduce(near * (d - 0.5 * near), _known(reduction))
+
+
+def nll_loss(log_probabilities, target, weight=None, ignore_index=-100, reduction="mean"):
+    """-log_probabilities at the target class, times the class's weight; (N, C, ...) with labels (N, ...).
+
+    Labels equal to ignore_index count for nothing. The mean divides by the sum of the weights that count.
+    """
+    _known(reduction)
+    z, t = log_probabilities, np.asarray(raw(target))
+    _labels_fit("nll_loss", z.shape, t)
+    classes = 1 if len(z.shape) > 1 else 0
+    counts = t != ignore_index
+    labels = np.where(counts, t, 0)
+    if labels.size and (labels.min() < 0 or labels.max() >= z.shape[classes]):
+        raise _not_a_class(labels.reshape(-1), z.shape[classes])
+    w = counts.astype(z.dtype) if weight is None else np.asarray(raw(weight))[labels] * counts
+    picked = z.take_along_dim(np.expand_dims(labels, classes), classes).squeeze(classes)
+    loss = -picked * w
+    return loss.sum() / w.sum() if reduction == "mean" else _reduce(loss, reduction)
+
+
+def kl_div(log_probabilities, target, reduction="mean", log_target=False):
+    """target (log target - log_probabilities), elementwise; "batchmean" divides the sum by the length of the batch."""
+    if log_target:
+        loss = exp(target) * (target - log_probabilities)
+    else:
+        t = raw(target)
+        entropy = target * log(where(t > 0, target, 1.0))
+        loss = entropy - target * log_probabilities
+    if reduction == "batchmean":
+        return loss.sum() / log_probabilities.shape[0]
+    return _reduce(loss, _known(reduction))
+
+
+def cross_entropy(logits, target, reduction="mean", weight=None, ignore_index=-100, label_smoothing=0.0):
     """Negative log-likelihood of the target under softmax(logits).
 
     logits (N, C), (C,) or (N, C, d1, ...); target either integer labels of shape (N,), () or (N, d1, ...) with values
-    0 .. C-1, or probabilities of the shape of the logits. The mean is over labels, or over the places they would have.
+    0 .. C-1, or probabilities of the shape of the logits. weight (C,) counts classes differently; labels equal to
+    ignore_index count for nothing; label_smoothing s mixes the target with s / C for every class (Szegedy 2016). The
+    mean is over labels, by their weights, or over the places they would have.
     """
     _known(reduction)
     t = raw(target)
     if not hasattr(t, "dtype"):
         t = np.asarray(t)
-    if t.dtype.kind in "fc":
-        return _cross_entropy_with_probabilities(logits, target, reduction)
     z = logits if type(logits) is Tensor else Tensor(logits)
+    if t.dtype.kind in "fc":
+        return _cross_entropy_with_probabilities(z, target, reduction, weight, label_smoothing)
     shape = z.shape
-    if t.dtype.kind not in "iu" or t.shape != shape[:-1][:1] + shape[2:]:
-        raise ValueError(
-            f"cross_entropy: logits {shape} need integer labels of shape {shape[:-1][:1] + shape[2:]} or "
-            f"probabilities of shape {shape}, got {t.dtype} of shape {t.shape}"
-        )
+    _labels_fit("cross_entropy", shape, t)
+    lowest = np.minimum.reduce(t, axis=None, initial=0)
+    if weight is not None or label_smoothing or ignore_index >= 0 or lowest == ignore_index:
+        return _smoothed(z, t, reduction, weight, ignore_index, label_smoothing)
+    if lowest < 0:  # a label above the last class raises by itself, this would count from the end
+        raise _not_a_class(t.reshape(-1), shape[1 if len(shape) > 1 else 0])
     if len(shape) == 2:
         return _softmax_cross_entropy(z, labels=t, reduction=reduction)
     z = z.reshape(1, -1) if len(shape) == 1 else z.permute(0, *range(2, len(shape)), 1).reshape(-1, shape[1])
@@ -63,12 +119,33 @@ def cross_entropy(logits, target, reduction="mean"):
     return loss.reshape(t.shape) if reduction == "none" else loss
 
 
+def _labels_fit(name, shape, t):
+    if t.dtype.kind not in "iu" or t.shape != shape[:-1][:1] + shape[2:]:
+        raise ValueError(
+            f"{name}: logits {shape} need integer labels of shape {shape[:-1][:1] + shape[2:]} or "
+            f"probabilities of shape {shape}, got {t.dtype} of shape {t.shape}"
+        )
+
+
+def _smoothed(z, t, reduction, weight, ignore_index, smoothing):
+    """Cross-entropy with class weights, ignored labels and label smoothing."""
+    log_p = log_softmax(z, 1 if z.ndim > 1 else 0)
+    loss = nll_loss(log_p, t, weight, ignore_index, reduction)
+    if not smoothing:
+        return loss
+    classes = 1 if z.ndim > 1 else 0
+    w = np.ones(z.shape[classes], z.dtype) if weight is None else np.asarray(raw(weight))
+    counts = t != ignore_index
+    uniform = -(log_p * w.reshape(-1, *(1,) * (z.ndim - classes - 1))).sum(classes) * counts
+    total = (w[np.where(counts, t, 0)] * counts).sum()
+    uniform = uniform.sum() / total if reduction == "mean" else _reduce(uniform, reduction)
+    return (1.0 - smoothing) * loss + (smoothing / z.shape[classes]) * uniform
+
+
 @primitive
 def _softmax_cross_entropy(z, *, labels, reduction):  # z (N, C), labels (N,)
     n = len(labels)
     at = np.arange(n), labels
-    if n and np.minimum.reduce(labels) < 0:  # one above the last class raises by itself
-        raise _not_a_class(labels, z)
     if type(z) is Tensor:
         return unfused(lambda z: _reduce(logsumexp(z, 1) - z[at], reduction), z)
     z = z - np.maximum.reduce(z, axis=1, keepdims=True)
@@ -78,7 +155,7 @@ def _softmax_cross_entropy(z, *, labels, reduction):  # z (N, C), labels (N,)
     try:
         loss -= z[at]
     except IndexError:
-        raise _not_a_class(labels, z) from None
+        raise _not_a_class(labels, z.shape[1]) from None
 
     def vjp(g):
         g = g / max(n, 1) if reduction == "mean" else g
@@ -89,16 +166,21 @@ def _softmax_cross_entropy(z, *, labels, reduction):  # z (N, C), labels (N,)
     return _reduce(loss, reduction), vjp
 
 
-def _not_a_class(labels, z):
-    bad = next(label for label in labels if not 0 <= label < z.shape[1])
-    return ValueError(f"cross_entropy: label {bad} is not one of the {z.shape[1]} classes 0 .. {z.shape[1] - 1}")
+def _not_a_class(labels, classes):
+    bad = next(label for label in labels if not 0 <= label < classes)
+    return ValueError(f"cross_entropy: label {bad} is not one of the {classes} classes 0 .. {classes - 1}")
 
 
-def _cross_entropy_with_probabilities(logits, target, reduction):
-    if np.shape(raw(target)) != logits.shape:
-        raise ValueError(f"cross_entropy: probabilities {np.shape(raw(target))} for logits {logits.shape}")
-    axis = 1 if logits.ndim > 1 else 0
-    return _reduce(-(target * log_softmax(logits, axis)).sum(axis), reduction)
+def _cross_entropy_with_probabilities(z, target, reduction, weight=None, smoothing=0.0):
+    if np.shape(raw(target)) != z.shape:
+        raise ValueError(f"cross_entropy: probabilities {np.shape(raw(target))} for logits {z.shape}")
+    classes = 1 if z.ndim > 1 else 0
+    if smoothing:
+        target = target * (1.0 - smoothing) + smoothing / z.shape[classes]
+    log_p = log_softmax(z, classes)
+    if weight is not None:
+        log_p = log_p * np.asarray(raw(weight)).reshape(-1, *(1,) * (z.ndim - classes - 1))
+    return _reduce(-(target * log_p).sum(classes), reduction)
 
 
 def binary_cross_entropy_with_logits(logits, target, reduction="mean"):

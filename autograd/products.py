@@ -1,7 +1,9 @@
 """Matrix products: matmul in all of NumPy's shapes, and the fused linear layer."""
 
+import numpy as np
+
 from autograd.core import Tensor, primitive
-from autograd.kernels import OuterProduct, sum_rows
+from autograd.kernels import OuterProduct, sum_rows, xp
 
 
 @primitive
@@ -43,6 +45,85 @@ def _outer(x, g):
 def _rows(x):
     """x (..., n) as a matrix of rows."""
     return x if x.ndim == 2 else x.reshape((-1, x.shape[-1]))
+
+
+def mm(a, b):
+    """The product of two matrices."""
+    return _of_rank("mm", 2, a, b)
+
+
+def bmm(a, b):
+    """The products of two stacks of as many matrices: (B, n, k) @ (B, k, m)."""
+    if a.shape[:1] != b.shape[:1]:
+        raise ValueError(f"bmm: {a.shape} and {b.shape} are not stacks of as many matrices")
+    return _of_rank("bmm", 3, a, b)
+
+
+def _of_rank(name, rank, a, b):
+    if len(a.shape) != rank or len(b.shape) != rank:
+        raise ValueError(f"{name}: shapes {a.shape} and {b.shape} must have {rank} axes; matmul takes any")
+    return matmul(a, b)
+
+
+def outer(a, b):
+    """The matrix a_i b_j of two vectors."""
+    return a.reshape(-1, 1) * b.reshape(1, -1)
+
+
+def einsum(equation, *operands):
+    """Sum of products in Einstein's notation, such as "bij,bjk->bik"; "..." stands for axes that broadcast.
+
+    A label may not be repeated within one operand.
+    """
+    operands = operands[0] if len(operands) == 1 and isinstance(operands[0], (list, tuple)) else operands
+    inputs, output = _labels(equation.replace(" ", ""), [len(x.shape) for x in operands])
+    return _einsum(*operands, inputs=inputs, output=output)
+
+
+def _labels(equation, ranks):
+    """The labels of each operand and of the result, "..." spelt out in capitals not used otherwise."""
+    left, arrow, right = equation.partition("->")
+    inputs = left.split(",")
+    if len(inputs) != len(ranks):
+        raise ValueError(f"einsum: {equation!r} names {len(inputs)} operands, got {len(ranks)}")
+    free = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in equation]
+    extra = [rank - len(labels.replace("...", "")) if "..." in labels else 0 for labels, rank in zip(inputs, ranks)]
+    dots = free[: max(extra, default=0)]
+    inputs = [labels.replace("...", "".join(dots[len(dots) - n :])) for labels, n in zip(inputs, extra)]
+    if not arrow:
+        once = sorted(c for c in set("".join(inputs)) - set(dots) if "".join(inputs).count(c) == 1)
+        right = "..." + "".join(once)
+    for labels, rank in zip(inputs, ranks):
+        if len(set(labels)) != len(labels) or len(labels) != rank:
+            raise ValueError(f"einsum: {equation!r} needs one distinct label for each of the {rank} axes of an operand")
+    return inputs, right.replace("...", "".join(dots))
+
+
+@primitive
+def _einsum(*operands, inputs, output):
+    def vjp(i):
+        others = [x for j, x in enumerate(operands) if j != i]
+        labels = [labels for j, labels in enumerate(inputs) if j != i]
+        known = "".join(c for c in inputs[i] if c in output or any(c in other for other in labels))
+
+        def pull(g):
+            d = _contract([output, *labels], known, [g, *others])
+            if known == inputs[i]:
+                return d
+            # Axes that only this operand has were summed over: each of their elements gets the same gradient.
+            sizes = iter(d.shape)
+            d = d.reshape(tuple(next(sizes) if c in known else 1 for c in inputs[i]))
+            return xp[type(d)].broadcast_to(d, operands[i].shape)
+
+        return pull
+
+    return _contract(inputs, output, operands), *[vjp(i) for i in range(len(operands))]
+
+
+def _contract(inputs, output, operands):
+    equation = f"{','.join(inputs)}->{output}"
+    nested = next((xp[Tensor] for x in operands if type(x) is Tensor), None)
+    return nested.einsum(equation, *operands) if nested else np.einsum(equation, *operands, optimize=len(operands) > 2)
 
 
 Tensor.__matmul__ = Tensor.matmul = matmul

@@ -1,10 +1,15 @@
 """Reductions over axes. `axis` is an integer, a tuple of them or None for all; torch's `dim`, `keepdim` also work."""
 
 import math
+from typing import Any, NamedTuple
 
+import numpy as np
+
+from autograd.arithmetic import abs
 from autograd.core import Tensor, primitive
 from autograd.core import innermost as raw
 from autograd.kernels import xp
+from autograd.transforms import unfused
 
 
 def _reduction(operation):
@@ -51,7 +56,7 @@ def sum(a, *, axis=None, keepdims=False):
 def mean(a, *, axis=None, keepdims=False):
     """Arithmetic mean over the axes."""
     shape = a.shape
-    scale = 1.0 / max(_count(shape, axis), 1)
+    scale = 1.0 / (_count(shape, axis) or 1)
     y = a.mean(axis=axis, keepdims=keepdims)
     return y, lambda g: _spread(_restore(g * scale, shape, axis, keepdims), shape)
 
@@ -129,10 +134,104 @@ def logsumexp(a, *, axis=None, keepdims=False):
     )
 
 
+class Extremum(NamedTuple):
+    """What `max` and `min` return along an axis."""
+
+    values: Tensor
+    indices: Any
+
+
+def max(a, axis=None, keepdims=False, *, dim=None, keepdim=None):
+    """Along an axis: the largest values and their indices, the first of equals. Without one: `amax` over all."""
+    return _found(a, amax, "argmax", axis if dim is None else dim, keepdims if keepdim is None else keepdim)
+
+
+def min(a, axis=None, keepdims=False, *, dim=None, keepdim=None):
+    """Along an axis: the smallest values and their indices, the first of equals. Without one: `amin` over all."""
+    return _found(a, amin, "argmin", axis if dim is None else dim, keepdims if keepdim is None else keepdim)
+
+
+def _found(a, over_all, which, axis, keepdims):
+    if axis is None:
+        return over_all(a, None, keepdims)
+    indices = getattr(raw(a), which)(axis=axis, keepdims=True)
+    values = a.take_along_dim(indices, axis)
+    return Extremum(values, indices) if keepdims else Extremum(values.squeeze(axis), indices.squeeze(axis))
+
+
+@_reduction
+@primitive
+def prod(a, *, axis=None, keepdims=False):
+    """Product over the axis, or over all elements; exact derivatives also where elements are zero."""
+    shape = a.shape
+    flat = a.reshape(-1) if axis is None else a
+    along = 0 if axis is None else axis % a.ndim
+    if type(a) is Tensor:
+        return unfused(lambda a: _product_of_slices(a, axis, keepdims), a)
+
+    def vjp(g):
+        # All other elements of the line: those before times those after.
+        ones = np.ones_like(np.take(flat, [0], along)) if flat.shape[along] else flat
+        before = np.concatenate([ones, np.cumprod(flat, along)], along).take(range(flat.shape[along]), along)
+        back = np.concatenate([ones, np.cumprod(np.flip(flat, along), along)], along).take(
+            range(flat.shape[along]), along
+        )
+        return (_restore(g, flat.shape, along, keepdims and axis is not None) * before * np.flip(back, along)).reshape(
+            shape
+        )
+
+    return a.prod(axis=axis, keepdims=keepdims), vjp
+
+
+def _product_of_slices(a, axis, keepdims):
+    flat = a.reshape(-1) if axis is None else a
+    along = 0 if axis is None else axis % a.ndim
+    y = 1.0
+    for i in range(flat.shape[along]):
+        y = flat[(slice(None),) * along + (i,)] * y
+    return y.reshape(_kept(a.shape, range(a.ndim) if axis is None else axis)) if keepdims else y
+
+
+def cumsum(a, axis=0, *, dim=None):
+    """Running sum along the axis."""
+    return _cumsum(a, axis=axis if dim is None else dim)
+
+
+@primitive
+def _cumsum(a, *, axis):
+    def vjp(g):
+        n = xp[type(g)]
+        return n.flip(n.cumsum(n.flip(g, axis), axis), axis)
+
+    return xp[type(a)].cumsum(a, axis), vjp
+
+
+def norm(a, p=2.0, axis=None, keepdims=False, *, dim=None, keepdim=None):
+    """(sum |a|^p)^(1/p) over the axes; p may be math.inf or -math.inf. The derivative at a zero vector is 0."""
+    axis, keepdims = axis if dim is None else dim, keepdims if keepdim is None else keepdim
+    if p in (math.inf, -math.inf):
+        return (amax if p > 0 else amin)(abs(a), axis, keepdims)
+    if p == 1:
+        return sum(abs(a), axis, keepdims)
+    if p == 2:
+        return _euclidean(a, axis, keepdims)
+    return sum(abs(a) ** p, axis, keepdims) ** (1.0 / p)
+
+
+@_reduction
+@primitive
+def _euclidean(a, *, axis=None, keepdims=False):
+    shape = a.shape
+    y = xp[type(a)].sqrt((a * a).sum(axis=axis, keepdims=True))
+    direction = a * (1.0 / (y + (raw(y) == 0)))
+    value = y if keepdims else y.reshape(_dropped(shape, axis))
+    return value, lambda g: _restore(g, shape, axis, keepdims) * direction
+
+
 def argmax(a, axis=None, keepdims=False, *, dim=None, keepdim=None):
     """Index of the largest value along the axis, as an integer array; not differentiable."""
     return raw(a).argmax(axis=axis if dim is None else dim, keepdims=keepdims if keepdim is None else keepdim)
 
 
-for _operation in (sum, mean, var, std, amax, amin, logsumexp, argmax):
+for _operation in (sum, mean, var, std, amax, amin, max, min, prod, cumsum, norm, logsumexp, argmax):
     setattr(Tensor, _operation.__name__, _operation)

@@ -2,6 +2,10 @@
 
 import math
 
+import itertools
+
+import numpy as np
+
 from autograd.core import Tensor, primitive
 from autograd.kernels import unbroadcast, xp
 
@@ -97,11 +101,105 @@ def stack(arrays, axis=0):
     return concatenate([unsqueeze(a, axis) for a in arrays], axis=axis)
 
 
+def cat(arrays, dim=0):
+    """torch's name for `concatenate`."""
+    return concatenate(arrays, dim)
+
+
+def split(a, sizes, axis=0, *, dim=None):
+    """Cut a along the axis into pieces of one size (the last may be smaller), or of the sizes listed."""
+    axis = axis if dim is None else dim
+    length = a.shape[axis]
+    if isinstance(sizes, int):
+        if sizes < 1:
+            raise ValueError(f"split: a piece has at least 1 element, got {sizes}")
+        sizes = [min(sizes, length - at) for at in range(0, length, sizes)] or [0]
+    if sum(sizes) != length:
+        raise ValueError(f"split: sizes {list(sizes)} do not add up to the length {length} of axis {axis}")
+    before = (slice(None),) * (axis % a.ndim)
+    stops = list(itertools.accumulate(sizes))
+    return tuple(a[(*before, slice(stop - size, stop))] for size, stop in zip(sizes, stops))
+
+
+def chunk(a, chunks, axis=0, *, dim=None):
+    """Cut a along the axis into at most this many pieces of one size; the last may be smaller."""
+    axis = axis if dim is None else dim
+    return split(a, max(1, -(-a.shape[axis] // chunks)), axis)
+
+
+def flip(a, *axes):
+    """a in reverse order along the axes."""
+    axes = {axis % max(a.ndim, 1) for axis in _listed(axes)}
+    return a[tuple(slice(None, None, -1) if i in axes else slice(None) for i in range(a.ndim))]
+
+
+def roll(a, shifts, axis=None, *, dims=None):
+    """a moved on along the axes, what falls out coming in at the other end; along the flattened array without axes."""
+    axis = axis if dims is None else dims
+    return _roll(a, shifts=shifts, axis=tuple(axis) if isinstance(axis, list) else axis)
+
+
+@primitive
+def _roll(a, *, shifts, axis):
+    back = -shifts if isinstance(shifts, int) else tuple(-s for s in shifts)
+    return xp[type(a)].roll(a, shifts, axis), lambda g: xp[type(g)].roll(g, back, axis)
+
+
+def pad(a, pads, mode="constant", value=0.0):
+    """a surrounded by a value: pads are (left, right) of the last axis, then of the one before, and so on.
+
+    Negative numbers cut off instead. Only mode "constant" is offered.
+    """
+    if mode != "constant" or len(pads) % 2 or len(pads) > 2 * a.ndim:
+        raise ValueError(f"pad: {mode=} with pads {tuple(pads)} on {a.ndim} axes; give constant mode and pairs of pads")
+    sides = [(0, 0)] * (a.ndim - len(pads) // 2) + list(zip(pads[::2], pads[1::2]))[::-1]
+    crop = tuple(slice(max(0, -l), n - max(0, -r)) for n, (l, r) in zip(a.shape, sides))
+    if any(min(side) < 0 for side in sides):
+        a = a[crop]
+    return _pad(a, sides=tuple((max(0, l), max(0, r)) for l, r in sides), value=value)
+
+
+@primitive
+def _pad(a, *, sides, value):
+    inside = tuple(slice(l, l + n) for n, (l, _) in zip(a.shape, sides))
+    y = _pad(a, sides=sides, value=value) if type(a) is Tensor else np.pad(a, sides, constant_values=value)
+    return y, lambda g: g[inside]
+
+
+@primitive
+def tril(a, *, diagonal=0):
+    """The lower triangle of the last two axes, zeros above the diagonal."""
+    keep = np.tri(*a.shape[-2:], diagonal, dtype=bool)
+    return a * keep, lambda g: g * keep
+
+
+@primitive
+def triu(a, *, diagonal=0):
+    """The upper triangle of the last two axes, zeros below the diagonal."""
+    keep = ~np.tri(*a.shape[-2:], diagonal - 1, dtype=bool)
+    return a * keep, lambda g: g * keep
+
+
 def _listed(axes):
     return tuple(axes[0]) if len(axes) == 1 and isinstance(axes[0], (tuple, list)) else axes
 
 
-for _operation in (reshape, flatten, permute, transpose, squeeze, unsqueeze, expand, broadcast_to):
+for _operation in (
+    reshape,
+    flatten,
+    permute,
+    transpose,
+    squeeze,
+    unsqueeze,
+    expand,
+    broadcast_to,
+    split,
+    chunk,
+    flip,
+    roll,
+    tril,
+    triu,
+):
     setattr(Tensor, _operation.__name__, _operation)
 Tensor.T = property(lambda self: permute(self, *range(self.ndim)[::-1]))
 Tensor.mT = property(lambda self: transpose(self, -1, -2))

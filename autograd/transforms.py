@@ -4,7 +4,7 @@
 itself be recording, so derivatives of derivatives need nothing more: the rules compute on Tensors as they do on arrays.
 """
 
-from autograd.core import Leaf, Tensor, backward, enable_grad, floating, innermost, tensor
+from autograd.core import Leaf, Tensor, backward, enable_grad, floating, innermost, shared, tensor
 from autograd.kernels import xp
 
 
@@ -76,10 +76,10 @@ def _as_given(result, level):
     return result
 
 
-def unfused(f, x):
-    """A primitive's result `(value, vjp)` from a composed formula: for fused rules whose input is a Tensor."""
-    value, pullback = vjp(f, x)
-    return value, lambda g: pullback(g)[0]
+def unfused(f, *xs):
+    """A primitive's result `(value, *vjps)` from a composed formula: for fused rules of which an input is a Tensor."""
+    value, pullback = vjp(f, *xs)
+    return value, *shared(pullback, len(xs))
 
 
 def grad(f, argnum=0):

@@ -49,7 +49,9 @@ for batch_size in BATCHES:
             parallel.backward(batch, lambda x, y: ag.cross_entropy(model(x), y))
             optimizer.step()
             if (batch.step + 1) % max(1, EVERY // batch_size) == 0:
-                means = ddp.evaluate(model, images, lambda x, y: {"loss": ag.cross_entropy(model(x), y, "none")}, comm, SHARDS)
+                means = ddp.evaluate(
+                    model, images, lambda x, y: {"loss": ag.cross_entropy(model(x), y, "none")}, comm, SHARDS
+                )
                 points.append((batch.step + 1, means["loss"]))
 
 if comm.rank == 0:

@@ -1,8 +1,8 @@
 """Train a small network on the handwritten digits. The weights are the same, bit for bit, however it is started:
 
-    python examples/digits_mlp.py
-    mpirun -n 2 python examples/digits_mlp.py
-    torchrun --standalone --nproc-per-node 2 examples/digits_mlp.py
+python examples/digits_mlp.py
+mpirun -n 2 python examples/digits_mlp.py
+torchrun --standalone --nproc-per-node 2 examples/digits_mlp.py
 """
 
 import autograd as ag

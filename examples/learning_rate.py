@@ -38,9 +38,7 @@ loader = ddp.DataLoader(images, GLOBAL_BATCH, comm, SHARDS, SEED)
 curves = {}
 for rate in RATES:
     ag.manual_seed(SEED)
-    model = nn.Sequential(
-        nn.Linear(64, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 10)
-    )
+    model = nn.Sequential(nn.Linear(64, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 10))
     parallel = ddp.DistributedDataParallel(model, comm, SHARDS)
     optimizer = optim.SGD(parallel, rate)
     curves[rate] = losses = []

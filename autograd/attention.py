@@ -1,0 +1,29 @@
+"""Scaled dot-product attention."""
+
+import math
+
+import numpy as np
+
+from autograd.activations import softmax
+from autograd.core import innermost as raw
+from autograd.dropout import dropout
+from autograd.products import matmul
+
+
+def scaled_dot_product_attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None):
+    """softmax(query key^T scale) value. Vaswani et al. 2017, section 3.2.1.
+
+    query (..., L, E), key (..., S, E), value (..., S, D); result (..., L, D). scale is 1 / sqrt(E) if absent.
+    attn_mask broadcasts to (..., L, S): True where a query may look, or numbers added to the scores. is_causal lets
+    query i look at the keys 0 .. i only.
+    """
+    if is_causal and attn_mask is not None:
+        raise ValueError("scaled_dot_product_attention: give attn_mask or is_causal, not both")
+    scores = matmul(query * (1.0 / math.sqrt(query.shape[-1]) if scale is None else scale), key.mT)
+    if is_causal:
+        attn_mask = np.tri(scores.shape[-2], scores.shape[-1], dtype=bool)
+    if attn_mask is not None:
+        if raw(attn_mask).dtype == bool:
+            attn_mask = np.where(raw(attn_mask), 0.0, -math.inf).astype(raw(scores).dtype)
+        scores = scores + attn_mask
+    return matmul(dropout(softmax(scores), dropout_p), value)
