@@ -6,9 +6,7 @@ import numpy as np
 
 from autograd.core import Tensor, primitive
 from autograd.core import innermost as raw
-from autograd.kernels import namespace, special_erf, xp
-from autograd.reductions import logsumexp
-from autograd.transforms import unfused
+from autograd.kernels import erf, xp
 
 SQRT_HALF = math.sqrt(0.5)
 SQRT_2_OVER_PI = math.sqrt(2.0 / math.pi)
@@ -40,10 +38,9 @@ def elu(a, alpha=1.0):
 
 @primitive
 def _elu(a, *, alpha):
-    positive = raw(a) > 0
-    e = xp[type(a)].exp(namespace(a).minimum(a, 0.0)) * alpha
-    y = xp[type(a)].where(positive, a, e - alpha)
-    return y, lambda g: g * xp[type(e)].where(positive, 1.0, e)
+    n, positive = xp[type(a)], raw(a) > 0
+    e = n.exp(n.where(positive, 0.0, a)) * alpha
+    return n.where(positive, a, e - alpha), lambda g: g * n.where(positive, 1.0, e)
 
 
 def gelu(a, approximate="none"):
@@ -55,9 +52,8 @@ def gelu(a, approximate="none"):
 
 @primitive
 def _gelu(a):
-    n = xp[type(a)]
-    p = 0.5 * ((n.erf(a * SQRT_HALF) if type(a) is Tensor else special_erf(a * SQRT_HALF)) + 1.0)
-    return a * p, lambda g: g * (p + a * (n.exp(a * a * -0.5) * INVERSE_SQRT_TAU))
+    p = 0.5 * (erf(a * SQRT_HALF) + 1.0)
+    return a * p, lambda g: g * (p + a * (xp[type(a)].exp(a * a * -0.5) * INVERSE_SQRT_TAU))
 
 
 @primitive
@@ -86,10 +82,10 @@ def softplus(a, beta=1.0, threshold=20.0):
 
 @primitive
 def _softplus(a, *, beta, threshold):
-    n, z = namespace(a), a * beta
+    n, z = xp[type(a)], a * beta
     linear = raw(z) > threshold
-    y = n.where(linear, a, (n.maximum(z, 0.0) + n.log1p(n.exp(-n.abs(z)))) * (1.0 / beta))
-    return y, lambda g: g * namespace(z).where(linear, 1.0, 0.5 * namespace(z).tanh(0.5 * z) + 0.5)
+    y = n.where(linear, a, n.log1p(n.exp(n.where(linear, 0.0, z))) * (1.0 / beta))
+    return y, lambda g: g * n.where(linear, 1.0, 0.5 * n.tanh(0.5 * z) + 0.5)
 
 
 def hardtanh(a, min_val=-1.0, max_val=1.0):
@@ -99,8 +95,9 @@ def hardtanh(a, min_val=-1.0, max_val=1.0):
 
 @primitive
 def _hardtanh(a, *, low, high):
-    inside = (raw(a) > low) & (raw(a) < high)
-    return namespace(a).minimum(namespace(a).maximum(a, low), high), lambda g: g * inside
+    x = raw(a)
+    inside = (x > low) & (x < high)
+    return xp[type(a)].where(inside, a, x.clip(low, high)), lambda g: g * inside
 
 
 @primitive
@@ -117,7 +114,7 @@ def softmax(a, axis=-1, *, dim=None):
 
 @primitive
 def _softmax(a, *, axis):
-    e = xp[type(a)].exp(a - raw(a).max(axis=axis, keepdims=True))
+    e = xp[type(a)].exp(a - raw(a).max(axis=axis, keepdims=True, initial=-math.inf))
     y = e / e.sum(axis=axis, keepdims=True)
     return y, lambda g: y * (g - (g * y).sum(axis=axis, keepdims=True))
 
@@ -129,12 +126,11 @@ def log_softmax(a, axis=-1, *, dim=None):
 
 @primitive
 def _log_softmax(a, *, axis):
-    if type(a) is Tensor:
-        return unfused(lambda a: a - logsumexp(a, axis, True), a)
-    z = a - a.max(axis=axis, keepdims=True)
-    e = np.exp(z)
+    n = xp[type(a)]
+    z = a - raw(a).max(axis=axis, keepdims=True, initial=-math.inf)
+    e = n.exp(z)
     s = e.sum(axis=axis, keepdims=True)
-    return z - np.log(s), lambda g: g - e * (g.sum(axis=axis, keepdims=True) / s)
+    return z - n.log(s), lambda g: g - e * (g.sum(axis=axis, keepdims=True) / s)
 
 
 for _operation in (relu, leaky_relu, elu, gelu, silu, softplus, hardtanh, sigmoid, softmax, log_softmax):

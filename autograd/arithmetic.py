@@ -10,7 +10,8 @@ import numpy as np
 
 from autograd.core import Tensor, primitive
 from autograd.core import innermost as raw
-from autograd.kernels import namespace, special_erf, xp
+from autograd.kernels import erf as erf_of
+from autograd.kernels import namespace, xp
 
 
 @primitive
@@ -123,8 +124,7 @@ def square(a):
 @primitive
 def erf(a):
     """The error function 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to a."""
-    y = xp[type(a)].erf(a) if type(a) is Tensor else special_erf(a)
-    return y, lambda g: g * (2.0 / math.sqrt(math.pi) * xp[type(a)].exp(-a * a))
+    return erf_of(a), lambda g: g * (2.0 / math.sqrt(math.pi) * xp[type(a)].exp(-a * a))
 
 
 @primitive
@@ -186,20 +186,22 @@ def where(condition, a, b):
 
 
 def clamp(a, min=None, max=None):
-    """a limited to [min, max]; either bound may be absent. The derivative is 1 within the bounds, ends included."""
+    """a limited to [min, max], numbers or arrays of which one may be absent; max where min is above it.
+
+    The derivative by a is 1 within the bounds, ends included; that by a bound is 1 beyond it.
+    """
     if min is None and max is None:
         raise ValueError("clamp: give min, max or both")
-    return _clamp(a, low=min, high=max)
+    return _clamp(a, -math.inf if min is None else min, math.inf if max is None else max)
 
 
 @primitive
-def _clamp(a, *, low, high):
-    x = raw(a)
-    inside = (x >= low if low is not None else True) & (x <= high if high is not None else True)
-    lo = -math.inf if low is None else low
-    hi = math.inf if high is None else high
-    y = np.minimum(np.maximum(x, lo), hi)
-    return where(inside, a, y) if type(a) is Tensor else y, lambda g: g * inside
+def _clamp(a, low, high):
+    n = namespace(a, low, high)
+    above = (raw(a) > raw(high)) | (raw(low) > raw(high))
+    below = (raw(a) < raw(low)) & ~above
+    y = n.where(above, high, n.where(below, low, a))
+    return y, lambda g: g * ~(above | below), lambda g: g * below, lambda g: g * above
 
 
 def _compare(name):

@@ -5,6 +5,8 @@ import numpy as np
 from autograd.arithmetic import where
 from autograd.core import Tensor, primitive
 from autograd.core import innermost as raw
+from autograd.kernels import axis_of
+from autograd.transforms import linear_map
 
 
 def getitem(a, index):
@@ -16,13 +18,15 @@ def getitem(a, index):
 @primitive
 def _getitem(a, *, index):
     shape = a.shape
-    return a[index], lambda g: _scatter(g, index, shape)
+    return a[index], lambda g: linear_map(_scatter, _pick, g, index, shape)
+
+
+def _pick(a, index, shape):
+    return a[index]
 
 
 def _scatter(g, index, shape):
     """Zeros of this shape with g added at the index: the transpose of a[index]."""
-    if type(g) is Tensor:
-        return _scattered(g, index=index, shape=shape)
     out = np.zeros(shape, g.dtype)
     if _may_repeat(index):
         np.add.at(out, index, g)
@@ -31,39 +35,44 @@ def _scatter(g, index, shape):
     return out
 
 
-@primitive
-def _scattered(g, *, index, shape):
-    return _scatter(g, index, shape), lambda h: h[index]
-
-
 def _may_repeat(index):
     parts = index if isinstance(index, tuple) else (index,)
-    return any(np.ndim(i) > 0 and np.asarray(i).dtype != bool for i in parts if i is not None and i is not Ellipsis)
+    return any(isinstance(i, (list, tuple, np.ndarray)) and np.asarray(i).dtype != bool for i in parts)
 
 
 def take_along_dim(a, indices, axis=None, *, dim=None):
-    """a's elements at `indices` along the axis; an integer array of a's ndim, the other axes broadcast."""
-    indices, axis = np.asarray(raw(indices)), axis if dim is None else dim
-    if axis is None or indices.ndim != a.ndim:
-        raise ValueError(
-            f"take_along_dim: give an axis, and indices of {a.ndim} axes, got {indices.shape} for {a.shape}"
-        )
-    grid = np.ogrid[tuple(map(slice, a.shape))]  # element i of an axis, shaped to broadcast along the others
-    return getitem(a, (*grid[: axis % a.ndim], indices, *grid[axis % a.ndim + 1 :]))
+    """a's elements at `indices` along the axis, the other axes broadcast; of the flattened a without an axis."""
+    axis = axis if dim is None else dim
+    if axis is None:
+        return getitem(a.reshape(-1), np.asarray(raw(indices)).reshape(-1))
+    return _along("take_along_dim", a, axis, indices, a.shape)
 
 
 def gather(a, dim, index):
     """a's elements at `index` along the axis: result[i, j] = a[index[i, j], j] for dim 0; index may be shorter."""
-    index = np.asarray(raw(index))
-    if index.ndim != a.ndim:
-        raise ValueError(f"gather: the index has shape {index.shape}, it needs as many axes as {a.shape}")
-    grid = np.ogrid[tuple(map(slice, index.shape))]
-    return getitem(a, (*grid[: dim % a.ndim], index, *grid[dim % a.ndim + 1 :])) if a.ndim else a
+    return _along("gather", a, dim, index, np.shape(raw(index)))
+
+
+def _along(name, a, axis, indices, shape):
+    """a's elements at integer indices along the axis, and at range(n) along each other axis of this shape."""
+    indices, axis = np.asarray(raw(indices)), axis_of(axis, a.ndim, name)
+    if (indices.ndim or 1) != (a.ndim or 1) or indices.dtype.kind not in "iu":
+        raise ValueError(
+            f"{name}: {a.shape} needs integer indices of {a.ndim} axes, got {indices.dtype} of {indices.shape}"
+        )
+    if a.ndim < 2:
+        return getitem(a.reshape(-1), indices)
+    grid = list(np.ogrid[tuple(map(slice, shape))])  # element i of an axis, shaped to broadcast along the others
+    grid[axis] = indices
+    return getitem(a, tuple(grid))
 
 
 def index_select(a, dim, index):
     """The slices of a at these places along the axis; index is a vector of integers."""
-    return getitem(a, (slice(None),) * (dim % a.ndim) + (np.asarray(raw(index)),))
+    axis, index = axis_of(dim, a.ndim, "index_select"), np.asarray(raw(index))
+    if a.ndim == 0:
+        return getitem(a.reshape(1), index.reshape(()))
+    return getitem(a, (slice(None),) * axis + (index,))
 
 
 def masked_fill(a, mask, value):
@@ -73,7 +82,13 @@ def masked_fill(a, mask, value):
 
 def embedding(indices, weight, padding_idx=None):
     """Rows of the table weight (V, D) for integers of any shape (...): (..., D). Row padding_idx gets no gradient."""
-    return _embedding(weight, indices=np.asarray(raw(indices)), padding=padding_idx)
+    indices = np.asarray(raw(indices))
+    if indices.dtype.kind not in "iu" or np.minimum.reduce(indices, axis=None, initial=0) < 0:
+        raise ValueError(
+            f"embedding: rows of a table {weight.shape} are numbered from 0, got {indices.dtype} "
+            f"indices from {indices.min(initial=0)} on"
+        )
+    return _embedding(weight, indices=indices, padding=padding_idx)
 
 
 @primitive
@@ -86,7 +101,7 @@ def _embedding(w, *, indices, padding):
         if padding is not None:
             kept = np.flatnonzero(flat != padding % shape[0])
             rows, flat = rows[kept], flat[kept]
-        return _add_rows(rows, flat, shape) if type(rows) is np.ndarray else _scatter(rows, flat, shape)
+        return linear_map(_add_rows, _pick, rows, flat, shape)
 
     return w[indices], vjp
 

@@ -5,6 +5,7 @@ and scalars, this package for a Tensor inside a nested transformation, so that o
 """
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_index
 
 OPERANDS = frozenset({float, int, bool, complex, np.ndarray})  # what may meet a tensor as it is
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
@@ -45,11 +46,26 @@ def sum_rows(g):
     return g.sum(axis=0)
 
 
-def special_erf(a):
-    """The error function of an array, from SciPy: NumPy has none."""
+def erf(a):
+    """The error function; that of arrays from SciPy, since NumPy has none."""
+    if xp[type(a)] is not np:
+        return xp[type(a)].erf(a)
     from scipy.special import erf
 
     return erf(a)
+
+
+def axis_of(axis, ndim, name):
+    """The axis counted from the front; as in torch, a scalar has an axis 0 to speak of."""
+    if isinstance(axis, bool):
+        raise TypeError(f"{name}: an axis is an integer, not {axis}: name the argument that was meant")
+    return normalize_axis_index(axis, ndim or 1, name)
+
+
+def axes_of(axes, ndim, name):
+    """An axis, or a list of them, as a tuple counted from the front; None, for all, where there are none at all."""
+    axes = tuple([axis_of(i, ndim, name) for i in (axes if isinstance(axes, (tuple, list)) else (axes,))])
+    return axes if ndim else None
 
 
 def aligned_zeros(length, dtype):

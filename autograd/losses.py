@@ -2,17 +2,18 @@
 
 import numpy as np
 
-from autograd.activations import log_softmax, sigmoid
-from autograd.arithmetic import abs, exp, log, where
+from autograd.activations import log_softmax, softplus
+from autograd.arithmetic import abs, clamp, exp, log, sub, where
 from autograd.core import Tensor, primitive
 from autograd.core import innermost as raw
-from autograd.kernels import namespace, xp
+from autograd.indexing import take_along_dim
 from autograd.reductions import logsumexp
+from autograd.shapes import squeeze
 from autograd.transforms import unfused
 
 
 def _known(reduction):
-    if reduction not in ("mean", "sum", "none"):
+    if not isinstance(reduction, str) or reduction not in ("mean", "sum", "none"):
         raise ValueError(f'reduction is "mean", "sum" or "none", got {reduction!r}')
     return reduction
 
@@ -53,8 +54,8 @@ def huber_loss(prediction, target, reduction="mean", delta=1.0):
     _same_shape("huber_loss", prediction, target)
     if not delta > 0:
         raise ValueError(f"huber_loss: delta must be above 0, got {delta}")
-    d = abs(prediction - target)
-    near = d.clamp(max=delta)
+    d = sub(prediction, target)
+    near = clamp(d, -delta, delta)
     return _reduce(near * (d - 0.5 * near), _known(reduction))
 
 
@@ -72,7 +73,7 @@ def nll_loss(log_probabilities, target, weight=None, ignore_index=-100, reductio
     if labels.size and (labels.min() < 0 or labels.max() >= z.shape[classes]):
         raise _not_a_class(labels.reshape(-1), z.shape[classes])
     w = counts.astype(z.dtype) if weight is None else np.asarray(raw(weight))[labels] * counts
-    picked = z.take_along_dim(np.expand_dims(labels, classes), classes).squeeze(classes)
+    picked = squeeze(take_along_dim(z, np.expand_dims(labels, classes), classes), classes)
     loss = -picked * w
     return loss.sum() / w.sum() if reduction == "mean" else _reduce(loss, reduction)
 
@@ -183,20 +184,36 @@ def _cross_entropy_with_probabilities(z, target, reduction, weight=None, smoothi
     return _reduce(-(target * log_p).sum(classes), reduction)
 
 
-def binary_cross_entropy_with_logits(logits, target, reduction="mean"):
-    """-(t log p + (1 - t) log(1 - p)) with p = sigmoid(logits), elementwise and without overflow; t in [0, 1]."""
+def binary_cross_entropy_with_logits(logits, target, reduction="mean", weight=None, pos_weight=None):
+    """-(t log p + (1 - t) log(1 - p)) with p = sigmoid(logits), elementwise and without overflow; t in [0, 1].
+
+    weight multiplies each loss and pos_weight its first term: constants that broadcast to the shape of the logits.
+    """
     if np.shape(raw(logits)) != np.shape(raw(target)):
         raise ValueError(
             f"binary_cross_entropy_with_logits: logits {np.shape(raw(logits))} and targets {np.shape(raw(target))} "
             f"must have one shape"
         )
-    return _binary_cross_entropy(logits, target, reduction=_known(reduction))
+    options = {"reduction": _known(reduction), "weight": raw(weight), "positive": raw(pos_weight)}
+    return _binary_cross_entropy(logits, target, **options)
 
 
 @primitive
-def _binary_cross_entropy(z, t, *, reduction):
-    n = namespace(z, t)
-    loss = n.maximum(z, 0.0) - z * t + n.log1p(n.exp(-n.abs(z)))
-    p = sigmoid(z) if type(z) is Tensor else 0.5 * xp[type(z)].tanh(0.5 * z) + 0.5
-    scale = 1.0 / max(raw(loss).size, 1) if reduction == "mean" else 1.0
-    return _reduce(loss, reduction), lambda g: (p - t) * (g * scale), lambda g: z * (g * -scale)
+def _binary_cross_entropy(z, t, *, reduction, weight, positive):
+    w, c = 1.0 if weight is None else weight, 1.0 if positive is None else positive
+    if type(z) is Tensor or type(t) is Tensor:
+        return unfused(
+            lambda z, t: _reduce(w * (c * t * softplus(-z, 1.0, 40.0) + (1.0 - t) * softplus(z, 1.0, 40.0)), reduction),
+            z,
+            t,
+        )
+    u = np.log1p(np.exp(-np.abs(z)))
+    by_one, by_zero = c * (u + np.maximum(-z, 0.0)), u + np.maximum(z, 0.0)
+    loss = w * (t * by_one + (1.0 - t) * by_zero)
+    p = 0.5 * np.tanh(0.5 * z) + 0.5
+    w = w * (1.0 / max(loss.size, 1)) if reduction == "mean" else w
+
+    def by_logits(g):
+        return (p * (1.0 - t + c * t) - c * t) * (w * g)
+
+    return _reduce(loss, reduction), by_logits, lambda g: (by_one - by_zero) * (w * g)

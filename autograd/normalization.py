@@ -6,19 +6,19 @@ axes, the gradient is r (g - mean(g) - x^ mean(g x^)).
 
 import math
 
-import numpy as np
-
-from autograd.core import Tensor, primitive
 from autograd.core import innermost as raw
-from autograd.transforms import unfused
+from autograd.core import primitive
+from autograd.kernels import xp
 
 
 @primitive
-def _standardize(x, *, axes, eps):
-    if type(x) is Tensor:
-        return unfused(lambda x: _composed(x, axes, eps), x)
-    d = x - x.mean(axis=axes, keepdims=True)
-    r = 1.0 / np.sqrt((d * d).mean(axis=axes, keepdims=True) + eps)
+def _standardize(x, *, axes, eps, moments=None):
+    mean = x.mean(axis=axes, keepdims=True)
+    d = x - mean
+    variance = (d * d).mean(axis=axes, keepdims=True)
+    if moments is not None:
+        moments(raw(mean), raw(variance))
+    r = 1.0 / xp[type(x)].sqrt(variance + eps)
     y = d * r
 
     def vjp(g):
@@ -27,29 +27,26 @@ def _standardize(x, *, axes, eps):
     return y, vjp
 
 
-def _composed(x, axes, eps):
-    d = x - x.mean(axes, True)
-    return d / ((d * d).mean(axes, True) + eps).sqrt()
-
-
 def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5):
     """Normalise each sample over its last axes, which have this shape; weight and bias of this shape or None.
 
     Ba, Kiros and Hinton 2016.
     """
     shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
-    if tuple(x.shape[len(x.shape) - len(shape) :]) != shape:
+    if tuple(x.shape[x.ndim - len(shape) :]) != shape:
         raise ValueError(f"layer_norm: x of shape {tuple(x.shape)} does not end in the normalized shape {shape}")
     return _scaled(_standardize(x, axes=tuple(range(-len(shape), 0)), eps=eps), weight, bias)
 
 
 def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5):
     """Normalise each sample (N, C, ...) over groups of channels; weight and bias (C,) or None. Wu and He 2018."""
-    n, c = x.shape[:2]
+    _has_channels("group_norm", x)
+    n, c, *rest = x.shape
     if c % num_groups:
         raise ValueError(f"group_norm: {c} channels cannot be cut into {num_groups} groups")
-    y = _standardize(x.reshape(n, num_groups, -1), axes=(-1,), eps=eps).reshape(*x.shape)
-    return _scaled(y, *(None if p is None else _by_channel(p, len(x.shape)) for p in (weight, bias)))
+    groups = x.reshape(n, num_groups, c // num_groups * math.prod(rest))
+    y = _standardize(groups, axes=(-1,), eps=eps).reshape(*x.shape)
+    return _scaled(y, _by_channel(weight, x.ndim), _by_channel(bias, x.ndim))
 
 
 def batch_norm(x, running_mean=None, running_var=None, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
@@ -58,30 +55,36 @@ def batch_norm(x, running_mean=None, running_var=None, weight=None, bias=None, t
     In training the statistics are those of the batch, and the running ones (arrays, changed in place) move towards
     them by `momentum`, the variance in its unbiased form. Otherwise the running ones are used.
     """
-    ndim, axes = len(x.shape), (0, *range(2, len(x.shape)))
-    affine = [None if p is None else _by_channel(p, ndim) for p in (weight, bias)]
-    if not training and running_mean is not None:
-        scale = 1.0 / np.sqrt(raw(running_var) + eps)
-        return _scaled((x - _by_channel(raw(running_mean), ndim)) * _by_channel(scale, ndim), *affine)
-    count = math.prod(x.shape) // x.shape[1]
-    if training and count < 2:
-        raise ValueError(
-            f"batch_norm: a batch of shape {tuple(x.shape)} has one value a channel: no variance to train with"
-        )
-    if training and running_mean is not None:
-        values = raw(x)
-        _move(raw(running_mean), values.mean(axis=axes), momentum)
-        _move(raw(running_var), values.var(axis=axes) * (count / (count - 1)), momentum)
-    return _scaled(_standardize(x, axes=axes, eps=eps), *affine)
+    _has_channels("batch_norm", x)
+    ndim, axes = x.ndim, (0, *range(2, x.ndim))
+    weight, bias = _by_channel(weight, ndim), _by_channel(bias, ndim)
+    count = math.prod(x.shape[i] for i in axes)
+
+    def move(mean, variance):
+        for running, new in ((running_mean, mean), (running_var, variance * (count / (count - 1)))):
+            running = raw(running)
+            running += momentum * (new.reshape(-1) - running)
+
+    if training:
+        if count < 2:
+            raise ValueError(
+                f"batch_norm: a batch of shape {tuple(x.shape)} has {count} values a channel: no variance to train with"
+            )
+        moments = None if running_mean is None else move
+        return _scaled(_standardize(x, axes=axes, eps=eps, moments=moments), weight, bias)
+    if running_mean is None or running_var is None:
+        raise ValueError("batch_norm: without running_mean and running_var, only training=True has statistics to use")
+    scale = (raw(running_var) + eps) ** -0.5
+    return _scaled((x - _by_channel(raw(running_mean), ndim)) * _by_channel(scale, ndim), weight, bias)
 
 
-def _move(running, new, momentum):
-    running *= 1.0 - momentum
-    running += momentum * new
+def _has_channels(name, x):
+    if x.ndim < 2:
+        raise ValueError(f"{name}: x of shape {tuple(x.shape)} has no channels: it needs a shape (N, C, ...)")
 
 
 def _by_channel(p, ndim):
-    return p.reshape(-1, *(1,) * (ndim - 2))
+    return None if p is None else p.reshape(-1, *(1,) * (ndim - 2))
 
 
 def _scaled(y, weight, bias):

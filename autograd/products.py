@@ -1,9 +1,12 @@
 """Matrix products: matmul in all of NumPy's shapes, and the fused linear layer."""
 
+import math
+
 import numpy as np
 
 from autograd.core import Tensor, primitive
-from autograd.kernels import OuterProduct, sum_rows, xp
+from autograd.indexing import getitem
+from autograd.kernels import OuterProduct, namespace, sum_rows, xp
 
 
 @primitive
@@ -44,7 +47,7 @@ def _outer(x, g):
 
 def _rows(x):
     """x (..., n) as a matrix of rows."""
-    return x if x.ndim == 2 else x.reshape((-1, x.shape[-1]))
+    return x if x.ndim == 2 else x.reshape((math.prod(x.shape[:-1]), x.shape[-1]))
 
 
 def mm(a, b):
@@ -54,49 +57,59 @@ def mm(a, b):
 
 def bmm(a, b):
     """The products of two stacks of as many matrices: (B, n, k) @ (B, k, m)."""
-    if a.shape[:1] != b.shape[:1]:
-        raise ValueError(f"bmm: {a.shape} and {b.shape} are not stacks of as many matrices")
     return _of_rank("bmm", 3, a, b)
 
 
 def _of_rank(name, rank, a, b):
-    if len(a.shape) != rank or len(b.shape) != rank:
-        raise ValueError(f"{name}: shapes {a.shape} and {b.shape} must have {rank} axes; matmul takes any")
+    if a.ndim != rank or b.ndim != rank or a.shape[:-2] != b.shape[:-2]:
+        raise ValueError(f"{name}: shapes {a.shape} and {b.shape} must have {rank} axes and fit; matmul takes any")
     return matmul(a, b)
 
 
 def outer(a, b):
     """The matrix a_i b_j of two vectors."""
-    return a.reshape(-1, 1) * b.reshape(1, -1)
+    return einsum("i,j->ij", a, b)
 
 
 def einsum(equation, *operands):
     """Sum of products in Einstein's notation, such as "bij,bjk->bik"; "..." stands for axes that broadcast.
 
-    A label may not be repeated within one operand.
+    A label repeated within an operand, as in "ii->i", takes its diagonal.
     """
     operands = operands[0] if len(operands) == 1 and isinstance(operands[0], (list, tuple)) else operands
-    inputs, output = _labels(equation.replace(" ", ""), [len(x.shape) for x in operands])
-    return _einsum(*operands, inputs=inputs, output=output)
+    inputs, output = _labels(equation.replace(" ", ""), operands)
+    operands = [_diagonal(x, labels) for x, labels in zip(operands, inputs)]
+    return _einsum(*operands, inputs=["".join(dict.fromkeys(labels)) for labels in inputs], output=output)
 
 
-def _labels(equation, ranks):
+def _labels(equation, operands):
     """The labels of each operand and of the result, "..." spelt out in capitals not used otherwise."""
     left, arrow, right = equation.partition("->")
     inputs = left.split(",")
-    if len(inputs) != len(ranks):
-        raise ValueError(f"einsum: {equation!r} names {len(inputs)} operands, got {len(ranks)}")
+    if len(inputs) != len(operands):
+        raise ValueError(f"einsum: {equation!r} names {len(inputs)} operands, got {len(operands)}")
     free = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in equation]
-    extra = [rank - len(labels.replace("...", "")) if "..." in labels else 0 for labels, rank in zip(inputs, ranks)]
-    dots = free[: max(extra, default=0)]
-    inputs = [labels.replace("...", "".join(dots[len(dots) - n :])) for labels, n in zip(inputs, extra)]
+    extra = [x.ndim - len(labels.replace("...", "")) if "..." in labels else 0 for labels, x in zip(inputs, operands)]
+    dots = "".join(free[: max(extra, default=0)])
+    inputs = [labels.replace("...", dots[len(dots) - n :]) for labels, n in zip(inputs, extra)]
     if not arrow:
         once = sorted(c for c in set("".join(inputs)) - set(dots) if "".join(inputs).count(c) == 1)
         right = "..." + "".join(once)
-    for labels, rank in zip(inputs, ranks):
-        if len(set(labels)) != len(labels) or len(labels) != rank:
-            raise ValueError(f"einsum: {equation!r} needs one distinct label for each of the {rank} axes of an operand")
-    return inputs, right.replace("...", "".join(dots))
+    for labels, x in zip(inputs, operands):
+        if len(labels) != x.ndim:
+            raise ValueError(f"einsum: {equation!r} has {len(labels)} labels for an operand of shape {x.shape}")
+    return inputs, right.replace("...", dots)
+
+
+def _diagonal(x, labels):
+    """x with one axis for each distinct label: the diagonal of the axes that share one."""
+    distinct = list(dict.fromkeys(labels))
+    if len(distinct) == len(labels):
+        return x
+    if any(x.shape[labels.index(c)] != n for c, n in zip(labels, x.shape)):
+        raise ValueError(f"einsum: {labels!r} repeats a label over axes of different lengths, in shape {x.shape}")
+    grid = np.ogrid[tuple(slice(x.shape[labels.index(c)]) for c in distinct)]
+    return getitem(x, tuple(grid[distinct.index(c)] for c in labels))
 
 
 @primitive
@@ -108,12 +121,11 @@ def _einsum(*operands, inputs, output):
 
         def pull(g):
             d = _contract([output, *labels], known, [g, *others])
-            if known == inputs[i]:
-                return d
             # Axes that only this operand has were summed over: each of their elements gets the same gradient.
-            sizes = iter(d.shape)
-            d = d.reshape(tuple(next(sizes) if c in known else 1 for c in inputs[i]))
-            return xp[type(d)].broadcast_to(d, operands[i].shape)
+            sizes = dict(zip(known, d.shape))
+            d = d.reshape(tuple(sizes.get(c, 1) for c in inputs[i]))
+            shape = tuple(sizes.get(c, n) for c, n in zip(inputs[i], operands[i].shape))
+            return xp[type(d)].broadcast_to(d, shape)
 
         return pull
 
@@ -122,8 +134,9 @@ def _einsum(*operands, inputs, output):
 
 def _contract(inputs, output, operands):
     equation = f"{','.join(inputs)}->{output}"
-    nested = next((xp[Tensor] for x in operands if type(x) is Tensor), None)
-    return nested.einsum(equation, *operands) if nested else np.einsum(equation, *operands, optimize=len(operands) > 2)
+    if namespace(*operands) is np:
+        return np.einsum(equation, *operands, optimize=len(operands) > 2)
+    return einsum(equation, *operands)
 
 
 Tensor.__matmul__ = Tensor.matmul = matmul

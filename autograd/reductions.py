@@ -1,46 +1,49 @@
-"""Reductions over axes. `axis` is an integer, a tuple of them or None for all; torch's `dim`, `keepdim` also work."""
+"""Reductions over axes. `axis` is an integer, a tuple of them or None for all; torch's `dim`, `keepdim` also work.
+
+The rules get the axes as a tuple counted from the front, or None. A reduced gradient is given back the axes it lost,
+with length 1, and then broadcasts.
+"""
 
 import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from autograd.arithmetic import abs
+from autograd.arithmetic import abs, maximum, minimum, sign
 from autograd.core import Tensor, primitive
 from autograd.core import innermost as raw
-from autograd.kernels import xp
-from autograd.transforms import unfused
+from autograd.indexing import take_along_dim
+from autograd.kernels import axes_of, axis_of, xp
+from autograd.shapes import pad, permute, reshape, squeeze
 
 
 def _reduction(operation):
     """The user's form of a reduction: axis or dim, keepdims or keepdim, by position or by name."""
+    name = operation.__name__
 
     def reduce(a, axis=None, keepdims=False, *, dim=None, keepdim=None, **static):
         axis = axis if dim is None else dim
         keepdims = keepdims if keepdim is None else keepdim
-        return operation(a, axis=tuple(axis) if isinstance(axis, list) else axis, keepdims=keepdims, **static)
+        axis = None if axis is None else axes_of(axis, np.ndim(raw(a)), name)
+        return operation(a, axis=axis, keepdims=keepdims, **static)
 
-    reduce.__name__ = reduce.__qualname__ = operation.__name__
+    reduce.__name__ = reduce.__qualname__ = name
     reduce.__doc__ = operation.__doc__
     return reduce
 
 
-def _restore(g, shape, axis, keepdims):
-    """Give a reduced gradient back the axes it lost, with length 1, so that it broadcasts against `shape`."""
-    if keepdims or axis is None:
-        return g if keepdims else g.reshape((1,) * len(shape))
-    return g.reshape(_kept(shape, axis))
+def _restore(g, shape, axis):
+    return g if axis is None else g.reshape(_kept(shape, axis))
 
 
 def _kept(shape, axis):
-    axes = {i % len(shape) for i in ((axis,) if isinstance(axis, int) else axis)}
-    return tuple(1 if i in axes else n for i, n in enumerate(shape))
+    """The shape that a reduction of an array of this shape leaves with keepdims."""
+    return tuple(1 if axis is None or i in axis else n for i, n in enumerate(shape))
 
 
 def _count(shape, axis):
-    if axis is None:
-        return math.prod(shape)
-    return math.prod(shape[i] for i in ((axis,) if isinstance(axis, int) else axis))
+    """How many elements are reduced to one."""
+    return math.prod(n for i, n in enumerate(shape) if axis is None or i in axis)
 
 
 @_reduction
@@ -48,7 +51,7 @@ def _count(shape, axis):
 def sum(a, *, axis=None, keepdims=False):
     """Sum over the axes."""
     shape = a.shape
-    return a.sum(axis=axis, keepdims=keepdims), lambda g: _spread(_restore(g, shape, axis, keepdims), shape)
+    return a.sum(axis=axis, keepdims=keepdims), lambda g: _spread(_restore(g, shape, axis), shape)
 
 
 @_reduction
@@ -57,65 +60,65 @@ def mean(a, *, axis=None, keepdims=False):
     """Arithmetic mean over the axes."""
     shape = a.shape
     scale = 1.0 / (_count(shape, axis) or 1)
-    y = a.mean(axis=axis, keepdims=keepdims)
-    return y, lambda g: _spread(_restore(g * scale, shape, axis, keepdims), shape)
+    return a.mean(axis=axis, keepdims=keepdims), lambda g: _spread(_restore(g * scale, shape, axis), shape)
 
 
 def _spread(g, shape):
     return xp[type(g)].broadcast_to(g, shape)
 
 
+def _dispersion(operation):
+    """The user's form of var and std: torch's `correction` or `unbiased` say what to take off the number of values."""
+
+    def measure(a, axis=None, unbiased=True, keepdims=False, *, correction=None, **torch_names):
+        if isinstance(axis, bool):  # torch's var(a, unbiased)
+            axis, unbiased = None, axis
+        correction = int(unbiased) if correction is None else correction
+        return operation(a, axis, keepdims, correction=correction, **torch_names)
+
+    measure.__name__ = measure.__qualname__ = operation.__name__
+    measure.__doc__ = operation.__doc__
+    return measure
+
+
+@_dispersion
 @_reduction
 @primitive
-def _moment(a, *, axis=None, keepdims=False, correction=1):
-    n = _count(a.shape, axis) - correction
-    d = a - a.mean(axis=axis, keepdims=True)
+def var(a, *, axis=None, keepdims=False, correction=1):
+    """Variance over the axes, divided by n - correction: by n - 1 unless unbiased=False or another correction."""
     shape = a.shape
-    y = (d * d).sum(axis=axis, keepdims=keepdims) * (1.0 / n if n > 0 else math.nan)
-    return y, lambda g: _restore(g * (2.0 / n if n > 0 else math.nan), shape, axis, keepdims) * d
+    n = _count(shape, axis) - correction
+    scale = 1.0 / n if n > 0 else math.nan
+    d = a - a.mean(axis=axis, keepdims=True)
+    return (d * d).sum(axis=axis, keepdims=keepdims) * scale, lambda g: _restore(g * (2.0 * scale), shape, axis) * d
 
 
-def var(a, axis=None, keepdims=False, *, correction=1, **torch_names):
-    """Variance over the axes, divided by n - correction (1, as in torch, unless said otherwise)."""
-    return _moment(a, axis, keepdims, correction=correction, **torch_names)
-
-
-def std(a, axis=None, keepdims=False, *, correction=1, **torch_names):
-    """Standard deviation over the axes, divided by n - correction (1, as in torch, unless said otherwise)."""
-    return var(a, axis, keepdims, correction=correction, **torch_names).sqrt()
+@_dispersion
+@_reduction
+def std(a, *, axis=None, keepdims=False, correction=1):
+    """Standard deviation over the axes, the root of `var`; its derivative where all values are equal is 0."""
+    n = _count(a.shape, axis) - correction
+    return _euclidean(a - mean(a, axis, True), axis, keepdims) * (1.0 / math.sqrt(n) if n > 0 else math.nan)
 
 
 @_reduction
 @primitive
 def amax(a, *, axis=None, keepdims=False):
     """Largest value over the axes. Equal largest values share the gradient evenly."""
-    return _extreme(a, "max", axis, keepdims)
+    return _shared_by_equals(a, xp[type(a)].amax(a, axis=axis, keepdims=True), axis, keepdims)
 
 
 @_reduction
 @primitive
 def amin(a, *, axis=None, keepdims=False):
     """Smallest value over the axes. Equal smallest values share the gradient evenly."""
-    return _extreme(a, "min", axis, keepdims)
+    return _shared_by_equals(a, xp[type(a)].amin(a, axis=axis, keepdims=True), axis, keepdims)
 
 
-def _extreme(a, which, axis, keepdims):
-    y = getattr(raw(a), which)(axis=axis, keepdims=True)
-    shape, chosen = a.shape, raw(a) == y
+def _shared_by_equals(a, y, axis, keepdims):
+    chosen = raw(a) == raw(y)
     weight = chosen / chosen.sum(axis=axis, keepdims=True, dtype=y.dtype)
-    value = (
-        (a * weight).sum(axis=axis, keepdims=keepdims)
-        if type(a) is Tensor
-        else y.reshape(y.shape if keepdims else _dropped(shape, axis))
-    )
-    return value, lambda g: _restore(g, shape, axis, keepdims) * weight
-
-
-def _dropped(shape, axis):
-    if axis is None:
-        return ()
-    axes = {i % len(shape) for i in ((axis,) if isinstance(axis, int) else axis)}
-    return tuple(n for i, n in enumerate(shape) if i not in axes)
+    return y if keepdims else y.squeeze(axis), lambda g: _restore(g, chosen.shape, axis) * weight
 
 
 @_reduction
@@ -123,15 +126,12 @@ def _dropped(shape, axis):
 def logsumexp(a, *, axis=None, keepdims=False):
     """log(sum(exp(a))) over the axes, without overflow."""
     n, shape = xp[type(a)], a.shape
-    top = raw(a).max(axis=axis, keepdims=True)
+    top = raw(a).max(axis=axis, keepdims=True, initial=np.finfo(a.dtype).min)  # finite, also for lines of -inf
     e = n.exp(a - top)
     s = e.sum(axis=axis, keepdims=True)
     y = n.log(s) + top
     p = e / s
-    return (
-        y if keepdims else y.reshape(_dropped(shape, axis)),
-        lambda g: _restore(g, shape, axis, keepdims) * p,
-    )
+    return y if keepdims else y.squeeze(axis), lambda g: _restore(g, shape, axis) * p
 
 
 class Extremum(NamedTuple):
@@ -142,59 +142,51 @@ class Extremum(NamedTuple):
 
 
 def max(a, axis=None, keepdims=False, *, dim=None, keepdim=None):
-    """Along an axis: the largest values and their indices, the first of equals. Without one: `amax` over all."""
-    return _found(a, amax, "argmax", axis if dim is None else dim, keepdims if keepdim is None else keepdim)
+    """Along an axis: the largest values and their indices, the first of equals. Without one: `amax` over all.
+
+    As in torch, a second array in the place of the axis asks for `maximum`.
+    """
+    if isinstance(axis, (Tensor, np.ndarray)):
+        return maximum(a, axis)
+    axis, keepdims = axis if dim is None else dim, keepdims if keepdim is None else keepdim
+    return amax(a, None, keepdims) if axis is None else _found(a, argmax(a, axis, True), axis, keepdims)
 
 
 def min(a, axis=None, keepdims=False, *, dim=None, keepdim=None):
-    """Along an axis: the smallest values and their indices, the first of equals. Without one: `amin` over all."""
-    return _found(a, amin, "argmin", axis if dim is None else dim, keepdims if keepdim is None else keepdim)
+    """Along an axis: the smallest values and their indices, the first of equals. Without one: `amin` over all.
+
+    As in torch, a second array in the place of the axis asks for `minimum`.
+    """
+    if isinstance(axis, (Tensor, np.ndarray)):
+        return minimum(a, axis)
+    axis, keepdims = axis if dim is None else dim, keepdims if keepdim is None else keepdim
+    return amin(a, None, keepdims) if axis is None else _found(a, argmin(a, axis, True), axis, keepdims)
 
 
-def _found(a, over_all, which, axis, keepdims):
-    if axis is None:
-        return over_all(a, None, keepdims)
-    indices = getattr(raw(a), which)(axis=axis, keepdims=True)
-    values = a.take_along_dim(indices, axis)
-    return Extremum(values, indices) if keepdims else Extremum(values.squeeze(axis), indices.squeeze(axis))
+def _found(a, indices, axis, keepdims):
+    values = take_along_dim(a, indices, axis)
+    return Extremum(values, indices) if keepdims else Extremum(squeeze(values, axis), indices.squeeze(axis))
 
 
 @_reduction
-@primitive
 def prod(a, *, axis=None, keepdims=False):
-    """Product over the axis, or over all elements; exact derivatives also where elements are zero."""
+    """Product over the axes, by halves of halves: exact derivatives of any order, also where elements are zero."""
     shape = a.shape
-    flat = a.reshape(-1) if axis is None else a
-    along = 0 if axis is None else axis % a.ndim
-    if type(a) is Tensor:
-        return unfused(lambda a: _product_of_slices(a, axis, keepdims), a)
-
-    def vjp(g):
-        # All other elements of the line: those before times those after.
-        ones = np.ones_like(np.take(flat, [0], along)) if flat.shape[along] else flat
-        before = np.concatenate([ones, np.cumprod(flat, along)], along).take(range(flat.shape[along]), along)
-        back = np.concatenate([ones, np.cumprod(np.flip(flat, along), along)], along).take(
-            range(flat.shape[along]), along
-        )
-        return (_restore(g, flat.shape, along, keepdims and axis is not None) * before * np.flip(back, along)).reshape(
-            shape
-        )
-
-    return a.prod(axis=axis, keepdims=keepdims), vjp
-
-
-def _product_of_slices(a, axis, keepdims):
-    flat = a.reshape(-1) if axis is None else a
-    along = 0 if axis is None else axis % a.ndim
-    y = 1.0
-    for i in range(flat.shape[along]):
-        y = flat[(slice(None),) * along + (i,)] * y
-    return y.reshape(_kept(a.shape, range(a.ndim) if axis is None else axis)) if keepdims else y
+    axes = tuple(range(len(shape))) if axis is None else axis
+    rest = tuple(i for i in range(len(shape)) if i not in axes)
+    n = _count(shape, axis)
+    y = reshape(permute(a, axes + rest), (n, *(shape[i] for i in rest)))
+    ones = (1 << (n - 1).bit_length()) - n  # up to a power of two
+    y = pad(y, (0, 0) * len(rest) + (0, ones), value=1)
+    while y.shape[0] > 1:
+        y = y[::2] * y[1::2]
+    return reshape(y, _kept(shape, axis)) if keepdims else y[0]
 
 
 def cumsum(a, axis=0, *, dim=None):
     """Running sum along the axis."""
-    return _cumsum(a, axis=axis if dim is None else dim)
+    axis = axis_of(axis if dim is None else dim, np.ndim(raw(a)), "cumsum")
+    return _cumsum(a, axis=axis) if np.ndim(raw(a)) else a
 
 
 @primitive
@@ -207,31 +199,42 @@ def _cumsum(a, *, axis):
 
 
 def norm(a, p=2.0, axis=None, keepdims=False, *, dim=None, keepdim=None):
-    """(sum |a|^p)^(1/p) over the axes; p may be math.inf or -math.inf. The derivative at a zero vector is 0."""
+    """(sum |a|^p)^(1/p) over the axes, the largest and smallest |a| for p = math.inf and -math.inf.
+
+    p = 0 counts the elements that are not 0; "fro" is torch's name for 2, whose derivative at a zero vector is 0.
+    """
     axis, keepdims = axis if dim is None else dim, keepdims if keepdim is None else keepdim
-    if p in (math.inf, -math.inf):
-        return (amax if p > 0 else amin)(abs(a), axis, keepdims)
-    if p == 1:
-        return sum(abs(a), axis, keepdims)
-    if p == 2:
+    if p == "fro" or p == 2:
         return _euclidean(a, axis, keepdims)
-    return sum(abs(a) ** p, axis, keepdims) ** (1.0 / p)
+    if isinstance(p, str):
+        raise ValueError(f'norm: p is a number, math.inf or "fro", got {p!r}')
+    a = abs(a)
+    if p in (math.inf, -math.inf):
+        return (amax if p > 0 else amin)(a, axis, keepdims)
+    if p in (0, 1):
+        return sum(a if p else sign(a), axis, keepdims)
+    return sum(a**p, axis, keepdims) ** (1.0 / p)
 
 
 @_reduction
 @primitive
 def _euclidean(a, *, axis=None, keepdims=False):
-    shape = a.shape
-    y = xp[type(a)].sqrt((a * a).sum(axis=axis, keepdims=True))
-    direction = a * (1.0 / (y + (raw(y) == 0)))
-    value = y if keepdims else y.reshape(_dropped(shape, axis))
-    return value, lambda g: _restore(g, shape, axis, keepdims) * direction
+    n, shape = xp[type(a)], a.shape
+    y = _euclidean(a, axis, True) if type(a) is Tensor else np.sqrt((a * a).sum(axis=axis, keepdims=True))
+    zero = raw(y) == 0
+    direction = a * n.where(zero, 0.0, 1.0 / (y + zero))
+    return y if keepdims else y.squeeze(axis), lambda g: _restore(g, shape, axis) * direction
 
 
 def argmax(a, axis=None, keepdims=False, *, dim=None, keepdim=None):
-    """Index of the largest value along the axis, as an integer array; not differentiable."""
+    """Index of the largest value along the axis, the first of equals, as an integer array; not differentiable."""
     return raw(a).argmax(axis=axis if dim is None else dim, keepdims=keepdims if keepdim is None else keepdim)
 
 
-for _operation in (sum, mean, var, std, amax, amin, max, min, prod, cumsum, norm, logsumexp, argmax):
+def argmin(a, axis=None, keepdims=False, *, dim=None, keepdim=None):
+    """Index of the smallest value along the axis, the first of equals, as an integer array; not differentiable."""
+    return raw(a).argmin(axis=axis if dim is None else dim, keepdims=keepdims if keepdim is None else keepdim)
+
+
+for _operation in (sum, mean, var, std, amax, amin, max, min, prod, cumsum, norm, logsumexp, argmax, argmin):
     setattr(Tensor, _operation.__name__, _operation)

@@ -1,13 +1,13 @@
-"""Operations that move elements without changing them."""
-
-import math
+"""Operations that move elements without changing them. torch's `dim` and `dims` name an axis too."""
 
 import itertools
+import math
 
 import numpy as np
 
 from autograd.core import Tensor, primitive
-from autograd.kernels import unbroadcast, xp
+from autograd.indexing import getitem
+from autograd.kernels import axes_of, axis_of, namespace, unbroadcast, xp
 
 
 def reshape(a, *shape):
@@ -24,39 +24,42 @@ def _reshape(a, *, shape):
 def flatten(a, start_dim=0, end_dim=-1):
     """a with the axes from start_dim to end_dim, both included, merged into one."""
     shape = a.shape or (1,)
-    start, end = start_dim % len(shape), end_dim % len(shape)
+    start, end = (axis_of(i, len(shape), "flatten") for i in (start_dim, end_dim))
     return reshape(a, (*shape[:start], math.prod(shape[start : end + 1]), *shape[end + 1 :]))
 
 
 def permute(a, *axes):
     """a with its axes in the given order."""
-    return _permute(a, axes=_listed(axes))
+    axes = tuple(axis_of(i, a.ndim, "permute") for i in _listed(axes))
+    if sorted(axes) != list(range(a.ndim)):
+        raise ValueError(f"permute: {axes} does not name each axis of the shape {a.shape} once")
+    return _permute(a, axes=axes)
 
 
 @primitive
 def _permute(a, *, axes):
-    back = [0] * len(axes)
-    for i, axis in enumerate(axes):
-        back[axis % len(axes)] = i
+    back = sorted(range(len(axes)), key=axes.__getitem__)
     return xp[type(a)].permute_dims(a, axes), lambda g: xp[type(g)].permute_dims(g, back)
 
 
 def transpose(a, i, j):
     """a with axes i and j exchanged."""
-    order = list(range(a.ndim))
+    i, j = axis_of(i, a.ndim, "transpose"), axis_of(j, a.ndim, "transpose")
+    order = list(range(a.ndim or 1))
     order[i], order[j] = order[j], order[i]
-    return _permute(a, axes=tuple(order))
+    return _permute(a, axes=tuple(order[: a.ndim]))
 
 
-def squeeze(a, axis=None):
+def squeeze(a, axis=None, *, dim=None):
     """a without its axes of length 1, or without the named ones if their length is 1."""
-    axes = range(a.ndim) if axis is None else {i % a.ndim for i in ((axis,) if isinstance(axis, int) else axis)}
+    axis = axis if dim is None else dim
+    axes = range(a.ndim) if axis is None else axes_of(axis, a.ndim, "squeeze") or ()
     return reshape(a, tuple(n for i, n in enumerate(a.shape) if n != 1 or i not in axes))
 
 
-def unsqueeze(a, axis):
+def unsqueeze(a, axis=None, *, dim=None):
     """a with a new axis of length 1 at this place."""
-    axis = axis % (a.ndim + 1)
+    axis = axis_of(axis if dim is None else dim, a.ndim + 1, "unsqueeze")
     return reshape(a, a.shape[:axis] + (1,) + a.shape[axis:])
 
 
@@ -85,19 +88,16 @@ def concatenate(arrays, axis=0):
 
 @primitive
 def _concatenate(*arrays, axis):
-    lengths = [a.shape[axis] for a in arrays]
-    n = next((xp[type(a)] for a in arrays if type(a) is Tensor), xp[type(arrays[0])])
-
-    def part(i):
-        start, stop = sum(lengths[:i]), sum(lengths[: i + 1])
-        at = (slice(None),) * (axis % arrays[0].ndim) + (slice(start, stop),)
-        return lambda g: g[at]
-
-    return n.concatenate(arrays, axis=axis), *[part(i) for i in range(len(arrays))]
+    y = namespace(*arrays).concatenate(arrays, axis=axis)
+    before = (slice(None),) * (axis % y.ndim)
+    stops = itertools.accumulate(a.shape[axis] for a in arrays)
+    parts = [(*before, slice(stop - a.shape[axis], stop)) for a, stop in zip(arrays, stops)]
+    return y, *[lambda g, part=part: g[part] for part in parts]
 
 
-def stack(arrays, axis=0):
+def stack(arrays, axis=0, *, dim=None):
     """Join arrays of one shape along a new axis."""
+    axis = axis if dim is None else dim
     return concatenate([unsqueeze(a, axis) for a in arrays], axis=axis)
 
 
@@ -108,7 +108,7 @@ def cat(arrays, dim=0):
 
 def split(a, sizes, axis=0, *, dim=None):
     """Cut a along the axis into pieces of one size (the last may be smaller), or of the sizes listed."""
-    axis = axis if dim is None else dim
+    axis = axis_of(axis if dim is None else dim, a.ndim, "split")
     length = a.shape[axis]
     if isinstance(sizes, int):
         if sizes < 1:
@@ -116,27 +116,26 @@ def split(a, sizes, axis=0, *, dim=None):
         sizes = [min(sizes, length - at) for at in range(0, length, sizes)] or [0]
     if sum(sizes) != length:
         raise ValueError(f"split: sizes {list(sizes)} do not add up to the length {length} of axis {axis}")
-    before = (slice(None),) * (axis % a.ndim)
-    stops = list(itertools.accumulate(sizes))
-    return tuple(a[(*before, slice(stop - size, stop))] for size, stop in zip(sizes, stops))
+    before = (slice(None),) * axis
+    return tuple(getitem(a, (*before, slice(at - n, at))) for n, at in zip(sizes, itertools.accumulate(sizes)))
 
 
 def chunk(a, chunks, axis=0, *, dim=None):
     """Cut a along the axis into at most this many pieces of one size; the last may be smaller."""
-    axis = axis if dim is None else dim
+    axis = axis_of(axis if dim is None else dim, a.ndim, "chunk")
     return split(a, max(1, -(-a.shape[axis] // chunks)), axis)
 
 
-def flip(a, *axes):
+def flip(a, *axes, dims=None):
     """a in reverse order along the axes."""
-    axes = {axis % max(a.ndim, 1) for axis in _listed(axes)}
-    return a[tuple(slice(None, None, -1) if i in axes else slice(None) for i in range(a.ndim))]
+    axes = axes_of(_listed(axes) if dims is None else dims, a.ndim, "flip") or ()
+    return getitem(a, tuple(slice(None, None, -1 if i in axes else 1) for i in range(a.ndim)))
 
 
 def roll(a, shifts, axis=None, *, dims=None):
     """a moved on along the axes, what falls out coming in at the other end; along the flattened array without axes."""
     axis = axis if dims is None else dims
-    return _roll(a, shifts=shifts, axis=tuple(axis) if isinstance(axis, list) else axis)
+    return _roll(a, shifts=shifts, axis=None if axis is None else axes_of(axis, a.ndim, "roll"))
 
 
 @primitive
@@ -146,17 +145,37 @@ def _roll(a, *, shifts, axis):
 
 
 def pad(a, pads, mode="constant", value=0.0):
-    """a surrounded by a value: pads are (left, right) of the last axis, then of the one before, and so on.
+    """a with more elements around it: pads are (left, right) of the last axis, then of the one before, and so on.
 
-    Negative numbers cut off instead. Only mode "constant" is offered.
+    They hold a value, or for mode "replicate" the element at the border, for "reflect" the elements inside it in
+    reverse order, for "circular" those of the other end. Negative pads cut off instead.
     """
-    if mode != "constant" or len(pads) % 2 or len(pads) > 2 * a.ndim:
-        raise ValueError(f"pad: {mode=} with pads {tuple(pads)} on {a.ndim} axes; give constant mode and pairs of pads")
+    if mode not in ("constant", *PLACES) or len(pads) % 2 or len(pads) > 2 * a.ndim:
+        raise ValueError(
+            f"pad: pads {tuple(pads)} of a shape {a.shape} in mode {mode!r}: give pairs, for some of its axes, "
+            f'and mode "constant", "replicate", "reflect" or "circular"'
+        )
     sides = [(0, 0)] * (a.ndim - len(pads) // 2) + list(zip(pads[::2], pads[1::2]))[::-1]
-    crop = tuple(slice(max(0, -l), n - max(0, -r)) for n, (l, r) in zip(a.shape, sides))
-    if any(min(side) < 0 for side in sides):
-        a = a[crop]
-    return _pad(a, sides=tuple((max(0, l), max(0, r)) for l, r in sides), value=value)
+    inside = [(max(0, -l), n - max(0, -r)) for n, (l, r) in zip(a.shape, sides)]  # what negative pads leave
+    if mode == "constant":
+        a = getitem(a, tuple(slice(*ends) for ends in inside)) if min(pads, default=0) < 0 else a
+        return _pad(a, sides=tuple((max(0, l), max(0, r)) for l, r in sides), value=value)
+    for axis, (left, right) in enumerate(sides):
+        if left or right:
+            n = a.shape[axis]
+            places = PLACES[mode](np.arange(-left, n + right), n, *inside[axis])
+            if places.size and not 0 <= places.min() <= places.max() < n:
+                raise ValueError(f"pad: {n} elements are too few to {mode} {left} and {right} of them, on axis {axis}")
+            a = getitem(a, (slice(None),) * axis + (places,))
+    return a
+
+
+# Where the element of each place i comes from, along an axis of n elements of which start .. stop are kept.
+PLACES = {
+    "replicate": lambda i, n, start, stop: i.clip(0, n - 1),
+    "reflect": lambda i, n, start, stop: n - 1 - np.abs(n - 1 - np.abs(i)),
+    "circular": lambda i, n, start, stop: start + (i - start) % max(stop - start, 1),
+}
 
 
 @primitive
@@ -166,17 +185,20 @@ def _pad(a, *, sides, value):
     return y, lambda g: g[inside]
 
 
-@primitive
-def tril(a, *, diagonal=0):
-    """The lower triangle of the last two axes, zeros above the diagonal."""
-    keep = np.tri(*a.shape[-2:], diagonal, dtype=bool)
-    return a * keep, lambda g: g * keep
+def tril(a, diagonal=0):
+    """The lower triangle of the last two axes, with this many diagonals above the main one; zeros elsewhere."""
+    rows, columns = a.shape[-2:]
+    return _masked(a, keep=np.tri(rows, columns, diagonal, dtype=bool))
+
+
+def triu(a, diagonal=0):
+    """The upper triangle of the last two axes, without this many diagonals from the main one on; zeros elsewhere."""
+    rows, columns = a.shape[-2:]
+    return _masked(a, keep=~np.tri(rows, columns, diagonal - 1, dtype=bool))
 
 
 @primitive
-def triu(a, *, diagonal=0):
-    """The upper triangle of the last two axes, zeros below the diagonal."""
-    keep = ~np.tri(*a.shape[-2:], diagonal - 1, dtype=bool)
+def _masked(a, *, keep):
     return a * keep, lambda g: g * keep
 
 

@@ -4,7 +4,7 @@
 itself be recording, so derivatives of derivatives need nothing more: the rules compute on Tensors as they do on arrays.
 """
 
-from autograd.core import Leaf, Tensor, backward, enable_grad, floating, innermost, shared, tensor
+from autograd.core import Leaf, Tensor, backward, enable_grad, floating, innermost, primitive, shared, tensor
 from autograd.kernels import xp
 
 
@@ -80,6 +80,19 @@ def unfused(f, *xs):
     """A primitive's result `(value, *vjps)` from a composed formula: for fused rules of which an input is a Tensor."""
     value, pullback = vjp(f, *xs)
     return value, *shared(pullback, len(xs))
+
+
+def linear_map(forward, transposed, a, *static):
+    """forward(a, *static), for a map of arrays linear in a and its transpose: in a rule, where a may be a Tensor."""
+    if type(a) is Tensor:
+        return _linear_map(a, maps=(forward, transposed), static=static)
+    return forward(a, *static)
+
+
+@primitive
+def _linear_map(a, *, maps, static):
+    forward, transposed = maps
+    return linear_map(forward, transposed, a, *static), lambda g: linear_map(transposed, forward, g, *static)
 
 
 def grad(f, argnum=0):

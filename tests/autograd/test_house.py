@@ -18,8 +18,8 @@ def test_autograd_is_the_package_of_this_repository():
     assert Path(autograd.__file__).resolve() == ROOT / "autograd" / "__init__.py"
 
 
-def test_importing_autograd_imports_neither_torch_nor_mpi():
-    code = "import sys, autograd, autograd.nn, autograd.optim; print({'torch', 'mpi4py', 'ddp'} & {*sys.modules})"
+def test_importing_autograd_imports_neither_torch_nor_scipy_nor_mpi():
+    code = "import sys, autograd, autograd.nn, autograd.optim; print({'torch', 'scipy', 'mpi4py', 'ddp'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 

@@ -1,0 +1,105 @@
+"""The windows that convolutions and pooling slide over images (..., H, W): where they lie, and what is in them."""
+
+import numpy as np
+
+
+class Windows:
+    """Windows of `kernel` elements, `dilation` apart, beginning every `stride` elements of the padded image.
+
+    size      (H, W) of the image
+    padding   ((top, bottom), (left, right)); given as an integer, a pair, "valid" (none) or "same" (outputs as large
+              as the image, for stride 1); with ceil_mode also what the last windows need beyond it
+    outputs   (OH, OW), the number of windows
+    """
+
+    def __init__(
+        self,
+        name,
+        size,
+        kernel,
+        stride: int | tuple = 1,
+        padding: int | tuple | str = 0,
+        dilation: int | tuple = 1,
+        ceil_mode=False,
+    ):
+        self.size, self.kernel = tuple(size), pair(kernel)
+        self.stride, self.dilation = pair(stride), pair(dilation)
+        extents = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel)]
+        if padding == "same":
+            if self.stride != (1, 1):
+                raise ValueError(f'{name}: padding "same" needs stride 1, got {self.stride}')
+            before = [((e - 1) // 2, e // 2) for e in extents]
+        else:
+            before = [(p, p) for p in pair(0 if padding == "valid" else padding)]
+        outputs, over = [], []
+        for n, s, e, (left, right) in zip(self.size, self.stride, extents, before):
+            room = n + left + right - e
+            count = room // s + 1
+            # With ceil_mode one more, if it begins on the image or before it; its end needs more padding.
+            count += ceil_mode and room % s > 0 and count * s < n + left
+            outputs.append(count)
+            over.append((left, right + max(0, (count - 1) * s - room)))
+        self.outputs, self.padding = tuple(outputs), tuple(over)
+        if min(*self.kernel, *self.stride, *self.dilation, *outputs) < 1 or min(map(min, before)) < 0:
+            raise ValueError(
+                f"{name}: windows {self.kernel} with stride {self.stride}, padding {padding} and dilation "
+                f"{self.dilation} do not fit an image {self.size}: the padded image must hold a window"
+            )
+
+    def pad(self, x, value=0.0):
+        """The image with the padding around it."""
+        if not np.any(self.padding):
+            return x
+        out = np.zeros(self._padded(x), x.dtype) if value == 0 else np.full(self._padded(x), value, x.dtype)
+        self.crop(out)[...] = x
+        return out
+
+    def crop(self, x):
+        """The padded image without the padding."""
+        (top, _), (left, _) = self.padding
+        return x[..., top : top + self.size[0], left : left + self.size[1]]
+
+    def blank(self, like):
+        """A padded image of zeros, with the leading axes of the images or outputs `like`."""
+        return np.zeros(self._padded(like), like.dtype)
+
+    def _padded(self, like):
+        return (*like.shape[:-2], *(n + sum(p) for n, p in zip(self.size, self.padding)))
+
+    def taps(self):
+        """For each place in the window, row by row, the index of the elements there: one for each output."""
+        for i in range(self.kernel[0]):
+            for j in range(self.kernel[1]):
+                yield (
+                    ...,
+                    *(
+                        slice(at * d, at * d + s * (n - 1) + 1, s)
+                        for at, d, s, n in zip((i, j), self.dilation, self.stride, self.outputs)
+                    ),
+                )
+
+    def unfold(self, x):
+        """The elements of each window: (..., H, W) -> (..., KH * KW, OH, OW)."""
+        x = self.pad(x)
+        rows, columns = x.strides[-2:]
+        (dh, dw), (sh, sw) = self.dilation, self.stride
+        windows = np.lib.stride_tricks.as_strided(
+            x,
+            (*x.shape[:-2], *self.kernel, *self.outputs),
+            (*x.strides[:-2], rows * dh, columns * dw, rows * sh, columns * sw),
+            writeable=False,
+        )
+        return np.ascontiguousarray(windows).reshape(*x.shape[:-2], -1, *self.outputs)
+
+    def fold(self, columns):
+        """Each element added back to where `unfold` took it: (..., KH * KW, OH, OW) -> (..., H, W)."""
+        x = self.blank(columns[..., 0, :, :])
+        for k, tap in enumerate(self.taps()):
+            x[tap] += columns[..., k, :, :]
+        return self.crop(x)
+
+
+def pair(value):
+    """(v, v) for v, and for (v,); a pair as it is."""
+    value = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    return value * 2 if len(value) == 1 else value
