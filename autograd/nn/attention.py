@@ -1,0 +1,87 @@
+"""Attention layers and the Transformer's blocks, over sequences (T, N, E), or (N, T, E) with batch_first."""
+
+import numpy as np
+
+from autograd import init as initial
+from autograd.activations import gelu, relu
+from autograd.attention import scaled_dot_product_attention
+from autograd.dropout import dropout
+from autograd.nn.layers import Linear
+from autograd.nn.module import Module, Parameter
+from autograd.nn.normalization import LayerNorm
+from autograd.products import linear
+from autograd.random import draw
+from autograd.shapes import chunk, permute
+
+
+class MultiheadAttention(Module):
+    """Attention in several heads side by side. Vaswani et al. 2017, section 3.2.2.
+
+    in_proj_weight (3 E, E) holds the projections of queries, keys and values one below the other, as in torch.
+    """
+
+    def __init__(self, embed_dim, num_heads, dropout=0.0, bias=True, batch_first=False, rng=None):
+        if embed_dim % num_heads:
+            raise ValueError(f"MultiheadAttention: {embed_dim} features cannot be cut into {num_heads} heads")
+        rng = rng or np.random.Generator(draw())
+        self.num_heads, self.dropout, self.batch_first = num_heads, dropout, batch_first
+        weight = initial.xavier_uniform((3 * embed_dim, embed_dim), rng)
+        self.in_proj_weight = Parameter(np.asfortranarray(weight))
+        self.in_proj_bias = Parameter(np.zeros(3 * embed_dim)) if bias else None
+        self.out_proj = Linear(embed_dim, embed_dim, bias, rng=rng)
+        if bias:
+            self.out_proj.bias.assign(0.0)
+
+    def __call__(self, query, key, value, attn_mask=None, is_causal=False):
+        """The attended values, in the layout of the query. attn_mask, is_causal: see `scaled_dot_product_attention`."""
+        if query is key and key is value:
+            q, k, v = chunk(linear(query, self.in_proj_weight, self.in_proj_bias), 3, -1)
+        else:
+            weights = chunk(self.in_proj_weight, 3)
+            biases = [None] * 3 if self.in_proj_bias is None else chunk(self.in_proj_bias, 3)
+            q, k, v = (linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases))
+        p = self.dropout if self.training else 0.0
+        y = scaled_dot_product_attention(*map(self._heads, (q, k, v)), attn_mask, p, is_causal)  # (N, H, T, E / H)
+        y = permute(y, 0, 2, 1, 3) if self.batch_first else permute(y, 2, 0, 1, 3)
+        return self.out_proj(y.reshape(*y.shape[:2], -1))
+
+    def _heads(self, x):
+        """(T, N, E) or (N, T, E) to (N, H, T, E / H)."""
+        x = x.reshape(*x.shape[:2], self.num_heads, -1)
+        return permute(x, 0, 2, 1, 3) if self.batch_first else permute(x, 1, 2, 0, 3)
+
+
+class TransformerEncoderLayer(Module):
+    """Self-attention and a two-layer network, each with a residual connection, dropout and layer norm.
+
+    norm_first normalises before each part instead of after (Xiong et al. 2020). With is_causal it is the decoder-only
+    block of a language model. Vaswani et al. 2017, section 3.1.
+    """
+
+    def __init__(
+        self, d_model, nhead, dim_feedforward=2048, dropout=0.1, activation="relu", layer_norm_eps=1e-5,
+        batch_first=False, norm_first=False, rng=None,
+    ):  # fmt: skip
+        if activation not in ("relu", "gelu"):
+            raise ValueError(f'TransformerEncoderLayer: activation is "relu" or "gelu", got {activation!r}')
+        rng = rng or np.random.Generator(draw())
+        self.self_attn = MultiheadAttention(d_model, nhead, dropout, batch_first=batch_first, rng=rng)
+        self.linear1 = Linear(d_model, dim_feedforward, rng=rng)
+        self.linear2 = Linear(dim_feedforward, d_model, rng=rng)
+        self.norm1, self.norm2 = LayerNorm(d_model, layer_norm_eps), LayerNorm(d_model, layer_norm_eps)
+        self.p, self.norm_first = dropout, norm_first
+        self.activation = relu if activation == "relu" else gelu
+
+    def __call__(self, x, attn_mask=None, is_causal=False):
+        if self.norm_first:
+            y = self.norm1(x)
+            x = x + self._drop(self.self_attn(y, y, y, attn_mask, is_causal))
+            return x + self._feed_forward(self.norm2(x))
+        x = self.norm1(x + self._drop(self.self_attn(x, x, x, attn_mask, is_causal)))
+        return self.norm2(x + self._feed_forward(x))
+
+    def _feed_forward(self, x):
+        return self._drop(self.linear2(self._drop(self.activation(self.linear1(x)))))
+
+    def _drop(self, x):
+        return dropout(x, self.p, self.training)

@@ -1,0 +1,82 @@
+"""Layers against torch.nn: state dicts cross over, and outputs and gradients agree."""
+
+import numpy as np
+import pytest
+
+import autograd as ag
+from autograd import nn
+
+torch = pytest.importorskip("torch")
+IMAGES, SEQUENCE, SIGNAL = (2, 4, 9, 8), (5, 3, 6), (2, 4, 11)
+LAYERS = [  # class, arguments, shape of the input
+    ("Conv2d", (4, 6, 3), {}, IMAGES),
+    ("Conv2d", (4, 6, (3, 2), (2, 1), (1, 0)), {"groups": 2}, IMAGES),
+    ("Conv2d", (4, 2, 3), {"padding": "same", "dilation": 2, "bias": False}, IMAGES),
+    ("Conv1d", (4, 6, 3, 2, 1), {}, SIGNAL),
+    ("ConvTranspose2d", (4, 6, 3, 2, 1, 1), {"groups": 2}, IMAGES),
+    ("MaxPool2d", (3, 2, 1), {}, IMAGES),
+    ("AvgPool2d", (2,), {}, IMAGES),
+    ("AdaptiveAvgPool2d", ((4, 3),), {}, IMAGES),
+    ("LayerNorm", (6,), {}, SEQUENCE),
+    ("GroupNorm", (2, 4), {}, IMAGES),
+    ("RNN", (6, 7, 2), {}, SEQUENCE),
+    ("RNN", (6, 7), {"nonlinearity": "relu", "bias": False}, SEQUENCE),
+    ("LSTM", (6, 7, 2), {"bidirectional": True}, SEQUENCE),
+    ("GRU", (6, 7), {"batch_first": True}, SEQUENCE),
+    ("TransformerEncoderLayer", (6, 2, 16, 0.0), {}, SEQUENCE),
+    ("TransformerEncoderLayer", (6, 3, 16, 0.0, "gelu"), {"batch_first": True, "norm_first": True}, SEQUENCE),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "options", "shape"), LAYERS)
+def test_agrees_with_torch(name, arguments, options, shape):
+    mine = getattr(nn, name)(*arguments, **options).to("float64")
+    other = getattr(torch.nn, name)(*arguments, **options).double()
+    state = {name: torch.from_numpy(a) for name, a in mine.state_dict().items()}
+    other.load_state_dict(state)
+    mine.load_state_dict({name: a.numpy() for name, a in other.state_dict().items()})
+    rng = np.random.default_rng(0)
+    x = ag.tensor(rng.normal(size=shape), requires_grad=True)
+    tx = torch.tensor(x.numpy(), requires_grad=True)
+    y, ty = _outputs(mine(x)), _outputs(other(tx))
+    assert len(y) == len(ty)
+    g = [rng.normal(size=t.shape) for t in ty]
+    sum((a * b).sum() for a, b in zip(y, g)).backward()
+    sum((a * torch.from_numpy(b)).sum() for a, b in zip(ty, g)).backward()
+    for a, b in zip(y, ty):
+        np.testing.assert_allclose(a.numpy(), b.detach().numpy(), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(x.grad, tx.grad.numpy(), rtol=1e-9, atol=1e-11)
+    gradients = {name: p.grad for name, p in mine.named_parameters()}
+    for name, p in other.named_parameters():
+        np.testing.assert_allclose(gradients[name], p.grad.numpy(), rtol=1e-9, atol=1e-11, err_msg=name)
+
+
+def _outputs(y):
+    """All tensors of a result: recurrent layers return (outputs, h) or (outputs, (h, c))."""
+    return [y] if not isinstance(y, tuple) else [t for part in y for t in _outputs(part)]
+
+
+@pytest.mark.parametrize("cross", [False, True])
+@pytest.mark.parametrize("mask", [None, "causal", "bool"])
+def test_multihead_attention(cross, mask):
+    mine, other = nn.MultiheadAttention(8, 2).to("float64"), torch.nn.MultiheadAttention(8, 2).double()
+    other.load_state_dict({name: torch.from_numpy(a) for name, a in mine.state_dict().items()})
+    rng = np.random.default_rng(1)
+    q = rng.normal(size=(5, 3, 8))
+    k = rng.normal(size=(5, 3, 8)) if cross else q
+    allowed = {"causal": np.tri(5, dtype=bool), "bool": rng.random((5, 5)) < 0.8, None: None}[mask]
+    if mask == "bool":
+        allowed |= np.eye(5, dtype=bool)
+    theirs = None if allowed is None else torch.from_numpy(~allowed)  # torch's mask says where not to look
+    want = other(*map(torch.from_numpy, (q, k, k)), attn_mask=theirs, need_weights=False)[0]
+    have = mine(q, k, k, None if mask == "causal" else allowed, is_causal=mask == "causal")
+    np.testing.assert_allclose(have.numpy(), want.detach().numpy(), rtol=1e-10, atol=1e-12)
+
+
+def test_embedding_rows_of_one_index_share_their_gradient():
+    layer = nn.Embedding(5, 3, padding_idx=1)
+    y = layer(np.array([[0, 1], [4, 0]]))
+    assert y.shape == (2, 2, 3)
+    y.sum().backward()
+    np.testing.assert_array_equal(layer.weight.grad, np.array([2, 0, 0, 0, 1])[:, None] * np.ones(3))
+    assert not layer.weight.data[1].any()
