@@ -51,7 +51,7 @@ def cross_entropy(logits, target, reduction="mean"):
         return _cross_entropy_with_probabilities(logits, target, reduction)
     z = logits if type(logits) is Tensor else Tensor(logits)
     shape = z.shape
-    if t.dtype.kind not in "iu" or t.shape != shape[:-1][:1] + shape[2:]:
+    if not shape or t.dtype.kind not in "iu" or t.shape != shape[:-1][:1] + shape[2:]:
         raise ValueError(
             f"cross_entropy: logits {shape} need integer labels of shape {shape[:-1][:1] + shape[2:]} or "
             f"probabilities of shape {shape}, got {t.dtype} of shape {t.shape}"

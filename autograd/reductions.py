@@ -28,14 +28,14 @@ def _restore(g, shape, axis, keepdims):
 
 
 def _kept(shape, axis):
-    axes = {i % len(shape) for i in ((axis,) if isinstance(axis, int) else axis)}
+    axes = {i % len(shape) for i in (axis if isinstance(axis, tuple) else (axis,))}
     return tuple(1 if i in axes else n for i, n in enumerate(shape))
 
 
 def _count(shape, axis):
     if axis is None:
         return math.prod(shape)
-    return math.prod(shape[i] for i in ((axis,) if isinstance(axis, int) else axis))
+    return math.prod(shape[i] for i in (axis if isinstance(axis, tuple) else (axis,)))
 
 
 @_reduction
@@ -109,7 +109,7 @@ def _extreme(a, which, axis, keepdims):
 def _dropped(shape, axis):
     if axis is None:
         return ()
-    axes = {i % len(shape) for i in ((axis,) if isinstance(axis, int) else axis)}
+    axes = {i % len(shape) for i in (axis if isinstance(axis, tuple) else (axis,))}
     return tuple(n for i, n in enumerate(shape) if i not in axes)
 
 

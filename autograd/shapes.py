@@ -46,7 +46,9 @@ def transpose(a, i, j):
 
 def squeeze(a, axis=None):
     """a without its axes of length 1, or without the named ones if their length is 1."""
-    axes = range(a.ndim) if axis is None else {i % a.ndim for i in ((axis,) if isinstance(axis, int) else axis)}
+    axes = (
+        range(a.ndim) if axis is None else {i % a.ndim for i in (axis if isinstance(axis, (tuple, list)) else (axis,))}
+    )
     return reshape(a, tuple(n for i, n in enumerate(a.shape) if n != 1 or i not in axes))
 
 
@@ -71,6 +73,8 @@ def expand(a, *shape):
     """torch's broadcast_to: -1 keeps the length of an axis."""
     shape = _listed(shape)
     lead = len(shape) - a.ndim
+    if -1 in shape[:lead]:
+        raise ValueError(f"expand: -1 keeps the length of an axis, but {shape} adds {lead} before those of {a.shape}")
     return broadcast_to(a, tuple(a.shape[i - lead] if n == -1 else n for i, n in enumerate(shape)))
 
 
