@@ -7,7 +7,7 @@ import traceback
 
 from ddp.communicator import Communicator
 from ddp.environment import Launch, detect, pin_threads
-from ddp.errors import PeerLost
+from ddp.errors import ConfigurationError, PeerLost
 
 _world: Communicator | None = None
 
@@ -59,6 +59,6 @@ def _end_all_ranks(kind, error, trace):
     elif not issubclass(kind, KeyboardInterrupt):
         time.sleep(TURN * min(_world.rank, 10))
         cause = "".join(traceback.format_exception_only(kind, error)).strip()
-        where = "".join(traceback.format_tb(trace))
-        print(f"rank {_world.rank} of {_world.size} failed: {cause}\n{where}", file=sys.stderr, end="", flush=True)
+        where = "" if issubclass(kind, ConfigurationError) else "\n" + "".join(traceback.format_tb(trace)).rstrip()
+        print(f"rank {_world.rank} of {_world.size} failed: {cause}{where}", file=sys.stderr, flush=True)
     _world.abort(1)
