@@ -22,7 +22,11 @@ EVERY_FILE = (*FILES, MARKER)
 
 def contents(step):
     rng = generator("checkpoint", step)
-    model = {"fc.weight": rng.standard_normal((3, 4)).astype("f4"), "fc.bias": rng.standard_normal(3), "scale": np.ones(())}
+    model = {
+        "fc.weight": rng.standard_normal((3, 4)).astype("f4"),
+        "fc.bias": rng.standard_normal(3),
+        "scale": np.ones(()),
+    }
     optimizer = {"steps": step, "mean": {"fc.weight": rng.standard_normal((3, 4)), "a/b": np.arange(3.0)}, "empty": {}}
     return model, optimizer, {"step": step, "best": {"val_loss": None}, "text": "é"}
 
@@ -108,7 +112,7 @@ def test_damage_is_named_and_the_checkpoint_before_is_used(file, kind, tmp_path)
         write(tmp_path, 1, 2)
         newest = tmp_path / "step-00000002"
         damage(newest, file, kind, seed)
-        with pytest.raises(ConfigurationError, match="checkpoint .*step-00000002 is (damaged|incomplete)") as caught:
+        with pytest.raises(ConfigurationError, match=r"checkpoint .*step-00000002 is (damaged|incomplete)") as caught:
             checkpoint.load(newest)
         assert file in str(caught.value) and "\n" not in str(caught.value)
         warnings = []
@@ -194,7 +198,9 @@ def test_a_process_killed_while_writing_leaves_nothing_that_counts(tmp_path, mon
 def test_nothing_reads_or_writes_pickle():
     for path in Path(ddp.__file__).parent.rglob("*.py"):
         nodes = list(ast.walk(ast.parse(path.read_text())))
-        imported = {alias.name for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom)) for alias in node.names}
+        imported = {
+            alias.name for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom)) for alias in node.names
+        }
         modules = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
         assert not {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"} & (imported | modules), path
         assert "allow_pickle" not in {node.arg for node in nodes if isinstance(node, ast.keyword)}, path

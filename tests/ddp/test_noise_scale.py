@@ -1,5 +1,6 @@
 """The noise scale, against gradients whose noise scale is known."""
 
+import itertools
 import math
 
 import numpy as np
@@ -71,7 +72,7 @@ def test_data_parallel_training_measures_what_the_definition_says():
     batch = DataLoader((x,), 10, shards=4, shuffle="never").batch(0)
     parallel.backward(batch, lambda x: (x * model.w).sum(1))
     bounds = shard_bounds(10, 4)
-    means = [x[a:b].mean(0) for a, b in zip(bounds, bounds[1:])]
+    means = [x[a:b].mean(0) for a, b in itertools.pairwise(bounds)]
     between = sum(len(shard) * np.sum((m - x.mean(0)) ** 2) for shard, m in zip(batch.shards, means))
     np.testing.assert_allclose(noise.trace, between / 3, rtol=1e-12)
     np.testing.assert_allclose(noise.signal, np.sum(x.mean(0) ** 2) - between / 30, rtol=1e-12)

@@ -182,7 +182,10 @@ def test_a_graph_of_the_values_before_refuses_to_run_backward():
 @pytest.mark.parametrize(
     "build, text",
     [
-        (lambda rank: nn.Linear(2, 3 + rank), r"rank 0 has 'weight' \[3, 2\] float32 where rank 1 has 'weight' \[4, 2\]"),
+        (
+            lambda rank: nn.Linear(2, 3 + rank),
+            r"rank 0 has 'weight' \[3, 2\] float32 where rank 1 has 'weight' \[4, 2\]",
+        ),
         (lambda rank: nn.Linear(2, 3, bias=rank == 0), r"rank 0 has 'bias' \[3\] float32 where rank 1 has nothing"),
         (lambda rank: nn.Linear(2, 3, bias=rank > 0), r"rank 0 has nothing where rank 1 has 'bias' \[3\] float32"),
         (lambda rank: nn.Linear(2, 3).to(f"float{32 << rank}"), r"float32 where rank 1 has 'weight' \[3, 2\] float64"),
