@@ -207,6 +207,9 @@ class Tensor:
     __hash__ = object.__hash__  # tensors are compared elementwise, and hashed by identity
 
 
+PASSING = OPERANDS | {Tensor, type(None)}  # what a rule takes as it is: None stands for an argument left out
+
+
 def innermost(x):
     """The array inside all nesting levels."""
     while type(x) is Tensor:
@@ -344,20 +347,15 @@ def primitive(rule: Callable) -> Callable[..., Tensor]:
         for a in args:
             if type(a) is Tensor and a.level > level:
                 level = a.level
-        values, nodes = [], []
-        for a in args:
-            if type(a) is Tensor and a.level == level:
-                values.append(a.data)
-                nodes.append(a.node)
-            else:
-                values.append(a if a is None or type(a) is Tensor or type(a) in OPERANDS else as_operand(a, name))
-                nodes.append(None)
+        inside = [type(a) is Tensor and a.level == level for a in args]
+        values = [a.data if i else a if type(a) in PASSING else as_operand(a, name) for a, i in zip(args, inside)]
         try:
             value, *vjps = rule(*values, **static)
         except ValueError as error:
             raise _misfit(name, error, *args) from None
         if not _recording:
             return Tensor(value, None, level)
+        nodes = [a.node if i else None for a, i in zip(args, inside)]
         edges = tuple([(n, vjp, n.version) for n, vjp in zip(nodes, vjps) if n is not None])
         return Tensor(value, Node(name, edges, value.shape) if edges else None, level)
 
@@ -417,7 +415,8 @@ def backward(root, g, retain_graph=False):
                 parent.pending += 1
             else:
                 parent.stamp, parent.pending, parent.grad = stamp, 1, None
-                stack.append(parent)
+                if parent.edges != ():
+                    stack.append(parent)
     ready = [root]
     while ready:
         node = ready.pop()

@@ -121,7 +121,7 @@ def cross_entropy(logits, target, reduction="mean", weight=None, ignore_index=-1
 
 
 def _labels_fit(name, shape, t):
-    if t.dtype.kind not in "iu" or t.shape != shape[:-1][:1] + shape[2:]:
+    if not shape or t.dtype.kind not in "iu" or t.shape != shape[:-1][:1] + shape[2:]:
         raise ValueError(
             f"{name}: logits {shape} need integer labels of shape {shape[:-1][:1] + shape[2:]} or "
             f"probabilities of shape {shape}, got {t.dtype} of shape {t.shape}"

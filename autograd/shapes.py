@@ -78,6 +78,8 @@ def expand(a, *shape):
     """torch's broadcast_to: -1 keeps the length of an axis."""
     shape = _listed(shape)
     lead = len(shape) - a.ndim
+    if -1 in shape[:lead]:
+        raise ValueError(f"expand: -1 keeps the length of an axis, but {shape} adds {lead} before those of {a.shape}")
     return broadcast_to(a, tuple(a.shape[i - lead] if n == -1 else n for i, n in enumerate(shape)))
 
 

@@ -1,7 +1,8 @@
 """Derivatives as functions of functions: vjp, grad, jvp, jacobian, hvp, and any nesting of them.
 
-`vjp` wraps its inputs in tensors one level above all of them, runs the function, and walks back. The level below may
-itself be recording, so derivatives of derivatives need nothing more: the rules compute on Tensors as they do on arrays.
+`vjp` wraps its inputs in tensors one level above all of them and above every function being transformed around it,
+runs the function, and walks back. The level below may itself be recording, so derivatives of derivatives need nothing
+more: the rules compute on Tensors as they do on arrays.
 """
 
 from autograd.core import Leaf, Tensor, backward, enable_grad, floating, innermost, primitive, shared, tensor
@@ -57,7 +58,7 @@ def _asarray(x):
 
 
 def _take(x):
-    """What arrived at an input, zeros if nothing did; not kept here, where it would close a reference cycle."""
+    """What arrived at an input, handed over and not kept; zeros if nothing did."""
     g, x.node.total = x.node.total, None
     return _zeros_like(x) if g is None else g
 

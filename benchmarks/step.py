@@ -26,9 +26,12 @@ TURN = 0.25  # seconds a turn of one competitor lasts
 
 def measure(workload, makers, repeats):
     """{peer: [seconds a step, one for each turn]}."""
-    steps = {name: make(workload) for name, make in makers.items()}
-    batches = workload.data(AGREE)
-    losses = {name: [step(x, y) for x, y in batches][-1] for name, step in steps.items()}
+    data = workload.data(AGREE)
+    steps, batches, losses = {}, {}, {}
+    for name, make in makers.items():
+        prepare, steps[name] = make(workload)
+        batches[name] = [prepare(x, y) for x, y in data]
+        losses[name] = [steps[name](batch) for batch in batches[name]][-1]
     for name, loss in losses.items():
         if abs(loss - losses["allgrad"]) > 1e-3 * (1.0 + abs(loss)):
             raise SystemExit(
@@ -37,15 +40,15 @@ def measure(workload, makers, repeats):
     times = {name: [] for name in steps}
     for _ in range(repeats):
         for name, step in steps.items():
-            times[name].append(_turn(step, batches))
+            times[name].append(_turn(step, batches[name]))
     return times
 
 
 def _turn(step, batches):
     done, began = 0, time.perf_counter()
     while time.perf_counter() - began < TURN:
-        for x, y in batches[:5]:
-            step(x, y)
+        for batch in batches[:5]:
+            step(batch)
         done += 5
     return (time.perf_counter() - began) / done
 

@@ -47,8 +47,7 @@ def save(directory: Path, step: int, model: dict, optimizer: dict, state: dict, 
         partial.mkdir()
         for name, content in zip(FILES, contents):
             _write(partial / name, content)
-        digests = [f"{hashlib.sha256(c).hexdigest()}  {name}\n" for name, c in zip(FILES, contents)]
-        _write(partial / MARKER, "".join(digests).encode())
+        _write(partial / MARKER, b"".join(map(_line, FILES, contents)))
         _flush(partial)
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
@@ -56,7 +55,8 @@ def save(directory: Path, step: int, model: dict, optimizer: dict, state: dict, 
     except OSError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    for old in steps_in(directory)[:-keep]:
+    until_now = [path for path in steps_in(directory) if path.name <= final.name]  # later ones are damaged, not newer
+    for old in until_now[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return final
 
@@ -71,15 +71,13 @@ def load(path: Path) -> tuple[dict, dict, dict]:
 
     ConfigurationError if anything in it is missing or altered.
     """
-    contents = {}
     try:
-        digests = {line.split()[1]: line.split()[0] for line in (path / MARKER).read_text().splitlines()}
-        for name in FILES:
-            contents[name] = (path / name).read_bytes()
-    except (OSError, IndexError, UnicodeDecodeError) as error:
+        marker = (path / MARKER).read_bytes()
+        contents = {name: (path / name).read_bytes() for name in FILES}
+    except OSError as error:
         raise ConfigurationError(f"checkpoint {path} is incomplete ({error})") from None
     for name, content in contents.items():
-        if hashlib.sha256(content).hexdigest() != digests.get(name):
+        if _line(name, content) not in marker:
             raise ConfigurationError(f"checkpoint {path} is damaged: {name} does not have the checksum in {MARKER}")
     try:
         state = json.loads(contents["state.json"])
@@ -100,6 +98,11 @@ def load_latest(directory: Path, warn=print) -> tuple[dict, dict, dict] | None:
         except ConfigurationError as error:
             warn(f"{error}; going back to the one before")
     return None
+
+
+def _line(name, content):
+    """What the marker says of a file."""
+    return f"{hashlib.sha256(content).hexdigest()}  {name}\n".encode()
 
 
 def _flatten(nested):

@@ -76,19 +76,19 @@ def _complete(names, environment):
 
 def _read(launcher, environment):
     names = VARIABLES[launcher]
-    rank, size = (_integer(name, environment) for name in names[:2])
-    local_rank = _integer(names[2], environment) if names[2] in environment else rank
+    rank, size = (_integer(name, environment[name]) for name in names[:2])
+    local_rank = _integer(names[2], environment.get(names[2], str(rank)))
     local_size = environment.get(names[3], str(size)).split("(")[0].split(",")[0]  # Slurm writes 4(x2),3
     if not 0 <= rank < size:
         raise ConfigurationError(f"{names[0]}={rank} is not a rank of {names[1]}={size}: start with one launcher only")
-    return rank, size, local_rank, int(local_size)
+    return rank, size, local_rank, _integer(names[3], local_size)
 
 
-def _integer(name, environment):
+def _integer(name, text):
     try:
-        return int(environment[name])
+        return int(text)
     except ValueError:
-        raise ConfigurationError(f"{name}={environment[name]!r} in the environment is not an integer") from None
+        raise ConfigurationError(f"{name}={text!r} in the environment is not an integer") from None
 
 
 def _table(found):

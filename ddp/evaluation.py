@@ -27,7 +27,8 @@ def evaluate(model, dataset, metrics, comm, shards, batch=1024) -> dict[str, flo
                     names = list(values)
                     sums[shard.index] += np.array([np.sum(np.asarray(v), dtype=np.float64) for v in values.values()])
     model.train(training)
-    names = next(n for n in comm.all_gather_object(names) if n)
+    if len(loader.dataset) < shards:  # some ranks have seen no sample, and do not know what was measured
+        names = next(n for n in comm.all_gather_object(names) if n)
     result = np.zeros(len(names))
     for v, shard_sums in sums.items():
         result = np.zeros(len(names)) + shard_sums

@@ -17,7 +17,7 @@ class Journal:
             path = self.out / "metrics.jsonl"
             _replace(path, _lines_until(path, step))
             self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115
-        if speak and sys.stdout.isatty():
+        if speak and _watched():
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -52,6 +52,16 @@ class Journal:
             write()
         except OSError as error:
             print(f"metrics not written: {error}", file=sys.stderr, flush=True)
+
+
+def _watched():
+    """Whether a person looks at the output. Open MPI gives rank 0 a terminal even if its own output is a file."""
+    if "OMPI_COMM_WORLD_RANK" not in os.environ:
+        return sys.stdout.isatty()
+    try:
+        return os.readlink(f"/proc/{os.getppid()}/fd/1").startswith(("/dev/pts/", "/dev/tty"))
+    except OSError:
+        return False
 
 
 def _lines_until(path, step):

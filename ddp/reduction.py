@@ -22,7 +22,8 @@ def run_of(rank, size, shards):
 class Counter:
     """Adds up a run of the tree's leaves, or of its subtrees, from left to right, as a binary counter carries.
 
-    At most log2(V) sums are held at once: `stack`, left to right, with entries (level, index, array).
+    At most log2(V) sums are held at once, 2 log2(V) if the run does not start at the first leaf: `stack`, left to
+    right, with entries (level, index, array).
     """
 
     def __init__(self, leaves, release=lambda array: None):
@@ -81,6 +82,8 @@ class ShardSum:
         """Add a shard's array. It is changed; unless it is the run's last, the caller may then overwrite it."""
         if shard == self.first:
             self._counter.stack.clear()
+            if self._free and (self._free[0].shape, self._free[0].dtype) != (array.shape, array.dtype):
+                self._free.clear()
         self._counter.push(0, shard, array)
         if shard < self.stop - 1:
             level, index, _ = self._counter.stack.pop()

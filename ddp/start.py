@@ -7,7 +7,7 @@ import traceback
 
 from ddp.communicator import Communicator
 from ddp.environment import Launch, detect, pin_threads
-from ddp.errors import PeerLost
+from ddp.errors import ConfigurationError, PeerLost
 
 _world: Communicator | None = None
 
@@ -25,10 +25,22 @@ def init(backend="auto", threads=1) -> Communicator:
         pin_threads(threads)
         launch = detect(backend=backend)
         _world = _connect(launch)
-        if _world.size > 1:
-            sys.excepthook = _end_all_ranks
-            threading.excepthook = lambda args: _end_all_ranks(args.exc_type, args.exc_value, args.exc_traceback)
+        if connected():
+            sys.excepthook = _report_and_end
+            threading.excepthook = lambda args: _report_and_end(args.exc_type, args.exc_value, args.exc_traceback)
     return _world
+
+
+def connected() -> bool:
+    """Whether `init` has found other ranks: they would wait for ever for one that leaves by itself."""
+    return _world is not None and _world.size > 1
+
+
+def end_all_ranks(status: int):
+    """End this rank and all others with this status."""
+    assert _world is not None
+    sys.stdout.flush()
+    _world.abort(status)
 
 
 def _connect(launch: Launch) -> Communicator:
@@ -51,7 +63,7 @@ TURN = 0.3  # seconds between ranks that failed alike: the first one reports, an
 GRACE = 10.0  # seconds a survivor leaves the failed rank to report the cause, and the launcher to end the job
 
 
-def _end_all_ranks(kind, error, trace):
+def _report_and_end(kind, error, trace):
     assert _world is not None
     if issubclass(kind, PeerLost):
         time.sleep(GRACE)
@@ -59,6 +71,6 @@ def _end_all_ranks(kind, error, trace):
     elif not issubclass(kind, KeyboardInterrupt):
         time.sleep(TURN * min(_world.rank, 10))
         cause = "".join(traceback.format_exception_only(kind, error)).strip()
-        where = "".join(traceback.format_tb(trace))
-        print(f"rank {_world.rank} of {_world.size} failed: {cause}\n{where}", file=sys.stderr, end="", flush=True)
-    _world.abort(1)
+        where = "" if issubclass(kind, ConfigurationError) else "\n" + "".join(traceback.format_tb(trace)).rstrip()
+        print(f"rank {_world.rank} of {_world.size} failed: {cause}{where}", file=sys.stderr, flush=True)
+    end_all_ranks(1)

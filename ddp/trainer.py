@@ -62,7 +62,7 @@ class Trainer:
             self.optimizer.load_state_dict(optimizer)
         except (ValueError, KeyError) as error:
             raise ConfigurationError(f"the checkpoint is that of another model or optimizer: {error}") from None
-        if self.parallel.noise is not None:
+        if self.parallel.noise is not None and state["noise_scale"] is not None:
             self.parallel.noise.load_state_dict(state["noise_scale"])
         self.step = self.first_step = state["step"]
         self.best = state["best"]
@@ -95,7 +95,7 @@ class Trainer:
         journal = Journal(self.out, self.step, self.total, self.comm.rank == 0)
         began = time.perf_counter()
         window = [0.0, 0, 0.0]  # sum of losses, samples and seconds since the last line
-        stopped = False
+        stopped = self._out_of_patience()  # a run that has stopped early stays so
         with journal:
             while self.step < self.total and not stopped:
                 loss, samples, norm, lr, seconds = self._one_step()
@@ -106,7 +106,7 @@ class Trainer:
                 line = {}
                 if last or self.step % self.eval_every == 0:
                     line |= self._evaluate()
-                    stopped = self.patience is not None and self.best["evaluations_since"] >= self.patience
+                    stopped = self._out_of_patience()
                 if last or stopped or line or self.step % self.log_every == 0:
                     line = {
                         "step": self.step,
@@ -155,6 +155,9 @@ class Trainer:
             self.best["evaluations_since"] += 1
         return {f"val_{name}": value for name, value in values.items()}
 
+    def _out_of_patience(self):
+        return self.patience is not None and self.best["evaluations_since"] >= self.patience
+
     def _noise(self):
         return self.parallel.noise.value if self.parallel.noise is not None else None
 
@@ -162,7 +165,8 @@ class Trainer:
         sampler = self.loader.sampler
         seen = sampler.samples_seen(self.step)
         now = seen - sampler.samples_seen(self.first_step)
-        train, val = self._means(self.loader.dataset), self._means(self.validation) if self.validation else {}
+        train = self._means(self.loader.dataset)
+        val = self._means(self.validation) if self.validation is not None else {}
         return {
             "weights_sha256": self.parallel.arena.sha256(),
             "world_size": self.comm.size,

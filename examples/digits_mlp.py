@@ -1,8 +1,10 @@
-"""Train a small network on the handwritten digits. The weights are the same, bit for bit, however it is started:
+"""Train a small network on the handwritten digits, on one rank or on several.
 
-python examples/digits_mlp.py
-mpirun -n 2 python examples/digits_mlp.py
-torchrun --standalone --nproc-per-node 2 examples/digits_mlp.py
+    python examples/digits_mlp.py
+    mpirun -n 2 python examples/digits_mlp.py
+    torchrun --standalone --nproc-per-node 2 examples/digits_mlp.py
+
+The hash printed at the end is the same each time: the weights are equal bit for bit, however many ranks there are.
 """
 
 import autograd as ag
@@ -14,7 +16,7 @@ EPOCHS = 5  # passes over the 1,437 training images
 GLOBAL_BATCH = 64  # images a step, over all ranks
 SHARDS = 8  # logical shards a batch is cut into: up to 8 ranks share them out
 LR = 0.1  # learning rate
-MOMENTUM = 0.9
+MOMENTUM = 0.9  # how much of the last update is kept in the next
 HIDDEN = 128  # hidden units
 SEED = 0  # of the initial weights and of the order of the images
 

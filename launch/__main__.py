@@ -6,6 +6,7 @@ import time
 
 from ddp.environment import speaks
 from ddp.errors import ConfigurationError, Diverged
+from ddp.start import connected, end_all_ranks
 
 
 class _Parser(argparse.ArgumentParser):
@@ -53,7 +54,7 @@ def _command(arguments: dict) -> int:
     return demo(arguments["out"])
 
 
-QUIET = 1.0  # seconds the silent ranks stay, so that the launcher does not end the one that speaks before it has
+QUIET = 5.0  # seconds in which the rank that speaks reports what all have found wrong, and ends the others
 
 
 def main(argv=None) -> int:
@@ -61,11 +62,18 @@ def main(argv=None) -> int:
     try:
         return _command(vars(_parser().parse_args(argv)))
     except (ConfigurationError, Diverged) as error:
-        if speaks():
-            print(f"allgrad: {error}", file=sys.stderr, flush=True)
-        else:
+        status = 1 if isinstance(error, Diverged) else 2
+        if not speaks():
             time.sleep(QUIET)
-        return 1 if isinstance(error, Diverged) else 2
+        if speaks() or connected():  # a silent rank that is still here has found something wrong alone
+            print(f"allgrad: {error}", file=sys.stderr, flush=True)
+        if connected():
+            end_all_ranks(status)
+        return status
+    except SystemExit:  # --help; or called by somebody's model, and Python would leave the other ranks waiting
+        if connected():
+            sys.excepthook(*sys.exc_info())
+        raise
 
 
 if __name__ == "__main__":

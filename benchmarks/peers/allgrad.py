@@ -24,10 +24,12 @@ def make(workload):
         optimizer = optim.Adam(parallel, lr=workload.lr)
     samples = np.arange(workload.batch)
 
-    def step(x, y):
-        batch = Batch(0, 0, len(x), 1, 0, [Shard(0, samples, (x, y))])
+    def prepare(x, y):
+        return Batch(0, 0, len(x), 1, 0, [Shard(0, samples, (x, y))])
+
+    def step(batch):
         loss = parallel.backward(batch, lambda x, y: ag.cross_entropy(model(x), y))
         optimizer.step()
         return loss
 
-    return step
+    return prepare, step

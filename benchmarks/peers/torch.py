@@ -21,11 +21,15 @@ def make(workload: Workload):
     else:
         optimizer = torch.optim.Adam(model.parameters(), lr=workload.lr)
 
-    def step(x, y):
+    def prepare(x, y):
+        return torch.from_numpy(x), torch.from_numpy(y)
+
+    def step(batch):
+        x, y = batch
         optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(model(torch.from_numpy(x)), torch.from_numpy(y))
+        loss = nn.functional.cross_entropy(model(x), y)
         loss.backward()
         optimizer.step()
         return loss.item()
 
-    return step
+    return prepare, step

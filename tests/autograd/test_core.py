@@ -9,7 +9,7 @@ import pytest
 
 import autograd as ag
 from autograd import nn, optim
-from autograd.core import Leaf, Node
+from autograd.core import Node
 from autograd.random import generator
 
 
@@ -77,7 +77,11 @@ def penalty(model):
         lambda model: ag.jvp(model, [X], [X])[1].sum().backward(),
         lambda model: ag.jacobian(lambda x: ag.log_softmax(model(x)).sum(0))(X).sum().backward(),
     ],
-)
+    ids=[
+        "backward", "forward only", "retained", "shared", "penalty", "penalty forward only", "hvp of arrays",
+        "hvp of a leaf", "jvp", "jacobian",
+    ],
+)  # fmt: skip
 def test_nothing_recorded_survives_a_step(step):
     model = Net()
     optimizer = optim.SGD(model, lr=0.1)

@@ -110,6 +110,7 @@ TABLE = [
      lambda: ag.binary_cross_entropy_with_logits(tensor(2, 3), np.zeros(2))),
     (V, "cross_entropy: logits (2, 3) need integer labels of shape (2,) or probabilities of shape (2, 3), got int64 of "
      "shape (3,)", lambda: ag.cross_entropy(tensor(2, 3), np.zeros(3, int))),
+    (V, "cross_entropy: logits () need integer labels", lambda: ag.cross_entropy(tensor(), 0)),
     (V, "cross_entropy: logits (2, 3) need integer labels", lambda: ag.cross_entropy(tensor(2, 3), [True, False])),
     (V, "cross_entropy: probabilities (3,) for logits (2, 3)", lambda: ag.cross_entropy(tensor(2, 3), np.zeros(3))),
     (V, "cross_entropy: label 3 is not one of the 3 classes 0 .. 2", lambda: ag.cross_entropy(tensor(2, 3), [0, 3])),
@@ -119,6 +120,8 @@ TABLE = [
     (V, f"{REDUCTION} 'avg'", lambda: ag.binary_cross_entropy_with_logits(tensor(2), np.zeros(2), reduction="avg")),
     (V, "take_along_dim: give an axis, and indices of 2 axes, got (1,) for (2, 3)",
      lambda: tensor(2, 3).take_along_dim([0], 1)),
+    (V, "expand: -1 keeps the length of an axis, but (-1, 3) adds 1 before those of (3,)",
+     lambda: tensor(3).expand(-1, 3)),
     (V, "clamp: give min, max or both", lambda: tensor(2).clamp()),
     (V, "dropout: p is a probability, got 1.5", lambda: ag.dropout(tensor(2), 1.5)),
     # transformations

@@ -116,6 +116,7 @@ TABLE = [
     *cases([(4, 1)], *[f"a.{r}(0)" for r in REDUCTIONS]),
     *cases([()], "m.sum(a)", "m.mean(a)", "m.amax(a)", "m.amin(a)"),
     *cases([(0, 3)], "m.sum(a)", "m.sum(a, 0)", "m.mean(a, 1)", "m.amax(a, 1)", "m.logsumexp(a, 1)"),
+    *cases([(3, 4)], "a.sum(np.int64(1)) * a.amax(np.int64(-1), True)", torch="a.sum(1) * a.amax(-1, True)"),
     *cases([(3, 4)], "m.softmax(a, -1)", "m.softmax(a, dim=0)", "m.log_softmax(a, -1)", "m.log_softmax(a, dim=0)"),
     *cases([(2, 3, 4)], "a.softmax(1) * a.log_softmax(1)", "a[:, m.argmax(a[0, :, 0])]"),
     *cases([(2, 3, 4)], "a[0, 0] * a.argmax(dim=2)[0, 1]", "m.take_along_dim(a, m.argmax(a, 2, keepdim=True), 2)"),

@@ -109,6 +109,14 @@ def test_a_step_leaves_gradients_as_they_are(name, options):
     assert next(model.parameters()).grad is not None
 
 
+def test_a_graph_of_the_values_before_a_step_is_refused():
+    model, optimizer = make("SGD", {"lr": 0.1})
+    loss = ag.cross_entropy(model(X), LABELS)
+    optimizer.step()
+    with pytest.raises(RuntimeError, match=r"^'4.weight' was modified in place after 'linear' used it: run backward"):
+        loss.backward()
+
+
 @each_rule
 def test_a_restored_state_continues_exactly(name, options):
     model, optimizer = make(name, options)

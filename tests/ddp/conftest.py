@@ -1,0 +1,83 @@
+"""Ranks that are threads of this process, for tests of what many ranks do without a launcher."""
+
+import threading
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from ddp.communicator import Communicator
+from ddp.environment import Launch
+
+PATIENCE = 30.0  # seconds until a rank that waits for a message calls it a deadlock
+
+
+class Post:
+    """The messages under way, and the turn: one rank runs at a time, until it has to wait for a message."""
+
+    def __init__(self):
+        self.turn = threading.Condition()
+        self.messages: dict = {}
+        self.failed = False
+
+    def send(self, key, message):
+        self.messages.setdefault(key, deque()).append(message)
+        self.turn.notify_all()
+
+    def receive(self, key):
+        if not self.turn.wait_for(lambda: self.failed or self.messages.get(key), PATIENCE):
+            raise TimeoutError(f"deadlock: no message for {key}")
+        if self.failed:
+            raise ConnectionError("another rank failed")
+        return self.messages[key].popleft()
+
+
+class SimulatedRank(Communicator):
+    def __init__(self, post, rank, size):
+        super().__init__(Launch("simulated", "simulated", rank, size, rank, size))
+        self.post = post
+
+    def exchange(self, sends, receives):
+        for array, target in sends:
+            self.post.send(("array", self.rank, target), array.copy())
+        for array, source in receives:
+            message = self.post.receive(("array", source, self.rank))
+            assert (message.shape, message.dtype) == (array.shape, array.dtype)
+            array[...] = message
+
+    def all_gather_object(self, value):
+        for rank in range(self.size):
+            self.post.send(("object", self.rank, rank), value)
+        return [self.post.receive(("object", rank, self.rank)) for rank in range(self.size)]
+
+    def all_reduce(self, array):
+        array[...] = sum(self.all_gather_object(array.copy()))
+
+    def broadcast(self, array, root=0):
+        array[...] = self.all_gather_object(array.copy())[root]
+
+
+def simulate(size, f):
+    """[f(comm) of every rank]; the first error of any rank is raised."""
+    post = Post()
+    errors = []
+
+    def rank(r):
+        with post.turn:
+            try:
+                return f(SimulatedRank(post, r, size))
+            except Exception as error:
+                errors.append(error)
+                post.failed = True
+                post.turn.notify_all()
+
+    with ThreadPoolExecutor(size) as pool:
+        results = list(pool.map(rank, range(size)))
+    if errors:
+        raise errors[0]
+    return results
+
+
+@pytest.fixture(scope="session", name="simulate")
+def simulate_fixture():
+    return simulate

@@ -1,0 +1,212 @@
+"""Checkpoints: whole or not at all, and never a silent fall back to the wrong one."""
+
+import ast
+import errno
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import ddp
+from autograd import nn, optim
+from autograd.random import generator
+from ddp import ConfigurationError, checkpoint
+from ddp.checkpoint import FILES, MARKER
+
+EVERY_FILE = (*FILES, MARKER)
+
+
+def contents(step):
+    rng = generator("checkpoint", step)
+    model = {
+        "fc.weight": rng.standard_normal((3, 4)).astype("f4"),
+        "fc.bias": rng.standard_normal(3),
+        "scale": np.ones(()),
+    }
+    optimizer = {"steps": step, "mean": {"fc.weight": rng.standard_normal((3, 4)), "a/b": np.arange(3.0)}, "empty": {}}
+    return model, optimizer, {"step": step, "best": {"val_loss": None}, "text": "é"}
+
+
+def write(directory, *steps, keep=9):
+    for step in steps:
+        model, optimizer, state = contents(step)
+        checkpoint.save(directory, step, model, optimizer, state, keep)
+    return [path.name for path in checkpoint.steps_in(directory)]
+
+
+def same(found, step):
+    model, optimizer, state = contents(step)
+    assert found[2] == state and found[1]["steps"] == step
+    del optimizer["empty"]  # no arrays, nothing to write
+    assert found[1].keys() == optimizer.keys()
+    for mine, theirs in [(model, found[0]), (optimizer["mean"], found[1]["mean"])]:
+        assert mine.keys() == theirs.keys()
+        for name, array in mine.items():
+            assert (array.dtype, array.shape) == (theirs[name].dtype, theirs[name].shape)
+            assert array.tobytes() == theirs[name].tobytes()
+    return True
+
+
+def test_what_is_saved_is_what_is_loaded(tmp_path):
+    write(tmp_path, 3)
+    assert same(checkpoint.load_latest(tmp_path), 3) and same(checkpoint.load(tmp_path / "step-00000003"), 3)
+    assert sorted(p.name for p in (tmp_path / "step-00000003").iterdir()) == sorted(EVERY_FILE)
+
+
+@pytest.mark.parametrize("rule", [optim.SGD, optim.Adam, optim.Adagrad])
+def test_models_and_optimizers_come_back(rule, tmp_path):
+    one, other = nn.Linear(4, 3), nn.Linear(4, 3)
+    optimizers = [rule(one, lr=0.1), rule(other, lr=0.1)]
+    for optimizer in optimizers[:1] * 3:
+        optimizer.zero_grad()
+        one(np.ones((2, 4), np.float32)).sum().backward()
+        optimizer.step()
+    checkpoint.save(tmp_path, 3, one.state_dict(), optimizers[0].state_dict(), {})
+    model, state, _ = checkpoint.load_latest(tmp_path)
+    other.load_state_dict(model)
+    optimizers[1].load_state_dict(state)
+    assert optimizers[1].steps == 3
+    assert optimizers[0].arena.sha256() == optimizers[1].arena.sha256()
+    assert all(np.array_equal(a, optimizers[1].state[key]) for key, a in optimizers[0].state.items())
+
+
+def test_torch_loads_the_model_and_computes_the_same(tmp_path):
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2))
+    checkpoint.save(tmp_path, 1, model.state_dict(), {"steps": 0}, {})
+    twin = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.ReLU(), torch.nn.Linear(5, 2))
+    twin.load_state_dict(load_file(tmp_path / "step-00000001" / "model.safetensors"))
+    x = generator("twin").standard_normal((3, 4)).astype("f4")
+    np.testing.assert_allclose(model(x).numpy(), twin(torch.from_numpy(x)).detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+# --- damage ------------------------------------------------------------------------------------------------------
+
+
+def flip(content, rng):
+    at, bit = rng.integers(len(content)), rng.integers(8)
+    return content[:at] + bytes([content[at] ^ 1 << bit]) + content[at + 1 :]
+
+
+DAMAGES = {
+    "truncated": lambda content, rng: content[: rng.integers(len(content))],
+    "a bit flipped": flip,
+    "zeros at the end": lambda content, rng: content[:-8] + bytes(8),
+    "emptied": lambda content, rng: b"",
+    "missing": lambda content, rng: None,
+}
+
+
+def damage(path, file, kind, seed=0):
+    content = DAMAGES[kind]((path / file).read_bytes(), generator("damage", file, kind, seed))
+    (path / file).unlink() if content is None else (path / file).write_bytes(content)
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+@pytest.mark.parametrize("file", EVERY_FILE)
+def test_damage_is_named_and_the_checkpoint_before_is_used(file, kind, tmp_path):
+    for seed in range(8):
+        write(tmp_path, 1, 2)
+        newest = tmp_path / "step-00000002"
+        damage(newest, file, kind, seed)
+        with pytest.raises(ConfigurationError, match=r"checkpoint .*step-00000002 is (damaged|incomplete)") as caught:
+            checkpoint.load(newest)
+        assert file in str(caught.value) and "\n" not in str(caught.value)
+        warnings = []
+        assert same(checkpoint.load_latest(tmp_path, warnings.append), 1)
+        assert warnings == [f"{caught.value}; going back to the one before"]
+
+
+def test_files_of_another_checkpoint_are_damage(tmp_path):
+    write(tmp_path, 1, 2)
+    one, two = checkpoint.steps_in(tmp_path)
+    (two / "model.safetensors").write_bytes((one / "model.safetensors").read_bytes())
+    with pytest.raises(ConfigurationError, match=r"model\.safetensors does not have the checksum"):
+        checkpoint.load(two)
+
+
+def test_damage_everywhere_leaves_nothing_to_go_on_with(tmp_path):
+    assert checkpoint.load_latest(tmp_path / "none") is None
+    write(tmp_path, 1, 2, 3)
+    for path, file in zip(checkpoint.steps_in(tmp_path), EVERY_FILE):
+        damage(path, file, "truncated")
+    warnings = []
+    assert checkpoint.load_latest(tmp_path, warnings.append) is None
+    assert [f"step-0000000{step}" in text for step, text in zip((3, 2, 1), warnings, strict=True)] == [True] * 3
+
+
+# --- writing -----------------------------------------------------------------------------------------------------
+
+
+def test_the_last_ones_are_kept(tmp_path):
+    assert write(tmp_path, 1, 2, 3, 10, keep=2) == ["step-00000003", "step-00000010"]
+    assert write(tmp_path, 20, keep=1) == ["step-00000020"]
+
+
+def test_damaged_ones_of_later_steps_do_not_push_out_the_new_ones(tmp_path):
+    write(tmp_path, 10, 20, keep=2)
+    for path in checkpoint.steps_in(tmp_path):
+        damage(path, MARKER, "missing")
+    write(tmp_path, 5, keep=2)
+    assert same(checkpoint.load_latest(tmp_path, lambda text: None), 5)
+
+
+def test_a_step_can_be_written_again(tmp_path):
+    write(tmp_path, 1)
+    damage(tmp_path / "step-00000001", MARKER, "missing")
+    write(tmp_path, 1)
+    assert same(checkpoint.load_latest(tmp_path), 1)
+
+
+def refuse(*args, **kwargs):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def after(count, f):
+    """f, but no space left after so many calls."""
+    calls = iter(range(count))
+    return lambda *args: refuse() if next(calls, None) is None else f(*args)
+
+
+FAULTS = [*((os, "fsync", after(n, os.fsync)) for n in range(5)), (Path, "rename", refuse), (Path, "mkdir", refuse)]
+
+
+@pytest.mark.parametrize("owner, name, fault", FAULTS, ids=lambda x: getattr(x, "__name__", x))
+def test_a_disk_that_refuses_costs_the_new_checkpoint_only(owner, name, fault, tmp_path, monkeypatch):
+    write(tmp_path, 1)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(owner, name, fault)
+        write(tmp_path, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+    assert same(checkpoint.load_latest(tmp_path), 1)
+    assert write(tmp_path, 3) == ["step-00000001", "step-00000003"]
+
+
+def test_a_process_killed_while_writing_leaves_nothing_that_counts(tmp_path, monkeypatch):
+    write(tmp_path, 1)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "fsync", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        write(tmp_path, 2)
+    assert [path.name for path in checkpoint.steps_in(tmp_path)] == ["step-00000001"]
+    assert write(tmp_path, 2) == ["step-00000001", "step-00000002"]
+    assert [path for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_nothing_reads_or_writes_pickle():
+    for path in Path(ddp.__file__).parent.rglob("*.py"):
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        imported = {
+            alias.name for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom)) for alias in node.names
+        }
+        modules = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+        assert not {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"} & (imported | modules), path
+        assert "allow_pickle" not in {node.arg for node in nodes if isinstance(node, ast.keyword)}, path
+
+
+def test_state_json_is_for_people(tmp_path):
+    write(tmp_path, 4)
+    state = json.loads((tmp_path / "step-00000004" / "state.json").read_text())
+    assert state["step"] == 4 and state["optimizer"] == {"steps": 4}

@@ -1,0 +1,148 @@
+"""The canonical sum over logical shards: the bits of its definition, on any number of ranks."""
+
+import math
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autograd.random import generator
+from ddp import Communicator, ConfigurationError, ShardSum
+from ddp.reduction import Counter, run_of, subtrees
+
+PAIRS = [(shards, ranks) for shards in range(1, 10) for ranks in range(1, shards + 1)]
+LARGE = [(16, 8), (40, 7), (100, 3), (1000, 6), (1024, 1), (1024, 3), (1024, 8)]
+
+
+def leaves_of(shards, length, dtype="float32"):
+    """Arrays whose magnitudes differ so much that every order of additions rounds in its own way."""
+    rng = generator("leaves", shards, length)
+    scale = 10.0 ** rng.integers(-3, 4, (shards, length))
+    return list((rng.standard_normal((shards, length)) * scale).astype(dtype))
+
+
+def reduced(comm, leaves, canonical=True, total=None):
+    """What one rank holds in the end: it may reuse one array for all its shards."""
+    total = total or ShardSum(comm, len(leaves), canonical)
+    array = np.empty_like(leaves[0])
+    for shard in range(total.first, total.stop):
+        array[...] = leaves[shard]
+        total.push(shard, array)
+    total.finish(array)
+    return array
+
+
+# --- the tree ----------------------------------------------------------------------------------------------------
+
+
+def span(level, index, shards):
+    return range(index << level, min((index + 1) << level, shards))
+
+
+def largest_inside(run, level, index, shards):
+    """The largest complete subtrees of a node that lie inside a run, by the definition."""
+    leaves = span(level, index, shards)
+    if not leaves or leaves[0] >= run.stop or leaves[-1] < run.start:
+        return []
+    if leaves[0] >= run.start and leaves[-1] < run.stop:
+        return [(level, index)]
+    return [node for i in (2 * index, 2 * index + 1) for node in largest_inside(run, level - 1, i, shards)]
+
+
+@pytest.mark.parametrize("shards", range(1, 41))
+def test_subtrees_are_the_largest_that_cover_the_run_of_each_rank(shards):
+    root = (shards - 1).bit_length()
+    for ranks in range(1, shards + 1):
+        covered = []
+        for rank in range(ranks):
+            run = range(*run_of(rank, ranks, shards))
+            nodes = subtrees(run.start, run.stop, shards)
+            assert nodes == largest_inside(run, root, 0, shards)
+            covered += [leaf for node in nodes for leaf in span(*node, shards)]
+        assert covered == list(range(shards))
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3, 40, 98, 1000, 1024])
+def test_a_counter_holds_few_sums(shards):
+    log = max(1, math.ceil(math.log2(shards)))
+    for ranks in {1, 2, 3, 7, shards}:
+        for rank in range(min(ranks, shards)):
+            counter, held = Counter(shards), 0
+            for leaf in range(*run_of(rank, min(ranks, shards), shards)):
+                counter.push(0, leaf, None)
+                held = max(held, len(counter.stack))
+            assert held <= (log if rank == 0 else 2 * log)
+
+
+# --- the sum -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shards, ranks", PAIRS + LARGE)
+def test_any_ranks_give_the_bits_of_the_tree(shards, ranks, simulate, tree):
+    for length in (1, ranks - 1 or 1, 50):
+        leaves = leaves_of(shards, length)
+        expected = tree(leaves).tobytes()
+        assert [a.tobytes() for a in simulate(ranks, lambda comm: reduced(comm, leaves))] == [expected] * ranks
+
+
+@pytest.mark.parametrize("shards", [4, 5, 6, 7, 8, 9, 1024])
+def test_these_arrays_can_tell_the_tree_from_a_sum_from_left_to_right(shards, tree):
+    leaves = leaves_of(shards, 50)
+    assert tree(leaves).tobytes() != sum(leaves[1:], leaves[0]).tobytes()
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_any_shards_ranks_length_and_dtype(data, simulate, tree):
+    shards = data.draw(st.integers(1, 40), "shards")
+    ranks = data.draw(st.integers(1, min(shards, 9)), "ranks")
+    leaves = leaves_of(shards, data.draw(st.integers(1, 30), "length"), data.draw(st.sampled_from("fd"), "dtype"))
+    for array in simulate(ranks, lambda comm: reduced(comm, leaves)):
+        assert array.dtype == leaves[0].dtype and array.tobytes() == tree(leaves).tobytes()
+
+
+@pytest.mark.parametrize("shards, ranks", [(1, 1), (5, 1), (4, 4), (9, 2), (100, 3)])
+def test_native_sums_agree_within_rounding(shards, ranks, simulate, tree):
+    leaves = leaves_of(shards, 50, "float64")
+    scale = sum(np.abs(leaf) for leaf in leaves)
+    for array in simulate(ranks, lambda comm: reduced(comm, leaves, canonical=False)):
+        assert np.all(np.abs(array - tree(leaves)) <= 1e-14 * shards * scale)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+def test_one_sum_serves_arrays_of_every_length_and_dtype_in_turn(ranks, simulate, tree):
+    rounds = [leaves_of(13, length, dtype) for length, dtype in [(8, "f"), (1, "f"), (8, "d"), (9, "d"), (8, "f")]]
+
+    def run(comm):
+        total = ShardSum(comm, 13)
+        return [reduced(comm, leaves, total=total).tobytes() for leaves in rounds]
+
+    assert simulate(ranks, run) == [[tree(leaves).tobytes() for leaves in rounds]] * ranks
+
+
+def test_a_step_that_was_cut_short_leaves_nothing_behind(tree):
+    leaves, total = leaves_of(7, 50), ShardSum(Communicator(), 7)
+    for shard in range(5):
+        total.push(shard, leaves[shard].copy())
+    assert reduced(None, leaves, total=total).tobytes() == tree(leaves).tobytes()
+
+
+def test_memory_grows_with_the_logarithm_of_the_shards():
+    array, total = np.ones(100_000, np.float32), ShardSum(Communicator(), 256)
+    tracemalloc.start()
+    for shard in range(256):
+        array[:] = 1.0
+        total.push(shard, array)
+    total.finish(array)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.all(array == 256.0)
+    assert peak < 8.5 * array.nbytes
+
+
+@pytest.mark.parametrize("shards", [0, 2])
+def test_more_ranks_than_shards_are_refused(shards, simulate):
+    with pytest.raises(ConfigurationError, match=f"3 ranks cannot share {shards} logical shards.*--shards 3"):
+        simulate(3, lambda comm: ShardSum(comm, shards))

@@ -1,0 +1,119 @@
+"""The examples: run as their docstrings say, they print the same on any number of ranks, and what they print is so."""
+
+import ast
+import functools
+import os
+import re
+import shlex
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launch import launchers
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+LONGEST = {"digits_mlp": 59, "xor": 119, "learning_rate": 119, "batch_size": 119}  # lines
+
+
+def commands(name):
+    """What the docstring tells the reader to type."""
+    docstring = ast.get_docstring(ast.parse((EXAMPLES / f"{name}.py").read_text(encoding="utf-8")), clean=False)
+    return [line.strip() for line in docstring.splitlines() if line.startswith("    ")]
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory):
+    """A function that runs a command in a folder that has only the examples in it, once, and returns its output."""
+    folder = tmp_path_factory.mktemp("reader")
+    (folder / "examples").symlink_to(EXAMPLES)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # as in an activated environment
+    variables = launchers.command("mpirun", 2, [])[1]
+    environment = {**os.environ, **variables, "PATH": path, "PYTHONPATH": str(EXAMPLES.parent)}
+
+    @functools.cache
+    def start(command):
+        done = subprocess.run(
+            shlex.split(command), cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        assert "Warning" not in done.stderr, done.stderr
+        return done.stdout
+
+    start.folder = folder
+    return start
+
+
+def test_every_example_is_tested():
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == LONGEST.keys()
+
+
+@pytest.mark.parametrize("name", LONGEST)
+def test_an_example_is_short_and_begins_with_its_commands(name):
+    assert len((EXAMPLES / f"{name}.py").read_text(encoding="utf-8").splitlines()) <= LONGEST[name]
+    alone = f"python examples/{name}.py"
+    torchrun = [f"torchrun --standalone --nproc-per-node 2 examples/{name}.py"] if name == "digits_mlp" else []
+    assert commands(name) == [alone, f"mpirun -n 2 {alone}", *torchrun]
+
+
+@pytest.mark.parametrize("name", ["digits_mlp", "xor", "learning_rate"])
+def test_all_its_commands_print_the_same(name, started):
+    alone, *others = commands(name)
+    for command in others:
+        assert started(command) == started(alone), command
+
+
+def test_digits_mlp_learns(started):
+    text = started(commands("digits_mlp")[0])
+    losses = [float(loss) for loss in re.findall(r"training loss (\S+) nats", text)]
+    assert len(losses) == 5 and losses == sorted(losses, reverse=True)
+    assert float(re.search(r"validation accuracy (\S+)", text)[1]) > 0.95
+    assert re.search(r"weights sha256 [0-9a-f]{64}\n$", text)
+
+
+def test_xor_by_hand_agrees_with_the_graph_and_is_learned(started):
+    text = started(commands("xor")[0])
+    by_hand, in_graph = re.search(r"d loss / d w: (\S+) by hand, (\S+) in the graph", text).groups()
+    assert float(by_hand) == pytest.approx(float(in_graph), abs=2e-6) and float(by_hand) != 0
+    column = re.search(r"^ +node .*(?=d result / d node)", text, re.MULTILINE).end() - text.index("    node")
+    steps = re.findall(r"(-?\d\.\d{4})  (#\d)", text)  # the product so far, and the node that has it
+    assert [node for _, node in steps] == ["#7", "#6", "#3", "#2", "#0"]
+    for product, node in steps:
+        line = re.search(rf"^{node} .*$", text, re.MULTILINE)[0]
+        first = re.search(r"-?\d+\.\d*", line[column:])[0]
+        assert float(first) == pytest.approx(float(product), abs=2e-4)
+    answers = re.findall(r"(\d) xor (\d) is (\d), the network says (\S+)", text)
+    assert len(answers) == 4
+    for a, b, target, answer in answers:
+        assert int(a) ^ int(b) == int(target) and abs(float(answer) - int(target)) < 0.1
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "batch_size"])
+def test_a_figure_is_drawn_for_half_a_page(name, started):
+    sentence, where = started(commands(name)[0]).splitlines()
+    assert sentence.startswith("After ") and sentence.endswith(".") and "nan" not in sentence
+    assert where == f"figure: runs/{name}.png"
+    figure = (started.folder / "runs" / f"{name}.png").read_bytes()
+    assert figure.startswith(b"\x89PNG\r\n\x1a\n") and len(figure) > 20_000
+    width, height = struct.unpack(">II", figure[16:24])
+    assert width == 1050 and 700 < height < 1500  # 3.5 inches at 300 dots an inch
+
+
+def test_the_learning_rates_show_what_the_example_is_for(started):
+    text = started(commands("learning_rate")[0])
+    assert "lowest at rate 1," in text and "diverged: 10 after" in text
+    too_small, slow = (float(re.search(rf"(\S+) at {rate},", text)[1]) for rate in ("0.01", "0.1"))
+    best, guessing = float(re.search(r"with (\S+) nats", text)[1]), float(re.search(r"(\S+) for guessing", text)[1])
+    assert best < slow / 10 < too_small / 100 and too_small < guessing
+
+
+def test_the_batch_sizes_show_what_the_example_is_for(started):
+    """A rate in proportion keeps the loss of an epoch, the same rate that of a step, until the batch is too large."""
+    text = started(commands("batch_size")[0])
+    base = float(re.search(r"is (\S+) nats at batch", text)[1])
+    triples = re.findall(r"(\S+), (\S+), (\S+) (?:with|after)", text)
+    scaled, same, early = ([float(loss) for loss in triple] for triple in triples)
+    assert scaled[:2] == pytest.approx([base, base], rel=0.2) and scaled[2] > 10 * base
+    assert same == pytest.approx(early, rel=0.1) and min(same) > 5 * base

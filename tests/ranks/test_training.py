@@ -1,0 +1,123 @@
+"""Training on the ranks of this launch, beside the same training in this process alone."""
+
+import json
+
+import numpy as np
+import pytest
+
+import autograd as ag
+from autograd import nn, optim
+from autograd.random import generator
+from ddp import (
+    Communicator,
+    ConfigurationError,
+    DataLoader,
+    DistributedDataParallel,
+    NoiseScale,
+    Trainer,
+    checkpoint,
+    evaluate,
+)
+
+X = generator("ranks").standard_normal((82, 6)).astype("f4")
+LABELS = np.arange(82) % 3
+
+
+def mlp(seed, dropout=0.0):
+    ag.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, 3))
+
+
+def metrics_of(model):
+    def metrics(x, y):
+        logits = model(x)
+        return {"loss": ag.cross_entropy(logits, y, "none"), "accuracy": logits.argmax(1) == y}
+
+    return metrics
+
+
+def trainer_of(comm, *, shards, batch, dropout=0.0, rule=optim.Adam, reduce="canonical", steps=20, out=None):
+    model = mlp(0, dropout)
+    parallel = DistributedDataParallel(model, comm, shards, reduce, NoiseScale())
+    optimizer = rule(parallel, 0.1)
+    loader = DataLoader((X, LABELS), batch, comm, shards)
+    return Trainer(
+        parallel, optimizer, loader, lambda x, y: ag.cross_entropy(model(x), y), metrics_of(model),
+        validation=(X[:30], LABELS[:30]), steps=steps, out=out, clip=0.5, checkpoint_every=7,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", [optim.SGD, optim.Adam])
+@pytest.mark.parametrize("shards, batch, dropout", [(6, 24, 0.0), (7, 33, 0.5), (8, 100, 0.5)])
+def test_20_steps_are_bit_for_bit_those_of_one_process(comm, rule, shards, batch, dropout):
+    options = {"rule": rule, "shards": shards, "batch": batch, "dropout": dropout}
+    together, alone = (trainer_of(c, **options).fit() for c in (comm, Communicator()))
+    for key in ("weights_sha256", "train_loss", "val_loss", "val_accuracy", "noise_scale", "samples_seen"):
+        assert together[key] == alone[key]
+    assert (together["world_size"], alone["world_size"]) == (comm.size, 1)
+
+
+def test_native_training_agrees_within_rounding(comm):
+    exact, native = (
+        trainer_of(comm, shards=7, batch=33, rule=optim.SGD, reduce=way) for way in ("canonical", "native")
+    )
+    for trainer in (exact, native):
+        trainer.fit()
+    np.testing.assert_allclose(native.parallel.arena.data, exact.parallel.arena.data, rtol=0, atol=1e-5)
+
+
+def test_every_rank_starts_from_the_values_of_rank_0(comm):
+    model = mlp(seed=comm.rank)
+    own = np.concatenate([p.data.ravel() for p in model.parameters()])
+    DistributedDataParallel(model, comm)
+    now = np.concatenate([p.data.ravel() for p in model.parameters()])
+    assert np.array_equal(now, np.concatenate([p.data.ravel() for p in mlp(seed=0).parameters()]))
+    assert np.array_equal(now, own) == (comm.rank == 0)
+
+
+@pytest.mark.parametrize("build", [lambda rank: nn.Linear(2, 3 + rank), lambda rank: nn.Linear(2, 3, bias=rank == 0)])
+def test_models_that_differ_are_refused_alike_on_every_rank(comm, build):
+    if comm.size > 1:
+        with pytest.raises(ConfigurationError, match=r"models differ .*: rank 0 has .* where rank 1") as error:
+            DistributedDataParallel(build(comm.rank), comm)
+        assert len({*comm.all_gather_object(str(error.value))}) == 1
+
+
+def test_too_few_shards_are_refused_on_every_rank(comm):
+    if comm.size > 1:
+        with pytest.raises(ConfigurationError, match=f"{comm.size} ranks cannot share 1 logical shards"):
+            DistributedDataParallel(mlp(0), comm, shards=1)
+
+
+def test_the_mean_of_a_metric_over_82_samples_is_that_of_one_process(comm):
+    model = mlp(0)
+    for shards, batch in [(comm.size, 1024), (7, 10), (90, 100)]:
+        together, alone = (
+            evaluate(model, (X, LABELS), metrics_of(model), c, shards, batch) for c in (comm, Communicator())
+        )
+        assert together == alone
+    logits = model(X).numpy()
+    assert together["accuracy"] == np.mean(logits.argmax(1) == LABELS)
+
+
+def test_only_rank_0_writes_and_all_can_go_on(comm, directory):
+    options = {"shards": 7, "batch": 33, "dropout": 0.5}
+    trainer_of(comm, steps=11, out=directory / str(comm.rank), **options).fit()
+    comm.barrier()
+    assert [path.name for path in directory.iterdir()] == ["0"]
+    out = directory / "0"
+    assert {path.name for path in out.iterdir()} == {"metrics.jsonl", "summary.json", "checkpoints"}
+    again, undisturbed = trainer_of(comm, out=out, **options), trainer_of(Communicator(), **options)
+    again.restore(checkpoint.load_latest(out / "checkpoints"))
+    comm.barrier()  # all have read it
+    assert again.fit()["weights_sha256"] == undisturbed.fit()["weights_sha256"]
+    steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [3, 6, 9, 10, 11, 12, 15, 18, 20]
+
+
+def test_an_error_in_the_training_is_raised_where_it_happens(comm):
+    """The ranks meet in the exchange only: what the last one finds wrong before, it raises alone."""
+    trainer = trainer_of(comm, shards=7, batch=33)
+    trainer.loss = lambda x, y: ag.cross_entropy(trainer.model(x), y, "none").reshape(-1, 1)
+    with pytest.raises(ValueError, match=r"the loss of a shard of [45] samples must be a scalar"):
+        trainer.fit()
