@@ -128,8 +128,8 @@ class Tensor:
         return "constant" if self.node is None else self.node.name
 
     def detach(self):
-        """The same value as a constant: no gradient flows through it."""
-        return Tensor(self.data, None, self.level)
+        """The same value as a constant: no gradient flows through it, nor through its data one level down."""
+        return Tensor(self.data.detach() if type(self.data) is Tensor else self.data, None, self.level)
 
     def numpy(self):
         """The value as a NumPy array, shared and not copied."""

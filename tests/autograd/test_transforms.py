@@ -182,6 +182,8 @@ ONE = np.array(1.0)
         (lambda x: ag.vjp(lambda y: x * y, ONE)[1](x)[0], 4.0),
         (lambda x: ag.vjp(lambda y: y * y, x)[1](x)[0], 8.0),
         (lambda x: ag.grad(lambda y: ag.cross_entropy(ag.stack((x * y, y)), 0))(ONE * 0.0), -0.5),
+        (lambda x: ag.grad(lambda y: y * y.detach())(x), 0.0),
+        (lambda x: ag.vjp(lambda y: y * y.detach(), x)[0], 2.0),
     ],
 )
 def test_nested_derivatives_are_not_confused(f, expected):
