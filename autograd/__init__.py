@@ -34,12 +34,12 @@ from autograd.normalization import batch_norm, group_norm, layer_norm
 from autograd.pooling import adaptive_avg_pool2d, avg_pool2d, max_pool2d
 from autograd.products import bmm, einsum, linear, matmul, mm, outer
 from autograd.random import manual_seed
-from autograd.reductions import amax, amin, argmax, cumsum, logsumexp, max, mean, min, norm, prod, std, sum, var
+from autograd.reductions import amax, amin, argmax, argmin, cumsum, logsumexp, max, mean, min, norm, prod, std, sum, var
 from autograd.shapes import (
     broadcast_to, cat, chunk, concatenate, expand, flatten, flip, pad, permute, reshape, roll, split, squeeze, stack,
     transpose, tril, triu, unsqueeze,
 )  # fmt: skip
 from autograd.transforms import grad, hvp, jacobian, jvp, vjp
 
-permute_dims = permute
+permute_dims, clip = permute, clamp
 _xp[Tensor] = sys.modules[__name__]  # inside a nested transformation the rules compute with our own operations

@@ -181,7 +181,7 @@ def _share(wins, ties, *operands):
 @primitive
 def where(condition, a, b):
     """a where the condition holds, b elsewhere."""
-    c = raw(condition)
+    c = np.asarray(raw(condition), bool)
     return namespace(a, b).where(c, a, b), None, lambda g: g * c, lambda g: g * np.logical_not(c)
 
 
@@ -197,11 +197,14 @@ def clamp(a, min=None, max=None):
 
 @primitive
 def _clamp(a, low, high):
-    n = namespace(a, low, high)
-    above = (raw(a) > raw(high)) | (raw(low) > raw(high))
-    below = (raw(a) < raw(low)) & ~above
-    y = n.where(above, high, n.where(below, low, a))
-    return y, lambda g: g * ~(above | below), lambda g: g * below, lambda g: g * above
+    x, lo, hi = raw(a), raw(low), raw(high)
+    inside = (x >= lo) & (x <= hi)
+    return (
+        namespace(a, low, high).clip(a, low, high),
+        lambda g: g * inside,
+        lambda g: g * ((x < lo) & (lo <= hi)),
+        lambda g: g * ((x > hi) | (lo > hi)),
+    )
 
 
 def _compare(name):

@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from autograd.activations import softmax
+from autograd.arithmetic import where
 from autograd.core import innermost as raw
 from autograd.dropout import dropout
 from autograd.products import matmul
@@ -15,15 +16,19 @@ def scaled_dot_product_attention(query, key, value, attn_mask=None, dropout_p=0.
 
     query (..., L, E), key (..., S, E), value (..., S, D); result (..., L, D). scale is 1 / sqrt(E) if absent.
     attn_mask broadcasts to (..., L, S): True where a query may look, or numbers added to the scores. is_causal lets
-    query i look at the keys 0 .. i only.
+    query i look at the keys 0 .. i only. A query that may look nowhere gets zeros.
     """
     if is_causal and attn_mask is not None:
         raise ValueError("scaled_dot_product_attention: give attn_mask or is_causal, not both")
     scores = matmul(query * (1.0 / math.sqrt(query.shape[-1]) if scale is None else scale), key.mT)
     if is_causal:
         attn_mask = np.tri(scores.shape[-2], scores.shape[-1], dtype=bool)
-    if attn_mask is not None:
-        if raw(attn_mask).dtype == bool:
-            attn_mask = np.where(raw(attn_mask), 0.0, -math.inf).astype(raw(scores).dtype)
-        scores = scores + attn_mask
-    return matmul(dropout(softmax(scores), dropout_p), value)
+    if attn_mask is None:
+        return matmul(dropout(softmax(scores), dropout_p), value)
+    mask = raw(attn_mask)
+    allowed = mask if mask.dtype == bool else mask > -math.inf
+    somewhere = allowed.any(axis=-1, keepdims=True)
+    if mask.dtype == bool:
+        attn_mask = np.where(mask, 0.0, -math.inf).astype(scores.dtype)
+    y = matmul(dropout(softmax(scores + where(somewhere, attn_mask, 0.0)), dropout_p), value)
+    return y if somewhere.all() else y * somewhere

@@ -70,6 +70,8 @@ def _along(name, a, axis, indices, shape):
 def index_select(a, dim, index):
     """The slices of a at these places along the axis; index is a vector of integers."""
     axis, index = axis_of(dim, a.ndim, "index_select"), np.asarray(raw(index))
+    if index.ndim > 1 or index.dtype.kind not in "iu":
+        raise ValueError(f"index_select: needs a vector of integers, got {index.dtype} of shape {index.shape}")
     if a.ndim == 0:
         return getitem(a.reshape(1), index.reshape(()))
     return getitem(a, (slice(None),) * axis + (index,))
@@ -96,14 +98,11 @@ def _embedding(w, *, indices, padding):
     shape = w.shape
 
     def vjp(g):
-        rows = g.reshape((-1, shape[1]))
-        flat = indices.reshape(-1)
         if padding is not None:
-            kept = np.flatnonzero(flat != padding % shape[0])
-            rows, flat = rows[kept], flat[kept]
-        return linear_map(_add_rows, _pick, rows, flat, shape)
+            g = g * (indices != padding % shape[0])[..., None]
+        return linear_map(_add_rows, _pick, g.reshape((indices.size, shape[1])), indices.reshape(-1), shape)
 
-    return w[indices], vjp
+    return _embedding(w, indices=indices, padding=padding) if type(w) is Tensor else w[indices], vjp
 
 
 def _add_rows(rows, indices, shape):

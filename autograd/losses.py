@@ -71,7 +71,7 @@ def nll_loss(log_probabilities, target, weight=None, ignore_index=-100, reductio
     counts = t != ignore_index
     labels = np.where(counts, t, 0)
     if labels.size and (labels.min() < 0 or labels.max() >= z.shape[classes]):
-        raise _not_a_class(labels.reshape(-1), z.shape[classes])
+        raise _not_a_class("nll_loss", labels.reshape(-1), z.shape[classes])
     w = counts.astype(z.dtype) if weight is None else np.asarray(raw(weight))[labels] * counts
     picked = squeeze(take_along_dim(z, np.expand_dims(labels, classes), classes), classes)
     loss = -picked * w
@@ -112,7 +112,7 @@ def cross_entropy(logits, target, reduction="mean", weight=None, ignore_index=-1
     if weight is not None or label_smoothing or ignore_index >= 0 or lowest == ignore_index:
         return _smoothed(z, t, reduction, weight, ignore_index, label_smoothing)
     if lowest < 0:  # a label above the last class raises by itself, this would count from the end
-        raise _not_a_class(t.reshape(-1), shape[1 if len(shape) > 1 else 0])
+        raise _not_a_class("cross_entropy", t.reshape(-1), shape[1 if len(shape) > 1 else 0])
     if len(shape) == 2:
         return _softmax_cross_entropy(z, labels=t, reduction=reduction)
     z = z.reshape(1, -1) if len(shape) == 1 else z.permute(0, *range(2, len(shape)), 1).reshape(-1, shape[1])
@@ -156,7 +156,7 @@ def _softmax_cross_entropy(z, *, labels, reduction):  # z (N, C), labels (N,)
     try:
         loss -= z[at]
     except IndexError:
-        raise _not_a_class(labels, z.shape[1]) from None
+        raise _not_a_class("cross_entropy", labels, z.shape[1]) from None
 
     def vjp(g):
         g = g / max(n, 1) if reduction == "mean" else g
@@ -167,9 +167,9 @@ def _softmax_cross_entropy(z, *, labels, reduction):  # z (N, C), labels (N,)
     return _reduce(loss, reduction), vjp
 
 
-def _not_a_class(labels, classes):
+def _not_a_class(name, labels, classes):
     bad = next(label for label in labels if not 0 <= label < classes)
-    return ValueError(f"cross_entropy: label {bad} is not one of the {classes} classes 0 .. {classes - 1}")
+    return ValueError(f"{name}: label {bad} is not one of the {classes} classes 0 .. {classes - 1}")
 
 
 def _cross_entropy_with_probabilities(z, target, reduction, weight=None, smoothing=0.0):
@@ -202,11 +202,12 @@ def binary_cross_entropy_with_logits(logits, target, reduction="mean", weight=No
 def _binary_cross_entropy(z, t, *, reduction, weight, positive):
     w, c = 1.0 if weight is None else weight, 1.0 if positive is None else positive
     if type(z) is Tensor or type(t) is Tensor:
-        return unfused(
-            lambda z, t: _reduce(w * (c * t * softplus(-z, 1.0, 40.0) + (1.0 - t) * softplus(z, 1.0, 40.0)), reduction),
-            z,
-            t,
-        )
+
+        def composed(z, t):
+            by_one, by_zero = softplus(-z, threshold=40.0), softplus(z, threshold=40.0)
+            return _reduce(w * (c * t * by_one + (1.0 - t) * by_zero), reduction)
+
+        return unfused(composed, z, t)
     u = np.log1p(np.exp(-np.abs(z)))
     by_one, by_zero = c * (u + np.maximum(-z, 0.0)), u + np.maximum(z, 0.0)
     loss = w * (t * by_one + (1.0 - t) * by_zero)

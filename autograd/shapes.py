@@ -146,6 +146,14 @@ def _roll(a, *, shifts, axis):
     return xp[type(a)].roll(a, shifts, axis), lambda g: xp[type(g)].roll(g, back, axis)
 
 
+# Where the element of each place i comes from, along an axis of n elements of which start .. stop are kept.
+PLACES = {
+    "replicate": lambda i, n, start, stop: i.clip(0, n - 1),
+    "reflect": lambda i, n, start, stop: n - 1 - np.abs(n - 1 - np.abs(i)),
+    "circular": lambda i, n, start, stop: start + (i - start) % max(stop - start, 1),
+}
+
+
 def pad(a, pads, mode="constant", value=0.0):
     """a with more elements around it: pads are (left, right) of the last axis, then of the one before, and so on.
 
@@ -158,7 +166,7 @@ def pad(a, pads, mode="constant", value=0.0):
             f'and mode "constant", "replicate", "reflect" or "circular"'
         )
     sides = [(0, 0)] * (a.ndim - len(pads) // 2) + list(zip(pads[::2], pads[1::2]))[::-1]
-    inside = [(max(0, -l), n - max(0, -r)) for n, (l, r) in zip(a.shape, sides)]  # what negative pads leave
+    inside = [(max(0, -l), max(0, n - max(0, -r))) for n, (l, r) in zip(a.shape, sides)]  # what negative pads leave
     if mode == "constant":
         a = getitem(a, tuple(slice(*ends) for ends in inside)) if min(pads, default=0) < 0 else a
         return _pad(a, sides=tuple((max(0, l), max(0, r)) for l, r in sides), value=value)
@@ -170,14 +178,6 @@ def pad(a, pads, mode="constant", value=0.0):
                 raise ValueError(f"pad: {n} elements are too few to {mode} {left} and {right} of them, on axis {axis}")
             a = getitem(a, (slice(None),) * axis + (places,))
     return a
-
-
-# Where the element of each place i comes from, along an axis of n elements of which start .. stop are kept.
-PLACES = {
-    "replicate": lambda i, n, start, stop: i.clip(0, n - 1),
-    "reflect": lambda i, n, start, stop: n - 1 - np.abs(n - 1 - np.abs(i)),
-    "circular": lambda i, n, start, stop: start + (i - start) % max(stop - start, 1),
-}
 
 
 @primitive

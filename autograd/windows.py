@@ -31,6 +31,11 @@ class Windows:
             before = [((e - 1) // 2, e // 2) for e in extents]
         else:
             before = [(p, p) for p in pair(0 if padding == "valid" else padding)]
+        if min(*self.kernel, *self.stride, *self.dilation) < 1 or min(map(min, before)) < 0:
+            raise ValueError(
+                f"{name}: kernel {self.kernel}, stride {self.stride} and dilation {self.dilation} must be at least 1, "
+                f"padding {padding} at least 0"
+            )
         outputs, over = [], []
         for n, s, e, (left, right) in zip(self.size, self.stride, extents, before):
             room = n + left + right - e
@@ -40,10 +45,10 @@ class Windows:
             outputs.append(count)
             over.append((left, right + max(0, (count - 1) * s - room)))
         self.outputs, self.padding = tuple(outputs), tuple(over)
-        if min(*self.kernel, *self.stride, *self.dilation, *outputs) < 1 or min(map(min, before)) < 0:
+        if min(outputs) < 1:
             raise ValueError(
-                f"{name}: windows {self.kernel} with stride {self.stride}, padding {padding} and dilation "
-                f"{self.dilation} do not fit an image {self.size}: the padded image must hold a window"
+                f"{name}: windows over {tuple(extents)} elements are larger than the image {self.size} "
+                f"with padding {padding}"
             )
 
     def pad(self, x, value=0.0):
