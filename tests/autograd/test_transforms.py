@@ -34,7 +34,7 @@ def normal(*shape):
 
 X, V, U = normal(2, 3), normal(2, 3, 1)[..., 0], normal(1, 2, 3)[0]
 W, B, W2 = normal(4, 3), normal(4), normal(3, 4)
-LABELS = np.array([2, 0])
+K, LABELS = normal(1, 1, 2, 2), np.array([2, 0])
 
 FUNCTIONS = {  # of x (2, 3); smooth around X where they have kinks
     "polynomial": lambda m, x: x**3 * x[0] - 2.0 * x,
@@ -54,6 +54,16 @@ FUNCTIONS = {  # of x (2, 3); smooth around X where they have kinks
     "pieces": lambda m, x: m.concatenate((x * x, x.exp())) * m.stack((x[0], x[1], x[0], x[0])) ** 2,
     "selection": lambda m, x: m.where(x > 0, x**3, x.exp()) + m.maximum(x, x * x) + m.clamp(x, -0.5, 0.5) ** 2,
     "roots": lambda m, x: (x * x + 1.0).sqrt() * (x * x).log1p() + (2.0**x).log() * abs(x) ** 2.5,
+    "activations": lambda m, x: m.gelu(x) * m.softplus(x) + m.silu(x) * m.elu(x) + m.erf(x) ** 2,
+    "convolution": lambda m, x: m.conv2d(x.reshape(1, 2, 3) ** 2, m.array(K) * x[0, 0], padding=1, stride=(1, 2)),
+    "transposed convolution": lambda m, x: m.conv_transpose2d(x.reshape(1, 2, 3), m.array(K) * x.mean(), stride=2) ** 2,
+    "pooling": lambda m, x: m.max_pool2d(x.reshape(1, 2, 3), 2, 1) ** 3 + m.avg_pool2d(x.reshape(1, 2, 3), 2, 1) ** 2,
+    "normalisation": lambda m, x: m.layer_norm(x, (3,)) * m.batch_norm(x, None, None, training=True, eps=0.1) * x,
+    "attention": lambda m, x: m.scaled_dot_product_attention(x, x * x, x, is_causal=True),
+    "einsum": lambda m, x: m.einsum("ij,ik,jk->k", x, x * x, m.einsum("ii->i", x[:, :2]).sum() * m.array(W[:3])),
+    "prod and cumsum": lambda m, x: m.prod(x, 1) * m.cumsum(x * x, 0)[:, 1] + m.norm(x, 2, 1) * m.std(x, 1),
+    "embedding": lambda m, x: m.embedding(m.array([[0, 1], [1, 1]]), x) ** 3,
+    "padding": lambda m, x: m.pad(x * x, (2, 1), mode="reflect") * m.pad(x, (1, 2), mode="circular"),
 }
 each_function = pytest.mark.parametrize("f", FUNCTIONS.values(), ids=FUNCTIONS.keys())
 
