@@ -6,7 +6,7 @@ import numpy as np
 
 from autograd.core import Tensor, primitive
 from autograd.core import innermost as raw
-from autograd.kernels import erf, xp
+from autograd.kernels import erf, top_of, xp
 
 SQRT_HALF = math.sqrt(0.5)
 SQRT_2_OVER_PI = math.sqrt(2.0 / math.pi)
@@ -114,7 +114,7 @@ def softmax(a, axis=-1, *, dim=None):
 
 @primitive
 def _softmax(a, *, axis):
-    e = xp[type(a)].exp(a - raw(a).max(axis=axis, keepdims=True, initial=-math.inf))
+    e = xp[type(a)].exp(a - top_of(raw(a), axis))
     y = e / e.sum(axis=axis, keepdims=True)
     return y, lambda g: y * (g - (g * y).sum(axis=axis, keepdims=True))
 
@@ -127,7 +127,7 @@ def log_softmax(a, axis=-1, *, dim=None):
 @primitive
 def _log_softmax(a, *, axis):
     n = xp[type(a)]
-    z = a - raw(a).max(axis=axis, keepdims=True, initial=-math.inf)
+    z = a - top_of(raw(a), axis)
     e = n.exp(z)
     s = e.sum(axis=axis, keepdims=True)
     return z - n.log(s), lambda g: g - e * (g.sum(axis=axis, keepdims=True) / s)

@@ -46,6 +46,11 @@ def sum_rows(g):
     return g.sum(axis=0)
 
 
+def top_of(x, axis):
+    """The largest values of an array along the axis, with length 1 there; 0 of an empty array."""
+    return x.max(axis=axis, keepdims=True) if x.size else x.dtype.type(0)
+
+
 def erf(a):
     """The error function; that of arrays from SciPy, since NumPy has none."""
     if xp[type(a)] is not np:

@@ -13,7 +13,7 @@ from autograd.arithmetic import abs, maximum, minimum, sign
 from autograd.core import Tensor, primitive
 from autograd.core import innermost as raw
 from autograd.indexing import take_along_dim
-from autograd.kernels import axes_of, axis_of, xp
+from autograd.kernels import axes_of, axis_of, top_of, xp
 from autograd.shapes import pad, permute, reshape, squeeze
 
 
@@ -126,7 +126,8 @@ def _shared_by_equals(a, y, axis, keepdims):
 def logsumexp(a, *, axis=None, keepdims=False):
     """log(sum(exp(a))) over the axes, without overflow."""
     n, shape = xp[type(a)], a.shape
-    top = raw(a).max(axis=axis, keepdims=True, initial=np.finfo(a.dtype).min)  # finite, also for lines of -inf
+    top = top_of(raw(a), axis)
+    top = np.where(np.isfinite(top), top, 0.0)  # a line of -inf stays one
     e = n.exp(a - top)
     s = e.sum(axis=axis, keepdims=True)
     y = n.log(s) + top
