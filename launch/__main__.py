@@ -54,7 +54,7 @@ def _command(arguments: dict) -> int:
     return demo(arguments["out"])
 
 
-QUIET = 5.0  # seconds in which the rank that speaks reports what all have found wrong, and ends the others
+QUIET = 3.0  # seconds in which the rank that speaks reports what all have found wrong, and ends the others
 
 
 def main(argv=None) -> int:
