@@ -70,9 +70,9 @@ def main(argv=None) -> int:
         if connected():
             end_all_ranks(status)
         return status
-    except SystemExit:  # --help; or called by somebody's model, and Python would leave the other ranks waiting
+    except SystemExit as error:  # --help; or called by somebody's model, and Python would leave the other ranks waiting
         if connected():
-            sys.excepthook(*sys.exc_info())
+            sys.excepthook(type(error), error, error.__traceback__)
         raise
 
 
