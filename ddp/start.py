@@ -40,6 +40,7 @@ def end_all_ranks(status: int):
     """End this rank and all others with this status."""
     assert _world is not None
     sys.stdout.flush()
+    time.sleep(PASSING)
     _world.abort(status)
 
 
@@ -59,6 +60,7 @@ def _connect(launch: Launch) -> Communicator:
     return Communicator(launch)
 
 
+PASSING = 0.1  # seconds in which the launcher passes on what a rank has printed, before its own words about the end
 TURN = 0.3  # seconds between ranks that failed alike: the first one reports, and ends the others before they do
 GRACE = 10.0  # seconds a survivor leaves the failed rank to report the cause, and the launcher to end the job
 

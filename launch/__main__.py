@@ -54,7 +54,7 @@ def _command(arguments: dict) -> int:
     return demo(arguments["out"])
 
 
-QUIET = 5.0  # seconds in which the rank that speaks reports what all have found wrong, and ends the others
+QUIET = 3.0  # seconds in which the rank that speaks reports what all have found wrong, and ends the others
 
 
 def main(argv=None) -> int:
@@ -70,9 +70,9 @@ def main(argv=None) -> int:
         if connected():
             end_all_ranks(status)
         return status
-    except SystemExit:  # --help; or called by somebody's model, and Python would leave the other ranks waiting
+    except SystemExit as error:  # --help; or called by somebody's model, and Python would leave the other ranks waiting
         if connected():
-            sys.excepthook(*sys.exc_info())
+            sys.excepthook(type(error), error, error.__traceback__)
         raise
 
 

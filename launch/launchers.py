@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from ddp.errors import ConfigurationError
+from launch.options import given
 
 LAUNCHERS = ("mpirun", "torchrun", "srun")
 USAGE = 2  # the status of a run that was asked for something impossible: starting it again cannot help
@@ -36,6 +37,8 @@ def run(ranks: int, launcher: str | None, max_restarts: int, arguments: list[str
         raise ConfigurationError("nothing to run: write allgrad run -n 4 -- train --data digits ...")
     if ranks < 1:
         raise ConfigurationError(f"-n takes 1 or more ranks, got {ranks}")
+    if max_restarts < 0:
+        raise ConfigurationError(f"--max-restarts is at least 0, got {max_restarts}")
     chosen = launcher or _available()
     status = 0
     for attempt in range(max_restarts + 1):
@@ -101,8 +104,10 @@ def _available():
 
 def _begun(arguments):
     """Whether the run has left something in its --out to go on with."""
-    out = next((arguments[i + 1] for i, word in enumerate(arguments[:-1]) if word == "--out"), None)
-    out = out or next((word.removeprefix("--out=") for word in arguments if word.startswith("--out=")), None)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    parser.add_argument("--out")
+    parser.add_argument("--config")
+    out = given(vars(parser.parse_known_args(arguments)[0])).get("out")
     return out is not None and (Path(out) / "config.json").is_file()
 
 

@@ -97,6 +97,8 @@ def given(arguments: dict) -> dict:
         known = {option.name for option in OPTIONS}
         if unknown := sorted(values.keys() - known):
             raise ConfigurationError(f"--config {path} has unknown keys: {', '.join(unknown)}")
+    if arguments.keys() & {"steps", "epochs"}:  # either says how long to train
+        values = {key: value for key, value in values.items() if key not in ("steps", "epochs")}
     values |= arguments
     return {option.name: checked(option, values[option.name]) for option in OPTIONS if option.name in values}
 

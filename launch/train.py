@@ -71,6 +71,8 @@ def _begin(out, config):
 def _configuration(asked, comm):
     """(configuration, checkpoint or None), on rank 0: defaults, what --resume finds, and what the user gave."""
     out = Path(asked["out"]) if asked.get("out") else None
+    if "steps" in asked and "epochs" in asked:
+        raise ConfigurationError("--steps and --epochs both say how long to train: give one of them")
     if asked.get("resume"):
         if out is None or not (out / "config.json").is_file():
             raise ConfigurationError(f"--resume: there is no run to go on with in --out {out}")
@@ -82,8 +84,6 @@ def _configuration(asked, comm):
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigurationError(f"--out {out} exists: give a new directory, or --resume to go on with the run in it")
     config = {**defaults(), **asked}
-    if "steps" in asked and "epochs" in asked:
-        raise ConfigurationError("--steps and --epochs both say how long to train: give one of them")
     config["shards"] = config["shards"] or comm.size
     return config, None
 

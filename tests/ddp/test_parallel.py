@@ -88,10 +88,10 @@ def test_a_parameter_that_one_shard_uses_has_its_part_of_the_gradient():
 
 def test_shards_without_samples_count_nothing():
     model = Scalar()
-    parallel = DistributedDataParallel(model, shards=4, noise=NoiseScale())
+    parallel = DistributedDataParallel(model, shards=4, noise=NoiseScale(decay=0.0))
     loss = parallel.backward(batch_of([1.0], [3.0], [], []), model.times)
     assert model.w.grad == 2.0 and loss == 4.0
-    assert parallel.noise.value is not None
+    assert parallel.noise.trace == 2.0 and parallel.noise.signal == 3.0  # the variance of 1 and 3; 2^2 - 2 / 2
 
 
 @pytest.mark.parametrize("shards", [1, 2, 3, 7, 10])

@@ -173,6 +173,14 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_what_was_written(lr, 
     assert not (tmp_path / "summary.json").exists()
 
 
+@pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value")
+def test_a_gradient_that_is_not_finite_ends_the_run_too():
+    trainer = trainer_of()
+    trainer.loss = lambda x, y: ag.sqrt((trainer.model(x) * 0.0).sum())
+    with pytest.raises(Diverged, match="the loss is 0 and its gradient's norm nan at step 0"):
+        trainer.fit()
+
+
 def test_every_rank_diverges_at_the_same_step(simulate):
     def run(comm):
         with pytest.raises(Diverged) as caught:

