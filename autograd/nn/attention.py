@@ -29,7 +29,7 @@ class MultiheadAttention(Module):
         self.in_proj_weight = Parameter(np.asfortranarray(weight))
         self.in_proj_bias = Parameter(np.zeros(3 * embed_dim)) if bias else None
         self.out_proj = Linear(embed_dim, embed_dim, bias, rng=rng)
-        if bias:
+        if self.out_proj.bias is not None:
             self.out_proj.bias.assign(0.0)
 
     def __call__(self, query, key, value, attn_mask=None, is_causal=False):
@@ -40,8 +40,9 @@ class MultiheadAttention(Module):
             weights = chunk(self.in_proj_weight, 3)
             biases = [None] * 3 if self.in_proj_bias is None else chunk(self.in_proj_bias, 3)
             q, k, v = (linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases))
+        q, k, v = map(self._heads, (q, k, v))
         p = self.dropout if self.training else 0.0
-        y = scaled_dot_product_attention(*map(self._heads, (q, k, v)), attn_mask, p, is_causal)  # (N, H, T, E / H)
+        y = scaled_dot_product_attention(q, k, v, attn_mask, p, is_causal)  # (N, H, T, E / H)
         y = permute(y, 0, 2, 1, 3) if self.batch_first else permute(y, 2, 0, 1, 3)
         return self.out_proj(y.reshape(*y.shape[:2], -1))
 
