@@ -38,6 +38,7 @@ class ArrayDataset:
     """Arrays whose first axis counts the samples; `dataset[indices]` gathers a tuple of arrays."""
 
     def __init__(self, *arrays):
+        arrays = tuple(np.asarray(a) for a in arrays)
         lengths = {len(a) for a in arrays}
         if len(lengths) != 1:
             raise ConfigurationError(f"the arrays of a data set have one length, got {[len(a) for a in arrays]}")
@@ -62,7 +63,7 @@ class DataLoader:
     def __init__(self, dataset, global_batch, comm=None, shards=None, seed=0, shuffle="epoch", boundary="short"):
         self.dataset = ArrayDataset(*dataset) if isinstance(dataset, (tuple, list)) else dataset
         self.comm = comm or Communicator()
-        self.shards = shards or self.comm.size
+        self.shards = self.comm.size if shards is None else shards
         self.seed = seed
         self.sampler = Sampler(len(self.dataset), global_batch, shuffle, seed, boundary)
         if global_batch < self.shards:

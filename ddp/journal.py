@@ -17,16 +17,18 @@ class Journal:
             path = self.out / "metrics.jsonl"
             _replace(path, _lines_until(path, step))
             self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115
-        if speak and _watched():
+        if speak and (screen := _screen()):
+            from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self.bar = Progress(*columns)
+            self.bar = Progress(*columns, console=Console(file=screen, force_terminal=True))
             self.task = self.bar.add_task("training", total=total, completed=step)
 
     def __enter__(self):
         if self.bar:
             self.bar.start()
+            self.bar.console.show_cursor(True)  # a killed run could not bring it back
         return self
 
     def __exit__(self, *exc):
@@ -54,14 +56,19 @@ class Journal:
             print(f"metrics not written: {error}", file=sys.stderr, flush=True)
 
 
-def _watched():
-    """Whether a person looks at the output. Open MPI gives rank 0 a terminal even if its own output is a file."""
+def _screen():
+    """The terminal that a person watches, or None.
+
+    Open MPI gives rank 0 a terminal even if its own output is a file, and passes on whole lines only; so under mpirun
+    the bar is drawn on the terminal of mpirun itself, if it has one on this host.
+    """
     if "OMPI_COMM_WORLD_RANK" not in os.environ:
-        return sys.stdout.isatty()
+        return sys.stdout if sys.stdout.isatty() else None
+    path = f"/proc/{os.getppid()}/fd/1"
     try:
-        return os.readlink(f"/proc/{os.getppid()}/fd/1").startswith(("/dev/pts/", "/dev/tty"))
+        return open(path, "w") if os.readlink(path).startswith(("/dev/pts/", "/dev/tty")) else None
     except OSError:
-        return False
+        return None
 
 
 def _lines_until(path, step):

@@ -8,7 +8,7 @@ from autograd import random
 from autograd.arena import arena_of
 from ddp.communicator import Communicator
 from ddp.errors import ConfigurationError
-from ddp.reduction import ShardSum
+from ddp.reduction import ShardSum, run_of
 
 LOSS, WEIGHTED = 0, 1  # what rides behind the gradients: the sum of losses, and sum_v b_v |g_v|^2
 
@@ -29,7 +29,8 @@ class DistributedDataParallel:
         if reduce not in ("canonical", "native"):
             raise ConfigurationError(f"reduce is canonical or native, got {reduce!r}")
         self.model, self.comm = model, comm or Communicator()
-        self.shards = shards or self.comm.size
+        self.shards = self.comm.size if shards is None else shards
+        self.run = list(range(*run_of(self.comm.rank, self.comm.size, self.shards)))  # the shards this rank computes
         self.total = ShardSum(self.comm, self.shards, reduce == "canonical")
         self.arena = arena_of(model)
         self.noise = noise
@@ -60,6 +61,11 @@ class DistributedDataParallel:
             raise ConfigurationError(
                 f"the batch is cut into {batch.logical_shards} logical shards and the model expects {self.shards}: "
                 f"give both the same shards"
+            )
+        if [shard.index for shard in batch.shards] != self.run:
+            raise ConfigurationError(
+                f"rank {self.comm.rank} got the shards {[shard.index for shard in batch.shards]} of the batch, but it "
+                f"has to compute {self.run}: give the same comm to DataLoader and DistributedDataParallel"
             )
         if self.shards == 1:
             return self._whole(batch, loss)

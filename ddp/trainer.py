@@ -32,21 +32,22 @@ class Trainer:
     checkpoint_every              steps between checkpoints; only the last step has one if None
     patience                      stop after so many evaluations without a better validation loss; never if None
     config                        JSON values to be kept in checkpoints and in the summary
+    resumes                       whether `out` is that of this very run, begun before
     """
 
     def __init__(
         self, parallel: DistributedDataParallel, optimizer: optim.Optimizer, loader: DataLoader, loss, metrics, *,
         validation=None, steps: int, out: Path | None = None, clip: float | None = None, log_every=10,
         eval_every: int | None = None, checkpoint_every: int | None = None, patience: int | None = None,
-        config: dict | None = None,
+        config: dict | None = None, resumes=False,
     ):  # fmt: skip
         self.parallel, self.optimizer, self.loader = parallel, optimizer, loader
         self.loss, self.metrics, self.validation = loss, metrics, validation
         self.comm, self.model = parallel.comm, parallel.model
-        self.total, self.out, self.clip = steps, out, clip
+        self.total, self.out, self.clip = steps, None if out is None else Path(out), clip
         self.log_every, self.eval_every = log_every, eval_every or len(loader)
         self.checkpoint_every, self.patience = checkpoint_every, patience
-        self.config = config or {}
+        self.config, self.resumes = config or {}, resumes
         self.step = 0
         self.best = {"val_loss": None, "step": 0, "evaluations_since": 0}
         self.seconds = 0.0  # spent training, without evaluation and checkpoints
@@ -68,7 +69,7 @@ class Trainer:
         self.best = state["best"]
 
     def save(self):
-        """Write a checkpoint. A disk that refuses is reported, and training goes on."""
+        """Write a checkpoint. A disk that refuses is reported and the error returned, and training goes on."""
         noise = self.parallel.noise
         state = {
             "config": self.config,
@@ -77,21 +78,26 @@ class Trainer:
             "best": self.best,
             "fingerprint": fingerprint(),
         }
-        if self.comm.rank == 0 and self.out is not None:
-            try:
-                checkpoint.save(
-                    self.out / "checkpoints", self.step, self.model.state_dict(), self.optimizer.state_dict(), state
-                )
-            except OSError as error:
-                print(f"checkpoint of step {self.step} not written: {error}", file=sys.stderr, flush=True)
+        if self.comm.rank or self.out is None:
+            return None
+        try:
+            checkpoint.save(
+                self.out / "checkpoints", self.step, self.model.state_dict(), self.optimizer.state_dict(), state
+            )
+        except OSError as error:
+            print(f"checkpoint of step {self.step} not written: {error}", file=sys.stderr, flush=True)
+            return error
+        return None
 
     # --- the loop ------------------------------------------------------------------------------------------------
 
     def fit(self) -> dict:
         """Train until the last step or until patience runs out; returns the summary.
 
-        Raises Diverged, on every rank at the same step, if the loss or its gradient is no longer finite.
+        Raises Diverged, on every rank at the same step, if the loss or its gradient is no longer finite, and
+        ConfigurationError if `out` holds another run's checkpoints, or if the last checkpoint could not be written.
         """
+        self.comm.agree(self._refuse_another_run)
         journal = Journal(self.out, self.step, self.total, self.comm.rank == 0)
         began = time.perf_counter()
         window = [0.0, 0, 0.0]  # sum of losses, samples and seconds since the last line
@@ -124,9 +130,18 @@ class Trainer:
                 if not (last or stopped) and self.checkpoint_every and self.step % self.checkpoint_every == 0:
                     self.save()
             summary = self._summary(stopped, time.perf_counter() - began)
-            self.save()
+            error = self.comm.broadcast_object(str(self.save() or ""))
             journal.finish(summary)
+        if error:
+            raise ConfigurationError(f"the final weights are lost: their checkpoint could not be written ({error})")
         return summary
+
+    def _refuse_another_run(self):
+        """A new run must not mix its checkpoints with those of an old one: a resume would take the later of them."""
+        if self.comm.rank or self.out is None or self.step or self.resumes:
+            return
+        if checkpoint.steps_in(self.out / "checkpoints"):
+            raise ConfigurationError(f"{self.out} holds checkpoints of another run: give a new directory")
 
     def _one_step(self):
         began = time.perf_counter()
@@ -134,7 +149,7 @@ class Trainer:
         batch = self.loader.batch(self.step)
         with np.errstate(over="ignore", invalid="ignore"):  # what they lead to is reported as Diverged
             loss = self.parallel.backward(batch, self.loss)
-        norm = optim.clip_grad_norm(self.parallel, self.clip if self.clip is not None else math.inf)
+            norm = optim.clip_grad_norm(self.parallel, self.clip if self.clip is not None else math.inf)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise Diverged(
                 f"the loss is {loss:g} and its gradient's norm {norm:g} at step {self.step} with learning rate {lr:g}: "

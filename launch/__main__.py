@@ -70,6 +70,16 @@ def main(argv=None) -> int:
         if connected():
             end_all_ranks(status)
         return status
+    except KeyboardInterrupt:
+        if speaks():
+            print(
+                "allgrad: interrupted; --resume goes on from the newest checkpoint in --out",
+                file=sys.stderr,
+                flush=True,
+            )
+        if connected():
+            end_all_ranks(130)
+        return 130
     except SystemExit as error:  # --help; or called by somebody's model, and Python would leave the other ranks waiting
         if connected():
             sys.excepthook(type(error), error, error.__traceback__)

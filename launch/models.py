@@ -65,6 +65,8 @@ def _mlp(hidden, data, weights, dropout):
 
 
 def _own(path, name, data):
+    if not name:
+        raise ConfigurationError(f"--model {path} names no class: write {path}:CLASS")
     if not path.is_file():
         raise ConfigurationError(f"--model {path}:{name}: there is no file {path}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -76,8 +78,13 @@ def _own(path, name, data):
     if not callable(make):
         raise ConfigurationError(f"--model {path}:{name}: {path} defines no class or function {name!r}")
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    count = sum(p.kind in positional for p in inspect.signature(make).parameters.values())
-    model = make(data.inputs, data.outputs) if count >= 2 else make()
+    parameters = [p for p in inspect.signature(make).parameters.values() if p.kind in positional]
+    required = sum(p.default is p.empty for p in parameters)
+    if required == 1 or required > 2:
+        raise ConfigurationError(
+            f"--model {path}:{name} takes {required} arguments; it is given (inputs, outputs) or none"
+        )
+    model = make(data.inputs, data.outputs) if len(parameters) >= 2 else make()
     if not isinstance(model, nn.Module):
         raise ConfigurationError(f"--model {path}:{name} made a {type(model).__name__}, not an autograd.nn.Module")
     return model

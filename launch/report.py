@@ -20,7 +20,13 @@ def print_summary(summary: dict):
     if speaks():
         for label, key, form in ROWS:
             if key in summary:
-                print(f"{label:>22}  {cell(summary[key], form)}")
+                print(f"{label:>22}  {cell(summary[key], form)}{_reason(key, summary)}")
+
+
+def _reason(key, summary):
+    if key != "noise_scale" or summary[key] is not None:
+        return ""
+    return " (needs --shards 2 or more)" if summary["logical_shards"] < 2 else " (no signal above the noise at the end)"
 
 
 def cell(value, form) -> str:

@@ -1,5 +1,6 @@
 """`allgrad train`: one run, on as many ranks as the launcher started."""
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ def train(asked: dict) -> dict:
         (data.train_x, data.train_y), batch, comm, shards, config["seed"], config["shuffle"], config["boundary"]
     )
     steps = config["steps"] or loader.sampler.steps_in(config["epochs"])
+    comm.agree(lambda: _consistent(asked, config, data, steps))
     rate, sentence = scaled_lr(config["lr_rule"], config["lr"], config["base_batch"] or batch, batch)
     noise = ddp.NoiseScale() if shards > 1 else None
     parallel = ddp.DistributedDataParallel(model, comm, shards, config["reduce"], noise)
@@ -40,10 +42,12 @@ def train(asked: dict) -> dict:
         parallel, optimizer, loader, loss, metrics,
         validation=ddp.ArrayDataset(data.val_x, data.val_y), steps=steps, out=out, clip=config["clip"],
         log_every=config["log_every"], eval_every=config["eval_every"], checkpoint_every=config["checkpoint_every"],
-        patience=config["patience"], config=config,
+        patience=config["patience"], config=config, resumes=bool(config["resume"]),
     )  # fmt: skip
     if saved is not None:
         trainer.restore(saved)
+    if finished := comm.broadcast_object(_finished(trainer, steps) if comm.rank == 0 else None):
+        return finished
     comm.agree(lambda: _begin(out, config) if comm.rank == 0 and out is not None else None)
     if comm.rank == 0:
         ranks = f"{comm.size} rank{'s' if comm.size > 1 else ''} ({comm.launcher}, {comm.backend})"
@@ -57,6 +61,45 @@ def train(asked: dict) -> dict:
         if config["lr_rule"] != "none":
             print(f"learning {sentence}", flush=True)
     return trainer.fit()
+
+
+def _finished(trainer, steps):
+    """The summary of a run that has nothing left to do."""
+    if trainer.out is None or trainer.step < steps or not (trainer.out / "summary.json").is_file():
+        return None
+    print(f"{trainer.out} is finished: it has all {steps} steps", flush=True)
+    return json.loads((trainer.out / "summary.json").read_text(encoding="utf-8"))
+
+
+def _consistent(asked, config, data, steps):
+    """Refuse options that could not do what they say: a study must not report what was never done."""
+    batch, samples = config["global_batch"], len(data.train_x)
+    if batch > samples and config["boundary"] == "short":
+        raise ConfigurationError(
+            f"--global-batch {batch} is larger than the {samples} samples of {config['data']}: "
+            f"give at most {samples}, or --boundary carry to fill a batch from several epochs"
+        )
+    if config["warmup"] > steps:
+        raise ConfigurationError(f"--warmup {config['warmup']} is longer than the run of {steps} steps")
+    if config["model"].partition(":")[0].endswith(".py") and (ignored := asked.keys() & {"dropout", "init"}):
+        raise ConfigurationError(f"--{min(ignored)} belongs to mlp and softmax: {config['model']} decides that itself")
+    if "base_batch" in asked and config["lr_rule"] == "none":
+        raise ConfigurationError("--base-batch has no effect without --lr-rule sqrt or --lr-rule linear")
+    if "checkpoint_every" in asked and not config["out"]:
+        raise ConfigurationError("--checkpoint-every needs an --out to write to")
+    sources = {"data_sha256": data.sha256, "model_sha256": _hash_of_file(config["model"])}
+    for name, now in sources.items():
+        if config.get(name, now) != now:
+            what = name.split("_")[0]
+            raise ConfigurationError(
+                f"--{what} {config[what]} has changed since the run began: start anew with another --out"
+            )
+    config.update(sources)
+
+
+def _hash_of_file(model):
+    path = model.partition(":")[0]
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path.endswith(".py") else None
 
 
 def _begin(out, config):

@@ -93,6 +93,11 @@ def test_without_a_directory_nothing_is_written(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_only_rank_0_writes(tmp_path, simulate):
+    simulate(3, lambda comm: trainer_of(comm, out=tmp_path / str(comm.rank)).fit())
+    assert [path.name for path in tmp_path.iterdir()] == ["0"]
+
+
 @pytest.mark.parametrize("log_every, eval_every", [(1, None), (5, 4), (100, 100)])
 def test_lines_are_written_at_the_steps_asked_for(log_every, eval_every, tmp_path):
     trainer_of(out=tmp_path, log_every=log_every, eval_every=eval_every).fit()
@@ -236,10 +241,12 @@ def test_a_disk_that_refuses_does_not_stop_the_training(undisturbed, tmp_path, m
     trainer = trainer_of(out=tmp_path, eval_every=4, checkpoint_every=3)
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "_write", refuse)
-        assert trainer.fit()["weights_sha256"] == undisturbed[0]
+        with pytest.raises(ConfigurationError, match=r"final weights are lost: .*No space left on device"):
+            trainer.fit()
     told = capsys.readouterr().err.splitlines()
     assert told == [f"checkpoint of step {s} not written: No space left on device" for s in (3, 6, 9, 12, 15, STEPS)]
     assert untimed(lines_of(tmp_path)) == undisturbed[1] and (tmp_path / "summary.json").exists()
+    assert trainer.parallel.arena.sha256() == undisturbed[0]
 
 
 @pytest.mark.parametrize("other", [{"features": 5}, {"rule": lambda p: optim.Adam(p, 0.1)}])

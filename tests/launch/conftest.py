@@ -35,7 +35,15 @@ def start(arguments, directory, ranks=0, launcher="mpirun", **variables):
         words, needed = command(launcher, ranks, arguments.split())
     clean = {name: value for name, value in os.environ.items() if name not in LEFT_BY_LAUNCHERS}
     environment = {**clean, "PYTHONPATH": str(ROOT), **needed, **variables}
-    done = subprocess.run(words, cwd=directory, env=environment, capture_output=True, timeout=TIME_OUT, check=False)
+    done = subprocess.run(
+        words,
+        cwd=directory,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=TIME_OUT,
+        check=False,
+    )
     out, err = (
         stream.decode(errors="replace").replace("\0", "").replace("\r", "") for stream in (done.stdout, done.stderr)
     )

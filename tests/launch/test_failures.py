@@ -61,8 +61,6 @@ REFUSED = {
     "unknown data": ("train --data imagenet", {}, ["'imagenet'", "expected one of digits, mnist"]),
     "unknown model": ("train --model resnet:50", {}, ["'resnet:50'", "mlp:H1,H2,..., softmax or PATH.py:CLASS"]),
     "unknown flag": ("train --learning-rate 1", {}, ["unrecognized arguments: --learning-rate 1", "--help"]),
-    "no model file": ("train --model nn.py:Net", {}, ["there is no file nn.py"]),
-    "no class": ("train --model net.py:A", {"net.py": OTHER_NET}, ["net.py defines no class or function 'A'"]),
     "batch below shards": (f"{DIGITS} --shards 8 --global-batch 7", {}, ["7", "8 logical shards", "--global-batch 8"]),
     "ranks above shards": (f"{DIGITS} --shards 1", {}, ["2 ranks cannot share 1 logical shards", "--shards 2"]),
     "negative rate": (f"{DIGITS} --lr -0.1", {}, ["--lr is at least 0.0, got -0.1"]),
