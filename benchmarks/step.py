@@ -69,6 +69,8 @@ def main():
             makers[name] = importlib.import_module(f"benchmarks.peers.{name}").make
         except ImportError as error:
             print(f"skipped: {name} ({error})")
+    if len(makers) == 1:
+        raise SystemExit("no peer to compare with: pip install 'allgrad[torch]'")
     print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}; milliseconds a step")
     print("| workload | allgrad | peer | milliseconds | ratio peer / allgrad |\n|---|---|---|---|---|")
     for workload in WORKLOADS:
