@@ -347,15 +347,20 @@ def primitive(rule: Callable) -> Callable[..., Tensor]:
         for a in args:
             if type(a) is Tensor and a.level > level:
                 level = a.level
-        inside = [type(a) is Tensor and a.level == level for a in args]
-        values = [a.data if i else a if type(a) in PASSING else as_operand(a, name) for a, i in zip(args, inside)]
+        values, nodes = [], []
+        for a in args:
+            if type(a) is Tensor and a.level == level:
+                values.append(a.data)
+                nodes.append(a.node)
+            else:
+                values.append(a if type(a) in PASSING else as_operand(a, name))
+                nodes.append(None)
         try:
             value, *vjps = rule(*values, **static)
         except ValueError as error:
             raise _misfit(name, error, *args) from None
         if not _recording:
             return Tensor(value, None, level)
-        nodes = [a.node if i else None for a, i in zip(args, inside)]
         edges = tuple([(n, vjp, n.version) for n, vjp in zip(nodes, vjps) if n is not None])
         return Tensor(value, Node(name, edges, value.shape) if edges else None, level)
 
