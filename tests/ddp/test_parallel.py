@@ -204,6 +204,16 @@ def test_models_that_differ_are_refused_on_every_rank(build, text, simulate):
 # --- errors ------------------------------------------------------------------------------------------------------
 
 
+def test_a_loader_of_other_ranks_is_refused(simulate):
+    def step(comm):
+        parallel = DistributedDataParallel(Scalar(), comm, shards=4)
+        batch = DataLoader((X,), 8, shards=4).batch(0)
+        with pytest.raises(ConfigurationError, match=r"has to compute \[.*\]: give the same comm to DataLoader and"):
+            parallel.backward(batch, parallel.model.times)
+
+    simulate(2, step)
+
+
 def test_refusals():
     model = Scalar()
     parallel = DistributedDataParallel(model, shards=2)

@@ -249,6 +249,18 @@ def test_a_disk_that_refuses_does_not_stop_the_training(undisturbed, tmp_path, m
     assert trainer.parallel.arena.sha256() == undisturbed[0]
 
 
+def test_a_new_run_does_not_mix_with_an_old_one(tmp_path, simulate):
+    trainer_of(out=tmp_path, steps=2).fit()
+    before = lines_of(tmp_path)
+
+    def start(comm):
+        with pytest.raises(ConfigurationError, match="holds checkpoints of another run: give a new directory"):
+            trainer_of(comm, out=tmp_path).fit()
+
+    simulate(2, start)
+    assert lines_of(tmp_path) == before
+
+
 @pytest.mark.parametrize("other", [{"features": 5}, {"rule": lambda p: optim.Adam(p, 0.1)}])
 def test_a_checkpoint_of_another_model_or_optimizer_is_refused(other, tmp_path):
     trainer_of(out=tmp_path, steps=2).fit()

@@ -73,7 +73,7 @@ REFUSED_OVER_A_RUN = {
     "directory in use": (f"{DIGITS} --out out", {}, ["--out out exists", "--resume"]),
     "contradiction": ("train --resume --out out --lr 0.5", {}, ["--lr 0.5 contradicts", "trained with 0.1"]),
     "other shards": ("train --resume --out out --shards 4", {}, ["--shards 4 contradicts", "trained with 2"]),
-    "another model": ("train --resume --out out", {"net.py": OTHER_NET}, ["another model", "unexpected ['bias']"]),
+    "another model": ("train --resume --out out", {"net.py": OTHER_NET}, ["--model net.py:Net has changed", "--out"]),
 }
 
 

@@ -79,6 +79,9 @@ def narrow():
 def empty():
     return nn.ReLU()
 
+def three(inputs, outputs, width):
+    return nn.Linear(inputs, outputs)
+
 def number():
     return 3
 
@@ -106,7 +109,8 @@ def test_a_class_or_a_function_of_the_users_own(name, own):
         ("empty", "has no parameters to train"),
         ("number", "made a int, not an autograd.nn.Module"),
         ("text", "defines no class or function 'text'"),
-        ("", "defines no class or function ''"),
+        ("", r"names no class: write .*own\.py:CLASS"),
+        ("three", r"takes 3 arguments; it is given \(inputs, outputs\) or none"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(name, text, own):

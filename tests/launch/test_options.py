@@ -66,6 +66,10 @@ BAD = [
     ("--model mlp:", "'' is not a number of hidden units; write mlp:512,256"),
     ("--model mlp:16,-3", "'-3' is not a number of hidden units"),
     ("--resume", "--resume: there is no run to go on with"),
+    ("--global-batch 1438", "--global-batch 1438 is larger than the 1437 samples of digits: give at most 1437"),
+    ("--steps 5 --warmup 6", "--warmup 6 is longer than the run of 5 steps"),
+    ("--base-batch 32", "--base-batch has no effect without --lr-rule sqrt or --lr-rule linear"),
+    ("--checkpoint-every 5", "--checkpoint-every needs an --out to write to"),
     ("--config none.toml", "--config none.toml cannot be read"),
 ]
 
@@ -119,6 +123,15 @@ def test_commands_that_do_not_exist_and_help(capsys):
         main(["train", "--help"])
     printed = capsys.readouterr().out
     assert left.value.code == 0 and all(option.flag in printed for option in OPTIONS)
+
+
+def test_an_interrupted_run_says_how_to_go_on(capsys, monkeypatch):
+    def interrupt(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("launch.__main__._command", interrupt)
+    assert main(["train"]) == 130
+    assert "interrupted; --resume goes on" in capsys.readouterr().err
 
 
 # --- a resumed run -----------------------------------------------------------------------------------------------

@@ -83,6 +83,14 @@ def test_going_on_with_other_numbers_of_ranks_gives_the_undisturbed_run(train, s
     assert steps == sorted({*range(5, 41, 5), 9, 17, 26, 29})
 
 
+def test_a_finished_run_stays_as_it_is(train, start, tmp_path):
+    train(f"{ENDLESS} --steps 4", out=tmp_path / "out")
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    done = start("train --resume --out out", tmp_path)
+    assert done.status == 0 and done.out.startswith("out is finished: it has all 4 steps\n")
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+
+
 def test_going_on_after_damage_uses_the_checkpoint_before_and_says_so(train, start, tmp_path):
     undisturbed = train(f"{ENDLESS} --steps 12 --checkpoint-every 4", out=tmp_path / "out")
     newest = tmp_path / "out" / "checkpoints" / "step-00000012" / "model.safetensors"
