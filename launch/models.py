@@ -1,9 +1,9 @@
 """Models by name: `mlp:H1,H2,...`, `softmax`, or a class of the user's own as `PATH.py:CLASS`."""
 
-import importlib.util
 import inspect
 import itertools
 import sys
+import types
 from pathlib import Path
 
 from autograd import init, nn, no_grad, random
@@ -69,11 +69,11 @@ def _own(path, name, data):
         raise ConfigurationError(f"--model {path} names no class: write {path}:CLASS")
     if not path.is_file():
         raise ConfigurationError(f"--model {path}:{name}: there is no file {path}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = types.ModuleType(path.stem)
+    module.__file__ = str(path)
     sys.modules.setdefault(path.stem, module)
-    spec.loader.exec_module(module)
+    # Not through the import system: it would leave bytecode beside the file, and trust old bytecode by its date.
+    exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
     make = getattr(module, name, None)
     if not callable(make):
         raise ConfigurationError(f"--model {path}:{name}: {path} defines no class or function {name!r}")
