@@ -2,11 +2,9 @@
 
 import math
 
-import numpy as np
-
 from autograd.core import Tensor, primitive
 from autograd.core import innermost as raw
-from autograd.kernels import erf, top_of, xp
+from autograd.kernels import astype, erf, top_of, xp
 
 SQRT_HALF = math.sqrt(0.5)
 SQRT_2_OVER_PI = math.sqrt(2.0 / math.pi)
@@ -27,7 +25,8 @@ def leaky_relu(a, negative_slope=0.01):
 
 @primitive
 def _leaky_relu(a, *, slope):
-    scale = np.where(raw(a) > 0, 1.0, slope).astype(raw(a).dtype)
+    x = raw(a)
+    scale = astype(xp[type(x)].where(x > 0, 1.0, slope), x.dtype)
     return a * scale, lambda g: g * scale
 
 

@@ -6,12 +6,10 @@ it on the way back, so no rule mentions it.
 
 import math
 
-import numpy as np
-
-from autograd.core import Tensor, primitive
+from autograd.core import Tensor, exemplar, primitive
 from autograd.core import innermost as raw
 from autograd.kernels import erf as erf_of
-from autograd.kernels import namespace, xp
+from autograd.kernels import astype, beside, kind, namespace, xp
 
 
 @primitive
@@ -65,7 +63,7 @@ def _unless(x, replaced, n):
     """x with 1 in the places to be replaced; x may be a number."""
     if isinstance(x, (int, float)):
         return 1 if replaced else x
-    return n.where(replaced, 1.0, x) if np.any(replaced) else x
+    return n.where(replaced, 1.0, x) if replaced.any() else x
 
 
 @primitive
@@ -174,15 +172,16 @@ def minimum(a, b):
 
 def _share(wins, ties, *operands):
     """The part of the gradient that the first operand gets: 1, 1/2 or 0, in the operands' floating dtype."""
-    dtype = next(x.dtype for x in operands if hasattr(x, "dtype"))
-    return np.where(ties, 0.5, wins).astype(dtype)
+    like = exemplar(*operands)
+    return astype(xp[type(like)].where(ties, 0.5, wins), like.dtype)
 
 
 @primitive
 def where(condition, a, b):
     """a where the condition holds, b elsewhere."""
-    c = np.asarray(raw(condition), bool)
-    return namespace(a, b).where(c, a, b), None, lambda g: g * c, lambda g: g * np.logical_not(c)
+    c = beside(raw(condition), exemplar(a, b, condition))
+    c = c if kind(c.dtype) == "b" else c != 0
+    return namespace(a, b, c).where(c, a, b), None, lambda g: g * c, lambda g: g * ~c
 
 
 def clamp(a, min=None, max=None):

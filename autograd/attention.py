@@ -8,6 +8,7 @@ from autograd.activations import softmax
 from autograd.arithmetic import where
 from autograd.core import innermost as raw
 from autograd.dropout import dropout
+from autograd.kernels import astype, beside, kind, xp
 from autograd.products import matmul
 
 
@@ -22,13 +23,13 @@ def scaled_dot_product_attention(query, key, value, attn_mask=None, dropout_p=0.
         raise ValueError("scaled_dot_product_attention: give attn_mask or is_causal, not both")
     scores = matmul(query * (1.0 / math.sqrt(query.shape[-1]) if scale is None else scale), key.mT)
     if is_causal:
-        attn_mask = np.tri(scores.shape[-2], scores.shape[-1], dtype=bool)
+        attn_mask = beside(np.tri(scores.shape[-2], scores.shape[-1], dtype=bool), raw(scores))
     if attn_mask is None:
         return matmul(dropout(softmax(scores), dropout_p), value)
-    mask = raw(attn_mask)
-    allowed = mask if mask.dtype == bool else mask > -math.inf
+    mask = beside(raw(attn_mask), raw(scores))
+    allowed = mask if kind(mask.dtype) == "b" else mask > -math.inf
     somewhere = allowed.any(axis=-1, keepdims=True)
-    if mask.dtype == bool:
-        attn_mask = np.where(mask, 0.0, -math.inf).astype(scores.dtype)
+    if kind(mask.dtype) == "b":
+        attn_mask = astype(xp[type(mask)].where(mask, 0.0, -math.inf), scores.dtype)
     y = matmul(dropout(softmax(scores + where(somewhere, attn_mask, 0.0)), dropout_p), value)
     return y if somewhere.all() else y * somewhere

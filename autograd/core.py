@@ -7,6 +7,8 @@ recorded: a value lives on only while some vjp has captured it, and the walk dro
 """
 
 import inspect
+import math
+import re
 import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -14,7 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autograd.kernels import OPERANDS, OuterProduct, as_operand, unbroadcast, xp
+from autograd.kernels import (
+    OPERANDS,
+    OuterProduct,
+    as_operand,
+    astype,
+    beside,
+    is_torch,
+    kind,
+    to_device,
+    to_numpy,
+    unbroadcast,
+    xp,
+)
 
 
 class Node:
@@ -65,7 +79,7 @@ class Leaf(Node):
         elif not self.fresh:
             self.total += g
         elif self.total is None:
-            self.total = xp[type(g)].array(g, dtype=self.dtype, copy=True)
+            self.total = xp[type(g)].array(g, dtype=self.dtype)
         else:
             self.total[...] = g
         self.fresh = False
@@ -76,7 +90,8 @@ class Leaf(Node):
 class Tensor:
     """An array that remembers how it was computed.
 
-    data   a NumPy array (or scalar for shape ()), or a Tensor one nesting level down (see `autograd.transforms`)
+    data   a NumPy array (or scalar for shape ()), a torch tensor, or a Tensor one nesting level down (see
+           `autograd.transforms`)
     node   where it stands in the graph; None for constants, so `requires_grad` is `node is not None`
     level  nesting level: 0 for ordinary work, k inside k nested `vjp`s
     """
@@ -107,7 +122,8 @@ class Tensor:
     shape = property(lambda self: self.data.shape)
     ndim = property(lambda self: self.data.ndim)
     dtype = property(lambda self: self.data.dtype)
-    size = property(lambda self: self.data.size)
+    size = property(lambda self: math.prod(self.data.shape))
+    device = property(lambda self: str(getattr(innermost(self), "device", "cpu")))
     requires_grad = property(lambda self: self.node is not None)
 
     @property
@@ -132,8 +148,8 @@ class Tensor:
         return Tensor(self.data.detach() if type(self.data) is Tensor else self.data, None, self.level)
 
     def numpy(self):
-        """The value as a NumPy array, shared and not copied."""
-        return np.asarray(innermost(self))
+        """The value as a NumPy array, shared and not copied where it is in the processor's memory."""
+        return to_numpy(innermost(self))
 
     def item(self):
         """The value of a one-element tensor as a Python number."""
@@ -175,9 +191,8 @@ class Tensor:
                     f"reduce the loss, or pass a gradient of that shape"
                 )
             gradient = 1.0
-        if type(gradient) is Tensor:
-            gradient = gradient.data
-        g = xp[type(self.data)].asarray(gradient, dtype=self.data.dtype)[()]  # a NumPy scalar for ()
+        like = innermost(self)
+        g = astype(beside(innermost(gradient), like), like.dtype)[()]  # a NumPy scalar for ()
         if g.shape != self.shape:
             raise RuntimeError(f"backward() of shape {self.shape} got a gradient of shape {g.shape}")
         backward(self.node, g, retain_graph)
@@ -217,23 +232,31 @@ def innermost(x):
     return x
 
 
-def tensor(data, requires_grad=False, dtype=None, name="tensor"):
-    """A tensor holding a copy of `data`.
+def exemplar(*operands):
+    """The first array among the operands, from inside: what arrays that meet them should be like."""
+    found = [x for x in map(innermost, operands) if hasattr(x, "dtype")]
+    return next((x for x in found if xp[type(x)] is not np), found[0] if found else np.zeros(()))
+
+
+def tensor(data, requires_grad=False, dtype=None, name="tensor", device=None):
+    """A tensor holding a copy of `data`: numbers, lists, a NumPy array, or a torch tensor, which stays one.
 
     Python numbers and lists take `default_dtype` (float32) if they are floating; arrays keep their dtype. Integers
-    and booleans are index data: they cannot require a gradient.
+    and booleans are index data: they cannot require a gradient. With a device ("cpu", "cuda", "cuda:1") the data
+    become a torch tensor there.
     """
-    if type(data) is Tensor:
-        data = data.data
+    data = innermost(data)
     if dtype is None and not hasattr(data, "dtype"):
         dtype = _default_dtype if np.asarray(data).dtype == np.float64 else None
-    array = np.array(data, dtype=dtype)
+    if device is not None:
+        data = to_device(np.array(data, dtype=dtype) if not hasattr(data, "dtype") else data, device)
+    array = xp[type(data)].array(data, dtype=dtype) if is_torch(data) else np.array(data, dtype=dtype)
     return Tensor(array, Leaf(name, array.shape, floating(array.dtype, name)) if requires_grad else None)
 
 
 def floating(dtype, name):
     """The dtype, if one can differentiate by arrays of it."""
-    if dtype.kind != "f":
+    if kind(dtype) != "f":
         raise TypeError(
             f"requires_grad needs a floating dtype, {name!r} is {dtype}: "
             f'write 1.0 instead of 1, or pass dtype="float32"'
@@ -328,7 +351,7 @@ def primitive(rule: Callable) -> Callable[..., Tensor]:
             y = b if type(b) in OPERANDS else as_operand(b, name)
         try:
             value, u, v = rule(x, y)
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:
             raise _misfit(name, error, a, b) from None
         if not _recording or p is q is None:
             return Tensor(value, None, level)
@@ -357,27 +380,55 @@ def primitive(rule: Callable) -> Callable[..., Tensor]:
                 nodes.append(None)
         try:
             value, *vjps = rule(*values, **static)
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:
             raise _misfit(name, error, *args) from None
         if not _recording:
             return Tensor(value, None, level)
         edges = tuple([(n, vjp, n.version) for n, vjp in zip(nodes, vjps) if n is not None])
         return Tensor(value, Node(name, edges, value.shape) if edges else None, level)
 
+    def overload(array_type):
+        """Decorator: compute on arrays of this type by a rule of their own, which need not work on Tensors."""
+
+        def register(other):
+            nonlocal rule
+            usual = rule
+
+            def chosen(*args, **static):
+                if type(args[0]) is not array_type or Tensor in map(type, args):
+                    return usual(*args, **static)
+                value, *vjps = other(*args, **static)
+                return value, *[guarded(i, vjp, args, static) for i, vjp in enumerate(vjps, 1)]
+
+            def guarded(i, vjp, args, static):
+                """The vjp; by the usual rule if g is a Tensor, because the walk is itself being recorded."""
+                lifted = lambda: [Tensor(x) if type(x) is array_type else x for x in args]  # noqa: E731
+                return lambda g: usual(*lifted(), **static)[i](g) if type(g) is Tensor else vjp(g)
+
+            rule = chosen
+            return other
+
+        return register
+
     fixed = len(names) == len(parameters)
-    operation = unary if len(names) == 1 else binary if len(names) == 2 and fixed else general
+    operation: Any = unary if len(names) == 1 else binary if len(names) == 2 and fixed else general
+    operation.overload = overload
     operation.__name__ = operation.__qualname__ = name
     operation.__doc__ = rule.__doc__
     operation.__module__ = rule.__module__
     return operation
 
 
+_SIZES = re.compile("size|shape|dimension")  # what torch's errors of this sort speak of, all of them RuntimeErrors
+
+
 def _misfit(name, error, *args):
-    """NumPy's error, saying which operation and which shapes; as it is if an operation inside has done so."""
-    if " do not fit together (" in str(error):
+    """The array library's error, saying which operation and which shapes; as it is if it is about something else."""
+    text = str(error).splitlines()[0]
+    if " do not fit together (" in text or type(error) is not ValueError and not _SIZES.search(text):
         return error
     shapes = " and ".join(str(tuple(np.shape(innermost(a)))) for a in args if a is not None)
-    return ValueError(f"{name}: shapes {shapes} do not fit together ({error})")
+    return ValueError(f"{name}: shapes {shapes} do not fit together ({text})")
 
 
 def shared(pullback, count):

@@ -1,7 +1,12 @@
 """Dropout, with masks that depend on the key in force and not on who computes them."""
 
+import math
+
+import numpy as np
+
 from autograd.core import innermost as raw
 from autograd.core import primitive
+from autograd.kernels import beside, xp
 from autograd.random import draw
 
 LEVELS = 1 << 16  # a mask element compares 16 random bits with p
@@ -22,7 +27,16 @@ def dropout(a, p=0.5, training=True):
 def _dropout(a, *, p):
     x = raw(a)
     threshold = round(p * LEVELS)
-    bits = draw().random_raw(-(-x.size // 4)).astype("<u8", copy=False).view("<u2")[: x.size]
-    scale = x.dtype.type(LEVELS / (LEVELS - threshold) if threshold < LEVELS else 0.0)
-    mask = (bits >= threshold).reshape(x.shape) * scale
+    scale = LEVELS / (LEVELS - threshold) if threshold < LEVELS else 0.0
+    kept = (random_bits(x) >= threshold).reshape(x.shape)
+    mask = kept * x.dtype.type(scale) if xp[type(x)] is np else kept.to(x.dtype) * scale
     return a * mask, lambda g: g * mask
+
+
+def random_bits(x):
+    """A random 16-bit integer for each element of x: NumPy's unless x is on a device, which then draws them itself."""
+    stream, n = draw(), math.prod(x.shape)
+    if str(getattr(x, "device", "cpu")) != "cpu":
+        return xp[type(x)].random_bits(stream, n, x.device)
+    drawn = stream.random_raw(-(-n // 4)).astype("<u8", copy=False).view("<u2")[:n]
+    return drawn if xp[type(x)] is np else beside(drawn.astype(np.int32), x)

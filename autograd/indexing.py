@@ -1,11 +1,13 @@
 """Picking elements: by integers, slices, masks and index arrays, and along an axis."""
 
+import math
+
 import numpy as np
 
 from autograd.arithmetic import where
 from autograd.core import Tensor, primitive
 from autograd.core import innermost as raw
-from autograd.kernels import axis_of
+from autograd.kernels import axis_of, beside, kind, xp
 from autograd.transforms import linear_map
 
 
@@ -18,15 +20,18 @@ def getitem(a, index):
 @primitive
 def _getitem(a, *, index):
     shape = a.shape
-    return a[index], lambda g: linear_map(_scatter, _pick, g, index, shape)
+    value = a[index] if type(a) is Tensor else _pick(a, index, shape)
+    return value, lambda g: linear_map(_scatter, _pick, g, index, shape)
 
 
 def _pick(a, index, shape):
-    return a[index]
+    return a[index] if xp[type(a)] is np else xp[type(a)].getitem(a, index)
 
 
 def _scatter(g, index, shape):
     """Zeros of this shape with g added at the index: the transpose of a[index]."""
+    if xp[type(g)] is not np:
+        return xp[type(g)].scatter(g, index, shape)
     out = np.zeros(shape, g.dtype)
     if _may_repeat(index):
         np.add.at(out, index, g)
@@ -44,7 +49,7 @@ def take_along_dim(a, indices, axis=None, *, dim=None):
     """a's elements at `indices` along the axis, the other axes broadcast; of the flattened a without an axis."""
     axis = axis if dim is None else dim
     if axis is None:
-        return getitem(a.reshape(-1), np.asarray(raw(indices)).reshape(-1))
+        return getitem(a.reshape(-1), beside(raw(indices), raw(a)).reshape(-1))
     return _along("take_along_dim", a, axis, indices, a.shape)
 
 
@@ -55,8 +60,8 @@ def gather(a, dim, index):
 
 def _along(name, a, axis, indices, shape):
     """a's elements at integer indices along the axis, and at range(n) along each other axis of this shape."""
-    indices, axis = np.asarray(raw(indices)), axis_of(axis, a.ndim, name)
-    if (indices.ndim or 1) != (a.ndim or 1) or indices.dtype.kind not in "iu":
+    indices, axis = beside(raw(indices), raw(a)), axis_of(axis, a.ndim, name)
+    if (indices.ndim or 1) != (a.ndim or 1) or kind(indices.dtype) not in "iu":
         raise ValueError(
             f"{name}: {a.shape} needs integer indices of {a.ndim} axes, got {indices.dtype} of {indices.shape}"
         )
@@ -69,8 +74,8 @@ def _along(name, a, axis, indices, shape):
 
 def index_select(a, dim, index):
     """The slices of a at these places along the axis; index is a vector of integers."""
-    axis, index = axis_of(dim, a.ndim, "index_select"), np.asarray(raw(index))
-    if index.ndim > 1 or index.dtype.kind not in "iu":
+    axis, index = axis_of(dim, a.ndim, "index_select"), beside(raw(index), raw(a))
+    if index.ndim > 1 or kind(index.dtype) not in "iu":
         raise ValueError(f"index_select: needs a vector of integers, got {index.dtype} of shape {index.shape}")
     if a.ndim == 0:
         return getitem(a.reshape(1), index.reshape(()))
@@ -79,16 +84,16 @@ def index_select(a, dim, index):
 
 def masked_fill(a, mask, value):
     """a with a number in the places where the mask holds; the mask broadcasts."""
-    return where(np.asarray(raw(mask)), value, a)
+    return where(mask, value, a)
 
 
 def embedding(indices, weight, padding_idx=None):
     """Rows of the table weight (V, D) for integers of any shape (...): (..., D). Row padding_idx gets no gradient."""
-    indices = np.asarray(raw(indices))
-    if indices.dtype.kind not in "iu" or np.minimum.reduce(indices, axis=None, initial=0) < 0:
+    indices = beside(raw(indices), raw(weight))
+    if kind(indices.dtype) not in "iu" or (type(indices) is np.ndarray and indices.min(initial=0) < 0):
         raise ValueError(
             f"embedding: rows of a table {weight.shape} are numbered from 0, got {indices.dtype} "
-            f"indices from {indices.min(initial=0)} on"
+            f"indices from {indices.min()} on"
         )
     return _embedding(weight, indices=indices, padding=padding_idx)
 
@@ -100,13 +105,15 @@ def _embedding(w, *, indices, padding):
     def vjp(g):
         if padding is not None:
             g = g * (indices != padding % shape[0])[..., None]
-        return linear_map(_add_rows, _pick, g.reshape((indices.size, shape[1])), indices.reshape(-1), shape)
+        return linear_map(_add_rows, _pick, g.reshape((math.prod(indices.shape), shape[1])), indices.reshape(-1), shape)
 
     return _embedding(w, indices=indices, padding=padding) if type(w) is Tensor else w[indices], vjp
 
 
 def _add_rows(rows, indices, shape):
     """Zeros with each row added at its index: rows of one index are summed together, in order."""
+    if type(rows) is not np.ndarray:
+        return xp[type(rows)].scatter(rows, indices, shape)
     out = np.zeros(shape, rows.dtype)
     if len(indices):
         order = np.argsort(indices, kind="stable")

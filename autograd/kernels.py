@@ -1,16 +1,34 @@
 """What the rules need of an array library, beyond operators and methods.
 
 NumPy's names are the vocabulary. `xp[type(a)]` is the namespace that computes on `a`: NumPy itself for its arrays
-and scalars, this package for a Tensor inside a nested transformation, so that one rule serves all of them.
+and scalars, `autograd.on_torch` for torch's tensors, this package for a Tensor inside a nested transformation, so that
+one rule serves all of them. torch is imported when the first of its tensors comes along, by whoever made it.
 """
+
+import math
+import sys
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 
-OPERANDS = frozenset({float, int, bool, complex, np.ndarray})  # what may meet a tensor as it is
+OPERANDS = {float, int, bool, complex, np.ndarray}  # what may meet a tensor as it is
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 
-xp: dict = dict.fromkeys((np.ndarray, *np.sctypeDict.values()), np)
+
+class _Namespaces(dict):
+    def __missing__(self, kind):
+        torch = sys.modules.get("torch")
+        if torch is None or not issubclass(kind, torch.Tensor):
+            raise TypeError(
+                f"autograd computes on NumPy arrays, torch tensors, numbers and Tensors, not on {kind.__name__}"
+            )
+        from autograd import on_torch
+
+        self[kind] = on_torch
+        return on_torch
+
+
+xp: dict = _Namespaces.fromkeys((np.ndarray, *np.sctypeDict.values()), np)
 
 
 def as_operand(a, name):
@@ -21,13 +39,68 @@ def as_operand(a, name):
         return a.item()
     if isinstance(a, np.ndarray):
         return a.view(np.ndarray)
-    raise TypeError(f"{name}: autograd computes on NumPy arrays, numbers and Tensors, not on {type(a).__name__}")
+    if is_torch(a):
+        return a.detach()
+    raise TypeError(
+        f"{name}: autograd computes on NumPy arrays, torch tensors, numbers and Tensors, not on {type(a).__name__}"
+    )
+
+
+def is_torch(a):
+    """Whether this is a tensor of torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(a, torch.Tensor) and xp[type(a)] is not np
+
+
+def to_device(a, device):
+    """An array of either library as a torch tensor on this device ("cpu", "cuda:0"), or as a NumPy array ("numpy")."""
+    if device == "numpy":
+        return to_numpy(a)
+    from autograd import on_torch
+
+    return on_torch.asarray(a, device=device)
+
+
+def to_numpy(a):
+    """An array of either library as a NumPy array: itself, a view of the same memory, or a copy from a device."""
+    return np.asarray(a) if not is_torch(a) else xp[type(a)].to_numpy(a)
 
 
 def namespace(*operands):
-    """The namespace for operands of which some may be plain numbers: a Tensor's if there is one."""
+    """The namespace for operands of which some may be plain numbers: a Tensor's if there is one, then torch's."""
     found = [xp[type(a)] for a in operands if type(a) in xp]
-    return next((n for n in found if n is not np), np)
+    return next((n for n in found if hasattr(n, "vjp")), next((n for n in found if n is not np), np))
+
+
+# What NumPy and torch call differently, for arrays of either; `like` is an array that says which, and on what device.
+
+
+def beside(a, like):
+    """Numbers, lists or an array of either library, as an array where `like` lives."""
+    return np.asarray(a) if isinstance(like, (np.ndarray, np.generic)) else xp[type(like)].asarray(a, like=like)
+
+
+def full(shape, value, like, dtype=None):
+    """An array of this shape filled with a number, of the dtype of `like` if no other is given."""
+    if isinstance(like, (np.ndarray, np.generic)):
+        return np.full(shape, value, dtype or like.dtype) if value else np.zeros(shape, dtype or like.dtype)
+    return like.new_full(shape, value, dtype=xp[type(like)].dtype_of(dtype or like.dtype))
+
+
+def astype(a, dtype):
+    """The array in another dtype; itself if it is of that dtype."""
+    if isinstance(a, (np.ndarray, np.generic)):
+        return a.astype(dtype, copy=False)
+    return a.to(xp[type(a)].dtype_of(dtype))
+
+
+def kind(dtype):
+    """NumPy's letter for the sort of a dtype of either library: "f", "i", "u", "b" or "c"."""
+    if isinstance(dtype, np.dtype):
+        return dtype.kind
+    if dtype.is_floating_point:
+        return "f"
+    return "c" if dtype.is_complex else "b" if "bool" in str(dtype) else "u" if "uint" in str(dtype) else "i"
 
 
 def unbroadcast(g, shape):
@@ -48,13 +121,14 @@ def sum_rows(g):
 
 def top_of(x, axis):
     """The largest values of an array along the axis, with length 1 there; 0 of an empty array."""
-    return x.max(axis=axis, keepdims=True) if x.size else x.dtype.type(0)
+    return xp[type(x)].amax(x, axis=axis, keepdims=True) if math.prod(x.shape) else full((), 0, x)
 
 
 def erf(a):
     """The error function; that of arrays from SciPy, since NumPy has none."""
     if xp[type(a)] is not np:
         return xp[type(a)].erf(a)
+
     from scipy.special import erf
 
     return erf(a)
@@ -93,10 +167,13 @@ class OuterProduct:
     def __init__(self, x, g):
         self.x, self.g = x, g
         self.shape = (g.shape[1], x.shape[1])
-        self.dtype = x.dtype if x.dtype == g.dtype else np.result_type(x, g)
+        self.dtype = x.dtype if x.dtype == g.dtype else namespace(x, g).result_type(x, g)
 
     def value(self):
         return (self.x.mT @ self.g).mT
 
     def into(self, out):
-        np.matmul(self.x.mT, self.g, out=out.mT)
+        if self.dtype == out.dtype:
+            xp[type(out)].matmul(self.x.mT, self.g, out=out.mT)
+        else:
+            out[...] = self.value()

@@ -1,12 +1,15 @@
 """Losses. `reduction` is "mean", "sum" or "none" (one number a sample), as in torch."""
 
+import math
+
 import numpy as np
 
 from autograd.activations import log_softmax, softplus
 from autograd.arithmetic import abs, clamp, exp, log, sub, where
-from autograd.core import Tensor, primitive
+from autograd.core import Tensor, exemplar, primitive, tensor
 from autograd.core import innermost as raw
 from autograd.indexing import take_along_dim
+from autograd.kernels import astype, beside, full, kind, to_numpy, xp
 from autograd.reductions import logsumexp
 from autograd.shapes import squeeze
 from autograd.transforms import unfused
@@ -20,7 +23,7 @@ def _known(reduction):
 
 def _reduce(loss, reduction):
     if reduction == "mean":
-        return loss.sum() * (1.0 / max(loss.size, 1))
+        return loss.sum() * (1.0 / max(math.prod(loss.shape), 1))
     return loss.sum() if reduction == "sum" else loss
 
 
@@ -39,7 +42,7 @@ def mse_loss(prediction, target, reduction="mean"):
 @primitive
 def _squared_error(a, b, *, reduction):
     d = a - b
-    scale = 2.0 / max(d.size, 1) if reduction == "mean" else 2.0
+    scale = 2.0 / max(math.prod(d.shape), 1) if reduction == "mean" else 2.0
     return _reduce(d * d, reduction), lambda g: d * (g * scale), lambda g: d * (g * -scale)
 
 
@@ -65,15 +68,16 @@ def nll_loss(log_probabilities, target, weight=None, ignore_index=-100, reductio
     Labels equal to ignore_index count for nothing. The mean divides by the sum of the weights that count.
     """
     _known(reduction)
-    z, t = log_probabilities, np.asarray(raw(target))
+    z, t = log_probabilities, beside(raw(target), raw(log_probabilities))
     _labels_fit("nll_loss", z.shape, t)
     classes = 1 if len(z.shape) > 1 else 0
     counts = t != ignore_index
-    labels = np.where(counts, t, 0)
-    if labels.size and (labels.min() < 0 or labels.max() >= z.shape[classes]):
+    labels = xp[type(t)].where(counts, t, 0)
+    if math.prod(t.shape) and (labels.min() < 0 or labels.max() >= z.shape[classes]):
         raise _not_a_class("nll_loss", labels.reshape(-1), z.shape[classes])
-    w = counts.astype(z.dtype) if weight is None else np.asarray(raw(weight))[labels] * counts
-    picked = squeeze(take_along_dim(z, np.expand_dims(labels, classes), classes), classes)
+    w = astype(counts, z.dtype) if weight is None else beside(raw(weight), t)[labels] * counts
+    at = labels.reshape(*labels.shape[:classes], 1, *labels.shape[classes:])
+    picked = squeeze(take_along_dim(z, at, classes), classes)
     loss = -picked * w
     return loss.sum() / w.sum() if reduction == "mean" else _reduce(loss, reduction)
 
@@ -100,15 +104,14 @@ def cross_entropy(logits, target, reduction="mean", weight=None, ignore_index=-1
     mean is over labels, by their weights, or over the places they would have.
     """
     _known(reduction)
-    t = raw(target)
-    if not hasattr(t, "dtype"):
-        t = np.asarray(t)
-    z = logits if type(logits) is Tensor else Tensor(logits)
-    if t.dtype.kind in "fc":
+    z = logits if type(logits) is Tensor else tensor(logits)
+    t = beside(raw(target), raw(z))
+    if kind(t.dtype) in "fc":
         return _cross_entropy_with_probabilities(z, target, reduction, weight, label_smoothing)
     shape = z.shape
     _labels_fit("cross_entropy", shape, t)
-    lowest = np.minimum.reduce(t, axis=None, initial=0)
+    # On a device torch checks the labels itself, and looking at them here would wait for it.
+    lowest = 0 if z.device.startswith("cuda") else np.minimum.reduce(to_numpy(t), axis=None, initial=0)
     if weight is not None or label_smoothing or ignore_index >= 0 or lowest == ignore_index:
         return _smoothed(z, t, reduction, weight, ignore_index, label_smoothing)
     if lowest < 0:  # a label above the last class raises by itself, this would count from the end
@@ -121,7 +124,7 @@ def cross_entropy(logits, target, reduction="mean", weight=None, ignore_index=-1
 
 
 def _labels_fit(name, shape, t):
-    if not shape or t.dtype.kind not in "iu" or t.shape != shape[:-1][:1] + shape[2:]:
+    if not shape or kind(t.dtype) not in "iu" or t.shape != shape[:-1][:1] + shape[2:]:
         raise ValueError(
             f"{name}: logits {shape} need integer labels of shape {shape[:-1][:1] + shape[2:]} or "
             f"probabilities of shape {shape}, got {t.dtype} of shape {t.shape}"
@@ -135,10 +138,10 @@ def _smoothed(z, t, reduction, weight, ignore_index, smoothing):
     if not smoothing:
         return loss
     classes = 1 if z.ndim > 1 else 0
-    w = np.ones(z.shape[classes], z.dtype) if weight is None else np.asarray(raw(weight))
+    w = full(z.shape[classes : classes + 1], 1.0, raw(z)) if weight is None else beside(raw(weight), t)
     counts = t != ignore_index
     uniform = -(log_p * w.reshape(-1, *(1,) * (z.ndim - classes - 1))).sum(classes) * counts
-    total = (w[np.where(counts, t, 0)] * counts).sum()
+    total = (w[xp[type(t)].where(counts, t, 0)] * counts).sum()
     uniform = uniform.sum() / total if reduction == "mean" else _reduce(uniform, reduction)
     return (1.0 - smoothing) * loss + (smoothing / z.shape[classes]) * uniform
 
@@ -180,7 +183,7 @@ def _cross_entropy_with_probabilities(z, target, reduction, weight=None, smoothi
         target = target * (1.0 - smoothing) + smoothing / z.shape[classes]
     log_p = log_softmax(z, classes)
     if weight is not None:
-        log_p = log_p * np.asarray(raw(weight)).reshape(-1, *(1,) * (z.ndim - classes - 1))
+        log_p = log_p * beside(raw(weight), raw(z)).reshape(-1, *(1,) * (z.ndim - classes - 1))
     return _reduce(-(target * log_p).sum(classes), reduction)
 
 
@@ -200,7 +203,8 @@ def binary_cross_entropy_with_logits(logits, target, reduction="mean", weight=No
 
 @primitive
 def _binary_cross_entropy(z, t, *, reduction, weight, positive):
-    w, c = 1.0 if weight is None else weight, 1.0 if positive is None else positive
+    like = exemplar(z, t)
+    w, c = (1.0 if x is None else beside(x, like) for x in (weight, positive))
     if type(z) is Tensor or type(t) is Tensor:
 
         def composed(z, t):
@@ -208,11 +212,12 @@ def _binary_cross_entropy(z, t, *, reduction, weight, positive):
             return _reduce(w * (c * t * by_one + (1.0 - t) * by_zero), reduction)
 
         return unfused(composed, z, t)
-    u = np.log1p(np.exp(-np.abs(z)))
-    by_one, by_zero = c * (u + np.maximum(-z, 0.0)), u + np.maximum(z, 0.0)
+    n = xp[type(like)]
+    u = n.log1p(n.exp(-n.abs(z)))
+    by_one, by_zero = c * (u + n.maximum(-z, 0.0)), u + n.maximum(z, 0.0)
     loss = w * (t * by_one + (1.0 - t) * by_zero)
-    p = 0.5 * np.tanh(0.5 * z) + 0.5
-    w = w * (1.0 / max(loss.size, 1)) if reduction == "mean" else w
+    p = 0.5 * n.tanh(0.5 * z) + 0.5
+    w = w * (1.0 / max(math.prod(loss.shape), 1)) if reduction == "mean" else w
 
     def by_logits(g):
         return (p * (1.0 - t + c * t) - c * t) * (w * g)

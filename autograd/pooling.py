@@ -4,6 +4,7 @@ import numpy as np
 
 from autograd.core import Tensor, primitive
 from autograd.core import innermost as raw
+from autograd.kernels import astype, beside, full, xp
 from autograd.reductions import mean
 from autograd.shapes import concatenate
 from autograd.transforms import linear_map
@@ -20,7 +21,7 @@ def max_pool2d(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=Fal
     y = _max_pool(x, windows=windows)
     if not return_indices:
         return y
-    places = np.arange(x.shape[-2] * x.shape[-1]).reshape(x.shape[-2:])
+    places = beside(np.arange(x.shape[-2] * x.shape[-1]).reshape(x.shape[-2:]), raw(x))
     return y, _pick(places, windows, *_largest(raw(x), windows))
 
 
@@ -32,7 +33,7 @@ def avg_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode=False, count_in
         return y / divisor_override
     if not np.any(windows.padding):
         return y / (windows.kernel[0] * windows.kernel[1])
-    return y / _counts(windows, pair(padding), count_include_pad).astype(x.dtype)
+    return y / astype(beside(_counts(windows, pair(padding), count_include_pad), raw(x)), x.dtype)
 
 
 def adaptive_avg_pool2d(x, output_size):
@@ -74,9 +75,9 @@ def _sum_pool(x, *, windows):
 
 def _sums(x, windows):
     x = windows.pad(x)
-    y = None
+    n, y = xp[type(x)], None
     for tap in windows.taps():
-        y = x[tap].copy() if y is None else np.add(y, x[tap], out=y)
+        y = n.array(x[tap]) if y is None else n.add(y, x[tap], out=y)
     return y
 
 
@@ -98,16 +99,16 @@ def _max_pool(x, *, windows):
 def _largest(x, windows):
     """The padded image, and the largest value in each window."""
     x = windows.pad(x, -np.inf)
-    first, *others = windows.taps()
-    y = x[first].copy()
+    n, (first, *others) = xp[type(x)], windows.taps()
+    y = n.array(x[first])
     for tap in others:
-        np.maximum(y, x[tap], out=y)
+        n.maximum(y, x[tap], out=y)
     return x, y
 
 
 def _firsts(windows, array, y):
     """For each place in the window: its elements, and in which windows it holds the first largest value."""
-    left = np.ones(y.shape, bool)
+    left = full(y.shape, True, y, bool)
     for tap in windows.taps():
         first = (array[tap] == y) & left
         left &= ~first

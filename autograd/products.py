@@ -134,9 +134,8 @@ def _einsum(*operands, inputs, output):
 
 def _contract(inputs, output, operands):
     equation = f"{','.join(inputs)}->{output}"
-    if namespace(*operands) is np:
-        return np.einsum(equation, *operands, optimize=len(operands) > 2)
-    return einsum(equation, *operands)
+    n = namespace(*operands)
+    return np.einsum(equation, *operands, optimize=len(operands) > 2) if n is np else n.einsum(equation, *operands)
 
 
 Tensor.__matmul__ = Tensor.matmul = matmul

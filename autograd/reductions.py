@@ -36,6 +36,11 @@ def _restore(g, shape, axis):
     return g if axis is None else g.reshape(_kept(shape, axis))
 
 
+def _dropped(y, axis, keepdims):
+    """A result that kept the reduced axes with length 1, without them unless they are wanted."""
+    return y if keepdims else y.reshape(()) if axis is None else y.squeeze(axis)
+
+
 def _kept(shape, axis):
     """The shape that a reduction of an array of this shape leaves with keepdims."""
     return tuple(1 if axis is None or i in axis else n for i, n in enumerate(shape))
@@ -118,7 +123,7 @@ def amin(a, *, axis=None, keepdims=False):
 def _shared_by_equals(a, y, axis, keepdims):
     chosen = raw(a) == raw(y)
     weight = chosen / chosen.sum(axis=axis, keepdims=True, dtype=y.dtype)
-    return y if keepdims else y.squeeze(axis), lambda g: _restore(g, chosen.shape, axis) * weight
+    return _dropped(y, axis, keepdims), lambda g: _restore(g, chosen.shape, axis) * weight
 
 
 @_reduction
@@ -127,12 +132,12 @@ def logsumexp(a, *, axis=None, keepdims=False):
     """log(sum(exp(a))) over the axes, without overflow."""
     n, shape = xp[type(a)], a.shape
     top = top_of(raw(a), axis)
-    top = np.where(np.isfinite(top), top, 0.0)  # a line of -inf stays one
+    top = xp[type(top)].where(xp[type(top)].isfinite(top), top, 0.0)  # a line of -inf stays one
     e = n.exp(a - top)
     s = e.sum(axis=axis, keepdims=True)
     y = n.log(s) + top
     p = e / s
-    return y if keepdims else y.squeeze(axis), lambda g: _restore(g, shape, axis) * p
+    return _dropped(y, axis, keepdims), lambda g: _restore(g, shape, axis) * p
 
 
 class Extremum(NamedTuple):
@@ -147,7 +152,7 @@ def max(a, axis=None, keepdims=False, *, dim=None, keepdim=None):
 
     As in torch, a second array in the place of the axis asks for `maximum`.
     """
-    if isinstance(axis, (Tensor, np.ndarray)):
+    if hasattr(axis, "shape"):
         return maximum(a, axis)
     axis, keepdims = axis if dim is None else dim, keepdims if keepdim is None else keepdim
     return amax(a, None, keepdims) if axis is None else _found(a, argmax(a, axis, True), axis, keepdims)
@@ -158,7 +163,7 @@ def min(a, axis=None, keepdims=False, *, dim=None, keepdim=None):
 
     As in torch, a second array in the place of the axis asks for `minimum`.
     """
-    if isinstance(axis, (Tensor, np.ndarray)):
+    if hasattr(axis, "shape"):
         return minimum(a, axis)
     axis, keepdims = axis if dim is None else dim, keepdims if keepdim is None else keepdim
     return amin(a, None, keepdims) if axis is None else _found(a, argmin(a, axis, True), axis, keepdims)
@@ -221,10 +226,10 @@ def norm(a, p=2.0, axis=None, keepdims=False, *, dim=None, keepdim=None):
 @primitive
 def _euclidean(a, *, axis=None, keepdims=False):
     n, shape = xp[type(a)], a.shape
-    y = _euclidean(a, axis, True) if type(a) is Tensor else np.sqrt((a * a).sum(axis=axis, keepdims=True))
+    y = _euclidean(a, axis, True) if type(a) is Tensor else n.sqrt((a * a).sum(axis=axis, keepdims=True))
     zero = raw(y) == 0
     direction = a * n.where(zero, 0.0, 1.0 / (y + zero))
-    return y if keepdims else y.squeeze(axis), lambda g: _restore(g, shape, axis) * direction
+    return _dropped(y, axis, keepdims), lambda g: _restore(g, shape, axis) * direction
 
 
 def argmax(a, axis=None, keepdims=False, *, dim=None, keepdim=None):

@@ -6,8 +6,9 @@ import math
 import numpy as np
 
 from autograd.core import Tensor, primitive
+from autograd.core import innermost as raw
 from autograd.indexing import getitem
-from autograd.kernels import axes_of, axis_of, namespace, unbroadcast, xp
+from autograd.kernels import axes_of, axis_of, beside, full, namespace, unbroadcast, xp
 
 
 def reshape(a, *shape):
@@ -183,7 +184,11 @@ def pad(a, pads, mode="constant", value=0.0):
 @primitive
 def _pad(a, *, sides, value):
     inside = tuple(slice(l, l + n) for n, (l, _) in zip(a.shape, sides))
-    y = _pad(a, sides=sides, value=value) if type(a) is Tensor else np.pad(a, sides, constant_values=value)
+    if type(a) is Tensor:
+        y = _pad(a, sides=sides, value=value)
+    else:
+        y = full([l + n + r for n, (l, r) in zip(a.shape, sides)], value, a)
+        y[inside] = a
     return y, lambda g: g[inside]
 
 
@@ -201,6 +206,7 @@ def triu(a, diagonal=0):
 
 @primitive
 def _masked(a, *, keep):
+    keep = beside(keep, raw(a))
     return a * keep, lambda g: g * keep
 
 

@@ -5,8 +5,12 @@ runs the function, and walks back. The level below may itself be recording, so d
 more: the rules compute on Tensors as they do on arrays.
 """
 
+import math
+
+import numpy as np
+
 from autograd.core import Leaf, Tensor, backward, enable_grad, floating, innermost, primitive, shared, tensor
-from autograd.kernels import xp
+from autograd.kernels import astype, beside, full, xp
 
 
 class _Input(Leaf):
@@ -46,6 +50,8 @@ def vjp(f, *xs):
     value, root = (y.data, y.node) if _level(y) == level else (y, None)  # no root: y does not depend on the inputs
 
     def pullback(g):
+        if not hasattr(g, "shape"):
+            g = astype(beside(g, innermost(y)), y.dtype)
         if root is not None:
             backward(root, g, retain_graph=True)
         return tuple(_as_given(_take(x), given) for x in inputs)
@@ -109,7 +115,7 @@ def grad(f, argnum=0):
 
 
 def _one(like):
-    return xp[type(innermost(like))].asarray(1.0, dtype=like.dtype)
+    return full((), 1.0, innermost(like))[()]
 
 
 def jvp(f, xs, vs):
@@ -133,8 +139,8 @@ def jacobian(f):
 
     def matrix(x):
         y, pullback = vjp(f, x)
-        n = xp[type(innermost(y))]
-        basis = n.eye(innermost(y).size, dtype=innermost(y).dtype)
+        n = math.prod(y.shape)
+        basis = astype(beside(np.eye(n), innermost(y)), y.dtype)
         rows = [pullback(e.reshape(y.shape))[0] for e in basis]
         stacked = xp[type(rows[0])].stack(rows)
         return stacked.reshape(tuple(y.shape) + tuple(x.shape))

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from autograd.kernels import full, xp
+
 
 class Windows:
     """Windows of `kernel` elements, `dilation` apart, beginning every `stride` elements of the padded image.
@@ -55,7 +57,7 @@ class Windows:
         """The image with the padding around it."""
         if not np.any(self.padding):
             return x
-        out = np.zeros(self._padded(x), x.dtype) if value == 0 else np.full(self._padded(x), value, x.dtype)
+        out = full(self._padded(x), value, x)
         self.crop(out)[...] = x
         return out
 
@@ -66,7 +68,7 @@ class Windows:
 
     def blank(self, like):
         """A padded image of zeros, with the leading axes of the images or outputs `like`."""
-        return np.zeros(self._padded(like), like.dtype)
+        return full(self._padded(like), 0.0, like)
 
     def _padded(self, like):
         return (*like.shape[:-2], *(n + sum(p) for n, p in zip(self.size, self.padding)))
@@ -86,6 +88,8 @@ class Windows:
     def unfold(self, x):
         """The elements of each window: (..., H, W) -> (..., KH * KW, OH, OW)."""
         x = self.pad(x)
+        if type(x) is not np.ndarray:
+            return xp[type(x)].stack([x[tap] for tap in self.taps()], -3)
         rows, columns = x.strides[-2:]
         (dh, dw), (sh, sw) = self.dilation, self.stride
         windows = np.lib.stride_tricks.as_strided(

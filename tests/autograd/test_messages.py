@@ -63,7 +63,7 @@ def stubborn(a, b):
 
 
 V, R, T = ValueError, RuntimeError, TypeError
-NO = "autograd computes on NumPy arrays, numbers and Tensors, not on"
+NO = "autograd computes on NumPy arrays, torch tensors, numbers and Tensors, not on"
 TWICE = "a second time: the first pass freed what it saved (pass retain_graph=True to the first one)"
 REDUCTION = 'reduction is "mean", "sum" or "none", got'
 TABLE = [

@@ -31,6 +31,7 @@ class Library:
 
 
 OURS, TORCH = Library(np.asarray, ag), Library(torch.as_tensor, F, torch)
+ON_TORCH = Library(torch.as_tensor, ag)  # this package, computing on torch's tensors
 
 
 @dataclass(frozen=True)
@@ -265,6 +266,44 @@ def test_float32_stays_float32_and_inputs_stay_as_they_are(case):
         np.testing.assert_allclose(a, e, rtol=1e-3, atol=1e-4)
 
 
+def run_on_torch(case, arrays):
+    """`run` on torch's tensors, as NumPy arrays; everything must have stayed a tensor, and unchanged."""
+    leaves = [ag.tensor(torch.from_numpy(x), requires_grad=True) for x in arrays]
+    y = case(ON_TORCH, *leaves)
+    y.backward(torch.from_numpy(weights(y.shape)))
+    gradients = [torch.zeros_like(x.data) if x.grad is None else x.grad for x in leaves]
+    assert {type(a) for a in (y.data, *gradients)} == {torch.Tensor}
+    assert {a.dtype for a in (y.data, *gradients)} == {x.data.dtype for x in leaves}
+    assert all(np.array_equal(leaf.numpy(), x) for leaf, x in zip(leaves, arrays))
+    return y.numpy(), [g.numpy() for g in gradients]
+
+
+@at_each_case
+def test_torch_tensors_give_what_arrays_give(case):
+    for dtype, tolerance in ((np.float64, 1e-10), (np.float32, 1e-4)):
+        y, gradients = run(case, case.inputs(dtype))
+        on_torch, gradients_on_torch = run_on_torch(case, case.inputs(dtype))
+        assert on_torch.shape == y.shape
+        for a, e in zip([on_torch, *gradients_on_torch], [y.data, *gradients]):
+            np.testing.assert_allclose(a, e, rtol=tolerance, atol=tolerance)
+
+
+@at_each_case
+def test_torch_tensors_give_the_second_derivatives_that_arrays_give(case):
+    def slopes(library, *xs):
+        """The gradient by all inputs of |gradient by all inputs|^2."""
+
+        def squares(*xs):
+            gradients = ag.vjp(lambda *xs: case(library, *xs).sum(), *xs)[1](1.0)
+            return sum([(g * g).sum() for g in gradients])
+
+        return ag.vjp(squares, *xs)[1](1.0)
+
+    arrays = case.inputs()
+    for a, e in zip(slopes(ON_TORCH, *map(torch.from_numpy, arrays)), slopes(OURS, *arrays)):
+        np.testing.assert_allclose(ag.tensor(a).numpy(), ag.tensor(e).numpy(), rtol=1e-8, atol=1e-9)
+
+
 TIES = np.array([[0.0, 1.0, 1.0], [-1.0, 0.0, -1.0]])
 
 
@@ -280,7 +319,12 @@ KINKS = [
 
 @pytest.mark.parametrize("expression", KINKS)
 def test_kinks_and_ties_follow_torch(expression):
-    compare_with_torch(Case(expression, ((2, 3),)), [TIES])
+    case = Case(expression, ((2, 3),))
+    compare_with_torch(case, [TIES])
+    y, gradients = run(case, [TIES])
+    on_torch, gradients_on_torch = run_on_torch(case, [TIES])
+    np.testing.assert_allclose(on_torch, y.data, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(gradients_on_torch[0], gradients[0], rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("expression", KINKS)

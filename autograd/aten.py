@@ -1,0 +1,173 @@
+"""The rules that torch has kernels of its own for, each beside its vjps: loaded with the first torch tensor.
+
+Every kernel is called by itself, as `torch.ops.aten`; torch.autograd, which calls the same ones, has no part in it.
+Sums over half-precision numbers are taken in float32 inside the kernels; the cross-entropy is a float32 number.
+"""
+
+import torch
+
+from autograd import activations, arithmetic, convolution, indexing, losses, normalization, pooling, products
+from autograd.kernels import OuterProduct
+
+aten = torch.ops.aten
+MEAN_SUM_NONE = {"none": 0, "mean": 1, "sum": 2}  # how the kernels of losses number them
+
+
+def on_torch(operation):
+    """Decorator: what the operation does with torch's tensors."""
+    return operation.overload(torch.Tensor)
+
+
+# --- elementwise -----------------------------------------------------------------------------------------------
+
+
+@on_torch(activations.relu)
+def relu(a):
+    y = aten.relu(a)
+    return y, lambda g: aten.threshold_backward(g, y, 0)
+
+
+@on_torch(activations._gelu)
+def gelu(a):
+    return aten.gelu(a), lambda g: aten.gelu_backward(g, a)
+
+
+@on_torch(activations._gelu_tanh)
+def gelu_tanh(a):
+    return aten.gelu(a, approximate="tanh"), lambda g: aten.gelu_backward(g, a, approximate="tanh")
+
+
+@on_torch(activations.silu)
+def silu(a):
+    return aten.silu(a), lambda g: aten.silu_backward(g, a)
+
+
+@on_torch(activations.sigmoid)
+def sigmoid(a):
+    y = aten.sigmoid(a)
+    return y, lambda g: aten.sigmoid_backward(g, y)
+
+
+@on_torch(arithmetic.tanh)
+def tanh(a):
+    y = aten.tanh(a)
+    return y, lambda g: aten.tanh_backward(g, y)
+
+
+@on_torch(activations._softmax)
+def softmax(a, *, axis):
+    y = aten._softmax(a, axis, False)
+    return y, lambda g: aten._softmax_backward_data(g, y, axis, a.dtype)
+
+
+@on_torch(activations._log_softmax)
+def log_softmax(a, *, axis):
+    y = aten._log_softmax(a, axis, False)
+    return y, lambda g: aten._log_softmax_backward_data(g, y, axis, a.dtype)
+
+
+# --- linear maps -----------------------------------------------------------------------------------------------
+
+
+@on_torch(products.linear)
+def linear(x, weight, bias=None):
+    y = torch.nn.functional.linear(x, weight, bias)
+    return (
+        y,
+        lambda g: g @ weight,
+        lambda g: OuterProduct(_rows(x), _rows(g)),
+        lambda g: _rows(g).sum(0),
+    )
+
+
+def _rows(x):
+    return x.reshape(-1, x.shape[-1])
+
+
+@on_torch(indexing._embedding)
+def embedding(w, *, indices, padding):
+    padding = -1 if padding is None else padding % len(w)
+    return aten.embedding(w, indices), lambda g: aten.embedding_dense_backward(g, indices, len(w), padding, False)
+
+
+@on_torch(convolution._conv2d)
+def conv2d(x, w, *, windows, groups):
+    x, padding = _padded(x, windows)
+    options = (windows.stride, padding, windows.dilation, False, (0, 0), groups)
+
+    def by_image(g):
+        d = aten.convolution_backward(g, x, w, None, *options, (True, False, False))[0]
+        return d if padding == _before(windows) else windows.crop(d)
+
+    return (
+        aten.convolution(x, w, None, *options),
+        by_image,
+        lambda g: aten.convolution_backward(g, x, w, None, *options, (False, True, False))[1],
+    )
+
+
+@on_torch(convolution._conv_transpose2d)
+def conv_transpose2d(x, w, *, windows, groups):
+    sides = zip(windows.size, x.shape[2:], windows.kernel, windows.stride, windows.dilation, _before(windows))
+    extra = [size - ((n - 1) * s - 2 * p + d * (k - 1) + 1) for size, n, k, s, d, p in sides]
+    options = (windows.stride, _before(windows), windows.dilation, True, extra, groups)
+    return (
+        aten.convolution(x, w, None, *options),
+        lambda g: aten.convolution_backward(g, x, w, None, *options, (True, False, False))[0],
+        lambda g: aten.convolution_backward(g, x, w, None, *options, (False, True, False))[1],
+    )
+
+
+def _before(windows):
+    """The padding above and to the left, which is all that the kernels know of."""
+    return tuple(before for before, _ in windows.padding)
+
+
+def _padded(x, windows, value=0.0):
+    """The image, and the padding left to the kernel: all of it where both sides are alike, none otherwise."""
+    if all(before == after for before, after in windows.padding):
+        return x, _before(windows)
+    return windows.pad(x, value), (0, 0)
+
+
+@on_torch(pooling._max_pool)
+def max_pool(x, *, windows):
+    image, padding = _padded(x, windows, -torch.inf)
+    options = (windows.kernel, windows.stride, padding, windows.dilation, False)
+    y, places = aten.max_pool2d_with_indices(image, *options)
+
+    def vjp(g):
+        d = aten.max_pool2d_with_indices_backward(g, image, *options, places)
+        return d if image is x else windows.crop(d)
+
+    return y, vjp
+
+
+@on_torch(pooling._sum_pool)
+def sum_pool(x, *, windows):
+    image, padding = _padded(x, windows)
+    options = (windows.kernel, windows.stride, padding, False, True, 1)
+
+    def vjp(g):
+        d = aten.avg_pool2d_backward(g, image, *options)
+        return d if image is x else windows.crop(d)
+
+    return aten.avg_pool2d(image, *options), vjp
+
+
+# --- losses ----------------------------------------------------------------------------------------------------
+
+
+@on_torch(losses._softmax_cross_entropy)
+def softmax_cross_entropy(z, *, labels, reduction):
+    p = aten._log_softmax(z.float() if z.dtype.itemsize < 4 else z, 1, False)
+    options = (labels, None, MEAN_SUM_NONE[reduction], -100)
+    try:
+        loss, total = aten.nll_loss_forward(p, *options)
+    except IndexError:
+        raise losses._not_a_class("cross_entropy", labels, z.shape[1]) from None
+
+    def vjp(g):
+        return aten._log_softmax_backward_data(aten.nll_loss_backward(g, p, *options, total), p, 1, p.dtype).to(z.dtype)
+
+    return loss, vjp
