@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from autograd.core import Leaf, Tensor
-from autograd.kernels import ALIGNMENT, aligned_zeros
+from autograd.kernels import ALIGNMENT, aligned_zeros, astype, full, is_torch, to_numpy, xp
 
 RIDERS = 8  # numbers that may travel behind the gradients in the same message
 
@@ -20,12 +20,14 @@ class Arena:
     """The parameters of a module, or a dict or list of parameters, moved into flat storage.
 
     data      flat values
+    computed  None, or a flat copy of `data` in half precision that the parameters show and the graph computes with
     grad      flat gradients
     message   the gradients followed by `riders`: one contiguous array, so that an exchange can carry both
     riders    a few numbers (a loss, a count) for data-parallel training to sum along with the gradients
 
-    All parameters must have one floating dtype. A parameter keeps its memory order (nn.Linear stores its weight
-    transposed), while names, hashes and state dicts speak of its shape in C order. Parameters belong to one arena.
+    All parameters must have one floating dtype, and be NumPy arrays, or torch tensors on one device. A parameter keeps
+    its memory order (nn.Linear stores its weight transposed), while names, hashes and state dicts speak of its shape in
+    C order. Parameters belong to one arena.
     """
 
     def __init__(self, parameters):
@@ -36,7 +38,12 @@ class Arena:
         if len(dtypes) > 1:
             listed = ", ".join(f"{name} is {p.dtype}" for name, p in named.items())
             raise TypeError(f"Arena: parameters must have one dtype, but {listed}")
+        places = {name: p.device if is_torch(p.data) else "numpy" for name, p in named.items()}
+        if len({*places.values()}) > 1:
+            listed = ", ".join(f"{name} on {place}" for name, place in places.items())
+            raise TypeError(f"Arena: parameters must live in one place, but {listed}: move the model by to(device=...)")
         self.dtype = dtypes.pop()
+        like = next(iter(named.values())).data
         self.parameters = named
         self.leaves: list[Leaf] = []
         self.spans: dict[str, slice] = {}
@@ -47,8 +54,9 @@ class Arena:
             stop = start + p.size
             self.spans[name] = slice(start, stop)
         size = math.ceil(stop / step) * step
-        self.data = aligned_zeros(size, self.dtype)
-        self.message = aligned_zeros(size + RIDERS, self.dtype)
+        self.data = aligned_zeros(size, like)
+        self.computed = None
+        self.message = aligned_zeros(size + RIDERS, like)
         self.grad, self.riders = self.message[:size], self.message[size:]
         for name, p in named.items():
             leaf = p.node
@@ -59,6 +67,20 @@ class Arena:
                 total[...] = 0.0 if leaf.fresh else leaf.total
             leaf.total, leaf.name = total, name
             self.leaves.append(leaf)
+        self.totals = [leaf.total for leaf in self.leaves]
+
+    def compute_in(self, dtype):
+        """Let the graph compute with copies of the values in "bfloat16" or "float16"; torch tensors only.
+
+        Values, gradients and everything the optimizer keeps stay in full precision (Micikevicius et al. 2018).
+        """
+        if type(self.data) is np.ndarray:
+            raise TypeError(f"compute_in: NumPy has no fast {dtype}: make torch tensors of the model by to(device=...)")
+        self.computed = astype(self.data, dtype)
+        for leaf, p in zip(self.leaves, self.parameters.values()):
+            span = self.spans[leaf.name]
+            leaf.master, p.data = p.data, _shaped(self.computed[span], p.data)
+            leaf.dtype = self.computed.dtype
 
     def zero_grad(self):
         """Forget the gradients: the next one to arrive overwrites what is there."""
@@ -70,17 +92,19 @@ class Arena:
 
         Raises RuntimeError if a parameter has moved to an arena made later: nothing done here would reach it.
         """
-        for leaf in self.leaves:
-            if leaf.total is None or leaf.total.base is not self.message.base:
+        for leaf, total in zip(self.leaves, self.totals):
+            if leaf.total is not total:
                 raise RuntimeError(
                     f"{leaf.name!r} has left this arena for one made later: "
                     f"make one optimizer for all parameters, or pass the same module or arena to everything"
                 )
             if leaf.fresh:
-                leaf.accumulate(np.zeros(leaf.shape, leaf.dtype))
+                leaf.accumulate(full(leaf.shape, 0.0, total, leaf.dtype))
 
     def touch(self):
         """Declare that the values were changed in place, so that graphs of the old values refuse to run backward."""
+        if self.computed is not None:
+            self.computed[...] = self.data
         for leaf in self.leaves:
             leaf.version += 1
 
@@ -88,7 +112,7 @@ class Arena:
         """Hash of the values: parameters in sorted name order, each as its little-endian bytes in C order."""
         digest = hashlib.sha256()
         for name in sorted(self.parameters):
-            data = np.ascontiguousarray(self.parameters[name].data)
+            data = np.ascontiguousarray(to_numpy(self.parameters[name].master))
             digest.update(data.astype(data.dtype.newbyteorder("<"), copy=False).tobytes())
         return digest.hexdigest()
 
@@ -97,7 +121,7 @@ class Arena:
 
     def unflatten(self, flat):
         """Split a flat array laid out like `data` into {name: array of the parameter's shape}, as views."""
-        return {name: _shaped(flat[span], self.parameters[name].data) for name, span in self.spans.items()}
+        return {name: _shaped(flat[span], self.parameters[name].master) for name, span in self.spans.items()}
 
 
 def arena_of(owner):
@@ -127,5 +151,7 @@ def named_parameters(parameters):
 
 def _shaped(flat, like):
     """A flat array as a view with the shape and the memory order of another array."""
-    order = np.argsort([-s for s in like.strides], kind="stable")
-    return flat.reshape([like.shape[i] for i in order]).transpose(np.argsort(order))
+    strides = like.strides if type(like) is np.ndarray else like.stride()
+    order = sorted(range(like.ndim), key=lambda i: -strides[i])
+    back = sorted(range(like.ndim), key=order.__getitem__)
+    return xp[type(flat)].permute_dims(flat.reshape([like.shape[i] for i in order]), back)

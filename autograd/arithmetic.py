@@ -8,8 +8,8 @@ import math
 
 from autograd.core import Tensor, exemplar, primitive
 from autograd.core import innermost as raw
-from autograd.kernels import erf as erf_of
 from autograd.kernels import astype, beside, kind, namespace, xp
+from autograd.kernels import erf as erf_of
 
 
 @primitive

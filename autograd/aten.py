@@ -7,6 +7,7 @@ Sums over half-precision numbers are taken in float32 inside the kernels; the cr
 import torch
 
 from autograd import activations, arithmetic, convolution, indexing, losses, normalization, pooling, products
+from autograd.core import shared
 from autograd.kernels import OuterProduct
 
 aten = torch.ops.aten
@@ -153,6 +154,33 @@ def sum_pool(x, *, windows):
         return d if image is x else windows.crop(d)
 
     return aten.avg_pool2d(image, *options), vjp
+
+
+# --- normalisation ---------------------------------------------------------------------------------------------
+
+
+@on_torch(normalization._batch_norm)
+def batch_norm(x, weight, bias, *, eps, moments):
+    y, mean, r = aten.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
+    if moments is not None:
+        moments(mean, r**-2.0 - eps)
+
+    def pullback(g):
+        options = (mean, r, True, eps, (True, weight is not None, bias is not None))
+        return aten.native_batch_norm_backward(g, x, weight, None, None, *options)
+
+    return y, *shared(pullback, 3)
+
+
+@on_torch(normalization._layer_norm)
+def layer_norm(x, weight, bias, *, shape, eps):
+    y, mean, r = aten.native_layer_norm(x, shape, weight, bias, eps)
+
+    def pullback(g):
+        mask = (True, weight is not None, bias is not None)
+        return aten.native_layer_norm_backward(g, x, shape, mean, r, weight, bias, mask)
+
+    return y, *shared(pullback, 3)
 
 
 # --- losses ----------------------------------------------------------------------------------------------------

@@ -52,14 +52,15 @@ class Leaf(Node):
     fresh    True until something arrives: the next gradient overwrites `total` instead of adding to it
     hook     called as hook(leaf) the moment the gradient is final for this backward
     version  counts in-place changes of the value, so that a stale graph is refused
+    master   the value in full precision, where the tensor's data are a copy in half precision; None otherwise
     """
 
-    __slots__ = ("total", "fresh", "hook", "version", "dtype")
+    __slots__ = ("total", "fresh", "hook", "version", "dtype", "master")
 
     def __init__(self, name, shape, dtype):
         super().__init__(name, (), shape)
         self.dtype = dtype
-        self.total = self.hook = None
+        self.total = self.hook = self.master = None
         self.fresh, self.version = True, 0
 
     def place(self):
@@ -162,9 +163,17 @@ class Tensor:
         """Overwrite a leaf's value in place; graphs that recorded the old value refuse to run backward."""
         if self.node is not None and not isinstance(self.node, Leaf):
             raise RuntimeError(f"assign needs a leaf, this tensor was computed by {self.name!r}")
+        value = beside(innermost(value), self.data)
         self.data[...] = value
         if self.node is not None:
             self.node.version += 1
+            if self.node.master is not None:
+                self.node.master[...] = value
+
+    @property
+    def master(self):
+        """The data, in full precision where they are a copy of something more precise (see `Arena`)."""
+        return self.data if getattr(self.node, "master", None) is None else self.node.master
 
     def register_hook(self, hook):
         """Call hook(leaf) in every backward, the moment this leaf's gradient is final. Leaves only; one hook a leaf."""
@@ -425,7 +434,7 @@ _SIZES = re.compile("size|shape|dimension")  # what torch's errors of this sort 
 def _misfit(name, error, *args):
     """The array library's error, saying which operation and which shapes; as it is if it is about something else."""
     text = str(error).splitlines()[0]
-    if " do not fit together (" in text or type(error) is not ValueError and not _SIZES.search(text):
+    if " do not fit together (" in text or (type(error) is not ValueError and not _SIZES.search(text)):
         return error
     shapes = " and ".join(str(tuple(np.shape(innermost(a)))) for a in args if a is not None)
     return ValueError(f"{name}: shapes {shapes} do not fit together ({text})")

@@ -147,9 +147,11 @@ def axes_of(axes, ndim, name):
     return axes if ndim else None
 
 
-def aligned_zeros(length, dtype):
-    """A flat array of zeros that starts on a multiple of `ALIGNMENT` bytes."""
-    dtype = np.dtype(dtype)
+def aligned_zeros(length, like):
+    """A flat array of zeros of the dtype of `like` that starts on a multiple of `ALIGNMENT` bytes."""
+    if type(like) is not np.ndarray:
+        return like.new_zeros(length)  # torch aligns all its memory
+    dtype = like.dtype
     memory = np.zeros(length * dtype.itemsize + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
     return memory[start : start + length * dtype.itemsize].view(dtype)

@@ -5,12 +5,13 @@ axes, the gradient is r (g - mean(g) - x^ mean(g x^)).
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
 from autograd.core import Tensor, primitive, shared
 from autograd.core import innermost as raw
-from autograd.kernels import xp
+from autograd.kernels import astype, sum_rows, xp
 from autograd.transforms import unfused
 
 
@@ -42,7 +43,34 @@ def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5):
     shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
     if tuple(x.shape[x.ndim - len(shape) :]) != shape:
         raise ValueError(f"layer_norm: x of shape {tuple(x.shape)} does not end in the normalized shape {shape}")
-    return _scaled(_standardize(x, axes=tuple(range(-len(shape), 0)), eps=eps), weight, bias)
+    return _layer_norm(x, weight, bias, shape=shape, eps=eps)
+
+
+@primitive
+def _layer_norm(x, weight, bias, *, shape, eps):  # x (..., *shape), weight and bias of this shape or None
+    if any(type(a) is Tensor for a in (x, weight, bias)):
+        return _unfused(lambda x: _standardize(x, axes=tuple(range(-len(shape), 0)), eps=eps), x, weight, bias)
+    before, n = x.shape, math.prod(shape)
+    w, b = (None if a is None else a.reshape(n) for a in (weight, bias))
+    d = x.reshape(-1, n)  # (R, n): a row for each sample
+    d = d - d.mean(axis=1, keepdims=True)
+    r = 1.0 / np.sqrt(np.einsum("ri,ri->r", d, d)[:, None] / n + eps)
+    y = d * r
+    value = y if w is None else y * w
+    if b is not None:
+        value = value + b if value is y else np.add(value, b, out=value)
+
+    def pullback(g):
+        g = g.reshape(d.shape)
+        by_weight, by_bias = (None if w is None else sum_rows(g * y)), (None if b is None else sum_rows(g))
+        g = g if w is None else g * w
+        by_x = y * (np.einsum("ri,ri->r", g, y)[:, None] / -n)
+        by_x += g
+        by_x -= g.mean(axis=1, keepdims=True)
+        by_x *= r
+        return by_x.reshape(before), *(a if a is None else a.reshape(shape) for a in (by_weight, by_bias))
+
+    return value.reshape(before), *shared(pullback, 3)
 
 
 def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5):
@@ -66,9 +94,9 @@ def batch_norm(x, running_mean=None, running_var=None, weight=None, bias=None, t
     count = math.prod(x.shape) // max(x.shape[1], 1)
 
     def move(mean, variance):
-        for running, new in ((running_mean, mean), (running_var, variance * (count / (count - 1)))):
-            running = raw(running)
-            running += momentum * (new.reshape(-1) - running)
+        for held, new in ((running_mean, mean), (running_var, variance * (count / (count - 1)))):
+            running: Any = raw(held)
+            running += momentum * (astype(new.reshape(-1), running.dtype) - running)
 
     if training:
         if count < 2:
@@ -78,23 +106,17 @@ def batch_norm(x, running_mean=None, running_var=None, weight=None, bias=None, t
         return _batch_norm(x, weight, bias, eps=eps, moments=None if running_mean is None else move)
     if running_mean is None or running_var is None:
         raise ValueError("batch_norm: without running_mean and running_var, only training=True has statistics to use")
-    scale, ndim = (raw(running_var) + eps) ** -0.5, x.ndim
-    y = (x - _by_channel(raw(running_mean), ndim)) * _by_channel(scale, ndim)
+    ndim = x.ndim
+    mean, scale = (_by_channel(astype(a, x.dtype), ndim) for a in (raw(running_mean), (raw(running_var) + eps) ** -0.5))
+    y = (x - mean) * scale
     return _scaled(y, _by_channel(weight, ndim), _by_channel(bias, ndim))
 
 
 @primitive
 def _batch_norm(x, weight, bias, *, eps, moments):  # x (N, C, ...), weight and bias (C,) or None
     if any(type(a) is Tensor for a in (x, weight, bias)):
-        given = [a for a in (x, weight, bias) if a is not None]
-
-        def composed(x, *affine):
-            rest = iter(affine)
-            w, b = (None if a is None else _by_channel(next(rest), x.ndim) for a in (weight, bias))
-            return _scaled(_standardize(x, axes=(0, *range(2, x.ndim)), eps=eps, moments=moments), w, b)
-
-        value, *vjps = unfused(composed, *given)
-        return value, *(None if a is None else vjps.pop(0) for a in (x, weight, bias))
+        axes, by_channel = (0, *range(2, x.ndim)), lambda p: _by_channel(p, x.ndim)
+        return _unfused(lambda x: _standardize(x, axes=axes, eps=eps, moments=moments), x, weight, bias, by_channel)
     shape = x.shape
     x = x.reshape(*shape[:2], -1)  # (N, C, L)
     n = len(x) * x.shape[2]
@@ -119,6 +141,18 @@ def _batch_norm(x, weight, bias, *, eps, moments):  # x (N, C, ...), weight and 
         return by_x.reshape(shape), by_weight, by_bias
 
     return y.reshape(shape), *shared(pullback, 3)
+
+
+def _unfused(standardize, x, weight, bias, shaped=lambda p: p):
+    """A fused rule's result from its parts: standardize, scale, shift."""
+    given = [a for a in (x, weight, bias) if a is not None]
+
+    def composed(x, *affine):
+        rest = iter(affine)
+        return _scaled(standardize(x), *(None if a is None else shaped(next(rest)) for a in (weight, bias)))
+
+    value, *vjps = unfused(composed, *given)
+    return value, *(None if a is None else vjps.pop(0) for a in (x, weight, bias))
 
 
 def _has_channels(name, x):

@@ -1,3 +1,4 @@
+# ruff: noqa: E402, F401, I001
 """torch's tensors under NumPy's names: what `xp[torch.Tensor]` is.
 
 Most names are the same, and torch takes `axis` and `keepdims`. Here are they, and the few that differ. Nothing here
@@ -9,14 +10,16 @@ import sys
 
 import numpy as np
 import torch
-from torch import (  # noqa: F401
+from torch import (
     abs, add, amax, amin, broadcast_to, concatenate, cos, divide, einsum, exp, expm1, isfinite, log, log1p, matmul,
-    multiply, permute as permute_dims, roll, sign, sin, sqrt, stack, tanh, zeros_like,
+    multiply, permute, roll, sign, sin, sqrt, stack, subtract, tanh, zeros_like,
 )  # fmt: skip
-from torch.special import erf  # noqa: F401
+from torch.special import erf
 
 from autograd import core
 from autograd.kernels import OPERANDS, xp
+
+permute_dims = permute
 
 
 def dtype_of(dtype):
@@ -122,4 +125,4 @@ def _places(shape, index, device):
 xp[torch.Tensor] = sys.modules[__name__]
 OPERANDS.add(torch.Tensor)
 core.PASSING.add(torch.Tensor)
-from autograd import aten  # noqa: E402, F401  (rules of torch's own, now that its tensors have a namespace)
+from autograd import aten

@@ -2,12 +2,14 @@
 
 import numpy as np
 
-from autograd.core import Leaf, Tensor, get_default_dtype
+from autograd.core import Leaf, Tensor, get_default_dtype, innermost
+from autograd.kernels import astype, is_torch, kind, to_device, to_numpy, xp
 
 
 def Parameter(data, dtype=None, name="parameter"):
     """A tensor to be trained: a leaf that requires a gradient. `data` is copied, its memory order kept."""
-    array = np.array(data, dtype=dtype or get_default_dtype(), order="K")
+    data, dtype = innermost(data), dtype or get_default_dtype()
+    array = xp[type(data)].array(data, dtype) if is_torch(data) else np.array(data, dtype=dtype, order="K")
     return Tensor(array, Leaf(name, array.shape, array.dtype))
 
 
@@ -87,21 +89,25 @@ class Module:
         for p in self.parameters():
             p.node.fresh = True
 
-    def to(self, dtype):
-        """Convert parameters and floating buffers to this floating dtype, before an optimizer is made. Returns self."""
+    def to(self, dtype=None, device=None):
+        """Convert parameters and floating buffers to this floating dtype, before an optimizer is made. Returns self.
+
+        With a device ("cpu", "cuda", "cuda:1") all tensors become torch's and move there; with "numpy", arrays again.
+        """
         if getattr(self, "arena", None) is not None:
             raise RuntimeError("to: the parameters already live in an arena; convert before making the optimizer")
-        for p in self.parameters():
-            p.data = p.data.astype(dtype)
-            p.node.dtype, p.node.fresh, p.node.total = p.data.dtype, True, None
-        for t in self.buffers():
-            if t.dtype.kind == "f":
-                t.data = t.data.astype(dtype)
+        for t in (*self.parameters(), *self.buffers()):
+            if dtype is not None and kind(t.dtype) == "f":
+                t.data = astype(t.data, dtype)
+            if device is not None:
+                t.data = to_device(t.data, device)
+            if t.node is not None:
+                t.node.dtype, t.node.fresh, t.node.total = t.data.dtype, True, None
         return self
 
     def state_dict(self):
         """A copy of every tensor by name, with torch.nn's names, shapes and layouts: `{"fc1.weight": array, ...}`."""
-        return {path: np.array(t.data, order="C") for path, t in self._walk() if isinstance(t, Tensor)}
+        return {path: np.array(to_numpy(t.master), order="C") for path, t in self._walk() if isinstance(t, Tensor)}
 
     def load_state_dict(self, state):
         """Overwrite every tensor from arrays by name, as `state_dict` returns them. Names and shapes must all agree."""
@@ -112,10 +118,11 @@ class Module:
         for path, t in own.items():
             if tuple(t.shape) != tuple(np.shape(state[path])):
                 raise ValueError(
-                    f"load_state_dict: {path!r} has shape {t.shape} here, but {np.shape(state[path])} in the state"
+                    f"load_state_dict: {path!r} has shape {tuple(t.shape)} here, "
+                    f"but {tuple(np.shape(state[path]))} in the state"
                 )
         for path, t in own.items():
-            t.assign(np.asarray(state[path]))
+            t.assign(state[path])
 
 
 class Sequential(Module):

@@ -10,8 +10,9 @@ import numpy as np
 
 from autograd.activations import relu, sigmoid
 from autograd.arithmetic import tanh
-from autograd.core import Tensor
+from autograd.core import Tensor, innermost
 from autograd.dropout import dropout
+from autograd.kernels import full
 from autograd.nn.module import Module, Parameter
 from autograd.products import linear
 from autograd.random import draw
@@ -72,7 +73,7 @@ class _Recurrent(Module):
     def _initial(self, x, state, which):
         if state is not None:
             return tuple(s[which] for s in (state if isinstance(state, tuple) else (state,)))
-        zeros = Tensor(np.zeros((x.shape[1], self.hidden_size), x.dtype))
+        zeros = Tensor(full((x.shape[1], self.hidden_size), 0.0, innermost(x)))
         return (zeros, zeros)
 
     def _collect(self, finals):

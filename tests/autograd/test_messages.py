@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import autograd as ag
 from autograd import init, nn, optim, schedule
@@ -30,6 +31,10 @@ def modified():
 def float64_gradient():
     x = ag.tensor([1.0], requires_grad=True, name="fc1.bias")
     (x * np.ones(1)).sum().backward()
+
+
+def apart():
+    return ag.Arena({"a": nn.Parameter([1.0]), "b": nn.Parameter(torch.ones(1))})
 
 
 def moved():
@@ -182,6 +187,9 @@ TABLE = [
     # arenas
     (V, "Arena: no parameters to hold (is every parameter frozen, or the model empty?)", lambda: ag.Arena(nn.ReLU())),
     (T, "Arena: parameters must have one dtype, but a is float32, b is float64", mixed),
+    (T, "Arena: parameters must live in one place, but a on numpy, b on cpu: move the model by to(device=...)", apart),
+    (T, "compute_in: NumPy has no fast bfloat16: make torch tensors of the model by to(device=...)",
+     lambda: ag.Arena(nn.Linear(2, 2)).compute_in("bfloat16")),
     (T, "Arena: 'w' is not a parameter but ndarray", lambda: ag.Arena({"w": np.zeros(3)})),
     (T, "Arena: 'parameter0' is not a parameter but Tensor", lambda: ag.Arena([tensor(2) * 2.0])),
     (R, "'q' has left this arena for one made later: make one optimizer for all parameters, or pass the same module or "
