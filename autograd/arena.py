@@ -34,14 +34,14 @@ class Arena:
         named = named_parameters(parameters)
         if not named:
             raise ValueError("Arena: no parameters to hold (is every parameter frozen, or the model empty?)")
-        dtypes = {p.dtype for p in named.values()}
-        if len(dtypes) > 1:
-            listed = ", ".join(f"{name} is {p.dtype}" for name, p in named.items())
-            raise TypeError(f"Arena: parameters must have one dtype, but {listed}")
         places = {name: p.device if is_torch(p.data) else "numpy" for name, p in named.items()}
         if len({*places.values()}) > 1:
             listed = ", ".join(f"{name} on {place}" for name, place in places.items())
             raise TypeError(f"Arena: parameters must live in one place, but {listed}: move the model by to(device=...)")
+        dtypes = {p.dtype for p in named.values()}
+        if len(dtypes) > 1:
+            listed = ", ".join(f"{name} is {p.dtype}" for name, p in named.items())
+            raise TypeError(f"Arena: parameters must have one dtype, but {listed}")
         self.dtype = dtypes.pop()
         like = next(iter(named.values())).data
         self.parameters = named
