@@ -104,6 +104,7 @@ class Tensor:
         self.data, self.node, self.level = data, node, level
 
     if TYPE_CHECKING:  # the operator modules attach the methods beside their rules
+        data: Any
 
         def __getattr__(self, name: str) -> Any: ...
         def __add__(self, other) -> "Tensor": ...
@@ -164,6 +165,8 @@ class Tensor:
         if self.node is not None and not isinstance(self.node, Leaf):
             raise RuntimeError(f"assign needs a leaf, this tensor was computed by {self.name!r}")
         value = beside(innermost(value), self.data)
+        if not is_torch(self.data) and not self.data.flags.writeable:  # a constant that is a NumPy scalar, or a view
+            self.data = np.array(self.data)
         self.data[...] = value
         if self.node is not None:
             self.node.version += 1
