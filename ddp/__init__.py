@@ -8,8 +8,10 @@ from ddp.communicator import Communicator
 from ddp.data import ArrayDataset, Batch, DataLoader, Shard
 from ddp.errors import ConfigurationError, Diverged, PeerLost
 from ddp.evaluation import evaluate
+from ddp.loss_scale import LossScale
 from ddp.noise_scale import NoiseScale
 from ddp.parallel import DistributedDataParallel
+from ddp.placement import Placement
 from ddp.reduction import ShardSum
 from ddp.sampler import Sampler
 from ddp.start import init

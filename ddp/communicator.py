@@ -3,19 +3,27 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from autograd.kernels import beside, is_torch
 from ddp.environment import Launch
 from ddp.errors import ConfigurationError
 
 T = TypeVar("T")
 
 
+def write_back(arrays, hosts):
+    """Overwrite arrays on a device by what has been received into their copies in the processor's memory."""
+    for array, host in zip(arrays, hosts):
+        if is_torch(array) and array.device.type != "cpu":
+            array[...] = beside(host, array)
+
+
 class Communicator:
-    """The ranks of a run. Arrays are contiguous NumPy arrays and are changed in place; all calls but `abort` are
-    collective: every rank makes them, in the same order.
+    """The ranks of a run. Arrays are contiguous, NumPy's or torch tensors, and are changed in place; all calls but
+    `abort` are collective: every rank makes them, in the same order.
 
     rank, size               this rank and how many there are
     local_rank, local_size   the same among those on this host
-    launcher, backend        "solo", "mpirun", "torchrun", "srun"; "solo", "mpi", "gloo"
+    launcher, backend        "solo", "mpirun", "torchrun", "srun"; "solo", "mpi", "gloo", "nccl"
     """
 
     def __init__(self, launch: Launch | None = None):

@@ -58,13 +58,17 @@ class DataLoader:
     global_batch  samples a step, over all ranks
     comm, shards  who computes what; shards defaults to the number of ranks
     seed, shuffle, boundary   see `Sampler`
+    place         what becomes of a shard's arrays, such as `Placement` for torch tensors; left as they are if None
     """
 
-    def __init__(self, dataset, global_batch, comm=None, shards=None, seed=0, shuffle="epoch", boundary="short"):
+    def __init__(
+        self, dataset, global_batch, comm=None, shards=None, seed=0, shuffle="epoch", boundary="short", place=None
+    ):
         self.dataset = ArrayDataset(*dataset) if isinstance(dataset, (tuple, list)) else dataset
         self.comm = comm or Communicator()
         self.shards = self.comm.size if shards is None else shards
         self.seed = seed
+        self.place = place or (lambda arrays: arrays)
         self.sampler = Sampler(len(self.dataset), global_batch, shuffle, seed, boundary)
         if global_batch < self.shards:
             raise ConfigurationError(
@@ -93,5 +97,5 @@ class DataLoader:
         shards = []
         for v in range(*self.run):
             samples = indices[bounds[v] : bounds[v + 1]]
-            shards.append(Shard(v, samples, self.dataset[samples]))
+            shards.append(Shard(v, samples, self.place(self.dataset[samples])))
         return Batch(step, self.sampler.epoch_of(step), len(indices), self.shards, self.seed, shards)

@@ -19,7 +19,7 @@ VARIABLES = {
     "srun": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
 }
 MPIRUN = ("Open MPI", "MPICH or Intel MPI")
-BACKENDS = ("auto", "mpi", "gloo", "solo")
+BACKENDS = ("auto", "mpi", "gloo", "nccl", "solo")
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Launch:
     """How this process was started: by which launcher, as which of how many ranks, and with which backend to talk."""
 
     launcher: str  # "mpirun", "torchrun", "srun" or "solo"
-    backend: str  # "mpi", "gloo" or "solo"
+    backend: str  # "mpi", "gloo", "nccl" or "solo"
     rank: int = 0
     size: int = 1
     local_rank: int = 0
@@ -52,7 +52,7 @@ def detect(environment: Mapping[str, str] = os.environ, backend: str = "auto") -
             f"start with one of them, or say which to believe with --backend mpi or --backend gloo"
         )
     if "torchrun" in found and backend != "mpi":
-        return Launch("torchrun", "gloo", *found["torchrun"])
+        return Launch("torchrun", "gloo" if backend == "auto" else backend, *found["torchrun"])
     if mpi:
         return Launch("mpirun", "mpi" if backend == "auto" else backend, *found[mpi])
     if "srun" in found:

@@ -3,17 +3,19 @@
 import numpy as np
 
 from autograd import no_grad
+from autograd.core import innermost
+from autograd.kernels import to_numpy
 from ddp.data import DataLoader
 from ddp.reduction import ShardSum
 
 
-def evaluate(model, dataset, metrics, comm, shards, batch=1024) -> dict[str, float]:
+def evaluate(model, dataset, metrics, comm, shards, batch=1024, place=None) -> dict[str, float]:
     """The mean of each metric over the data set: every sample once, no padding, the same bits on any number of ranks.
 
     metrics(*arrays) gets some samples' arrays and returns {name: one number a sample}. The model is in evaluation
-    mode meanwhile. Sums are taken in float64, over each logical shard in order and over the shards as a tree.
+    mode meanwhile. place: see `DataLoader`. Sums are taken in float64, over each logical shard in order and over the shards as a tree.
     """
-    loader = DataLoader(dataset, max(batch, shards), comm, shards, shuffle="never")
+    loader = DataLoader(dataset, max(batch, shards), comm, shards, shuffle="never", place=place)
     total = ShardSum(comm, shards)
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -25,7 +27,8 @@ def evaluate(model, dataset, metrics, comm, shards, batch=1024) -> dict[str, flo
                 if len(shard):
                     values = metrics(*shard.arrays)
                     names = list(values)
-                    sums[shard.index] += np.array([np.sum(np.asarray(v), dtype=np.float64) for v in values.values()])
+                    found = [to_numpy(innermost(v)) for v in values.values()]
+                    sums[shard.index] += np.array([np.sum(v, dtype=np.float64) for v in found])
     for module, training in modes:  # each its own: a frozen batch norm stays in evaluation mode
         module.training = training
     if len(loader.dataset) < shards:  # some ranks have seen no sample, and do not know what was measured

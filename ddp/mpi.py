@@ -2,7 +2,8 @@
 
 from mpi4py import MPI
 
-from ddp.communicator import Communicator
+from autograd.kernels import is_torch, to_numpy
+from ddp.communicator import Communicator, write_back
 from ddp.environment import Launch
 from ddp.errors import ConfigurationError
 
@@ -19,6 +20,10 @@ class MPICommunicator(Communicator):
         self.rank, self.size = self.comm.Get_rank(), self.comm.Get_size()
 
     def exchange(self, sends, receives):
+        if is_torch((receives or sends)[0][0]):
+            hosts = [(to_numpy(array), source) for array, source in receives]
+            self.exchange([(to_numpy(array), target) for array, target in sends], hosts)
+            return write_back([array for array, _ in receives], [host for host, _ in hosts])
         if len(sends) == len(receives) == 1 and sends[0][1] == receives[0][1]:
             partner = sends[0][1]
             self.comm.Sendrecv(sends[0][0], partner, recvbuf=receives[0][0], source=partner)
@@ -29,10 +34,14 @@ class MPICommunicator(Communicator):
         MPI.Request.Waitall(requests)
 
     def all_reduce(self, array):
-        self.comm.Allreduce(MPI.IN_PLACE, array)
+        host = to_numpy(array)
+        self.comm.Allreduce(MPI.IN_PLACE, host)
+        write_back([array], [host])
 
     def broadcast(self, array, root=0):
-        self.comm.Bcast(array, root)
+        host = to_numpy(array)
+        self.comm.Bcast(host, root)
+        write_back([array], [host])
 
     def all_gather_object(self, value):
         return self.comm.allgather(value)

@@ -6,6 +6,8 @@ import numpy as np
 
 from autograd import random
 from autograd.arena import arena_of
+from autograd.core import innermost
+from autograd.kernels import full
 from autograd.normalization import NoVarianceError
 from ddp.communicator import Communicator
 from ddp.errors import ConfigurationError
@@ -25,9 +27,12 @@ class DistributedDataParallel:
     shards  number of logical shards; the number of ranks if absent
     reduce  "canonical" (exact) or "native" (the library's all-reduce, in its own order)
     noise   a `NoiseScale` to be kept up to date, or None; costs one pass over the gradients a shard
+    scale   a `LossScale` for float16, or None
     """
 
-    def __init__(self, model, comm: Communicator | None = None, shards=None, reduce="canonical", noise=None):
+    def __init__(
+        self, model, comm: Communicator | None = None, shards=None, reduce="canonical", noise=None, scale=None
+    ):
         if reduce not in ("canonical", "native"):
             raise ConfigurationError(f"reduce is canonical or native, got {reduce!r}")
         self.model, self.comm = model, comm or Communicator()
@@ -36,13 +41,13 @@ class DistributedDataParallel:
         self.total = ShardSum(self.comm, self.shards, reduce == "canonical")
         self.arena = arena_of(model)
         self.statistics = RunningStatistics(model, self.comm, self.shards, reduce == "canonical")
-        self.noise = noise
+        self.noise, self.scale = noise, scale
         buffers = dict(model.named_buffers())
         self._verify({**self.arena.parameters, **buffers})
         self.comm.broadcast(self.arena.data)
         self.arena.touch()
         for buffer in buffers.values():
-            values = np.array(buffer.data, order="C").reshape(-1)
+            values = np.array(buffer.numpy(), order="C").reshape(-1)
             if values.size:
                 self.comm.broadcast(values.view(np.uint8))  # bytes: a buffer may have any dtype
                 buffer.assign(values.reshape(buffer.shape))
@@ -86,25 +91,30 @@ class DistributedDataParallel:
             riders[:] = 0.0
             if len(shard):
                 riders[LOSS] = self._descend(batch, shard, loss) * len(shard)
-            arena.finish()
+            self._complete()
             if self.noise is not None and len(shard):
                 # The shard's gradient is b_v g_v / n here, and n^2 / b_v times its square is b_v |g_v|^2.
-                riders[WEIGHTED] = np.dot(arena.grad, arena.grad) * (batch.size * batch.size / len(shard))
+                riders[WEIGHTED] = (arena.grad @ arena.grad) * (batch.size * batch.size / len(shard))
             self.total.push(shard.index, message)
             self.statistics.push(shard.index, len(shard) / batch.size)
         self.total.finish(message)
         self.statistics.finish()
         if self.noise is not None:
             filled = min(batch.size, self.shards)
-            self.noise.update(batch.size, filled, float(riders[WEIGHTED]), float(np.dot(arena.grad, arena.grad)))
+            self.noise.update(batch.size, filled, float(riders[WEIGHTED]), float(arena.grad @ arena.grad))
         return float(riders[LOSS]) / batch.size
 
     def _whole(self, batch, loss):
         """One logical shard is the whole batch: nothing to add up, and one rank to do it."""
         self.arena.zero_grad()
         value = self._descend(batch, batch.shards[0], loss)
-        self.arena.finish()
+        self._complete()
         return value
+
+    def _complete(self):
+        self.arena.finish()
+        if self.scale is not None:
+            self.arena.grad *= 1.0 / self.scale.value
 
     def _descend(self, batch, shard, loss):
         """Backward from a shard's loss, weighted so that the shards' gradients add up to that of the global mean.
@@ -120,15 +130,16 @@ class DistributedDataParallel:
                     f"{error}, in a logical shard with {samples} of a batch of {batch.size} samples: "
                     f"give fewer shards, a larger global batch, or the boundary carry if the last batch is short"
                 ) from None
+        scale = 1.0 if self.scale is None else self.scale.value
         if value.shape == ():
-            value.backward(samples / batch.size)
+            value.backward(scale * samples / batch.size)
             return value.item()
         if value.shape != (samples,):
             raise ValueError(
                 f"the loss of a shard of {samples} samples must be a scalar (their mean) or of shape ({samples},), "
                 f"got shape {value.shape}"
             )
-        value.backward(np.full(samples, 1.0 / batch.size, value.dtype))
+        value.backward(full((samples,), scale / batch.size, innermost(value)))
         return math.fsum(value.tolist()) / samples
 
 

@@ -8,8 +8,11 @@ complete subtrees; then each rank finishes the tree for its own slice of the ele
 Every element is added in the order of the tree, so slicing and buckets cannot change it.
 """
 
+from typing import Any
+
 import numpy as np
 
+from autograd.kernels import full
 from ddp.communicator import Communicator
 from ddp.errors import ConfigurationError
 
@@ -74,8 +77,8 @@ class ShardSum:
         self.first, self.stop = run_of(comm.rank, comm.size, shards)
         self.nodes = [subtrees(*run_of(rank, comm.size, shards), shards) for rank in range(comm.size)]
         self.halves = self._halves()
-        self._free: list[np.ndarray] = []
-        self._scratch = np.empty(0)
+        self._free: list = []
+        self._scratch: Any = np.empty(0)
         self._counter = Counter(shards, self._free.append)
 
     def push(self, shard, array):
@@ -87,7 +90,7 @@ class ShardSum:
         self._counter.push(0, shard, array)
         if shard < self.stop - 1:
             level, index, _ = self._counter.stack.pop()
-            kept = self._free.pop() if self._free else np.empty_like(array)
+            kept = self._free.pop() if self._free else full(array.shape, 0, array)
             kept[...] = array
             self._counter.stack.append((level, index, kept))
 
@@ -120,7 +123,7 @@ class ShardSum:
         own. Addition commutes, so it does not matter which of the two is the left child.
         """
         rank, kept = self.comm.rank, [(0, len(array))]
-        scratch = self._space((len(array) + 1) // 2, array.dtype)
+        scratch = self._space((len(array) + 1) // 2, array)
         distance = 1
         while distance < self.comm.size:
             low, high = kept[-1]
@@ -147,7 +150,9 @@ class ShardSum:
         own = slices[rank]
         length = own.stop - own.start
         others = [r for r in range(size) if r != rank]
-        rows = iter(np.split(self._space(length * sum(map(len, self.nodes)), array.dtype), sum(map(len, self.nodes))))
+        count = sum(map(len, self.nodes))
+        space = self._space(length * count, array)
+        rows = iter([space[i * length : (i + 1) * length] for i in range(count)])
         pieces = [
             [part[own] for part in parts] if r == rank else [next(rows) for _ in self.nodes[r]] for r in range(size)
         ]
@@ -165,7 +170,7 @@ class ShardSum:
         """Exchange without the empty messages: fewer elements than ranks leave some ranks no slice."""
         self.comm.exchange([m for m in sends if len(m[0])], [m for m in receives if len(m[0])])
 
-    def _space(self, length, dtype):
-        if len(self._scratch) < length or self._scratch.dtype != dtype:
-            self._scratch = np.empty(length, dtype)
+    def _space(self, length, like):
+        if len(self._scratch) < length or (type(self._scratch), self._scratch.dtype) != (type(like), like.dtype):
+            self._scratch = full((length,), 0, like)
         return self._scratch[:length]

@@ -15,7 +15,7 @@ _world: Communicator | None = None
 def init(backend="auto", threads=1) -> Communicator:
     """The communicator of all ranks that the launcher started; this process alone if none did.
 
-    backend   "auto" (MPI under mpirun and srun, Gloo under torchrun), "mpi", "gloo" or "solo"
+    backend   "auto" (MPI under mpirun and srun, Gloo under torchrun), "mpi", "gloo", "nccl" or "solo"
     threads   BLAS threads of this rank. The number changes the bits of a product: keep it for runs to be compared.
 
     An exception that nobody catches, in any thread of any rank, is printed once and ends all ranks with status 1.
@@ -49,7 +49,7 @@ def _connect(launch: Launch) -> Communicator:
         from ddp.mpi import MPICommunicator
 
         return MPICommunicator(launch)
-    if launch.backend == "gloo":
+    if launch.backend in ("gloo", "nccl"):
         import atexit
 
         from ddp.torch_distributed import TorchCommunicator

@@ -1,4 +1,7 @@
-"""Ranks that talk through torch.distributed with Gloo. NumPy arrays are wrapped, not copied."""
+"""Ranks that talk through torch.distributed: with Gloo, or with NCCL from device to device.
+
+NumPy arrays are wrapped, not copied. Gloo gets what is on a device by way of the processor's memory.
+"""
 
 import datetime
 import os
@@ -7,7 +10,7 @@ import subprocess
 import torch
 import torch.distributed as dist
 
-from ddp.communicator import Communicator
+from ddp.communicator import Communicator, write_back
 from ddp.environment import Launch
 from ddp.errors import ConfigurationError, PeerLost
 
@@ -18,7 +21,8 @@ class TorchCommunicator(Communicator):
         torch.set_num_threads(1)
         if group is None:
             _rendezvous(launch)
-            dist.init_process_group("gloo", timeout=datetime.timedelta(minutes=30))
+            kind = "cpu:gloo,cuda:nccl" if launch.backend == "nccl" else "gloo"
+            dist.init_process_group(kind, timeout=datetime.timedelta(minutes=30))
             group = dist.group.WORLD
         self.group = group
         self.ranks = dist.get_process_group_ranks(group)  # of the group's members in the whole job
@@ -30,19 +34,37 @@ class TorchCommunicator(Communicator):
             count[rank, direction] = count.get((rank, direction), -1) + 1
             return count[rank, direction]
 
+        given, taken = [self._tensor(a) for a, _ in sends], [self._tensor(a) for a, _ in receives]
+
         def start():
-            work = [dist.irecv(torch.from_numpy(a), self.ranks[r], self.group, tag(r, "in")) for a, r in receives]
-            work += [dist.isend(torch.from_numpy(a), self.ranks[r], self.group, tag(r, "out")) for a, r in sends]
+            if any(t.is_cuda for t in (*given, *taken)):  # NCCL pairs messages by their order, in one group
+                ops = [dist.P2POp(dist.irecv, t, self.ranks[r], self.group) for t, (_, r) in zip(taken, receives)]
+                ops += [dist.P2POp(dist.isend, t, self.ranks[r], self.group) for t, (_, r) in zip(given, sends)]
+                work = dist.batch_isend_irecv(ops)
+            else:
+                work = [dist.irecv(t, self.ranks[r], self.group, tag(r, "in")) for t, (_, r) in zip(taken, receives)]
+                work += [dist.isend(t, self.ranks[r], self.group, tag(r, "out")) for t, (_, r) in zip(given, sends)]
             for w in work:
                 w.wait()  # pyright: ignore[reportOptionalMemberAccess]
 
         _guarded(start)
+        write_back([a for a, _ in receives], taken)
+
+    def _tensor(self, array):
+        """The array as the tensor that the backend takes: itself, or a copy of what Gloo finds on a device."""
+        if not isinstance(array, torch.Tensor):
+            return torch.from_numpy(array)
+        return array if self.backend == "nccl" else array.cpu()
 
     def all_reduce(self, array):
-        _guarded(dist.all_reduce, torch.from_numpy(array), group=self.group)
+        tensor = self._tensor(array)
+        _guarded(dist.all_reduce, tensor, group=self.group)
+        write_back([array], [tensor])
 
     def broadcast(self, array, root=0):
-        _guarded(dist.broadcast, torch.from_numpy(array), self.ranks[root], group=self.group)
+        tensor = self._tensor(array)
+        _guarded(dist.broadcast, tensor, self.ranks[root], group=self.group)
+        write_back([array], [tensor])
 
     def all_gather_object(self, value):
         values: list = [None] * self.size
