@@ -1,6 +1,6 @@
 """The rules that torch has kernels of its own for, each beside its vjps: loaded with the first torch tensor.
 
-Every kernel is called by itself, as `torch.ops.aten`; torch.autograd, which calls the same ones, has no part in it.
+Every kernel is called by itself: torch.autograd, which calls the same ones, has no part in it.
 Sums over half-precision numbers are taken in float32 inside the kernels; the cross-entropy is a float32 number.
 """
 
@@ -24,47 +24,47 @@ def on_torch(operation):
 
 @on_torch(activations.relu)
 def relu(a):
-    y = aten.relu(a)
-    return y, lambda g: aten.threshold_backward(g, y, 0)
+    y = torch.relu(a)
+    return y, lambda g: aten.threshold_backward.default(g, y, 0)
 
 
 @on_torch(activations._gelu)
 def gelu(a):
-    return aten.gelu(a), lambda g: aten.gelu_backward(g, a)
+    return aten.gelu.default(a), lambda g: aten.gelu_backward.default(g, a)
 
 
 @on_torch(activations._gelu_tanh)
 def gelu_tanh(a):
-    return aten.gelu(a, approximate="tanh"), lambda g: aten.gelu_backward(g, a, approximate="tanh")
+    return aten.gelu.default(a, approximate="tanh"), lambda g: aten.gelu_backward.default(g, a, approximate="tanh")
 
 
 @on_torch(activations.silu)
 def silu(a):
-    return aten.silu(a), lambda g: aten.silu_backward(g, a)
+    return aten.silu.default(a), lambda g: aten.silu_backward.default(g, a)
 
 
 @on_torch(activations.sigmoid)
 def sigmoid(a):
-    y = aten.sigmoid(a)
-    return y, lambda g: aten.sigmoid_backward(g, y)
+    y = torch.sigmoid(a)
+    return y, lambda g: aten.sigmoid_backward.default(g, y)
 
 
 @on_torch(arithmetic.tanh)
 def tanh(a):
-    y = aten.tanh(a)
-    return y, lambda g: aten.tanh_backward(g, y)
+    y = torch.tanh(a)
+    return y, lambda g: aten.tanh_backward.default(g, y)
 
 
 @on_torch(activations._softmax)
 def softmax(a, *, axis):
-    y = aten._softmax(a, axis, False)
-    return y, lambda g: aten._softmax_backward_data(g, y, axis, a.dtype)
+    y = torch._softmax(a, axis, False)
+    return y, lambda g: torch._softmax_backward_data(g, y, axis, a.dtype)
 
 
 @on_torch(activations._log_softmax)
 def log_softmax(a, *, axis):
-    y = aten._log_softmax(a, axis, False)
-    return y, lambda g: aten._log_softmax_backward_data(g, y, axis, a.dtype)
+    y = torch._log_softmax(a, axis, False)
+    return y, lambda g: torch._log_softmax_backward_data(g, y, axis, a.dtype)
 
 
 # --- linear maps -----------------------------------------------------------------------------------------------
@@ -88,7 +88,9 @@ def _rows(x):
 @on_torch(indexing._embedding)
 def embedding(w, *, indices, padding):
     padding = -1 if padding is None else padding % len(w)
-    return aten.embedding(w, indices), lambda g: aten.embedding_dense_backward(g, indices, len(w), padding, False)
+    return torch.embedding(w, indices), lambda g: aten.embedding_dense_backward.default(
+        g, indices, len(w), padding, False
+    )
 
 
 @on_torch(convolution._conv2d)
@@ -97,13 +99,13 @@ def conv2d(x, w, *, windows, groups):
     options = (windows.stride, padding, windows.dilation, False, (0, 0), groups)
 
     def by_image(g):
-        d = aten.convolution_backward(g, x, w, None, *options, (True, False, False))[0]
+        d = aten.convolution_backward.default(g, x, w, None, *options, (True, False, False))[0]
         return d if padding == _before(windows) else windows.crop(d)
 
     return (
-        aten.convolution(x, w, None, *options),
+        torch.convolution(x, w, None, *options),
         by_image,
-        lambda g: aten.convolution_backward(g, x, w, None, *options, (False, True, False))[1],
+        lambda g: aten.convolution_backward.default(g, x, w, None, *options, (False, True, False))[1],
     )
 
 
@@ -113,9 +115,9 @@ def conv_transpose2d(x, w, *, windows, groups):
     extra = [size - ((n - 1) * s - 2 * p + d * (k - 1) + 1) for size, n, k, s, d, p in sides]
     options = (windows.stride, _before(windows), windows.dilation, True, extra, groups)
     return (
-        aten.convolution(x, w, None, *options),
-        lambda g: aten.convolution_backward(g, x, w, None, *options, (True, False, False))[0],
-        lambda g: aten.convolution_backward(g, x, w, None, *options, (False, True, False))[1],
+        torch.convolution(x, w, None, *options),
+        lambda g: aten.convolution_backward.default(g, x, w, None, *options, (True, False, False))[0],
+        lambda g: aten.convolution_backward.default(g, x, w, None, *options, (False, True, False))[1],
     )
 
 
@@ -135,10 +137,10 @@ def _padded(x, windows, value=0.0):
 def max_pool(x, *, windows):
     image, padding = _padded(x, windows, -torch.inf)
     options = (windows.kernel, windows.stride, padding, windows.dilation, False)
-    y, places = aten.max_pool2d_with_indices(image, *options)
+    y, places = aten.max_pool2d_with_indices.default(image, *options)
 
     def vjp(g):
-        d = aten.max_pool2d_with_indices_backward(g, image, *options, places)
+        d = aten.max_pool2d_with_indices_backward.default(g, image, *options, places)
         return d if image is x else windows.crop(d)
 
     return y, vjp
@@ -150,10 +152,10 @@ def sum_pool(x, *, windows):
     options = (windows.kernel, windows.stride, padding, False, True, 1)
 
     def vjp(g):
-        d = aten.avg_pool2d_backward(g, image, *options)
+        d = aten.avg_pool2d_backward.default(g, image, *options)
         return d if image is x else windows.crop(d)
 
-    return aten.avg_pool2d(image, *options), vjp
+    return aten.avg_pool2d.default(image, *options), vjp
 
 
 # --- normalisation ---------------------------------------------------------------------------------------------
@@ -161,24 +163,24 @@ def sum_pool(x, *, windows):
 
 @on_torch(normalization._batch_norm)
 def batch_norm(x, weight, bias, *, eps, moments):
-    y, mean, r = aten.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
+    y, mean, r = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
     if moments is not None:
         moments(mean, r**-2.0 - eps)
 
     def pullback(g):
         options = (mean, r, True, eps, (True, weight is not None, bias is not None))
-        return aten.native_batch_norm_backward(g, x, weight, None, None, *options)
+        return aten.native_batch_norm_backward.default(g, x, weight, None, None, *options)
 
     return y, *shared(pullback, 3)
 
 
 @on_torch(normalization._layer_norm)
 def layer_norm(x, weight, bias, *, shape, eps):
-    y, mean, r = aten.native_layer_norm(x, shape, weight, bias, eps)
+    y, mean, r = torch.native_layer_norm(x, shape, weight, bias, eps)
 
     def pullback(g):
         mask = (True, weight is not None, bias is not None)
-        return aten.native_layer_norm_backward(g, x, shape, mean, r, weight, bias, mask)
+        return aten.native_layer_norm_backward.default(g, x, shape, mean, r, weight, bias, mask)
 
     return y, *shared(pullback, 3)
 
@@ -188,14 +190,16 @@ def layer_norm(x, weight, bias, *, shape, eps):
 
 @on_torch(losses._softmax_cross_entropy)
 def softmax_cross_entropy(z, *, labels, reduction):
-    p = aten._log_softmax(z.float() if z.dtype.itemsize < 4 else z, 1, False)
+    p = torch._log_softmax(z.float() if z.dtype.itemsize < 4 else z, 1, False)
     options = (labels, None, MEAN_SUM_NONE[reduction], -100)
     try:
-        loss, total = aten.nll_loss_forward(p, *options)
+        loss, total = aten.nll_loss_forward.default(p, *options)
     except IndexError:
         raise losses._not_a_class("cross_entropy", labels, z.shape[1]) from None
 
     def vjp(g):
-        return aten._log_softmax_backward_data(aten.nll_loss_backward(g, p, *options, total), p, 1, p.dtype).to(z.dtype)
+        return torch._log_softmax_backward_data(
+            aten.nll_loss_backward.default(g, p, *options, total), p, 1, p.dtype
+        ).to(z.dtype)
 
     return loss, vjp

@@ -13,7 +13,8 @@ def evaluate(model, dataset, metrics, comm, shards, batch=1024, place=None) -> d
     """The mean of each metric over the data set: every sample once, no padding, the same bits on any number of ranks.
 
     metrics(*arrays) gets some samples' arrays and returns {name: one number a sample}. The model is in evaluation
-    mode meanwhile. place: see `DataLoader`. Sums are taken in float64, over each logical shard in order and over the shards as a tree.
+    mode meanwhile. place: see `DataLoader`. Sums are taken in float64, over each logical shard in order and over the
+    shards as a tree.
     """
     loader = DataLoader(dataset, max(batch, shards), comm, shards, shuffle="never", place=place)
     total = ShardSum(comm, shards)

@@ -72,7 +72,7 @@ REFUSED = [
     ("MPI without ranks", {}, "mpi", ["--backend mpi needs ranks", "use mpirun or srun"]),
     ("MPI under torchrun", torchrun(), "mpi", ["--backend mpi needs ranks", "use mpirun or srun"]),
     ("Gloo without ranks", {}, "gloo", ["--backend gloo needs ranks", "use torchrun"]),
-    ("an unknown backend", {}, "nccl", ["'nccl' is not one of auto, mpi, gloo, solo"]),
+    ("an unknown backend", {}, "nvlink", ["'nvlink' is not one of auto, mpi, gloo, nccl, solo"]),
 ]
 
 SPEAKING = [
