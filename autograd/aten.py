@@ -57,14 +57,14 @@ def tanh(a):
 
 @on_torch(activations._softmax)
 def softmax(a, *, axis):
-    y = torch._softmax(a, axis, False)
-    return y, lambda g: torch._softmax_backward_data(g, y, axis, a.dtype)
+    y = aten._softmax.default(a, axis, False)
+    return y, lambda g: aten._softmax_backward_data.default(g, y, axis, a.dtype)
 
 
 @on_torch(activations._log_softmax)
 def log_softmax(a, *, axis):
-    y = torch._log_softmax(a, axis, False)
-    return y, lambda g: torch._log_softmax_backward_data(g, y, axis, a.dtype)
+    y = aten._log_softmax.default(a, axis, False)
+    return y, lambda g: aten._log_softmax_backward_data.default(g, y, axis, a.dtype)
 
 
 # --- linear maps -----------------------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ def layer_norm(x, weight, bias, *, shape, eps):
 
 @on_torch(losses._softmax_cross_entropy)
 def softmax_cross_entropy(z, *, labels, reduction):
-    p = torch._log_softmax(z.float() if z.dtype.itemsize < 4 else z, 1, False)
+    p = aten._log_softmax.default(z.float() if z.dtype.itemsize < 4 else z, 1, False)
     options = (labels, None, MEAN_SUM_NONE[reduction], -100)
     try:
         loss, total = aten.nll_loss_forward.default(p, *options)
@@ -198,7 +198,7 @@ def softmax_cross_entropy(z, *, labels, reduction):
         raise losses._not_a_class("cross_entropy", labels, z.shape[1]) from None
 
     def vjp(g):
-        return torch._log_softmax_backward_data(
+        return aten._log_softmax_backward_data.default(
             aten.nll_loss_backward.default(g, p, *options, total), p, 1, p.dtype
         ).to(z.dtype)
 
