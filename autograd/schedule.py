@@ -1,9 +1,13 @@
-"""Learning rates as functions of the step, counted from 0. They compose: `warmup(cosine(0.1, 1000), 50)`."""
+"""Learning rates as functions of the step, counted from 0. They compose: `warmup(cosine(0.1, 1000), 50)`.
+
+The step may be any measure of progress: `in_epochs(cosine(0.1, 90), steps_per_epoch)` falls over 90 epochs, and
+`in_samples(cosine(0.1, 10**6), batch)` over a million samples. A `Plateau` also follows what is observed on the way.
+"""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-Schedule = Callable[[int], float]
+Schedule = Callable[[float], float]
 
 
 def constant(lr: float) -> Schedule:
@@ -13,12 +17,21 @@ def constant(lr: float) -> Schedule:
 
 def step(lr: float, every: int, gamma: float = 0.1) -> Schedule:
     """lr times gamma for each full `every` steps behind us."""
-    _positive("step", every=every)
+    _positive("step", every=every, gamma=gamma)
     return lambda step: lr * gamma ** (step // every)
+
+
+def multistep(lr: float, milestones: Sequence[float], gamma: float = 0.1) -> Schedule:
+    """lr times gamma for each milestone, a step, that has been reached."""
+    _positive("multistep", gamma=gamma)
+    if list(milestones) != sorted(milestones):
+        raise ValueError(f"multistep: milestones must rise, got {list(milestones)}")
+    return lambda step: lr * gamma ** sum(step >= m for m in milestones)
 
 
 def exponential(lr: float, gamma: float) -> Schedule:
     """lr * gamma**step."""
+    _positive("exponential", gamma=gamma)
     return lambda step: lr * gamma**step
 
 
@@ -32,6 +45,58 @@ def linear(lr: float, steps: int, final: float = 0.0) -> Schedule:
     """A straight line from lr at step 0 to `final` at step `steps`, and `final` from then on."""
     _positive("linear", steps=steps)
     return lambda step: lr + (final - lr) * min(step / steps, 1.0)
+
+
+def polynomial(lr: float, steps: int, power: float = 1.0, final: float = 0.0) -> Schedule:
+    """final + (lr - final) (1 - step / steps)**power until step `steps`, and `final` from then on."""
+    _positive("polynomial", steps=steps, power=power)
+    return lambda step: final + (lr - final) * (1.0 - min(step / steps, 1.0)) ** power
+
+
+def restarts(lr: float, steps: int, mult: float = 1.0, final: float = 0.0) -> Schedule:
+    """Half a cosine from lr to `final` again and again, the first over `steps`, each next one `mult` times as long.
+
+    SGDR: Loshchilov and Hutter 2017.
+    """
+    _positive("restarts", steps=steps)
+    if not mult >= 1.0:
+        raise ValueError(f"restarts: mult is at least 1, got {mult}")
+
+    def at(step):
+        length = steps
+        if mult == 1.0:
+            step %= length
+        while step >= length:
+            step, length = step - length, length * mult
+        return final + 0.5 * (lr - final) * (1.0 + math.cos(math.pi * step / length))
+
+    return at
+
+
+def one_cycle(lr: float, steps: int, rise=0.3, div=25.0, final_div=1e4, anneal="cos", three_phase=False) -> Schedule:
+    """Rise from lr / div to lr over a fraction `rise` of the steps, then fall to lr / div / final_div at the last one.
+
+    With `three_phase` the fall to lr / div takes as long as the rise, and the rest goes on from there. Each phase is
+    half a cosine, or straight with anneal="linear". As in torch, the phases end on the steps rise * steps - 1 and
+    steps - 1. Smith and Topin 2018.
+    """
+    _positive("one_cycle", steps=steps, div=div, final_div=final_div)
+    if not 0.0 <= rise <= (0.5 if three_phase else 1.0):
+        raise ValueError(f"one_cycle: rise is a fraction of the steps, below 0.5 with three_phase, got {rise}")
+    if anneal not in ("cos", "linear"):
+        raise ValueError(f'one_cycle: anneal is "cos" or "linear", got {anneal!r}')
+    low, last = lr / div, lr / div / final_div
+    points = [(0.0, low), (rise * steps - 1.0, lr), (steps - 1.0, last)]
+    if three_phase:
+        points.insert(2, (2.0 * rise * steps - 2.0, low))
+
+    def at(step):
+        i = sum(step > end for end, _ in points[1:-1])
+        (begin, first), (end, then) = points[i : i + 2]
+        x = min((step - begin) / (end - begin), 1.0) if end > begin else 1.0
+        return first + (then - first) * (x if anneal == "linear" else 0.5 - 0.5 * math.cos(math.pi * x))
+
+    return at
 
 
 def inverse(lr: float, half: float = 1.0) -> Schedule:
@@ -49,7 +114,7 @@ def warmup(schedule: Schedule | float, steps: int, start: float = 0.0) -> Schedu
     if not steps:
         return after
     _positive("warmup", steps=steps)
-    return lambda step: after(step) if step >= steps else start + (after(step) - start) * (step + 1) / steps
+    return lambda step: after(step) if step >= steps else start + (after(step) - start) * min((step + 1) / steps, 1.0)
 
 
 def join(schedules: list[Schedule], boundaries: list[int]) -> Schedule:
@@ -64,6 +129,75 @@ def join(schedules: list[Schedule], boundaries: list[int]) -> Schedule:
         return schedules[i](step - (boundaries[i - 1] if i else 0))
 
     return joined
+
+
+def in_epochs(schedule: Schedule, steps_per_epoch: float) -> Schedule:
+    """A schedule over epochs as one over steps; between epochs it goes on smoothly. A warm-up in steps goes around it:
+
+    `warmup(in_epochs(cosine(0.1, 90), steps_per_epoch), 500)`.
+    """
+    _positive("in_epochs", steps_per_epoch=steps_per_epoch)
+    return lambda step: schedule(step / steps_per_epoch)
+
+
+def in_samples(schedule: Schedule, batch: int) -> Schedule:
+    """A schedule over samples as one over steps of `batch` samples each."""
+    _positive("in_samples", batch=batch)
+    return lambda step: schedule(step * batch)
+
+
+class Plateau:
+    """A schedule, or a constant rate, times `factor` for each time that an observed value has stopped falling.
+
+    `observe(value, step)` after each evaluation: the rate is reduced after more than `patience` evaluations in a row
+    that did not bring the value below (1 - threshold) times the best; the `cooldown` evaluations after a reduction do
+    not count. It never goes below `final`, and a reduction by less than 1e-8 is not made: torch's ReduceLROnPlateau.
+    What it has seen is in `state_dict`, which a run that goes on has to restore.
+    """
+
+    def __init__(
+        self, lr: Schedule | float, factor=0.1, patience: int = 10, threshold=1e-4, cooldown: int = 0, final=0.0
+    ):
+        if not 0.0 < factor < 1.0:
+            raise ValueError(f"Plateau: factor is between 0 and 1, got {factor}")
+        if not (patience >= 0 and threshold >= 0.0 and cooldown >= 0):
+            raise ValueError(
+                f"Plateau: patience, threshold and cooldown are at least 0, got {patience}, {threshold} and {cooldown}"
+            )
+        self.lr = lr if callable(lr) else constant(lr)
+        self.factor, self.patience, self.threshold = factor, patience, threshold
+        self.cooldown, self.final = cooldown, final
+        self.scale, self.best = 1.0, None
+        self.bad = self.cooling = 0  # evaluations since the best, and those that do not count yet
+
+    def __call__(self, step):
+        return self._at(step, self.scale)
+
+    def _at(self, step, scale):
+        lr = self.lr(step)
+        return min(lr, max(lr * scale, self.final))
+
+    def observe(self, value, step=0):
+        """Take note of an evaluation after `step` steps."""
+        value = float(value)
+        if value < (math.inf if self.best is None else self.best * (1.0 - self.threshold)):
+            self.best, self.bad = value, 0
+        else:
+            self.bad += 1
+        if self.cooling:
+            self.cooling, self.bad = self.cooling - 1, 0
+        if self.bad > self.patience:
+            self.cooling, self.bad = self.cooldown, 0
+            if self(step) - self._at(step, self.scale * self.factor) > 1e-8:
+                self.scale *= self.factor
+
+    def state_dict(self):
+        """What it has seen, as JSON values."""
+        return {"scale": self.scale, "best": self.best, "bad": self.bad, "cooling": self.cooling}
+
+    def load_state_dict(self, state):
+        """Restore what `state_dict` returned."""
+        self.scale, self.best, self.bad, self.cooling = (state[key] for key in ("scale", "best", "bad", "cooling"))
 
 
 def _positive(name, **values):

@@ -56,11 +56,14 @@ class Sampler:
         """How many samples the first steps use."""
         return self.span(steps - 1)[1] if steps else 0
 
+    def steps_for(self, samples):
+        """How many steps it takes to see so many samples: the least that `samples_seen` says are enough."""
+        epochs, rest = divmod(samples, self.samples) if self.boundary == "short" else (0, samples)
+        return int(epochs * self.steps_per_epoch - (-rest // self.global_batch))
+
     def steps_in(self, epochs):
-        """How many steps it takes to see every sample `epochs` times."""
-        if self.boundary == "short":
-            return epochs * self.steps_per_epoch
-        return -(-epochs * self.samples // self.global_batch)
+        """How many steps it takes to see every sample `epochs` times, which may be a Fraction."""
+        return self.steps_for(epochs * self.samples)
 
     def indices(self, step):
         """The samples of a step, in order: an integer array."""

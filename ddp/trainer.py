@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from autograd import optim
+from autograd.schedule import Plateau
 from ddp import checkpoint, environment
 from ddp.data import DataLoader
 from ddp.errors import ConfigurationError, Diverged
@@ -27,24 +28,27 @@ class Trainer:
     validation                    a data set, or None
     steps                         total number of steps
     out                           directory for metrics.jsonl, summary.json and checkpoints/; nothing is written if None
-    clip                          limit of the gradients' common norm, or None
+    clip, clip_value              limits of the gradients' common norm, and then of each of their elements, or None
     eval_every                    steps between evaluations; an epoch if None
     checkpoint_every              steps between checkpoints; only the last step has one if None
     patience                      stop after so many evaluations without a better validation loss; never if None
     config                        JSON values to be kept in checkpoints and in the summary
     resumes                       whether `out` is that of this very run, begun before
+
+    A Plateau as the optimizer's `lr` is told the validation loss every `eval_every` steps; checkpoints keep its state.
     """
 
     def __init__(
         self, parallel: DistributedDataParallel, optimizer: optim.Optimizer, loader: DataLoader, loss, metrics, *,
-        validation=None, steps: int, out: Path | None = None, clip: float | None = None, log_every=10,
-        eval_every: int | None = None, checkpoint_every: int | None = None, patience: int | None = None,
-        config: dict | None = None, resumes=False,
+        validation=None, steps: int, out: Path | None = None, clip: float | None = None,
+        clip_value: float | None = None, log_every=10, eval_every: int | None = None,
+        checkpoint_every: int | None = None, patience: int | None = None, config: dict | None = None, resumes=False,
     ):  # fmt: skip
         self.parallel, self.optimizer, self.loader = parallel, optimizer, loader
         self.loss, self.metrics, self.validation = loss, metrics, validation
         self.comm, self.model = parallel.comm, parallel.model
-        self.total, self.out, self.clip = steps, None if out is None else Path(out), clip
+        self.total, self.out = steps, None if out is None else Path(out)
+        self.clip, self.clip_value = clip, clip_value
         self.log_every, self.eval_every = log_every, eval_every or len(loader)
         self.checkpoint_every, self.patience = checkpoint_every, patience
         self.config, self.resumes = config or {}, resumes
@@ -52,6 +56,9 @@ class Trainer:
         self.best = {"val_loss": None, "step": 0, "evaluations_since": 0}
         self.seconds = 0.0  # spent training, without evaluation and checkpoints
         self.first_step = 0
+        self.plateau = optimizer.lr if isinstance(optimizer.lr, Plateau) else None
+        if self.plateau is not None and validation is None:
+            raise ConfigurationError("a Plateau follows the validation loss: give the trainer a validation set")
 
     # --- going on from a checkpoint ------------------------------------------------------------------------------
 
@@ -67,6 +74,8 @@ class Trainer:
             self.parallel.noise.load_state_dict(state["noise_scale"])
         self.step = self.first_step = state["step"]
         self.best = state["best"]
+        if self.plateau is not None and state.get("plateau") is not None:
+            self.plateau.load_state_dict(state["plateau"])
 
     def save(self):
         """Write a checkpoint. A disk that refuses is reported and the error returned, and training goes on."""
@@ -76,6 +85,7 @@ class Trainer:
             "samples_seen": self.loader.sampler.samples_seen(self.step),
             "noise_scale": noise.state_dict() if noise is not None else None,
             "best": self.best,
+            "plateau": self.plateau.state_dict() if self.plateau is not None else None,
             "fingerprint": fingerprint(),
         }
         if self.comm.rank or self.out is None:
@@ -150,6 +160,8 @@ class Trainer:
         with np.errstate(over="ignore", invalid="ignore"):  # what they lead to is reported as Diverged
             loss = self.parallel.backward(batch, self.loss)
             norm = optim.clip_grad_norm(self.parallel, self.clip if self.clip is not None else math.inf)
+            if self.clip_value is not None:
+                optim.clip_grad_value(self.parallel, self.clip_value)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise Diverged(
                 f"the loss is {loss:g} and its gradient's norm {norm:g} at step {self.step} with learning rate {lr:g}: "
@@ -168,6 +180,8 @@ class Trainer:
             self.best = {"val_loss": values["loss"], "step": self.step, "evaluations_since": 0}
         else:
             self.best["evaluations_since"] += 1
+        if self.plateau is not None and self.step % self.eval_every == 0:  # the last step may lie between them
+            self.plateau.observe(values["loss"], self.step)
         return {f"val_{name}": value for name, value in values.items()}
 
     def _out_of_patience(self):

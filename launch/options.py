@@ -1,6 +1,7 @@
 """The options of a run: one table for the command line, the TOML file, the saved configuration and the help text."""
 
 import argparse
+import re
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +15,23 @@ from ddp.lr_rules import RULES
 from ddp.sampler import BOUNDARIES, SHUFFLES
 from launch.models import INITS
 
-OPTIMIZERS = {"sgd": optim.SGD, "adam": optim.Adam, "adamw": optim.AdamW, "adagrad": optim.Adagrad}
-SCHEDULES = ("constant", "linear", "cosine", "step:EVERY,GAMMA", "exponential:GAMMA", "inverse:HALF")
+OPTIMIZERS = {
+    "sgd": optim.SGD, "adagrad": optim.Adagrad, "rmsprop": optim.RMSprop, "adam": optim.Adam, "adamw": optim.AdamW,
+    "lars": optim.LARS, "lamb": optim.LAMB,
+}  # fmt: skip
+PLANNED = ("linear", "cosine", "polynomial:POWER", "onecycle[:RISE]")  # over the length of the run
+SCHEDULES = (
+    "constant", *PLANNED, "step:EVERY,GAMMA", "multistep:STEP,...,GAMMA", "exponential:GAMMA[,EVERY]", "inverse:HALF",
+    "restarts:FIRST[,MULT]", "plateau:FACTOR,PATIENCE",
+)  # fmt: skip
+
+
+def length(value) -> int | str:
+    """A length of training: steps as a number, epochs as "2.5ep", samples as "20000samples"; else ValueError."""
+    found = re.fullmatch(r"(\d+)|\d+(\.\d+)?ep|\d+samples", str(value))
+    if not found:
+        raise ValueError(value)
+    return int(value) if found[1] else found[0]
 
 
 @dataclass(frozen=True)
@@ -43,14 +59,19 @@ OPTIONS = (
     Option("init", str, "kaiming", "initial weights of an mlp or of softmax", among=tuple(INITS)),
     Option("optimizer", str, "sgd", "update rule", among=tuple(OPTIMIZERS)),
     Option("lr", float, 0.1, "learning rate (at --base-batch, if an --lr-rule is given)", least=0.0),
-    Option("momentum", float, 0.0, "momentum of sgd", least=0.0),
-    Option("nesterov", bool, False, "Nesterov's form of momentum"),
+    Option("momentum", float, 0.0, "momentum of sgd, rmsprop and lars", least=0.0),
+    Option("nesterov", bool, False, "Nesterov's form of momentum, for sgd"),
     Option("weight_decay", float, 0.0, "weight decay", least=0.0),
-    Option("schedule", str, "constant", "learning rate over the run: " + ", ".join(SCHEDULES)),
-    Option("warmup", int, 0, "steps in which the learning rate rises from 0", least=0),
+    Option("l1", float, 0.0, "L1 regularisation: l1 sign(w) is added to the gradient", least=0.0),
+    Option("no_decay", bool, False, "no weight decay, L1, LARS or LAMB for biases and normalisation (parameters of "
+           "one axis)"),
+    Option("schedule", str, "constant", "learning rate over the run: " + ", ".join(SCHEDULES) + "; EVERY, STEP, HALF "
+           "and FIRST are steps, or epochs as in 30ep, or samples as in 20000samples; PATIENCE counts evaluations"),
+    Option("warmup", length, 0, "how long the learning rate rises from 0: steps, 5ep (epochs) or 20000samples"),
     Option("lr_rule", str, "none", "how the learning rate follows the batch", among=tuple(RULES)),
     Option("base_batch", int, None, "the batch that --lr is for (default: --global-batch)", least=1),
     Option("clip", float, None, "limit of the gradients' common norm", least=0.0),
+    Option("clip_value", float, None, "limit of each element of the gradients, after --clip", least=0.0),
     Option("global_batch", int, 64, "samples a step, over all ranks", least=1),
     Option("epochs", int, 5, "how often every sample is seen", least=1),
     Option("steps", int, None, "number of steps, instead of --epochs", least=1),
@@ -123,7 +144,11 @@ def checked(option: Option, value):
 
 
 def _noun(option):
-    return {int: "a whole number", float: "a number", bool: "true or false"}.get(option.kind, "a text")
+    nouns = {
+        int: "a whole number", float: "a number", bool: "true or false",
+        length: "a number of steps, or of epochs as 5ep, or of samples as 20000samples",
+    }  # fmt: skip
+    return nouns.get(option.kind, "a text")
 
 
 def defaults() -> dict:
@@ -136,8 +161,9 @@ def resumed(saved: dict, asked: dict) -> dict:
 
     The end of the run may move, unless the learning rate was planned over its length.
     """
+    saved = {**defaults(), **saved}  # a run begun before an option existed had its default
     free = {option.name for option in OPTIONS if not option.shapes_weights}
-    if saved["schedule"].split(":")[0] not in ("linear", "cosine"):
+    if re.split(r"\W", saved["schedule"])[0] not in {re.split(r"\W", kind)[0] for kind in PLANNED}:
         free |= {"steps", "epochs"}
     for option in OPTIONS:
         name = option.name

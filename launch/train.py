@@ -2,18 +2,20 @@
 
 import hashlib
 import json
+import math
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import autograd as ag
 import ddp
-from autograd import schedule
+from autograd import optim, schedule
 from ddp import checkpoint
 from ddp.errors import ConfigurationError
 from ddp.lr_rules import scaled_lr
 from launch import data as datasets
 from launch import models
-from launch.options import OPTIMIZERS, SCHEDULES, defaults, resumed
+from launch.options import OPTIMIZERS, SCHEDULES, defaults, length, resumed
 
 
 def train(asked: dict) -> dict:
@@ -31,18 +33,19 @@ def train(asked: dict) -> dict:
         (data.train_x, data.train_y), batch, comm, shards, config["seed"], config["shuffle"], config["boundary"]
     )
     steps = config["steps"] or loader.sampler.steps_in(config["epochs"])
-    comm.agree(lambda: _consistent(asked, config, data, steps))
+    comm.agree(lambda: _consistent(asked, config, data, steps, loader.sampler))
     rate, sentence = scaled_lr(config["lr_rule"], config["lr"], config["base_batch"] or batch, batch)
     noise = ddp.NoiseScale() if shards > 1 else None
     parallel = ddp.DistributedDataParallel(model, comm, shards, config["reduce"], noise)
-    optimizer = comm.agree(lambda: _optimizer(config, parallel, _schedule(config, rate, steps)))
+    optimizer = comm.agree(lambda: _optimizer(config, parallel, _schedule(config, rate, steps, loader.sampler)))
     loss, metrics = _objective(model, data)
     out = Path(config["out"]) if config["out"] else None
     trainer = ddp.Trainer(
         parallel, optimizer, loader, loss, metrics,
         validation=ddp.ArrayDataset(data.val_x, data.val_y), steps=steps, out=out, clip=config["clip"],
-        log_every=config["log_every"], eval_every=config["eval_every"], checkpoint_every=config["checkpoint_every"],
-        patience=config["patience"], config=config, resumes=bool(config["resume"]),
+        clip_value=config["clip_value"], log_every=config["log_every"], eval_every=config["eval_every"],
+        checkpoint_every=config["checkpoint_every"], patience=config["patience"], config=config,
+        resumes=bool(config["resume"]),
     )  # fmt: skip
     if saved is not None:
         trainer.restore(saved)
@@ -71,7 +74,7 @@ def _finished(trainer, steps):
     return json.loads((trainer.out / "summary.json").read_text(encoding="utf-8"))
 
 
-def _consistent(asked, config, data, steps):
+def _consistent(asked, config, data, steps, sampler):
     """Refuse options that could not do what they say: a study must not report what was never done."""
     batch, samples = config["global_batch"], len(data.train_x)
     if batch > samples and config["boundary"] == "short":
@@ -79,7 +82,7 @@ def _consistent(asked, config, data, steps):
             f"--global-batch {batch} is larger than the {samples} samples of {config['data']}: "
             f"give at most {samples}, or --boundary carry to fill a batch from several epochs"
         )
-    if config["warmup"] > steps:
+    if _steps(config["warmup"], sampler) > steps:
         raise ConfigurationError(f"--warmup {config['warmup']} is longer than the run of {steps} steps")
     if config["model"].partition(":")[0].endswith(".py") and (ignored := asked.keys() & {"dropout", "init"}):
         raise ConfigurationError(f"--{min(ignored)} belongs to mlp and softmax: {config['model']} decides that itself")
@@ -153,30 +156,66 @@ def _objective(model, data):
     return lambda x, y: ag.cross_entropy(model(x), y), metrics
 
 
-def _schedule(config, lr, steps):
+def _steps(length, sampler):
+    """A length of training (`launch.options.length`) as the number of steps in which it is complete."""
+    text = str(length)
+    if text.endswith("ep"):
+        return sampler.steps_in(Fraction(text.removesuffix("ep")))
+    if text.endswith("samples"):
+        return sampler.steps_for(int(text.removesuffix("samples")))
+    return int(text)
+
+
+def _schedule(config, lr, steps, sampler):
     kind, _, text = config["schedule"].partition(":")
+    warmup = _steps(config["warmup"], sampler)
+
+    def of(text):
+        return _steps(length(text), sampler)
+
+    def number(text):
+        if not math.isfinite(value := float(text)):
+            raise ValueError(text)
+        return value
+
     shapes = {
         "constant": lambda: schedule.constant(lr),
         "linear": lambda: schedule.linear(lr, steps),
         "cosine": lambda: schedule.cosine(lr, steps),
-        "step": lambda every, gamma: schedule.step(lr, int(every), gamma),
-        "exponential": lambda gamma: schedule.exponential(lr, gamma),
-        "inverse": lambda half: schedule.inverse(lr, half),
+        "polynomial": lambda power: schedule.polynomial(lr, steps, number(power)),
+        "onecycle": lambda rise="0.3": schedule.one_cycle(lr, steps, number(rise)),
+        "step": lambda every, gamma: schedule.step(lr, of(every), number(gamma)),
+        "multistep": lambda *v: schedule.multistep(lr, [of(m) for m in (v[0], *v[1:-1])], number(v[1:][-1])),
+        "exponential": lambda gamma, every="1": schedule.in_epochs(schedule.exponential(lr, number(gamma)), of(every)),
+        "inverse": lambda half: schedule.inverse(lr, of(half)),
+        "restarts": lambda first, mult="1": schedule.restarts(lr, of(first), number(mult)),
+        "plateau": lambda factor, patience: schedule.Plateau(
+            schedule.warmup(lr, warmup), number(factor), int(patience)
+        ),
     }
     try:
-        rate = shapes[kind](*[float(v) for v in text.split(",") if text])
-    except (KeyError, TypeError, ValueError):
+        rate = shapes[kind](*(text.split(",") if text else ()))
+    except (LookupError, TypeError, ValueError):
         raise ConfigurationError(f"--schedule {config['schedule']} is not one of {', '.join(SCHEDULES)}") from None
-    return schedule.warmup(rate, config["warmup"]) if config["warmup"] else rate
+    return rate if kind == "plateau" else schedule.warmup(rate, warmup)
 
 
 def _optimizer(config, parallel, rate):
-    options = {"weight_decay": config["weight_decay"]}
-    if config["optimizer"] == "sgd":
-        options |= {"momentum": config["momentum"], "nesterov": config["nesterov"]}
-    elif config["momentum"] or config["nesterov"]:
-        raise ConfigurationError(f"--momentum and --nesterov belong to sgd, not to {config['optimizer']}")
+    kind = config["optimizer"]
+    options = {"weight_decay": config["weight_decay"], "l1": config["l1"]}
+    for name, kinds in {"momentum": ("sgd", "rmsprop", "lars"), "nesterov": ("sgd",)}.items():
+        if kind in kinds:
+            options[name] = config[name]
+        elif config[name]:
+            raise ConfigurationError(f"--{name} belongs to {', '.join(kinds)}, not to {kind}")
+    if config["no_decay"]:
+        layerwise = kind in ("lars", "lamb")
+        options["groups"] = optim.no_decay(parallel, **({"adapt": False} if layerwise else {}))
+        if not (layerwise or config["weight_decay"] or config["l1"]):
+            raise ConfigurationError(f"--no-decay has no effect on {kind} without --weight-decay or --l1")
+        if not options["groups"]:
+            raise ConfigurationError(f"--no-decay has no effect: {config['model']} has no parameter of one axis")
     try:
-        return OPTIMIZERS[config["optimizer"]](parallel, rate, **options)
+        return OPTIMIZERS[kind](parallel, rate, **options)
     except ValueError as error:
         raise ConfigurationError(str(error)) from None

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ddp import Communicator, ConfigurationError, DataLoader, Sampler
 from ddp.environment import Launch
-from ddp.sampler import shard_bounds
+from ddp.sampler import BOUNDARIES, shard_bounds
 
 MODES = ["epoch", "once", "never"]
 
@@ -161,3 +161,16 @@ def test_data_of_different_lengths_and_batches_smaller_than_the_shards_are_refus
         DataLoader((np.zeros(3), np.zeros(4)), 2)
     with pytest.raises(ConfigurationError, match=r"batch of 3 cannot be cut into 4 .*--global-batch 4 or more"):
         DataLoader((np.zeros(9),), 3, shards=4)
+
+
+@given(
+    samples=st.integers(1, 50),
+    batch=st.integers(1, 60),
+    wanted=st.integers(0, 200),
+    boundary=st.sampled_from(BOUNDARIES),
+)
+def test_the_steps_for_some_samples_are_the_fewest_that_see_them(samples, batch, wanted, boundary):
+    sampler = Sampler(samples, batch, boundary=boundary)
+    steps = sampler.steps_for(wanted)
+    assert sampler.samples_seen(steps) >= wanted
+    assert steps == 0 or sampler.samples_seen(steps - 1) < wanted

@@ -9,6 +9,7 @@ import pytest
 import autograd as ag
 from autograd import nn, optim
 from autograd.random import generator
+from autograd.schedule import Plateau
 from ddp import (
     Communicator,
     ConfigurationError,
@@ -141,6 +142,53 @@ def test_clipping_reports_the_norm_before(tmp_path):
     assert free == clipped > 1e-3
     start = trainer_of()
     np.testing.assert_allclose(summary["train_loss"], start._means((X, LABELS))["loss"], rtol=1e-6)
+
+
+def test_clipping_by_value_comes_after_the_norm_is_taken():
+    trainer, free = trainer_of(clip_value=1e-3), trainer_of()
+    norms = [one._one_step()[2] for one in (trainer, free)]
+    assert norms[0] == norms[1] > 0.1
+    flat = np.clip(free.parallel.arena.grad, -1e-3, 1e-3)
+    np.testing.assert_array_equal(trainer.parallel.arena.grad, flat)
+
+
+# --- plateaus ----------------------------------------------------------------------------------------------------
+
+
+def plateau_of(out, comm=None, **options):
+    rule = lambda p: optim.SGD(p, Plateau(0.5, factor=0.5, patience=0), momentum=0.9)  # noqa: E731
+    return trainer_of(comm, rule=rule, out=out, eval_every=2, **options)
+
+
+def test_a_plateau_follows_the_validation_loss(tmp_path):
+    trainer = plateau_of(tmp_path, steps=9)
+    values = iter([5.0, 4.0, 4.0, 3.0, 9.0, 1.0, 1.0])  # after steps 2, 4, 6, 8, at the end, and for the summary
+    trainer._means = lambda dataset: {"loss": next(values)}
+    trainer.fit()
+    assert [line["lr"] for line in lines_of(tmp_path)] == [0.5] * 6 + [0.25] * 3
+    saved = checkpoint.load_latest(tmp_path / "checkpoints")[2]["plateau"]
+    assert saved == {"scale": 0.5, "best": 3.0, "bad": 0, "cooling": 0}  # the last step lies between evaluations
+
+
+@pytest.mark.parametrize("stop", [1, 5, 6, 11])
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_a_plateau_goes_on_where_it_was(stop, ranks, tmp_path, simulate):
+    whole = plateau_of(tmp_path / "whole").fit()
+    plateau_of(tmp_path / "out", steps=stop).fit()
+
+    def go_on(comm):
+        trainer = plateau_of(tmp_path / "out", comm, resumes=True)
+        trainer.restore(checkpoint.load_latest(tmp_path / "out" / "checkpoints"))
+        return trainer.fit()
+
+    assert {summary["weights_sha256"] for summary in simulate(ranks, go_on)} == {whole["weights_sha256"]}
+    rates = [line["lr"] for line in lines_of(tmp_path / "whole")]
+    assert [line["lr"] for line in lines_of(tmp_path / "out")] == rates and len({*rates}) > 1
+
+
+def test_a_plateau_needs_a_validation_set(tmp_path):
+    with pytest.raises(ConfigurationError, match="a Plateau follows the validation loss: give the trainer a validatio"):
+        plateau_of(tmp_path, validation=None)
 
 
 # --- when it stops -----------------------------------------------------------------------------------------------

@@ -5,8 +5,10 @@ import argparse
 import pytest
 
 from ddp import ConfigurationError
+from ddp.sampler import Sampler
 from launch.__main__ import main
-from launch.options import OPTIONS, add_options, checked, defaults, given, resumed
+from launch.options import OPTIONS, add_options, checked, defaults, given, length, resumed
+from launch.train import _schedule, _steps
 
 PROMISED = (
     "--data digits --model mlp:128 --optimizer sgd --lr 0.1 --global-batch 64 --epochs 5 --out runs/a --shards 8 "
@@ -48,7 +50,7 @@ BAD = [
     ("--global-batch 0", "--global-batch is at least 1, got 0"),
     ("--global-batch 6.5", "--global-batch takes a whole number, got '6.5'"),
     ("--steps 1e3", "--steps takes a whole number, got '1e3'"),
-    ("--optimizer lion", "--optimizer lion is not one of sgd, adam, adamw, adagrad"),
+    ("--optimizer lion", "--optimizer lion is not one of sgd, adagrad, rmsprop, adam, adamw, lars, lamb"),
     ("--reduce ring", "--reduce ring is not one of canonical, native"),
     ("--device cuda", "--device cuda is not one of cpu"),
     ("--shards", "--shards: expected one argument"),
@@ -56,12 +58,34 @@ BAD = [
     ("--lr 1 2", "unrecognized arguments: 2"),
     ("--shuffle epoch --epochs two", "--epochs takes a whole number, got 'two'"),
     ("--steps 1 --epochs 1", "--steps and --epochs both say how long to train"),
-    ("--schedule square", "--schedule square is not one of constant, linear, cosine, step:EVERY,GAMMA"),
+    ("--schedule square", "--schedule square is not one of constant, linear, cosine, polynomial:POWER, onecycle[:"),
     ("--schedule step:0,0.5", "--schedule step:0,0.5 is not one of"),
     ("--schedule cosine:3", "--schedule cosine:3 is not one of"),
+    ("--schedule step:30epochs,0.1", "--schedule step:30epochs,0.1 is not one of"),
+    ("--schedule step:2.5,0.1", "--schedule step:2.5,0.1 is not one of"),
+    ("--schedule step:10,nan", "--schedule step:10,nan is not one of"),
+    ("--schedule multistep:0.5", "--schedule multistep:0.5 is not one of"),
+    ("--schedule multistep:20,10,0.5", "--schedule multistep:20,10,0.5 is not one of"),
+    ("--schedule multistep:", "--schedule multistep: is not one of"),
+    ("--schedule restarts:0", "--schedule restarts:0 is not one of"),
+    ("--schedule restarts:10,0.5", "--schedule restarts:10,0.5 is not one of"),
+    ("--schedule polynomial", "--schedule polynomial is not one of"),
+    ("--schedule onecycle:1.5", "--schedule onecycle:1.5 is not one of"),
+    ("--schedule exponential:-0.5", "--schedule exponential:-0.5 is not one of"),
+    ("--schedule plateau:2,3", "--schedule plateau:2,3 is not one of"),
+    ("--schedule plateau:0.1,1.5", "--schedule plateau:0.1,1.5 is not one of"),
+    ("--warmup 5e", "--warmup takes a number of steps, or of epochs as 5ep, or of samples as 20000samples, got '5e'"),
+    ("--warmup -1", "--warmup takes a number of steps, or of epochs as 5ep, or of samples as 20000samples, got '-1'"),
+    ("--warmup 2.5", "--warmup takes a number of steps, or of epochs as 5ep, or of samples as 20000samples, got '2.5'"),
+    ("--epochs 1 --warmup 2ep", "--warmup 2ep is longer than the run of 23 steps"),
+    ("--l1 -1", "--l1 is at least 0.0, got -1"),
+    ("--clip-value nan", "--clip-value takes a finite number, got nan"),
+    ("--no-decay", "--no-decay has no effect on sgd without --weight-decay or --l1"),
+    ("--optimizer lamb --nesterov", "--nesterov belongs to sgd, not to lamb"),
+    ("--optimizer rmsprop --momentum 1", "RMSprop: momentum is in [0, 1), got 1.0"),
     ("--momentum 1.0", "SGD: momentum is in [0, 1), got 1.0"),
     ("--nesterov", "SGD: nesterov needs a momentum above 0"),
-    ("--optimizer adam --momentum 0.9", "--momentum and --nesterov belong to sgd, not to adam"),
+    ("--optimizer adam --momentum 0.9", "--momentum belongs to sgd, rmsprop, lars, not to adam"),
     ("--dropout 1.0", "--dropout is a probability below 1, got 1.0"),
     ("--model mlp:", "'' is not a number of hidden units; write mlp:512,256"),
     ("--model mlp:16,-3", "'-3' is not a number of hidden units"),
@@ -83,7 +107,61 @@ def test_bad_values_get_one_sentence_and_status_2(flags, text, capsys, monkeypat
     assert line.startswith("allgrad: ") and text in line and printed.out == ""
 
 
+LENGTHS = [
+    ("7", 7, 7),
+    ("0", 0, 0),
+    ("1ep", 15, 15),
+    ("2ep", 30, 29),
+    ("2.5ep", 38, 36),
+    ("0.1ep", 2, 2),
+    ("30ep", 450, 432),
+    ("100samples", 1, 1),
+    ("1437samples", 15, 15),
+    ("1438samples", 16, 15),
+    ("1501samples", 16, 16),
+]
+
+
+@pytest.mark.parametrize("text, short, carried", LENGTHS)
+def test_lengths_are_steps_epochs_or_samples(text, short, carried):
+    """1,437 samples in batches of 100: an epoch of 15 steps, whose last batch has 37 samples or is filled up."""
+    assert _steps(length(text), Sampler(1437, 100)) == short
+    assert _steps(length(text), Sampler(1437, 100, boundary="carry")) == carried
+
+
+def rates(schedule, n, **options):
+    config = {**defaults(), "schedule": schedule, **options}
+    rate = _schedule(config, 1.0, 100, Sampler(1437, 100))
+    return [rate(step) for step in range(n)]
+
+
+@pytest.mark.parametrize(
+    "text, values",
+    [
+        ("linear", {0: 1.0, 50: 0.5}),
+        ("cosine", {0: 1.0, 50: 0.5}),
+        ("polynomial:2", {0: 1.0, 50: 0.25}),
+        ("onecycle", {0: 0.04, 29: 1.0, 99: 4e-6}),
+        ("onecycle:0.5", {0: 0.04, 49: 1.0}),
+        ("step:2ep,0.5", {29: 1.0, 30: 0.5, 60: 0.25}),
+        ("multistep:10,2ep,2874samples,0.5", {9: 1.0, 10: 0.5, 29: 0.5, 30: 0.125}),
+        ("exponential:0.5", {0: 1.0, 3: 0.125}),
+        ("exponential:0.25,2ep", {0: 1.0, 15: 0.5, 30: 0.25}),
+        ("inverse:1ep", {0: 1.0, 15: 0.5}),
+        ("restarts:10", {0: 1.0, 5: 0.5, 10: 1.0, 15: 0.5, 20: 1.0}),
+        ("restarts:1ep,2", {0: 1.0, 15: 1.0, 30: 0.5, 45: 1.0}),
+        ("plateau:0.1,3", {0: 1.0, 99: 1.0}),
+    ],
+)
+def test_schedules_by_their_texts(text, values):
+    found = rates(text, 100)
+    assert {step: pytest.approx(value, abs=1e-12) for step, value in values.items()} == {s: found[s] for s in values}
+    warm = rates(text, 100, warmup="1ep")
+    assert warm[15:] == found[15:] and warm[:15] == pytest.approx([f * (i + 1) / 15 for i, f in enumerate(found[:15])])
+
+
 FILES = [
+    ("warmup = 2.5", "--warmup takes a number of steps"),
     ("lr = [0.1]", "--lr takes a number, got [0.1]"),
     ("steps = 2.5", "--steps takes a whole number, got 2.5"),
     ("resume = 1", "--resume takes true or false, got 1"),
@@ -143,7 +221,7 @@ MAY_CHANGE = {"epochs": 9, "log_every": 3, "checkpoint_every": 4, "data_dir": "/
 def test_what_shapes_the_weights_may_not_change(name):
     saved = {**defaults(), "shards": 4, "lr": 0.3, "resume": False}
     option = next(option for option in OPTIONS if option.name == name)
-    other = MAY_CHANGE.get(name) or {int: 77, float: 0.77, bool: True, str: "other"}[option.kind]
+    other = MAY_CHANGE.get(name) or {float: 0.77, bool: True, str: "other"}.get(option.kind, 77)
     if name in {*MAY_CHANGE, "resume", "steps"}:
         assert resumed(saved, {name: other})[name] == other
     else:
@@ -152,7 +230,11 @@ def test_what_shapes_the_weights_may_not_change(name):
     assert resumed(saved, {name: saved[name]}) == saved
 
 
-@pytest.mark.parametrize("schedule, free", [("constant", True), ("step:10,0.5", True), ("cosine", False)])
+@pytest.mark.parametrize(
+    "schedule, free",
+    [("constant", True), ("step:10,0.5", True), ("restarts:5ep,2", True), ("plateau:0.1,3", True), ("cosine", False),
+     ("linear", False), ("polynomial:2", False), ("onecycle", False), ("onecycle:0.2", False)],
+)  # fmt: skip
 def test_the_end_may_move_unless_the_schedule_was_planned_over_it(schedule, free):
     saved = {**defaults(), "schedule": schedule, "steps": 100}
     for asked in ({"steps": 200}, {"epochs": 7}):

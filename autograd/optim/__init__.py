@@ -1,0 +1,23 @@
+"""Optimizers on the flat arrays of an arena, in place, in chunks that stay in the processor's cache.
+
+Each takes a module, an arena, anything with an `.arena` (a DistributedDataParallel) or a collection of parameters.
+`lr` is a number or a function of the step, counted from 0 (see `autograd.schedule`). `step()` uses the gradients
+that `backward` left behind; a parameter that got none has gradient zero.
+
+`weight_decay` c is L2 regularisation, which adds c w to the gradient, unless the rule says otherwise; `l1` adds
+l1 sign(w), the subgradient of l1 |w|_1. In the rules, g is the gradient with what is so added to it.
+
+`groups` gives some parameters other hyperparameters, by patterns of their names (those of `fnmatch`):
+
+    groups={"*.bias": {"weight_decay": 0.0}, "head.*": {"lr_scale": 10.0}}
+
+Any of an optimizer's hyperparameters but `lr` may be named, and `lr_scale`, a factor of the learning rate. Every
+pattern that matches a parameter counts; where two set the same hyperparameter, the later one does. `no_decay(model)`
+makes the most usual groups.
+"""
+
+from autograd.optim.adaptive import Adagrad, Adam, AdamW, RMSprop
+from autograd.optim.base import Optimizer, no_decay
+from autograd.optim.clip import clip_grad_norm, clip_grad_value, grad_norm
+from autograd.optim.layerwise import LAMB, LARS
+from autograd.optim.sgd import SGD

@@ -1,0 +1,192 @@
+"""What optimizers have in common: hyperparameters by groups, the chunks, the state."""
+
+import math
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from types import SimpleNamespace
+
+import numpy as np
+
+from autograd.arena import Arena, arena_of, named_parameters
+
+CHUNK = 131_072  # elements: a few arrays of this length share the cache, and a call is worth its overhead
+
+
+class Optimizer:
+    """Base: holds the step count and the state arrays (`state`, laid out like the arena) and walks the chunks.
+
+    The flat arrays fall into runs, neighbours of equal hyperparameters: `runs` lists (slice, hyperparameters).
+    """
+
+    arrays: tuple[str, ...] = ()  # names of the state arrays
+    layerwise = False  # whether a chunk is one whole parameter, because the rule needs its norm
+
+    def __init__(self, owner, lr: float | Callable[[int], float], groups=None, weight_decay=0.0, l1=0.0, **more):
+        self.arena = arena_of(owner)
+        at_least_zero(type(self).__name__, lr=0.0 if callable(lr) else lr)
+        self.lr, self.steps = lr if callable(lr) else float(lr), 0
+        self.runs = self._runs({"lr_scale": 1.0, "weight_decay": weight_decay, "l1": l1, **more}, groups or {})
+        needed = {name for _, h in self.runs for name in self.needs(h)}
+        self.state = {name: np.zeros_like(self.arena.data) for name in self.arrays if name in needed}
+        self._chunks: list | None = None
+
+    @property
+    def current_lr(self):
+        """The learning rate of the next step."""
+        return float(self.lr(self.steps)) if callable(self.lr) else self.lr
+
+    def zero_grad(self):
+        """Forget all gradients."""
+        self.arena.zero_grad()
+
+    def step(self):
+        """Update every parameter once."""
+        if self._chunks is None:
+            self._chunks = self._cut()
+        self.arena.finish()
+        lr = self.current_lr
+        self.steps += 1
+        for h, chunks in self._chunks:
+            self.update(lr * h.lr_scale, h, chunks)
+        self.arena.touch()
+
+    def update(self, lr, h, chunks) -> None:
+        """Apply the rule with hyperparameters h to chunks (w, g, *state, t, u); t and u are scratch memory.
+
+        The state comes in the order of `arrays`, None in place of an array that no run needs.
+        """
+        raise TypeError(f"{type(self).__name__} defines no update(self, lr, h, chunks)")
+
+    def check(self, h):
+        """Raise ValueError if the hyperparameters h make no sense."""
+
+    def needs(self, h):
+        """The state arrays that the rule uses with hyperparameters h."""
+        return self.arrays
+
+    def _runs(self, hyperparameters, groups):
+        name, names = type(self).__name__, self.arena.parameters
+        if not isinstance(groups, dict):
+            raise TypeError(
+                f"{name}: groups maps patterns to hyperparameters, as in {{'*.bias': {{'weight_decay': 0.0}}}}, "
+                f"got a {type(groups).__name__}"
+            )
+        for pattern, given in groups.items():
+            if not any(_matches(key, pattern) for key in names):
+                raise ValueError(
+                    f"{name}: no parameter is called {pattern!r}: patterns match names such as {next(iter(names))!r}"
+                )
+            if unknown := sorted(given.keys() - hyperparameters.keys()):
+                raise ValueError(
+                    f"{name}: {pattern!r} sets {unknown[0]!r}, which is none of {', '.join(sorted(hyperparameters))}"
+                )
+        starts, found = [], []
+        for key, span in self.arena.spans.items():
+            own = dict(hyperparameters)
+            for pattern, given in groups.items():
+                if _matches(key, pattern):
+                    own |= given
+            h = SimpleNamespace(**{name: _plain(value) for name, value in own.items()})
+            if not found or h != found[-1]:
+                at_least_zero(name, lr_scale=h.lr_scale, weight_decay=h.weight_decay, l1=h.l1)
+                self.check(h)
+                starts.append(span.start)
+                found.append(h)
+        return [(slice(*bounds), h) for *bounds, h in zip(starts, [*starts[1:], self.arena.data.size], found)]
+
+    def _cut(self):
+        arrays = (self.arena.data, self.arena.grad, *(self.state.get(name) for name in self.arrays))
+        spans = [self._spans(run) for run, _ in self.runs]
+        longest = max((span.stop - span.start for some in spans for span in some), default=0)
+        scratch = np.empty((2, longest), self.arena.dtype)
+
+        def chunk(span):
+            views = [None if a is None else a[span] for a in arrays]
+            return (*views, *scratch[:, : span.stop - span.start])
+
+        return [(h, [chunk(span) for span in some]) for (_, h), some in zip(self.runs, spans)]
+
+    def _spans(self, run):
+        if self.layerwise:
+            return [span for span in self.arena.spans.values() if run.start <= span.start < run.stop]
+        return [slice(i, min(i + CHUNK, run.stop)) for i in range(run.start, run.stop, CHUNK)]
+
+    def __getstate__(self):
+        return {**vars(self), "_chunks": None}  # views, which a copy has to cut anew
+
+    def state_dict(self):
+        """The step count and a copy of the state: `{"steps": int, "momentum": {"fc1.weight": array, ...}}`."""
+        named = {
+            name: {key: np.array(a, order="C") for key, a in self.arena.unflatten(flat).items()}
+            for name, flat in self.state.items()
+        }
+        return {"steps": self.steps, **named}
+
+    def load_state_dict(self, state):
+        """Restore what `state_dict` returned."""
+        if state.keys() - {"steps"} != self.state.keys():
+            raise ValueError(
+                f"{type(self).__name__} keeps the state {sorted(self.state)}, not {sorted(state.keys() - {'steps'})}"
+            )
+        shapes = {key: p.shape for key, p in self.arena.parameters.items()}
+        for name in self.state:
+            given = {key: np.shape(a) for key, a in state[name].items()}
+            for key in sorted(shapes.keys() | given.keys()):
+                if shapes.get(key) != given.get(key):
+                    raise ValueError(
+                        f"{type(self).__name__}: {name!r} of {key!r} has shape {given.get(key)} in the state, "
+                        f"the parameter {shapes.get(key)}"
+                    )
+        self.steps = int(state["steps"])
+        for name, flat in self.state.items():
+            for key, view in self.arena.unflatten(flat).items():
+                view[...] = state[name][key]
+
+
+def _matches(name, pattern):
+    return name == pattern or fnmatchcase(name, pattern)
+
+
+def _plain(value):
+    """A hyperparameter in Python's types: NumPy's scalars would promote float32 to float64."""
+    if isinstance(value, tuple | list):
+        return tuple(map(float, value))
+    return bool(value) if isinstance(value, bool | np.bool_) else float(value)
+
+
+def at_least_zero(name, **values):
+    for key, value in values.items():
+        if not value >= 0.0 or not math.isfinite(value):
+            raise ValueError(f"{name}: {key} is a finite number of at least 0, got {value}")
+
+
+def below_one(name, **values):
+    for key, value in values.items():
+        if not 0.0 <= value < 1.0:
+            raise ValueError(f"{name}: {key} is in [0, 1), got {value}")
+
+
+def regularized(g, w, weight_decay, l1, t, u):
+    """g + weight_decay w + l1 sign(w), in t if there is anything to add."""
+    if weight_decay:
+        g = np.add(np.multiply(w, weight_decay, out=t), g, out=t)
+    if l1:
+        np.sign(w, out=u)
+        u *= l1
+        g = np.add(u, g, out=t)
+    return g
+
+
+def above_zero(eps, dtype):
+    """eps, but so much above 0 that 0 / (0 + eps) is 0: what has never had a gradient, like the padding, stays."""
+    return max(eps, float(np.finfo(dtype).tiny))
+
+
+def no_decay(owner, **more):
+    """Groups without weight decay and L1 for parameters of at most one axis: biases, and normalisation's factors.
+
+    `more` is set for them too: `no_decay(model, adapt=False)` leaves them out of the adaptation of LARS and LAMB.
+    """
+    arena = owner if isinstance(owner, Arena) else getattr(owner, "arena", None)
+    named = named_parameters(owner) if arena is None else arena.parameters
+    return {name: {"weight_decay": 0.0, "l1": 0.0, **more} for name, p in named.items() if p.ndim <= 1}
