@@ -138,6 +138,7 @@ TABLE = [
      lambda: ag.pad(tensor(2, 3), (5, 0), "reflect")),
     (V, 'norm: p is a number, math.inf or "fro", got \'nuc\'', lambda: ag.norm(tensor(2, 3), "nuc")),
     (V, 'gelu: approximate is "none" or "tanh", got \'sigmoid\'', lambda: ag.gelu(tensor(2), "sigmoid")),
+    (V, 'div: rounding_mode is None, "floor" or "trunc", got \'up\'', lambda: ag.div(tensor(2), 2, rounding_mode="up")),
     (V, "bmm: shapes (2, 3, 4) and (3, 4, 5) must have 3 axes and fit; matmul takes any",
      lambda: ag.bmm(tensor(2, 3, 4), tensor(3, 4, 5))),
     (V, "einsum: 'ij,jk' names 2 operands, got 1", lambda: ag.einsum("ij,jk", tensor(2, 3))),
