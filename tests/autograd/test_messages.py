@@ -175,6 +175,8 @@ TABLE = [
     (V, "clamp: give min, max or both", lambda: tensor(2).clamp()),
     (V, "dropout: p is a probability, got 1.5", lambda: ag.dropout(tensor(2), 1.5)),
     # transformations
+    (V, "vjp: a value of shape (3,) got a gradient of shape (1,): they must agree",
+     lambda: ag.vjp(ag.exp, np.ones(3))[1](np.ones(1))),
     (V, "grad: the function must return a scalar, got shape (3,): use vjp or jacobian",
      lambda: ag.grad(lambda x: x * 2.0)(np.ones(3))),
     (AssertionError, "gradcheck: the rules give ", lambda: ag.gradcheck(lambda x: x * x.detach(), np.ones(3))),
