@@ -28,7 +28,8 @@ from autograd.dropout import dropout
 from autograd.indexing import embedding, gather, index_select, masked_fill, take_along_dim
 from autograd.kernels import xp as _xp
 from autograd.losses import (
-    binary_cross_entropy_with_logits, cross_entropy, huber_loss, kl_div, l1_loss, mse_loss, nll_loss,
+    binary_cross_entropy, binary_cross_entropy_with_logits, cross_entropy, huber_loss, kl_div, l1_loss, mse_loss,
+    nll_loss,
 )  # fmt: skip
 from autograd.normalization import batch_norm, group_norm, layer_norm
 from autograd.pooling import adaptive_avg_pool2d, avg_pool2d, max_pool2d

@@ -69,6 +69,11 @@ class Arena:
             self.leaves.append(leaf)
         self.totals = [leaf.total for leaf in self.leaves]
 
+    @property
+    def on_cpu(self):
+        """Whether the arrays are in the processor's memory."""
+        return str(getattr(self.data, "device", "cpu")) == "cpu"
+
     def compute_in(self, dtype):
         """Let the graph compute with copies of the values in "bfloat16" or "float16"; torch tensors only.
 

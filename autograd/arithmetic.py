@@ -12,15 +12,23 @@ from autograd.kernels import astype, beside, kind, namespace, xp
 from autograd.kernels import erf as erf_of
 
 
+def add(a, b, *, alpha=1):
+    """a + alpha b."""
+    return _add(a, b if alpha == 1 else b * alpha)
+
+
 @primitive
-def add(a, b):
-    """a + b."""
+def _add(a, b):
     return a + b, lambda g: g, lambda g: g
 
 
+def sub(a, b, *, alpha=1):
+    """a - alpha b."""
+    return _sub(a, b if alpha == 1 else b * alpha)
+
+
 @primitive
-def sub(a, b):
-    """a - b."""
+def _sub(a, b):
     return a - b, lambda g: g, lambda g: -g
 
 
@@ -30,11 +38,26 @@ def mul(a, b):
     return a * b, lambda g: g * b, lambda g: g * a
 
 
+def div(a, b, *, rounding_mode=None):
+    """a / b; rounded down ("floor"), or towards zero ("trunc"), with derivative 0."""
+    if rounding_mode not in (None, "floor", "trunc"):
+        raise ValueError(f'div: rounding_mode is None, "floor" or "trunc", got {rounding_mode!r}')
+    return _div(a, b) if rounding_mode is None else _div_rounded(a, b, down=rounding_mode == "floor")
+
+
 @primitive
-def div(a, b):
-    """a / b."""
+def _div(a, b):
     y = a / b
     return y, lambda g: g / b, lambda g: -g * y / b
+
+
+@primitive
+def _div_rounded(a, b, *, down):
+    if type(a) is Tensor or type(b) is Tensor:
+        y = _div_rounded(a, b, down=down)
+    else:
+        y = a // b if down else namespace(a, b).trunc(a / b)
+    return y, lambda g: g * 0.0, lambda g: g * 0.0
 
 
 @primitive
@@ -216,18 +239,20 @@ def _compare(name):
 for _name in ("__lt__", "__le__", "__gt__", "__ge__", "__eq__", "__ne__"):
     setattr(Tensor, _name, _compare(_name))
 
-Tensor.__add__ = Tensor.add = add
-Tensor.__radd__ = lambda self, other: add(other, self)
-Tensor.__sub__ = Tensor.sub = sub
-Tensor.__rsub__ = lambda self, other: sub(other, self)
+Tensor.__add__, Tensor.add = _add, add
+Tensor.__radd__ = lambda self, other: _add(other, self)
+Tensor.__sub__, Tensor.sub = _sub, sub
+Tensor.__rsub__ = lambda self, other: _sub(other, self)
 Tensor.__mul__ = Tensor.mul = mul
 Tensor.__rmul__ = lambda self, other: mul(other, self)
-Tensor.__truediv__ = Tensor.div = div
-Tensor.__rtruediv__ = lambda self, other: div(other, self)
+Tensor.__truediv__, Tensor.div = _div, div
+Tensor.__rtruediv__ = lambda self, other: _div(other, self)
 Tensor.__pow__ = Tensor.pow = pow
 Tensor.__rpow__ = lambda self, other: pow(other, self)
 Tensor.__neg__ = Tensor.neg = neg
 Tensor.__abs__ = Tensor.abs = abs
+Tensor.where = lambda self, condition, other: where(condition, self, other)
+Tensor.clip = clamp
 for _operation in (
     exp,
     expm1,

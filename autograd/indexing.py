@@ -55,6 +55,8 @@ def take_along_dim(a, indices, axis=None, *, dim=None):
 
 def gather(a, dim, index):
     """a's elements at `index` along the axis: result[i, j] = a[index[i, j], j] for dim 0; index may be shorter."""
+    if np.size(raw(index)) == 0:  # of any rank, as in torch
+        return getitem(a.reshape(-1), index)
     return _along("gather", a, dim, index, np.shape(raw(index)))
 
 

@@ -9,7 +9,7 @@ from autograd.arithmetic import abs, clamp, exp, log, sub, where
 from autograd.core import Tensor, exemplar, primitive, tensor
 from autograd.core import innermost as raw
 from autograd.indexing import take_along_dim
-from autograd.kernels import astype, beside, full, kind, to_numpy, xp
+from autograd.kernels import astype, beside, full, kind, namespace, to_numpy, xp
 from autograd.reductions import logsumexp
 from autograd.shapes import squeeze
 from autograd.transforms import unfused
@@ -185,6 +185,26 @@ def _cross_entropy_with_probabilities(z, target, reduction, weight=None, smoothi
     if weight is not None:
         log_p = log_p * beside(raw(weight), raw(z)).reshape(-1, *(1,) * (z.ndim - classes - 1))
     return _reduce(-(target * log_p).sum(classes), reduction)
+
+
+def binary_cross_entropy(probabilities, target, weight=None, reduction="mean"):
+    """-(t log p + (1 - t) log(1 - p)), elementwise, the logarithms limited to -100; both in [0, 1] and of one shape.
+
+    weight multiplies each loss and broadcasts to their shape.
+    """
+    _same_shape("binary_cross_entropy", probabilities, target)
+    loss = _binary_cross_entropy_of(probabilities, target)
+    return _reduce(loss if weight is None else loss * weight, _known(reduction))
+
+
+@primitive
+def _binary_cross_entropy_of(p, t):
+    n = namespace(p, t)
+    with np.errstate(divide="ignore"):
+        by_one, by_zero = n.clip(n.log(p), -100.0, None), n.clip(n.log1p(-p), -100.0, None)
+    nested = type(p) is Tensor or type(t) is Tensor
+    y = _binary_cross_entropy_of(p, t) if nested else -(t * by_one + (1.0 - t) * by_zero)
+    return y, lambda g: g * ((p - t) / n.maximum(p * (1.0 - p), 1e-12)), lambda g: g * (by_zero - by_one)
 
 
 def binary_cross_entropy_with_logits(logits, target, reduction="mean", weight=None, pos_weight=None):

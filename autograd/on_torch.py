@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import (
     abs, add, amax, amin, broadcast_to, concatenate, cos, divide, einsum, exp, expm1, isfinite, log, log1p, matmul,
-    multiply, permute, roll, sign, sin, sqrt, stack, subtract, tanh, zeros_like,
+    multiply, permute, roll, sign, sin, sqrt, stack, subtract, tanh, trunc, zeros_like,
 )  # fmt: skip
 from torch.special import erf
 

@@ -140,3 +140,4 @@ def _contract(inputs, output, operands):
 
 Tensor.__matmul__ = Tensor.matmul = matmul
 Tensor.__rmatmul__ = lambda self, other: matmul(other, self)
+Tensor.mm, Tensor.bmm, Tensor.outer = mm, bmm, outer

@@ -29,9 +29,9 @@ def flatten(a, start_dim=0, end_dim=-1):
     return reshape(a, (*shape[:start], math.prod(shape[start : end + 1]), *shape[end + 1 :]))
 
 
-def permute(a, *axes):
+def permute(a, *axes, dims=None):
     """a with its axes in the given order."""
-    axes = tuple(axis_of(i, a.ndim, "permute") for i in _listed(axes))
+    axes = tuple(axis_of(i, a.ndim, "permute") for i in (_listed(axes) if dims is None else dims))
     if sorted(axes) != list(range(a.ndim)):
         raise ValueError(f"permute: {axes} does not name each axis of the shape {a.shape} once")
     return _permute(a, axes=axes)
@@ -43,9 +43,9 @@ def _permute(a, *, axes):
     return xp[type(a)].permute_dims(a, axes), lambda g: xp[type(g)].permute_dims(g, back)
 
 
-def transpose(a, i, j):
-    """a with axes i and j exchanged."""
-    i, j = axis_of(i, a.ndim, "transpose"), axis_of(j, a.ndim, "transpose")
+def transpose(a, dim0, dim1):
+    """a with two axes exchanged."""
+    i, j = axis_of(dim0, a.ndim, "transpose"), axis_of(dim1, a.ndim, "transpose")
     order = list(range(a.ndim or 1))
     order[i], order[j] = order[j], order[i]
     return _permute(a, axes=tuple(order[: a.ndim]))
@@ -84,9 +84,9 @@ def expand(a, *shape):
     return broadcast_to(a, tuple(a.shape[i - lead] if n == -1 else n for i, n in enumerate(shape)))
 
 
-def concatenate(arrays, axis=0):
+def concatenate(arrays, axis=0, *, dim=None):
     """Join arrays along an axis they have."""
-    return _concatenate(*arrays, axis=axis)
+    return _concatenate(*arrays, axis=axis if dim is None else dim)
 
 
 @primitive
@@ -104,9 +104,11 @@ def stack(arrays, axis=0, *, dim=None):
     return concatenate([unsqueeze(a, axis) for a in arrays], axis=axis)
 
 
-def cat(arrays, dim=0):
-    """torch's name for `concatenate`."""
-    return concatenate(arrays, dim)
+def cat(arrays, dim=0, *, axis=None):
+    """torch's name for `concatenate`; a vector without elements joins any array."""
+    arrays = list(arrays)
+    joined = [a for a in arrays if np.shape(raw(a)) != (0,)]
+    return concatenate(joined or arrays, dim if axis is None else axis)
 
 
 def split(a, sizes, axis=0, *, dim=None):

@@ -14,7 +14,7 @@ from autograd.kernels import astype, beside, full, xp
 
 
 class _Input(Leaf):
-    """A leaf that hands over what arrives instead of keeping it in an array."""
+    """A leaf that hands over what arrives, as an array of the caller's own, instead of keeping it."""
 
     __slots__ = ()
 
@@ -22,7 +22,8 @@ class _Input(Leaf):
         return None
 
     def accumulate(self, g):
-        self.total, self.fresh = g, False
+        self.total = g if type(g) is Tensor else xp[type(g)].array(g)[()]  # a NumPy scalar for ()
+        self.fresh = False
 
 
 _depth = 0  # the highest level at which a function is being evaluated right now
@@ -35,8 +36,9 @@ def _level(x):
 def vjp(f, *xs):
     """Evaluate y = f(*xs) and return (y, pullback), where pullback(g) gives the tuple of g @ dy/dx for each x.
 
-    f takes and returns tensors. Each x is an array, a number or a Tensor; y and the pullback's results are Tensors if
-    one of them is, or if f uses tensors that require a gradient, so that they can be differentiated in their turn.
+    f takes and returns tensors. Each x, and g of y's shape, is an array, a number or a Tensor. y and the pullback's
+    results are Tensors if one x is, or if f uses tensors that require a gradient, so that they can be differentiated
+    in their turn.
     """
     global _depth
     given, before = max(map(_level, xs)), _depth
@@ -50,9 +52,11 @@ def vjp(f, *xs):
     value, root = (y.data, y.node) if _level(y) == level else (y, None)  # no root: y does not depend on the inputs
 
     def pullback(g):
-        if not hasattr(g, "shape"):
-            g = astype(beside(g, innermost(y)), y.dtype)
         if root is not None:
+            if type(g) is not Tensor:  # a view is a new object: no vjp takes a changed array for the last one
+                g = astype(beside(g, innermost(y)), y.dtype)[()]
+            if g.shape != y.shape:
+                raise ValueError(f"vjp: a value of shape {y.shape} got a gradient of shape {g.shape}: they must agree")
             backward(root, g, retain_graph=True)
         return tuple(_as_given(_take(x), given) for x in inputs)
 

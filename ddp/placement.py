@@ -75,7 +75,7 @@ class Placement:
             return {}
         import torch
 
-        gpu = (
-            {} if self.device == "cpu" else {"gpu": torch.cuda.get_device_name(self.device), "cuda": torch.version.cuda}
-        )
-        return {"torch": torch.__version__, "deterministic": self.deterministic, **gpu}
+        found = {"torch": torch.__version__, "deterministic": self.deterministic}
+        if self.device != "cpu":
+            found |= {"gpu": torch.cuda.get_device_name(self.device), "cuda": torch.version.cuda}
+        return found

@@ -2,8 +2,6 @@
 
 import math
 
-import numpy as np
-
 from autograd.optim.base import Optimizer, above_zero, at_least_zero, below_one, regularized
 
 
@@ -23,13 +21,13 @@ class Adagrad(Optimizer):
         at_least_zero("Adagrad", eps=h.eps)
 
     def update(self, lr, h, chunks):
-        eps = above_zero(h.eps, self.arena.dtype)
+        n, eps = self.xp, above_zero(h.eps, self.arena.dtype)
         for w, g, s, t, u in chunks:
             g = regularized(g, w, h.weight_decay, h.l1, u, t)
-            s += np.multiply(g, g, out=t)
-            np.sqrt(s, out=t)
+            s += n.multiply(g, g, out=t)
+            n.sqrt(s, out=t)
             t += eps
-            np.divide(g, t, out=t)
+            n.divide(g, t, out=t)
             t *= lr
             w -= t
 
@@ -61,28 +59,28 @@ class RMSprop(Optimizer):
         return ("square", *(["mean"] if h.centered else []), *(["momentum"] if h.momentum else []))
 
     def update(self, lr, h, chunks):
-        eps = above_zero(h.eps, self.arena.dtype)
+        n, eps = self.xp, above_zero(h.eps, self.arena.dtype)
         for w, g, s, a, v, t, u in chunks:
             g = regularized(g, w, h.weight_decay, h.l1, u, t)
             s *= h.alpha
-            np.multiply(g, g, out=t)
+            n.multiply(g, g, out=t)
             t *= 1.0 - h.alpha
             s += t
             if h.centered:
                 a *= h.alpha
-                a += np.multiply(g, 1.0 - h.alpha, out=t)
-                np.multiply(a, a, out=t)
-                np.subtract(s, t, out=t)
-                np.maximum(t, 0.0, out=t)  # a variance, but for rounding
-                np.sqrt(t, out=t)
+                a += n.multiply(g, 1.0 - h.alpha, out=t)
+                n.multiply(a, a, out=t)
+                n.subtract(s, t, out=t)
+                n.maximum(t, 0.0, out=t)  # a variance, but for rounding
+                n.sqrt(t, out=t)
             else:
-                np.sqrt(s, out=t)
+                n.sqrt(s, out=t)
             t += eps
-            np.divide(g, t, out=t)
+            n.divide(g, t, out=t)
             if h.momentum:
                 v *= h.momentum
                 v += t
-                np.multiply(v, lr, out=t)
+                n.multiply(v, lr, out=t)
             else:
                 t *= lr
             w -= t
@@ -103,16 +101,16 @@ class Moments(Optimizer):
 
     def direction(self, g, m, v, h, c2, t):
         """Update the moments; m / (sqrt(v) + eps c2), which is c1 / c2 times mhat / (sqrt(vhat) + eps), in t."""
-        b1, b2 = h.betas
+        n, (b1, b2) = self.xp, h.betas
         m *= b1
-        m += np.multiply(g, 1.0 - b1, out=t)
+        m += n.multiply(g, 1.0 - b1, out=t)
         v *= b2
-        np.multiply(g, g, out=t)
+        n.multiply(g, g, out=t)
         t *= 1.0 - b2
         v += t
-        np.sqrt(v, out=t)
+        n.sqrt(v, out=t)
         t += above_zero(h.eps * c2, self.arena.dtype)
-        np.divide(m, t, out=t)
+        n.divide(m, t, out=t)
 
 
 class Adam(Moments):

@@ -8,7 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 
 from autograd.arena import Arena, arena_of, named_parameters
+from autograd.kernels import beside, full, to_numpy, xp
 
+SMALLEST = {n: float(np.finfo(f"f{n}").tiny) for n in (2, 4, 8)}  # by bytes an element
 CHUNK = 131_072  # elements: a few arrays of this length share the cache, and a call is worth its overhead
 
 
@@ -23,11 +25,12 @@ class Optimizer:
 
     def __init__(self, owner, lr: float | Callable[[int], float], groups=None, weight_decay=0.0, l1=0.0, **more):
         self.arena = arena_of(owner)
+        self.xp = xp[type(self.arena.data)]  # NumPy, or the same names on torch tensors
         at_least_zero(type(self).__name__, lr=0.0 if callable(lr) else lr)
         self.lr, self.steps = lr if callable(lr) else float(lr), 0
         self.runs = self._runs({"lr_scale": 1.0, "weight_decay": weight_decay, "l1": l1, **more}, groups or {})
         needed = {name for _, h in self.runs for name in self.needs(h)}
-        self.state = {name: np.zeros_like(self.arena.data) for name in self.arrays if name in needed}
+        self.state = {name: self.xp.zeros_like(self.arena.data) for name in self.arrays if name in needed}
         self._chunks: list | None = None
 
     @property
@@ -98,7 +101,7 @@ class Optimizer:
         arrays = (self.arena.data, self.arena.grad, *(self.state.get(name) for name in self.arrays))
         spans = [self._spans(run) for run, _ in self.runs]
         longest = max((span.stop - span.start for some in spans for span in some), default=0)
-        scratch = np.empty((2, longest), self.arena.dtype)
+        scratch = full((2, longest), 0.0, self.arena.data)
 
         def chunk(span):
             views = [None if a is None else a[span] for a in arrays]
@@ -109,15 +112,19 @@ class Optimizer:
     def _spans(self, run):
         if self.layerwise:
             return [span for span in self.arena.spans.values() if run.start <= span.start < run.stop]
-        return [slice(i, min(i + CHUNK, run.stop)) for i in range(run.start, run.stop, CHUNK)]
+        length = CHUNK if self.arena.on_cpu else self.arena.data.shape[0]  # a device has no such cache
+        return [slice(i, min(i + length, run.stop)) for i in range(run.start, run.stop, length)]
 
     def __getstate__(self):
-        return {**vars(self), "_chunks": None}  # views, which a copy has to cut anew
+        return {**vars(self), "_chunks": None, "xp": None}  # views, which a copy has to cut anew
+
+    def __setstate__(self, state):
+        vars(self).update(state, xp=xp[type(state["arena"].data)])
 
     def state_dict(self):
         """The step count and a copy of the state: `{"steps": int, "momentum": {"fc1.weight": array, ...}}`."""
         named = {
-            name: {key: np.array(a, order="C") for key, a in self.arena.unflatten(flat).items()}
+            name: {key: np.array(to_numpy(a), order="C") for key, a in self.arena.unflatten(flat).items()}
             for name, flat in self.state.items()
         }
         return {"steps": self.steps, **named}
@@ -140,7 +147,7 @@ class Optimizer:
         self.steps = int(state["steps"])
         for name, flat in self.state.items():
             for key, view in self.arena.unflatten(flat).items():
-                view[...] = state[name][key]
+                view[...] = beside(state[name][key], view)
 
 
 def _matches(name, pattern):
@@ -168,18 +175,19 @@ def below_one(name, **values):
 
 def regularized(g, w, weight_decay, l1, t, u):
     """g + weight_decay w + l1 sign(w), in t if there is anything to add."""
+    n = xp[type(w)]
     if weight_decay:
-        g = np.add(np.multiply(w, weight_decay, out=t), g, out=t)
+        g = n.add(n.multiply(w, weight_decay, out=t), g, out=t)
     if l1:
-        np.sign(w, out=u)
+        n.sign(w, out=u)
         u *= l1
-        g = np.add(u, g, out=t)
+        g = n.add(u, g, out=t)
     return g
 
 
 def above_zero(eps, dtype):
     """eps, but so much above 0 that 0 / (0 + eps) is 0: what has never had a gradient, like the padding, stays."""
-    return max(eps, float(np.finfo(dtype).tiny))
+    return max(eps, SMALLEST[dtype.itemsize])
 
 
 def no_decay(owner, **more):

@@ -30,11 +30,15 @@ def clip_grad_value(owner, limit):
     """Bring every element of all gradients into [-limit, limit]."""
     _at_least_zero("clip_grad_value", "limit", limit)
     for g in _gradients(owner):
-        np.clip(g, -limit, limit, out=g)
+        g[...] = g.clip(-limit, limit)
 
 
 def norm_of(gradients):
-    return math.sqrt(sum(float(np.dot(g.ravel("K"), g.ravel("K"))) for g in gradients))
+    return math.sqrt(sum(float(g @ g) for g in map(_flat, gradients)))
+
+
+def _flat(g):
+    return g.ravel("K") if type(g) is np.ndarray else g.reshape(-1)
 
 
 def _at_least_zero(name, key, value):

@@ -1,7 +1,5 @@
 """Rules with a rate for each parameter as a whole, for large batches."""
 
-import numpy as np
-
 from autograd.optim.adaptive import Moments
 from autograd.optim.base import Optimizer, at_least_zero, below_one, regularized
 from autograd.optim.clip import norm_of
@@ -33,12 +31,13 @@ class LARS(Optimizer):
         return ("momentum",) if h.momentum else ()
 
     def update(self, lr, h, chunks):
+        n = self.xp
         for w, g, v, t, u in chunks:
             g = regularized(g, w, 0.0, h.l1, u, t)
             norm = norm_of([w])
             divisor = norm_of([g]) + h.weight_decay * norm
             r = h.trust * norm / divisor if h.adapt and norm and divisor else 1.0
-            np.multiply(w, h.weight_decay, out=t)
+            n.multiply(w, h.weight_decay, out=t)
             t += g
             t *= lr * r
             if h.momentum:
@@ -66,11 +65,11 @@ class LAMB(Moments):
         super().__init__(owner, lr, groups, weight_decay, l1, betas=betas, eps=eps, adapt=adapt)
 
     def update(self, lr, h, chunks):
-        c1, c2 = self.corrections(h)
+        n, (c1, c2) = self.xp, self.corrections(h)
         for w, g, m, v, d, u in chunks:
             self.direction(regularized(g, w, 0.0, h.l1, u, d), m, v, h, c2, d)
             d *= c2 / c1
-            d += np.multiply(w, h.weight_decay, out=u)
+            d += n.multiply(w, h.weight_decay, out=u)
             norm, length = norm_of([w]), norm_of([d])
             d *= lr * norm / length if h.adapt and norm and length else lr
             w -= d

@@ -28,12 +28,13 @@ class SGD(Optimizer):
         return ("momentum",) if h.momentum else ()
 
     def update(self, lr, h, chunks):
-        # As arrays: a ufunc would convert a Python number again in every call.
-        m, c, lr = (np.asarray(x, self.arena.dtype) for x in (h.momentum, h.weight_decay, lr))
+        n, m, c = self.xp, h.momentum, h.weight_decay
+        if n is np:  # as arrays: a ufunc would convert a Python number again in every call
+            m, c, lr = (np.asarray(x, self.arena.dtype) for x in (m, c, lr))
         for w, g, v, t, u in chunks:
             g = regularized(g, w, c, h.l1, t, u)
             if m:
                 v *= m
                 v += g
-                g = np.add(g, np.multiply(v, m, out=u), out=t) if h.nesterov else v
-            w -= np.multiply(g, lr, out=t)
+                g = n.add(g, n.multiply(v, m, out=u), out=t) if h.nesterov else v
+            w -= n.multiply(g, lr, out=t)

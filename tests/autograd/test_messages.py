@@ -143,6 +143,7 @@ TABLE = [
      lambda: ag.pad(tensor(2, 3), (5, 0), "reflect")),
     (V, 'norm: p is a number, math.inf or "fro", got \'nuc\'', lambda: ag.norm(tensor(2, 3), "nuc")),
     (V, 'gelu: approximate is "none" or "tanh", got \'sigmoid\'', lambda: ag.gelu(tensor(2), "sigmoid")),
+    (V, 'div: rounding_mode is None, "floor" or "trunc", got \'up\'', lambda: ag.div(tensor(2), 2, rounding_mode="up")),
     (V, "bmm: shapes (2, 3, 4) and (3, 4, 5) must have 3 axes and fit; matmul takes any",
      lambda: ag.bmm(tensor(2, 3, 4), tensor(3, 4, 5))),
     (V, "einsum: 'ij,jk' names 2 operands, got 1", lambda: ag.einsum("ij,jk", tensor(2, 3))),
@@ -179,6 +180,8 @@ TABLE = [
     (V, "clamp: give min, max or both", lambda: tensor(2).clamp()),
     (V, "dropout: p is a probability, got 1.5", lambda: ag.dropout(tensor(2), 1.5)),
     # transformations
+    (V, "vjp: a value of shape (3,) got a gradient of shape (1,): they must agree",
+     lambda: ag.vjp(ag.exp, np.ones(3))[1](np.ones(1))),
     (V, "grad: the function must return a scalar, got shape (3,): use vjp or jacobian",
      lambda: ag.grad(lambda x: x * 2.0)(np.ones(3))),
     (AssertionError, "gradcheck: the rules give ", lambda: ag.gradcheck(lambda x: x * x.detach(), np.ones(3))),
