@@ -165,8 +165,8 @@ def _download(source, folders):
     for path, hashed in zip(paths, source.md5):
         if path.exists() and md5(path) != hashed:
             raise ConfigurationError(
-                f"{target} lacks some of {_wanted()} and its {path.name} is not the published one, expected MD5 {hashed}: "
-                f"add the missing files, or delete {path} to have it downloaded"
+                f"{target} lacks some of {_wanted()} and its {path.name} is not the published one, expected MD5 "
+                f"{hashed}: add the missing files, or delete {path} to have it downloaded"
             )
         try:
             pooch.retrieve(source.url + path.name, f"md5:{hashed}", path.name, target)
