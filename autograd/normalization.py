@@ -6,9 +6,16 @@ axes, the gradient is r (g - mean(g) - x^ mean(g x^)).
 
 import math
 
+import numpy as np
+
+from autograd.core import Tensor, primitive, shared
 from autograd.core import innermost as raw
-from autograd.core import primitive
 from autograd.kernels import xp
+from autograd.transforms import unfused
+
+
+class NoVarianceError(ValueError):
+    """A batch has too few values a channel to be normalised by their variance."""
 
 
 @primitive
@@ -56,9 +63,7 @@ def batch_norm(x, running_mean=None, running_var=None, weight=None, bias=None, t
     them by `momentum`, the variance in its unbiased form. Otherwise the running ones are used.
     """
     _has_channels("batch_norm", x)
-    ndim, axes = x.ndim, (0, *range(2, x.ndim))
-    weight, bias = _by_channel(weight, ndim), _by_channel(bias, ndim)
-    count = math.prod(x.shape[i] for i in axes)
+    count = math.prod(x.shape) // max(x.shape[1], 1)
 
     def move(mean, variance):
         for running, new in ((running_mean, mean), (running_var, variance * (count / (count - 1)))):
@@ -67,15 +72,53 @@ def batch_norm(x, running_mean=None, running_var=None, weight=None, bias=None, t
 
     if training:
         if count < 2:
-            raise ValueError(
+            raise NoVarianceError(
                 f"batch_norm: a batch of shape {tuple(x.shape)} has {count} values a channel: no variance to train with"
             )
-        moments = None if running_mean is None else move
-        return _scaled(_standardize(x, axes=axes, eps=eps, moments=moments), weight, bias)
+        return _batch_norm(x, weight, bias, eps=eps, moments=None if running_mean is None else move)
     if running_mean is None or running_var is None:
         raise ValueError("batch_norm: without running_mean and running_var, only training=True has statistics to use")
-    scale = (raw(running_var) + eps) ** -0.5
-    return _scaled((x - _by_channel(raw(running_mean), ndim)) * _by_channel(scale, ndim), weight, bias)
+    scale, ndim = (raw(running_var) + eps) ** -0.5, x.ndim
+    y = (x - _by_channel(raw(running_mean), ndim)) * _by_channel(scale, ndim)
+    return _scaled(y, _by_channel(weight, ndim), _by_channel(bias, ndim))
+
+
+@primitive
+def _batch_norm(x, weight, bias, *, eps, moments):  # x (N, C, ...), weight and bias (C,) or None
+    if any(type(a) is Tensor for a in (x, weight, bias)):
+        given = [a for a in (x, weight, bias) if a is not None]
+
+        def composed(x, *affine):
+            rest = iter(affine)
+            w, b = (None if a is None else _by_channel(next(rest), x.ndim) for a in (weight, bias))
+            return _scaled(_standardize(x, axes=(0, *range(2, x.ndim)), eps=eps, moments=moments), w, b)
+
+        value, *vjps = unfused(composed, *given)
+        return value, *(None if a is None else vjps.pop(0) for a in (x, weight, bias))
+    shape = x.shape
+    x = x.reshape(*shape[:2], -1)  # (N, C, L)
+    n = len(x) * x.shape[2]
+    mean = np.einsum("ncl->c", x) / n
+    d = x - mean[:, None]
+    variance = np.einsum("ncl,ncl->c", d, d) / n
+    if moments is not None:
+        moments(mean, variance)
+    r = 1.0 / np.sqrt(variance + eps)
+    scale = r if weight is None else r * weight
+    y = d * scale[:, None]
+    if bias is not None:
+        y += bias[:, None]
+
+    def pullback(g):
+        g = g.reshape(d.shape)
+        by_bias, by_weight = np.einsum("ncl->c", g), np.einsum("ncl,ncl->c", g, d) * r
+        by_x = d * (by_weight * r / -n)[:, None]
+        by_x += g
+        by_x -= (by_bias / n)[:, None]
+        by_x *= scale[:, None]
+        return by_x.reshape(shape), by_weight, by_bias
+
+    return y.reshape(shape), *shared(pullback, 3)
 
 
 def _has_channels(name, x):

@@ -16,9 +16,12 @@ class Module:
 
     Parameters are found by walking the attributes in the order they were set, through sub-modules, lists, tuples and
     dicts; a tensor reached by two paths counts once, under the first name. Names are attribute paths: "fc1.weight".
+    Constant tensors are its buffers: part of the state, and not trained. `running` names those that a call moves in
+    training, such as running averages: data-parallel training averages their moves over the logical shards.
     """
 
     training = True
+    running: tuple[str, ...] = ()
 
     def __call__(self, x):
         raise TypeError(f"{type(self).__name__} defines no __call__(self, x)")
@@ -61,8 +64,16 @@ class Module:
         """The parameters, in the order of `named_parameters`."""
         return (p for _, p in self.named_parameters())
 
+    def named_buffers(self):
+        """Pairs (name, tensor): the constants, such as running averages and frozen parameters."""
+        return ((path, t) for path, t in self._walk() if isinstance(t, Tensor) and t.node is None)
+
+    def buffers(self):
+        """The constants, in the order of `named_buffers`."""
+        return (t for _, t in self.named_buffers())
+
     def train(self, mode=True):
-        """Set training mode here and below: dropout drops. Returns self."""
+        """Set training mode here and below: dropout drops, batch norm uses the batch. Returns self."""
         for module in self.modules():
             module.training = mode
         return self
@@ -77,12 +88,15 @@ class Module:
             p.node.fresh = True
 
     def to(self, dtype):
-        """Convert all parameters to this floating dtype, before an optimizer is made. Returns self."""
+        """Convert parameters and floating buffers to this floating dtype, before an optimizer is made. Returns self."""
         if getattr(self, "arena", None) is not None:
             raise RuntimeError("to: the parameters already live in an arena; convert before making the optimizer")
         for p in self.parameters():
             p.data = p.data.astype(dtype)
             p.node.dtype, p.node.fresh, p.node.total = p.data.dtype, True, None
+        for t in self.buffers():
+            if t.dtype.kind == "f":
+                t.data = t.data.astype(dtype)
         return self
 
     def state_dict(self):

@@ -56,6 +56,62 @@ def _outputs(y):
     return [y] if not isinstance(y, tuple) else [t for part in y for t in _outputs(part)]
 
 
+BATCH_NORMS = [  # class, options, shape of the input
+    ("BatchNorm1d", {}, (5, 3)),
+    ("BatchNorm1d", {"momentum": None, "eps": 0.1}, (4, 3, 6)),
+    ("BatchNorm2d", {"momentum": 0.3}, (2, 3, 5, 4)),
+    ("BatchNorm2d", {"affine": False}, (2, 3, 1, 4)),
+    ("BatchNorm2d", {"track_running_stats": False}, (2, 3, 2, 2)),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "shape"), BATCH_NORMS)
+@pytest.mark.parametrize("dtype, accuracy", [("float64", 1e-11), ("float32", 2e-6)])
+def test_batch_norm_trains_and_evaluates_as_torchs(name, options, shape, dtype, accuracy):
+    """Outputs, gradients and running statistics over steps, with the state crossing over in the middle."""
+    mine = getattr(nn, name)(3, **options).to(dtype)
+    other = getattr(torch.nn, name)(3, **options, dtype=getattr(torch, dtype))
+    rng = np.random.default_rng(2)
+    for step in range(6):
+        training = step % 3 < 2
+        mine.train(training), other.train(training)
+        if step == 2:
+            for p, q in zip(mine.parameters(), other.parameters()):
+                p.assign(rng.normal(size=3))
+                q.data = torch.from_numpy(p.numpy().copy())
+        if step == 3:
+            mine.load_state_dict({k: 2 * a.numpy() for k, a in other.state_dict().items()})
+            other.load_state_dict({k: torch.from_numpy(a) for k, a in mine.state_dict().items()})
+        x = ag.tensor(rng.normal(2, 3, shape).astype(dtype), requires_grad=True)
+        tx = torch.tensor(x.numpy(), requires_grad=True)
+        g = rng.normal(size=shape).astype(dtype)
+        y, ty = mine(x), other(tx)
+        mine.zero_grad(), other.zero_grad()
+        y.backward(g), ty.backward(torch.from_numpy(g))
+        pairs = [(y.numpy(), ty.detach()), (x.grad, tx.grad), *zip([p.grad for p in mine.parameters()], grads(other))]
+        state, theirs = mine.state_dict(), other.state_dict()
+        assert list(state) == list(theirs)
+        for a, b in [*pairs, *((state[k], theirs[k]) for k in state)]:
+            assert (a.dtype, a.shape) == (b.numpy().dtype, tuple(b.shape))
+            np.testing.assert_allclose(a, b, rtol=accuracy, atol=3 * accuracy)
+
+
+def grads(module):
+    return [p.grad for p in module.parameters()]
+
+
+def test_batch_norm_in_evaluation_leaves_its_statistics_alone_and_keeps_an_integer_counter():
+    layer = nn.BatchNorm1d(3).to("float64").eval()
+    before = layer.state_dict()
+    layer(np.ones((4, 3)))
+    after = layer.state_dict()
+    assert all(np.array_equal(before[k], after[k]) for k in before)
+    assert [a.dtype for a in after.values()] == [np.float64] * 4 + [np.int64] and after[
+        "num_batches_tracked"
+    ].shape == ()
+    assert [name for name, _ in layer.named_buffers()] == list(layer.running)
+
+
 @pytest.mark.parametrize("cross", [False, True])
 @pytest.mark.parametrize("mask", [None, "causal", "bool"])
 def test_multihead_attention(cross, mask):

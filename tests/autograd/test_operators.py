@@ -186,6 +186,7 @@ TABLE = [
     *cases([(2, 4, 3), (3,), (3,)], "m.layer_norm(a, (3,), b, c)", "m.layer_norm(a, (4, 3), eps=0.1)"),
     *cases([(2, 4, 3), (4,), (4,)], "m.group_norm(a, 2, b, c)", "m.group_norm(a, 4, eps=0.1)"),
     *cases([(3, 4, 2), (4,), (4,)], "m.batch_norm(a, None, None, b, c, training=True)"),
+    *cases([(3, 4), (4,)], *(f"m.batch_norm(a, None, None, {p}, True)" for p in ("b, None", "None, b"))),
     *cases([(2, 3, 4), (2, 5, 4), (2, 5, 6)], "m.scaled_dot_product_attention(a, b, c)"),
     *cases([(2, 3, 4), (2, 5, 4), (2, 5, 6)], "m.scaled_dot_product_attention(a, b, c, is_causal=True, scale=0.3)"),
     *cases([(3, 4), (4, 4), (4, 2)], "m.scaled_dot_product_attention(a, b, c, m.array(MASK & (PLACES[:, :1] > 0)))"),
