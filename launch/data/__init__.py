@@ -59,6 +59,13 @@ class Data:
         """Numbers that a model has to predict: one a class, or one a regression target."""
         return self.train_y.shape[1] if self.classes is None else self.classes
 
+    def form(self) -> dict:
+        """What a model for such data can be made from again (see `formed`), as JSON values."""
+        return {
+            "name": self.name, "features": self.features, "outputs": self.outputs, "classes": self.classes,
+            "vocabulary": self.vocabulary, "grid": self.grid, "table": self.table,
+        }  # fmt: skip
+
     @cached_property
     def sha256(self) -> str:
         """Which data this is: hash over dtype, shape and little-endian bytes of train_x, train_y, val_x, val_y.
@@ -109,6 +116,14 @@ def load(spec: str, data_dir: str | Path | None = None, seed: int = 0) -> Data:
     raise ConfigurationError(
         f"unknown data set {spec!r}: expected one of {', '.join(KNOWN)}, or a path that ends in .csv or .npz"
     )
+
+
+def formed(form: dict) -> Data:
+    """Data of this form (see `Data.form`) that hold one sample of zeros: enough to make a model for it."""
+    x = np.zeros((1, *form["features"]), np.int64 if form["vocabulary"] is not None else np.float32)
+    y = np.zeros((1, form["outputs"]), np.float32) if form["classes"] is None else np.zeros(1, np.int64)
+    grid = form["grid"] and tuple(form["grid"])
+    return Data(form["name"], x, y, x, y, form["classes"], form["vocabulary"], grid, form["table"])
 
 
 def split(spec: str) -> tuple[str, str, str | None]:

@@ -28,6 +28,7 @@ def load_csv(path: str | Path, label: str | None = None, seed: int = 0) -> Data:
     """
     path = Path(os.path.expanduser(path))
     columns, x, y = _read_csv(path, label)
+    assert y is not None
     y, names = _targets(path, y)
     held = _held_out(path, y, names, seed)
     return _data(path, x[~held], y[~held], x[held], y[held], names, columns)
@@ -73,26 +74,16 @@ def samples(path, label, npz, shape, table, seed, part):
     part. Raises ConfigurationError if the samples are not like those in training.
     """
     path = Path(os.path.expanduser(path))
-    held = None
     if npz:
-        arrays = _arrays(path)
-        bare = {"x", "y", "x_train"} & arrays.keys() == {"x"}
-        pair = _checked(path, ("x", "x"), arrays["x"], np.zeros(len(arrays["x"]))) if bare else None
-        pair = pair or _pair(path, arrays, ("x_train", "y_train"), ("x", "y"))
-        validation = None if bare else _pair(path, arrays, ("x_val", "y_val"), ("x_test", "y_test"))
-        if pair is None:
-            raise ConfigurationError(f"{path} holds {', '.join(sorted(arrays)) or 'no arrays'}: expected x, or x and y")
-        x, y = pair[0], None if bare else pair[1]
-        if validation is not None and part != "train":
-            x, y = validation if part == "val" else map(np.concatenate, zip(pair, validation))
-        held = validation and np.full(len(x), part == "val")
+        x, y, held = _npz_samples(path, part)
     else:
         columns, x, y = _read_csv(path, label, shape[0] if len(shape) == 1 else None)
-        if None not in (columns, table["columns"]) and x.shape[1:] == shape and columns != table["columns"]:
-            differ = next((a, b) for a, b in zip(columns, table["columns"]) if a != b)
+        held = None
+        if columns and table["columns"] and x.shape[1:] == shape and columns != table["columns"]:
+            here, there = next((a, b) for a, b in zip(columns, table["columns"]) if a != b)
             raise ConfigurationError(
-                f"{path} has the column {differ[0]} where the model was trained with {differ[1]}: give it the same "
-                f"columns in the same order"
+                f"{path} has the column {here} where the model was trained with {there}: give it the same columns in "
+                f"the same order"
             )
     if x.shape[1:] != shape:
         raise ConfigurationError(
@@ -108,6 +99,24 @@ def samples(path, label, npz, shape, table, seed, part):
     if table["mean"] is not None:
         x = (x - np.array(table["mean"])) / np.array(table["std"])
     return x.astype(np.float32), None if y is None else y[chosen], chosen
+
+
+def _npz_samples(path, part):
+    """x, y (None if there is x alone), and which are held out, as far as the file says so, of a part of the file."""
+    arrays = _arrays(path)
+    if {"x", "y", "x_train"} & arrays.keys() == {"x"}:
+        x, _ = _checked(path, ("x", "x"), arrays["x"], np.zeros(arrays["x"].shape[:1]))
+        return x, None, None
+    pair = _pair(path, arrays, ("x_train", "y_train"), ("x", "y"))
+    if pair is None:
+        raise ConfigurationError(f"{path} holds {', '.join(sorted(arrays)) or 'no arrays'}: expected x, or x and y")
+    validation = _pair(path, arrays, ("x_val", "y_val"), ("x_test", "y_test"))
+    if validation is None:
+        return *pair, None
+    x, y = pair
+    if part != "train":
+        x, y = validation if part == "val" else map(np.concatenate, zip(pair, validation))
+    return x, y, np.full(len(x), part == "val")
 
 
 def _as_trained(path, y, labels):

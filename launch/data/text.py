@@ -36,13 +36,14 @@ def load_text(path: str | Path | None, context: int = CONTEXT) -> Data:
     codes = np.searchsorted(known, points)
     codes[known[np.minimum(codes, len(known) - 1)] != points] = len(known)
     vocabulary = "".join(map(chr, known))
-    parts = (*_windows(codes[:cut], context), *_windows(codes[cut:], context))
-    return Data(name, *parts, len(known) + 1, vocabulary=vocabulary)
+    train_x, train_y = _windows(codes[:cut], context)
+    val_x, val_y = _windows(codes[cut:], context)
+    return Data(name, train_x, train_y, val_x, val_y, len(known) + 1, vocabulary=vocabulary)
 
 
 def _windows(codes, context):
     count = (len(codes) - 1) // context
-    return tuple(codes[k : k + count * context].reshape(count, context) for k in range(2))
+    return [codes[k : k + count * context].reshape(count, context) for k in range(2)]
 
 
 def _read(path):

@@ -1,5 +1,6 @@
 """Models by name, see FAMILIES, or a class of the user's own as `PATH.py:CLASS`."""
 
+import hashlib
 import inspect
 import sys
 import types
@@ -163,6 +164,12 @@ def _own(path, name, data):
     if not isinstance(model, nn.Module):
         raise ConfigurationError(f"--model {path}:{name} made a {type(model).__name__}, not an autograd.nn.Module")
     return model
+
+
+def hash_of_file(spec) -> str | None:
+    """SHA-256 of the file of a class of the user's own; None for other models."""
+    path = spec.partition(":")[0]
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path.endswith(".py") else None
 
 
 def _try(model, spec, data, dtype):
