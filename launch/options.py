@@ -40,7 +40,7 @@ OPTIONS = (
            "file, or a folder of files), or text (Python's own library); text:PATH?context=128 sets the window"),
     Option("data_dir", str, None, "where mnist, fashion-mnist and cifar10 are, or are downloaded to",
            shapes_weights=False),
-    Option("model", str, "mlp:128", FORMS + " (units a layer; filters a block; layers)"),
+    Option("model", str, "mlp:128", FORMS),
     Option("dropout", float, 0.0, "probability of dropout: after the hidden layers of mlp, lstm, transformer; before "
            "the head of cnn, vgg-small", least=0.0),
     Option("init", str, "kaiming", "initial weights of all models but lstm, transformer and PATH.py:CLASS",

@@ -94,7 +94,7 @@ def _consistent(asked, config, data, steps):
     family = models.family_of(config["model"])
     for name in {"dropout", "init"} & asked.keys() - set(family.options if family else ()):
         takers = ", ".join(kind for kind, other in models.FAMILIES.items() if name in other.options)
-        raise ConfigurationError(f"--{name} belongs to {takers}: {config['model']} decides that itself")
+        raise ConfigurationError(f"--{name} has no effect on {config['model']}: it is for {takers}")
     if "base_batch" in asked and config["lr_rule"] == "none":
         raise ConfigurationError("--base-batch has no effect without --lr-rule sqrt or --lr-rule linear")
     if "checkpoint_every" in asked and not config["out"]:

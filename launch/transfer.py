@@ -61,8 +61,8 @@ def load_into(model: nn.Module, tensors: dict, source: str) -> str:
     model.load_state_dict({**own, **{name: tensors[name] for name in fits}})
     new = [name for name in own if name not in fits]
     unused = [name for name in tensors if name not in own]
-    line = f"--init-from {source}: {len(fits)} tensors loaded, {len(new)} left new{_listed(new)}"
-    return line + (f", {len(unused)} of the file unknown to the model{_listed(unused)}" if unused else "")
+    line = f"--init-from {source}: loaded {len(fits)} of the model's {len(own)} tensors, {len(new)} left new{_listed(new)}"
+    return line + (f"; {len(unused)} in it unknown to the model{_listed(unused)}" if unused else "")
 
 
 def freeze(model: nn.Module, patterns: str) -> str:
