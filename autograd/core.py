@@ -88,6 +88,7 @@ class Tensor:
         self.data, self.node, self.level = data, node, level
 
     if TYPE_CHECKING:  # the operator modules attach the methods beside their rules
+        data: Any
 
         def __getattr__(self, name: str) -> Any: ...
         def __add__(self, other) -> "Tensor": ...
@@ -146,6 +147,8 @@ class Tensor:
         """Overwrite a leaf's value in place; graphs that recorded the old value refuse to run backward."""
         if self.node is not None and not isinstance(self.node, Leaf):
             raise RuntimeError(f"assign needs a leaf, this tensor was computed by {self.name!r}")
+        if not self.data.flags.writeable:  # a constant computed as a NumPy scalar, or as a view
+            self.data = np.array(self.data)
         self.data[...] = value
         if self.node is not None:
             self.node.version += 1

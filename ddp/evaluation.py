@@ -15,7 +15,7 @@ def evaluate(model, dataset, metrics, comm, shards, batch=1024) -> dict[str, flo
     """
     loader = DataLoader(dataset, max(batch, shards), comm, shards, shuffle="never")
     total = ShardSum(comm, shards)
-    training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     sums: dict = dict.fromkeys(range(*loader.run), 0.0)
     names: list[str] = []
@@ -26,7 +26,8 @@ def evaluate(model, dataset, metrics, comm, shards, batch=1024) -> dict[str, flo
                     values = metrics(*shard.arrays)
                     names = list(values)
                     sums[shard.index] += np.array([np.sum(np.asarray(v), dtype=np.float64) for v in values.values()])
-    model.train(training)
+    for module, training in modes:  # each its own: a frozen batch norm stays in evaluation mode
+        module.training = training
     if len(loader.dataset) < shards:  # some ranks have seen no sample, and do not know what was measured
         names = next(n for n in comm.all_gather_object(names) if n)
     result = np.zeros(len(names))

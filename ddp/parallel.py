@@ -6,9 +6,11 @@ import numpy as np
 
 from autograd import random
 from autograd.arena import arena_of
+from autograd.normalization import NoVarianceError
 from ddp.communicator import Communicator
 from ddp.errors import ConfigurationError
 from ddp.reduction import ShardSum, run_of
+from ddp.running import RunningStatistics
 
 LOSS, WEIGHTED = 0, 1  # what rides behind the gradients: the sum of losses, and sum_v b_v |g_v|^2
 
@@ -16,9 +18,9 @@ LOSS, WEIGHTED = 0, 1  # what rides behind the gradients: the sum of losses, and
 class DistributedDataParallel:
     """A model whose gradients are summed over all ranks.
 
-    At construction the ranks compare the names, shapes and dtypes of their parameters, and take over rank 0's values.
-    `backward` then leaves in every rank the gradient of the mean loss over the global batch, with the same bits on
-    any number of ranks that share the same logical shards.
+    At construction the ranks compare the names, shapes and dtypes of their parameters and buffers, and take over
+    rank 0's values. `backward` then leaves in every rank the gradient of the mean loss over the global batch, and
+    moves running statistics, with the same bits on any number of ranks that share the same logical shards.
 
     shards  number of logical shards; the number of ranks if absent
     reduce  "canonical" (exact) or "native" (the library's all-reduce, in its own order)
@@ -33,14 +35,21 @@ class DistributedDataParallel:
         self.run = list(range(*run_of(self.comm.rank, self.comm.size, self.shards)))  # the shards this rank computes
         self.total = ShardSum(self.comm, self.shards, reduce == "canonical")
         self.arena = arena_of(model)
+        self.statistics = RunningStatistics(model, self.comm, self.shards, reduce == "canonical")
         self.noise = noise
-        self._verify()
+        buffers = dict(model.named_buffers())
+        self._verify({**self.arena.parameters, **buffers})
         self.comm.broadcast(self.arena.data)
         self.arena.touch()
+        for buffer in buffers.values():
+            values = np.array(buffer.data, order="C").reshape(-1)
+            if values.size:
+                self.comm.broadcast(values.view(np.uint8))  # bytes: a buffer may have any dtype
+                buffer.assign(values.reshape(buffer.shape))
 
-    def _verify(self):
+    def _verify(self, tensors):
         """Stop on every rank if the models differ: a sum over different parameters would be meaningless."""
-        mine = [(name, list(p.shape), str(p.dtype)) for name, p in self.arena.parameters.items()]
+        mine = [(name, list(t.shape), str(t.dtype)) for name, t in tensors.items()]
         all_ranks = self.comm.all_gather_object(mine)
         for rank, theirs in enumerate(all_ranks):
             for first, other in zip(all_ranks[0] + [None] * len(theirs), theirs + [None] * len(all_ranks[0])):
@@ -55,7 +64,8 @@ class DistributedDataParallel:
 
         loss(*arrays) gets one shard's arrays and returns a tensor: the mean over the shard's samples, or one number
         a sample. Every shard is computed by itself, so that each matrix product has the same shape on any number of
-        ranks, and is weighted by its share of the batch, so that uneven shards count by their samples.
+        ranks, and is weighted by its share of the batch, so that uneven shards count by their samples. Batch
+        normalisation takes its moments from the shard, see `RunningStatistics`.
         """
         if batch.logical_shards != self.shards:
             raise ConfigurationError(
@@ -70,6 +80,7 @@ class DistributedDataParallel:
         if self.shards == 1:
             return self._whole(batch, loss)
         arena, message, riders = self.arena, self.arena.message, self.arena.riders
+        self.statistics.begin()
         for shard in batch.shards:
             arena.zero_grad()
             riders[:] = 0.0
@@ -80,7 +91,9 @@ class DistributedDataParallel:
                 # The shard's gradient is b_v g_v / n here, and n^2 / b_v times its square is b_v |g_v|^2.
                 riders[WEIGHTED] = np.dot(arena.grad, arena.grad) * (batch.size * batch.size / len(shard))
             self.total.push(shard.index, message)
+            self.statistics.push(shard.index, len(shard) / batch.size)
         self.total.finish(message)
+        self.statistics.finish()
         if self.noise is not None:
             filled = min(batch.size, self.shards)
             self.noise.update(batch.size, filled, float(riders[WEIGHTED]), float(np.dot(arena.grad, arena.grad)))
@@ -100,7 +113,13 @@ class DistributedDataParallel:
         """
         samples = len(shard)
         with random.keyed(batch.seed, "forward", batch.step, shard.index):
-            value = loss(*shard.arrays)
+            try:
+                value = loss(*shard.arrays)
+            except NoVarianceError as error:
+                raise ConfigurationError(
+                    f"{error}, in a logical shard with {samples} of a batch of {batch.size} samples: "
+                    f"give fewer shards, a larger global batch, or the boundary carry if the last batch is short"
+                ) from None
         if value.shape == ():
             value.backward(samples / batch.size)
             return value.item()

@@ -22,6 +22,53 @@ class LeakyReLU(Module):
         return f.leaky_relu(x, self.negative_slope)
 
 
+class ELU(Module):
+    """x where it is positive, alpha (exp(x) - 1) elsewhere."""
+
+    def __init__(self, alpha=1.0):
+        self.alpha = alpha
+
+    def __call__(self, x):
+        return f.elu(x, self.alpha)
+
+
+class GELU(Module):
+    """x times the probability that a standard normal number is below it; "tanh" approximates that."""
+
+    def __init__(self, approximate="none"):
+        self.approximate = approximate
+
+    def __call__(self, x):
+        return f.gelu(x, self.approximate)
+
+
+class SiLU(Module):
+    """x * sigmoid(x)."""
+
+    def __call__(self, x):
+        return f.silu(x)
+
+
+class Softplus(Module):
+    """log(1 + exp(beta x)) / beta; x itself where beta x is above the threshold."""
+
+    def __init__(self, beta=1.0, threshold=20.0):
+        self.beta, self.threshold = beta, threshold
+
+    def __call__(self, x):
+        return f.softplus(x, self.beta, self.threshold)
+
+
+class Hardtanh(Module):
+    """x limited to [min_val, max_val]."""
+
+    def __init__(self, min_val=-1.0, max_val=1.0):
+        self.min_val, self.max_val = min_val, max_val
+
+    def __call__(self, x):
+        return f.hardtanh(x, self.min_val, self.max_val)
+
+
 class Sigmoid(Module):
     """1 / (1 + exp(-x))."""
 

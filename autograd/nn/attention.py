@@ -52,37 +52,62 @@ class MultiheadAttention(Module):
         return permute(x, 0, 2, 1, 3) if self.batch_first else permute(x, 1, 2, 0, 3)
 
 
-class TransformerEncoderLayer(Module):
-    """Self-attention and a two-layer network, each with a residual connection, dropout and layer norm.
+class _TransformerLayer(Module):
+    """Attentions and a two-layer network, each with a residual connection, dropout and layer norm."""
 
-    norm_first normalises before each part instead of after (Xiong et al. 2020). With is_causal it is the decoder-only
-    block of a language model. Vaswani et al. 2017, section 3.1.
-    """
+    attentions: tuple[str, ...] = ()
 
     def __init__(
         self, d_model, nhead, dim_feedforward=2048, dropout=0.1, activation="relu", layer_norm_eps=1e-5,
         batch_first=False, norm_first=False, rng=None,
     ):  # fmt: skip
         if activation not in ("relu", "gelu"):
-            raise ValueError(f'TransformerEncoderLayer: activation is "relu" or "gelu", got {activation!r}')
+            raise ValueError(f'{type(self).__name__}: activation is "relu" or "gelu", got {activation!r}')
         rng = rng or np.random.Generator(draw())
-        self.self_attn = MultiheadAttention(d_model, nhead, dropout, batch_first=batch_first, rng=rng)
+        for name in self.attentions:
+            setattr(self, name, MultiheadAttention(d_model, nhead, dropout, batch_first=batch_first, rng=rng))
         self.linear1 = Linear(d_model, dim_feedforward, rng=rng)
         self.linear2 = Linear(dim_feedforward, d_model, rng=rng)
-        self.norm1, self.norm2 = LayerNorm(d_model, layer_norm_eps), LayerNorm(d_model, layer_norm_eps)
+        for i in range(len(self.attentions) + 1):
+            setattr(self, f"norm{i + 1}", LayerNorm(d_model, layer_norm_eps))
         self.p, self.norm_first = dropout, norm_first
         self.activation = relu if activation == "relu" else gelu
 
-    def __call__(self, x, attn_mask=None, is_causal=False):
-        if self.norm_first:
-            y = self.norm1(x)
-            x = x + self._drop(self.self_attn(y, y, y, attn_mask, is_causal))
-            return x + self._feed_forward(self.norm2(x))
-        x = self.norm1(x + self._drop(self.self_attn(x, x, x, attn_mask, is_causal)))
-        return self.norm2(x + self._feed_forward(x))
+    def _residual(self, x, part, norm):
+        """x plus what a part makes of it, normalised after the sum or, with norm_first, before the part."""
+        return x + self._drop(part(norm(x))) if self.norm_first else norm(x + self._drop(part(x)))
 
     def _feed_forward(self, x):
-        return self._drop(self.linear2(self._drop(self.activation(self.linear1(x)))))
+        return self.linear2(self._drop(self.activation(self.linear1(x))))
 
     def _drop(self, x):
         return dropout(x, self.p, self.training)
+
+
+class TransformerEncoderLayer(_TransformerLayer):
+    """Self-attention and a two-layer network, each with a residual connection, dropout and layer norm.
+
+    norm_first normalises before each part instead of after (Xiong et al. 2020). With is_causal it is the decoder-only
+    block of a language model. Vaswani et al. 2017, section 3.1.
+    """
+
+    attentions = ("self_attn",)
+
+    def __call__(self, x, attn_mask=None, is_causal=False):
+        x = self._residual(x, lambda y: self.self_attn(y, y, y, attn_mask, is_causal), self.norm1)
+        return self._residual(x, self._feed_forward, self.norm2)
+
+
+class TransformerDecoderLayer(_TransformerLayer):
+    """An encoder layer with attention to `memory`, the encoder's outputs, between its parts.
+
+    Masks: see `scaled_dot_product_attention`; tgt_is_causal hides from each place of tgt those after it.
+    """
+
+    attentions = ("self_attn", "multihead_attn")
+
+    def __call__(self, tgt, memory, tgt_mask=None, memory_mask=None, tgt_is_causal=False, memory_is_causal=False):
+        x = self._residual(tgt, lambda y: self.self_attn(y, y, y, tgt_mask, tgt_is_causal), self.norm1)
+        look = lambda y: self.multihead_attn(y, memory, memory, memory_mask, memory_is_causal)  # noqa: E731
+        x = self._residual(x, look, self.norm2)
+        return self._residual(x, self._feed_forward, self.norm3)

@@ -52,3 +52,13 @@ class Flatten(Module):
 
     def __call__(self, x):
         return flatten(x, 1)
+
+
+class Identity(Module):
+    """x as it is, in the place of a layer; takes any arguments, as torch's does."""
+
+    def __init__(self, *arguments, **options):
+        pass
+
+    def __call__(self, x):
+        return x

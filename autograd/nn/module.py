@@ -118,19 +118,23 @@ class Module:
             t.assign(np.asarray(state[path]))
 
 
-class Sequential(Module):
-    """Modules applied one after the other; parameters are named by position ("0.weight"), as in torch."""
+class ModuleList(Module):
+    """A list of modules, named by position in it ("layers.0.weight"), as in torch. Plain lists do as well."""
 
-    def __init__(self, *layers):
-        self.layers = list(layers)
+    def __init__(self, modules=()):
+        self.layers = list(modules)
 
     def named_children(self):
         return [*enumerate(self.layers), *((name, x) for name, x in vars(self).items() if name != "layers")]
 
-    def __call__(self, x):
-        for layer in self.layers:
-            x = layer(x)
-        return x
+    def append(self, module):
+        """Add a module at the end. Returns self."""
+        return self.extend([module])
+
+    def extend(self, modules):
+        """Add modules at the end. Returns self."""
+        self.layers.extend(modules)
+        return self
 
     def __len__(self):
         return len(self.layers)
@@ -139,4 +143,22 @@ class Sequential(Module):
         return iter(self.layers)
 
     def __getitem__(self, i):
-        return self.layers[i]
+        return ModuleList(self.layers[i]) if isinstance(i, slice) else self.layers[i]
+
+    def __setitem__(self, i, module):
+        self.layers[i] = module
+
+
+class Sequential(ModuleList):
+    """Modules applied one after the other; parameters are named by position ("0.weight"), as in torch."""
+
+    def __init__(self, *layers):
+        super().__init__(layers)
+
+    def __call__(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    def __getitem__(self, i):
+        return Sequential(*self.layers[i]) if isinstance(i, slice) else self.layers[i]

@@ -19,6 +19,24 @@ LAYERS = [  # class, arguments, shape of the input
     ("AdaptiveAvgPool2d", ((4, 3),), {}, IMAGES),
     ("LayerNorm", (6,), {}, SEQUENCE),
     ("GroupNorm", (2, 4), {}, IMAGES),
+    ("BatchNorm1d", (4,), {}, SIGNAL),
+    ("BatchNorm2d", (4,), {"momentum": None}, IMAGES),
+    ("Linear", (6, 3), {}, SEQUENCE),
+    ("Dropout", (0.0,), {}, SEQUENCE),
+    ("Identity", (5,), {"unused": True}, SEQUENCE),
+    ("Flatten", (), {}, IMAGES),
+    ("ReLU", (), {}, IMAGES),
+    ("LeakyReLU", (0.2,), {}, IMAGES),
+    ("ELU", (0.5,), {}, IMAGES),
+    ("GELU", (), {}, IMAGES),
+    ("GELU", ("tanh",), {}, IMAGES),
+    ("SiLU", (), {}, IMAGES),
+    ("Softplus", (3, 0.5), {}, IMAGES),
+    ("Hardtanh", (-0.5, 0.25), {}, IMAGES),
+    ("Sigmoid", (), {}, IMAGES),
+    ("Tanh", (), {}, IMAGES),
+    ("Softmax", (1,), {}, IMAGES),
+    ("LogSoftmax", (-1,), {}, IMAGES),
     ("RNN", (6, 7, 2), {}, SEQUENCE),
     ("RNN", (6, 7), {"nonlinearity": "relu", "bias": False}, SEQUENCE),
     ("LSTM", (6, 7, 2), {"bidirectional": True}, SEQUENCE),
@@ -49,6 +67,29 @@ def test_agrees_with_torch(name, arguments, options, shape):
     gradients = {name: p.grad for name, p in mine.named_parameters()}
     for name, p in other.named_parameters():
         np.testing.assert_allclose(gradients[name], p.grad.numpy(), rtol=1e-9, atol=1e-11, err_msg=name)
+
+
+@pytest.mark.parametrize(("name", "arguments", "options", "shape"), LAYERS)
+def test_float32_agrees_with_torch_in_training_and_evaluation(name, arguments, options, shape):
+    mine, other = getattr(nn, name)(*arguments, **options), getattr(torch.nn, name)(*arguments, **options)
+    rng = np.random.default_rng(3)
+    mine.load_state_dict(other.state_dict())
+    for training in (True, True, False):
+        mine.train(training), other.train(training)
+        x = rng.normal(size=shape).astype("f4")
+        for a, b in zip(_outputs(mine(ag.tensor(x))), _outputs(other(torch.from_numpy(x)))):
+            assert a.dtype == np.float32
+            assert np.linalg.norm(a.numpy() - b.detach().numpy()) <= 1e-6 * np.linalg.norm(b.detach().numpy())
+    state, theirs = mine.state_dict(), other.state_dict()
+    assert [(k, a.dtype, a.shape) for k, a in state.items()] == [
+        (k, t.numpy().dtype, tuple(t.shape)) for k, t in theirs.items()
+    ]
+
+
+def test_every_layer_has_been_held_against_torchs():
+    alone = {"Embedding", "MultiheadAttention", "TransformerDecoderLayer"}  # take something else than one tensor
+    containers = {"Module", "ModuleList", "Parameter", "Sequential"}
+    assert {name for name, *_ in LAYERS} | alone | containers == set(nn.__all__)
 
 
 def _outputs(y):
@@ -127,6 +168,56 @@ def test_multihead_attention(cross, mask):
     want = other(*map(torch.from_numpy, (q, k, k)), attn_mask=theirs, need_weights=False)[0]
     have = mine(q, k, k, None if mask == "causal" else allowed, is_causal=mask == "causal")
     np.testing.assert_allclose(have.numpy(), want.detach().numpy(), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("options", [{}, {"norm_first": True, "activation": "gelu", "batch_first": True}])
+@pytest.mark.parametrize("masked", [False, True])
+def test_transformer_decoder_layer(options, masked):
+    mine = nn.TransformerDecoderLayer(8, 2, 12, 0.0, **options).to("float64")
+    other = torch.nn.TransformerDecoderLayer(8, 2, 12, 0.0, **options).double()
+    other.load_state_dict({name: torch.from_numpy(a) for name, a in mine.state_dict().items()})
+    assert list(mine.state_dict()) == list(other.state_dict())
+    rng = np.random.default_rng(4)
+    shapes = [(3, 5, 8), (3, 7, 8)] if options else [(5, 3, 8), (7, 3, 8)]
+    xs = [ag.tensor(rng.normal(size=shape), requires_grad=True) for shape in shapes]
+    txs = [torch.tensor(x.numpy(), requires_grad=True) for x in xs]
+    allowed = np.arange(7) != np.arange(5)[:, None]
+    causal, hidden = torch.ones(5, 5, dtype=torch.bool).triu(1), torch.from_numpy(~allowed)
+    y = mine(*xs, memory_mask=allowed, tgt_is_causal=True) if masked else mine(*xs)
+    ty = other(*txs, tgt_mask=causal, memory_mask=hidden) if masked else other(*txs)
+    g = rng.normal(size=ty.shape)
+    y.backward(g), ty.backward(torch.from_numpy(g))
+    pairs = [(y.numpy(), ty.detach()), *((x.grad, t.grad) for x, t in zip(xs, txs))]
+    for a, b in [*pairs, *((p.grad, t.grad) for p, t in zip(mine.parameters(), other.parameters()))]:
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
+
+
+def test_the_decoder_drops_out_in_training_only():
+    layer, x = nn.TransformerDecoderLayer(8, 2, 12, 0.5), np.ones((5, 3, 8), "f4")
+    assert np.any(layer(x, x).numpy() != layer(x, x).numpy())
+    layer.eval()
+    assert np.array_equal(layer(x, x).numpy(), layer(x, x).numpy())
+
+
+def test_module_list_names_its_modules_by_position():
+    def build(nn):
+        net = nn.Module()
+        net.layers = nn.ModuleList([nn.Linear(2, 3)])
+        assert net.layers.append(nn.ReLU()) is net.layers
+        assert net.layers.extend([nn.Linear(3, 1, bias=False), nn.Tanh()]) is net.layers
+        net.layers[3] = nn.Sequential(nn.Linear(1, 4))
+        return net
+
+    mine, other = build(nn), build(torch.nn)
+    assert list(mine.state_dict()) == list(other.state_dict()) == [
+        "layers.0.weight", "layers.0.bias", "layers.2.weight", "layers.3.0.weight", "layers.3.0.bias",
+    ]  # fmt: skip
+    assert len(mine.layers) == 4 and [*mine.layers][2] is mine.layers[-2] is mine.layers[1:3][1]
+    assert type(mine.layers[1:]) is nn.ModuleList and type(mine.layers[3][:1]) is nn.Sequential
+    mine.eval()
+    assert not mine.layers[1].training
+    with pytest.raises(TypeError, match="ModuleList defines no __call__"):
+        mine.layers(np.ones((1, 2)))
 
 
 def test_embedding_rows_of_one_index_share_their_gradient():

@@ -116,6 +116,39 @@ class Net(nn.Module):
 """
 
 
+IMAGES = """
+import autograd as ag
+from autograd import nn
+
+class Net(nn.Module):
+    def __init__(self, inputs, outputs):
+        self.conv, self.norm = nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4)
+        self.fc, self.last = nn.Linear(36, outputs), nn.BatchNorm1d(outputs, affine=False)
+
+    def __call__(self, x):
+        y = ag.max_pool2d(ag.relu(self.norm(self.conv(x.reshape(-1, 1, 8, 8)))), 2)
+        return self.last(self.fc(y.reshape(len(x), -1)))
+"""
+
+
+def test_batch_norm_does_not_depend_on_the_ranks_nor_on_a_resume(train, start, tmp_path):
+    (tmp_path / "images.py").write_text(IMAGES)
+    flags = f"--data digits --model {tmp_path}/images.py:Net --global-batch 23 --shards 5 --lr 0.1"
+    expected = None
+    for case, legs in enumerate([[(0, "", 12)], [(2, "torchrun", 12)], [(2, "mpirun", 5), (3, "mpirun", 12)]]):
+        out = tmp_path / f"out{case}"
+        for ranks, launcher, steps in legs:
+            resume = "--resume --steps" if out.exists() else f"{flags} --steps"
+            done = start(f"train {resume} {steps} --out {out.name}", tmp_path, ranks, launcher)
+            assert done.status == 0, done.err
+        state = load_file(out / "checkpoints" / "step-00000012" / "model.safetensors")
+        summary = json.loads((out / "summary.json").read_text())
+        found = {name: a.tobytes() for name, a in state.items()}, summary["val_loss"], summary["weights_sha256"]
+        expected = expected or found
+        assert found == expected
+    assert state["norm.num_batches_tracked"] == 12 and state["norm.running_mean"].any()
+
+
 def test_a_model_and_a_table_of_the_users_own(train, tmp_path):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(100, 3))

@@ -36,8 +36,16 @@ def metrics_of(model):
     return metrics
 
 
-def trainer_of(comm, *, shards, batch, dropout=0.0, rule=optim.Adam, reduce="canonical", steps=20, out=None):
-    model = mlp(0, dropout)
+def normalised(seed):
+    ag.manual_seed(seed)
+    first = nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4), nn.BatchNorm1d(4, momentum=None)
+    return nn.Sequential(*first, nn.Tanh(), nn.Linear(4, 3))
+
+
+def trainer_of(
+    comm, *, shards, batch, dropout=0.0, rule=optim.Adam, reduce="canonical", steps=20, out=None, model=None
+):
+    model = model or mlp(0, dropout)
     parallel = DistributedDataParallel(model, comm, shards, reduce, NoiseScale())
     optimizer = rule(parallel, 0.1)
     loader = DataLoader((X, LABELS), batch, comm, shards)
@@ -55,6 +63,26 @@ def test_20_steps_are_bit_for_bit_those_of_one_process(comm, rule, shards, batch
     for key in ("weights_sha256", "train_loss", "val_loss", "val_accuracy", "noise_scale", "samples_seen"):
         assert together[key] == alone[key]
     assert (together["world_size"], alone["world_size"]) == (comm.size, 1)
+
+
+def test_batch_norm_trains_bit_for_bit_as_in_one_process(comm, directory):
+    """Weights and running statistics, from other values on every rank, and again after going on from the middle."""
+
+    def states(comm, seed, *lengths, out=None):
+        for steps in lengths:
+            options = {"shards": 7, "batch": 33, "steps": steps, "out": out, "model": normalised(seed)}
+            trainer = trainer_of(comm, **options)
+            trainer.resumes = True
+            if out is not None and (saved := checkpoint.load_latest(out / "checkpoints")):
+                trainer.restore(saved)
+            comm.barrier()  # all have read it
+            trainer.fit()
+            yield {name: a.tobytes() for name, a in trainer.model.state_dict().items()}
+
+    (alone,) = states(Communicator(), 0, 20)
+    assert [*states(comm, comm.rank, 20)] == [alone]
+    assert [*states(comm, comm.rank, 8, 20, out=directory)][1] == alone
+    assert np.frombuffer(alone["4.num_batches_tracked"], np.int64) == 20
 
 
 def test_native_training_agrees_within_rounding(comm):
