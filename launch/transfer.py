@@ -7,7 +7,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from autograd import nn
+from autograd import Tensor, nn
 from ddp import checkpoint
 from ddp.errors import ConfigurationError
 
@@ -61,16 +61,17 @@ def load_into(model: nn.Module, tensors: dict, source: str) -> str:
     model.load_state_dict({**own, **{name: tensors[name] for name in fits}})
     new = [name for name in own if name not in fits]
     unused = [name for name in tensors if name not in own]
-    line = f"--init-from {source}: loaded {len(fits)} of the model's {len(own)} tensors, {len(new)} left new{_listed(new)}"
+    line = f"--init-from {source}: loaded {len(fits)} of the model's {len(own)} tensors"
+    line += f", {len(new)} left new{_listed(new)}" if new else ""
     return line + (f"; {len(unused)} in it unknown to the model{_listed(unused)}" if unused else "")
 
 
 def freeze(model: nn.Module, patterns: str) -> str:
     """Take the parameters whose names match one of the patterns, as of file names, out of training; returns a line.
 
-    They become constants: they get no gradient, stand in no arena, and stay in the state dict. The running averages of
-    a batch norm still follow the data, as they do in torch when its parameters need no gradient. Raises
-    ConfigurationError for a pattern that matches nothing, and if nothing would be left to train.
+    They become constants: they get no gradient, stand in no arena, and stay in the state dict. A batch norm with no
+    parameter left to train stays in evaluation mode: it normalises by its running averages, which stay as they are.
+    Raises ConfigurationError for a pattern that matches nothing, and if nothing would be left to train.
     """
     parameters = dict(model.named_parameters())
     chosen: dict = {}
@@ -86,6 +87,10 @@ def freeze(model: nn.Module, patterns: str) -> str:
         raise ConfigurationError(f"--freeze {patterns} matches all {len(parameters)} parameters: leave some to train")
     for p in chosen.values():
         p.node = None
+    for module in model.modules():
+        own = [t for name, t in module.named_children() if isinstance(t, Tensor) and name not in module.running]
+        if module.running and own and all(t.node is None for t in own):
+            module.training = False
     frozen = [name for name in parameters if name in chosen]
     count = sum(p.size for p in chosen.values())
     return f"--freeze {patterns}: {len(frozen)} tensors of {count:,} numbers are not trained{_listed(frozen)}"

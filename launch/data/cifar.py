@@ -77,7 +77,7 @@ def _files(data_dir):
 def _archived(path):
     found = {}
     try:
-        with tarfile.open(path) as archive:
+        with tarfile.open(path, "r:gz") as archive:
             for member in archive:
                 name = member.name.rpartition("/")[2]
                 if member.isfile() and name in FILES and (file := archive.extractfile(member)):
