@@ -117,8 +117,8 @@ class DistributedDataParallel:
                 value = loss(*shard.arrays)
             except NoVarianceError as error:
                 raise ConfigurationError(
-                    f"{error}, in a logical shard with {samples} of a batch of {batch.size} samples: "
-                    f"give fewer shards, a larger global batch, or the boundary carry if the last batch is short"
+                    f"{error} in a shard with {samples} of a batch of {batch.size} samples: give fewer shards, a "
+                    f"larger global batch, or --boundary carry if it is the short last batch of an epoch"
                 ) from None
         if value.shape == ():
             value.backward(samples / batch.size)

@@ -6,7 +6,7 @@ from ddp.reduction import ShardSum
 
 
 class RunningStatistics:
-    """The tensors that `Module.running` names, such as the running averages of batch normalisation.
+    """The tensors that `Module.running_statistics` names, such as the running averages of batch normalisation.
 
     Each logical shard is normalised by its own moments ("ghost batch norm", Hoffer et al. 2017), and moves the
     statistics from where the step found them. The step moves them by the mean of these moves, weighted by the shards'
@@ -14,7 +14,7 @@ class RunningStatistics:
     """
 
     def __init__(self, model, comm, shards, canonical):
-        found = (getattr(module, name) for module in model.modules() for name in module.running)
+        found = (getattr(module, name) for module in model.modules() for name in module.running_statistics)
         self.tensors = [t for t in found if t is not None]
         self.total = ShardSum(comm, shards, canonical)
         self.start = self.move = self._read()

@@ -36,6 +36,12 @@ def connected() -> bool:
     return _world is not None and _world.size > 1
 
 
+def wait_turn():
+    """Where several ranks have failed alike, let the first of them report and end the others."""
+    assert _world is not None
+    time.sleep(TURN * min(_world.rank, 10))
+
+
 def end_all_ranks(status: int):
     """End this rank and all others with this status."""
     assert _world is not None
@@ -71,7 +77,7 @@ def _report_and_end(kind, error, trace):
         time.sleep(GRACE)
         print(f"rank {_world.rank}: {error}, and the launcher did not end this one", file=sys.stderr, flush=True)
     elif not issubclass(kind, KeyboardInterrupt):
-        time.sleep(TURN * min(_world.rank, 10))
+        wait_turn()
         cause = "".join(traceback.format_exception_only(kind, error)).strip()
         where = "" if issubclass(kind, ConfigurationError) else "\n" + "".join(traceback.format_tb(trace)).rstrip()
         print(f"rank {_world.rank} of {_world.size} failed: {cause}{where}", file=sys.stderr, flush=True)

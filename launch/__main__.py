@@ -6,7 +6,7 @@ import time
 
 from ddp.environment import speaks
 from ddp.errors import ConfigurationError, Diverged
-from ddp.start import connected, end_all_ranks
+from ddp.start import connected, end_all_ranks, wait_turn
 
 
 class _Parser(argparse.ArgumentParser):
@@ -73,6 +73,8 @@ def main(argv=None) -> int:
         status = 1 if isinstance(error, Diverged) else 2
         if not speaks():
             time.sleep(QUIET)
+            if connected():
+                wait_turn()
         if speaks() or connected():  # a silent rank that is still here has found something wrong alone
             print(f"allgrad: {error}", file=sys.stderr, flush=True)
         if connected():

@@ -16,12 +16,12 @@ class Module:
 
     Parameters are found by walking the attributes in the order they were set, through sub-modules, lists, tuples and
     dicts; a tensor reached by two paths counts once, under the first name. Names are attribute paths: "fc1.weight".
-    Constant tensors are its buffers: part of the state, and not trained. `running` names those that a call moves in
-    training, such as running averages: data-parallel training averages their moves over the logical shards.
+    Constant tensors are its buffers: part of the state, and not trained. `running_statistics` names those that a
+    call moves in training, such as running averages: data-parallel training averages the moves of logical shards.
     """
 
     training = True
-    running: tuple[str, ...] = ()
+    running_statistics: tuple[str, ...] = ()
 
     def __call__(self, x):
         raise TypeError(f"{type(self).__name__} defines no __call__(self, x)")

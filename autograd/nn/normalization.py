@@ -36,7 +36,7 @@ class GroupNorm(Module):
 
 class _BatchNorm(Module):
     ndims: tuple[int, ...] = ()
-    running = ("running_mean", "running_var", "num_batches_tracked")
+    running_statistics = ("running_mean", "running_var", "num_batches_tracked")
 
     def __init__(self, num_features, eps=1e-5, momentum: float | None = 0.1, affine=True, track_running_stats=True):
         self.num_features, self.eps, self.momentum = num_features, eps, momentum

@@ -150,7 +150,7 @@ def test_batch_norm_in_evaluation_leaves_its_statistics_alone_and_keeps_an_integ
     assert [a.dtype for a in after.values()] == [np.float64] * 4 + [np.int64] and after[
         "num_batches_tracked"
     ].shape == ()
-    assert [name for name, _ in layer.named_buffers()] == list(layer.running)
+    assert [name for name, _ in layer.named_buffers()] == list(layer.running_statistics)
 
 
 @pytest.mark.parametrize("cross", [False, True])

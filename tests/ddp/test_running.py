@@ -147,7 +147,7 @@ def test_a_frozen_layer_keeps_every_bit():
     parallel = DistributedDataParallel(model, shards=3)
     for batch in DataLoader((X.astype("f4"), LABELS), 10, shards=3).steps(0, 4):
         parallel.backward(batch, lambda x, y: ag.cross_entropy(model(x), y))
-    assert all(np.array_equal(before[name], frozen.state_dict()[name]) for name in frozen.running)
+    assert all(np.array_equal(before[name], frozen.state_dict()[name]) for name in frozen.running_statistics)
     assert not np.any(moving == model[0][1].running_mean.numpy())
 
 
@@ -166,7 +166,7 @@ def test_evaluation_uses_the_statistics_and_gives_each_module_its_mode_back():
 class Mean(nn.Module):
     """A user's own running statistic, and one that counts."""
 
-    running = ("mean", "calls")
+    running_statistics = ("mean", "calls")
 
     def __init__(self):
         self.fc = nn.Linear(6, 3)
@@ -208,7 +208,7 @@ def test_every_rank_starts_from_the_buffers_of_rank_0(simulate):
     def start(comm):
         model = nn.BatchNorm1d(3)
         model.scale, model.mask = ag.tensor(2.0 + comm.rank) * 3.0, ag.tensor(comm.rank < np.arange(6).reshape(3, 2).T)
-        for tensor in (*model.parameters(), *(getattr(model, name) for name in model.running)):
+        for tensor in (*model.parameters(), *(getattr(model, name) for name in model.running_statistics)):
             tensor.assign(comm.rank + 1)
         before = model.state_dict()
         DistributedDataParallel(model, comm)
@@ -257,8 +257,6 @@ def test_shards_of_one_value_a_channel_are_refused(shards):
     model = Normalised()
     parallel = DistributedDataParallel(model, shards=len(shards))
     size = sum(map(len, shards))
-    text = (
-        rf"\(1, 2\) has 1 values a channel: .* a logical shard with 1 of a batch of {size} samples: give fewer shards"
-    )
+    text = rf"\(1, 2\) has 1 values a channel: .* a shard with 1 of a batch of {size} samples: give fewer shards"
     with pytest.raises(ConfigurationError, match=text):
         parallel.backward(batch_of(*shards), model)

@@ -153,6 +153,14 @@ def test_a_refusal_of_one_rank_alone_ends_all(start, tmp_path):
     assert refused(start("train --model net.py:Net --steps 20", tmp_path, 2), ["this rank is tired"])
 
 
+def test_shards_too_small_for_batch_norm_are_refused_once(start, tmp_path):
+    """Ranks 1 and 2 find it, in shards of one sample; rank 0 has two and waits for them."""
+    code = "from autograd import nn\ndef net(i, o): return nn.Sequential(nn.Linear(i, o), nn.BatchNorm1d(o))\n"
+    (tmp_path / "net.py").write_text(code)
+    done = start("train --model net.py:net --global-batch 5 --shards 4 --steps 20 --out out", tmp_path, 3)
+    assert refused(done, ["(1, 10) has 1 values a channel", "a shard with 1 of a batch of 5", "give fewer shards"])
+
+
 def test_a_rank_that_is_killed_ends_all(start, tmp_path):
     (tmp_path / "net.py").write_text(FAULTY_NET.format(fault="os.kill(os.getpid(), 9)"))
     assert start("train --model net.py:Net --steps 20", tmp_path, 2).status not in (0, 2)
