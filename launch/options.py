@@ -13,7 +13,7 @@ from ddp.environment import BACKENDS
 from ddp.errors import ConfigurationError
 from ddp.lr_rules import RULES
 from ddp.sampler import BOUNDARIES, SHUFFLES
-from launch.models import INITS
+from launch.models import FORMS, INITS
 
 OPTIMIZERS = {
     "sgd": optim.SGD, "adagrad": optim.Adagrad, "rmsprop": optim.RMSprop, "adam": optim.Adam, "adamw": optim.AdamW,
@@ -52,11 +52,18 @@ class Option:
 
 
 OPTIONS = (
-    Option("data", str, "digits", "digits, mnist, fashion-mnist, or a file: PATH.csv, PATH.npz"),
-    Option("data_dir", str, None, "where mnist and fashion-mnist are, or are downloaded to", shapes_weights=False),
-    Option("model", str, "mlp:128", "mlp:H1,H2,... (hidden units a layer), softmax, or PATH.py:CLASS"),
-    Option("dropout", float, 0.0, "probability of dropout after each hidden layer of an mlp", least=0.0),
-    Option("init", str, "kaiming", "initial weights of an mlp or of softmax", among=tuple(INITS)),
+    Option("data", str, "digits", "digits, mnist, fashion-mnist, cifar10, a table PATH.csv or PATH.npz, text:PATH (a "
+           "file, or a folder of files), or text (Python's own library); text:PATH?context=128 sets the window"),
+    Option("data_dir", str, None, "where mnist, fashion-mnist and cifar10 are, or are downloaded to",
+           shapes_weights=False),
+    Option("model", str, "mlp:128", FORMS),
+    Option("dropout", float, 0.0, "probability of dropout: after the hidden layers of mlp, lstm, transformer; before "
+           "the head of cnn, vgg-small", least=0.0),
+    Option("init", str, "kaiming", "initial weights of all models but lstm, transformer and PATH.py:CLASS",
+           among=tuple(INITS)),
+    Option("init_from", str, None, "start from the tensors of a .safetensors file, a checkpoint or a run's directory "
+           "that fit the model in name and shape"),
+    Option("freeze", str, None, "parameters that are not trained: patterns of names, such as '0.*,layer1.*'"),
     Option("optimizer", str, "sgd", "update rule", among=tuple(OPTIMIZERS)),
     Option("lr", float, 0.1, "learning rate (at --base-batch, if an --lr-rule is given)", least=0.0),
     Option("momentum", float, 0.0, "momentum of sgd, rmsprop and lars", least=0.0),

@@ -1,11 +1,12 @@
 """`allgrad train`: one run, on as many ranks as the launcher started."""
 
-import hashlib
 import json
 import math
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+
+import numpy as np
 
 import autograd as ag
 import ddp
@@ -14,7 +15,7 @@ from ddp import checkpoint
 from ddp.errors import ConfigurationError
 from ddp.lr_rules import scaled_lr
 from launch import data as datasets
-from launch import models
+from launch import models, transfer
 from launch.options import OPTIMIZERS, SCHEDULES, defaults, length, resumed
 
 
@@ -28,6 +29,15 @@ def train(asked: dict) -> dict:
     model = comm.agree(
         lambda: models.build(config["model"], data, config["seed"], config["init"], config["dropout"], config["dtype"])
     )
+    remarks = [models.remark(model)]
+    if config["init_from"] and saved is None:
+        source = comm.agree(lambda: transfer.read(Path(config["init_from"])) if comm.rank == 0 else None)
+        tensors, digest = comm.broadcast_object(source)
+        if config.setdefault("init_from_sha256", digest) != digest:
+            raise ConfigurationError(f"--init-from {config['init_from']} has changed since the run began")
+        remarks.append(comm.agree(lambda: transfer.load_into(model, tensors, config["init_from"])))
+    if config["freeze"]:
+        remarks.append(comm.agree(lambda: transfer.freeze(model, config["freeze"])))
     shards, batch = config["shards"], config["global_batch"]
     loader = ddp.DataLoader(
         (data.train_x, data.train_y), batch, comm, shards, config["seed"], config["shuffle"], config["boundary"]
@@ -61,8 +71,8 @@ def train(asked: dict) -> dict:
             f"steps {trainer.step} to {steps}",
             flush=True,
         )
-        if config["lr_rule"] != "none":
-            print(f"learning {sentence}", flush=True)
+        remarks.append(f"learning {sentence}" if config["lr_rule"] != "none" else None)
+        print(*(f"{remark}\n" for remark in remarks if remark), sep="", end="", flush=True)
     return trainer.fit()
 
 
@@ -84,25 +94,22 @@ def _consistent(asked, config, data, steps, sampler):
         )
     if _steps(config["warmup"], sampler) > steps:
         raise ConfigurationError(f"--warmup {config['warmup']} is longer than the run of {steps} steps")
-    if config["model"].partition(":")[0].endswith(".py") and (ignored := asked.keys() & {"dropout", "init"}):
-        raise ConfigurationError(f"--{min(ignored)} belongs to mlp and softmax: {config['model']} decides that itself")
+    family = models.family_of(config["model"])
+    for name in {"dropout", "init"} & asked.keys() - set(family.options if family else ()):
+        takers = ", ".join(kind for kind, other in models.FAMILIES.items() if name in other.options)
+        raise ConfigurationError(f"--{name} has no effect on {config['model']}: it is for {takers}")
     if "base_batch" in asked and config["lr_rule"] == "none":
         raise ConfigurationError("--base-batch has no effect without --lr-rule sqrt or --lr-rule linear")
     if "checkpoint_every" in asked and not config["out"]:
         raise ConfigurationError("--checkpoint-every needs an --out to write to")
-    sources = {"data_sha256": data.sha256, "model_sha256": _hash_of_file(config["model"])}
+    sources = {"data_sha256": data.sha256, "model_sha256": models.hash_of_file(config["model"])}
     for name, now in sources.items():
         if config.get(name, now) != now:
             what = name.split("_")[0]
             raise ConfigurationError(
                 f"--{what} {config[what]} has changed since the run began: start anew with another --out"
             )
-    config.update(sources)
-
-
-def _hash_of_file(model):
-    path = model.partition(":")[0]
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path.endswith(".py") else None
+    config.update(sources, data_shape=data.form())
 
 
 def _begin(out, config):
@@ -136,24 +143,28 @@ def _configuration(asked, comm):
 
 def _data(config):
     data = datasets.load(config["data"], config["data_dir"], config["seed"])
-    x, y = data.train_x.astype(config["dtype"]), data.train_y
-    val_x, val_y = data.val_x.astype(config["dtype"]), data.val_y
-    if data.classes is None:
-        y, val_y = y.astype(config["dtype"]), val_y.astype(config["dtype"])
-    return replace(data, train_x=x, train_y=y, val_x=val_x, val_y=val_y)
+    cast = lambda a: a.astype(config["dtype"]) if a.dtype.kind == "f" else a  # noqa: E731
+    names = "train_x", "train_y", "val_x", "val_y"
+    return replace(data, **{name: cast(getattr(data, name)) for name in names})
 
 
 def _objective(model, data):
-    """The training loss of a shard, and the metrics of each sample."""
-    if data.classes is None:
-        squared = lambda x, y, how: ag.mse_loss(model(x), y, how)  # noqa: E731
-        return lambda x, y: squared(x, y, "mean"), lambda x, y: {"loss": squared(x, y, "none").mean(1)}
+    """The training loss of a shard, and the metrics of each sample; those of a text are means over its positions."""
+    if data.classes is None or isinstance(model, models.Autoencoder):
+        target = (lambda x, y: x) if isinstance(model, models.Autoencoder) else (lambda x, y: y)
+        squared = lambda x, y, how: ag.mse_loss(model(x), target(x, y), how)  # noqa: E731
+        each = lambda x, y: squared(x, y, "none").reshape(len(x), -1).mean(1)  # noqa: E731
+        return lambda x, y: squared(x, y, "mean"), lambda x, y: {"loss": each(x, y)}
+
+    def logits(x):
+        return model(x).reshape(-1, data.outputs)  # of text, a row for each position
 
     def metrics(x, y):
-        logits = model(x)
-        return {"loss": ag.cross_entropy(logits, y, "none"), "accuracy": logits.argmax(1) == y}
+        z = logits(x)
+        values = {"loss": ag.cross_entropy(z, y.reshape(-1), "none"), "accuracy": z.argmax(1) == y.reshape(-1)}
+        return {name: np.asarray(v).reshape(len(x), -1).mean(1) for name, v in values.items()}
 
-    return lambda x, y: ag.cross_entropy(model(x), y), metrics
+    return lambda x, y: ag.cross_entropy(logits(x), y.reshape(-1)), metrics
 
 
 def _steps(length, sampler):

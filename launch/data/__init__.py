@@ -10,15 +10,22 @@ import numpy as np
 
 from ddp.errors import ConfigurationError
 
-KNOWN = ("digits", "mnist", "fashion-mnist", "csv:PATH[?label=COLUMN]", "npz:PATH")
+KNOWN = (
+    "digits", "mnist", "fashion-mnist", "cifar10", "text[:PATH][?context=CHARACTERS]", "csv:PATH[?label=COLUMN]",
+    "npz:PATH",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
 class Data:
     """A training and a validation part.
 
-    train_x, val_x: float32 (N, ...).
-    train_y, val_y: int64 (N,), labels 0..classes-1; or float32 (N, targets) when `classes` is None (regression).
+    train_x, val_x: float32 (N, ...); of text, int64 (N, context), codes of characters.
+    train_y, val_y: int64 (N,), labels 0..classes-1; or float32 (N, targets) when `classes` is None (regression); of
+    text, int64 (N, context), the code of the next character at each position, one of `classes`.
+    vocabulary: of text, the characters of the codes 0..classes-2; the last code is any other character.
+    grid: height and width of the grey images that lie flat in (N, height * width).
+    table: of a table, what its new samples must be read with (see `launch.data.tables.samples`), as JSON values.
     """
 
     name: str
@@ -27,6 +34,15 @@ class Data:
     val_x: np.ndarray
     val_y: np.ndarray
     classes: int | None
+    vocabulary: str | None = None
+    grid: tuple[int, ...] | None = None
+    table: dict | None = None
+
+    @property
+    def image(self) -> tuple[int, ...] | None:
+        """(channels, height, width) of a sample that is an image; two axes are those of a grey one."""
+        shape = self.grid or self.features
+        return None if self.vocabulary is not None or len(shape) not in (2, 3) else (1, *shape)[-3:]
 
     @property
     def features(self) -> tuple[int, ...]:
@@ -43,29 +59,38 @@ class Data:
         """Numbers that a model has to predict: one a class, or one a regression target."""
         return self.train_y.shape[1] if self.classes is None else self.classes
 
+    def form(self) -> dict:
+        """What a model for such data can be made from again (see `formed`), as JSON values."""
+        return {
+            "name": self.name, "features": self.features, "outputs": self.outputs, "classes": self.classes,
+            "vocabulary": self.vocabulary, "grid": self.grid, "table": self.table,
+        }  # fmt: skip
+
     @cached_property
     def sha256(self) -> str:
-        """Which data this is: hash over dtype, shape and little-endian bytes of train_x, train_y, val_x, val_y."""
+        """Which data this is: hash over dtype, shape and little-endian bytes of train_x, train_y, val_x, val_y.
+
+        For text also over the vocabulary.
+        """
         digest = hashlib.sha256()
         for array in (self.train_x, self.train_y, self.val_x, self.val_y):
             array = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(array.data)
+        digest.update((self.vocabulary or "").encode())
         return digest.hexdigest()
 
 
 def load(spec: str, data_dir: str | Path | None = None, seed: int = 0) -> Data:
-    """The data set that `spec` names: `digits`, `mnist`, `fashion-mnist`, `csv:PATH`, `npz:PATH` or a path.
+    """The data set that `spec` names: one of KNOWN, or the path of a CSV or NPZ file.
 
-    data_dir: where the files of mnist and fashion-mnist lie or are downloaded to; by default the user's cache.
+    data_dir: where the files of mnist, fashion-mnist and cifar10 lie or are downloaded to; by default the user's cache.
     seed: chooses the samples held out for validation where a CSV or NPZ file has no validation part.
     Raises ConfigurationError, one sentence, for an unknown name and for files that are absent or malformed.
     """
-    kind, (path, named, label) = spec, spec.partition("?label=")
-    if spec.startswith(("csv:", "npz:")):
-        kind, path = path[:4], path[4:]
-    elif path.lower().endswith((".csv", ".npz")):
-        kind = f"{path[-3:].lower()}:"
+    if spec == "text" or spec.startswith(("text:", "text?")):
+        return _text(spec)
+    kind, path, label = split(spec)
     if kind == "digits":
         from launch.data import digits
 
@@ -74,12 +99,16 @@ def load(spec: str, data_dir: str | Path | None = None, seed: int = 0) -> Data:
         from launch.data import idx
 
         return idx.mnist(data_dir) if kind == "mnist" else idx.fashion_mnist(data_dir)
+    if kind == "cifar10":
+        from launch.data import cifar
+
+        return cifar.cifar10(data_dir)
     if kind in ("csv:", "npz:"):
         from launch.data import tables
 
         if kind == "csv:":
-            return tables.load_csv(path, label if named else None, seed)
-        if not named:
+            return tables.load_csv(path, label, seed)
+        if label is None:
             return tables.load_npz(path, seed)
         raise ConfigurationError(
             f"{spec}: ?label= names a column of a CSV file, in an NPZ file the labels are the key y"
@@ -87,3 +116,31 @@ def load(spec: str, data_dir: str | Path | None = None, seed: int = 0) -> Data:
     raise ConfigurationError(
         f"unknown data set {spec!r}: expected one of {', '.join(KNOWN)}, or a path that ends in .csv or .npz"
     )
+
+
+def formed(form: dict) -> Data:
+    """Data of this form (see `Data.form`) that hold one sample of zeros: enough to make a model for it."""
+    x = np.zeros((1, *form["features"]), np.int64 if form["vocabulary"] is not None else np.float32)
+    y = np.zeros((1, form["outputs"]), np.float32) if form["classes"] is None else np.zeros(1, np.int64)
+    grid = form["grid"] and tuple(form["grid"])
+    return Data(form["name"], x, y, x, y, form["classes"], form["vocabulary"], grid, form["table"])
+
+
+def split(spec: str) -> tuple[str, str, str | None]:
+    """Kind ("csv:", "npz:" or a name), path and label column of a data set's name."""
+    kind, (path, named, label) = spec, spec.partition("?label=")
+    if spec.startswith(("csv:", "npz:")):
+        kind, path = path[:4], path[4:]
+    elif path.lower().endswith((".csv", ".npz")):
+        kind = f"{path[-3:].lower()}:"
+    return kind, path, label if named else None
+
+
+def _text(spec):
+    from launch.data.text import CONTEXT, load_text
+
+    source, named, context = spec.partition("?context=")
+    path, context = source[5:], context if named else str(CONTEXT)
+    if source not in ("text", f"text:{path}") or source == "text:" or not context.isdecimal() or int(context) < 1:
+        raise ConfigurationError(f"{spec}: expected text or text:PATH, and ?context= with 1 character or more after it")
+    return load_text(path or None, int(context))

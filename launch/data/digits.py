@@ -19,7 +19,7 @@ def load() -> Data:
         train, validation = file["train"], file["validation"]
     x -= x[train].mean(axis=0)
     x = (x / x[train].std()).astype(np.float32)
-    return Data("digits", x[train], y[train], x[validation], y[validation], classes=10)
+    return Data("digits", x[train], y[train], x[validation], y[validation], classes=10, grid=(8, 8))
 
 
 def regenerate() -> dict[str, np.ndarray]:

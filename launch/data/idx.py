@@ -1,7 +1,6 @@
 """MNIST and Fashion-MNIST: a strict reader of the IDX format, over files found on disk or downloaded with pooch."""
 
 import gzip
-import hashlib
 import math
 import os
 import struct
@@ -13,6 +12,7 @@ import numpy as np
 
 from ddp.errors import ConfigurationError
 from launch.data import Data
+from launch.data.files import damaged, md5, normalised, pooch_for, read
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 UNSIGNED_BYTE = 0x08
@@ -73,54 +73,53 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
     Raises ConfigurationError unless the header asks for unsigned bytes in `dimensions` dimensions and the length
     agrees with it to the byte.
     """
-    content = _read(path)
+    content = read(path)
     if content[:2] == b"\x1f\x8b":
         try:
             content = gzip.decompress(content)
         except (EOFError, OSError, zlib.error) as error:
-            raise _damaged(path, f"the gzip stream is broken ({error})", "a complete one") from None
+            raise damaged(path, f"the gzip stream is broken ({error})", "a complete one") from None
     start = 4 + 4 * dimensions
     if len(content) < start:
-        raise _damaged(path, f"{len(content)} bytes", f"an IDX header of {start}")
+        raise damaged(path, f"{len(content)} bytes", f"an IDX header of {start}")
     zeros, code, found = struct.unpack(">HBB", content[:4])
     if zeros:
-        raise _damaged(path, f"magic number 0x{content[:4].hex()}", f"0x0000{UNSIGNED_BYTE:02x}{dimensions:02x} of IDX")
+        raise damaged(path, f"magic number 0x{content[:4].hex()}", f"0x0000{UNSIGNED_BYTE:02x}{dimensions:02x} of IDX")
     if code != UNSIGNED_BYTE:
-        raise _damaged(path, f"type code 0x{code:02x}", f"0x{UNSIGNED_BYTE:02x}, unsigned bytes")
+        raise damaged(path, f"type code 0x{code:02x}", f"0x{UNSIGNED_BYTE:02x}, unsigned bytes")
     if found != dimensions:
-        raise _damaged(path, f"{found} dimensions", f"{dimensions}")
+        raise damaged(path, f"{found} dimensions", f"{dimensions}")
     shape = struct.unpack(f">{dimensions}I", content[4:start])
     if 0 in shape:
-        raise _damaged(path, f"sizes {shape}", "at least one sample of at least one pixel")
+        raise damaged(path, f"sizes {shape}", "at least one sample of at least one pixel")
     if len(content) - start != math.prod(shape):
-        raise _damaged(path, f"{len(content) - start} bytes of data", f"{math.prod(shape)} for the sizes {shape}")
+        raise damaged(path, f"{len(content) - start} bytes of data", f"{math.prod(shape)} for the sizes {shape}")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
 def _load(source, data_dir):
     paths = _locate(source, data_dir)
-    train, train_y = _pair(*paths[:2])
-    val, val_y = _pair(*paths[2:])
-    if train.shape[1] != val.shape[1]:
-        raise _damaged(paths[2], f"images of {val.shape[1]} pixels", f"{train.shape[1]} as in {paths[0]}")
-    # Each of the 256 grey levels is normalised once, from integer counts: the same bits on every machine.
-    counts = sum(np.bincount(image, minlength=256) for image in train)
-    grey = np.arange(256) / 255
-    mean = np.average(grey, weights=counts)
-    std = math.sqrt(np.average((grey - mean) ** 2, weights=counts))
-    grey = ((grey - mean) / (std or 1.0)).astype(np.float32)
-    return Data(source.name, grey[train], train_y, grey[val], val_y, CLASSES)
+    train, train_y, grid = _pair(*paths[:2])
+    val, val_y, val_grid = _pair(*paths[2:])
+    if grid != val_grid:
+        raise damaged(paths[2], f"images of {_by(val_grid)} pixels", f"{_by(grid)} as in {paths[0]}")
+    train, val = normalised(train, val)
+    return Data(source.name, train, train_y, val, val_y, CLASSES, grid=grid)
 
 
 def _pair(images, labels):
-    """Images (N, height*width) and labels (N,) of two files that belong together."""
+    """Images (N, height*width), labels (N,), and (height, width), of two files that belong together."""
     x, y = read_idx(images, 3), read_idx(labels, 1)
     if len(x) != len(y):
-        raise _damaged(labels, f"{len(y)} labels", f"{len(x)}, one for each image in {images}")
+        raise damaged(labels, f"{len(y)} labels", f"{len(x)}, one for each image in {images}")
     if y.max() >= CLASSES:
         i = int(np.argmax(y >= CLASSES))
-        raise _damaged(labels, f"label {y[i]} at position {i}", f"0 to {CLASSES - 1}")
-    return x.reshape(len(x), -1), y.astype(np.int64)
+        raise damaged(labels, f"label {y[i]} at position {i}", f"0 to {CLASSES - 1}")
+    return x.reshape(len(x), -1), y.astype(np.int64), x.shape[1:]
+
+
+def _by(grid):
+    return "x".join(map(str, grid))
 
 
 def _locate(source, data_dir):
@@ -143,7 +142,7 @@ def _spellings(folder, file):
 
 def _reject_namesakes(source, paths):
     other = FASHION_MNIST if source is MNIST else MNIST
-    if _md5(paths[1]) == other.md5[1]:
+    if md5(paths[1]) == other.md5[1]:
         raise ConfigurationError(
             f"{paths[1].parent} holds {other.name}, whose files have the same names, but {source.name} was asked for: "
             f"move them into a folder named {other.name} inside the data folder"
@@ -151,20 +150,7 @@ def _reject_namesakes(source, paths):
 
 
 def _cache(source):
-    pooch = _pooch(source, "the user's cache")
-    return Path(pooch.os_cache("allgrad"))
-
-
-def _pooch(source, where):
-    try:
-        import pooch
-    except ImportError:
-        raise ConfigurationError(
-            f"{source.name} needs {_wanted()}, looked for in {where}, and downloading them needs pooch, which is not "
-            f"installed: pip install 'allgrad[data]', or give the folder that holds the four files with --data-dir"
-        ) from None
-    pooch.get_logger().setLevel("WARNING")  # or each rank announces each file
-    return pooch
+    return Path(pooch_for(source.name, _wanted(), "the user's cache").os_cache("allgrad"))
 
 
 def _download(source, folders):
@@ -174,16 +160,16 @@ def _download(source, folders):
     and renames, so that a file is seen complete or not at all.
     """
     target, where = folders[0], ", ".join(map(str, folders))
-    pooch = _pooch(source, where)
+    pooch = pooch_for(source.name, _wanted(), where)
     paths = [target / f"{file}.gz" for file in FILES]
-    for path, md5 in zip(paths, source.md5):
-        if path.exists() and _md5(path) != md5:
+    for path, hashed in zip(paths, source.md5):
+        if path.exists() and md5(path) != hashed:
             raise ConfigurationError(
-                f"{target} lacks some of {_wanted()} and its {path.name} is not the published one, expected MD5 {md5}: "
-                f"add the missing files, or delete {path} to have it downloaded"
+                f"{target} lacks some of {_wanted()} and its {path.name} is not the published one, expected MD5 "
+                f"{hashed}: add the missing files, or delete {path} to have it downloaded"
             )
         try:
-            pooch.retrieve(source.url + path.name, f"md5:{md5}", path.name, target)
+            pooch.retrieve(source.url + path.name, f"md5:{hashed}", path.name, target)
         except (OSError, ValueError) as error:
             # Network errors are OSErrors; pooch reports a wrong hash as a ValueError.
             reason = type(error).__name__ if isinstance(error, OSError) else "its MD5 is not the published one"
@@ -197,18 +183,3 @@ def _download(source, folders):
 
 def _wanted():
     return f"the files {', '.join(FILES)} (plain or .gz)"
-
-
-def _md5(path):
-    return hashlib.md5(_read(path), usedforsecurity=False).hexdigest()
-
-
-def _read(path):
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read ({error.strerror}): check the file and its rights") from None
-
-
-def _damaged(path, seen, expected):
-    return ConfigurationError(f"{path}: found {seen}, expected {expected}: delete the file and fetch it again")

@@ -27,36 +27,11 @@ def load_csv(path: str | Path, label: str | None = None, seed: int = 0) -> Data:
     validation, chosen by the seed. Raises ConfigurationError naming line and column.
     """
     path = Path(os.path.expanduser(path))
-    header = _has_header(path, label)
-    rows = _rows(path)
-    _, first = next(rows)
-    if not header:
-        rows = _rows(path)
-    names = first if header else [str(i + 1) for i in range(len(first))]
-    if "" in names:
-        raise ConfigurationError(
-            f"{path}: column {names.index('') + 1} has no name in the header: name it, or delete it if it only numbers "
-            f"the lines, as the index of a pandas table does (index=False)"
-        )
-    target = _label_column(path, names, label)
-    lines, values, labels = array("q"), array("d"), []
-    for line, row in rows:
-        lines.append(line)
-        labels.append(row[target])
-        try:
-            values.extend(map(float, row[:target] + row[target + 1 :]))
-        except ValueError:
-            i = next(i for i, field in enumerate(row) if i != target and not _is_number(field))
-            raise _bad_field(path, line, names[i], row[i], "a number") from None
-    if not labels:
-        raise ConfigurationError(f"{path} has a header and no samples: expected one sample a line below it")
-    features = np.frombuffer(values).reshape(len(labels), -1)
-    for i, j in np.argwhere(~np.isfinite(features))[:1]:
-        name = names[j + (j >= target)]
-        raise _bad_field(path, lines[i], name, features[i, j], "a finite number")
-    y, classes = _targets(path, _parse_labels(path, names[target], lines, labels))
-    held = _held_out(path, y, classes, seed)
-    return _data(path, features[~held], y[~held], features[held], y[held], classes)
+    columns, x, y = _read_csv(path, label)
+    assert y is not None
+    y, names = _targets(path, y)
+    held = _held_out(path, y, names, seed)
+    return _data(path, x[~held], y[~held], x[held], y[held], names, columns)
 
 
 def load_npz(path: str | Path, seed: int = 0) -> Data:
@@ -77,20 +52,129 @@ def load_npz(path: str | Path, seed: int = 0) -> Data:
         )
     x, y = train
     if validation is None:
-        y, classes = _targets(path, y)
-        held = _held_out(path, y, classes, seed)
-        return _data(path, x[~held], y[~held], x[held], y[held], classes)
+        y, names = _targets(path, y)
+        held = _held_out(path, y, names, seed)
+        return _data(path, x[~held], y[~held], x[held], y[held], names)
     val_x, val_y = validation
     if x.shape[1:] != val_x.shape[1:] or y.shape[1:] != val_y.shape[1:] or _is_text(y) != _is_text(val_y):
         raise ConfigurationError(
             f"{path}: a training sample is {x.dtype} {x.shape[1:]} with label {y.dtype} {y.shape[1:]}, one for "
             f"validation {val_x.dtype} {val_x.shape[1:]} with label {val_y.dtype} {val_y.shape[1:]}: save both alike"
         )
-    targets, classes = _targets(path, np.concatenate([y, val_y]))
-    return _data(path, x, targets[: len(y)], val_x, targets[len(y) :], classes)
+    targets, names = _targets(path, np.concatenate([y, val_y]))
+    return _data(path, x, targets[: len(y)], val_x, targets[len(y) :], names)
 
 
-def _rows(path) -> Iterator[tuple[int, list[str]]]:
+def samples(path, label, npz, shape, table, seed, part):
+    """Samples for a model that was trained on another table, or on this one: x, y (None without labels), positions.
+
+    shape: that of one sample in training; table: the training data's `Data.table`, whose scaling and classes are used.
+    part: "train" or "val" as they would be in training, or "all". A CSV file with as many columns as features, and an
+    NPZ file with x alone, have no labels and no parts. Positions count samples in the file, or in the arrays of the
+    part. Raises ConfigurationError if the samples are not like those in training.
+    """
+    path = Path(os.path.expanduser(path))
+    if npz:
+        x, y, held = _npz_samples(path, part)
+    else:
+        columns, x, y = _read_csv(path, label, shape[0] if len(shape) == 1 else None)
+        held = None
+        if columns and table["columns"] and x.shape[1:] == shape and columns != table["columns"]:
+            here, there = next((a, b) for a, b in zip(columns, table["columns"]) if a != b)
+            raise ConfigurationError(
+                f"{path} has the column {here} where the model was trained with {there}: give it the same columns in "
+                f"the same order"
+            )
+    if x.shape[1:] != shape:
+        raise ConfigurationError(
+            f"{path} has samples of shape {x.shape[1:]}, and the model was trained on {shape}: give data of that shape"
+        )
+    y = None if y is None else _as_trained(path, y, table["labels"])
+    if part != "all" and held is None:
+        if y is None:
+            raise ConfigurationError(f"{path} has no labels, and so no part for {part}: give --split all")
+        held = _held_out(path, y, table["labels"], seed)
+    chosen = np.arange(len(x)) if part == "all" else np.flatnonzero(held == (part == "val"))
+    x = x[chosen]
+    if table["mean"] is not None:
+        x = (x - np.array(table["mean"])) / np.array(table["std"])
+    return x.astype(np.float32), None if y is None else y[chosen], chosen
+
+
+def _npz_samples(path, part):
+    """x, y (None if there is x alone), and which are held out, as far as the file says so, of a part of the file."""
+    arrays = _arrays(path)
+    if {"x", "y", "x_train"} & arrays.keys() == {"x"}:
+        x, _ = _checked(path, ("x", "x"), arrays["x"], np.zeros(arrays["x"].shape[:1]))
+        return x, None, None
+    pair = _pair(path, arrays, ("x_train", "y_train"), ("x", "y"))
+    if pair is None:
+        raise ConfigurationError(f"{path} holds {', '.join(sorted(arrays)) or 'no arrays'}: expected x, or x and y")
+    validation = _pair(path, arrays, ("x_val", "y_val"), ("x_test", "y_test"))
+    if validation is None:
+        return *pair, None
+    x, y = pair
+    if part != "train":
+        x, y = validation if part == "val" else map(np.concatenate, zip(pair, validation))
+    return x, y, np.full(len(x), part == "val")
+
+
+def _as_trained(path, y, labels):
+    """Labels (N,) in the classes of training, or targets (N, targets) if those are none."""
+    if labels is None and not _is_text(y):
+        return y.reshape(len(y), -1).astype(np.float32)
+    if labels is None:
+        raise ConfigurationError(f"{path} has the label {str(y[0])!r}, and the model was trained on numbers")
+    known = np.array(labels)
+    if y.ndim > 1 or _is_text(y) != _is_text(known):
+        raise ConfigurationError(f"{path} has labels like {y[0]!s}, and the model was trained on ones like {labels[0]}")
+    codes = np.minimum(np.searchsorted(known, y), len(known) - 1)
+    for i in np.flatnonzero(known[codes] != y)[:1]:
+        raise ConfigurationError(
+            f"{path} has the label {str(y[i])!r}, which is none of the {len(known)} that the model was trained on: "
+            f"correct it, or leave out the labels"
+        )
+    return codes
+
+
+def _read_csv(path, label, features=None):
+    """Names of the feature columns (None without a header), x float64 (N, columns), and labels (N,).
+
+    There are no labels, None, if the number of features is known and there is no column beside them.
+    """
+    header = _has_header(path, label, features)
+    rows = _rows(path, features)
+    _, first = next(rows)
+    if not header:
+        rows = _rows(path, features)
+    names = first if header else [str(i + 1) for i in range(len(first))]
+    if "" in names:
+        raise ConfigurationError(
+            f"{path}: column {names.index('') + 1} has no name in the header: name it, or delete it if it only numbers "
+            f"the lines, as the index of a pandas table does (index=False)"
+        )
+    bare = label is None and len(first) == features
+    target = len(first) if bare else _label_column(path, names, label)
+    lines, values, labels = array("q"), array("d"), []
+    for line, row in rows:
+        lines.append(line)
+        labels.extend(row[target : target + 1])
+        try:
+            values.extend(map(float, row[:target] + row[target + 1 :]))
+        except ValueError:
+            i = next(i for i, field in enumerate(row) if i != target and not _is_number(field))
+            raise _bad_field(path, line, names[i], row[i], "a number") from None
+    if not lines:
+        raise ConfigurationError(f"{path} has a header and no samples: expected one sample a line below it")
+    x = np.frombuffer(values).reshape(len(lines), -1)
+    for i, j in np.argwhere(~np.isfinite(x))[:1]:
+        name = names[j + (j >= target)]
+        raise _bad_field(path, lines[i], name, x[i, j], "a finite number")
+    columns = names[:target] + names[target + 1 :] if header else None
+    return columns, x, None if bare else _parse_labels(path, names[target], lines, labels)
+
+
+def _rows(path, features=None) -> Iterator[tuple[int, list[str]]]:
     """Line number and stripped fields of each line that is not blank; all have as many fields as the first."""
     width, line = None, 0
     try:
@@ -113,15 +197,15 @@ def _rows(path) -> Iterator[tuple[int, list[str]]]:
         raise ConfigurationError(f"{path} is not CSV in UTF-8 below line {line} ({error}): save it as such") from None
     if width is None:
         raise ConfigurationError(f"{path} is empty: expected one sample a line, features and a label")
-    if width == 1:
+    if width == 1 and features != 1:
         raise ConfigurationError(f"{path} has one column: expected features and a label, separated by commas")
 
 
-def _has_header(path, label):
-    rows = _rows(path)
+def _has_header(path, label, features):
+    rows = _rows(path, features)
     _, first = next(rows)
     text = [i for i, field in enumerate(first) if field and not _is_number(field)]
-    if label in first or text != [len(first) - 1]:
+    if label in first or text != [len(first) - 1] or len(first) == features:
         return bool(text)
     # Numbers and then one text: a sample and its class if that text comes again in this column, else a header.
     return all(row[-1] != first[-1] for _, row in rows)
@@ -239,7 +323,7 @@ def _is_text(y):
 
 
 def _targets(path, y):
-    """Labels (N,) and their number of classes, or targets (N, targets) and None."""
+    """Labels (N,) and the name of each class, or targets (N, targets) and None."""
     if y.ndim == 2:
         return y, None
     if not _is_text(y) and (y != np.round(y)).any():
@@ -251,10 +335,10 @@ def _targets(path, y):
             f"{path}: {seen}: expected classes of several samples or targets that are not all integers, choose "
             f"another label"
         )
-    return labels, len(names)
+    return labels, names.tolist()
 
 
-def _held_out(path, y, classes, seed):
+def _held_out(path, y, names, seed):
     """Mask (N,) of the samples to validate on: the middle one of each five, in an order that the seed decides.
 
     Classes follow one another in that order, so that each loses a fifth of its samples, rounded up or down. A class
@@ -263,7 +347,7 @@ def _held_out(path, y, classes, seed):
     if len(y) < 2:
         raise ConfigurationError(f"{path} has one sample: expected at least two, to train and to validate on")
     order = random.permutation(len(y), seed, "split")
-    if classes is not None:
+    if names is not None:
         order = order[np.argsort(y[order], kind="stable")]
         order = order[np.bincount(y)[y[order]] > 1]
     held = np.zeros(len(y), bool)
@@ -271,24 +355,28 @@ def _held_out(path, y, classes, seed):
     return held
 
 
-def _data(path, x, y, val_x, val_y, classes):
-    label_type = np.float32 if classes is None else np.int64
+def _data(path, x, y, val_x, val_y, names, columns=None):
+    label_type = np.float32 if names is None else np.int64
+    mean = std = None
     try:
         with np.errstate(over="raise"):
             if x.ndim == 2:
-                x, val_x = _standardised(x, val_x)
+                mean, std = _scaling(x)
+                x, val_x = (x - mean) / std, (val_x - mean) / std
             x, val_x = (np.ascontiguousarray(part, np.float32) for part in (x, val_x))
             y, val_y = (np.ascontiguousarray(part, label_type) for part in (y, val_y))
     except FloatingPointError:
         raise ConfigurationError(
             f"{path} has numbers too large for float32: rescale its columns or its targets"
         ) from None
-    return Data(path.name, x, y, val_x, val_y, classes)
+    scaling = [None if values is None else values.tolist() for values in (mean, std)]
+    table = {"columns": columns, "labels": names, "mean": scaling[0], "std": scaling[1]}
+    return Data(path.name, x, y, val_x, val_y, None if names is None else len(names), table=table)
 
 
-def _standardised(train, validation):
-    """Both minus the mean and over the std of the training columns; a constant column becomes zeros."""
+def _scaling(train):
+    """Mean and std of the training columns; those of a constant column make it zeros."""
     mean, std = train.mean(axis=0, dtype=float), train.std(axis=0, dtype=float)
     # Rounding can leave the std of a constant column just above zero.
     std[(std == 0) | (train.min(axis=0) == train.max(axis=0))] = 1.0
-    return (train - mean) / std, (validation - mean) / std
+    return mean, std

@@ -181,7 +181,7 @@ DAMAGE = {  # file, its content, what the error says
     "label beyond the classes": (1, idx_bytes([1] * 29 + [10]), "label 10 at position 29", "0 to 9"),
     "fewer labels": (1, idx_bytes(LABELS[:29]), "29 labels", "30"),
     "more labels": (1, idx_bytes(np.ones(31)), "31 labels", "30"),
-    "sizes of the two parts": (2, idx_bytes(np.ones((10, 4, 4))), "images of 16 pixels", "12"),
+    "sizes of the two parts": (2, idx_bytes(np.ones((10, 4, 4))), "images of 4x4 pixels", "4x3"),
 }
 
 

@@ -59,7 +59,11 @@ TORN_IDX = {
 # what was asked for, the files beside it, and what the sentence says
 REFUSED = {
     "unknown data": ("train --data imagenet", {}, ["'imagenet'", "expected one of digits, mnist"]),
-    "unknown model": ("train --model resnet:50", {}, ["'resnet:50'", "mlp:H1,H2,..., softmax or PATH.py:CLASS"]),
+    "unknown model": ("train --model densenet", {}, ["'densenet'", "mlp:H1,H2,..., softmax", "or PATH.py:CLASS"]),
+    "model for other data": ("train --model lstm", {}, ["lstm needs text", "text:PATH", "digits has images"]),
+    "bytes for a text": ("train --data text:t --model lstm", {"t": b"\xff"}, ["t is not text in UTF-8", "0xff"]),
+    "nothing to start from": ("train --init-from none", {}, ["--init-from none", "no such directory"]),
+    "nothing to freeze": ("train --freeze 9.*", {}, ["--freeze '9.*' matches no parameter", "0.weight"]),
     "unknown flag": ("train --learning-rate 1", {}, ["unrecognized arguments: --learning-rate 1", "--help"]),
     "batch below shards": (f"{DIGITS} --shards 8 --global-batch 7", {}, ["7", "8 logical shards", "--global-batch 8"]),
     "ranks above shards": (f"{DIGITS} --shards 1", {}, ["2 ranks cannot share 1 logical shards", "--shards 2"]),

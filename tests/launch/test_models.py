@@ -122,7 +122,7 @@ def test_what_cannot_be_trained_is_refused(name, text, own):
     "spec, text",
     [
         ("none.py:Net", "there is no file none.py"),
-        ("resnet:50", "unknown model 'resnet:50': use mlp:H1,H2,..., softmax or PATH.py:CLASS"),
+        ("densenet", "unknown model 'densenet': use mlp:H1,H2,..., softmax, lenet5, cnn[:C1,C2,...], vgg-small"),
         ("softmax:3", "unknown model 'softmax:3'"),
         ("mlp", "'' is not a number of hidden units"),
         ("mlp:0", "'0' is not a number of hidden units"),

@@ -1,0 +1,196 @@
+"""`allgrad predict`: what a trained model says of samples, as a CSV file, on as many ranks as the launcher started."""
+
+import argparse
+import csv
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+
+import ddp
+from autograd import no_grad
+from ddp.environment import BACKENDS
+from ddp.errors import ConfigurationError
+from launch import data as datasets
+from launch import models, transfer
+
+BLOCK = 64  # samples that are computed at once, at most: what the bits of a prediction depend on
+
+
+def add_options(parser: argparse.ArgumentParser):
+    parser.add_argument("--checkpoint", required=True, metavar="DIR", help="--out of a run, or one of its checkpoints")
+    parser.add_argument("--data", metavar="DATA", help="as in allgrad train; a table may lack labels [that of the run]")
+    parser.add_argument(
+        "--data-dir", metavar="DIR", help="where mnist, fashion-mnist and cifar10 are [that of the run]"
+    )
+    parser.add_argument(
+        "--split", choices=("train", "val", "all"), help="part of the data [val of the run's own data, all of others]"
+    )
+    parser.add_argument("--out", required=True, metavar="FILE.csv", help="file to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
+    parser.add_argument(
+        "--global-batch", type=int, default=1024, metavar="INT", help=f"samples at a time, over all ranks, of which "
+        f"each computes blocks of at most {BLOCK} [1024]"
+    )  # fmt: skip
+    parser.add_argument("--backend", choices=BACKENDS, default="auto", help="how ranks talk [auto]")
+    parser.add_argument("--threads", type=int, default=1, metavar="INT", help="BLAS threads of a rank [1]")
+
+
+def predict(
+    checkpoint: str, out: str, data: str | None = None, data_dir: str | None = None, split: str | None = None,
+    global_batch=1024, overwrite=False, backend="auto", threads=1,
+):  # fmt: skip
+    """Write index, label, the probability of each class, and the true label if the data has them, a line a sample.
+
+    For a regression, index, the values that are predicted, and the true ones; for an autoencoder, index and the
+    reconstruction. The index counts the samples of the part, or of the file for a table whose parts it does not
+    name; `all` is the training part and then the validation part. The same bytes on any number of ranks. Raises
+    ConfigurationError.
+    """
+    comm = ddp.init(backend, threads)
+    path, target = Path(checkpoint), Path(out)
+    saved = comm.agree(lambda: _saved(path, target, overwrite, global_batch, threads) if comm.rank == 0 else None)
+    tensors, config = comm.broadcast_object(saved)
+    form = config["data_shape"]
+    model = comm.agree(lambda: _model(path, tensors, config))
+    spec = data or config["data"]
+    part = split or ("val" if spec == config["data"] else "all")
+    x, y, index = comm.agree(lambda: _samples(spec, data_dir or config["data_dir"], part, config))
+    if len({*comm.all_gather_object(hashlib.sha256(x.tobytes()).hexdigest())}) > 1:
+        raise ConfigurationError(f"--data {spec} differs between ranks: copy one version to every host")
+    table = _Table(form, model, y)
+    batches = _batches(model, x, min(global_batch, len(x)), comm)
+    if comm.rank:
+        for _ in batches:
+            pass
+        return
+    try:
+        _write(target, table, index, batches)
+    except OSError as error:
+        raise ConfigurationError(f"--out {target} cannot be written ({error}): give another file") from None
+    print(f"{target}: {len(x):,} samples of {spec}{table.told()}", flush=True)
+
+
+def _saved(path, out, overwrite, global_batch, threads):
+    """(state dict, configuration) of the checkpoint, once it is certain that the result can be kept."""
+    if min(global_batch, threads) < 1:
+        raise ConfigurationError(f"--global-batch and --threads are at least 1, got {global_batch} and {threads}")
+    if out.is_dir() or (out.exists() and not overwrite):
+        raise ConfigurationError(f"--out {out} exists: give another file, or --overwrite to replace a file")
+    tensors, state = transfer.find(path, "--checkpoint")
+    config = state.get("config", {})
+    if "data_shape" not in config:
+        raise ConfigurationError(f"--checkpoint {path} does not say what data it is for: give one of allgrad train")
+    if config["data_shape"]["vocabulary"] is not None:
+        raise ConfigurationError(
+            f"--checkpoint {path} is a model of text, which predicts no labels: give one for tables or images"
+        )
+    return tensors, config
+
+
+def _model(path, tensors, config):
+    model = models.build(config["model"], datasets.formed(config["data_shape"]), dtype=config["dtype"])
+    if models.hash_of_file(config["model"]) != config["model_sha256"]:
+        raise ConfigurationError(f"--model {config['model']} has changed since {path} was written: give it back")
+    try:
+        model.load_state_dict(tensors)
+    except ValueError as error:
+        raise ConfigurationError(f"--checkpoint {path} does not fit its model {config['model']}: {error}") from None
+    return model.eval()
+
+
+def _samples(spec, data_dir, part, config):
+    """x, y or None, and the index of each sample, of one part of the data."""
+    form = config["data_shape"]
+    shape, outputs = tuple(form["features"]), form["outputs"]
+    kind, path, label = datasets.split(spec)
+    if (kind in ("csv:", "npz:")) != (form["table"] is not None):
+        one, other = ("is a table", "is none") if form["table"] else ("is no table", "is one")
+        raise ConfigurationError(
+            f"the model was trained on {form['name']}, which {one}, and --data {spec} {other}, scaled otherwise: give "
+            f"data of the same kind"
+        )
+    if form["table"] is not None:
+        from launch.data import tables
+
+        x, y, index = tables.samples(path, label, kind == "npz:", shape, form["table"], config["seed"], part)
+    else:
+        data = datasets.load(spec, data_dir, config["seed"])
+        if (data.features, data.outputs, data.vocabulary) != (shape, outputs, None):
+            raise ConfigurationError(
+                f"--data {spec} has samples of shape {data.features} with {data.outputs} outputs, and the model was "
+                f"trained on {shape} with {outputs}: give data of that shape"
+            )
+        pairs = {"train": (data.train_x, data.train_y), "val": (data.val_x, data.val_y)}
+        x, y = map(np.concatenate, zip(*pairs.values())) if part == "all" else pairs[part]
+        index = np.arange(len(x))
+    return x.astype(config["dtype"]), y, index
+
+
+def _batches(model, x, batch, comm):
+    """The model's outputs for the samples in order, an array a batch, computed by all ranks; None but on rank 0."""
+    shards = -(-batch // BLOCK)
+    loader = ddp.DataLoader((x,), batch, comm, shards, shuffle="never")
+    for one in loader.epoch(0):
+        with no_grad():
+            mine = [model(*shard.arrays).data for shard in one.shards if len(shard)]
+        found = comm.all_gather_object(mine)
+        yield np.concatenate([y.reshape(len(y), -1) for rank in found for y in rank]) if comm.rank == 0 else None
+
+
+class _Table:
+    """The columns of the file, and how well the model did."""
+
+    def __init__(self, form, model, y):
+        self.labels = None
+        self.reconstructs = isinstance(model, models.Autoencoder)
+        self.y = None if self.reconstructs else y
+        width = int(np.prod(form["features"])) if self.reconstructs else form["outputs"]
+        if form["classes"] is not None and not self.reconstructs:
+            labels = form["table"]["labels"] if form["table"] else range(form["classes"])
+            self.labels = [str(int(name)) if isinstance(name, float) else str(name) for name in labels]
+            self.header = ["index", "label", *(f"probability_{name}" for name in self.labels)]
+            true = ["true_label"]
+        else:
+            self.header = ["index", *(f"value_{i}" for i in range(width))]
+            true = [f"true_value_{i}" for i in range(width)]
+        self.header += [] if self.y is None else true
+        self.good = self.count = 0
+
+    def rows(self, outputs, index):
+        """Lines for the model's next outputs, whose samples are at this index."""
+        y = None if self.y is None else self.y[self.count : self.count + len(outputs)]
+        self.count += len(outputs)
+        if self.labels is None:
+            self.good += 0.0 if y is None else np.square(outputs - y, dtype=float).sum()
+            for i, row in enumerate(outputs):
+                yield [index[i], *map(str, row), *([] if y is None else map(str, y[i]))]
+            return
+        e = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+        best = outputs.argmax(axis=1)
+        self.good += 0 if y is None else int((best == y).sum())
+        for i, row in enumerate(e / e.sum(axis=1, keepdims=True)):
+            yield [index[i], self.labels[best[i]], *map(str, row), *([] if y is None else [self.labels[y[i]]])]
+
+    def told(self):
+        """What the labels say of the predictions, to be printed."""
+        if self.y is None:
+            return ""
+        if self.labels is None:
+            return f", mean squared error {self.good / self.y.size:.6g}"
+        return f", accuracy {self.good / self.count:.4f}"
+
+
+def _write(out, table, index, batches):
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        with open(partial, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(table.header)
+            for outputs in batches:
+                writer.writerows(table.rows(outputs, index[table.count :]))
+        os.replace(partial, out)
+    finally:
+        partial.unlink(missing_ok=True)
