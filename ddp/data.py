@@ -6,6 +6,7 @@ import numpy as np
 
 from ddp.communicator import Communicator
 from ddp.errors import ConfigurationError
+from ddp.placement import Placement
 from ddp.reduction import run_of
 from ddp.sampler import Sampler, shard_bounds
 
@@ -58,7 +59,7 @@ class DataLoader:
     global_batch  samples a step, over all ranks
     comm, shards  who computes what; shards defaults to the number of ranks
     seed, shuffle, boundary   see `Sampler`
-    place         what becomes of a shard's arrays, such as `Placement` for torch tensors; left as they are if None
+    place         a `Placement`, for torch tensors instead of NumPy's arrays
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class DataLoader:
         self.comm = comm or Communicator()
         self.shards = self.comm.size if shards is None else shards
         self.seed = seed
-        self.place = place or (lambda arrays: arrays)
+        self.place = place or Placement()
         self.sampler = Sampler(len(self.dataset), global_batch, shuffle, seed, boundary)
         if global_batch < self.shards:
             raise ConfigurationError(

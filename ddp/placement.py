@@ -9,6 +9,11 @@ from ddp.errors import ConfigurationError
 HALVES = ("bfloat16", "float16")  # dtypes to compute in, with parameters and optimizer in float32
 
 
+def stored(dtype):
+    """The dtype of parameters and data at rest, for one to compute in."""
+    return "float32" if dtype in HALVES else dtype
+
+
 class Placement:
     """Calls itself on a shard's arrays: torch tensors on `device`, floating ones in `dtype`.
 

@@ -72,6 +72,8 @@ class Trainer:
             raise ConfigurationError(f"the checkpoint is that of another model or optimizer: {error}") from None
         if self.parallel.noise is not None and state["noise_scale"] is not None:
             self.parallel.noise.load_state_dict(state["noise_scale"])
+        if self.parallel.scale is not None and state["loss_scale"] is not None:
+            self.parallel.scale.load_state_dict(state["loss_scale"])
         self.step = self.first_step = state["step"]
         self.best = state["best"]
         if self.plateau is not None and state.get("plateau") is not None:
@@ -79,14 +81,15 @@ class Trainer:
 
     def save(self):
         """Write a checkpoint. A disk that refuses is reported and the error returned, and training goes on."""
-        noise = self.parallel.noise
+        noise, scale = self.parallel.noise, self.parallel.scale
         state = {
             "config": self.config,
             "samples_seen": self.loader.sampler.samples_seen(self.step),
             "noise_scale": noise.state_dict() if noise is not None else None,
+            "loss_scale": scale.state_dict() if scale is not None else None,
             "best": self.best,
             "plateau": self.plateau.state_dict() if self.plateau is not None else None,
-            "fingerprint": fingerprint(),
+            "fingerprint": fingerprint(self.loader.place),
         }
         if self.comm.rank or self.out is None:
             return None
@@ -162,12 +165,16 @@ class Trainer:
             norm = optim.clip_grad_norm(self.parallel, self.clip if self.clip is not None else math.inf)
             if self.clip_value is not None:
                 optim.clip_grad_value(self.parallel, self.clip_value)
-        if not (math.isfinite(loss) and math.isfinite(norm)):
+        finite, scale = math.isfinite(loss) and math.isfinite(norm), self.parallel.scale
+        if scale is not None:
+            scale.update(finite)
+        if not finite and (scale is None or scale.value < 1.0):
             raise Diverged(
                 f"the loss is {loss:g} and its gradient's norm {norm:g} at step {self.step} with learning rate {lr:g}: "
                 f"lower --lr, or give --clip or --warmup"
             )
-        self.optimizer.step()
+        if finite:
+            self.optimizer.step()
         self.step += 1
         return loss, batch.size, norm, lr, time.perf_counter() - began
 
@@ -201,7 +208,9 @@ class Trainer:
             "world_size": self.comm.size,
             "launcher": self.comm.launcher,
             "backend": self.comm.backend,
-            "arrays": "numpy",
+            "arrays": self.loader.place.arrays,
+            "device": self.loader.place.device,
+            "dtype": self.loader.place.dtype,
             "logical_shards": self.parallel.shards,
             "global_batch": sampler.global_batch,
             "steps": self.step,
@@ -220,18 +229,19 @@ class Trainer:
             "resumed_at": self.first_step or None,
             "oversubscribed": self.comm.local_size > (os.cpu_count() or 1),
             "config": self.config,
-            "fingerprint": fingerprint(),
+            "fingerprint": fingerprint(self.loader.place),
         }
 
     def _means(self, dataset):
-        return evaluate(self.model, dataset, self.metrics, self.comm, self.parallel.shards)
+        return evaluate(self.model, dataset, self.metrics, self.comm, self.parallel.shards, place=self.loader.place)
 
 
-def fingerprint() -> dict:
+def fingerprint(placement) -> dict:
     """What equal bits are claimed within: processor, libraries, BLAS and its threads."""
     return {
         "python": platform.python_version(),
         "numpy": np.__version__,
         "machine": platform.machine(),
         "blas": environment.blas(),
+        **placement.fingerprint(),
     }

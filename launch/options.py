@@ -12,6 +12,7 @@ from autograd import optim
 from ddp.environment import BACKENDS
 from ddp.errors import ConfigurationError
 from ddp.lr_rules import RULES
+from ddp.placement import HALVES
 from ddp.sampler import BOUNDARIES, SHUFFLES
 from launch.models import FORMS, INITS
 
@@ -87,9 +88,12 @@ OPTIONS = (
     Option("shards", int, None, "logical shards of a batch (default: number of ranks at the first start)", least=1),
     Option("reduce", str, "canonical", "canonical: same bits on any number of ranks", among=("canonical", "native")),
     Option("seed", int, 0, "seed of initial weights, shuffles and dropout", least=0),
-    Option("dtype", str, "float32", "type of parameters and data", among=("float32", "float64")),
-    Option("arrays", str, "numpy", "array library", among=("numpy",)),
-    Option("device", str, "cpu", "where arrays live", among=("cpu",)),
+    Option("dtype", str, "float32", "type to compute in; the halves keep parameters and optimizer in float32",
+           among=("float32", "float64", *HALVES)),
+    Option("arrays", str, "numpy", "array library", among=("numpy", "torch")),
+    Option("device", str, "cpu", "where torch's arrays live: cpu, cuda (the GPU of the rank's number on its host), "
+           "cuda:N"),
+    Option("nondeterministic", bool, False, "also kernels of torch that may give other bits every time"),
     Option("threads", int, 1, "BLAS threads of a rank; their number changes the bits of a product", least=1),
     Option("backend", str, "auto", "how ranks talk", among=BACKENDS, shapes_weights=False),
     Option("patience", int, None, "stop after so many evaluations without a better validation loss", least=1),

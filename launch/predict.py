@@ -12,6 +12,7 @@ import ddp
 from autograd import no_grad
 from ddp.environment import BACKENDS
 from ddp.errors import ConfigurationError
+from ddp.placement import stored
 from launch import data as datasets
 from launch import models, transfer
 
@@ -90,7 +91,7 @@ def _saved(path, out, overwrite, global_batch, threads):
 
 
 def _model(path, tensors, config):
-    model = models.build(config["model"], datasets.formed(config["data_shape"]), dtype=config["dtype"])
+    model = models.build(config["model"], datasets.formed(config["data_shape"]), dtype=stored(config["dtype"]))
     if models.hash_of_file(config["model"]) != config["model_sha256"]:
         raise ConfigurationError(f"--model {config['model']} has changed since {path} was written: give it back")
     try:
@@ -125,7 +126,7 @@ def _samples(spec, data_dir, part, config):
         pairs = {"train": (data.train_x, data.train_y), "val": (data.val_x, data.val_y)}
         x, y = map(np.concatenate, zip(*pairs.values())) if part == "all" else pairs[part]
         index = np.arange(len(x))
-    return x.astype(config["dtype"]), y, index
+    return x.astype(stored(config["dtype"])), y, index
 
 
 def _batches(model, x, batch, comm):

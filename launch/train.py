@@ -6,14 +6,16 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
-
 import autograd as ag
 import ddp
 from autograd import optim, schedule
+from autograd.core import innermost
+from autograd.kernels import to_numpy
 from ddp import checkpoint
+from ddp.environment import detect
 from ddp.errors import ConfigurationError
 from ddp.lr_rules import scaled_lr
+from ddp.placement import HALVES, stored
 from launch import data as datasets
 from launch import models, transfer
 from launch.options import OPTIMIZERS, SCHEDULES, defaults, length, resumed
@@ -21,13 +23,16 @@ from launch.options import OPTIMIZERS, SCHEDULES, defaults, length, resumed
 
 def train(asked: dict) -> dict:
     """Train with the options asked for (see `launch.options`) and return the summary, on every rank."""
-    comm = ddp.init(asked.get("backend", "auto"), asked.get("threads", 1))
+    comm = ddp.init(_backend(asked), asked.get("threads", 1))
     config, saved = comm.broadcast_object(comm.agree(lambda: _configuration(asked, comm) if comm.rank == 0 else None))
     data = comm.agree(lambda: _data(config))
     if len({*comm.all_gather_object(data.sha256)}) > 1:
         raise ConfigurationError(f"--data {config['data']} differs between ranks: copy one version to every host")
+    placement = comm.agree(lambda: _placement(asked, config, comm))
     model = comm.agree(
-        lambda: models.build(config["model"], data, config["seed"], config["init"], config["dropout"], config["dtype"])
+        lambda: models.build(
+            config["model"], data, config["seed"], config["init"], config["dropout"], stored(config["dtype"])
+        )
     )
     remarks = [models.remark(model)]
     if config["init_from"] and saved is None:
@@ -38,15 +43,20 @@ def train(asked: dict) -> dict:
         remarks.append(comm.agree(lambda: transfer.load_into(model, tensors, config["init_from"])))
     if config["freeze"]:
         remarks.append(comm.agree(lambda: transfer.freeze(model, config["freeze"])))
+    model.to(device=placement.device)
     shards, batch = config["shards"], config["global_batch"]
     loader = ddp.DataLoader(
-        (data.train_x, data.train_y), batch, comm, shards, config["seed"], config["shuffle"], config["boundary"]
-    )
+        (data.train_x, data.train_y), batch, comm, shards, config["seed"], config["shuffle"], config["boundary"],
+        placement,
+    )  # fmt: skip
     steps = config["steps"] or loader.sampler.steps_in(config["epochs"])
     comm.agree(lambda: _consistent(asked, config, data, steps, loader.sampler))
     rate, sentence = scaled_lr(config["lr_rule"], config["lr"], config["base_batch"] or batch, batch)
     noise = ddp.NoiseScale() if shards > 1 else None
-    parallel = ddp.DistributedDataParallel(model, comm, shards, config["reduce"], noise)
+    scale = ddp.LossScale() if config["dtype"] == "float16" else None
+    parallel = ddp.DistributedDataParallel(model, comm, shards, config["reduce"], noise, scale)
+    if config["dtype"] in HALVES:
+        parallel.arena.compute_in(config["dtype"])
     optimizer = comm.agree(lambda: _optimizer(config, parallel, _schedule(config, rate, steps, loader.sampler)))
     loss, metrics = _objective(model, data)
     out = Path(config["out"]) if config["out"] else None
@@ -63,7 +73,8 @@ def train(asked: dict) -> dict:
         return finished
     comm.agree(lambda: _begin(out, config) if comm.rank == 0 and out is not None else None)
     if comm.rank == 0:
-        ranks = f"{comm.size} rank{'s' if comm.size > 1 else ''} ({comm.launcher}, {comm.backend})"
+        where = "" if placement.arrays == "numpy" else f", torch on {config['device']} in {config['dtype']}"
+        ranks = f"{comm.size} rank{'s' if comm.size > 1 else ''} ({comm.launcher}, {comm.backend}{where})"
         parameters = sum(p.size for p in model.parameters())
         print(
             f"{config['data']}: {len(data.train_x):,} samples; {config['model']}: {parameters:,} parameters; "
@@ -74,6 +85,20 @@ def train(asked: dict) -> dict:
         remarks.append(f"learning {sentence}" if config["lr_rule"] != "none" else None)
         print(*(f"{remark}\n" for remark in remarks if remark), sep="", end="", flush=True)
     return trainer.fit()
+
+
+def _backend(asked):
+    """How ranks talk: from GPU to GPU, if torchrun started them and nothing else was asked for."""
+    backend, device = asked.get("backend", "auto"), asked.get("device", "cpu")
+    on_gpus = backend == "auto" and device.startswith("cuda") and detect().launcher == "torchrun"
+    return "nccl" if on_gpus else backend
+
+
+def _placement(asked, config, comm):
+    if config["arrays"] == "numpy" and (given := {"device", "nondeterministic"} & asked.keys()):
+        raise ConfigurationError(f"--{min(given)} has no effect on NumPy's arrays: add --arrays torch")
+    device = config["device"] if config["arrays"] == "torch" else "numpy"
+    return ddp.Placement(device, config["dtype"], comm.local_rank, config["threads"], not config["nondeterministic"])
 
 
 def _finished(trainer, steps):
@@ -143,7 +168,7 @@ def _configuration(asked, comm):
 
 def _data(config):
     data = datasets.load(config["data"], config["data_dir"], config["seed"])
-    cast = lambda a: a.astype(config["dtype"]) if a.dtype.kind == "f" else a  # noqa: E731
+    cast = lambda a: a.astype(stored(config["dtype"])) if a.dtype.kind == "f" else a  # noqa: E731
     names = "train_x", "train_y", "val_x", "val_y"
     return replace(data, **{name: cast(getattr(data, name)) for name in names})
 
@@ -162,7 +187,7 @@ def _objective(model, data):
     def metrics(x, y):
         z = logits(x)
         values = {"loss": ag.cross_entropy(z, y.reshape(-1), "none"), "accuracy": z.argmax(1) == y.reshape(-1)}
-        return {name: np.asarray(v).reshape(len(x), -1).mean(1) for name, v in values.items()}
+        return {name: to_numpy(innermost(v)).reshape(len(x), -1).mean(1) for name, v in values.items()}
 
     return lambda x, y: ag.cross_entropy(logits(x), y.reshape(-1)), metrics
 

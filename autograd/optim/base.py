@@ -95,7 +95,7 @@ class Optimizer:
                 self.check(h)
                 starts.append(span.start)
                 found.append(h)
-        return [(slice(*bounds), h) for *bounds, h in zip(starts, [*starts[1:], self.arena.data.size], found)]
+        return [(slice(*bounds), h) for *bounds, h in zip(starts, [*starts[1:], len(self.arena.data)], found)]
 
     def _cut(self):
         arrays = (self.arena.data, self.arena.grad, *(self.state.get(name) for name in self.arrays))
@@ -112,7 +112,7 @@ class Optimizer:
     def _spans(self, run):
         if self.layerwise:
             return [span for span in self.arena.spans.values() if run.start <= span.start < run.stop]
-        length = CHUNK if self.arena.on_cpu else self.arena.data.shape[0]  # a device has no such cache
+        length = CHUNK if self.arena.on_cpu else len(self.arena.data)  # a device has no such cache
         return [slice(i, min(i + length, run.stop)) for i in range(run.start, run.stop, length)]
 
     def __getstate__(self):
