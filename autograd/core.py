@@ -8,6 +8,7 @@ recorded: a value lives on only while some vjp has captured it, and the walk dro
 
 import inspect
 import warnings
+import weakref
 from collections.abc import Callable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -285,6 +286,8 @@ def get_default_dtype():
 
 # --- recording -------------------------------------------------------------------------------------------------
 
+operations: weakref.WeakSet = weakref.WeakSet()  # all primitives, for those who observe them (`autograd.observe`)
+
 
 def primitive(rule: Callable) -> Callable[..., Tensor]:
     """Make a differentiable operation of a rule `rule(a, b, ..., *, static) -> value, vjp_a, vjp_b, ...`.
@@ -364,8 +367,16 @@ def primitive(rule: Callable) -> Callable[..., Tensor]:
         edges = tuple([(n, vjp, n.version) for n, vjp in zip(nodes, vjps) if n is not None])
         return Tensor(value, Node(name, edges, value.shape) if edges else None, level)
 
+    def exchange(around):
+        """Compute by around(rule) from now on; returns the rule so far."""
+        nonlocal rule
+        before, rule = rule, around(rule)
+        return before
+
     fixed = len(names) == len(parameters)
-    operation = unary if len(names) == 1 else binary if len(names) == 2 and fixed else general
+    operation: Any = unary if len(names) == 1 else binary if len(names) == 2 and fixed else general
+    operation.exchange = exchange
+    operations.add(operation)
     operation.__name__ = operation.__qualname__ = name
     operation.__doc__ = rule.__doc__
     operation.__module__ = rule.__module__

@@ -1,9 +1,11 @@
-"""Derivatives as functions of functions: vjp, grad, jvp, jacobian, hvp, and any nesting of them.
+"""Derivatives as functions of functions: vjp, grad, jvp, jacobian, hessian, hvp, and any nesting of them.
 
 `vjp` wraps its inputs in tensors one level above all of them and above every function being transformed around it,
 runs the function, and walks back. The level below may itself be recording, so derivatives of derivatives need nothing
 more: the rules compute on Tensors as they do on arrays.
 """
+
+import numpy as np
 
 from autograd.core import Leaf, Tensor, backward, enable_grad, floating, innermost, primitive, shared, tensor
 from autograd.kernels import xp
@@ -43,6 +45,10 @@ def vjp(f, *xs):
             y = f(*inputs)
     finally:
         _depth = before
+    if type(y) is not Tensor and not hasattr(y, "dtype"):
+        if not isinstance(y, (bool, int, float)):
+            raise TypeError(f"vjp: the function must return one Tensor, got {type(y).__name__}: differentiate by parts")
+        y = tensor(float(y))
     value, root = (y.data, y.node) if _level(y) == level else (y, None)  # no root: y does not depend on the inputs
 
     def pullback(g):
@@ -128,18 +134,31 @@ def _dot(xs, vs):
     return total
 
 
-def jacobian(f):
-    """The function that maps x to the matrix of dy_i/dx_j, of shape y.shape + x.shape, row by row by pullbacks."""
+def jacobian(f, argnum=0):
+    """The function that maps the arguments of f to dy_i/dx_j for x = argument argnum: an array y.shape + x.shape.
 
-    def matrix(x):
-        y, pullback = vjp(f, x)
-        n = xp[type(innermost(y))]
-        basis = n.eye(innermost(y).size, dtype=innermost(y).dtype)
+    A p-vector of a q-vector has a (p, q) matrix, computed row by row by p pullbacks.
+    """
+
+    def matrix(*xs):
+        y, pullback = vjp(lambda x: f(*xs[:argnum], x, *xs[argnum + 1 :]), xs[argnum])
+        n, inside = xp[type(innermost(y))], innermost(y)
+        basis = n.eye(inside.size, dtype=inside.dtype)
         rows = [pullback(e.reshape(y.shape))[0] for e in basis]
+        if not rows:
+            return n.zeros((*y.shape, *np.shape(innermost(xs[argnum]))), dtype=inside.dtype)
         stacked = xp[type(rows[0])].stack(rows)
-        return stacked.reshape(tuple(y.shape) + tuple(x.shape))
+        return stacked.reshape(tuple(y.shape) + tuple(rows[0].shape))
 
     return matrix
+
+
+def hessian(f, argnum=0):
+    """The function that maps the arguments of the scalar-valued f to d2f/dx_i dx_j for x = argument argnum.
+
+    The Jacobian of the gradient, of shape x.shape + x.shape, symmetric where f is twice continuously differentiable.
+    """
+    return jacobian(grad(f, argnum), argnum)
 
 
 def hvp(f, x, v):
