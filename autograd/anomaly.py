@@ -102,7 +102,8 @@ def _backward(usual):
                     for i, (parent, vjp, version) in enumerate(node.edges)
                 ]
             )
-        return usual(self, gradient, retain_graph)
+        with np.errstate(all="ignore"):
+            return usual(self, gradient, retain_graph)
 
     return backward
 

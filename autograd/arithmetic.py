@@ -181,7 +181,10 @@ def _share(wins, ties, *operands):
 @primitive
 def where(condition, a, b):
     """a where the condition holds, b elsewhere."""
-    c = np.asarray(raw(condition), bool)
+    c = np.asarray(raw(condition))
+    if c.dtype.kind not in "biu":
+        raise TypeError(f"where: the condition is an array of booleans, such as a > 0, not of {c.dtype}")
+    c = c.astype(bool, copy=False)
     return namespace(a, b).where(c, a, b), None, lambda g: g * c, lambda g: g * np.logical_not(c)
 
 

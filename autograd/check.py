@@ -27,7 +27,7 @@ def _check(f, xs, order, eps, tolerance, analytic, what):
     by_difference = float((_along(f, xs, vs, eps, analytic) * u).sum())
     scale = 1.0 + abs(by_rule) + abs(by_difference)
     if not abs(by_rule - by_difference) <= tolerance * scale:
-        raise AssertionError(_furthest_off(f, xs, y, pullback, eps, analytic, what))
+        raise AssertionError(f"gradcheck: the rules give {_furthest_off(f, xs, y, pullback, eps, analytic, what)}")
     if order > 1:
         for i in range(len(xs)):
             slope = grad(lambda *a: (f(*a) * u).sum(), i)
@@ -45,7 +45,7 @@ def _along(f, xs, vs, eps, analytic):
 
 
 def _furthest_off(f, xs, y, pullback, eps, analytic, what):
-    """Every derivative by itself: which of them differs most, as a sentence."""
+    """Every derivative by itself: which of them differs most, in words."""
     worst = (-1.0, "")
     by_output = [pullback(e.reshape(y.shape)) for e in np.eye(y.size)]
     for i, x in enumerate(xs):
@@ -60,4 +60,4 @@ def _furthest_off(f, xs, y, pullback, eps, analytic, what):
                 if off > worst[0]:
                     element = f"element {out} of {what}" if y.shape else what
                     worst = off, f"{ours:.12g} for {element} by argument {i} at index {at}, differences {theirs:.12g}"
-    return f"gradcheck: the rules give {worst[1]}"
+    return worst[1]

@@ -80,7 +80,9 @@ def count_operations(f, *arrays):
     for one weight could skip the zeros in its first Jacobian.
     """
     costs: dict = {}
-    if type(f) is Tensor:
+    if type(f) is not Tensor and not callable(f):
+        raise TypeError(f"count_operations: give a function, or a tensor it computed, not {type(f).__name__}")
+    if isinstance(f, Tensor):
         result = f
     else:
         inputs = [_leaf(a, f"argument {i}") for i, a in enumerate(arrays)]

@@ -49,6 +49,8 @@ def to_dot(loss, values=False, precision=3):
     Nothing is accumulated or freed: draw before `backward`, or after one with retain_graph=True.
     """
     known: dict = {}
+    if type(loss) is not Tensor and not callable(loss):
+        raise TypeError(f"to_dot: give a tensor, or a function that computes one, not {type(loss).__name__}")
     result = loss if type(loss) is Tensor else _remembering(loss, known)
     order = in_order(_root(result, "to_dot"))
     partials, local = _partials(result, order) if values else ({}, {})

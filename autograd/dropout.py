@@ -1,5 +1,7 @@
 """Dropout, with masks that depend on the key in force and not on who computes them."""
 
+import numbers
+
 from autograd.core import innermost as raw
 from autograd.core import primitive
 from autograd.random import draw
@@ -13,8 +15,8 @@ def dropout(a, p=0.5, training=True):
     p in [0, 1] is rounded to a multiple of 2**-16. The mask comes from `autograd.random`: inside `keyed(...)` it is a
     function of the key. Outside training, a itself. Srivastava et al. 2014.
     """
-    if not 0.0 <= p <= 1.0:
-        raise ValueError(f"dropout: p is a probability, got {p}")
+    if not isinstance(p, numbers.Real) or not 0.0 <= p <= 1.0:
+        raise ValueError(f"dropout: p is a probability, got {p!r}")
     return _dropout(a, p=p) if training and p > 0.0 else a
 
 

@@ -20,6 +20,8 @@ def summary(model, *inputs, input_shape=None):
     them, a tied one at the first. Frozen are tensors of the model that require no gradient. Multiply-adds are those of
     matmul, linear, einsum and convolutions inside a module, and not inside a module below it.
     """
+    if not hasattr(model, "named_parameters"):
+        raise TypeError(f"summary: describes an nn.Module, not {type(model).__name__}")
     given = [*inputs] if input_shape is None else [*inputs, tuple(input_shape)]
     modules = {path: value for path, value in model._walk() if not isinstance(value, Tensor)}
     names = {id(module): path for path, module in modules.items()}
@@ -33,7 +35,7 @@ def summary(model, *inputs, input_shape=None):
     outputs, work = _run(model, given, names) if given else ({}, {})
     rows = [("name", "type", "output", "parameters", "multiply-adds")]
     for path in [*outputs, *(path for path in modules if path not in outputs)]:
-        indent = "  " * (path.count(".") + 1 if path else 0)
+        indent = "  " * sum(path != above and f"{path}.".startswith(f"{above}." if above else "") for above in modules)
         own = f"{trained[path]:,}" + (f" + {frozen[path]:,} frozen" if frozen[path] else "")
         kind = type(modules[path]).__name__
         rows.append((indent + (path or "model"), kind, outputs.get(path, "-"), own, f"{work.get(path, 0):,}"))

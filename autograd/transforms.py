@@ -52,6 +52,9 @@ def vjp(f, *xs):
     value, root = (y.data, y.node) if _level(y) == level else (y, None)  # no root: y does not depend on the inputs
 
     def pullback(g):
+        if np.shape(innermost(g)) != np.shape(innermost(value)):
+            shapes = f"{np.shape(innermost(value))} got a gradient of shape {np.shape(innermost(g))}"
+            raise ValueError(f"vjp: the pullback of a value of shape {shapes}")
         if root is not None:
             backward(root, g, retain_graph=True)
         return tuple(_as_given(_take(x), given) for x in inputs)
@@ -104,14 +107,24 @@ def _linear_map(a, *, maps, static):
 
 def grad(f, argnum=0):
     """The function that maps the arguments of the scalar-valued f to df/d(argument argnum)."""
+    return _gradient(f, argnum, "grad")
 
+
+def _gradient(f, argnum, name):
     def gradient(*xs):
-        y, pullback = vjp(lambda x: f(*xs[:argnum], x, *xs[argnum + 1 :]), xs[argnum])
+        y, pullback = vjp(*_of_argument(f, xs, argnum, name))
         if y.shape != ():
-            raise ValueError(f"grad: the function must return a scalar, got shape {y.shape}: use vjp or jacobian")
+            raise ValueError(f"{name}: the function must return a scalar, got shape {y.shape}: use vjp or jacobian")
         return pullback(_one(y))[0]
 
     return gradient
+
+
+def _of_argument(f, xs, argnum, name):
+    """f as a function of one of its arguments, and that argument."""
+    if not 0 <= argnum < len(xs):
+        raise ValueError(f"{name}: argnum {argnum} of {len(xs)} arguments: they are counted from 0")
+    return lambda x: f(*xs[:argnum], x, *xs[argnum + 1 :]), xs[argnum]
 
 
 def _one(like):
@@ -120,6 +133,9 @@ def _one(like):
 
 def jvp(f, xs, vs):
     """Evaluate y = f(*xs) and the directional derivative of y as xs move along vs: the transpose of the pullback."""
+    given = [[np.shape(innermost(x)) for x in each] for each in (xs, vs)]
+    if given[0] != given[1] or not all(isinstance(each, (list, tuple)) for each in (xs, vs)):
+        raise ValueError(f"jvp: directions of shapes {given[1]} for inputs {given[0]}: give a list of as many alike")
     y, pullback = vjp(f, *[x if type(x) is Tensor else Tensor(_asarray(x)) for x in xs])
     zero = _zeros_like(y)
     tangent = vjp(lambda g: _dot(pullback(g), vs), Tensor(zero))[1](_one(zero))[0]
@@ -141,7 +157,7 @@ def jacobian(f, argnum=0):
     """
 
     def matrix(*xs):
-        y, pullback = vjp(lambda x: f(*xs[:argnum], x, *xs[argnum + 1 :]), xs[argnum])
+        y, pullback = vjp(*_of_argument(f, xs, argnum, "jacobian"))
         n, inside = xp[type(innermost(y))], innermost(y)
         basis = n.eye(inside.size, dtype=inside.dtype)
         rows = [pullback(e.reshape(y.shape))[0] for e in basis]
@@ -158,9 +174,13 @@ def hessian(f, argnum=0):
 
     The Jacobian of the gradient, of shape x.shape + x.shape, symmetric where f is twice continuously differentiable.
     """
-    return jacobian(grad(f, argnum), argnum)
+    return jacobian(_gradient(f, argnum, "hessian"), argnum)
 
 
 def hvp(f, x, v):
     """The Hessian of the scalar-valued f at x times v, as the gradient of <grad f, v>."""
-    return grad(lambda x: (grad(f)(x) * v).sum())(x)
+    if np.shape(innermost(x)) != np.shape(innermost(v)):
+        raise ValueError(
+            f"hvp: a direction {np.shape(innermost(v))} for an input {np.shape(innermost(x))}: give one alike"
+        )
+    return grad(lambda x: (_gradient(f, 0, "hvp")(x) * v).sum())(x)
