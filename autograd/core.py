@@ -7,7 +7,6 @@ recorded: a value lives on only while some vjp has captured it, and the walk dro
 """
 
 import inspect
-import re
 import warnings
 import weakref
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from autograd.errors import hint, refused
 from autograd.kernels import OPERANDS, OuterProduct, as_operand, unbroadcast, xp
 
 
@@ -310,7 +310,7 @@ def primitive(rule: Callable) -> Callable[..., Tensor]:
         try:
             value, vjp = rule(a.data, **static)
         except (ValueError, TypeError, IndexError) as error:
-            raise _refused(name, error, a) from None
+            raise refused(name, error, a) from None
         node = a.node
         if node is None or not _recording:
             return Tensor(value, None, a.level)
@@ -394,27 +394,7 @@ def _misfit(name, error, *args):
     if " do not fit together (" in str(error):
         return error
     shapes = " and ".join(str(tuple(np.shape(innermost(a)))) for a in args if a is not None)
-    return ValueError(f"{name}: shapes {shapes} do not fit together ({_hint(name, str(error))})")
-
-
-HINTS = {
-    "matmul": "the last axis of the first must be as long as the last but one of the second, or its only one",
-    "linear": "the last axis of the input must be as long as that of the weight (out, in), and the bias (out,)",
-    "concatenate": "all axes but the one along which they are joined must be equally long",
-}
-
-
-def _hint(name, text):
-    """What to do about shapes that do not fit; the array library's words where nothing better is known."""
-    return HINTS.get(name) or ("axes count from the last: equally long, or 1" if "broadcast" in text else text)
-
-
-def _refused(name, error, a):
-    """The array library's error, saying which operation and which shape; as it is if one inside has done so."""
-    if re.match(r"\w+: ", str(error)):
-        return error
-    kind = next(c for c in (np.exceptions.AxisError, IndexError, TypeError, ValueError) if isinstance(error, c))
-    return kind(f"{name}: {error}, for an array of shape {tuple(a.shape)}")
+    return ValueError(f"{name}: shapes {shapes} do not fit together ({hint(name, str(error))})")
 
 
 def shared(pullback, count):
