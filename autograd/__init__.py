@@ -12,6 +12,7 @@ from autograd import random
 from autograd.activations import (
     elu, gelu, hardtanh, leaky_relu, log_softmax, relu, sigmoid, silu, softmax, softplus,
 )  # fmt: skip
+from autograd.anomaly import detect_anomaly
 from autograd.arena import Arena
 from autograd.arithmetic import (
     abs, add, clamp, cos, div, erf, exp, expm1, log, log1p, maximum, minimum, mul, neg, pow, reciprocal, rsqrt, sign,
@@ -23,7 +24,8 @@ from autograd.convolution import conv1d, conv2d, conv_transpose2d
 from autograd.core import (
     Tensor, default_dtype, enable_grad, get_default_dtype, no_grad, primitive, shared, tensor,
 )  # fmt: skip
-from autograd.draw import draw_graph
+from autograd.count import count_operations
+from autograd.draw import draw_graph, to_dot
 from autograd.dropout import dropout
 from autograd.indexing import embedding, gather, index_select, masked_fill, take_along_dim
 from autograd.kernels import xp as _xp
@@ -40,7 +42,8 @@ from autograd.shapes import (
     broadcast_to, cat, chunk, concatenate, expand, flatten, flip, pad, permute, reshape, roll, split, squeeze, stack,
     transpose, tril, triu, unsqueeze,
 )  # fmt: skip
-from autograd.transforms import grad, hvp, jacobian, jvp, vjp
+from autograd.summary import summary
+from autograd.transforms import grad, hessian, hvp, jacobian, jvp, vjp
 
 permute_dims, clip = permute, clamp
 _xp[Tensor] = sys.modules[__name__]  # inside a nested transformation the rules compute with our own operations

@@ -76,6 +76,8 @@ def silu(a):
 
 def softplus(a, beta=1.0, threshold=20.0):
     """log(1 + exp(beta a)) / beta, a smooth relu; a itself where beta a is above the threshold."""
+    if not beta:
+        raise ValueError("softplus: beta must not be 0: softplus(a) for a large beta tends to relu")
     return _softplus(a, beta=beta, threshold=threshold)
 
 
@@ -89,6 +91,8 @@ def _softplus(a, *, beta, threshold):
 
 def hardtanh(a, min_val=-1.0, max_val=1.0):
     """a limited to [min_val, max_val], with derivative 0 at and beyond the ends."""
+    if not min_val <= max_val:
+        raise ValueError(f"hardtanh: min_val {min_val} is above max_val {max_val}: exchange them")
     return _hardtanh(a, low=min_val, high=max_val)
 
 

@@ -203,6 +203,8 @@ def _share(wins, ties, *operands):
 def where(condition, a, b):
     """a where the condition holds, b elsewhere."""
     c = beside(raw(condition), exemplar(a, b, condition))
+    if kind(c.dtype) not in "biu":
+        raise TypeError(f"where: the condition is an array of booleans, such as a > 0, not of {c.dtype}")
     c = c if kind(c.dtype) == "b" else c != 0
     return namespace(a, b, c).where(c, a, b), None, lambda g: g * c, lambda g: g * ~c
 

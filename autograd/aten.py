@@ -7,7 +7,7 @@ Sums over half-precision numbers are taken in float32 inside the kernels; the cr
 import torch
 
 from autograd import activations, arithmetic, convolution, indexing, losses, normalization, pooling, products
-from autograd.core import shared
+from autograd.core import Tensor, shared
 from autograd.kernels import OuterProduct
 
 aten = torch.ops.aten
@@ -15,8 +15,30 @@ MEAN_SUM_NONE = {"none": 0, "mean": 1, "sum": 2}  # how the kernels of losses nu
 
 
 def on_torch(operation):
-    """Decorator: what the operation does with torch's tensors."""
-    return operation.overload(torch.Tensor)
+    """Decorator: the operation computes on torch's tensors by this rule, which need not work on Tensors."""
+
+    def register(rule):
+        operation.exchange(lambda usual: _chosen(rule, usual))
+        return rule
+
+    return register
+
+
+def _chosen(rule, usual):
+    """The rule for torch's tensors alone, the usual one where there is a Tensor among them."""
+
+    def chosen(*args, **static):
+        if type(args[0]) is not torch.Tensor or Tensor in map(type, args):
+            return usual(*args, **static)
+        value, *vjps = rule(*args, **static)
+        return value, *[guarded(i, vjp, args, static) for i, vjp in enumerate(vjps, 1)]
+
+    def guarded(i, vjp, args, static):
+        """The vjp; by the usual rule if g is a Tensor, because the walk is itself being recorded."""
+        lifted = lambda: [Tensor(x) if type(x) is torch.Tensor else x for x in args]  # noqa: E731
+        return lambda g: usual(*lifted(), **static)[i](g) if type(g) is Tensor else vjp(g)
+
+    return chosen
 
 
 # --- elementwise -----------------------------------------------------------------------------------------------

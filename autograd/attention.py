@@ -21,6 +21,7 @@ def scaled_dot_product_attention(query, key, value, attn_mask=None, dropout_p=0.
     """
     if is_causal and attn_mask is not None:
         raise ValueError("scaled_dot_product_attention: give attn_mask or is_causal, not both")
+    _fitting(query, key, value, attn_mask)
     scores = matmul(query * (1.0 / math.sqrt(query.shape[-1]) if scale is None else scale), key.mT)
     if is_causal:
         attn_mask = beside(np.tri(scores.shape[-2], scores.shape[-1], dtype=bool), raw(scores))
@@ -33,3 +34,17 @@ def scaled_dot_product_attention(query, key, value, attn_mask=None, dropout_p=0.
         attn_mask = astype(xp[type(mask)].where(mask, 0.0, -math.inf), scores.dtype)
     y = matmul(dropout(softmax(scores + where(somewhere, attn_mask, 0.0)), dropout_p), value)
     return y if somewhere.all() else y * somewhere
+
+
+def _fitting(query, key, value, attn_mask):
+    shapes: list = [np.shape(raw(x)) for x in (query, key, value, 0.0 if attn_mask is None else attn_mask)]
+    q, k, v, mask = shapes
+    if min(map(len, (q, k, v))) < 2 or q[-1] != k[-1] or k[-2] != v[-2]:
+        raise ValueError(
+            f"scaled_dot_product_attention: needs (..., L, E), (..., S, E) and (..., S, D), got {q}, {k}, {v}"
+        )
+    if any(n not in (1, m) for n, m in zip(mask[::-1], (k[-2], q[-2]))) or isinstance(attn_mask, (list, tuple)):
+        raise ValueError(
+            f"scaled_dot_product_attention: attn_mask is an array that broadcasts to {(*q[:-2], q[-2], k[-2])}, "
+            f"got {type(attn_mask).__name__} of shape {mask}"
+        )

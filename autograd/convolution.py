@@ -6,6 +6,9 @@ value     W @ columns,  dW = g @ columns^T,  dX = the columns W^T @ g, added bac
 
 import math
 
+import numpy as np
+
+from autograd.core import innermost as raw
 from autograd.core import primitive, shared
 from autograd.shapes import unsqueeze
 from autograd.transforms import linear_map
@@ -26,18 +29,26 @@ def conv2d(
     stride, padding and dilation are integers or pairs; padding also "valid" (none) or "same" (outputs as large as the
     inputs, stride 1 only). The output is (N, O, OH, OW), OH = (H + 2 padding - dilation (KH - 1) - 1) // stride + 1.
     """
-    if x.ndim == weight.ndim - 1:
-        return conv2d(unsqueeze(x, 0), weight, bias, stride, padding, dilation, groups)[0]
-    _fitting("conv2d", x, weight, weight.shape[1] * groups, weight.shape[0], groups)
-    windows = Windows("conv2d", x.shape[2:], weight.shape[2:], stride, padding, dilation)
+    return _correlation("conv2d", x, weight, bias, stride, padding, dilation, groups)
+
+
+def _correlation(name, x, weight, bias, stride, padding, dilation, groups):
+    if x.ndim == 3:
+        return _correlation(name, unsqueeze(x, 0), weight, bias, stride, padding, dilation, groups)[0]
+    _fitting(name, x, weight, bias, 1, groups)
+    windows = Windows(name, x.shape[2:], weight.shape[2:], stride, padding, dilation)
     return _biased(_conv2d(x, weight, windows=windows, groups=groups), bias)
 
 
 def conv1d(x, weight, bias=None, stride=1, padding: int | tuple | str = 0, dilation=1, groups=1):
     """Cross-correlation of signals x (N, C, L) or (C, L) with weight (O, C / groups, K): `conv2d` of height 1."""
+    if x.ndim == 2:
+        return conv1d(unsqueeze(x, 0), weight, bias, stride, padding, dilation, groups)[0]
+    _fitting("conv1d", x, weight, bias, 1, groups, rank=3)
     stride, dilation = (1, pair(stride)[0]), (1, pair(dilation)[0])
     padding = padding if isinstance(padding, str) else (0, pair(padding)[0])
-    return conv2d(unsqueeze(x, -2), unsqueeze(weight, -2), bias, stride, padding, dilation, groups)[..., 0, :]
+    x, weight = unsqueeze(x, -2), unsqueeze(weight, -2)
+    return _correlation("conv1d", x, weight, bias, stride, padding, dilation, groups)[..., 0, :]
 
 
 def conv_transpose2d(
@@ -54,16 +65,20 @@ def conv_transpose2d(
 
     The output is (N, O, OH, OW), OH = (H - 1) stride - 2 padding + dilation (KH - 1) + output_padding + 1.
     """
-    if x.ndim == weight.ndim - 1:
+    if x.ndim == 3:
         x = unsqueeze(x, 0)
         return conv_transpose2d(x, weight, bias, stride, padding, output_padding, groups, dilation)[0]
-    _fitting("conv_transpose2d", x, weight, weight.shape[0], weight.shape[0], groups)
+    _fitting("conv_transpose2d", x, weight, bias, 0, groups)
+    if isinstance(padding, str):
+        raise TypeError(f"conv_transpose2d: padding is an integer or a pair of them, not {padding!r}")
     options = list(zip(x.shape[2:], weight.shape[2:], *map(pair, (stride, padding, dilation, output_padding))))
     if any(not 0 <= extra < max(s, d) for *_, s, _, d, extra in options):
         raise ValueError(
             f"conv_transpose2d: output_padding {output_padding} must be below stride {stride} or dilation {dilation}"
         )
     size = [(n - 1) * s - 2 * p + d * (k - 1) + extra + 1 for n, k, s, p, d, extra in options]
+    if min(size) < 1:
+        raise ValueError(f"conv_transpose2d: padding {padding} leaves an image {tuple(size)} of {tuple(x.shape)}")
     windows = Windows("conv_transpose2d", size, weight.shape[2:], stride, padding, dilation)
     windows.outputs = tuple(x.shape[2:])  # output_padding may have made room for more
     return _biased(_conv_transpose2d(x, weight, windows=windows, groups=groups), bias)
@@ -122,9 +137,16 @@ def _biased(y, bias):
     return y if bias is None else y + bias.reshape(-1, 1, 1)
 
 
-def _fitting(name, x, weight, channels, outputs, groups):
-    if x.ndim != 4 or weight.ndim != 4 or x.shape[1] != channels or groups < 1 or channels % groups or outputs % groups:
+def _fitting(name, x, weight, bias, axis, groups, rank=4):
+    """Refuse what does not fit: `axis` of the weight has the inputs' channels, of one group if it is axis 1."""
+    if not isinstance(groups, int) or groups < 1:
+        raise ValueError(f"{name}: groups is an integer of at least 1, got {groups!r}")
+    channels = weight.shape[axis] * (groups if axis else 1) if weight.ndim == rank else 0
+    if x.ndim != rank or x.shape[1] != channels or weight.shape[0] % groups:
         raise ValueError(
-            f"{name}: an image {x.shape} and a weight {weight.shape} with groups={groups} do not fit together: "
-            f"the weight expects {channels} channels, and groups of equal size"
+            f"{name}: an image {tuple(x.shape)} and a weight {tuple(weight.shape)} with groups={groups} do not fit "
+            f"together: the weight expects {channels} channels, and groups of equal size"
         )
+    outputs = weight.shape[0] if axis else weight.shape[1] * groups
+    if bias is not None and math.prod(np.shape(raw(bias))) != outputs:
+        raise ValueError(f"{name}: the bias has one number for each of {outputs} outputs, got {np.shape(raw(bias))}")

@@ -10,12 +10,14 @@ import inspect
 import math
 import re
 import warnings
+import weakref
 from collections.abc import Callable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from autograd.errors import hint, refused
 from autograd.kernels import (
     OPERANDS,
     OuterProduct,
@@ -263,6 +265,10 @@ def tensor(data, requires_grad=False, dtype=None, name="tensor", device=None):
     if device is not None:
         data = to_device(np.array(data, dtype=dtype) if not hasattr(data, "dtype") else data, device)
     array = xp[type(data)].array(data, dtype=dtype) if is_torch(data) else np.array(data, dtype=dtype)
+    if kind(array.dtype) not in "biufc":
+        raise TypeError(
+            f"tensor: holds numbers, in arrays, torch tensors, numbers and lists of one length, not {data!r:.60}"
+        )
     return Tensor(array, Leaf(name, array.shape, floating(array.dtype, name)) if requires_grad else None)
 
 
@@ -320,6 +326,8 @@ def get_default_dtype():
 
 # --- recording -------------------------------------------------------------------------------------------------
 
+operations: weakref.WeakSet = weakref.WeakSet()  # all primitives, for those who observe them (`autograd.observe`)
+
 
 def primitive(rule: Callable) -> Callable[..., Tensor]:
     """Make a differentiable operation of a rule `rule(a, b, ..., *, static) -> value, vjp_a, vjp_b, ...`.
@@ -336,7 +344,10 @@ def primitive(rule: Callable) -> Callable[..., Tensor]:
     def unary(a, **static):
         if type(a) is not Tensor:
             a = tensor(as_operand(a, name))
-        value, vjp = rule(a.data, **static)
+        try:
+            value, vjp = rule(a.data, **static)
+        except (ValueError, TypeError, IndexError) as error:
+            raise refused(name, error, a) from None
         node = a.node
         if node is None or not _recording:
             return Tensor(value, None, a.level)
@@ -399,32 +410,16 @@ def primitive(rule: Callable) -> Callable[..., Tensor]:
         edges = tuple([(n, vjp, n.version) for n, vjp in zip(nodes, vjps) if n is not None])
         return Tensor(value, Node(name, edges, value.shape) if edges else None, level)
 
-    def overload(array_type):
-        """Decorator: compute on arrays of this type by a rule of their own, which need not work on Tensors."""
-
-        def register(other):
-            nonlocal rule
-            usual = rule
-
-            def chosen(*args, **static):
-                if type(args[0]) is not array_type or Tensor in map(type, args):
-                    return usual(*args, **static)
-                value, *vjps = other(*args, **static)
-                return value, *[guarded(i, vjp, args, static) for i, vjp in enumerate(vjps, 1)]
-
-            def guarded(i, vjp, args, static):
-                """The vjp; by the usual rule if g is a Tensor, because the walk is itself being recorded."""
-                lifted = lambda: [Tensor(x) if type(x) is array_type else x for x in args]  # noqa: E731
-                return lambda g: usual(*lifted(), **static)[i](g) if type(g) is Tensor else vjp(g)
-
-            rule = chosen
-            return other
-
-        return register
+    def exchange(around):
+        """Compute by around(rule) from now on; returns the rule so far."""
+        nonlocal rule
+        before, rule = rule, around(rule)
+        return before
 
     fixed = len(names) == len(parameters)
     operation: Any = unary if len(names) == 1 else binary if len(names) == 2 and fixed else general
-    operation.overload = overload
+    operation.exchange = exchange
+    operations.add(operation)
     operation.__name__ = operation.__qualname__ = name
     operation.__doc__ = rule.__doc__
     operation.__module__ = rule.__module__
@@ -440,7 +435,7 @@ def _misfit(name, error, *args):
     if " do not fit together (" in text or (type(error) is not ValueError and not _SIZES.search(text)):
         return error
     shapes = " and ".join(str(tuple(np.shape(innermost(a)))) for a in args if a is not None)
-    return ValueError(f"{name}: shapes {shapes} do not fit together ({text})")
+    return ValueError(f"{name}: shapes {shapes} do not fit together ({hint(name, text)})")
 
 
 def shared(pullback, count):

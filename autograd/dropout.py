@@ -1,6 +1,7 @@
 """Dropout, with masks that depend on the key in force and not on who computes them."""
 
 import math
+import numbers
 
 import numpy as np
 
@@ -18,8 +19,8 @@ def dropout(a, p=0.5, training=True):
     p in [0, 1] is rounded to a multiple of 2**-16. The mask comes from `autograd.random`: inside `keyed(...)` it is a
     function of the key. Outside training, a itself. Srivastava et al. 2014.
     """
-    if not 0.0 <= p <= 1.0:
-        raise ValueError(f"dropout: p is a probability, got {p}")
+    if not isinstance(p, numbers.Real) or not 0.0 <= p <= 1.0:
+        raise ValueError(f"dropout: p is a probability, got {p!r}")
     return _dropout(a, p=p) if training and p > 0.0 else a
 
 

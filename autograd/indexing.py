@@ -68,10 +68,21 @@ def _along(name, a, axis, indices, shape):
             f"{name}: {a.shape} needs integer indices of {a.ndim} axes, got {indices.dtype} of {indices.shape}"
         )
     if a.ndim < 2:
-        return getitem(a.reshape(-1), indices)
+        return _within(name, a.reshape(-1), indices, indices)
     grid = list(np.ogrid[tuple(map(slice, shape))])  # element i of an axis, shaped to broadcast along the others
     grid[axis] = indices
-    return getitem(a, tuple(grid))
+    return _within(name, a, tuple(grid), indices)
+
+
+def _within(name, a, index, indices):
+    """a[index], with an error that speaks of the indices it came from."""
+    try:
+        return getitem(a, index)
+    except IndexError as error:
+        raise IndexError(
+            f"{name}: indices of shape {indices.shape} from {indices.min()} to {indices.max()} do not all lie in "
+            f"the shape {a.shape} ({str(error).removeprefix('getitem: ')})"
+        ) from None
 
 
 def index_select(a, dim, index):
@@ -80,12 +91,15 @@ def index_select(a, dim, index):
     if index.ndim > 1 or kind(index.dtype) not in "iu":
         raise ValueError(f"index_select: needs a vector of integers, got {index.dtype} of shape {index.shape}")
     if a.ndim == 0:
-        return getitem(a.reshape(1), index.reshape(()))
-    return getitem(a, (slice(None),) * axis + (index,))
+        return _within("index_select", a.reshape(1), index.reshape(()), index)
+    return _within("index_select", a, (slice(None),) * axis + (index,), index)
 
 
 def masked_fill(a, mask, value):
     """a with a number in the places where the mask holds; the mask broadcasts."""
+    shape = np.shape(raw(mask))
+    if any(n != 1 and m != 1 and n != m for n, m in zip(shape[::-1], a.shape[::-1])):
+        raise ValueError(f"masked_fill: the mask {shape} does not broadcast with the shape {a.shape}")
     return where(mask, value, a)
 
 
@@ -97,6 +111,8 @@ def embedding(indices, weight, padding_idx=None):
             f"embedding: rows of a table {weight.shape} are numbered from 0, got {indices.dtype} "
             f"indices from {indices.min()} on"
         )
+    if weight.ndim != 2 or (padding_idx is not None and not -weight.shape[0] <= padding_idx < weight.shape[0]):
+        raise ValueError(f"embedding: needs a table (V, D) and padding_idx in it, got {weight.shape} and {padding_idx}")
     return _embedding(weight, indices=indices, padding=padding_idx)
 
 

@@ -136,8 +136,8 @@ def erf(a):
 
 def axis_of(axis, ndim, name):
     """The axis counted from the front; as in torch, a scalar has an axis 0 to speak of."""
-    if isinstance(axis, bool):
-        raise TypeError(f"{name}: an axis is an integer, not {axis}: name the argument that was meant")
+    if isinstance(axis, bool) or not hasattr(axis, "__index__"):
+        raise TypeError(f"{name}: an axis is an integer, not {axis!r}: name the argument that was meant")
     return normalize_axis_index(axis, ndim or 1, name)
 
 

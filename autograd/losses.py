@@ -6,18 +6,18 @@ import numpy as np
 
 from autograd.activations import log_softmax, softplus
 from autograd.arithmetic import abs, clamp, exp, log, sub, where
-from autograd.core import Tensor, exemplar, primitive, tensor
+from autograd.core import Tensor, exemplar, primitive
 from autograd.core import innermost as raw
 from autograd.indexing import take_along_dim
-from autograd.kernels import astype, beside, full, kind, namespace, to_numpy, xp
+from autograd.kernels import as_operand, astype, beside, full, kind, namespace, to_numpy, xp
 from autograd.reductions import logsumexp
 from autograd.shapes import squeeze
 from autograd.transforms import unfused
 
 
-def _known(reduction):
+def _known(name, reduction):
     if not isinstance(reduction, str) or reduction not in ("mean", "sum", "none"):
-        raise ValueError(f'reduction is "mean", "sum" or "none", got {reduction!r}')
+        raise ValueError(f'{name}: reduction is "mean", "sum" or "none", got {reduction!r}')
     return reduction
 
 
@@ -36,7 +36,7 @@ def _same_shape(name, prediction, target):
 def mse_loss(prediction, target, reduction="mean"):
     """Squared error (prediction - target)**2, elementwise; both of one shape."""
     _same_shape("mse_loss", prediction, target)
-    return _squared_error(prediction, target, reduction=_known(reduction))
+    return _squared_error(prediction, target, reduction=_known("mse_loss", reduction))
 
 
 @primitive
@@ -49,7 +49,7 @@ def _squared_error(a, b, *, reduction):
 def l1_loss(prediction, target, reduction="mean"):
     """|prediction - target|, elementwise; both of one shape."""
     _same_shape("l1_loss", prediction, target)
-    return _reduce(abs(prediction - target), _known(reduction))
+    return _reduce(abs(prediction - target), _known("l1_loss", reduction))
 
 
 def huber_loss(prediction, target, reduction="mean", delta=1.0):
@@ -59,7 +59,7 @@ def huber_loss(prediction, target, reduction="mean", delta=1.0):
         raise ValueError(f"huber_loss: delta must be above 0, got {delta}")
     d = sub(prediction, target)
     near = clamp(d, -delta, delta)
-    return _reduce(near * (d - 0.5 * near), _known(reduction))
+    return _reduce(near * (d - 0.5 * near), _known("huber_loss", reduction))
 
 
 def nll_loss(log_probabilities, target, weight=None, ignore_index=-100, reduction="mean"):
@@ -67,9 +67,11 @@ def nll_loss(log_probabilities, target, weight=None, ignore_index=-100, reductio
 
     Labels equal to ignore_index count for nothing. The mean divides by the sum of the weights that count.
     """
-    _known(reduction)
+    _known("nll_loss", reduction)
     z, t = log_probabilities, beside(raw(target), raw(log_probabilities))
     _labels_fit("nll_loss", z.shape, t)
+    if weight is not None:
+        _weighs("nll_loss", weight, z.shape)
     classes = 1 if len(z.shape) > 1 else 0
     counts = t != ignore_index
     labels = xp[type(t)].where(counts, t, 0)
@@ -92,7 +94,7 @@ def kl_div(log_probabilities, target, reduction="mean", log_target=False):
         loss = entropy - target * log_probabilities
     if reduction == "batchmean":
         return loss.sum() / log_probabilities.shape[0]
-    return _reduce(loss, _known(reduction))
+    return _reduce(loss, _known("kl_div", reduction))
 
 
 def cross_entropy(logits, target, reduction="mean", weight=None, ignore_index=-100, label_smoothing=0.0):
@@ -103,9 +105,13 @@ def cross_entropy(logits, target, reduction="mean", weight=None, ignore_index=-1
     ignore_index count for nothing; label_smoothing s mixes the target with s / C for every class (Szegedy 2016). The
     mean is over labels, by their weights, or over the places they would have.
     """
-    _known(reduction)
-    z = logits if type(logits) is Tensor else tensor(logits)
+    _known("cross_entropy", reduction)
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise ValueError(f"cross_entropy: label_smoothing is in [0, 1], got {label_smoothing}")
+    z = logits if type(logits) is Tensor else Tensor(as_operand(logits, "cross_entropy"))
     t = beside(raw(target), raw(z))
+    if weight is not None:
+        _weighs("cross_entropy", weight, z.shape)
     if kind(t.dtype) in "fc":
         return _cross_entropy_with_probabilities(z, target, reduction, weight, label_smoothing)
     shape = z.shape
@@ -121,6 +127,12 @@ def cross_entropy(logits, target, reduction="mean", weight=None, ignore_index=-1
     z = z.reshape(1, -1) if len(shape) == 1 else z.permute(0, *range(2, len(shape)), 1).reshape(-1, shape[1])
     loss = _softmax_cross_entropy(z, labels=t.reshape(-1), reduction=reduction)
     return loss.reshape(t.shape) if reduction == "none" else loss
+
+
+def _weighs(name, weight, shape):
+    classes = tuple(shape[1:2] if len(shape) > 1 else shape)
+    if tuple(np.shape(raw(weight))) != classes:
+        raise ValueError(f"{name}: weight has one number for each class, {classes}, got {np.shape(raw(weight))}")
 
 
 def _labels_fit(name, shape, t):
@@ -164,6 +176,8 @@ def _softmax_cross_entropy(z, *, labels, reduction):  # z (N, C), labels (N,)
     def vjp(g):
         g = g / max(n, 1) if reduction == "mean" else g
         d = e * (g / s)[:, None]
+        if type(g) is Tensor:  # a pullback of arrays may be given one
+            return d - (labels[:, None] == np.arange(z.shape[1])) * (g[:, None] if g.ndim else g)
         d[at] -= g
         return d
 
@@ -177,7 +191,10 @@ def _not_a_class(name, labels, classes):
 
 def _cross_entropy_with_probabilities(z, target, reduction, weight=None, smoothing=0.0):
     if np.shape(raw(target)) != z.shape:
-        raise ValueError(f"cross_entropy: probabilities {np.shape(raw(target))} for logits {z.shape}")
+        raise ValueError(
+            f"cross_entropy: probabilities {np.shape(raw(target))} for logits {z.shape}: "
+            f"they need the same shape, and labels an integer dtype"
+        )
     classes = 1 if z.ndim > 1 else 0
     if smoothing:
         target = target * (1.0 - smoothing) + smoothing / z.shape[classes]
@@ -194,7 +211,7 @@ def binary_cross_entropy(probabilities, target, weight=None, reduction="mean"):
     """
     _same_shape("binary_cross_entropy", probabilities, target)
     loss = _binary_cross_entropy_of(probabilities, target)
-    return _reduce(loss if weight is None else loss * weight, _known(reduction))
+    return _reduce(loss if weight is None else loss * weight, _known("binary_cross_entropy", reduction))
 
 
 @primitive
@@ -217,7 +234,11 @@ def binary_cross_entropy_with_logits(logits, target, reduction="mean", weight=No
             f"binary_cross_entropy_with_logits: logits {np.shape(raw(logits))} and targets {np.shape(raw(target))} "
             f"must have one shape"
         )
-    options = {"reduction": _known(reduction), "weight": raw(weight), "positive": raw(pos_weight)}
+    options = {
+        "reduction": _known("binary_cross_entropy_with_logits", reduction),
+        "weight": raw(weight),
+        "positive": raw(pos_weight),
+    }
     return _binary_cross_entropy(logits, target, **options)
 
 

@@ -1,12 +1,14 @@
 """Matrix products: matmul in all of NumPy's shapes, and the fused linear layer."""
 
 import math
+import re
 
 import numpy as np
 
 from autograd.core import Tensor, primitive
+from autograd.core import innermost as raw
 from autograd.indexing import getitem
-from autograd.kernels import OuterProduct, namespace, sum_rows, xp
+from autograd.kernels import OuterProduct, as_operand, namespace, sum_rows, xp
 
 
 @primitive
@@ -61,13 +63,18 @@ def bmm(a, b):
 
 
 def _of_rank(name, rank, a, b):
-    if a.ndim != rank or b.ndim != rank or a.shape[:-2] != b.shape[:-2]:
-        raise ValueError(f"{name}: shapes {a.shape} and {b.shape} must have {rank} axes and fit; matmul takes any")
+    a, b = (x if type(x) is Tensor else Tensor(as_operand(x, name)) for x in (a, b))
+    if np.ndim(raw(a)) != rank or np.ndim(raw(b)) != rank or a.shape[:-2] != b.shape[:-2] or a.shape[-1] != b.shape[-2]:
+        raise ValueError(
+            f"{name}: shapes {np.shape(raw(a))} and {np.shape(raw(b))} must have {rank} axes and fit; matmul takes any"
+        )
     return matmul(a, b)
 
 
 def outer(a, b):
     """The matrix a_i b_j of two vectors."""
+    if np.ndim(raw(a)) != 1 or np.ndim(raw(b)) != 1:
+        raise ValueError(f"outer: needs two vectors, got shapes {np.shape(raw(a))} and {np.shape(raw(b))}")
     return einsum("i,j->ij", a, b)
 
 
@@ -77,6 +84,8 @@ def einsum(equation, *operands):
     A label repeated within an operand, as in "ii->i", takes its diagonal.
     """
     operands = operands[0] if len(operands) == 1 and isinstance(operands[0], (list, tuple)) else operands
+    if not isinstance(equation, str):
+        raise TypeError(f"einsum: the equation comes first, such as 'ij,jk->ik', not {type(equation).__name__}")
     inputs, output = _labels(equation.replace(" ", ""), operands)
     operands = [_diagonal(x, labels) for x, labels in zip(operands, inputs)]
     return _einsum(*operands, inputs=["".join(dict.fromkeys(labels)) for labels in inputs], output=output)
@@ -98,7 +107,18 @@ def _labels(equation, operands):
     for labels, x in zip(inputs, operands):
         if len(labels) != x.ndim:
             raise ValueError(f"einsum: {equation!r} has {len(labels)} labels for an operand of shape {x.shape}")
-    return inputs, right.replace("...", dots)
+    lengths: dict = {}
+    for labels, x in zip(inputs, operands):
+        for c, n in zip(labels, x.shape):
+            if n != 1 and lengths.setdefault(c, n) != n and labels.count(c) == 1:
+                raise ValueError(f"einsum: {c!r} in {equation!r} is {lengths[c]} long in one place, {n} in another")
+    right = right.replace("...", dots)
+    letters = re.fullmatch(r"[a-zA-Z]*", "".join(inputs) + right)
+    if not letters or len(set(right)) < len(right) or set(right) - set("".join(inputs)):
+        raise ValueError(
+            f"einsum: {equation!r} is not of letters with one '->', and each one of the result once, from the operands"
+        )
+    return inputs, right
 
 
 def _diagonal(x, labels):

@@ -211,8 +211,8 @@ def norm(a, p=2.0, axis=None, keepdims=False, *, dim=None, keepdim=None):
     """
     axis, keepdims = axis if dim is None else dim, keepdims if keepdim is None else keepdim
     if p == "fro" or p == 2:
-        return _euclidean(a, axis, keepdims)
-    if isinstance(p, str):
+        return _euclidean(a, None if axis is None else axes_of(axis, np.ndim(raw(a)) or 1, "norm"), keepdims)
+    if not isinstance(p, (int, float, np.number)):
         raise ValueError(f'norm: p is a number, math.inf or "fro", got {p!r}')
     a = abs(a)
     if p in (math.inf, -math.inf):
@@ -234,12 +234,20 @@ def _euclidean(a, *, axis=None, keepdims=False):
 
 def argmax(a, axis=None, keepdims=False, *, dim=None, keepdim=None):
     """Index of the largest value along the axis, the first of equals, as an integer array; not differentiable."""
-    return raw(a).argmax(axis=axis if dim is None else dim, keepdims=keepdims if keepdim is None else keepdim)
+    return _chosen("argmax", a, axis if dim is None else dim, keepdims if keepdim is None else keepdim)
 
 
 def argmin(a, axis=None, keepdims=False, *, dim=None, keepdim=None):
     """Index of the smallest value along the axis, the first of equals, as an integer array; not differentiable."""
-    return raw(a).argmin(axis=axis if dim is None else dim, keepdims=keepdims if keepdim is None else keepdim)
+    return _chosen("argmin", a, axis if dim is None else dim, keepdims if keepdim is None else keepdim)
+
+
+def _chosen(name, a, axis, keepdims):
+    x = raw(a)
+    axis = None if axis is None else axis_of(axis, x.ndim, name)
+    if 0 in (x.shape if axis is None else x.shape[axis : axis + 1]):
+        raise ValueError(f"{name}: a shape {tuple(x.shape)} has nothing to choose from along axis {axis}")
+    return getattr(x, name)(axis=axis, keepdims=keepdims)
 
 
 for _operation in (sum, mean, var, std, amax, amin, max, min, prod, cumsum, norm, logsumexp, argmax, argmin):

@@ -26,6 +26,8 @@ def flatten(a, start_dim=0, end_dim=-1):
     """a with the axes from start_dim to end_dim, both included, merged into one."""
     shape = a.shape or (1,)
     start, end = (axis_of(i, len(shape), "flatten") for i in (start_dim, end_dim))
+    if start > end:
+        raise ValueError(f"flatten: start_dim {start_dim} comes after end_dim {end_dim} in the shape {a.shape}")
     return reshape(a, (*shape[:start], math.prod(shape[start : end + 1]), *shape[end + 1 :]))
 
 
@@ -66,7 +68,7 @@ def unsqueeze(a, axis=None, *, dim=None):
 
 def broadcast_to(a, shape):
     """a repeated along new axes and axes of length 1 until it has this shape."""
-    return _broadcast_to(a, shape=tuple(shape))
+    return _broadcast_to(a, shape=(shape,) if isinstance(shape, int) else tuple(shape))
 
 
 @primitive
@@ -86,7 +88,10 @@ def expand(a, *shape):
 
 def concatenate(arrays, axis=0, *, dim=None):
     """Join arrays along an axis they have."""
-    return _concatenate(*arrays, axis=axis if dim is None else dim)
+    ndim = max([np.ndim(raw(a)) for a in arrays], default=0)
+    if not ndim:
+        raise ValueError(f"concatenate: joins one or more arrays along an axis they have, got {len(arrays)} scalars")
+    return _concatenate(*arrays, axis=axis_of(axis if dim is None else dim, ndim, "concatenate"))
 
 
 @primitive
@@ -101,6 +106,9 @@ def _concatenate(*arrays, axis):
 def stack(arrays, axis=0, *, dim=None):
     """Join arrays of one shape along a new axis."""
     axis = axis if dim is None else dim
+    shapes = list(dict.fromkeys(tuple(np.shape(raw(a))) for a in arrays))
+    if len(shapes) != 1:
+        raise ValueError(f"stack: needs one or more arrays of one shape, got {shapes}")
     return concatenate([unsqueeze(a, axis) for a in arrays], axis=axis)
 
 
@@ -119,7 +127,9 @@ def split(a, sizes, axis=0, *, dim=None):
         if sizes < 1:
             raise ValueError(f"split: a piece has at least 1 element, got {sizes}")
         sizes = [min(sizes, length - at) for at in range(0, length, sizes)] or [0]
-    if sum(sizes) != length:
+    if not isinstance(sizes, (list, tuple)):
+        raise TypeError(f"split: sizes are an integer or a list of integers, got {sizes!r}")
+    if sum(sizes) != length or min(sizes) < 0:
         raise ValueError(f"split: sizes {list(sizes)} do not add up to the length {length} of axis {axis}")
     before = (slice(None),) * axis
     return tuple(getitem(a, (*before, slice(at - n, at))) for n, at in zip(sizes, itertools.accumulate(sizes)))
@@ -128,6 +138,8 @@ def split(a, sizes, axis=0, *, dim=None):
 def chunk(a, chunks, axis=0, *, dim=None):
     """Cut a along the axis into at most this many pieces of one size; the last may be smaller."""
     axis = axis_of(axis if dim is None else dim, a.ndim, "chunk")
+    if not isinstance(chunks, int) or chunks < 1:
+        raise ValueError(f"chunk: the number of chunks is an integer of at least 1, got {chunks!r}")
     return split(a, max(1, -(-a.shape[axis] // chunks)), axis)
 
 
@@ -140,7 +152,11 @@ def flip(a, *axes, dims=None):
 def roll(a, shifts, axis=None, *, dims=None):
     """a moved on along the axes, what falls out coming in at the other end; along the flattened array without axes."""
     axis = axis if dims is None else dims
-    return _roll(a, shifts=shifts, axis=None if axis is None else axes_of(axis, a.ndim, "roll"))
+    axis = None if axis is None else axes_of(axis, a.ndim, "roll")
+    listed = (shifts,) if isinstance(shifts, int) else shifts
+    if not isinstance(listed, (tuple, list)) or (axis is not None and len(listed) not in (1, len(axis))):
+        raise ValueError(f"roll: shifts {shifts!r} for the axes {axis}: give an integer, or one for each axis")
+    return _roll(a, shifts=shifts, axis=axis)
 
 
 @primitive
@@ -163,12 +179,15 @@ def pad(a, pads, mode="constant", value=0.0):
     They hold a value, or for mode "replicate" the element at the border, for "reflect" the elements inside it in
     reverse order, for "circular" those of the other end. Negative pads cut off instead.
     """
-    if mode not in ("constant", *PLACES) or len(pads) % 2 or len(pads) > 2 * a.ndim:
+    integers = isinstance(pads, (tuple, list)) and all(isinstance(n, (int, np.integer)) for n in pads)
+    if not integers or mode not in ("constant", *PLACES) or len(pads) % 2 or len(pads) > 2 * a.ndim:
         raise ValueError(
-            f"pad: pads {tuple(pads)} of a shape {a.shape} in mode {mode!r}: give pairs, for some of its axes, "
+            f"pad: pads {pads} of a shape {a.shape} in mode {mode!r}: give pairs, for some of its axes, "
             f'and mode "constant", "replicate", "reflect" or "circular"'
         )
     sides = [(0, 0)] * (a.ndim - len(pads) // 2) + list(zip(pads[::2], pads[1::2]))[::-1]
+    if any(n + l + r < 0 for n, (l, r) in zip(a.shape, sides)):
+        raise ValueError(f"pad: pads {tuple(pads)} cut off more than the shape {a.shape} has")
     inside = [(max(0, -l), max(0, n - max(0, -r))) for n, (l, r) in zip(a.shape, sides)]  # what negative pads leave
     if mode == "constant":
         a = getitem(a, tuple(slice(*ends) for ends in inside)) if min(pads, default=0) < 0 else a
@@ -196,14 +215,19 @@ def _pad(a, *, sides, value):
 
 def tril(a, diagonal=0):
     """The lower triangle of the last two axes, with this many diagonals above the main one; zeros elsewhere."""
-    rows, columns = a.shape[-2:]
-    return _masked(a, keep=np.tri(rows, columns, diagonal, dtype=bool))
+    return _masked(a, keep=_triangle("tril", a, diagonal))
 
 
 def triu(a, diagonal=0):
     """The upper triangle of the last two axes, without this many diagonals from the main one on; zeros elsewhere."""
+    return _masked(a, keep=~_triangle("triu", a, diagonal - 1))
+
+
+def _triangle(name, a, diagonal):
+    if a.ndim < 2 or not isinstance(diagonal, (int, np.integer)):
+        raise ValueError(f"{name}: needs matrices and an integer diagonal, got a shape {a.shape}")
     rows, columns = a.shape[-2:]
-    return _masked(a, keep=~np.tri(rows, columns, diagonal - 1, dtype=bool))
+    return np.tri(rows, columns, int(diagonal), dtype=bool)
 
 
 @primitive

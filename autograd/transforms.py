@@ -1,4 +1,4 @@
-"""Derivatives as functions of functions: vjp, grad, jvp, jacobian, hvp, and any nesting of them.
+"""Derivatives as functions of functions: vjp, grad, jvp, jacobian, hessian, hvp, and any nesting of them.
 
 `vjp` wraps its inputs in tensors one level above all of them and above every function being transformed around it,
 runs the function, and walks back. The level below may itself be recording, so derivatives of derivatives need nothing
@@ -49,14 +49,19 @@ def vjp(f, *xs):
             y = f(*inputs)
     finally:
         _depth = before
+    if type(y) is not Tensor and not hasattr(y, "dtype"):
+        if not isinstance(y, (bool, int, float)):
+            raise TypeError(f"vjp: the function must return one Tensor, got {type(y).__name__}: differentiate by parts")
+        y = tensor(float(y))
     value, root = (y.data, y.node) if _level(y) == level else (y, None)  # no root: y does not depend on the inputs
 
     def pullback(g):
+        if np.shape(innermost(g)) != np.shape(innermost(value)):
+            shapes = f"{np.shape(innermost(value))} got a gradient of shape {np.shape(innermost(g))}"
+            raise ValueError(f"vjp: the pullback of a value of shape {shapes}")
         if root is not None:
             if type(g) is not Tensor:  # a view is a new object: no vjp takes a changed array for the last one
                 g = astype(beside(g, innermost(y)), y.dtype)[()]
-            if g.shape != y.shape:
-                raise ValueError(f"vjp: a value of shape {y.shape} got a gradient of shape {g.shape}: they must agree")
             backward(root, g, retain_graph=True)
         return tuple(_as_given(_take(x), given) for x in inputs)
 
@@ -108,14 +113,24 @@ def _linear_map(a, *, maps, static):
 
 def grad(f, argnum=0):
     """The function that maps the arguments of the scalar-valued f to df/d(argument argnum)."""
+    return _gradient(f, argnum, "grad")
 
+
+def _gradient(f, argnum, name):
     def gradient(*xs):
-        y, pullback = vjp(lambda x: f(*xs[:argnum], x, *xs[argnum + 1 :]), xs[argnum])
+        y, pullback = vjp(*_of_argument(f, xs, argnum, name))
         if y.shape != ():
-            raise ValueError(f"grad: the function must return a scalar, got shape {y.shape}: use vjp or jacobian")
+            raise ValueError(f"{name}: the function must return a scalar, got shape {y.shape}: use vjp or jacobian")
         return pullback(_one(y))[0]
 
     return gradient
+
+
+def _of_argument(f, xs, argnum, name):
+    """f as a function of one of its arguments, and that argument."""
+    if not 0 <= argnum < len(xs):
+        raise ValueError(f"{name}: argnum {argnum} of {len(xs)} arguments: they are counted from 0")
+    return lambda x: f(*xs[:argnum], x, *xs[argnum + 1 :]), xs[argnum]
 
 
 def _one(like):
@@ -124,6 +139,9 @@ def _one(like):
 
 def jvp(f, xs, vs):
     """Evaluate y = f(*xs) and the directional derivative of y as xs move along vs: the transpose of the pullback."""
+    given = [[np.shape(innermost(x)) for x in each] for each in (xs, vs)]
+    if given[0] != given[1] or not all(isinstance(each, (list, tuple)) for each in (xs, vs)):
+        raise ValueError(f"jvp: directions of shapes {given[1]} for inputs {given[0]}: give a list of as many alike")
     y, pullback = vjp(f, *[x if type(x) is Tensor else Tensor(_asarray(x)) for x in xs])
     zero = _zeros_like(y)
     tangent = vjp(lambda g: _dot(pullback(g), vs), Tensor(zero))[1](_one(zero))[0]
@@ -138,20 +156,38 @@ def _dot(xs, vs):
     return total
 
 
-def jacobian(f):
-    """The function that maps x to the matrix of dy_i/dx_j, of shape y.shape + x.shape, row by row by pullbacks."""
+def jacobian(f, argnum=0):
+    """The function that maps the arguments of f to dy_i/dx_j for x = argument argnum: an array y.shape + x.shape.
 
-    def matrix(x):
-        y, pullback = vjp(f, x)
-        n = math.prod(y.shape)
-        basis = astype(beside(np.eye(n), innermost(y)), y.dtype)
+
+    A p-vector of a q-vector has a (p, q) matrix, computed row by row by p pullbacks.
+    """
+
+    def matrix(*xs):
+        y, pullback = vjp(*_of_argument(f, xs, argnum, "jacobian"))
+        inside = innermost(y)
+        basis = astype(beside(np.eye(math.prod(y.shape)), inside), y.dtype)
         rows = [pullback(e.reshape(y.shape))[0] for e in basis]
+        if not rows:
+            return full((*y.shape, *np.shape(innermost(xs[argnum]))), 0.0, inside)
         stacked = xp[type(rows[0])].stack(rows)
-        return stacked.reshape(tuple(y.shape) + tuple(x.shape))
+        return stacked.reshape(tuple(y.shape) + tuple(rows[0].shape))
 
     return matrix
 
 
+def hessian(f, argnum=0):
+    """The function that maps the arguments of the scalar-valued f to d2f/dx_i dx_j for x = argument argnum.
+
+    The Jacobian of the gradient, of shape x.shape + x.shape, symmetric where f is twice continuously differentiable.
+    """
+    return jacobian(_gradient(f, argnum, "hessian"), argnum)
+
+
 def hvp(f, x, v):
     """The Hessian of the scalar-valued f at x times v, as the gradient of <grad f, v>."""
-    return grad(lambda x: (grad(f)(x) * v).sum())(x)
+    if np.shape(innermost(x)) != np.shape(innermost(v)):
+        raise ValueError(
+            f"hvp: a direction {np.shape(innermost(v))} for an input {np.shape(innermost(x))}: give one alike"
+        )
+    return grad(lambda x: (_gradient(f, 0, "hvp")(x) * v).sum())(x)

@@ -26,6 +26,15 @@ class Windows:
     ):
         self.size, self.kernel = tuple(size), pair(kernel)
         self.stride, self.dilation = pair(stride), pair(dilation)
+        around = (0, 0) if padding in ("same", "valid") else pair(padding)
+        for given in (self.kernel, self.stride, self.dilation, around):
+            if len(given) != 2 or not all(isinstance(n, (int, np.integer)) for n in given):
+                raise TypeError(
+                    f"{name}: kernel {kernel!r}, stride {stride!r}, padding {padding!r} and dilation {dilation!r} are "
+                    f'integers or pairs of them; padding also "same" or "valid"'
+                )
+        if len(self.size) != 2:
+            raise ValueError(f"{name}: needs images (N, C, H, W) or (C, H, W), got {len(self.size)} axes of them")
         extents = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel)]
         if padding == "same":
             if self.stride != (1, 1):

@@ -13,7 +13,9 @@ from autograd.random import draw
 
 class _Convolution(Module):
     def __init__(self, shape, channels, kernel, bias, init, rng, **options):
-        rng = rng or np.random.Generator(draw())
+        rng, kind = rng or np.random.Generator(draw()), type(self).__name__
+        if min(shape) < 1:
+            raise ValueError(f"{kind}: channels and kernel are at least 1, got a weight of shape {shape}")
         self.weight = Parameter((init or initial.torch_default)(shape, rng), name="weight")
         self.bias = None
         if bias:
@@ -30,7 +32,7 @@ class Conv2d(_Convolution):
         self, inputs, outputs, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True, init=None, rng=None
     ):
         kernel = _pair(kernel_size)
-        shape = (outputs, inputs // groups, *kernel)
+        shape = (outputs, _a_group("Conv2d", inputs, outputs, groups), *kernel)
         options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
         super().__init__(shape, outputs, kernel, bias, init, rng, **options)
 
@@ -44,7 +46,7 @@ class Conv1d(_Convolution):
     def __init__(
         self, inputs, outputs, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True, init=None, rng=None
     ):
-        shape = (outputs, inputs // groups, kernel_size)
+        shape = (outputs, _a_group("Conv1d", inputs, outputs, groups), kernel_size)
         options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
         super().__init__(shape, outputs, (kernel_size,), bias, init, rng, **options)
 
@@ -60,7 +62,7 @@ class ConvTranspose2d(_Convolution):
         init=None, rng=None,
     ):  # fmt: skip
         kernel = _pair(kernel_size)
-        shape = (inputs, outputs // groups, *kernel)
+        shape = (inputs, _a_group("ConvTranspose2d", outputs, inputs, groups), *kernel)
         options = {"stride": stride, "padding": padding, "output_padding": output_padding, "groups": groups}
         super().__init__(shape, outputs, kernel, bias, init, rng, dilation=dilation, **options)
 
@@ -96,6 +98,13 @@ class AdaptiveAvgPool2d(Module):
 
     def __call__(self, x):
         return pooling.adaptive_avg_pool2d(x, self.output_size)
+
+
+def _a_group(name, channels, others, groups):
+    """The channels of one of the groups."""
+    if groups < 1 or channels % groups or others % groups:
+        raise ValueError(f"{name}: {channels} and {others} channels cannot be cut into {groups} groups")
+    return channels // groups
 
 
 def _pair(value):

@@ -14,6 +14,11 @@ class Embedding(Module):
     """
 
     def __init__(self, num_embeddings, embedding_dim, padding_idx=None, rng=None):
+        if num_embeddings < 1 or embedding_dim < 1 or (padding_idx or 0) not in range(-num_embeddings, num_embeddings):
+            raise ValueError(
+                f"Embedding: needs at least 1 row and column, and padding_idx among the rows, "
+                f"got {num_embeddings}, {embedding_dim} and {padding_idx}"
+            )
         rng = rng or np.random.Generator(draw())
         weight = rng.standard_normal((num_embeddings, embedding_dim))
         if padding_idx is not None:

@@ -26,6 +26,10 @@ class _Recurrent(Module):
         self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False,
         rng=None,
     ):  # fmt: skip
+        if min(input_size, hidden_size, num_layers) < 1:
+            raise ValueError(
+                f"{type(self).__name__}: sizes and layers are at least 1, got {input_size}, {hidden_size}, {num_layers}"
+            )
         rng = rng or np.random.Generator(draw())
         self.hidden_size, self.num_layers, self.dropout = hidden_size, num_layers, dropout
         self.batch_first, self.directions = batch_first, ("", "_reverse") if bidirectional else ("",)
@@ -42,6 +46,8 @@ class _Recurrent(Module):
 
     def __call__(self, x, state=None):
         """The last layer's outputs at every time, and the final state: h (layers * directions, N, hidden), see LSTM."""
+        if x.ndim != 3 or 0 in x.shape:
+            raise ValueError(f"{type(self).__name__}: needs sequences (T, N, C), none of them 0, got {tuple(x.shape)}")
         if self.batch_first:
             x = permute(x, 1, 0, 2)
         finals = []
@@ -72,6 +78,8 @@ class _Recurrent(Module):
 
     def _initial(self, x, state, which):
         if state is not None:
+            if isinstance(state, tuple) != isinstance(self, LSTM):
+                raise TypeError(f"{type(self).__name__}: the state is a pair (h, c) for an LSTM, and h alone otherwise")
             return tuple(s[which] for s in (state if isinstance(state, tuple) else (state,)))
         zeros = Tensor(full((x.shape[1], self.hidden_size), 0.0, innermost(x)))
         return (zeros, zeros)
