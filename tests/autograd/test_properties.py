@@ -21,7 +21,7 @@ settings.register_profile(
     "derandomized",
     derandomize=True,
     deadline=None,
-    max_examples=40,
+    max_examples=25,
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
@@ -205,7 +205,7 @@ def shapes_and_indices(draw):
     return shape, index[0] if len(index) == 1 and draw(st.booleans()) else index
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(shapes_and_indices(), SEEDS)
 def test_indexing_is_that_of_numpy_and_its_transpose_adds(shape_and_index, seed):
     shape, index = shape_and_index
@@ -298,7 +298,7 @@ def test_moving_elements_is_that_of_torch(data, seed):
 # --- products --------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(hnp.mutually_broadcastable_shapes(signature=np.matmul.signature, min_side=0, max_side=4), SEEDS)
 def test_matmul_is_that_of_numpy(shapes, seed):
     a, b = normal(seed, *shapes.input_shapes)
@@ -321,7 +321,7 @@ def equations(draw):
     return ",".join(dots + labels for labels in inputs) + arrow, shapes
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(equations(), SEEDS)
 def test_einsum_is_that_of_numpy(equation_and_shapes, seed):
     equation, shapes = equation_and_shapes
@@ -332,7 +332,7 @@ def test_einsum_is_that_of_numpy(equation_and_shapes, seed):
 # --- networks --------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(st.data(), SEEDS)
 def test_convolutions_are_those_of_torch(data, seed):
     name = data.draw(st.sampled_from(["conv1d", "conv2d", "conv_transpose2d"]))
@@ -359,7 +359,7 @@ def test_convolutions_are_those_of_torch(data, seed):
     check_with_torch(lambda m, *xs: getattr(ag if m is ag else F, name)(*xs, **options), *xs, seed=seed)
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(st.data(), SEEDS)
 def test_pooling_is_that_of_torch_also_where_elements_are_equal(data, seed):
     name = data.draw(st.sampled_from(["max_pool2d", "avg_pool2d", "adaptive_avg_pool2d"]))
@@ -386,7 +386,7 @@ def test_pooling_is_that_of_torch_also_where_elements_are_equal(data, seed):
     check_with_torch(lambda m, x: getattr(ag if m is ag else F, name)(x, *args, **options), x, seed=seed)
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(st.data(), SEEDS)
 def test_cross_entropy_is_that_of_torch(data, seed):
     shape = data.draw(st.sampled_from([(4,), (3, 4), (1, 2), (2, 3, 2), (2, 3, 1, 2)]))
@@ -517,7 +517,7 @@ def test_gradients_of_a_pullback_are_arrays_of_the_caller(use, seed):
         np.testing.assert_allclose(d, -3.0 * e, rtol=1e-13)
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(st.data(), SEEDS)
 def test_the_layout_of_an_array_in_memory_does_not_matter(data, seed):
     x, w = normal(seed, (2, 4, 6, 6), (4, 2, 3, 3))
