@@ -477,7 +477,7 @@ def test_second_derivatives_are_symmetric_and_those_of_torch(steps, seed):
 USES = [  # each takes (3, 3) and gives a view where it can
     "x.reshape(-1)", "x.T", "x[1:]", "x[...]", "x.expand(2, 3, 3)", "x.flip(0)", "x.split(1)[0]", "x.squeeze()", "x.mT",
     "x.unsqueeze(0)", "x.flatten()", "x.permute(1, 0)", "m.einsum('ij->ji', x)", "m.dropout(x, 0.0)", "x.roll(1)",
-    "m.pad(x, (0, 0))", "m.cat([x])", "x.sum()", "x + 0", "m.clamp(x, -9, 9)", "m.relu(x)", "m.where(x < 9, x, 0)",
+    "m.conv_transpose2d(x.reshape(1, 1, 3, 3), x[:2, :2].reshape(1, 1, 2, 2))", "m.pad(x, (0, 0))", "m.cat([x])", "x.sum()", "x + 0", "m.clamp(x, -9, 9)", "m.relu(x)", "m.where(x < 9, x, 0)",
 ]  # fmt: skip
 
 
