@@ -49,9 +49,7 @@ def vjp(f, *xs):
 
     def pullback(g):
         if root is not None:
-            if (
-                type(g) is not Tensor
-            ):  # a view is a new object: no vjp takes a changed array for the last one
+            if type(g) is not Tensor:  # a view is a new object: no vjp takes a changed array for the last one
                 g = xp[type(innermost(y))].asarray(g, dtype=y.dtype)[()]
             if g.shape != y.shape:
                 raise ValueError(f"vjp: a value of shape {y.shape} got a gradient of shape {g.shape}: they must agree")
