@@ -120,7 +120,7 @@ def _consistent(asked, config, data, steps, sampler):
     if _steps(config["warmup"], sampler) > steps:
         raise ConfigurationError(f"--warmup {config['warmup']} is longer than the run of {steps} steps")
     family = models.family_of(config["model"])
-    for name in {"dropout", "init"} & asked.keys() - set(family.options if family else ()):
+    for name in sorted({"dropout", "init"} & asked.keys() - set(family.options if family else ())):
         takers = ", ".join(kind for kind, other in models.FAMILIES.items() if name in other.options)
         raise ConfigurationError(f"--{name} has no effect on {config['model']}: it is for {takers}")
     if "base_batch" in asked and config["lr_rule"] == "none":

@@ -88,8 +88,10 @@ def freeze(model: nn.Module, patterns: str) -> str:
     for p in chosen.values():
         p.node = None
     for module in model.modules():
-        own = [t for name, t in module.named_children() if isinstance(t, Tensor) and name not in module.running]
-        if module.running and own and all(t.node is None for t in own):
+        own = [
+            t for name, t in module.named_children() if isinstance(t, Tensor) and name not in module.running_statistics
+        ]
+        if module.running_statistics and own and all(t.node is None for t in own):
             module.training = False
     frozen = [name for name in parameters if name in chosen]
     count = sum(p.size for p in chosen.values())
