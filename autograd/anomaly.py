@@ -5,8 +5,9 @@ from contextlib import contextmanager
 import numpy as np
 
 from autograd import core
-from autograd.core import Leaf, Tensor, innermost
+from autograd.core import Tensor, innermost
 from autograd.draw import in_order
+from autograd.graph import Leaf
 from autograd.kernels import OuterProduct, namespace
 from autograd.observe import observing, spelt, users_line
 

@@ -10,7 +10,8 @@ import math
 
 import numpy as np
 
-from autograd.core import Leaf, Tensor
+from autograd.core import Tensor
+from autograd.graph import Leaf
 from autograd.kernels import ALIGNMENT, aligned_zeros, astype, full, is_torch, to_numpy, xp
 
 RIDERS = 8  # numbers that may travel behind the gradients in the same message

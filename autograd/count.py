@@ -6,8 +6,9 @@ from decimal import Decimal
 
 import numpy as np
 
-from autograd.core import Leaf, Tensor, innermost
+from autograd.core import Tensor, innermost
 from autograd.draw import in_order
+from autograd.graph import Leaf
 from autograd.observe import observing
 
 

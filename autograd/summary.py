@@ -5,8 +5,9 @@ import math
 import numpy as np
 
 from autograd import random
-from autograd.core import Leaf, Tensor, get_default_dtype, innermost, no_grad
+from autograd.core import Tensor, get_default_dtype, innermost, no_grad
 from autograd.count import PRODUCTS, multiply_adds
+from autograd.graph import Leaf
 from autograd.observe import observing
 
 

@@ -9,7 +9,8 @@ import math
 
 import numpy as np
 
-from autograd.core import Leaf, Tensor, backward, enable_grad, floating, innermost, primitive, shared, tensor
+from autograd.core import Tensor, enable_grad, floating, innermost, primitive, shared, tensor
+from autograd.graph import Leaf, backward
 from autograd.kernels import astype, beside, full, xp
 
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from autograd.core import Leaf, Tensor, get_default_dtype, innermost
+from autograd.core import Tensor, get_default_dtype, innermost
+from autograd.graph import Leaf
 from autograd.kernels import astype, is_torch, kind, to_device, to_numpy, xp
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import autograd as ag
 from autograd import nn, optim
-from autograd.core import Node
+from autograd.graph import Node
 from autograd.random import generator
 
 

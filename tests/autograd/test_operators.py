@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 
 import autograd as ag
-from autograd.core import Leaf, Tensor
+from autograd.core import Tensor
+from autograd.graph import Leaf
 from autograd.random import generator, keyed
 
 MASK = np.arange(12).reshape(3, 4) % 3 == 0

@@ -6,7 +6,7 @@ import torch
 
 import autograd as ag
 from autograd import nn
-from autograd.core import Leaf
+from autograd.graph import Leaf
 
 
 def brute(result):
