@@ -6,7 +6,7 @@
 Looks for the weights of a small network that tells the inside of a circle from the outside: once by its cross-entropy,
 which is smooth, and once by its error rate, which is constant until a point changes sides: there the gradient is zero,
 and SGD stays where it starts. The ranks share out the methods and seeds. It prints the medians in one sentence, and
-draws them over the number of evaluations, of which a value with its gradient counts as three.
+draws them, between the quartiles, over the number of evaluations; a value with its gradient counts as three.
 """
 
 import argparse
