@@ -15,7 +15,8 @@ import pytest
 from launch import launchers
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-LONGEST = {"digits_mlp": 59, "xor": 119, "learning_rate": 119, "batch_size": 119}  # lines
+SHARED = "universal_approximation", "initialisation", "gradient_free", "restarts"  # ranks share out whole runs
+LONGEST = {"digits_mlp": 59, **dict.fromkeys(("xor", "learning_rate", "batch_size", *SHARED), 119)}  # lines
 
 
 def commands(name):
@@ -117,3 +118,78 @@ def test_the_batch_sizes_show_what_the_example_is_for(started):
     scaled, same, early = ([float(loss) for loss in triple] for triple in triples)
     assert scaled[:2] == pytest.approx([base, base], rel=0.2) and scaled[2] > 10 * base
     assert same == pytest.approx(early, rel=0.1) and min(same) > 5 * base
+
+
+def quick(name):
+    return f"{commands(name)[0]} --quick"
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_two_ranks_share_out_the_runs_and_print_and_draw_what_one_does(name, started):
+    text = started(quick(name))
+    assert text.endswith(f".\nfigure: runs/{name}.png\n") and "nan" not in text
+    shared = started(f"{commands(name)[1]} --quick --out figures/{name}.png")
+    assert shared == text.replace("figure: runs", "figure: figures")
+    figure, same = [(started.folder / folder / f"{name}.png").read_bytes() for folder in ("runs", "figures")]
+    assert figure == same and figure.startswith(b"\x89PNG\r\n\x1a\n")
+    width, height = struct.unpack(">II", figure[16:24])
+    assert width == 2100 and 700 < height < 1500  # 7 inches at 300 dots an inch
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_without_matplotlib_an_example_says_so_in_one_sentence(name, tmp_path):
+    code = "import runpy, sys; sys.modules['matplotlib'] = None; runpy.run_path(sys.argv[1], run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-c", code, EXAMPLES / f"{name}.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    sentence = "there is no matplotlib here to draw the figure with: pip install 'allgrad[study]'\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", sentence)
+    assert not list(tmp_path.iterdir())
+
+
+def test_wider_networks_come_closer_except_at_a_jump(started):
+    text = started(quick("universal_approximation"))
+    pairs = [(float(a), float(b)) for a, b in re.findall(r"from ([\d.]+) to ([\d.]+)", text)]
+    smooth, jumps, largest_smooth, largest_jumps = pairs
+    assert smooth[1] < smooth[0] / 2 and jumps[1] < jumps[0] and largest_smooth[1] < largest_smooth[0]
+    assert smooth[1] < jumps[1] and largest_jumps[1] > 0.99
+    assert all(largest > rms for rms, largest in zip(smooth + jumps, largest_smooth + largest_jumps))
+
+
+def test_the_spread_of_the_weights_decides_what_reaches_the_last_layer(started):
+    rows = re.findall(r"^(ReLU|Tanh) +(\w.*?)  +(\S.*)$", started(quick("initialisation")), re.MULTILINE)
+    table = {(kind, name): [float(number) for number in numbers.split()] for kind, name, numbers in rows}
+    assert len(table) == 10
+    forward = {key: row[1] / row[0] for key, row in table.items()}  # from the first layer to the last
+    backward = {key: row[2] / row[3] for key, row in table.items()}
+    for factors in (forward, backward):
+        assert 0.2 < factors["ReLU", "Kaiming"] < 5
+        assert factors["ReLU", "1/n"] == pytest.approx(2 ** (-19 / 2), rel=0.5)  # half the variance is lost each time
+        assert factors["ReLU", "Xavier"] == pytest.approx(factors["ReLU", "1/n"], rel=0.2)
+        assert factors["ReLU", "too small"] == pytest.approx((0.05**2 * 64 / 2) ** (19 / 2), rel=0.7)
+        assert factors["ReLU", "too large"] == pytest.approx((0.5**2 * 64 / 2) ** (19 / 2), rel=0.7)
+    assert 0.2 < forward["Tanh", "1/n"] < 1 < 100 < backward["Tanh", "too large"]
+    assert [key for key, row in table.items() if row[5] == float("inf")] == [("ReLU", "too large")]
+    for kind in ("ReLU", "Tanh"):
+        lowest = min(row[5] for (other, _), row in table.items() if other == kind)
+        assert lowest == table[kind, "Kaiming"][5] < table[kind, "Kaiming"][4]
+
+
+def test_sgd_is_first_on_the_smooth_objective_and_does_not_move_on_the_steps(started):
+    text = started(quick("gradient_free"))
+    smooth, steps = (
+        [float(re.search(rf"{name} ([\d.]+)", part)[1]) for name in ("SGD", "annealing", "evolution", "swarm")]
+        for part in text.split("; ")
+    )
+    assert min(smooth) == smooth[0] and 0 < smooth[0] < smooth[1]
+    assert f"where SGD started from {steps[0]:g}." in text and max(steps[1:]) < steps[0]
+
+
+def test_the_best_start_is_that_of_the_lowest_validation_loss(started):
+    text = started(quick("restarts"))
+    winner = int(re.search(r"number (\d+)", text)[1])
+    best, median, worst, guessing = map(
+        float, re.search(r"of (\S+) nats, .* (\S+) and .* (\S+), .* (\S+);", text).groups()
+    )
+    assert 0 <= winner < 4 and winner % 2 == 1  # the weights come from the second of two ranks
+    assert best < median < worst < guessing and 80 < float(re.search(r"right about (\S+) %", text)[1]) <= 100
