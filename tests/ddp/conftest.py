@@ -32,6 +32,11 @@ class Post:
         return self.messages[key].popleft()
 
 
+def copied(array):
+    """A copy of a NumPy array or a torch tensor."""
+    return array.clone() if hasattr(array, "clone") else array.copy()
+
+
 class SimulatedRank(Communicator):
     def __init__(self, post, rank, size):
         super().__init__(Launch("simulated", "simulated", rank, size, rank, size))
@@ -39,7 +44,7 @@ class SimulatedRank(Communicator):
 
     def exchange(self, sends, receives):
         for array, target in sends:
-            self.post.send(("array", self.rank, target), array.copy())
+            self.post.send(("array", self.rank, target), copied(array))
         for array, source in receives:
             message = self.post.receive(("array", source, self.rank))
             assert (message.shape, message.dtype) == (array.shape, array.dtype)
@@ -51,10 +56,10 @@ class SimulatedRank(Communicator):
         return [self.post.receive(("object", rank, self.rank)) for rank in range(self.size)]
 
     def all_reduce(self, array):
-        array[...] = sum(self.all_gather_object(array.copy()))
+        array[...] = sum(self.all_gather_object(copied(array)))
 
     def broadcast(self, array, root=0):
-        array[...] = self.all_gather_object(array.copy())[root]
+        array[...] = self.all_gather_object(copied(array))[root]
 
 
 def simulate(size, f):

@@ -14,6 +14,7 @@ from ddp import (
     DataLoader,
     DistributedDataParallel,
     NoiseScale,
+    Placement,
     Trainer,
     checkpoint,
     evaluate,
@@ -43,22 +44,24 @@ def normalised(seed):
 
 
 def trainer_of(
-    comm, *, shards, batch, dropout=0.0, rule=optim.Adam, reduce="canonical", steps=20, out=None, model=None
-):
-    model = model or mlp(0, dropout)
+    comm, *, shards, batch, dropout=0.0, rule=optim.Adam, reduce="canonical", steps=20, out=None, model=None,
+    device="numpy",
+):  # fmt: skip
+    model = (model or mlp(0, dropout)).to(device=device)
     parallel = DistributedDataParallel(model, comm, shards, reduce, NoiseScale())
     optimizer = rule(parallel, 0.1)
-    loader = DataLoader((X, LABELS), batch, comm, shards)
+    loader = DataLoader((X, LABELS), batch, comm, shards, place=Placement(device))
     return Trainer(
         parallel, optimizer, loader, lambda x, y: ag.cross_entropy(model(x), y), metrics_of(model),
         validation=(X[:30], LABELS[:30]), steps=steps, out=out, clip=0.5, checkpoint_every=7,
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("device", ["numpy", "cpu"])
 @pytest.mark.parametrize("rule", [optim.SGD, optim.Adam])
 @pytest.mark.parametrize("shards, batch, dropout", [(6, 24, 0.0), (7, 33, 0.5), (8, 100, 0.5)])
-def test_20_steps_are_bit_for_bit_those_of_one_process(comm, rule, shards, batch, dropout):
-    options = {"rule": rule, "shards": shards, "batch": batch, "dropout": dropout}
+def test_20_steps_are_bit_for_bit_those_of_one_process(comm, rule, shards, batch, dropout, device):
+    options = {"rule": rule, "shards": shards, "batch": batch, "dropout": dropout, "device": device}
     together, alone = (trainer_of(c, **options).fit() for c in (comm, Communicator()))
     for key in ("weights_sha256", "train_loss", "val_loss", "val_accuracy", "noise_scale", "samples_seen"):
         assert together[key] == alone[key]

@@ -1,0 +1,154 @@
+"""Training on torch tensors: the same bits on any number of ranks, half precision, and devices that are not there."""
+
+import numpy as np
+import pytest
+import torch
+
+import autograd as ag
+from autograd import nn, optim
+from autograd.random import generator
+from ddp import (
+    Communicator,
+    ConfigurationError,
+    DataLoader,
+    DistributedDataParallel,
+    Diverged,
+    LossScale,
+    NoiseScale,
+    Placement,
+    Trainer,
+    checkpoint,
+)
+
+X = generator("torch arrays").standard_normal((60, 1, 8, 8)).astype("f4")
+LABELS = np.arange(60) % 3
+HAS_GPU = torch.cuda.is_available()
+
+
+def network():
+    ag.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Dropout(0.2),
+        nn.Linear(64, 3),
+    )  # fmt: skip
+
+
+def trainer_of(comm=None, device="cpu", dtype="float32", steps=12, scale=None, lr=0.02, out=None, shards=5):
+    comm, model = comm or Communicator(), network().to(dtype if dtype == "float64" else None, device)
+    parallel = DistributedDataParallel(model, comm, shards, noise=NoiseScale(), scale=scale)
+    if dtype in ("bfloat16", "float16"):
+        parallel.arena.compute_in(dtype)
+    x = X.astype("f8") if dtype == "float64" else X
+    loader = DataLoader((x, LABELS), 23, comm, shards, place=Placement(device, dtype))
+
+    def metrics(x, y):
+        logits = model(x)
+        return {"loss": ag.cross_entropy(logits, y, "none"), "accuracy": logits.argmax(1) == y}
+
+    return Trainer(
+        parallel, optim.Adam(parallel, lr), loader, lambda x, y: ag.cross_entropy(model(x), y), metrics,
+        validation=(x[:20], LABELS[:20]), steps=steps, out=out, checkpoint_every=5,
+    )  # fmt: skip
+
+
+def state(trainer):
+    return {name: a.tobytes() for name, a in trainer.model.state_dict().items()}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_bits_do_not_depend_on_the_ranks_nor_on_a_resume(dtype, simulate, tmp_path):
+    alone = trainer_of(dtype=dtype)
+    summary = alone.fit()
+    assert (summary["arrays"], summary["device"], summary["dtype"]) == ("torch", "cpu", dtype)
+
+    def train(comm):
+        trainer = trainer_of(comm, dtype=dtype)
+        return trainer.fit()["weights_sha256"], state(trainer)
+
+    for ranks in (2, 3, 5):
+        assert simulate(ranks, train) == [(summary["weights_sha256"], state(alone))] * ranks
+
+    trainer_of(dtype=dtype, steps=5, out=tmp_path).fit()
+
+    def go_on(comm):
+        trainer = trainer_of(comm, dtype=dtype, out=tmp_path)
+        trainer.resumes = True
+        trainer.restore(checkpoint.load_latest(tmp_path / "checkpoints"))
+        return trainer.fit()["weights_sha256"]
+
+    assert simulate(3, go_on) == [summary["weights_sha256"]] * 3
+
+
+def test_torch_tensors_train_as_numpy_arrays_do():
+    on_torch, on_numpy = trainer_of(dtype="float64"), trainer_of(device="numpy", dtype="float64")
+    one, other = on_torch.fit(), on_numpy.fit()
+    for key in ("train_loss", "val_loss", "noise_scale"):
+        assert one[key] == pytest.approx(other[key], rel=1e-6)
+    for name, a in on_torch.model.state_dict().items():
+        np.testing.assert_allclose(a, on_numpy.model.state_dict()[name], rtol=1e-5, atol=1e-6)
+    assert {type(p.data) for p in on_torch.model.parameters()} == {torch.Tensor}
+
+
+@pytest.mark.parametrize("dtype, bits", [("bfloat16", 8), ("float16", 11)])
+def test_halves_compute_in_half_and_keep_everything_in_full(dtype, bits):
+    trainer = trainer_of(dtype=dtype, scale=LossScale() if dtype == "float16" else None)
+    full, summary = trainer_of().fit(), trainer.fit()
+    arena = trainer.parallel.arena
+    assert {str(p.dtype) for p in trainer.model.parameters()} == {f"torch.{dtype}"}
+    assert (arena.data.dtype, arena.grad.dtype, trainer.optimizer.state["mean"].dtype) == (torch.float32,) * 3
+    assert torch.equal(arena.computed, arena.data.to(arena.computed.dtype)) and not torch.equal(
+        arena.computed.float(), arena.data
+    )
+    assert {a.dtype for name, a in trainer.model.state_dict().items() if "tracked" not in name} == {np.dtype("f4")}
+    assert summary["train_loss"] == pytest.approx(full["train_loss"], rel=2.0 ** (4 - bits))
+
+
+def test_a_gradient_that_overflows_halves_the_scale_and_leaves_the_step_out():
+    trainer = trainer_of(dtype="float16", scale=LossScale(2.0**40), steps=3)
+    before = trainer.parallel.arena.sha256()
+    trainer.fit()
+    assert trainer.parallel.scale.value == 2.0**37 and trainer.optimizer.steps == 0
+    assert trainer.parallel.arena.sha256() == before
+
+
+def test_a_gradient_that_overflows_without_any_scale_ends_the_run():
+    with pytest.raises(Diverged):
+        trainer_of(dtype="float16", scale=LossScale(1.0), lr=1e9).fit()
+
+
+def test_the_scale_changes_no_bit_where_nothing_over_or_underflows():
+    scaled, plain = trainer_of(scale=LossScale(2.0**10)), trainer_of()
+    assert scaled.fit()["weights_sha256"] == plain.fit()["weights_sha256"]
+
+
+def test_the_scale_grows_after_so_many_good_steps_and_survives_a_resume():
+    scale = LossScale(8.0, patience=3)
+    for finite in (True, True, False, True, True, True, True):
+        scale.update(finite)
+    again = LossScale()
+    again.load_state_dict(scale.state_dict())
+    assert (scale.value, scale.good) == (again.value, again.good) == (8.0, 1)
+
+
+def test_what_cannot_be_placed_is_refused_in_one_sentence():
+    found = torch.cuda.device_count() if HAS_GPU else 0
+    for arguments, text in {
+        ("tpu",): "--device tpu is not cpu, cuda or cuda:N",
+        (f"cuda:{found}",): f"--device cuda:{found} asks for GPU {found} of this host, and torch finds {found} here",
+        ("numpy", "float16"): "NumPy does not compute in float16: give --arrays torch, or --dtype float32",
+    }.items():
+        with pytest.raises(ConfigurationError) as caught:
+            Placement(*arguments)
+        assert str(caught.value).startswith(text) and "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not HAS_GPU, reason="needs a GPU that torch can use")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_gpu_trains_like_the_processor_and_alike_every_time(dtype):
+    first, second = (
+        trainer_of(device="cuda:0", dtype=dtype, scale=LossScale() if dtype == "float16" else None) for _ in range(2)
+    )
+    summary = first.fit()
+    assert summary["weights_sha256"] == second.fit()["weights_sha256"]
+    assert summary["train_loss"] == pytest.approx(trainer_of().fit()["train_loss"], rel=0.2)
+    assert "gpu" in summary["fingerprint"] and first.parallel.arena.data.is_cuda
