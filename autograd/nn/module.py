@@ -15,7 +15,7 @@ def Parameter(data, dtype=None, name="parameter"):
 
 
 class Module:
-    """Base of layers and networks: write `__init__` that sets attributes, and `__call__` that computes.
+    """Base of layers and networks: write `__init__` that sets attributes, and `__call__` (or `forward`) that computes.
 
     Parameters are found by walking the attributes in the order they were set, through sub-modules, lists, tuples and
     dicts; a tensor reached by two paths counts once, under the first name. Names are attribute paths: "fc1.weight".
@@ -26,8 +26,10 @@ class Module:
     training = True
     running_statistics: tuple[str, ...] = ()
 
-    def __call__(self, x):
-        raise TypeError(f"{type(self).__name__} defines no __call__(self, x)")
+    def __call__(self, *inputs, **options):
+        if not hasattr(self, "forward"):
+            raise TypeError(f"{type(self).__name__} defines no __call__(self, x)")
+        return self.forward(*inputs, **options)  # pyright: ignore[reportAttributeAccessIssue]
 
     def named_children(self):
         """Pairs (attribute name, value) in which parameters and sub-modules are looked for."""

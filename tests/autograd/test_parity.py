@@ -5,6 +5,7 @@ import pytest
 
 import autograd as ag
 from autograd import nn
+from autograd.kernels import to_numpy
 
 torch = pytest.importorskip("torch")
 VOCABULARY, LENGTH = 11, 8
@@ -21,7 +22,7 @@ def lenet(nn):
 def transformer(nn):
     """A causal language model over characters: two layers, learned positions."""
 
-    class Transformer(module(nn)):
+    class Transformer(nn.Module):
         def __init__(self):
             super().__init__()
             self.characters, self.positions = nn.Embedding(VOCABULARY, 16), nn.Embedding(LENGTH, 16)
@@ -48,7 +49,7 @@ def causal(layer, x):
 def lstm(nn):
     """A language model over characters: two layers of LSTM."""
 
-    class Recurrent(module(nn)):
+    class Recurrent(nn.Module):
         def __init__(self):
             super().__init__()
             self.characters, self.lstm = nn.Embedding(VOCABULARY, 12), nn.LSTM(12, 20, 2, batch_first=True)
@@ -63,7 +64,7 @@ def lstm(nn):
 def resnet(nn):
     """The network of 6n + 2 layers for CIFAR with n = 1, shortcuts of 1 x 1 convolutions. He et al. 2016, 4.2."""
 
-    class Block(module(nn)):
+    class Block(nn.Module):
         def __init__(self, inputs, outputs, stride):
             super().__init__()
             self.conv1, self.bn1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs)
@@ -83,13 +84,6 @@ def resnet(nn):
     return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
 
-def module(nn):
-    """The base class of a library's modules, whose call is `forward`."""
-    if nn is torch.nn:
-        return nn.Module
-    return type("Module", (nn.Module,), {"__call__": lambda self, *inputs: self.forward(*inputs)})
-
-
 TEXT = rng.integers(0, VOCABULARY, (5, LENGTH + 1))
 NETWORKS = {  # build, inputs, labels
     "LeNet-5": (lenet, (rng.normal(size=(6, 1, 28, 28)),), rng.integers(0, 10, 6)),
@@ -101,21 +95,23 @@ NETWORKS = {  # build, inputs, labels
 
 def distance(have, want):
     """Relative, in the Euclidean norm."""
-    have, want = np.asarray(have), want.detach().numpy()
+    have, want = to_numpy(have), want.detach().numpy()
     assert (have.dtype, have.shape) == (want.dtype, want.shape)
     return np.linalg.norm(have - want) / max(np.linalg.norm(want), 1e-300)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("dtype, accuracy", [("float64", 1e-10), ("float32", 1e-5)])
-def test_networks_train_as_torchs(name, dtype, accuracy):
+@pytest.mark.parametrize("device", ["numpy", "cpu"])
+def test_networks_train_as_torchs(name, dtype, accuracy, device):
     """Loss, gradients and state over steps of plain SGD, then the outputs in evaluation."""
     build, inputs, labels = NETWORKS[name]
     ag.manual_seed(1)
-    mine, other = build(nn).to(dtype), build(torch.nn).to(getattr(torch, dtype))
+    mine, other = build(nn).to(dtype, device), build(torch.nn).to(getattr(torch, dtype))
     assert list(mine.state_dict()) == list(other.state_dict())
     inputs = [x.astype(dtype) if x.dtype.kind == "f" else x for x in inputs]
     theirs, targets = [torch.from_numpy(x) for x in inputs], torch.from_numpy(labels)
+    inputs = theirs if device == "cpu" else inputs
     for _ in range(3):
         other.load_state_dict({k: torch.from_numpy(a) for k, a in mine.state_dict().items()}, strict=True)
         loss = ag.cross_entropy(mine(*inputs), labels)
