@@ -89,6 +89,7 @@ class TorchCommunicator(Communicator):
         os._exit(status)  # the launcher ends the others; a polite exit would wait for them
 
     def close(self):
+        self.group = None  # or Gloo's threads outlive the interpreter, which then aborts
         if dist.is_initialized():
             dist.destroy_process_group()
 
