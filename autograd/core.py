@@ -18,7 +18,7 @@ import numpy as np
 
 from autograd.errors import hint, refused
 from autograd.graph import Leaf, Node, backward
-from autograd.kernels import OPERANDS, as_operand, astype, beside, is_torch, kind, to_device, to_numpy, xp
+from autograd.kernels import OPERANDS, as_operand, as_like, beside, is_torch, kind, to_device, to_numpy, xp
 
 
 class Tensor:
@@ -137,7 +137,7 @@ class Tensor:
                 )
             gradient = 1.0
         like = innermost(self)
-        g = astype(beside(innermost(gradient), like), like.dtype)[()]  # a NumPy scalar for ()
+        g = as_like(innermost(gradient), like)[()]  # a NumPy scalar for ()
         if g.shape != self.shape:
             raise RuntimeError(f"backward() of shape {self.shape} got a gradient of shape {g.shape}")
         backward(self.node, g, retain_graph)

@@ -80,6 +80,13 @@ def beside(a, like):
     return np.asarray(a) if isinstance(like, (np.ndarray, np.generic)) else xp[type(like)].asarray(a, like=like)
 
 
+def as_like(a, like):
+    """Numbers or an array as an array where `like` lives and of its dtype."""
+    if isinstance(like, (np.ndarray, np.generic)):
+        return np.asarray(a, like.dtype)
+    return xp[type(like)].asarray(a, like.dtype, like)
+
+
 def full(shape, value, like, dtype=None):
     """An array of this shape filled with a number, of the dtype of `like` if no other is given."""
     if isinstance(like, (np.ndarray, np.generic)):

@@ -9,7 +9,7 @@ from autograd.arithmetic import abs, clamp, exp, log, sub, where
 from autograd.core import Tensor, exemplar, primitive
 from autograd.core import innermost as raw
 from autograd.indexing import take_along_dim
-from autograd.kernels import as_operand, astype, beside, full, kind, namespace, to_numpy, xp
+from autograd.kernels import as_operand, astype, beside, full, kind, namespace, xp
 from autograd.reductions import logsumexp
 from autograd.shapes import squeeze
 from autograd.transforms import unfused
@@ -116,8 +116,10 @@ def cross_entropy(logits, target, reduction="mean", weight=None, ignore_index=-1
         return _cross_entropy_with_probabilities(z, target, reduction, weight, label_smoothing)
     shape = z.shape
     _labels_fit("cross_entropy", shape, t)
-    # On a device torch checks the labels itself, and looking at them here would wait for it.
-    lowest = 0 if z.device.startswith("cuda") else np.minimum.reduce(to_numpy(t), axis=None, initial=0)
+    if type(t) is np.ndarray or t.device.type == "cpu":
+        lowest = np.minimum.reduce(np.asarray(t), axis=None, initial=0)
+    else:  # the device checks them when it gets there: to look now would be to wait for it
+        lowest = 0
     if weight is not None or label_smoothing or ignore_index >= 0 or lowest == ignore_index:
         return _smoothed(z, t, reduction, weight, ignore_index, label_smoothing)
     if lowest < 0:  # a label above the last class raises by itself, this would count from the end

@@ -11,7 +11,7 @@ import numpy as np
 
 from autograd.core import Tensor, enable_grad, floating, innermost, primitive, shared, tensor
 from autograd.graph import Leaf, backward
-from autograd.kernels import astype, beside, full, xp
+from autograd.kernels import as_like, full, xp
 
 
 class _Input(Leaf):
@@ -62,7 +62,7 @@ def vjp(f, *xs):
             raise ValueError(f"vjp: the pullback of a value of shape {shapes}")
         if root is not None:
             if type(g) is not Tensor:  # a view is a new object: no vjp takes a changed array for the last one
-                g = astype(beside(g, innermost(y)), y.dtype)[()]
+                g = as_like(g, innermost(y))[()]
             backward(root, g, retain_graph=True)
         return tuple(_as_given(_take(x), given) for x in inputs)
 
@@ -167,7 +167,7 @@ def jacobian(f, argnum=0):
     def matrix(*xs):
         y, pullback = vjp(*_of_argument(f, xs, argnum, "jacobian"))
         inside = innermost(y)
-        basis = astype(beside(np.eye(math.prod(y.shape)), inside), y.dtype)
+        basis = as_like(np.eye(math.prod(y.shape)), inside)
         rows = [pullback(e.reshape(y.shape))[0] for e in basis]
         if not rows:
             return full((*y.shape, *np.shape(innermost(xs[argnum]))), 0.0, inside)
