@@ -18,7 +18,7 @@ import numpy as np
 
 from autograd.errors import hint, refused
 from autograd.graph import Leaf, Node, backward
-from autograd.kernels import OPERANDS, as_operand, as_like, beside, is_torch, kind, to_device, to_numpy, xp
+from autograd.kernels import OPERANDS, as_like, as_operand, beside, is_torch, kind, to_device, to_numpy, xp
 
 
 class Tensor:
