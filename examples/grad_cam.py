@@ -99,9 +99,9 @@ if comm.rank == 0:
     hottest = maps.reshape(2, len(a), -1).argmax(axis=2)
     own = (hottest // CANVAS // SIDE == [[0], [1]]) & (hottest % CANVAS // SIDE == [[0], [1]])  # its row, its column
     print(
-        f"After {options.epochs} epochs an unseen digit's class has a probability of {probability(x, y):.1%}, {hot:.1%} "
-        f"without the hottest quarter of the pixels, {anywhere:.1%} without a random one, {another:.1%} without that of "
-        f"another image; where there are two digits, {own.mean():.1%} of the maps are hottest near their own."
+        f"After {options.epochs} epochs the class of an unseen digit has a probability of {probability(x, y):.1%}, "
+        f"{hot:.1%} without the hottest quarter of the pixels, {anywhere:.1%} without a random one and {another:.1%} "
+        f"without that of another image; with two, {own.mean():.1%} of the maps are hottest in their own quarter."
     )
     print(f"weights sha256 {parallel.arena.sha256()[:16]}")
     plt.switch_backend("Agg")

@@ -6,7 +6,7 @@
 The task is a sine wave, its code the frequency. The hypernetwork turns a code into the weights of a small network
 from x to y; the loss is that of the small network, and its gradient flows back through the computed weights. It is
 trained on a few frequencies; the figure shows the functions for others, and the error for all of them. Between those
-of the training it beats the weights of the nearest trained code; beyond their range it knows nothing.
+of the training it beats the weights of the nearest trained code; beyond their range its error grows fast.
 """
 
 import argparse
