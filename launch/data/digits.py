@@ -12,11 +12,15 @@ from launch.data import Data
 FILE = Path(__file__).with_name("digits.npz")
 
 
+def read():
+    """All images (1797, 64), pixels from 0 to 1 for ink, their labels, and the indices of the two parts of `load`."""
+    with np.load(FILE, allow_pickle=False) as file:
+        return file["pixels"] / 16.0, file["labels"].astype(np.int64), file["train"], file["validation"]
+
+
 def load() -> Data:
     """1,437 training and 360 validation images (N, 64): pixels / 16 minus their training means, over one global std."""
-    with np.load(FILE, allow_pickle=False) as file:
-        x, y = file["pixels"] / 16.0, file["labels"].astype(np.int64)
-        train, validation = file["train"], file["validation"]
+    x, y, train, validation = read()
     x -= x[train].mean(axis=0)
     x = (x / x[train].std()).astype(np.float32)
     return Data("digits", x[train], y[train], x[validation], y[validation], classes=10, grid=(8, 8))

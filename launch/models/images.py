@@ -6,6 +6,8 @@ import math
 import numpy as np
 
 from autograd import matmul, nn, pad, relu
+from autograd.core import innermost
+from autograd.kernels import as_like
 from ddp.errors import ConfigurationError
 
 
@@ -24,7 +26,7 @@ class ImageNetwork(nn.Sequential):
 
 def resized(x, size):
     """Images (N, C, H, W) at size x size, bilinear, as torch's interpolate with align_corners=False."""
-    rows, columns = (_interpolation(n, size).astype(x.dtype) for n in x.shape[2:])
+    rows, columns = (as_like(_interpolation(n, size), innermost(x)) for n in x.shape[2:])
     return matmul(matmul(rows, x), columns.T)
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import math
 import os
 import re
 import shlex
@@ -13,10 +14,18 @@ from pathlib import Path
 import pytest
 
 from launch import launchers
+from launch.data import idx
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SHARED = "universal_approximation", "initialisation", "gradient_free", "restarts"  # ranks share out whole runs
-LONGEST = {"digits_mlp": 59, **dict.fromkeys(("xor", "learning_rate", "batch_size", *SHARED), 119)}  # lines
+QUICK = {  # options with which an example is done in a few seconds, and still shows what it is for
+    "gan": "--steps 200",
+    "hypernetwork": "--steps 600",
+    "autoencoder": "--epochs 10",
+    "lenet5": "--epochs 5",
+    "grad_cam": "--epochs 6",
+}
+LONGEST = {"digits_mlp": 59, **dict.fromkeys(("xor", "learning_rate", "batch_size", *SHARED, *QUICK), 119)}  # lines
 
 
 def commands(name):
@@ -45,6 +54,17 @@ def started(tmp_path_factory):
 
     start.folder = folder
     return start
+
+
+def quickly(name, started, without="nothing"):
+    """What an example prints when run alone, with its quick options if it has any; less the lines that begin so."""
+    text = started(" ".join([commands(name)[0], *QUICK.get(name, "").split()]))
+    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith(without))
+
+
+def numbers(pattern, text):
+    """The numbers that the groups of a pattern stand for; percentages as they are printed."""
+    return [float(group) for group in re.search(pattern, text, re.DOTALL).groups()]
 
 
 def test_every_example_is_tested():
@@ -91,10 +111,18 @@ def test_xor_by_hand_agrees_with_the_graph_and_is_learned(started):
         assert int(a) ^ int(b) == int(target) and abs(float(answer) - int(target)) < 0.1
 
 
-@pytest.mark.parametrize("name", ["learning_rate", "batch_size"])
+@pytest.mark.parametrize("name", QUICK)
+def test_its_options_work_on_any_number_of_ranks(name, started):
+    alone, on_two = (f"{command} {QUICK[name]}" for command in commands(name))
+    text = started(alone)
+    assert re.search(r"^weights sha256\b.* [0-9a-f]{16}$", text, re.MULTILINE)
+    assert started(on_two.replace("-n 2", "-n 3")) == text  # so that ranks have uneven shares of the shards
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "batch_size", *QUICK])
 def test_a_figure_is_drawn_for_half_a_page(name, started):
-    sentence, where = started(commands(name)[0]).splitlines()
-    assert sentence.startswith("After ") and sentence.endswith(".") and "nan" not in sentence
+    *_, sentence, where = quickly(name, started, "weights sha256").splitlines()
+    assert re.match(r"After |LeNet-5 ", sentence) and sentence.endswith(".") and "nan" not in sentence
     assert where == f"figure: runs/{name}.png"
     figure = (started.folder / "runs" / f"{name}.png").read_bytes()
     assert figure.startswith(b"\x89PNG\r\n\x1a\n") and len(figure) > 20_000
@@ -193,3 +221,55 @@ def test_the_best_start_is_that_of_the_lowest_validation_loss(started):
     )
     assert 0 <= winner < 4 and winner % 2 == 1  # the weights come from the second of two ranks
     assert best < median < worst < guessing and 80 < float(re.search(r"right about (\S+) %", text)[1]) <= 100
+
+
+def test_the_gan_finds_the_modes(started):
+    covered, modes, before, close, close_before = numbers(
+        r"covers (\d+) of (\d+) modes, before training (\d+); (\S+)% of .* before training (\S+)%;",
+        quickly("gan", started),
+    )
+    assert before <= 1 and modes / 2 < covered <= modes and close > 10 > close_before
+
+
+def test_the_hypernetwork_knows_unseen_codes_better_than_their_neighbours_do(started):
+    text = quickly("hypernetwork", started)
+    trained, unseen, nearest = numbers(r"is (\S+) for the 7 .* and (\S+) for the 6 .* one have (\S+);", text)
+    assert trained < 0.8 * nearest and unseen < 0.8 * nearest < 0.8
+
+
+def test_the_autoencoder_beats_principal_components(started):
+    text = quickly("autoencoder", started)
+    drawn, linearly, mean = numbers(r"error of (\S+) of .* (\S+) by principal components and (\S+) by the mean", text)
+    assert 0 < drawn < linearly < mean < 0.5
+
+
+def test_lenet5_learns(started):
+    text = quickly("lenet5", started)
+    weights, last, first, guessing, right = numbers(
+        r"with (\d+) weights: .* is (\S+) nats, after one (\S+), and (\S+) for .* images (\S+)% are right", text
+    )
+    assert weights == 61706  # 156 + 2416 + 48120 + 10164 + 850
+    assert last < 1 < 2 < first < 3 and guessing == 2.3 and 75 < right <= 100
+
+
+def test_lenet5_takes_mnist_where_all_of_it_lies(started):
+    folder = started.folder / "with_mnist"
+    folder.mkdir()
+    for i, file in enumerate(idx.FILES):
+        shape = (16 + i // 2, 28, 28) if "images" in file else (16 + i // 2,)
+        header = struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape)
+        (folder / file).write_bytes(header + bytes(i % 7 for i in range(math.prod(shape))))
+    command = f"{commands('lenet5')[0]} --epochs 1 --out runs/mnist.png --data-dir with_mnist"
+    assert started(command).startswith("Data: MNIST from with_mnist; 16 images to train, 17 to validate.\n")
+    (folder / idx.FILES[3]).unlink()
+    text = started(f"{command}/")  # the same folder by another name: each command is run only once
+    assert text.startswith("Data: the embedded digits,") and "(no MNIST in with_mnist); 1437 images to train" in text
+
+
+def test_grad_cam_erases_what_counts(started):
+    text = quickly("grad_cam", started)
+    whole, hottest, anywhere, another, own = numbers(
+        r"probability of (\S+)%, (\S+)% without .* pixels, (\S+)% without .* and (\S+)% without .* with two, (\S+)% of",
+        text,
+    )
+    assert 0 < hottest < another < anywhere < whole <= 100 and own > 50

@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 
+import autograd as ag
 from ddp import ConfigurationError
 from launch.__main__ import main
 from launch.data import Data, load
-from launch.models import build, remark
+from launch.models import FAMILIES, build, remark
 from launch.models.images import resized
 
 RNG = np.random.default_rng(0)
@@ -204,3 +205,24 @@ def test_an_autoencoder_is_measured_against_its_input(tmp_path):
     x = load("digits").val_x
     mean_squared = float((x * x).mean())
     assert summary["val_loss"] < 0.6 * mean_squared and summary["val_accuracy"] is None
+
+
+EVERY = [
+    ("mlp:8", DIGITS), ("softmax", DIGITS), ("autoencoder:8", DIGITS), ("lenet5", DIGITS), ("cnn:4,8", DIGITS),
+    ("vgg-small", CIFAR), ("resnet:8", DIGITS), ("lstm:8", TEXT), ("transformer:8,2,1", TEXT),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("spec, data", EVERY, ids=[spec for spec, _ in EVERY])
+def test_every_model_computes_on_torch_tensors_what_it_does_on_arrays(spec, data):
+    torch = pytest.importorskip("torch")
+    assert {spec.split(":")[0] for spec, _ in EVERY} == set(FAMILIES)
+    x = data.train_x.astype("f8") if data.vocabulary is None else data.train_x
+    values = []
+    for device in ("numpy", "cpu"):
+        model = build(spec, data, dtype="float64").to(device=device)
+        y = model(x if device == "numpy" else torch.from_numpy(x))
+        (y * y).sum().backward()
+        values.append([y.numpy(), *(ag.tensor(p.grad).numpy() for p in model.parameters())])
+    for a, b in zip(*values):
+        assert np.linalg.norm(a - b) < 1e-10 * (1e-3 + np.linalg.norm(a))
