@@ -85,7 +85,7 @@ class Arena:
         self.computed = astype(self.data, dtype)
         for leaf, p in zip(self.leaves, self.parameters.values()):
             span = self.spans[leaf.name]
-            leaf.master, p.data = p.data, _shaped(self.computed[span], p.data)
+            p.halve(_shaped(self.computed[span], p.data))
             leaf.dtype = self.computed.dtype
 
     def zero_grad(self):

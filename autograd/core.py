@@ -30,7 +30,7 @@ class Tensor:
     level  nesting level: 0 for ordinary work, k inside k nested `vjp`s
     """
 
-    __slots__ = ("data", "node", "level")
+    __slots__ = ("data", "node", "level", "_master")
     __array_ufunc__ = None  # ndarray * Tensor reaches Tensor.__rmul__ instead of building an object array
 
     def __init__(self, data, node: Any = None, level=0):
@@ -101,15 +101,19 @@ class Tensor:
         if not is_torch(self.data) and not self.data.flags.writeable:  # a constant that is a NumPy scalar, or a view
             self.data = np.array(self.data)
         self.data[...] = value
+        if self.master is not self.data:
+            self.master[...] = value
         if self.node is not None:
             self.node.version += 1
-            if self.node.master is not None:
-                self.node.master[...] = value
 
     @property
     def master(self):
-        """The data, in full precision where they are a copy of something more precise (see `Arena`)."""
-        return self.data if getattr(self.node, "master", None) is None else self.node.master
+        """The data, or what they are a copy of in half precision (see `nn.Module.compute_in`)."""
+        return getattr(self, "_master", self.data)
+
+    def halve(self, data):
+        """Compute with these data from now on, a copy in half precision, and keep those so far as the master."""
+        self._master, self.data = self.data, data
 
     def register_hook(self, hook):
         """Call hook(leaf) in every backward, the moment this leaf's gradient is final. Leaves only; one hook a leaf."""

@@ -26,15 +26,14 @@ class Leaf(Node):
     fresh    True until something arrives: the next gradient overwrites `total` instead of adding to it
     hook     called as hook(leaf) the moment the gradient is final for this backward
     version  counts in-place changes of the value, so that a stale graph is refused
-    master   the value in full precision, where the tensor's data are a copy in half precision; None otherwise
     """
 
-    __slots__ = ("total", "fresh", "hook", "version", "dtype", "master")
+    __slots__ = ("total", "fresh", "hook", "version", "dtype")
 
     def __init__(self, name, shape, dtype):
         super().__init__(name, (), shape)
         self.dtype = dtype
-        self.total = self.hook = self.master = None
+        self.total = self.hook = None
         self.fresh, self.version = True, 0
 
     def place(self):

@@ -56,7 +56,7 @@ def train(asked: dict) -> dict:
     scale = ddp.LossScale() if config["dtype"] == "float16" else None
     parallel = ddp.DistributedDataParallel(model, comm, shards, config["reduce"], noise, scale)
     if config["dtype"] in HALVES:
-        parallel.arena.compute_in(config["dtype"])
+        model.compute_in(config["dtype"])
     optimizer = comm.agree(lambda: _optimizer(config, parallel, _schedule(config, rate, steps, loader.sampler)))
     loss, metrics = _objective(model, data)
     out = Path(config["out"]) if config["out"] else None

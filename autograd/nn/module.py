@@ -108,6 +108,19 @@ class Module:
                 t.node.dtype, t.node.fresh, t.node.total = t.data.dtype, True, None
         return self
 
+    def compute_in(self, dtype):
+        """Compute in "bfloat16" or "float16" from now on, with an arena and torch tensors: see `Arena.compute_in`.
+
+        Frozen parameters are rounded too; running statistics are not.
+        """
+        if getattr(self, "arena", None) is None:
+            raise RuntimeError("compute_in: the parameters are in no arena yet; make the optimizer first")
+        self.arena.compute_in(dtype)
+        running = {id(getattr(m, name)) for m in self.modules() for name in m.running_statistics}
+        for t in self.buffers():
+            if kind(t.dtype) == "f" and id(t) not in running:
+                t.halve(astype(t.data, dtype))
+
     def state_dict(self):
         """A copy of every tensor by name, with torch.nn's names, shapes and layouts: `{"fc1.weight": array, ...}`."""
         return {path: np.array(to_numpy(t.master), order="C") for path, t in self._walk() if isinstance(t, Tensor)}

@@ -331,6 +331,8 @@ TABLE = [
     (V, "Arena: no parameters to hold (is every parameter frozen, or the model empty?)", lambda: ag.Arena(nn.ReLU())),
     (T, "Arena: parameters must have one dtype, but a is float32, b is float64", mixed),
     (T, "Arena: parameters must live in one place, but a on numpy, b on cpu: move the model by to(device=...)", apart),
+    (R, "compute_in: the parameters are in no arena yet; make the optimizer first",
+     lambda: nn.Linear(2, 2).compute_in("float16")),
     (T, "compute_in: NumPy has no fast bfloat16: make torch tensors of the model by to(device=...)",
      lambda: ag.Arena(nn.Linear(2, 2)).compute_in("bfloat16")),
     (T, "Arena: 'w' is not a parameter but ndarray", lambda: ag.Arena({"w": np.zeros(3)})),

@@ -37,7 +37,7 @@ def trainer_of(comm=None, device="cpu", dtype="float32", steps=12, scale=None, l
     comm, model = comm or Communicator(), network().to(dtype if dtype == "float64" else None, device)
     parallel = DistributedDataParallel(model, comm, shards, noise=NoiseScale(), scale=scale)
     if dtype in ("bfloat16", "float16"):
-        parallel.arena.compute_in(dtype)
+        model.compute_in(dtype)
     x = X.astype("f8") if dtype == "float64" else X
     loader = DataLoader((x, LABELS), 23, comm, shards, place=Placement(device, dtype))
 
@@ -101,6 +101,21 @@ def test_halves_compute_in_half_and_keep_everything_in_full(dtype, bits):
     )
     assert {a.dtype for name, a in trainer.model.state_dict().items() if "tracked" not in name} == {np.dtype("f4")}
     assert summary["train_loss"] == pytest.approx(full["train_loss"], rel=2.0 ** (4 - bits))
+
+
+def test_frozen_parameters_are_rounded_to_compute_and_saved_in_full():
+    model = network().to(device="cpu")
+    frozen, running = model[0].weight, model[1].running_mean
+    frozen.node, before = None, model.state_dict()["0.weight"]
+    parallel = DistributedDataParallel(model)
+    model.compute_in("bfloat16")
+    loss = ag.cross_entropy(model(torch.from_numpy(X).bfloat16()), torch.from_numpy(LABELS))
+    loss.backward()
+    assert (frozen.dtype, running.dtype, loss.dtype) == (torch.bfloat16, torch.float32, torch.float32)
+    assert np.array_equal(model.state_dict()["0.weight"], before)
+    model.load_state_dict({**model.state_dict(), "0.weight": 2.0 * before})
+    assert torch.equal(frozen.data, torch.from_numpy(2.0 * before).bfloat16())
+    assert np.array_equal(model.state_dict()["0.weight"], 2.0 * before) and float(parallel.arena.grad.abs().max()) > 0.0
 
 
 def test_a_gradient_that_overflows_halves_the_scale_and_leaves_the_step_out():
