@@ -20,6 +20,10 @@ class TorchCommunicator(Communicator):
         super().__init__(launch)
         torch.set_num_threads(1)
         if group is None:
+            if launch.backend == "nccl" and not (dist.is_nccl_available() and torch.cuda.is_available()):
+                raise ConfigurationError(
+                    "--backend nccl needs a GPU and a torch with NCCL, and finds none here: give --backend gloo"
+                )
             _rendezvous(launch)
             kind = "cpu:gloo,cuda:nccl" if launch.backend == "nccl" else "gloo"
             dist.init_process_group(kind, timeout=datetime.timedelta(minutes=30))

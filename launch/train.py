@@ -90,8 +90,11 @@ def train(asked: dict) -> dict:
 def _backend(asked):
     """How ranks talk: from GPU to GPU, if torchrun started them and nothing else was asked for."""
     backend, device = asked.get("backend", "auto"), asked.get("device", "cpu")
-    on_gpus = backend == "auto" and device.startswith("cuda") and detect().launcher == "torchrun"
-    return "nccl" if on_gpus else backend
+    if backend == "auto" and device.startswith("cuda") and detect().launcher == "torchrun":
+        from torch import cuda
+
+        return "nccl" if cuda.is_available() else "gloo"
+    return backend
 
 
 def _placement(asked, config, comm):
