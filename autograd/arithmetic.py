@@ -6,10 +6,8 @@ it on the way back, so no rule mentions it.
 
 import math
 
-from autograd.core import Tensor, exemplar, primitive
-from autograd.core import innermost as raw
-from autograd.kernels import astype, beside, kind, namespace, xp
-from autograd.kernels import erf as erf_of
+from autograd.core import Tensor, exemplar, innermost as raw, methods, primitive
+from autograd.kernels import astype, beside, erf as erf_of, kind, namespace, xp
 
 
 def add(a, b, *, alpha=1):
@@ -255,22 +253,5 @@ Tensor.__neg__ = Tensor.neg = neg
 Tensor.__abs__ = Tensor.abs = abs
 Tensor.where = lambda self, condition, other: where(condition, self, other)
 Tensor.clip = clamp
-for _operation in (
-    exp,
-    expm1,
-    log,
-    log1p,
-    sqrt,
-    rsqrt,
-    reciprocal,
-    square,
-    erf,
-    sign,
-    sin,
-    cos,
-    tanh,
-    maximum,
-    minimum,
-    clamp,
-):
-    setattr(Tensor, _operation.__name__, _operation)
+methods(exp, expm1, log, log1p, sqrt, rsqrt, reciprocal, square, erf, sign, sin, cos, tanh, maximum, minimum)
+methods(clamp)

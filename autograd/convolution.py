@@ -8,8 +8,7 @@ import math
 
 import numpy as np
 
-from autograd.core import innermost as raw
-from autograd.core import primitive, shared
+from autograd.core import innermost as raw, primitive, shared
 from autograd.shapes import unsqueeze
 from autograd.transforms import linear_map
 from autograd.windows import Windows, pair

@@ -5,8 +5,7 @@ import math
 import numpy as np
 
 from autograd.arithmetic import where
-from autograd.core import Tensor, primitive
-from autograd.core import innermost as raw
+from autograd.core import Tensor, innermost as raw, methods, primitive
 from autograd.kernels import axis_of, beside, kind, xp
 from autograd.transforms import linear_map
 
@@ -142,5 +141,4 @@ def _add_rows(rows, indices, shape):
 
 
 Tensor.__getitem__ = getitem
-for _operation in (take_along_dim, gather, index_select, masked_fill):
-    setattr(Tensor, _operation.__name__, _operation)
+methods(take_along_dim, gather, index_select, masked_fill)

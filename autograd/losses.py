@@ -6,8 +6,7 @@ import numpy as np
 
 from autograd.activations import log_softmax, softplus
 from autograd.arithmetic import abs, clamp, exp, log, sub, where
-from autograd.core import Tensor, exemplar, primitive
-from autograd.core import innermost as raw
+from autograd.core import Tensor, exemplar, innermost as raw, primitive
 from autograd.indexing import take_along_dim
 from autograd.kernels import as_operand, astype, beside, full, kind, namespace, to_numpy, xp
 from autograd.reductions import logsumexp

@@ -5,8 +5,7 @@ import re
 
 import numpy as np
 
-from autograd.core import Tensor, primitive
-from autograd.core import innermost as raw
+from autograd.core import Tensor, innermost as raw, primitive
 from autograd.indexing import getitem
 from autograd.kernels import OuterProduct, as_operand, namespace, sum_rows, xp
 

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from autograd.arithmetic import abs, maximum, minimum, sign
-from autograd.core import Tensor, primitive
-from autograd.core import innermost as raw
+from autograd.core import Tensor, innermost as raw, methods, primitive
 from autograd.indexing import take_along_dim
 from autograd.kernels import axes_of, axis_of, top_of, xp
 from autograd.shapes import pad, permute, reshape, squeeze
@@ -250,5 +249,4 @@ def _chosen(name, a, axis, keepdims):
     return getattr(x, name)(axis=axis, keepdims=keepdims)
 
 
-for _operation in (sum, mean, var, std, amax, amin, max, min, prod, cumsum, norm, logsumexp, argmax, argmin):
-    setattr(Tensor, _operation.__name__, _operation)
+methods(sum, mean, var, std, amax, amin, max, min, prod, cumsum, norm, logsumexp, argmax, argmin)

@@ -5,8 +5,7 @@ import math
 
 import numpy as np
 
-from autograd.core import Tensor, primitive
-from autograd.core import innermost as raw
+from autograd.core import Tensor, innermost as raw, methods, primitive
 from autograd.indexing import getitem
 from autograd.kernels import axes_of, axis_of, beside, full, namespace, unbroadcast, xp
 
@@ -240,22 +239,7 @@ def _listed(axes):
     return tuple(axes[0]) if len(axes) == 1 and isinstance(axes[0], (tuple, list)) else axes
 
 
-for _operation in (
-    reshape,
-    flatten,
-    permute,
-    transpose,
-    squeeze,
-    unsqueeze,
-    expand,
-    broadcast_to,
-    split,
-    chunk,
-    flip,
-    roll,
-    tril,
-    triu,
-):
-    setattr(Tensor, _operation.__name__, _operation)
+methods(reshape, flatten, permute, transpose, squeeze, unsqueeze, expand, broadcast_to, split, chunk, flip, roll)
+methods(tril, triu)
 Tensor.T = property(lambda self: permute(self, *range(self.ndim)[::-1]))
 Tensor.mT = property(lambda self: transpose(self, -1, -2))

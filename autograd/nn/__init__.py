@@ -5,8 +5,7 @@ from autograd.nn.activations import (
 )  # fmt: skip
 from autograd.nn.attention import MultiheadAttention, TransformerDecoderLayer, TransformerEncoderLayer
 from autograd.nn.convolution import AdaptiveAvgPool2d, AvgPool2d, Conv1d, Conv2d, ConvTranspose2d, MaxPool2d
-from autograd.nn.embedding import Embedding
-from autograd.nn.layers import Dropout, Flatten, Identity, Linear
+from autograd.nn.layers import Dropout, Embedding, Flatten, Identity, Linear
 from autograd.nn.module import Module, ModuleList, Parameter, Sequential
 from autograd.nn.normalization import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm
 from autograd.nn.recurrent import GRU, LSTM, RNN

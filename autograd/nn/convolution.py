@@ -4,9 +4,7 @@ import math
 
 import numpy as np
 
-from autograd import convolution as f
-from autograd import init as initial
-from autograd import pooling
+from autograd import convolution as f, init as initial, pooling
 from autograd.nn.module import Module, Parameter
 from autograd.random import draw
 
