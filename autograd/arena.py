@@ -70,6 +70,8 @@ class Arena:
             self.leaves.append(leaf)
         self.totals = [leaf.total for leaf in self.leaves]
 
+    arena = property(lambda self: self)  # as that of a module, of which it may take the place
+
     @property
     def on_cpu(self):
         """Whether the arrays are in the processor's memory."""
@@ -132,8 +134,6 @@ class Arena:
 
 def arena_of(owner):
     """The arena of an Arena, of anything that has one (`.arena`), or of a module or collection of parameters."""
-    if isinstance(owner, Arena):
-        return owner
     arena = getattr(owner, "arena", None)
     if arena is None:
         arena = Arena(owner)
