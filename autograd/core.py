@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autograd.errors import hint, refused
 from autograd.graph import Leaf, Node, backward
 from autograd.kernels import OPERANDS, as_operand, astype, beside, is_torch, kind, to_device, to_numpy, xp
 
@@ -175,6 +174,11 @@ def innermost(x):
     return x
 
 
+def shape_of(x):
+    """The shape of a tensor, an array of either library, a number or a list, as a tuple."""
+    return tuple(np.shape(innermost(x)))
+
+
 def exemplar(*operands):
     """The first array among the operands, from inside: what arrays that meet them should be like."""
     found = [x for x in map(innermost, operands) if hasattr(x, "dtype")]
@@ -276,7 +280,7 @@ def primitive(rule: Callable) -> Callable[..., Tensor]:
         try:
             value, vjp = rule(a.data, **static)
         except (ValueError, TypeError, IndexError) as error:
-            raise refused(name, error, a) from None
+            raise _refused(name, error, a) from None
         node = a.node
         if node is None or not _recording:
             return Tensor(value, None, a.level)
@@ -355,16 +359,36 @@ def primitive(rule: Callable) -> Callable[..., Tensor]:
     return operation
 
 
+# --- what an operation says when the array library refuses its arguments -----------------------------------------
+
+HINTS = {
+    "matmul": "the last axis of the first must be as long as the last but one of the second, or its only one",
+    "linear": "the last axis of the input must be as long as that of the weight (out, in), and the bias (out,)",
+    "concatenate": "all axes but the one along which they are joined must be equally long",
+}
 _SIZES = re.compile("size|shape|dimension")  # what torch's errors of this sort speak of, all of them RuntimeErrors
 
 
 def _misfit(name, error, *args):
     """The array library's error, saying which operation and which shapes; as it is if it is about something else."""
     text = str(error).splitlines()[0]
-    if " do not fit together (" in text or (type(error) is not ValueError and not _SIZES.search(text)):
+    of_sizes = type(error) in (RuntimeError, np.exceptions.AxisError) and _SIZES.search(text)
+    if " do not fit together (" in text or not (of_sizes or type(error) is ValueError):
         return error
-    shapes = " and ".join(str(tuple(np.shape(innermost(a)))) for a in args if a is not None)
-    return ValueError(f"{name}: shapes {shapes} do not fit together ({hint(name, text)})")
+    shapes = " and ".join(str(shape_of(a)) for a in args if a is not None)
+    hint = HINTS.get(name) or ("axes count from the last: equally long, or 1" if "broadcast" in text else text)
+    return ValueError(f"{name}: shapes {shapes} do not fit together ({hint})")
+
+
+def _refused(name, error, a):
+    """The array library's error, saying which operation and which shape; as it is if one inside has done so."""
+    if re.match(r"\w+: ", str(error)):
+        return error
+    kind = next(c for c in (np.exceptions.AxisError, IndexError, TypeError, ValueError) if isinstance(error, c))
+    return kind(f"{name}: {error}, for an array of shape {tuple(a.shape)}")
+
+
+# --- for rules -------------------------------------------------------------------------------------------------
 
 
 def shared(pullback, count):

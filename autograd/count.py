@@ -6,10 +6,10 @@ from decimal import Decimal
 
 import numpy as np
 
-from autograd.core import Tensor, innermost
-from autograd.draw import in_order
-from autograd.graph import Leaf
-from autograd.observe import observing
+from autograd.core import Tensor, shape_of
+from autograd.draw import root_of
+from autograd.graph import Leaf, in_order
+from autograd.observe import observing, table
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,7 @@ class OperationCounts:
             (f"each of {_spelt(self.paths)} paths from the loss to a leaf by itself", self.path_steps, None),
         ]  # fmt: skip
         cells = [("", "steps", "multiply-adds"), *((a, _spelt(b), "" if c is None else _spelt(c)) for a, b, c in rows)]
-        cells = cells if self.forward_work is not None else [row[:2] for row in cells]
-        widths = [max(map(len, column)) for column in zip(*cells)]
-        return "\n".join(
-            "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))]).rstrip()
-            for row in cells
-        )
+        return table(cells if self.forward_work is not None else [row[:2] for row in cells], left=1)
 
 
 def _spelt(n):
@@ -89,11 +84,10 @@ def count_operations(f, *arrays):
         inputs = [_leaf(a, f"argument {i}") for i, a in enumerate(arrays)]
         with observing(lambda name, rule: _counting(name, rule, costs)):
             result = f(*inputs)
-    if type(result) is not Tensor or result.node is None:
-        raise RuntimeError("count_operations: the result does not depend on anything that requires a gradient")
+    root = root_of(result, "count_operations")
     if math.prod(result.shape) != 1:
         raise ValueError(f"count_operations: the result must be a scalar, got shape {result.shape}: reduce it first")
-    order = in_order(result.node)
+    order = in_order(root)
     edges = [(node, parent, vjp) for node in order for parent, vjp, _ in node.edges]
     leaves = [node for node in order if isinstance(node, Leaf)]
     reach = {leaf: 1 << i for i, leaf in enumerate(leaves)}  # for each node, the set of leaves it depends on, as bits
@@ -101,7 +95,7 @@ def count_operations(f, *arrays):
         reach[node] = reach.get(node, 0) | reach[parent]
     sizes = [math.prod(leaf.shape) for leaf in leaves]
     weights = {bits: sum(n for i, n in enumerate(sizes) if bits >> i & 1) for bits in set(reach.values())}
-    paths = dict.fromkeys(order, 0) | {result.node: 1}  # from the loss to each node, and their length in sum
+    paths = dict.fromkeys(order, 0) | {root: 1}  # from the loss to each node, and their length in sum
     lengths = dict.fromkeys(order, 0)
     for node in reversed(order):
         for parent, _, _ in node.edges:
@@ -137,7 +131,7 @@ def _leaf(a, name):
 def _counting(name, rule, costs):
     def counting(*operands, **static):
         value, *vjps = rule(*operands, **static)
-        shapes = [tuple(np.shape(innermost(x))) for x in operands]
+        shapes = [shape_of(x) for x in operands]
         n = multiply_adds(name, shapes, tuple(value.shape), static)
         for i, vjp in enumerate(vjps):
             costs[vjp] = n, math.prod(value.shape) if name == "linear" and i == 2 else n  # a bias is only summed

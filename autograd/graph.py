@@ -116,6 +116,24 @@ def backward(root, g, retain_graph=False):
             node.edges = None
 
 
+def in_order(root):
+    """The nodes from the leaves to the root, each after all those it was computed from."""
+    order, stack = {}, [(root, False)]
+    while stack:
+        node, done = stack.pop()
+        if done:
+            order[node] = None
+        elif node not in order:
+            if node.edges is None:
+                raise RuntimeError(
+                    f"the graph below {node.name!r} was freed by a backward: look at it before, "
+                    f"or pass retain_graph=True to backward"
+                )
+            stack.append((node, True))
+            stack.extend((parent, False) for parent, _, _ in reversed(node.edges))
+    return list(order)
+
+
 def _consumed(node):
     return RuntimeError(
         f"backward through {node.name!r} a second time: the first pass freed what it saved "
