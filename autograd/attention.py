@@ -6,7 +6,7 @@ import numpy as np
 
 from autograd.activations import softmax
 from autograd.arithmetic import where
-from autograd.core import innermost as raw
+from autograd.core import innermost as raw, shape_of
 from autograd.dropout import dropout
 from autograd.kernels import astype, beside, kind, xp
 from autograd.products import matmul
@@ -37,7 +37,7 @@ def scaled_dot_product_attention(query, key, value, attn_mask=None, dropout_p=0.
 
 
 def _fitting(query, key, value, attn_mask):
-    shapes: list = [np.shape(raw(x)) for x in (query, key, value, 0.0 if attn_mask is None else attn_mask)]
+    shapes: list = [shape_of(x) for x in (query, key, value, 0.0 if attn_mask is None else attn_mask)]
     q, k, v, mask = shapes
     if min(map(len, (q, k, v))) < 2 or q[-1] != k[-1] or k[-2] != v[-2]:
         raise ValueError(

@@ -6,23 +6,13 @@ value     W @ columns,  dW = g @ columns^T,  dX = the columns W^T @ g, added bac
 
 import math
 
-import numpy as np
-
-from autograd.core import innermost as raw, primitive, shared
+from autograd.core import primitive, shape_of, shared
 from autograd.shapes import unsqueeze
 from autograd.transforms import linear_map
-from autograd.windows import Windows, pair
+from autograd.windows import Pair, Windows, pair
 
 
-def conv2d(
-    x,
-    weight,
-    bias=None,
-    stride: int | tuple = 1,
-    padding: int | tuple | str = 0,
-    dilation: int | tuple = 1,
-    groups=1,
-):
+def conv2d(x, weight, bias=None, stride: Pair = 1, padding: Pair | str = 0, dilation: Pair = 1, groups=1):
     """Cross-correlation of images x (N, C, H, W) or (C, H, W) with weight (O, C / groups, KH, KW); bias (O,) or None.
 
     stride, padding and dilation are integers or pairs; padding also "valid" (none) or "same" (outputs as large as the
@@ -39,7 +29,7 @@ def _correlation(name, x, weight, bias, stride, padding, dilation, groups):
     return _biased(_conv2d(x, weight, windows=windows, groups=groups), bias)
 
 
-def conv1d(x, weight, bias=None, stride=1, padding: int | tuple | str = 0, dilation=1, groups=1):
+def conv1d(x, weight, bias=None, stride=1, padding: Pair | str = 0, dilation=1, groups=1):
     """Cross-correlation of signals x (N, C, L) or (C, L) with weight (O, C / groups, K): `conv2d` of height 1."""
     if x.ndim == 2:
         return conv1d(unsqueeze(x, 0), weight, bias, stride, padding, dilation, groups)[0]
@@ -51,14 +41,7 @@ def conv1d(x, weight, bias=None, stride=1, padding: int | tuple | str = 0, dilat
 
 
 def conv_transpose2d(
-    x,
-    weight,
-    bias=None,
-    stride: int | tuple = 1,
-    padding: int | tuple = 0,
-    output_padding: int | tuple = 0,
-    groups=1,
-    dilation: int | tuple = 1,
+    x, weight, bias=None, stride: Pair = 1, padding: Pair = 0, output_padding: Pair = 0, groups=1, dilation: Pair = 1
 ):
     """The transpose of `conv2d` as a linear map, from its outputs to its inputs; weight (C, O / groups, KH, KW).
 
@@ -147,5 +130,5 @@ def _fitting(name, x, weight, bias, axis, groups, rank=4):
             f"together: the weight expects {channels} channels, and groups of equal size"
         )
     outputs = weight.shape[0] if axis else weight.shape[1] * groups
-    if bias is not None and math.prod(np.shape(raw(bias))) != outputs:
-        raise ValueError(f"{name}: the bias has one number for each of {outputs} outputs, got {np.shape(raw(bias))}")
+    if bias is not None and math.prod(shape_of(bias)) != outputs:
+        raise ValueError(f"{name}: the bias has one number for each of {outputs} outputs, got {shape_of(bias)}")

@@ -176,7 +176,8 @@ def innermost(x):
 
 def shape_of(x):
     """The shape of a tensor, an array of either library, a number or a list, as a tuple."""
-    return tuple(np.shape(innermost(x)))
+    x = innermost(x)
+    return tuple(x.shape) if hasattr(x, "shape") else np.shape(x)
 
 
 def exemplar(*operands):

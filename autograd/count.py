@@ -9,6 +9,7 @@ import numpy as np
 from autograd.core import Tensor, shape_of
 from autograd.draw import root_of
 from autograd.graph import Leaf, in_order
+from autograd.kernels import kind
 from autograd.observe import observing, table
 
 
@@ -124,15 +125,13 @@ def _leaf(a, name):
     if type(a) is Tensor:
         return a
     a = a if hasattr(a, "dtype") else np.asarray(a)
-    floats = a.dtype.kind == "f" if isinstance(a, (np.ndarray, np.generic)) else a.dtype.is_floating_point
-    return Tensor(a, Leaf(name, tuple(a.shape), a.dtype)) if floats else a
+    return Tensor(a, Leaf(name, tuple(a.shape), a.dtype)) if kind(a.dtype) == "f" else a
 
 
 def _counting(name, rule, costs):
     def counting(*operands, **static):
         value, *vjps = rule(*operands, **static)
-        shapes = [shape_of(x) for x in operands]
-        n = multiply_adds(name, shapes, tuple(value.shape), static)
+        n = multiply_adds(name, value, operands, static)
         for i, vjp in enumerate(vjps):
             costs[vjp] = n, math.prod(value.shape) if name == "linear" and i == 2 else n  # a bias is only summed
         return value, *vjps
@@ -140,20 +139,21 @@ def _counting(name, rule, costs):
     return counting
 
 
-PRODUCTS = {  # multiply-adds for each element of the value, from the operands' shapes
-    "matmul": lambda a, b: a[-1],
-    "linear": lambda x, w, *bias: w[-1],
-    "conv2d": lambda x, w: math.prod(w[1:]),
+def _einsum(y, *operands, inputs, **_):
+    lengths = {c: n for labels, shape in zip(inputs, operands) for c, n in zip(labels, shape)}
+    return math.prod(lengths.values())
+
+
+PRODUCTS = {  # multiply-adds, from the shapes of the value and the operands
+    "matmul": lambda y, a, b: math.prod(y) * a[-1],
+    "linear": lambda y, x, w, *bias: math.prod(y) * w[-1],
+    "conv2d": lambda y, x, w, **_: math.prod(y) * math.prod(w[1:]),
+    "conv_transpose2d": lambda y, x, w, **_: math.prod(x) * math.prod(w[1:]),
+    "einsum": _einsum,
 }
 
 
-def multiply_adds(name, shapes, value, static):
-    """The multiply-adds of an operation on arrays of these shapes whose value has that shape."""
-    if name == "conv_transpose2d":
-        return math.prod(shapes[0]) * math.prod(shapes[1][1:])
-    if name == "einsum":
-        lengths = {c: n for labels, shape in zip(static["inputs"], shapes) for c, n in zip(labels, shape)}
-        return math.prod(lengths.values())
-    if name in PRODUCTS:
-        return math.prod(value) * PRODUCTS[name](*shapes)
-    return max(math.prod(shape) for shape in (value, *shapes))
+def multiply_adds(name, value, operands, static):
+    """The multiply-adds of an operation that computed this value of these operands."""
+    shapes = [shape_of(x) for x in (value, *operands)]
+    return PRODUCTS[name](*shapes, **static) if name in PRODUCTS else max(map(math.prod, shapes))

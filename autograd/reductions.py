@@ -151,10 +151,8 @@ def max(a, axis=None, keepdims=False, *, dim=None, keepdim=None):
 
     As in torch, a second array in the place of the axis asks for `maximum`.
     """
-    if hasattr(axis, "shape"):
-        return maximum(a, axis)
     axis, keepdims = axis if dim is None else dim, keepdims if keepdim is None else keepdim
-    return amax(a, None, keepdims) if axis is None else _found(a, argmax(a, axis, True), axis, keepdims)
+    return _extremum(a, axis, keepdims, maximum, amax, argmax)
 
 
 def min(a, axis=None, keepdims=False, *, dim=None, keepdim=None):
@@ -162,13 +160,16 @@ def min(a, axis=None, keepdims=False, *, dim=None, keepdim=None):
 
     As in torch, a second array in the place of the axis asks for `minimum`.
     """
-    if hasattr(axis, "shape"):
-        return minimum(a, axis)
     axis, keepdims = axis if dim is None else dim, keepdims if keepdim is None else keepdim
-    return amin(a, None, keepdims) if axis is None else _found(a, argmin(a, axis, True), axis, keepdims)
+    return _extremum(a, axis, keepdims, minimum, amin, argmin)
 
 
-def _found(a, indices, axis, keepdims):
+def _extremum(a, axis, keepdims, of_two, of_all, place):
+    if hasattr(axis, "shape"):
+        return of_two(a, axis)
+    if axis is None:
+        return of_all(a, None, keepdims)
+    indices = place(a, axis, True)
     values = take_along_dim(a, indices, axis)
     return Extremum(values, indices) if keepdims else Extremum(squeeze(values, axis), indices.squeeze(axis))
 

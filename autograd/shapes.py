@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from autograd.core import Tensor, innermost as raw, methods, primitive
+from autograd.core import Tensor, innermost as raw, methods, primitive, shape_of
 from autograd.indexing import getitem
 from autograd.kernels import axes_of, axis_of, beside, full, namespace, unbroadcast, xp
 
@@ -105,7 +105,7 @@ def _concatenate(*arrays, axis):
 def stack(arrays, axis=0, *, dim=None):
     """Join arrays of one shape along a new axis."""
     axis = axis if dim is None else dim
-    shapes = list(dict.fromkeys(tuple(np.shape(raw(a))) for a in arrays))
+    shapes = list(dict.fromkeys(shape_of(a) for a in arrays))
     if len(shapes) != 1:
         raise ValueError(f"stack: needs one or more arrays of one shape, got {shapes}")
     return concatenate([unsqueeze(a, axis) for a in arrays], axis=axis)
@@ -114,7 +114,7 @@ def stack(arrays, axis=0, *, dim=None):
 def cat(arrays, dim=0, *, axis=None):
     """torch's name for `concatenate`; a vector without elements joins any array."""
     arrays = list(arrays)
-    joined = [a for a in arrays if np.shape(raw(a)) != (0,)]
+    joined = [a for a in arrays if shape_of(a) != (0,)]
     return concatenate(joined or arrays, dim if axis is None else axis)
 
 

@@ -102,9 +102,8 @@ def _forward(model, inputs, names, outputs, work):
     def counting(name, rule):
         def counted(*operands, **static):
             value, *vjps = rule(*operands, **static)
-            if running and (name in PRODUCTS or name in ("einsum", "conv_transpose2d")):
-                n = multiply_adds(name, [shape_of(x) for x in operands], tuple(value.shape), static)
-                work[running[-1]] = work.get(running[-1], 0) + n
+            if running and name in PRODUCTS:
+                work[running[-1]] = work.get(running[-1], 0) + multiply_adds(name, value, operands, static)
             return value, *vjps
 
         return counted

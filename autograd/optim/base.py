@@ -81,13 +81,11 @@ class Optimizer:
             )
         for pattern, given in groups.items():
             if not any(_matches(key, pattern) for key in names):
-                raise ValueError(
-                    f"{name}: no parameter is called {pattern!r}: patterns match names such as {next(iter(names))!r}"
-                )
+                first = next(iter(names))
+                raise ValueError(f"{name}: no parameter is called {pattern!r}: patterns match names such as {first!r}")
             if unknown := sorted(given.keys() - hyperparameters.keys()):
-                raise ValueError(
-                    f"{name}: {pattern!r} sets {unknown[0]!r}, which is none of {', '.join(sorted(hyperparameters))}"
-                )
+                known = ", ".join(sorted(hyperparameters))
+                raise ValueError(f"{name}: {pattern!r} sets {unknown[0]!r}, which is none of {known}")
         starts, found = [], []
         for key, span in self.arena.spans.items():
             own = dict(hyperparameters)
@@ -135,18 +133,17 @@ class Optimizer:
 
     def load_state_dict(self, state):
         """Restore what `state_dict` returned."""
-        if state.keys() - {"steps"} != self.state.keys():
-            raise ValueError(
-                f"{type(self).__name__} keeps the state {sorted(self.state)}, not {sorted(state.keys() - {'steps'})}"
-            )
+        kept, given = sorted(self.state), sorted(state.keys() - {"steps"})
+        if kept != given:
+            raise ValueError(f"{type(self).__name__} keeps the state {kept}, not {given}")
         shapes = {key: p.shape for key, p in self.arena.parameters.items()}
         for name in self.state:
             given = {key: np.shape(a) for key, a in state[name].items()}
             for key in sorted(shapes.keys() | given.keys()):
                 if shapes.get(key) != given.get(key):
+                    what = f"{type(self).__name__}: {name!r} of {key!r}"
                     raise ValueError(
-                        f"{type(self).__name__}: {name!r} of {key!r} has shape {given.get(key)} in the state, "
-                        f"the parameter {shapes.get(key)}"
+                        f"{what} has shape {given.get(key)} in the state, the parameter {shapes.get(key)}"
                     )
         self.steps = int(state["steps"])
         for name, flat in self.state.items():
