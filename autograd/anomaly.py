@@ -66,17 +66,13 @@ def _watched(vjp, at, i, shape):
 
     def watched(g):
         if (fault := _fault(g)) is not None:
-            raise Anomaly(
-                f"backward of {_spelt(at)}: the gradient of shape {shape_of(g)} that arrived there is {fault}: "
-                f"backward() was given it, or the sum over the uses of the value overflowed"
-            )
+            seen = f"backward of {_spelt(at)}: the gradient of shape {shape_of(g)} that arrived there is {fault}"
+            raise Anomaly(f"{seen}: backward() was given it, or the sum over the uses of the value overflowed")
         with np.errstate(all="ignore"):
             d = vjp(g)
         if (fault := _fault(d)) is not None:
-            raise Anomaly(
-                f"backward of {_spelt(at)}: the gradient of its input {i}, of shape {shape}, became {fault} "
-                f"from a finite gradient of shape {shape_of(g)}"
-            )
+            seen = f"backward of {_spelt(at)}: the gradient of its input {i}, of shape {shape}"
+            raise Anomaly(f"{seen}, became {fault} from a finite gradient of shape {shape_of(g)}")
         return d
 
     watched.watched = True

@@ -102,10 +102,8 @@ class Arena:
         """
         for leaf, total in zip(self.leaves, self.totals):
             if leaf.total is not total:
-                raise RuntimeError(
-                    f"{leaf.name!r} has left this arena for one made later: "
-                    f"make one optimizer for all parameters, or pass the same module or arena to everything"
-                )
+                todo = "make one optimizer for all parameters, or pass the same module or arena to everything"
+                raise RuntimeError(f"{leaf.name!r} has left this arena for one made later: {todo}")
             if leaf.fresh:
                 leaf.accumulate(full(leaf.shape, 0.0, total, leaf.dtype))
 

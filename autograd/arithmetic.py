@@ -229,15 +229,8 @@ def _clamp(a, low, high):
     )
 
 
-def _compare(name):
-    def method(self, other):
-        return getattr(raw(self), name)(raw(other))
-
-    return method
-
-
 for _name in ("__lt__", "__le__", "__gt__", "__ge__", "__eq__", "__ne__"):
-    setattr(Tensor, _name, _compare(_name))
+    setattr(Tensor, _name, lambda self, other, name=_name: getattr(raw(self), name)(raw(other)))
 
 Tensor.__add__, Tensor.add = _add, add
 Tensor.__radd__ = lambda self, other: _add(other, self)

@@ -95,12 +95,7 @@ def log_softmax(a, *, axis):
 @on_torch(products.linear)
 def linear(x, weight, bias=None):
     y = torch.nn.functional.linear(x, weight, bias)
-    return (
-        y,
-        lambda g: g @ weight,
-        lambda g: OuterProduct(_rows(x), _rows(g)),
-        lambda g: _rows(g).sum(0),
-    )
+    return (y, lambda g: g @ weight, lambda g: OuterProduct(_rows(x), _rows(g)), lambda g: _rows(g).sum(0))
 
 
 def _rows(x):

@@ -125,10 +125,9 @@ def _fitting(name, x, weight, bias, axis, groups, rank=4):
         raise ValueError(f"{name}: groups is an integer of at least 1, got {groups!r}")
     channels = weight.shape[axis] * (groups if axis else 1) if weight.ndim == rank else 0
     if x.ndim != rank or x.shape[1] != channels or weight.shape[0] % groups:
-        raise ValueError(
-            f"{name}: an image {tuple(x.shape)} and a weight {tuple(weight.shape)} with groups={groups} do not fit "
-            f"together: the weight expects {channels} channels, and groups of equal size"
-        )
+        seen = f"an image {tuple(x.shape)} and a weight {tuple(weight.shape)} with groups={groups}"
+        todo = f"the weight expects {channels} channels, and groups of equal size"
+        raise ValueError(f"{name}: {seen} do not fit together: {todo}")
     outputs = weight.shape[0] if axis else weight.shape[1] * groups
     if bias is not None and math.prod(shape_of(bias)) != outputs:
         raise ValueError(f"{name}: the bias has one number for each of {outputs} outputs, got {shape_of(bias)}")

@@ -122,10 +122,8 @@ class Tensor:
             )
         if gradient is None:
             if self.shape != ():
-                raise RuntimeError(
-                    f"backward() without a gradient needs a scalar, got shape {self.shape}: "
-                    f"reduce the loss, or pass a gradient of that shape"
-                )
+                seen = f"backward() without a gradient needs a scalar, got shape {shape_of(self)}"
+                raise RuntimeError(f"{seen}: reduce the loss, or pass a gradient of that shape")
             gradient = 1.0
         like = innermost(self)
         g = astype(beside(innermost(gradient), like), like.dtype)[()]  # a NumPy scalar for ()
@@ -209,10 +207,8 @@ def tensor(data, requires_grad=False, dtype=None, name="tensor", device=None):
 def floating(dtype, name):
     """The dtype, if one can differentiate by arrays of it."""
     if kind(dtype) != "f":
-        raise TypeError(
-            f"requires_grad needs a floating dtype, {name!r} is {dtype}: "
-            f'write 1.0 instead of 1, or pass dtype="float32"'
-        )
+        seen = f"requires_grad needs a floating dtype, {name!r} is {dtype}"
+        raise TypeError(f'{seen}: write 1.0 instead of 1, or pass dtype="float32"')
     return dtype
 
 
@@ -223,34 +219,27 @@ _default_dtype = np.dtype("float32")
 
 
 @contextmanager
-def _mode(recording):
-    global _recording
-    before, _recording = _recording, recording
+def _setting(name, value):
+    before, globals()[name] = globals()[name], value
     try:
         yield
     finally:
-        _recording = before
+        globals()[name] = before
 
 
 def no_grad():
     """Context in which nothing is recorded: results are constants. The flag is shared by all threads."""
-    return _mode(False)
+    return _setting("_recording", False)
 
 
 def enable_grad():
     """Context in which operations are recorded, also inside `no_grad`."""
-    return _mode(True)
+    return _setting("_recording", True)
 
 
-@contextmanager
 def default_dtype(dtype):
     """Context in which Python floats, and parameters made without a dtype, take this dtype ("float32", "float64")."""
-    global _default_dtype
-    before, _default_dtype = _default_dtype, np.dtype(dtype)
-    try:
-        yield
-    finally:
-        _default_dtype = before
+    return _setting("_default_dtype", np.dtype(dtype))
 
 
 def get_default_dtype():

@@ -137,10 +137,8 @@ def _weighs(name, weight, shape):
 def _labels_fit(name, shape, t):
     wanted = shape[:-1][:1] + shape[2:]
     if not shape or kind(t.dtype) not in "iu" or t.shape != wanted:
-        raise ValueError(
-            f"{name}: logits {tuple(shape)} need integer labels of shape {tuple(wanted)} or probabilities of shape "
-            f"{tuple(shape)}, got {t.dtype} of shape {tuple(t.shape)}"
-        )
+        needed = f"integer labels of shape {tuple(wanted)} or probabilities of shape {tuple(shape)}"
+        raise ValueError(f"{name}: logits {tuple(shape)} need {needed}, got {t.dtype} of shape {tuple(t.shape)}")
 
 
 def _smoothed(z, t, reduction, weight, ignore_index, smoothing):
@@ -191,10 +189,8 @@ def _not_a_class(name, labels, classes):
 
 def _cross_entropy_with_probabilities(z, target, reduction, weight=None, smoothing=0.0):
     if shape_of(target) != z.shape:
-        raise ValueError(
-            f"cross_entropy: probabilities {shape_of(target)} for logits {z.shape}: "
-            f"they need the same shape, and labels an integer dtype"
-        )
+        seen = f"cross_entropy: probabilities {shape_of(target)} for logits {shape_of(z)}"
+        raise ValueError(f"{seen}: they need the same shape, and labels an integer dtype")
     classes = 1 if z.ndim > 1 else 0
     if smoothing:
         target = target * (1.0 - smoothing) + smoothing / z.shape[classes]

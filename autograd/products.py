@@ -33,12 +33,7 @@ def linear(x, weight, bias=None):
         y += bias
     elif bias is not None:  # one of them belongs to the level below
         y = y + bias
-    return (
-        y,
-        lambda g: g @ weight,
-        lambda g: _outer(_rows(x), _rows(g)),
-        lambda g: sum_rows(_rows(g)),
-    )
+    return (y, lambda g: g @ weight, lambda g: _outer(_rows(x), _rows(g)), lambda g: sum_rows(_rows(g)))
 
 
 def _outer(x, g):

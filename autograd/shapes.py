@@ -180,10 +180,8 @@ def pad(a, pads, mode="constant", value=0.0):
     """
     integers = isinstance(pads, (tuple, list)) and all(isinstance(n, (int, np.integer)) for n in pads)
     if not integers or mode not in ("constant", *PLACES) or len(pads) % 2 or len(pads) > 2 * a.ndim:
-        raise ValueError(
-            f"pad: pads {pads} of a shape {a.shape} in mode {mode!r}: give pairs, for some of its axes, "
-            f'and mode "constant", "replicate", "reflect" or "circular"'
-        )
+        todo = 'give pairs, for some of its axes, and mode "constant", "replicate", "reflect" or "circular"'
+        raise ValueError(f"pad: pads {pads} of a shape {shape_of(a)} in mode {mode!r}: {todo}")
     sides = [(0, 0)] * (a.ndim - len(pads) // 2) + list(zip(pads[::2], pads[1::2]))[::-1]
     if any(n + l + r < 0 for n, (l, r) in zip(a.shape, sides)):
         raise ValueError(f"pad: pads {tuple(pads)} cut off more than the shape {a.shape} has")

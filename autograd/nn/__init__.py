@@ -5,9 +5,11 @@ from autograd.nn.functions import (
     AdaptiveAvgPool2d, AvgPool2d, ELU, GELU, Hardtanh, LeakyReLU, LogSoftmax, MaxPool2d, ReLU, Sigmoid, SiLU, Softmax,
     Softplus, Tanh,
 )  # fmt: skip
-from autograd.nn.layers import Conv1d, Conv2d, ConvTranspose2d, Dropout, Embedding, Flatten, Identity, Linear
+from autograd.nn.layers import (
+    BatchNorm1d, BatchNorm2d, Conv1d, Conv2d, ConvTranspose2d, Dropout, Embedding, Flatten, GroupNorm, Identity,
+    LayerNorm, Linear,
+)  # fmt: skip
 from autograd.nn.module import Module, ModuleList, Parameter, Sequential
-from autograd.nn.normalization import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm
 from autograd.nn.recurrent import GRU, LSTM, RNN
 
 __all__ = [

@@ -142,9 +142,7 @@ class Optimizer:
             for key in sorted(shapes.keys() | given.keys()):
                 if shapes.get(key) != given.get(key):
                     what = f"{type(self).__name__}: {name!r} of {key!r}"
-                    raise ValueError(
-                        f"{what} has shape {given.get(key)} in the state, the parameter {shapes.get(key)}"
-                    )
+                    raise ValueError(f"{what} has shape {given.get(key)} in the state, the parameter {shapes.get(key)}")
         self.steps = int(state["steps"])
         for name, flat in self.state.items():
             for key, view in self.arena.unflatten(flat).items():
