@@ -2,8 +2,7 @@
 
 import math
 
-from autograd.core import Tensor, primitive
-from autograd.core import innermost as raw
+from autograd.core import innermost as raw, methods, primitive
 from autograd.kernels import astype, erf, top_of, xp
 
 SQRT_HALF = math.sqrt(0.5)
@@ -136,5 +135,4 @@ def _log_softmax(a, *, axis):
     return z - n.log(s), lambda g: g - e * (g.sum(axis=axis, keepdims=True) / s)
 
 
-for _operation in (relu, leaky_relu, elu, gelu, silu, softplus, hardtanh, sigmoid, softmax, log_softmax):
-    setattr(Tensor, _operation.__name__, _operation)
+methods(relu, leaky_relu, elu, gelu, silu, softplus, hardtanh, sigmoid, softmax, log_softmax)

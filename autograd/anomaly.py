@@ -4,12 +4,10 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from autograd import core
-from autograd.core import Tensor, innermost
-from autograd.draw import in_order
-from autograd.graph import Leaf
+from autograd.core import Tensor, innermost, shape_of
+from autograd.graph import Leaf, in_order
 from autograd.kernels import OuterProduct, namespace
-from autograd.observe import observing, spelt, users_line
+from autograd.observe import observing, replaced, spelt, users_line
 
 
 class Anomaly(RuntimeError):
@@ -25,14 +23,9 @@ def detect_anomaly():
     is not finite. What was recorded before the context is checked if `backward` is called inside, but has no line.
     Slow, for finding a fault; outside of the context it costs nothing.
     """
-    usual = Tensor.backward, Leaf.accumulate, core._misfit
-    Tensor.backward, Leaf.accumulate = _backward(usual[0]), _accumulate(usual[1])
-    core._misfit = lambda name, error, *args: error if isinstance(error, Anomaly) else usual[2](name, error, *args)
-    try:
-        with observing(_checked):
-            yield
-    finally:
-        Tensor.backward, Leaf.accumulate, core._misfit = usual
+    backward, accumulate = _backward(Tensor.backward), _accumulate(Leaf.accumulate)
+    with replaced(Tensor, backward=backward), replaced(Leaf, accumulate=accumulate), observing(_checked):
+        yield
 
 
 def _fault(x):
@@ -50,7 +43,7 @@ def _checked(name, rule):
         at = name, users_line()
         with np.errstate(all="ignore"):
             value, *vjps = rule(*operands, **static)
-        shapes = [_shape(x) for x in operands]
+        shapes = [shape_of(x) for x in operands]
         fault = _fault(value)
         if fault is not None:
             before = {_fault(x) for x in (*operands, *static.values())} - {None}
@@ -67,27 +60,19 @@ def _spelt(at):
     return f"{name} recorded before detect_anomaly" if place is None else f"{name} at {spelt(place)}"
 
 
-def _shape(x):
-    return tuple(np.shape(innermost(x)))
-
-
 def _watched(vjp, at, i, shape):
     if vjp is None or hasattr(vjp, "watched"):
         return vjp
 
     def watched(g):
         if (fault := _fault(g)) is not None:
-            raise Anomaly(
-                f"backward of {_spelt(at)}: the gradient of shape {_shape(g)} that arrived there is {fault}: "
-                f"backward() was given it, or the sum over the uses of the value overflowed"
-            )
+            seen = f"backward of {_spelt(at)}: the gradient of shape {shape_of(g)} that arrived there is {fault}"
+            raise Anomaly(f"{seen}: backward() was given it, or the sum over the uses of the value overflowed")
         with np.errstate(all="ignore"):
             d = vjp(g)
         if (fault := _fault(d)) is not None:
-            raise Anomaly(
-                f"backward of {_spelt(at)}: the gradient of its input {i}, of shape {shape}, became {fault} "
-                f"from a finite gradient of shape {_shape(g)}"
-            )
+            seen = f"backward of {_spelt(at)}: the gradient of its input {i}, of shape {shape}"
+            raise Anomaly(f"{seen}, became {fault} from a finite gradient of shape {shape_of(g)}")
         return d
 
     watched.watched = True
@@ -97,12 +82,8 @@ def _watched(vjp, at, i, shape):
 def _backward(usual):
     def backward(self, gradient=None, retain_graph=False):
         for node in in_order(self.node) if self.node is not None and self.node.edges is not None else ():
-            node.edges = tuple(
-                [
-                    (parent, _watched(vjp, (node.name, None), i, parent.shape), version)
-                    for i, (parent, vjp, version) in enumerate(node.edges)
-                ]
-            )
+            edges = enumerate(node.edges)
+            node.edges = tuple([(p, _watched(vjp, (node.name, None), i, p.shape), v) for i, (p, vjp, v) in edges])
         with np.errstate(all="ignore"):
             return usual(self, gradient, retain_graph)
 

@@ -70,6 +70,8 @@ class Arena:
             self.leaves.append(leaf)
         self.totals = [leaf.total for leaf in self.leaves]
 
+    arena = property(lambda self: self)  # as that of a module, of which it may take the place
+
     @property
     def on_cpu(self):
         """Whether the arrays are in the processor's memory."""
@@ -100,10 +102,8 @@ class Arena:
         """
         for leaf, total in zip(self.leaves, self.totals):
             if leaf.total is not total:
-                raise RuntimeError(
-                    f"{leaf.name!r} has left this arena for one made later: "
-                    f"make one optimizer for all parameters, or pass the same module or arena to everything"
-                )
+                todo = "make one optimizer for all parameters, or pass the same module or arena to everything"
+                raise RuntimeError(f"{leaf.name!r} has left this arena for one made later: {todo}")
             if leaf.fresh:
                 leaf.accumulate(full(leaf.shape, 0.0, total, leaf.dtype))
 
@@ -132,8 +132,6 @@ class Arena:
 
 def arena_of(owner):
     """The arena of an Arena, of anything that has one (`.arena`), or of a module or collection of parameters."""
-    if isinstance(owner, Arena):
-        return owner
     arena = getattr(owner, "arena", None)
     if arena is None:
         arena = Arena(owner)

@@ -6,10 +6,8 @@ it on the way back, so no rule mentions it.
 
 import math
 
-from autograd.core import Tensor, exemplar, primitive
-from autograd.core import innermost as raw
-from autograd.kernels import astype, beside, kind, namespace, xp
-from autograd.kernels import erf as erf_of
+from autograd.core import Tensor, exemplar, innermost as raw, methods, primitive
+from autograd.kernels import astype, beside, erf as erf_of, kind, namespace, xp
 
 
 def add(a, b, *, alpha=1):
@@ -231,15 +229,8 @@ def _clamp(a, low, high):
     )
 
 
-def _compare(name):
-    def method(self, other):
-        return getattr(raw(self), name)(raw(other))
-
-    return method
-
-
 for _name in ("__lt__", "__le__", "__gt__", "__ge__", "__eq__", "__ne__"):
-    setattr(Tensor, _name, _compare(_name))
+    setattr(Tensor, _name, lambda self, other, name=_name: getattr(raw(self), name)(raw(other)))
 
 Tensor.__add__, Tensor.add = _add, add
 Tensor.__radd__ = lambda self, other: _add(other, self)
@@ -255,22 +246,5 @@ Tensor.__neg__ = Tensor.neg = neg
 Tensor.__abs__ = Tensor.abs = abs
 Tensor.where = lambda self, condition, other: where(condition, self, other)
 Tensor.clip = clamp
-for _operation in (
-    exp,
-    expm1,
-    log,
-    log1p,
-    sqrt,
-    rsqrt,
-    reciprocal,
-    square,
-    erf,
-    sign,
-    sin,
-    cos,
-    tanh,
-    maximum,
-    minimum,
-    clamp,
-):
-    setattr(Tensor, _operation.__name__, _operation)
+methods(exp, expm1, log, log1p, sqrt, rsqrt, reciprocal, square, erf, sign, sin, cos, tanh, maximum, minimum)
+methods(clamp)

@@ -95,12 +95,7 @@ def log_softmax(a, *, axis):
 @on_torch(products.linear)
 def linear(x, weight, bias=None):
     y = torch.nn.functional.linear(x, weight, bias)
-    return (
-        y,
-        lambda g: g @ weight,
-        lambda g: OuterProduct(_rows(x), _rows(g)),
-        lambda g: _rows(g).sum(0),
-    )
+    return (y, lambda g: g @ weight, lambda g: OuterProduct(_rows(x), _rows(g)), lambda g: _rows(g).sum(0))
 
 
 def _rows(x):
@@ -110,36 +105,30 @@ def _rows(x):
 @on_torch(indexing._embedding)
 def embedding(w, *, indices, padding):
     padding = -1 if padding is None else padding % len(w)
-    return torch.embedding(w, indices), lambda g: aten.embedding_dense_backward.default(
-        g, indices, len(w), padding, False
-    )
+    back = aten.embedding_dense_backward.default
+    return torch.embedding(w, indices), lambda g: back(g, indices, len(w), padding, False)
 
 
 @on_torch(convolution._conv2d)
 def conv2d(x, w, *, windows, groups):
-    x, padding = _padded(x, windows)
-    options = (windows.stride, padding, windows.dilation, False, (0, 0), groups)
-
-    def by_image(g):
-        d = aten.convolution_backward.default(g, x, w, None, *options, (True, False, False))[0]
-        return d if padding == _before(windows) else windows.crop(d)
-
-    return (
-        torch.convolution(x, w, None, *options),
-        by_image,
-        lambda g: aten.convolution_backward.default(g, x, w, None, *options, (False, True, False))[1],
-    )
+    image, padding = _padded(x, windows)
+    y, by_image, by_weight = _convolution(image, w, windows.stride, padding, windows.dilation, False, (0, 0), groups)
+    return y, by_image if image is x else lambda g: windows.crop(by_image(g)), by_weight
 
 
 @on_torch(convolution._conv_transpose2d)
 def conv_transpose2d(x, w, *, windows, groups):
     sides = zip(windows.size, x.shape[2:], windows.kernel, windows.stride, windows.dilation, _before(windows))
     extra = [size - ((n - 1) * s - 2 * p + d * (k - 1) + 1) for size, n, k, s, d, p in sides]
-    options = (windows.stride, _before(windows), windows.dilation, True, extra, groups)
+    return _convolution(x, w, windows.stride, _before(windows), windows.dilation, True, extra, groups)
+
+
+def _convolution(x, w, *options):
+    back = aten.convolution_backward.default
     return (
         torch.convolution(x, w, None, *options),
-        lambda g: aten.convolution_backward.default(g, x, w, None, *options, (True, False, False))[0],
-        lambda g: aten.convolution_backward.default(g, x, w, None, *options, (False, True, False))[1],
+        lambda g: back(g, x, w, None, *options, (True, False, False))[0],
+        lambda g: back(g, x, w, None, *options, (False, True, False))[1],
     )
 
 
@@ -220,8 +209,7 @@ def softmax_cross_entropy(z, *, labels, reduction):
         raise losses._not_a_class("cross_entropy", labels, z.shape[1]) from None
 
     def vjp(g):
-        return aten._log_softmax_backward_data.default(
-            aten.nll_loss_backward.default(g, p, *options, total), p, 1, p.dtype
-        ).to(z.dtype)
+        d = aten.nll_loss_backward.default(g, p, *options, total)
+        return aten._log_softmax_backward_data.default(d, p, 1, p.dtype).to(z.dtype)
 
     return loss, vjp

@@ -6,7 +6,7 @@ import numpy as np
 
 from autograd.activations import softmax
 from autograd.arithmetic import where
-from autograd.core import innermost as raw
+from autograd.core import innermost as raw, shape_of
 from autograd.dropout import dropout
 from autograd.kernels import astype, beside, kind, xp
 from autograd.products import matmul
@@ -37,14 +37,10 @@ def scaled_dot_product_attention(query, key, value, attn_mask=None, dropout_p=0.
 
 
 def _fitting(query, key, value, attn_mask):
-    shapes: list = [np.shape(raw(x)) for x in (query, key, value, 0.0 if attn_mask is None else attn_mask)]
-    q, k, v, mask = shapes
+    shapes: list = [shape_of(x) for x in (query, key, value, 0.0 if attn_mask is None else attn_mask)]
+    name, (q, k, v, mask) = "scaled_dot_product_attention", shapes
     if min(map(len, (q, k, v))) < 2 or q[-1] != k[-1] or k[-2] != v[-2]:
-        raise ValueError(
-            f"scaled_dot_product_attention: needs (..., L, E), (..., S, E) and (..., S, D), got {q}, {k}, {v}"
-        )
+        raise ValueError(f"{name}: needs (..., L, E), (..., S, E) and (..., S, D), got {q}, {k}, {v}")
     if any(n not in (1, m) for n, m in zip(mask[::-1], (k[-2], q[-2]))) or isinstance(attn_mask, (list, tuple)):
-        raise ValueError(
-            f"scaled_dot_product_attention: attn_mask is an array that broadcasts to {(*q[:-2], q[-2], k[-2])}, "
-            f"got {type(attn_mask).__name__} of shape {mask}"
-        )
+        wanted, got = (*q[:-1], k[-2]), f"{type(attn_mask).__name__} of shape {mask}"
+        raise ValueError(f"{name}: attn_mask is an array that broadcasts to {wanted}, got {got}")

@@ -6,24 +6,13 @@ value     W @ columns,  dW = g @ columns^T,  dX = the columns W^T @ g, added bac
 
 import math
 
-import numpy as np
-
-from autograd.core import innermost as raw
-from autograd.core import primitive, shared
+from autograd.core import primitive, shape_of, shared
 from autograd.shapes import unsqueeze
 from autograd.transforms import linear_map
-from autograd.windows import Windows, pair
+from autograd.windows import Pair, Windows, pair
 
 
-def conv2d(
-    x,
-    weight,
-    bias=None,
-    stride: int | tuple = 1,
-    padding: int | tuple | str = 0,
-    dilation: int | tuple = 1,
-    groups=1,
-):
+def conv2d(x, weight, bias=None, stride: Pair = 1, padding: Pair | str = 0, dilation: Pair = 1, groups=1):
     """Cross-correlation of images x (N, C, H, W) or (C, H, W) with weight (O, C / groups, KH, KW); bias (O,) or None.
 
     stride, padding and dilation are integers or pairs; padding also "valid" (none) or "same" (outputs as large as the
@@ -40,7 +29,7 @@ def _correlation(name, x, weight, bias, stride, padding, dilation, groups):
     return _biased(_conv2d(x, weight, windows=windows, groups=groups), bias)
 
 
-def conv1d(x, weight, bias=None, stride=1, padding: int | tuple | str = 0, dilation=1, groups=1):
+def conv1d(x, weight, bias=None, stride=1, padding: Pair | str = 0, dilation=1, groups=1):
     """Cross-correlation of signals x (N, C, L) or (C, L) with weight (O, C / groups, K): `conv2d` of height 1."""
     if x.ndim == 2:
         return conv1d(unsqueeze(x, 0), weight, bias, stride, padding, dilation, groups)[0]
@@ -52,14 +41,7 @@ def conv1d(x, weight, bias=None, stride=1, padding: int | tuple | str = 0, dilat
 
 
 def conv_transpose2d(
-    x,
-    weight,
-    bias=None,
-    stride: int | tuple = 1,
-    padding: int | tuple = 0,
-    output_padding: int | tuple = 0,
-    groups=1,
-    dilation: int | tuple = 1,
+    x, weight, bias=None, stride: Pair = 1, padding: Pair = 0, output_padding: Pair = 0, groups=1, dilation: Pair = 1
 ):
     """The transpose of `conv2d` as a linear map, from its outputs to its inputs; weight (C, O / groups, KH, KW).
 
@@ -143,10 +125,9 @@ def _fitting(name, x, weight, bias, axis, groups, rank=4):
         raise ValueError(f"{name}: groups is an integer of at least 1, got {groups!r}")
     channels = weight.shape[axis] * (groups if axis else 1) if weight.ndim == rank else 0
     if x.ndim != rank or x.shape[1] != channels or weight.shape[0] % groups:
-        raise ValueError(
-            f"{name}: an image {tuple(x.shape)} and a weight {tuple(weight.shape)} with groups={groups} do not fit "
-            f"together: the weight expects {channels} channels, and groups of equal size"
-        )
+        seen = f"an image {tuple(x.shape)} and a weight {tuple(weight.shape)} with groups={groups}"
+        todo = f"the weight expects {channels} channels, and groups of equal size"
+        raise ValueError(f"{name}: {seen} do not fit together: {todo}")
     outputs = weight.shape[0] if axis else weight.shape[1] * groups
-    if bias is not None and math.prod(np.shape(raw(bias))) != outputs:
-        raise ValueError(f"{name}: the bias has one number for each of {outputs} outputs, got {np.shape(raw(bias))}")
+    if bias is not None and math.prod(shape_of(bias)) != outputs:
+        raise ValueError(f"{name}: the bias has one number for each of {outputs} outputs, got {shape_of(bias)}")

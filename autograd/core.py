@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autograd.errors import hint, refused
 from autograd.graph import Leaf, Node, backward
 from autograd.kernels import OPERANDS, as_like, as_operand, beside, is_torch, kind, to_device, to_numpy, xp
 
@@ -40,19 +39,11 @@ class Tensor:
         data: Any
 
         def __getattr__(self, name: str) -> Any: ...
-        def __add__(self, other) -> "Tensor": ...
-        def __radd__(self, other) -> "Tensor": ...
-        def __sub__(self, other) -> "Tensor": ...
-        def __rsub__(self, other) -> "Tensor": ...
-        def __mul__(self, other) -> "Tensor": ...
-        def __rmul__(self, other) -> "Tensor": ...
-        def __truediv__(self, other) -> "Tensor": ...
-        def __rtruediv__(self, other) -> "Tensor": ...
-        def __matmul__(self, other) -> "Tensor": ...
-        def __rmatmul__(self, other) -> "Tensor": ...
-        def __pow__(self, other) -> "Tensor": ...
         def __neg__(self) -> "Tensor": ...
-        def __getitem__(self, index) -> "Tensor": ...
+        def __add__(self, other) -> "Tensor": ...
+
+        __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __add__
+        __matmul__ = __rmatmul__ = __pow__ = __getitem__ = __add__
 
     shape = property(lambda self: self.data.shape)
     ndim = property(lambda self: self.data.ndim)
@@ -135,10 +126,8 @@ class Tensor:
             )
         if gradient is None:
             if self.shape != ():
-                raise RuntimeError(
-                    f"backward() without a gradient needs a scalar, got shape {self.shape}: "
-                    f"reduce the loss, or pass a gradient of that shape"
-                )
+                seen = f"backward() without a gradient needs a scalar, got shape {shape_of(self)}"
+                raise RuntimeError(f"{seen}: reduce the loss, or pass a gradient of that shape")
             gradient = 1.0
         like = innermost(self)
         g = as_like(innermost(gradient), like)[()]  # a NumPy scalar for ()
@@ -171,6 +160,12 @@ class Tensor:
     __hash__ = object.__hash__  # tensors are compared elementwise, and hashed by identity
 
 
+def methods(*operations):
+    """Make these operations methods of Tensor as well."""
+    for operation in operations:
+        setattr(Tensor, operation.__name__, operation)
+
+
 PASSING = OPERANDS | {Tensor, type(None)}  # what a rule takes as it is: None stands for an argument left out
 
 
@@ -179,6 +174,12 @@ def innermost(x):
     while type(x) is Tensor:
         x = x.data
     return x
+
+
+def shape_of(x):
+    """The shape of a tensor, an array of either library, a number or a list, as a tuple."""
+    x = innermost(x)
+    return tuple(x.shape) if hasattr(x, "shape") else np.shape(x)
 
 
 def exemplar(*operands):
@@ -210,10 +211,8 @@ def tensor(data, requires_grad=False, dtype=None, name="tensor", device=None):
 def floating(dtype, name):
     """The dtype, if one can differentiate by arrays of it."""
     if kind(dtype) != "f":
-        raise TypeError(
-            f"requires_grad needs a floating dtype, {name!r} is {dtype}: "
-            f'write 1.0 instead of 1, or pass dtype="float32"'
-        )
+        seen = f"requires_grad needs a floating dtype, {name!r} is {dtype}"
+        raise TypeError(f'{seen}: write 1.0 instead of 1, or pass dtype="float32"')
     return dtype
 
 
@@ -224,34 +223,27 @@ _default_dtype = np.dtype("float32")
 
 
 @contextmanager
-def _mode(recording):
-    global _recording
-    before, _recording = _recording, recording
+def _setting(name, value):
+    before, globals()[name] = globals()[name], value
     try:
         yield
     finally:
-        _recording = before
+        globals()[name] = before
 
 
 def no_grad():
     """Context in which nothing is recorded: results are constants. The flag is shared by all threads."""
-    return _mode(False)
+    return _setting("_recording", False)
 
 
 def enable_grad():
     """Context in which operations are recorded, also inside `no_grad`."""
-    return _mode(True)
+    return _setting("_recording", True)
 
 
-@contextmanager
 def default_dtype(dtype):
     """Context in which Python floats, and parameters made without a dtype, take this dtype ("float32", "float64")."""
-    global _default_dtype
-    before, _default_dtype = _default_dtype, np.dtype(dtype)
-    try:
-        yield
-    finally:
-        _default_dtype = before
+    return _setting("_default_dtype", np.dtype(dtype))
 
 
 def get_default_dtype():
@@ -282,7 +274,7 @@ def primitive(rule: Callable) -> Callable[..., Tensor]:
         try:
             value, vjp = rule(a.data, **static)
         except (ValueError, TypeError, IndexError) as error:
-            raise refused(name, error, a) from None
+            raise _refused(name, error, a) from None
         node = a.node
         if node is None or not _recording:
             return Tensor(value, None, a.level)
@@ -361,16 +353,36 @@ def primitive(rule: Callable) -> Callable[..., Tensor]:
     return operation
 
 
+# --- what an operation says when the array library refuses its arguments -----------------------------------------
+
+HINTS = {
+    "matmul": "the last axis of the first must be as long as the last but one of the second, or its only one",
+    "linear": "the last axis of the input must be as long as that of the weight (out, in), and the bias (out,)",
+    "concatenate": "all axes but the one along which they are joined must be equally long",
+}
 _SIZES = re.compile("size|shape|dimension")  # what torch's errors of this sort speak of, all of them RuntimeErrors
 
 
 def _misfit(name, error, *args):
     """The array library's error, saying which operation and which shapes; as it is if it is about something else."""
     text = str(error).splitlines()[0]
-    if " do not fit together (" in text or (type(error) is not ValueError and not _SIZES.search(text)):
+    of_sizes = type(error) in (RuntimeError, np.exceptions.AxisError) and _SIZES.search(text)
+    if " do not fit together (" in text or not (of_sizes or type(error) is ValueError):
         return error
-    shapes = " and ".join(str(tuple(np.shape(innermost(a)))) for a in args if a is not None)
-    return ValueError(f"{name}: shapes {shapes} do not fit together ({hint(name, text)})")
+    shapes = " and ".join(str(shape_of(a)) for a in args if a is not None)
+    hint = HINTS.get(name) or ("axes count from the last: equally long, or 1" if "broadcast" in text else text)
+    return ValueError(f"{name}: shapes {shapes} do not fit together ({hint})")
+
+
+def _refused(name, error, a):
+    """The array library's error, saying which operation and which shape; as it is if one inside has done so."""
+    if re.match(r"\w+: ", str(error)):
+        return error
+    kind = next(c for c in (np.exceptions.AxisError, IndexError, TypeError, ValueError) if isinstance(error, c))
+    return kind(f"{name}: {error}, for an array of shape {tuple(a.shape)}")
+
+
+# --- for rules -------------------------------------------------------------------------------------------------
 
 
 def shared(pullback, count):

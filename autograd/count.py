@@ -6,10 +6,11 @@ from decimal import Decimal
 
 import numpy as np
 
-from autograd.core import Tensor, innermost
-from autograd.draw import in_order
-from autograd.graph import Leaf
-from autograd.observe import observing
+from autograd.core import Tensor, shape_of
+from autograd.draw import root_of
+from autograd.graph import Leaf, in_order
+from autograd.kernels import kind
+from autograd.observe import observing, table
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,7 @@ class OperationCounts:
             (f"each of {_spelt(self.paths)} paths from the loss to a leaf by itself", self.path_steps, None),
         ]  # fmt: skip
         cells = [("", "steps", "multiply-adds"), *((a, _spelt(b), "" if c is None else _spelt(c)) for a, b, c in rows)]
-        cells = cells if self.forward_work is not None else [row[:2] for row in cells]
-        widths = [max(map(len, column)) for column in zip(*cells)]
-        return "\n".join(
-            "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))]).rstrip()
-            for row in cells
-        )
+        return table(cells if self.forward_work is not None else [row[:2] for row in cells], left=1)
 
 
 def _spelt(n):
@@ -89,11 +85,10 @@ def count_operations(f, *arrays):
         inputs = [_leaf(a, f"argument {i}") for i, a in enumerate(arrays)]
         with observing(lambda name, rule: _counting(name, rule, costs)):
             result = f(*inputs)
-    if type(result) is not Tensor or result.node is None:
-        raise RuntimeError("count_operations: the result does not depend on anything that requires a gradient")
+    root = root_of(result, "count_operations")
     if math.prod(result.shape) != 1:
         raise ValueError(f"count_operations: the result must be a scalar, got shape {result.shape}: reduce it first")
-    order = in_order(result.node)
+    order = in_order(root)
     edges = [(node, parent, vjp) for node in order for parent, vjp, _ in node.edges]
     leaves = [node for node in order if isinstance(node, Leaf)]
     reach = {leaf: 1 << i for i, leaf in enumerate(leaves)}  # for each node, the set of leaves it depends on, as bits
@@ -101,7 +96,7 @@ def count_operations(f, *arrays):
         reach[node] = reach.get(node, 0) | reach[parent]
     sizes = [math.prod(leaf.shape) for leaf in leaves]
     weights = {bits: sum(n for i, n in enumerate(sizes) if bits >> i & 1) for bits in set(reach.values())}
-    paths = dict.fromkeys(order, 0) | {result.node: 1}  # from the loss to each node, and their length in sum
+    paths = dict.fromkeys(order, 0) | {root: 1}  # from the loss to each node, and their length in sum
     lengths = dict.fromkeys(order, 0)
     for node in reversed(order):
         for parent, _, _ in node.edges:
@@ -130,15 +125,13 @@ def _leaf(a, name):
     if type(a) is Tensor:
         return a
     a = a if hasattr(a, "dtype") else np.asarray(a)
-    floats = a.dtype.kind == "f" if isinstance(a, (np.ndarray, np.generic)) else a.dtype.is_floating_point
-    return Tensor(a, Leaf(name, tuple(a.shape), a.dtype)) if floats else a
+    return Tensor(a, Leaf(name, tuple(a.shape), a.dtype)) if kind(a.dtype) == "f" else a
 
 
 def _counting(name, rule, costs):
     def counting(*operands, **static):
         value, *vjps = rule(*operands, **static)
-        shapes = [tuple(np.shape(innermost(x))) for x in operands]
-        n = multiply_adds(name, shapes, tuple(value.shape), static)
+        n = multiply_adds(name, value, operands, static)
         for i, vjp in enumerate(vjps):
             costs[vjp] = n, math.prod(value.shape) if name == "linear" and i == 2 else n  # a bias is only summed
         return value, *vjps
@@ -146,20 +139,21 @@ def _counting(name, rule, costs):
     return counting
 
 
-PRODUCTS = {  # multiply-adds for each element of the value, from the operands' shapes
-    "matmul": lambda a, b: a[-1],
-    "linear": lambda x, w, *bias: w[-1],
-    "conv2d": lambda x, w: math.prod(w[1:]),
+def _einsum(y, *operands, inputs, **_):
+    lengths = {c: n for labels, shape in zip(inputs, operands) for c, n in zip(labels, shape)}
+    return math.prod(lengths.values())
+
+
+PRODUCTS = {  # multiply-adds, from the shapes of the value and the operands
+    "matmul": lambda y, a, b: math.prod(y) * a[-1],
+    "linear": lambda y, x, w, *bias: math.prod(y) * w[-1],
+    "conv2d": lambda y, x, w, **_: math.prod(y) * math.prod(w[1:]),
+    "conv_transpose2d": lambda y, x, w, **_: math.prod(x) * math.prod(w[1:]),
+    "einsum": _einsum,
 }
 
 
-def multiply_adds(name, shapes, value, static):
-    """The multiply-adds of an operation on arrays of these shapes whose value has that shape."""
-    if name == "conv_transpose2d":
-        return math.prod(shapes[0]) * math.prod(shapes[1][1:])
-    if name == "einsum":
-        lengths = {c: n for labels, shape in zip(static["inputs"], shapes) for c, n in zip(labels, shape)}
-        return math.prod(lengths.values())
-    if name in PRODUCTS:
-        return math.prod(value) * PRODUCTS[name](*shapes)
-    return max(math.prod(shape) for shape in (value, *shapes))
+def multiply_adds(name, value, operands, static):
+    """The multiply-adds of an operation that computed this value of these operands."""
+    shapes = [shape_of(x) for x in (value, *operands)]
+    return PRODUCTS[name](*shapes, **static) if name in PRODUCTS else max(map(math.prod, shapes))

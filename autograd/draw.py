@@ -5,7 +5,9 @@ import gc
 import numpy as np
 
 from autograd.core import Tensor, innermost
+from autograd.graph import in_order
 from autograd.kernels import OuterProduct, unbroadcast, xp
+from autograd.observe import replaced, table
 
 
 def draw_graph(f, leaves, precision=3, file=None):
@@ -24,7 +26,7 @@ def draw_graph(f, leaves, precision=3, file=None):
     names = {tensor.node: name for name, tensor in named.items()}
     values = {tensor.node: tensor.data for tensor in named.values()}
     result = _remembering(f, values)
-    order = in_order(_root(result, "draw_graph"))
+    order = in_order(root_of(result, "draw_graph"))
     partials, local = _partials(result, order)
     number = {node: f"#{i}" for i, node in enumerate(order)}
     rows: list[tuple] = [("", "node", "value", "d result / d node")]
@@ -35,8 +37,7 @@ def draw_graph(f, leaves, precision=3, file=None):
     if file is not None:
         _figure(file, order, [row[1:] for row in rows[1:]], local, precision)
     result.backward()
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    return "\n".join("  ".join([*(c.ljust(w) for c, w in zip(row, widths)), row[3]]).rstrip() for row in rows)
+    return table(rows, left=4)
 
 
 def to_dot(loss, values=False, precision=3):
@@ -52,7 +53,7 @@ def to_dot(loss, values=False, precision=3):
     if type(loss) is not Tensor and not callable(loss):
         raise TypeError(f"to_dot: give a tensor, or a function that computes one, not {type(loss).__name__}")
     result = loss if type(loss) is Tensor else _remembering(loss, known)
-    order = in_order(_root(result, "to_dot"))
+    order = in_order(root_of(result, "to_dot"))
     partials, local = _partials(result, order) if values else ({}, {})
     if values:
         alive = [t for t in gc.get_referrers(*order) if type(t) is Tensor]
@@ -73,11 +74,11 @@ def to_dot(loss, values=False, precision=3):
     return "\n".join([*lines, "}"])
 
 
-def _root(result, name):
-    node = result.node if type(result) is Tensor else None
-    if node is None:
+def root_of(result, name):
+    """The node of a function's result, which the named tool looks below."""
+    if type(result) is not Tensor or result.node is None:
         raise RuntimeError(f"{name}: the result does not depend on anything that requires a gradient")
-    return node
+    return result.node
 
 
 def _remembering(f, values):
@@ -89,29 +90,8 @@ def _remembering(f, values):
         if node is not None:
             values[node] = data
 
-    Tensor.__init__ = noting
-    try:
+    with replaced(Tensor, __init__=noting):
         return f()
-    finally:
-        Tensor.__init__ = create
-
-
-def in_order(root):
-    """The nodes below the root, each after all those it was computed from."""
-    order, stack = {}, [(root, False)]
-    while stack:
-        node, done = stack.pop()
-        if done:
-            order[node] = None
-        elif node not in order:
-            if node.edges is None:
-                raise RuntimeError(
-                    f"the graph below {node.name!r} was freed by a backward: look at it before, "
-                    f"or pass retain_graph=True to backward"
-                )
-            stack.append((node, True))
-            stack.extend((parent, False) for parent, _, _ in reversed(node.edges))
-    return list(order)
 
 
 def _partials(result, order):

@@ -5,8 +5,7 @@ import numbers
 
 import numpy as np
 
-from autograd.core import innermost as raw
-from autograd.core import primitive
+from autograd.core import innermost as raw, primitive
 from autograd.kernels import beside, xp
 from autograd.random import draw
 

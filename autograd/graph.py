@@ -43,11 +43,8 @@ class Leaf(Node):
     def accumulate(self, g):
         """Take in the whole gradient of one backward: add it, or overwrite what is stale."""
         if g.dtype is not self.dtype and g.dtype != self.dtype:
-            warnings.warn(
-                f"gradient of {self.name!r} arrived as {g.dtype}, not {self.dtype}: "
-                f"an array of another dtype entered the graph",
-                stacklevel=2,
-            )
+            seen = f"gradient of {self.name!r} arrived as {g.dtype}, not {self.dtype}"
+            warnings.warn(f"{seen}: an array of another dtype entered the graph", stacklevel=2)
         if type(g) is OuterProduct:
             g.into(self.total)
         elif not self.fresh:
@@ -91,10 +88,8 @@ def backward(root, g, retain_graph=False):
         g, node.grad = node.grad, None
         for parent, vjp, version in node.edges:
             if parent.version != version:
-                raise RuntimeError(
-                    f"{parent.name!r} was modified in place after {node.name!r} used it: "
-                    f"run backward before optimizer.step()"
-                )
+                seen = f"{parent.name!r} was modified in place after {node.name!r} used it"
+                raise RuntimeError(f"{seen}: run backward before optimizer.step()")
             d = vjp(g)
             if type(d) is OuterProduct and (parent.pending > 1 or parent.grad is not None or parent.place() is None):
                 d = d.value()
@@ -115,8 +110,22 @@ def backward(root, g, retain_graph=False):
             node.edges = None
 
 
+def in_order(root):
+    """The nodes from the leaves to the root, each after all those it was computed from."""
+    order, stack = {}, [(root, False)]
+    while stack:
+        node, done = stack.pop()
+        if done:
+            order[node] = None
+        elif node not in order:
+            if node.edges is None:
+                seen = f"the graph below {node.name!r} was freed by a backward"
+                raise RuntimeError(f"{seen}: look at it before, or pass retain_graph=True to backward")
+            stack.append((node, True))
+            stack.extend((parent, False) for parent, _, _ in reversed(node.edges))
+    return list(order)
+
+
 def _consumed(node):
-    return RuntimeError(
-        f"backward through {node.name!r} a second time: the first pass freed what it saved "
-        f"(pass retain_graph=True to the first one)"
-    )
+    seen = f"backward through {node.name!r} a second time"
+    return RuntimeError(f"{seen}: the first pass freed what it saved (pass retain_graph=True to the first one)")

@@ -5,8 +5,7 @@ import math
 import numpy as np
 
 from autograd.arithmetic import where
-from autograd.core import Tensor, primitive
-from autograd.core import innermost as raw
+from autograd.core import Tensor, innermost as raw, methods, primitive, shape_of
 from autograd.kernels import axis_of, beside, kind, xp
 from autograd.transforms import linear_map
 
@@ -57,16 +56,15 @@ def gather(a, dim, index):
     """a's elements at `index` along the axis: result[i, j] = a[index[i, j], j] for dim 0; index may be shorter."""
     if np.size(raw(index)) == 0:  # of any rank, as in torch
         return getitem(a.reshape(-1), index)
-    return _along("gather", a, dim, index, np.shape(raw(index)))
+    return _along("gather", a, dim, index, shape_of(index))
 
 
 def _along(name, a, axis, indices, shape):
     """a's elements at integer indices along the axis, and at range(n) along each other axis of this shape."""
     indices, axis = beside(raw(indices), raw(a)), axis_of(axis, a.ndim, name)
     if (indices.ndim or 1) != (a.ndim or 1) or kind(indices.dtype) not in "iu":
-        raise ValueError(
-            f"{name}: {a.shape} needs integer indices of {a.ndim} axes, got {indices.dtype} of {indices.shape}"
-        )
+        got = f"{indices.dtype} of {tuple(indices.shape)}"
+        raise ValueError(f"{name}: {a.shape} needs integer indices of {a.ndim} axes, got {got}")
     if a.ndim < 2:
         return _within(name, a.reshape(-1), indices, indices)
     grid = list(np.ogrid[tuple(map(slice, shape))])  # element i of an axis, shaped to broadcast along the others
@@ -79,10 +77,9 @@ def _within(name, a, index, indices):
     try:
         return getitem(a, index)
     except IndexError as error:
-        raise IndexError(
-            f"{name}: indices of shape {indices.shape} from {indices.min()} to {indices.max()} do not all lie in "
-            f"the shape {a.shape} ({str(error).removeprefix('getitem: ')})"
-        ) from None
+        which = f"indices of shape {tuple(indices.shape)} from {indices.min()} to {indices.max()}"
+        text = str(error).removeprefix("getitem: ")
+        raise IndexError(f"{name}: {which} do not all lie in the shape {a.shape} ({text})") from None
 
 
 def index_select(a, dim, index):
@@ -97,7 +94,7 @@ def index_select(a, dim, index):
 
 def masked_fill(a, mask, value):
     """a with a number in the places where the mask holds; the mask broadcasts."""
-    shape = np.shape(raw(mask))
+    shape = shape_of(mask)
     if any(n != 1 and m != 1 and n != m for n, m in zip(shape[::-1], a.shape[::-1])):
         raise ValueError(f"masked_fill: the mask {shape} does not broadcast with the shape {a.shape}")
     return where(mask, value, a)
@@ -107,10 +104,8 @@ def embedding(indices, weight, padding_idx=None):
     """Rows of the table weight (V, D) for integers of any shape (...): (..., D). Row padding_idx gets no gradient."""
     indices = beside(raw(indices), raw(weight))
     if kind(indices.dtype) not in "iu" or (type(indices) is np.ndarray and indices.min(initial=0) < 0):
-        raise ValueError(
-            f"embedding: rows of a table {weight.shape} are numbered from 0, got {indices.dtype} "
-            f"indices from {indices.min()} on"
-        )
+        got = f"{indices.dtype} indices from {indices.min()} on"
+        raise ValueError(f"embedding: rows of a table {weight.shape} are numbered from 0, got {got}")
     if weight.ndim != 2 or (padding_idx is not None and not -weight.shape[0] <= padding_idx < weight.shape[0]):
         raise ValueError(f"embedding: needs a table (V, D) and padding_idx in it, got {weight.shape} and {padding_idx}")
     return _embedding(weight, indices=indices, padding=padding_idx)
@@ -142,5 +137,4 @@ def _add_rows(rows, indices, shape):
 
 
 Tensor.__getitem__ = getitem
-for _operation in (take_along_dim, gather, index_select, masked_fill):
-    setattr(Tensor, _operation.__name__, _operation)
+methods(take_along_dim, gather, index_select, masked_fill)

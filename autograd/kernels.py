@@ -12,6 +12,7 @@ import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 
 OPERANDS = {float, int, bool, complex, np.ndarray}  # what may meet a tensor as it is
+COMPUTES_ON = "autograd computes on NumPy arrays, torch tensors, numbers and Tensors, not on"
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 
 
@@ -19,9 +20,7 @@ class _Namespaces(dict):
     def __missing__(self, kind):
         torch = sys.modules.get("torch")
         if torch is None or not issubclass(kind, torch.Tensor):
-            raise TypeError(
-                f"autograd computes on NumPy arrays, torch tensors, numbers and Tensors, not on {kind.__name__}"
-            )
+            raise TypeError(f"{COMPUTES_ON} {kind.__name__}")
         from autograd import on_torch
 
         self[kind] = on_torch
@@ -41,9 +40,7 @@ def as_operand(a, name):
         return a.view(np.ndarray)
     if is_torch(a):
         return a.detach()
-    raise TypeError(
-        f"{name}: autograd computes on NumPy arrays, torch tensors, numbers and Tensors, not on {type(a).__name__}"
-    )
+    raise TypeError(f"{name}: {COMPUTES_ON} {type(a).__name__}")
 
 
 def is_torch(a):

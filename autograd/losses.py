@@ -6,8 +6,7 @@ import numpy as np
 
 from autograd.activations import log_softmax, softplus
 from autograd.arithmetic import abs, clamp, exp, log, sub, where
-from autograd.core import Tensor, exemplar, primitive
-from autograd.core import innermost as raw
+from autograd.core import Tensor, exemplar, innermost as raw, primitive, shape_of
 from autograd.indexing import take_along_dim
 from autograd.kernels import as_operand, astype, beside, full, kind, namespace, xp
 from autograd.reductions import logsumexp
@@ -28,9 +27,9 @@ def _reduce(loss, reduction):
 
 
 def _same_shape(name, prediction, target):
-    if np.shape(raw(prediction)) != np.shape(raw(target)):
-        shapes = f"{np.shape(raw(prediction))} and {np.shape(raw(target))}"
-        raise ValueError(f"{name}: shapes {shapes} differ, and broadcasting them would average over wrong pairs")
+    a, b = shape_of(prediction), shape_of(target)
+    if a != b:
+        raise ValueError(f"{name}: shapes {a} and {b} differ, and broadcasting them would average over wrong pairs")
 
 
 def mse_loss(prediction, target, reduction="mean"):
@@ -133,16 +132,15 @@ def cross_entropy(logits, target, reduction="mean", weight=None, ignore_index=-1
 
 def _weighs(name, weight, shape):
     classes = tuple(shape[1:2] if len(shape) > 1 else shape)
-    if tuple(np.shape(raw(weight))) != classes:
-        raise ValueError(f"{name}: weight has one number for each class, {classes}, got {np.shape(raw(weight))}")
+    if shape_of(weight) != classes:
+        raise ValueError(f"{name}: weight has one number for each class, {classes}, got {shape_of(weight)}")
 
 
 def _labels_fit(name, shape, t):
-    if not shape or kind(t.dtype) not in "iu" or t.shape != shape[:-1][:1] + shape[2:]:
-        raise ValueError(
-            f"{name}: logits {shape} need integer labels of shape {shape[:-1][:1] + shape[2:]} or "
-            f"probabilities of shape {shape}, got {t.dtype} of shape {t.shape}"
-        )
+    wanted = shape[:-1][:1] + shape[2:]
+    if not shape or kind(t.dtype) not in "iu" or t.shape != wanted:
+        needed = f"integer labels of shape {tuple(wanted)} or probabilities of shape {tuple(shape)}"
+        raise ValueError(f"{name}: logits {tuple(shape)} need {needed}, got {t.dtype} of shape {tuple(t.shape)}")
 
 
 def _smoothed(z, t, reduction, weight, ignore_index, smoothing):
@@ -192,11 +190,9 @@ def _not_a_class(name, labels, classes):
 
 
 def _cross_entropy_with_probabilities(z, target, reduction, weight=None, smoothing=0.0):
-    if np.shape(raw(target)) != z.shape:
-        raise ValueError(
-            f"cross_entropy: probabilities {np.shape(raw(target))} for logits {z.shape}: "
-            f"they need the same shape, and labels an integer dtype"
-        )
+    if shape_of(target) != z.shape:
+        seen = f"cross_entropy: probabilities {shape_of(target)} for logits {shape_of(z)}"
+        raise ValueError(f"{seen}: they need the same shape, and labels an integer dtype")
     classes = 1 if z.ndim > 1 else 0
     if smoothing:
         target = target * (1.0 - smoothing) + smoothing / z.shape[classes]
@@ -231,17 +227,11 @@ def binary_cross_entropy_with_logits(logits, target, reduction="mean", weight=No
 
     weight multiplies each loss and pos_weight its first term: constants that broadcast to the shape of the logits.
     """
-    if np.shape(raw(logits)) != np.shape(raw(target)):
-        raise ValueError(
-            f"binary_cross_entropy_with_logits: logits {np.shape(raw(logits))} and targets {np.shape(raw(target))} "
-            f"must have one shape"
-        )
-    options = {
-        "reduction": _known("binary_cross_entropy_with_logits", reduction),
-        "weight": raw(weight),
-        "positive": raw(pos_weight),
-    }
-    return _binary_cross_entropy(logits, target, **options)
+    name, ours, theirs = "binary_cross_entropy_with_logits", shape_of(logits), shape_of(target)
+    if ours != theirs:
+        raise ValueError(f"{name}: logits {ours} and targets {theirs} must have one shape")
+    reduction = _known(name, reduction)
+    return _binary_cross_entropy(logits, target, reduction=reduction, weight=raw(weight), positive=raw(pos_weight))
 
 
 @primitive

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from autograd.core import Tensor, primitive, shared
-from autograd.core import innermost as raw
+from autograd.core import Tensor, innermost as raw, primitive, shared
 from autograd.kernels import astype, sum_rows, xp
 from autograd.transforms import unfused
 

@@ -29,12 +29,32 @@ def observing(around):
             operation.exchange(lambda _, rule=rule: rule)
 
 
+@contextmanager
+def replaced(owner, **attributes):
+    """Context in which a class, a module or an object has these attributes instead of its own."""
+    before = {name: vars(owner)[name] for name in attributes if name in vars(owner)}
+    try:
+        for name, value in attributes.items():
+            setattr(owner, name, value)
+        yield
+    finally:
+        for name in attributes:
+            setattr(owner, name, before[name]) if name in before else delattr(owner, name)
+
+
 def users_line():
     """Where the engine was called from, as (file, line): the innermost frame outside of it."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(ENGINE):
         frame = frame.f_back
     return frame.f_code.co_filename, frame.f_lineno
+
+
+def table(rows, left) -> str:
+    """Rows of texts as lines, with columns of one width: the first `left` flush left, the others flush right."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    cells = ([c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))] for row in rows)
+    return "\n".join("  ".join(row).rstrip() for row in cells)
 
 
 def spelt(place):

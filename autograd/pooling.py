@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from autograd.core import Tensor, primitive
-from autograd.core import innermost as raw
+from autograd.core import Tensor, innermost as raw, primitive
 from autograd.kernels import astype, beside, full, xp
 from autograd.reductions import mean
 from autograd.shapes import concatenate

@@ -5,8 +5,7 @@ import re
 
 import numpy as np
 
-from autograd.core import Tensor, primitive
-from autograd.core import innermost as raw
+from autograd.core import Tensor, primitive, shape_of
 from autograd.indexing import getitem
 from autograd.kernels import OuterProduct, as_operand, namespace, sum_rows, xp
 
@@ -34,12 +33,7 @@ def linear(x, weight, bias=None):
         y += bias
     elif bias is not None:  # one of them belongs to the level below
         y = y + bias
-    return (
-        y,
-        lambda g: g @ weight,
-        lambda g: _outer(_rows(x), _rows(g)),
-        lambda g: sum_rows(_rows(g)),
-    )
+    return (y, lambda g: g @ weight, lambda g: _outer(_rows(x), _rows(g)), lambda g: sum_rows(_rows(g)))
 
 
 def _outer(x, g):
@@ -64,17 +58,17 @@ def bmm(a, b):
 
 def _of_rank(name, rank, a, b):
     a, b = (x if type(x) is Tensor else Tensor(as_operand(x, name)) for x in (a, b))
-    if np.ndim(raw(a)) != rank or np.ndim(raw(b)) != rank or a.shape[:-2] != b.shape[:-2] or a.shape[-1] != b.shape[-2]:
-        raise ValueError(
-            f"{name}: shapes {np.shape(raw(a))} and {np.shape(raw(b))} must have {rank} axes and fit; matmul takes any"
-        )
+    m, n = shape_of(a), shape_of(b)
+    if not len(m) == len(n) == rank or m[:-2] != n[:-2] or m[-1] != n[-2]:
+        raise ValueError(f"{name}: shapes {m} and {n} must have {rank} axes and fit; matmul takes any")
     return matmul(a, b)
 
 
 def outer(a, b):
     """The matrix a_i b_j of two vectors."""
-    if np.ndim(raw(a)) != 1 or np.ndim(raw(b)) != 1:
-        raise ValueError(f"outer: needs two vectors, got shapes {np.shape(raw(a))} and {np.shape(raw(b))}")
+    shapes = shape_of(a), shape_of(b)
+    if [*map(len, shapes)] != [1, 1]:
+        raise ValueError(f"outer: needs two vectors, got shapes {shapes[0]} and {shapes[1]}")
     return einsum("i,j->ij", a, b)
 
 

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from autograd.arithmetic import abs, maximum, minimum, sign
-from autograd.core import Tensor, primitive
-from autograd.core import innermost as raw
+from autograd.core import Tensor, innermost as raw, methods, primitive
 from autograd.indexing import take_along_dim
 from autograd.kernels import axes_of, axis_of, top_of, xp
 from autograd.shapes import pad, permute, reshape, squeeze
@@ -152,10 +151,8 @@ def max(a, axis=None, keepdims=False, *, dim=None, keepdim=None):
 
     As in torch, a second array in the place of the axis asks for `maximum`.
     """
-    if hasattr(axis, "shape"):
-        return maximum(a, axis)
     axis, keepdims = axis if dim is None else dim, keepdims if keepdim is None else keepdim
-    return amax(a, None, keepdims) if axis is None else _found(a, argmax(a, axis, True), axis, keepdims)
+    return _extremum(a, axis, keepdims, maximum, amax, argmax)
 
 
 def min(a, axis=None, keepdims=False, *, dim=None, keepdim=None):
@@ -163,13 +160,16 @@ def min(a, axis=None, keepdims=False, *, dim=None, keepdim=None):
 
     As in torch, a second array in the place of the axis asks for `minimum`.
     """
-    if hasattr(axis, "shape"):
-        return minimum(a, axis)
     axis, keepdims = axis if dim is None else dim, keepdims if keepdim is None else keepdim
-    return amin(a, None, keepdims) if axis is None else _found(a, argmin(a, axis, True), axis, keepdims)
+    return _extremum(a, axis, keepdims, minimum, amin, argmin)
 
 
-def _found(a, indices, axis, keepdims):
+def _extremum(a, axis, keepdims, of_two, of_all, place):
+    if hasattr(axis, "shape"):
+        return of_two(a, axis)
+    if axis is None:
+        return of_all(a, None, keepdims)
+    indices = place(a, axis, True)
     values = take_along_dim(a, indices, axis)
     return Extremum(values, indices) if keepdims else Extremum(squeeze(values, axis), indices.squeeze(axis))
 
@@ -250,5 +250,4 @@ def _chosen(name, a, axis, keepdims):
     return getattr(x, name)(axis=axis, keepdims=keepdims)
 
 
-for _operation in (sum, mean, var, std, amax, amin, max, min, prod, cumsum, norm, logsumexp, argmax, argmin):
-    setattr(Tensor, _operation.__name__, _operation)
+methods(sum, mean, var, std, amax, amin, max, min, prod, cumsum, norm, logsumexp, argmax, argmin)

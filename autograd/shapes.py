@@ -5,8 +5,7 @@ import math
 
 import numpy as np
 
-from autograd.core import Tensor, primitive
-from autograd.core import innermost as raw
+from autograd.core import Tensor, innermost as raw, methods, primitive, shape_of
 from autograd.indexing import getitem
 from autograd.kernels import axes_of, axis_of, beside, full, namespace, unbroadcast, xp
 
@@ -106,7 +105,7 @@ def _concatenate(*arrays, axis):
 def stack(arrays, axis=0, *, dim=None):
     """Join arrays of one shape along a new axis."""
     axis = axis if dim is None else dim
-    shapes = list(dict.fromkeys(tuple(np.shape(raw(a))) for a in arrays))
+    shapes = list(dict.fromkeys(shape_of(a) for a in arrays))
     if len(shapes) != 1:
         raise ValueError(f"stack: needs one or more arrays of one shape, got {shapes}")
     return concatenate([unsqueeze(a, axis) for a in arrays], axis=axis)
@@ -115,7 +114,7 @@ def stack(arrays, axis=0, *, dim=None):
 def cat(arrays, dim=0, *, axis=None):
     """torch's name for `concatenate`; a vector without elements joins any array."""
     arrays = list(arrays)
-    joined = [a for a in arrays if np.shape(raw(a)) != (0,)]
+    joined = [a for a in arrays if shape_of(a) != (0,)]
     return concatenate(joined or arrays, dim if axis is None else axis)
 
 
@@ -181,10 +180,8 @@ def pad(a, pads, mode="constant", value=0.0):
     """
     integers = isinstance(pads, (tuple, list)) and all(isinstance(n, (int, np.integer)) for n in pads)
     if not integers or mode not in ("constant", *PLACES) or len(pads) % 2 or len(pads) > 2 * a.ndim:
-        raise ValueError(
-            f"pad: pads {pads} of a shape {a.shape} in mode {mode!r}: give pairs, for some of its axes, "
-            f'and mode "constant", "replicate", "reflect" or "circular"'
-        )
+        todo = 'give pairs, for some of its axes, and mode "constant", "replicate", "reflect" or "circular"'
+        raise ValueError(f"pad: pads {pads} of a shape {shape_of(a)} in mode {mode!r}: {todo}")
     sides = [(0, 0)] * (a.ndim - len(pads) // 2) + list(zip(pads[::2], pads[1::2]))[::-1]
     if any(n + l + r < 0 for n, (l, r) in zip(a.shape, sides)):
         raise ValueError(f"pad: pads {tuple(pads)} cut off more than the shape {a.shape} has")
@@ -240,22 +237,7 @@ def _listed(axes):
     return tuple(axes[0]) if len(axes) == 1 and isinstance(axes[0], (tuple, list)) else axes
 
 
-for _operation in (
-    reshape,
-    flatten,
-    permute,
-    transpose,
-    squeeze,
-    unsqueeze,
-    expand,
-    broadcast_to,
-    split,
-    chunk,
-    flip,
-    roll,
-    tril,
-    triu,
-):
-    setattr(Tensor, _operation.__name__, _operation)
+methods(reshape, flatten, permute, transpose, squeeze, unsqueeze, expand, broadcast_to, split, chunk, flip, roll)
+methods(tril, triu)
 Tensor.T = property(lambda self: permute(self, *range(self.ndim)[::-1]))
 Tensor.mT = property(lambda self: transpose(self, -1, -2))

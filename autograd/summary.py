@@ -1,14 +1,15 @@
 """A network as a table: its layers in the order they compute, their outputs, parameters and work."""
 
 import math
+from contextlib import ExitStack
 
 import numpy as np
 
 from autograd import random
-from autograd.core import Tensor, get_default_dtype, innermost, no_grad
+from autograd.core import Tensor, get_default_dtype, no_grad, shape_of
 from autograd.count import PRODUCTS, multiply_adds
 from autograd.graph import Leaf
-from autograd.observe import observing
+from autograd.observe import observing, replaced, table
 
 
 def summary(model, *inputs, input_shape=None):
@@ -42,12 +43,7 @@ def summary(model, *inputs, input_shape=None):
         rows.append((indent + (path or "model"), kind, outputs.get(path, "-"), own, f"{work.get(path, 0):,}"))
     total, still = sum(trained.values()), sum(frozen.values())
     rows = [row if outputs else (*row[:2], row[3]) for row in rows]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(c.ljust(w) if i < len(row) - (2 if outputs else 1) else c.rjust(w)
-                  for i, (c, w) in enumerate(zip(row, widths))).rstrip()
-        for row in rows
-    ]  # fmt: skip
+    lines = table(rows, left=3 if outputs else 2).splitlines()
     lines.append("-" * max(map(len, lines)))
     lines.append(f"{total:,} parameters to train, {still:,} frozen, {total + still:,} in all")
     if outputs:
@@ -60,9 +56,9 @@ def _run(model, given, names):
     floats = next((t.dtype for t in model.parameters()), get_default_dtype())
     outputs: dict = {}
     work: dict = {}
-    modes = {module: vars(module).get("training") for module in model.modules()}
-    model.eval()
-    try:
+    with ExitStack() as stack:
+        for module in model.modules():
+            stack.enter_context(replaced(module, training=False))
         try:
             _forward(model, [_zeros(x, floats) for x in given], names, outputs, work)
         except (ValueError, TypeError, IndexError):
@@ -70,12 +66,6 @@ def _run(model, given, names):
                 raise
             outputs, work = {}, {}
             _forward(model, [_zeros(x, "int64") for x in given], names, outputs, work)
-    finally:
-        for module, mode in modes.items():
-            if mode is None:
-                del module.training
-            else:
-                module.training = mode
     return outputs, work
 
 
@@ -92,8 +82,6 @@ def _zeros(x, dtype):
 
 def _forward(model, inputs, names, outputs, work):
     running: list = []
-    classes = {type(module) for module in model.modules()}
-    before = {cls: vars(cls).get("__call__") for cls in classes}
 
     def noting(call):
         def noted(self, *args, **options):
@@ -114,26 +102,17 @@ def _forward(model, inputs, names, outputs, work):
     def counting(name, rule):
         def counted(*operands, **static):
             value, *vjps = rule(*operands, **static)
-            if running and (name in PRODUCTS or name in ("einsum", "conv_transpose2d")):
-                shapes = [tuple(np.shape(innermost(x))) for x in operands]
-                n = multiply_adds(name, shapes, tuple(value.shape), static)
-                work[running[-1]] = work.get(running[-1], 0) + n
+            if running and name in PRODUCTS:
+                work[running[-1]] = work.get(running[-1], 0) + multiply_adds(name, value, operands, static)
             return value, *vjps
 
         return counted
 
-    calls = {cls: cls.__call__ for cls in classes}
-    try:
-        for cls, call in calls.items():
-            cls.__call__ = noting(call)
+    with ExitStack() as stack:
+        for cls in {type(module) for module in model.modules()}:
+            stack.enter_context(replaced(cls, __call__=noting(cls.__call__)))
         with no_grad(), random.keyed("summary"), observing(counting):
             model(*inputs)
-    finally:
-        for cls, call in before.items():
-            if call is None:
-                del cls.__call__
-            else:
-                cls.__call__ = call
 
 
 def _shapes(y):
@@ -142,4 +121,4 @@ def _shapes(y):
         y = tuple(y.values())
     if isinstance(y, (tuple, list)):
         return ", ".join(_shapes(x) for x in y)
-    return str(tuple(int(n) for n in np.shape(innermost(y))))
+    return str(shape_of(y))

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from autograd.core import Tensor, enable_grad, floating, innermost, primitive, shared, tensor
+from autograd.core import Tensor, enable_grad, floating, innermost, primitive, shape_of, shared, tensor
 from autograd.graph import Leaf, backward
 from autograd.kernels import as_like, full, xp
 
@@ -57,9 +57,9 @@ def vjp(f, *xs):
     value, root = (y.data, y.node) if _level(y) == level else (y, None)  # no root: y does not depend on the inputs
 
     def pullback(g):
-        if np.shape(innermost(g)) != np.shape(innermost(value)):
-            shapes = f"{np.shape(innermost(value))} got a gradient of shape {np.shape(innermost(g))}"
-            raise ValueError(f"vjp: the pullback of a value of shape {shapes}")
+        ours, theirs = shape_of(value), shape_of(g)
+        if ours != theirs:
+            raise ValueError(f"vjp: the pullback of a value of shape {ours} got a gradient of shape {theirs}")
         if root is not None:
             if type(g) is not Tensor:  # a view is a new object: no vjp takes a changed array for the last one
                 g = as_like(g, innermost(y))[()]
@@ -140,26 +140,19 @@ def _one(like):
 
 def jvp(f, xs, vs):
     """Evaluate y = f(*xs) and the directional derivative of y as xs move along vs: the transpose of the pullback."""
-    given = [[np.shape(innermost(x)) for x in each] for each in (xs, vs)]
+    given = [[shape_of(x) for x in each] for each in (xs, vs)]
     if given[0] != given[1] or not all(isinstance(each, (list, tuple)) for each in (xs, vs)):
         raise ValueError(f"jvp: directions of shapes {given[1]} for inputs {given[0]}: give a list of as many alike")
     y, pullback = vjp(f, *[x if type(x) is Tensor else Tensor(_asarray(x)) for x in xs])
     zero = _zeros_like(y)
-    tangent = vjp(lambda g: _dot(pullback(g), vs), Tensor(zero))[1](_one(zero))[0]
+    transposed = vjp(lambda g: sum((x * v).sum() for x, v in zip(pullback(g), vs)), Tensor(zero))[1]
+    tangent = transposed(_one(zero))[0]
     given = max(map(_level, xs))
     return _as_given(y, given), _as_given(tangent, given)
 
 
-def _dot(xs, vs):
-    total = 0.0
-    for x, v in zip(xs, vs):
-        total = total + (x * v).sum()
-    return total
-
-
 def jacobian(f, argnum=0):
     """The function that maps the arguments of f to dy_i/dx_j for x = argument argnum: an array y.shape + x.shape.
-
 
     A p-vector of a q-vector has a (p, q) matrix, computed row by row by p pullbacks.
     """
@@ -170,7 +163,7 @@ def jacobian(f, argnum=0):
         basis = as_like(np.eye(math.prod(y.shape)), inside)
         rows = [pullback(e.reshape(y.shape))[0] for e in basis]
         if not rows:
-            return full((*y.shape, *np.shape(innermost(xs[argnum]))), 0.0, inside)
+            return full((*y.shape, *shape_of(xs[argnum])), 0.0, inside)
         stacked = xp[type(rows[0])].stack(rows)
         return stacked.reshape(tuple(y.shape) + tuple(rows[0].shape))
 
@@ -187,8 +180,6 @@ def hessian(f, argnum=0):
 
 def hvp(f, x, v):
     """The Hessian of the scalar-valued f at x times v, as the gradient of <grad f, v>."""
-    if np.shape(innermost(x)) != np.shape(innermost(v)):
-        raise ValueError(
-            f"hvp: a direction {np.shape(innermost(v))} for an input {np.shape(innermost(x))}: give one alike"
-        )
+    if shape_of(x) != shape_of(v):
+        raise ValueError(f"hvp: a direction {shape_of(v)} for an input {shape_of(x)}: give one alike")
     return grad(lambda x: (_gradient(f, 0, "hvp")(x) * v).sum())(x)

@@ -4,6 +4,8 @@ import numpy as np
 
 from autograd.kernels import full, xp
 
+Pair = int | tuple
+
 
 class Windows:
     """Windows of `kernel` elements, `dilation` apart, beginning every `stride` elements of the padded image.
@@ -15,14 +17,7 @@ class Windows:
     """
 
     def __init__(
-        self,
-        name,
-        size,
-        kernel,
-        stride: int | tuple = 1,
-        padding: int | tuple | str = 0,
-        dilation: int | tuple = 1,
-        ceil_mode=False,
+        self, name, size, kernel, stride: Pair = 1, padding: Pair | str = 0, dilation: Pair = 1, ceil_mode=False
     ):
         self.size, self.kernel = tuple(size), pair(kernel)
         self.stride, self.dilation = pair(stride), pair(dilation)
@@ -57,10 +52,8 @@ class Windows:
             over.append((left, right + max(0, (count - 1) * s - room)))
         self.outputs, self.padding = tuple(outputs), tuple(over)
         if min(outputs) < 1:
-            raise ValueError(
-                f"{name}: windows over {tuple(extents)} elements are larger than the image {self.size} "
-                f"with padding {padding}"
-            )
+            window = f"windows over {tuple(extents)} elements"
+            raise ValueError(f"{name}: {window} are larger than the image {self.size} with padding {padding}")
 
     def pad(self, x, value=0.0):
         """The image with the padding around it."""
@@ -84,29 +77,19 @@ class Windows:
 
     def taps(self):
         """For each place in the window, row by row, the index of the elements there: one for each output."""
-        for i in range(self.kernel[0]):
-            for j in range(self.kernel[1]):
-                yield (
-                    ...,
-                    *(
-                        slice(at * d, at * d + s * (n - 1) + 1, s)
-                        for at, d, s, n in zip((i, j), self.dilation, self.stride, self.outputs)
-                    ),
-                )
+        for place in np.ndindex(*self.kernel):
+            sides = zip(place, self.dilation, self.stride, self.outputs)
+            yield (..., *(slice(at * d, at * d + s * (n - 1) + 1, s) for at, d, s, n in sides))
 
     def unfold(self, x):
         """The elements of each window: (..., H, W) -> (..., KH * KW, OH, OW)."""
         x = self.pad(x)
         if type(x) is not np.ndarray:
             return xp[type(x)].stack([x[tap] for tap in self.taps()], -3)
-        rows, columns = x.strides[-2:]
-        (dh, dw), (sh, sw) = self.dilation, self.stride
-        windows = np.lib.stride_tricks.as_strided(
-            x,
-            (*x.shape[:-2], *self.kernel, *self.outputs),
-            (*x.strides[:-2], rows * dh, columns * dw, rows * sh, columns * sw),
-            writeable=False,
-        )
+        shape = *x.shape[:-2], *self.kernel, *self.outputs
+        (dh, dw), (sh, sw), (h, w) = self.dilation, self.stride, x.strides[-2:]
+        strides = *x.strides[:-2], h * dh, w * dw, h * sh, w * sw
+        windows = np.lib.stride_tricks.as_strided(x, shape, strides, writeable=False)
         return np.ascontiguousarray(windows).reshape(*x.shape[:-2], -1, *self.outputs)
 
     def fold(self, columns):

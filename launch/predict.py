@@ -13,8 +13,7 @@ from autograd import no_grad
 from ddp.environment import BACKENDS
 from ddp.errors import ConfigurationError
 from ddp.placement import stored
-from launch import data as datasets
-from launch import models, transfer
+from launch import data as datasets, models, transfer
 
 BLOCK = 64  # samples that are computed at once, at most: what the bits of a prediction depend on
 

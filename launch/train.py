@@ -16,8 +16,7 @@ from ddp.environment import detect
 from ddp.errors import ConfigurationError
 from ddp.lr_rules import scaled_lr
 from ddp.placement import HALVES, stored
-from launch import data as datasets
-from launch import models, transfer
+from launch import data as datasets, models, transfer
 from launch.options import OPTIMIZERS, SCHEDULES, defaults, length, resumed
 
 

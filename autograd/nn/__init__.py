@@ -1,14 +1,15 @@
 """Layers and containers, with the names, shapes and state dicts of torch.nn."""
 
-from autograd.nn.activations import (
-    ELU, GELU, Hardtanh, LeakyReLU, LogSoftmax, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh,
-)  # fmt: skip
 from autograd.nn.attention import MultiheadAttention, TransformerDecoderLayer, TransformerEncoderLayer
-from autograd.nn.convolution import AdaptiveAvgPool2d, AvgPool2d, Conv1d, Conv2d, ConvTranspose2d, MaxPool2d
-from autograd.nn.embedding import Embedding
-from autograd.nn.layers import Dropout, Flatten, Identity, Linear
+from autograd.nn.functions import (
+    AdaptiveAvgPool2d, AvgPool2d, ELU, GELU, Hardtanh, LeakyReLU, LogSoftmax, MaxPool2d, ReLU, Sigmoid, SiLU, Softmax,
+    Softplus, Tanh,
+)  # fmt: skip
+from autograd.nn.layers import (
+    BatchNorm1d, BatchNorm2d, Conv1d, Conv2d, ConvTranspose2d, Dropout, Embedding, Flatten, GroupNorm, Identity,
+    LayerNorm, Linear,
+)  # fmt: skip
 from autograd.nn.module import Module, ModuleList, Parameter, Sequential
-from autograd.nn.normalization import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm
 from autograd.nn.recurrent import GRU, LSTM, RNN
 
 __all__ = [

@@ -6,9 +6,8 @@ from autograd import init as initial
 from autograd.activations import gelu, relu
 from autograd.attention import scaled_dot_product_attention
 from autograd.dropout import dropout
-from autograd.nn.layers import Linear
+from autograd.nn.layers import LayerNorm, Linear
 from autograd.nn.module import Module, Parameter
-from autograd.nn.normalization import LayerNorm
 from autograd.products import linear
 from autograd.random import draw
 from autograd.shapes import chunk, permute

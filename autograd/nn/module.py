@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from autograd.core import Tensor, get_default_dtype, innermost
+from autograd.core import Tensor, get_default_dtype, innermost, shape_of
 from autograd.graph import Leaf
 from autograd.kernels import astype, is_torch, kind, to_device, to_numpy, xp
 
@@ -132,11 +132,9 @@ class Module:
         if missing or unexpected:
             raise ValueError(f"load_state_dict: missing {missing}, unexpected {unexpected}")
         for path, t in own.items():
-            if tuple(t.shape) != tuple(np.shape(state[path])):
-                raise ValueError(
-                    f"load_state_dict: {path!r} has shape {tuple(t.shape)} here, "
-                    f"but {tuple(np.shape(state[path]))} in the state"
-                )
+            ours, theirs = shape_of(t), shape_of(state[path])
+            if ours != theirs:
+                raise ValueError(f"load_state_dict: {path!r} has shape {ours} here, but {theirs} in the state")
         for path, t in own.items():
             t.assign(state[path])
 

@@ -55,20 +55,19 @@ class _Recurrent(Module):
             outputs = []
             for i, direction in enumerate(self.directions):
                 which = layer * len(self.directions) + i
-                ys, final = self._run(
-                    x, f"l{layer}{direction}", self._initial(x, state, which), backward=bool(direction)
-                )
+                ys, final = self._run(x, f"l{layer}{direction}", self._initial(x, state, which), bool(direction))
                 outputs.append(ys)
                 finals.append(final)
             x = outputs[0] if len(outputs) == 1 else concatenate(outputs, -1)
             if layer < self.num_layers - 1:
                 x = dropout(x, self.dropout, self.training)
-        return permute(x, 1, 0, 2) if self.batch_first else x, self._collect(finals)
+        states = tuple(stack(parts) for parts in zip(*finals))
+        return permute(x, 1, 0, 2) if self.batch_first else x, states if isinstance(self, LSTM) else states[0]
 
     def _run(self, x, suffix, state, backward):
         """One layer in one direction: outputs (T, N, hidden) and the last state."""
-        parameters = [getattr(self, f"{kind}_{suffix}") for kind in ("weight_ih", "bias_ih", "weight_hh", "bias_hh")]
-        w_ih, b_ih, w_hh, b_hh = parameters
+        kinds = "weight_ih", "bias_ih", "weight_hh", "bias_hh"
+        w_ih, b_ih, w_hh, b_hh = (getattr(self, f"{kind}_{suffix}") for kind in kinds)
         inputs = linear(x, w_ih, b_ih)  # (T, N, gates * hidden): all times in one product
         ys: list = [None] * x.shape[0]
         for t in reversed(range(x.shape[0])) if backward else range(x.shape[0]):
@@ -83,9 +82,6 @@ class _Recurrent(Module):
             return tuple(s[which] for s in (state if isinstance(state, tuple) else (state,)))
         zeros = Tensor(full((x.shape[1], self.hidden_size), 0.0, innermost(x)))
         return (zeros, zeros)
-
-    def _collect(self, finals):
-        return stack([final[0] for final in finals])
 
 
 class RNN(_Recurrent):
@@ -114,9 +110,6 @@ class LSTM(_Recurrent):
         i, f, g, o = chunk(x + linear(h, w, b), 4, -1)
         c = sigmoid(f) * c + sigmoid(i) * tanh(g)
         return sigmoid(o) * tanh(c), c
-
-    def _collect(self, finals):
-        return tuple(stack([final[k] for final in finals]) for k in range(2))
 
 
 class GRU(_Recurrent):

@@ -16,8 +16,6 @@ pattern that matches a parameter counts; where two set the same hyperparameter, 
 makes the most usual groups.
 """
 
-from autograd.optim.adaptive import Adagrad, Adam, AdamW, RMSprop
 from autograd.optim.base import Optimizer, no_decay
 from autograd.optim.clip import clip_grad_norm, clip_grad_value, grad_norm
-from autograd.optim.layerwise import LAMB, LARS
-from autograd.optim.sgd import SGD
+from autograd.optim.rules import LAMB, LARS, SGD, Adagrad, Adam, AdamW, RMSprop

@@ -7,10 +7,11 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from autograd.arena import Arena, arena_of, named_parameters
+from autograd.arena import arena_of, named_parameters
 from autograd.kernels import beside, full, to_numpy, xp
 
 SMALLEST = {n: float(np.finfo(f"f{n}").tiny) for n in (2, 4, 8)}  # by bytes an element
+AT_LEAST_ZERO = "lr_scale", "weight_decay", "l1", "eps", "trust"  # hyperparameters
 CHUNK = 131_072  # elements: a few arrays of this length share the cache, and a call is worth its overhead
 
 
@@ -21,6 +22,7 @@ class Optimizer:
     """
 
     arrays: tuple[str, ...] = ()  # names of the state arrays
+    fractions: tuple[str, ...] = ()  # names of the hyperparameters in [0, 1)
     layerwise = False  # whether a chunk is one whole parameter, because the rule needs its norm
 
     def __init__(self, owner, lr: float | Callable[[int], float], groups=None, weight_decay=0.0, l1=0.0, **more):
@@ -62,10 +64,13 @@ class Optimizer:
 
     def check(self, h):
         """Raise ValueError if the hyperparameters h make no sense."""
+        name, given = type(self).__name__, vars(h)
+        at_least_zero(name, **{key: given[key] for key in AT_LEAST_ZERO if key in given})
+        below_one(name, **{key: given[key] for key in self.fractions})
 
     def needs(self, h):
-        """The state arrays that the rule uses with hyperparameters h."""
-        return self.arrays
+        """The state arrays that the rule uses with hyperparameters h: none for a momentum of 0."""
+        return [name for name in self.arrays if getattr(h, name, True)]
 
     def _runs(self, hyperparameters, groups):
         name, names = type(self).__name__, self.arena.parameters
@@ -76,13 +81,11 @@ class Optimizer:
             )
         for pattern, given in groups.items():
             if not any(_matches(key, pattern) for key in names):
-                raise ValueError(
-                    f"{name}: no parameter is called {pattern!r}: patterns match names such as {next(iter(names))!r}"
-                )
+                first = next(iter(names))
+                raise ValueError(f"{name}: no parameter is called {pattern!r}: patterns match names such as {first!r}")
             if unknown := sorted(given.keys() - hyperparameters.keys()):
-                raise ValueError(
-                    f"{name}: {pattern!r} sets {unknown[0]!r}, which is none of {', '.join(sorted(hyperparameters))}"
-                )
+                known = ", ".join(sorted(hyperparameters))
+                raise ValueError(f"{name}: {pattern!r} sets {unknown[0]!r}, which is none of {known}")
         starts, found = [], []
         for key, span in self.arena.spans.items():
             own = dict(hyperparameters)
@@ -91,7 +94,6 @@ class Optimizer:
                     own |= given
             h = SimpleNamespace(**{name: _plain(value) for name, value in own.items()})
             if not found or h != found[-1]:
-                at_least_zero(name, lr_scale=h.lr_scale, weight_decay=h.weight_decay, l1=h.l1)
                 self.check(h)
                 starts.append(span.start)
                 found.append(h)
@@ -131,19 +133,16 @@ class Optimizer:
 
     def load_state_dict(self, state):
         """Restore what `state_dict` returned."""
-        if state.keys() - {"steps"} != self.state.keys():
-            raise ValueError(
-                f"{type(self).__name__} keeps the state {sorted(self.state)}, not {sorted(state.keys() - {'steps'})}"
-            )
+        kept, given = sorted(self.state), sorted(state.keys() - {"steps"})
+        if kept != given:
+            raise ValueError(f"{type(self).__name__} keeps the state {kept}, not {given}")
         shapes = {key: p.shape for key, p in self.arena.parameters.items()}
         for name in self.state:
             given = {key: np.shape(a) for key, a in state[name].items()}
             for key in sorted(shapes.keys() | given.keys()):
                 if shapes.get(key) != given.get(key):
-                    raise ValueError(
-                        f"{type(self).__name__}: {name!r} of {key!r} has shape {given.get(key)} in the state, "
-                        f"the parameter {shapes.get(key)}"
-                    )
+                    what = f"{type(self).__name__}: {name!r} of {key!r}"
+                    raise ValueError(f"{what} has shape {given.get(key)} in the state, the parameter {shapes.get(key)}")
         self.steps = int(state["steps"])
         for name, flat in self.state.items():
             for key, view in self.arena.unflatten(flat).items():
@@ -195,6 +194,6 @@ def no_decay(owner, **more):
 
     `more` is set for them too: `no_decay(model, adapt=False)` leaves them out of the adaptation of LARS and LAMB.
     """
-    arena = owner if isinstance(owner, Arena) else getattr(owner, "arena", None)
+    arena = getattr(owner, "arena", None)
     named = named_parameters(owner) if arena is None else arena.parameters
     return {name: {"weight_decay": 0.0, "l1": 0.0, **more} for name, p in named.items() if p.ndim <= 1}

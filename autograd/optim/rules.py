@@ -1,8 +1,44 @@
-"""Rules with a rate for each element, from the history of its gradient."""
+"""The rules: one rate for all elements, one for each from the history of its gradient, one for each parameter."""
 
 import math
 
-from autograd.optim.base import Optimizer, above_zero, at_least_zero, below_one, regularized
+import numpy as np
+
+from autograd.optim.base import Optimizer, above_zero, below_one, regularized
+from autograd.optim.clip import norm_of
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum m:
+
+        v = m v + g
+        w = w - lr v              (Nesterov: w - lr (g + m v))
+
+    as in torch. Polyak 1964; Nesterov 1983; in this form Sutskever et al. 2013.
+    """
+
+    arrays = ("momentum",)
+    fractions = ("momentum",)
+
+    def __init__(self, owner, lr, momentum=0.0, nesterov=False, weight_decay=0.0, l1=0.0, groups=None):
+        super().__init__(owner, lr, groups, weight_decay, l1, momentum=momentum, nesterov=nesterov)
+
+    def check(self, h):
+        super().check(h)
+        if h.nesterov and not h.momentum:
+            raise ValueError("SGD: nesterov needs a momentum above 0")
+
+    def update(self, lr, h, chunks):
+        n, m, c = self.xp, h.momentum, h.weight_decay
+        if n is np:  # as arrays: a ufunc would convert a Python number again in every call
+            m, c, lr = (np.asarray(x, self.arena.dtype) for x in (m, c, lr))
+        for w, g, v, t, u in chunks:
+            g = regularized(g, w, c, h.l1, t, u)
+            if m:
+                v *= m
+                v += g
+                g = n.add(g, n.multiply(v, m, out=u), out=t) if h.nesterov else v
+            w -= n.multiply(g, lr, out=t)
 
 
 class Adagrad(Optimizer):
@@ -16,9 +52,6 @@ class Adagrad(Optimizer):
 
     def __init__(self, owner, lr=0.01, eps=1e-10, weight_decay=0.0, l1=0.0, groups=None):
         super().__init__(owner, lr, groups, weight_decay, l1, eps=eps)
-
-    def check(self, h):
-        at_least_zero("Adagrad", eps=h.eps)
 
     def update(self, lr, h, chunks):
         n, eps = self.xp, above_zero(h.eps, self.arena.dtype)
@@ -43,6 +76,7 @@ class RMSprop(Optimizer):
     """
 
     arrays = ("square", "mean", "momentum")
+    fractions = ("alpha", "momentum")
 
     def __init__(
         self, owner, lr=0.01, alpha=0.99, eps=1e-8, momentum=0.0, centered=False, weight_decay=0.0, l1=0.0, groups=None
@@ -51,12 +85,8 @@ class RMSprop(Optimizer):
             owner, lr, groups, weight_decay, l1, alpha=alpha, eps=eps, momentum=momentum, centered=centered
         )
 
-    def check(self, h):
-        below_one("RMSprop", alpha=h.alpha, momentum=h.momentum)
-        at_least_zero("RMSprop", eps=h.eps)
-
     def needs(self, h):
-        return ("square", *(["mean"] if h.centered else []), *(["momentum"] if h.momentum else []))
+        return [name for name in super().needs(h) if name != "mean" or h.centered]
 
     def update(self, lr, h, chunks):
         n, eps = self.xp, above_zero(h.eps, self.arena.dtype)
@@ -92,9 +122,8 @@ class Moments(Optimizer):
     arrays = ("mean", "variance")
 
     def check(self, h):
-        name = type(self).__name__
-        below_one(name, beta1=h.betas[0], beta2=h.betas[1])
-        at_least_zero(name, eps=h.eps)
+        super().check(h)
+        below_one(type(self).__name__, beta1=h.betas[0], beta2=h.betas[1])
 
     def corrections(self, h):
         return 1.0 - h.betas[0] ** self.steps, math.sqrt(1.0 - h.betas[1] ** self.steps)
@@ -143,3 +172,67 @@ class AdamW(Adam):
 
     def __init__(self, owner, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, l1=0.0, groups=None):
         super().__init__(owner, lr, betas, eps, weight_decay, l1, groups)
+
+
+class LARS(Optimizer):
+    """Layer-wise adaptive rate scaling (You, Gitman and Ginsburg 2017, algorithm 1). For each parameter, with
+    momentum m, weight decay c and Euclidean norms,
+
+        r = trust |w| / (|g| + c |w|)
+        v = m v + lr r (g + c w)
+        w = w - v
+
+    where g is without c w. r counts as 1 where w is 0, which could not move otherwise, where the divisor is 0, and
+    where `adapt` is False: `groups=no_decay(model, adapt=False)` is usual, for biases and normalisation.
+    """
+
+    arrays = ("momentum",)
+    fractions = ("momentum",)
+    layerwise = True
+
+    def __init__(self, owner, lr, momentum=0.9, weight_decay=0.0, trust=0.001, adapt=True, l1=0.0, groups=None):
+        super().__init__(owner, lr, groups, weight_decay, l1, momentum=momentum, trust=trust, adapt=adapt)
+
+    def update(self, lr, h, chunks):
+        n = self.xp
+        for w, g, v, t, u in chunks:
+            g = regularized(g, w, 0.0, h.l1, u, t)
+            norm = norm_of([w])
+            divisor = norm_of([g]) + h.weight_decay * norm
+            r = h.trust * norm / divisor if h.adapt and norm and divisor else 1.0
+            n.multiply(w, h.weight_decay, out=t)
+            t += g
+            t *= lr * r
+            if h.momentum:
+                v *= h.momentum
+                v += t
+                t = v
+            w -= t
+
+
+class LAMB(Moments):
+    """Adam's direction with the length of the parameter (You et al. 2020, algorithm 2). For each parameter, with
+    weight decay c, Euclidean norms, and mhat and vhat as in Adam,
+
+        d = mhat / (sqrt(vhat) + eps) + c w
+        w = w - lr |w| / |d| d
+
+    |w| / |d| counts as 1 where either is 0 or `adapt` is False: `groups=no_decay(model, adapt=False)` is usual.
+    """
+
+    layerwise = True
+
+    def __init__(
+        self, owner, lr=1e-3, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.01, adapt=True, l1=0.0, groups=None
+    ):
+        super().__init__(owner, lr, groups, weight_decay, l1, betas=betas, eps=eps, adapt=adapt)
+
+    def update(self, lr, h, chunks):
+        n, (c1, c2) = self.xp, self.corrections(h)
+        for w, g, m, v, d, u in chunks:
+            self.direction(regularized(g, w, 0.0, h.l1, u, d), m, v, h, c2, d)
+            d *= c2 / c1
+            d += n.multiply(w, h.weight_decay, out=u)
+            norm, length = norm_of([w]), norm_of([d])
+            d *= lr * norm / length if h.adapt and norm and length else lr
+            w -= d
