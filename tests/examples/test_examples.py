@@ -25,7 +25,9 @@ QUICK = {  # options with which an example is done in a few seconds, and still s
     "lenet5": "--epochs 5",
     "grad_cam": "--epochs 6",
 }
-LONGEST = {"digits_mlp": 59, **dict.fromkeys(("xor", "learning_rate", "batch_size", *SHARED, *QUICK), 119)}  # lines
+LARGER = {"char_transformer": "--steps 4", "char_lstm": "--steps 4", "resnet_search": "--trials 4 --epochs 1"}
+SHORT = "xor", "learning_rate", "batch_size", *SHARED, *QUICK, *LARGER
+LONGEST = {"digits_mlp": 59, **dict.fromkeys(SHORT, 119)}  # lines
 
 
 def commands(name):
@@ -273,3 +275,71 @@ def test_grad_cam_erases_what_counts(started):
         text,
     )
     assert 0 < hottest < another < anywhere < whole <= 100 and own > 50
+
+
+def short(name):
+    """Its first command, with less to do."""
+    return f"{commands(name)[0]} {LARGER[name]}"
+
+
+@pytest.mark.parametrize("name", LARGER)
+def test_larger_networks_print_and_draw_the_same_on_two_ranks(name, started):
+    text = started(short(name))
+    assert text.endswith(f"\nfigure: runs/{name}.png\n") and "nan" not in text
+    shared = started(f"mpirun -n 2 {short(name)} --out shared/{name}.png")
+    assert shared == text.replace("figure: runs", "figure: shared")
+    figure, same = [(started.folder / folder / f"{name}.png").read_bytes() for folder in ("runs", "shared")]
+    assert figure == same and figure.startswith(b"\x89PNG\r\n\x1a\n") and len(figure) > 20_000
+
+
+@pytest.mark.parametrize("name", ["char_transformer", "char_lstm"])
+def test_a_network_that_has_begun_to_learn_needs_fewer_bits_and_writes_from_its_start(name, started):
+    text = started(short(name))
+    losses = [float(loss) for loss in re.findall(r"validation (\S+) bits", text)]
+    assert len(losses) == 4 and losses[0] < 6.6 and losses[-1] < losses[0] - 0.1  # log2(97) for guessing
+    last, unigram, bigram = map(float, re.search(r"takes (\S+) bits; .* takes (\S+), a bigram (\S+)\. ", text).groups())
+    assert last == pytest.approx(losses[-1], abs=0.006) and 2 < bigram < unigram - 0.5 < 5
+    assert len(re.search(r"^--- written .* ---\n(def .*)\n---$", text, re.MULTILINE | re.DOTALL)[1]) == 204
+    assert re.search(r"^weights sha256 [0-9a-f]{16}$", text, re.MULTILINE)
+
+
+# What an example has computed beside the training, against what the model itself computes.
+ATTENTION = """
+codes = np.array([text.vocabulary.index(character) for character in PIECE])
+weights, seen, attend = attention(codes), [], model.blocks[-1].self_attn
+model.blocks[-1].self_attn = lambda x, *rest: seen.append((x, attend(x, *rest))) or seen[-1][1]
+model(codes[None])
+x, y = (each.data[0] for each in seen[0])
+values = x @ attend.in_proj_weight.data[2 * WIDTH :].T + attend.in_proj_bias.data[2 * WIDTH :]
+mixed = np.concatenate([w @ v for w, v in zip(weights, np.split(values, HEADS, 1))], 1)
+assert np.allclose(mixed @ attend.out_proj.weight.data.T + attend.out_proj.bias.data, y, atol=1e-5)
+assert np.allclose(weights.sum(2), 1) and not np.triu(weights, 1).any()
+"""
+CELLS = """
+codes = np.array([text.vocabulary.index(character) for character in PIECE])
+_, (_, c) = model.lstm(model.embedding(codes[None]))
+assert np.allclose(cells(codes[None])[0, -1], c.data[0, 0], atol=1e-5)
+assert counts("") == (0, 0, 0) and counts("(a\\n") == (0, 0, 0)
+assert counts("x = [\\n    f(1, (2)") == (12, 4, 1)
+"""
+
+
+@pytest.mark.parametrize("name, check", [("char_transformer", ATTENTION), ("char_lstm", CELLS)])
+def test_what_is_drawn_of_a_network_is_what_it_computes(name, check, tmp_path):
+    code = f"import runpy, sys; globals().update(runpy.run_path(sys.argv[0], run_name='__main__'))\n{check}"
+    start = f"import sys; sys.argv[0] = {str(EXAMPLES / name)!r} + '.py'\n"
+    command = [sys.executable, "-c", start + code, "--steps", "2"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_search_ranks_its_trials_and_reports_the_first(started):
+    text = started(short("resnet_search"))
+    rows = [
+        tuple(map(float, row)) for row in re.findall(r"^ *(\S+) +(\d+) +(\d+) +(\S+) % +(\S+) %$", text, re.MULTILINE)
+    ]
+    assert len(rows) == 4 and [row[3] for row in rows] == sorted((row[3] for row in rows), reverse=True)
+    assert all(1e-3 < rate < 10 and batch in (16, 64, 256) and width in (4, 8, 16) for rate, batch, width, *_ in rows)
+    assert f"about {rows[0][3]:.2f} % of the validation images and {rows[0][4]:.2f} % of the test images" in text
+    median = (rows[1][3] + rows[2][3]) / 2
+    assert float(re.search(r"median trial about (\S+) %", text)[1]) == pytest.approx(median, abs=0.011)
