@@ -3,7 +3,7 @@
 import math
 
 from autograd.core import innermost as raw, methods, primitive
-from autograd.kernels import astype, erf, top_of, xp
+from autograd.kernels import astype, erf, logistic, top_of, xp
 
 SQRT_HALF = math.sqrt(0.5)
 SQRT_2_OVER_PI = math.sqrt(2.0 / math.pi)
@@ -69,7 +69,7 @@ def _gelu_tanh(a):
 @primitive
 def silu(a):
     """a * sigmoid(a), also called swish."""
-    p = 0.5 * xp[type(a)].tanh(0.5 * a) + 0.5
+    p = logistic(a)
     return a * p, lambda g: g * (p * (1.0 + a * (1.0 - p)))
 
 
@@ -85,7 +85,7 @@ def _softplus(a, *, beta, threshold):
     n, z = xp[type(a)], a * beta
     linear = raw(z) > threshold
     y = n.where(linear, a, n.log1p(n.exp(n.where(linear, 0.0, z))) * (1.0 / beta))
-    return y, lambda g: g * n.where(linear, 1.0, 0.5 * n.tanh(0.5 * z) + 0.5)
+    return y, lambda g: g * n.where(linear, 1.0, logistic(z))
 
 
 def hardtanh(a, min_val=-1.0, max_val=1.0):
@@ -104,8 +104,8 @@ def _hardtanh(a, *, low, high):
 
 @primitive
 def sigmoid(a):
-    """1 / (1 + exp(-a)), computed as (1 + tanh(a / 2)) / 2, which cannot overflow."""
-    y = 0.5 * xp[type(a)].tanh(0.5 * a) + 0.5
+    """1 / (1 + exp(-a))."""
+    y = logistic(a)
     return y, lambda g: g * (y * (1.0 - y))
 
 

@@ -14,6 +14,7 @@ from autograd.core import Tensor
 from autograd.graph import Leaf
 from autograd.kernels import ALIGNMENT, aligned_zeros, astype, full, is_torch, to_numpy, xp
 
+HALVES = "bfloat16", "float16"
 RIDERS = 8  # numbers that may travel behind the gradients in the same message
 
 
@@ -66,9 +67,10 @@ class Arena:
             p.data = view
             if leaf.total is not None:
                 total[...] = 0.0 if leaf.fresh else leaf.total
-            leaf.total, leaf.name = total, name
+            leaf.total, leaf.name, leaf.in_arena = total, name, True
             self.leaves.append(leaf)
         self.totals = [leaf.total for leaf in self.leaves]
+        self.views = [p.data for p in named.values()]
 
     arena = property(lambda self: self)  # as that of a module, of which it may take the place
 
@@ -82,6 +84,8 @@ class Arena:
 
         Values, gradients and everything the optimizer keeps stay in full precision (Micikevicius et al. 2018).
         """
+        if dtype not in HALVES:
+            raise ValueError(f"compute_in: dtype is {' or '.join(HALVES)}, got {dtype!r}")
         if type(self.data) is np.ndarray:
             raise TypeError(f"compute_in: NumPy has no fast {dtype}: make torch tensors of the model by to(device=...)")
         self.computed = astype(self.data, dtype)
@@ -89,6 +93,7 @@ class Arena:
             span = self.spans[leaf.name]
             p.halve(_shaped(self.computed[span], p.data))
             leaf.dtype = self.computed.dtype
+        self.views = [p.data for p in self.parameters.values()]
 
     def zero_grad(self):
         """Forget the gradients: the next one to arrive overwrites what is there."""
@@ -98,12 +103,16 @@ class Arena:
     def finish(self):
         """Give parameters that no gradient reached since `zero_grad` a gradient of zero, and fire their hooks.
 
-        Raises RuntimeError if a parameter has moved to an arena made later: nothing done here would reach it.
+        Raises RuntimeError if a parameter has moved to an arena made later, or was given other data: nothing done
+        here would reach it.
         """
-        for leaf, total in zip(self.leaves, self.totals):
+        for leaf, total, p, view in zip(self.leaves, self.totals, self.parameters.values(), self.views):
             if leaf.total is not total:
                 todo = "make one optimizer for all parameters, or pass the same module or arena to everything"
                 raise RuntimeError(f"{leaf.name!r} has left this arena for one made later: {todo}")
+            if p.data is not view:
+                todo = "write p.assign(value) instead of p.data = value"
+                raise RuntimeError(f"the data of {leaf.name!r} were replaced, training would not reach them: {todo}")
             if leaf.fresh:
                 leaf.accumulate(full(leaf.shape, 0.0, total, leaf.dtype))
 
@@ -123,16 +132,35 @@ class Arena:
         return digest.hexdigest()
 
     def __reduce__(self):
-        return Arena, (self.parameters,)  # a copy holds copies of the parameters, again as views of its flat arrays
+        # A copy holds copies of the parameters, again as views of its flat arrays.
+        return _copied, (self.parameters, None if self.computed is None else str(self.computed.dtype).split(".")[1])
 
     def unflatten(self, flat):
         """Split a flat array laid out like `data` into {name: array of the parameter's shape}, as views."""
         return {name: _shaped(flat[span], self.parameters[name].master) for name, span in self.spans.items()}
 
 
+def _copied(parameters, dtype):
+    for p in parameters.values():
+        p.unhalve()
+    arena = Arena(parameters)
+    if dtype is not None:
+        arena.compute_in(dtype)
+    return arena
+
+
+def held(owner):
+    """The arena of an Arena or of anything that has one; None of a module whose parameters are others by now."""
+    arena = getattr(owner, "arena", None)
+    if arena is None or not hasattr(owner, "named_parameters"):
+        return arena
+    now = {id(p) for p in named_parameters(owner).values()}
+    return arena if now == {id(p) for p in arena.parameters.values()} else None
+
+
 def arena_of(owner):
     """The arena of an Arena, of anything that has one (`.arena`), or of a module or collection of parameters."""
-    arena = getattr(owner, "arena", None)
+    arena = held(owner)
     if arena is None:
         arena = Arena(owner)
         if hasattr(owner, "named_parameters"):

@@ -7,7 +7,7 @@ it on the way back, so no rule mentions it.
 import math
 
 from autograd.core import Tensor, exemplar, innermost as raw, methods, primitive
-from autograd.kernels import astype, beside, erf as erf_of, kind, namespace, xp
+from autograd.kernels import astype, beside, erf as erf_of, kept, kind, namespace, xp
 
 
 def add(a, b, *, alpha=1):
@@ -75,9 +75,13 @@ def pow(a, b):
 
     def by_exponent(g):
         base = _unless(a, raw(a) == 0, n)
-        return g * (y * (math.log(base) if isinstance(base, (int, float)) else n.log(base)))
+        return g * (y * (_log(base) if isinstance(base, (int, float)) else n.log(base)))
 
     return y, by_base, by_exponent
+
+
+def _log(x):
+    return math.log(x) if x > 0 else math.nan
 
 
 def _unless(x, replaced, n):
@@ -180,21 +184,20 @@ def tanh(a):
 @primitive
 def maximum(a, b):
     """The larger of a and b, element by element. Where they are equal, each gets half of the gradient."""
-    w = _share(raw(a) > raw(b), raw(a) == raw(b), a, b)
-    return namespace(a, b).maximum(a, b), lambda g: g * w, lambda g: g * (1 - w)
+    return namespace(a, b).maximum(a, b), *_shared(raw(a) >= raw(b), raw(a) <= raw(b), a, b)
 
 
 @primitive
 def minimum(a, b):
     """The smaller of a and b, element by element. Where they are equal, each gets half of the gradient."""
-    w = _share(raw(a) < raw(b), raw(a) == raw(b), a, b)
-    return namespace(a, b).minimum(a, b), lambda g: g * w, lambda g: g * (1 - w)
+    return namespace(a, b).minimum(a, b), *_shared(raw(a) <= raw(b), raw(a) >= raw(b), a, b)
 
 
-def _share(wins, ties, *operands):
-    """The part of the gradient that the first operand gets: 1, 1/2 or 0, in the operands' floating dtype."""
+def _shared(first, second, *operands):
+    """The vjps of two operands that get the gradient where the masks hold, and half of it where both do."""
     like = exemplar(*operands)
-    return astype(xp[type(like)].where(ties, 0.5, wins), like.dtype)
+    part = astype(xp[type(like)].where(first & second, 0.5, 1.0), like.dtype)
+    return lambda g: kept(g * part, first), lambda g: kept(g * part, second)
 
 
 @primitive
@@ -204,7 +207,7 @@ def where(condition, a, b):
     if kind(c.dtype) not in "biu":
         raise TypeError(f"where: the condition is an array of booleans, such as a > 0, not of {c.dtype}")
     c = c if kind(c.dtype) == "b" else c != 0
-    return namespace(a, b, c).where(c, a, b), None, lambda g: g * c, lambda g: g * ~c
+    return namespace(a, b, c).where(c, a, b), None, lambda g: kept(g, c), lambda g: kept(g, ~c)
 
 
 def clamp(a, min=None, max=None):
@@ -223,9 +226,9 @@ def _clamp(a, low, high):
     inside = (x >= lo) & (x <= hi)
     return (
         namespace(a, low, high).clip(a, low, high),
-        lambda g: g * inside,
-        lambda g: g * ((x < lo) & (lo <= hi)),
-        lambda g: g * ((x > hi) | (lo > hi)),
+        lambda g: kept(g, inside),
+        lambda g: kept(g, (x < lo) & (lo <= hi)),
+        lambda g: kept(g, (x > hi) | (lo > hi)),
     )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from autograd.activations import softmax
 from autograd.arithmetic import where
-from autograd.core import innermost as raw, shape_of
+from autograd.core import Tensor, innermost as raw, shape_of
 from autograd.dropout import dropout
 from autograd.kernels import astype, beside, kind, xp
 from autograd.products import matmul
@@ -31,7 +31,9 @@ def scaled_dot_product_attention(query, key, value, attn_mask=None, dropout_p=0.
     allowed = mask if kind(mask.dtype) == "b" else mask > -math.inf
     somewhere = allowed.any(axis=-1, keepdims=True)
     if kind(mask.dtype) == "b":
-        attn_mask = astype(xp[type(mask)].where(mask, 0.0, -math.inf), scores.dtype)
+        mask = xp[type(mask)].where(mask, 0.0, -math.inf)
+    if type(attn_mask) is not Tensor:
+        attn_mask = astype(mask, scores.dtype)
     y = matmul(dropout(softmax(scores + where(somewhere, attn_mask, 0.0)), dropout_p), value)
     return y if somewhere.all() else y * somewhere
 

@@ -54,15 +54,21 @@ class Tensor:
 
     @property
     def grad(self):
-        """The gradient accumulated in a leaf, as an array of the leaf's shape; None before anything arrived."""
+        """The gradient accumulated in a leaf, as an array of the leaf's shape; None before anything arrived.
+
+        Once the leaf is in an arena (an optimizer has been made), the array is a view that later steps overwrite.
+        """
         leaf = self.node
         return None if not isinstance(leaf, Leaf) or leaf.fresh else leaf.total
 
     @grad.setter
     def grad(self, value):
-        if not isinstance(self.node, Leaf) or value is not None:
-            raise AttributeError("grad can only be reset, and only on a leaf: write x.grad = None")
-        self.node.fresh = True
+        if value is not None:
+            raise AttributeError("grad can only be reset, by x.grad = None: backward(g) is what adds to it")
+        if not isinstance(self.node, Leaf):
+            todo = "to change a parameter write w.assign(w.data - lr * w.grad)"
+            raise AttributeError(f"grad belongs to leaves, this tensor was computed by {self.name!r}: {todo}")
+        self.node.forget()
 
     @property
     def name(self):
@@ -85,10 +91,15 @@ class Tensor:
         return self.numpy().tolist()
 
     def assign(self, value):
-        """Overwrite a leaf's value in place; graphs that recorded the old value refuse to run backward."""
+        """Overwrite a leaf's value in place, by an array of its shape or a number.
+
+        Graphs that recorded the old value of a parameter refuse to run backward; those of a constant cannot know.
+        """
         if self.node is not None and not isinstance(self.node, Leaf):
             raise RuntimeError(f"assign needs a leaf, this tensor was computed by {self.name!r}")
         value = beside(innermost(value), self.data)
+        if not hasattr(value, "dtype") or kind(value.dtype) not in "biuf" or tuple(value.shape) not in ((), self.shape):
+            raise ValueError(f"assign: a tensor of shape {tuple(self.shape)} takes a number or an array of its shape")
         if not is_torch(self.data) and not self.data.flags.writeable:  # a constant that is a NumPy scalar, or a view
             self.data = np.array(self.data)
         self.data[...] = value
@@ -104,7 +115,13 @@ class Tensor:
 
     def halve(self, data):
         """Compute with these data from now on, a copy in half precision, and keep those so far as the master."""
-        self._master, self.data = self.data, data
+        self._master, self.data = self.master, data
+
+    def unhalve(self):
+        """Compute with the master again."""
+        if self.master is not self.data:
+            self.data = self._master
+            del self._master
 
     def register_hook(self, hook):
         """Call hook(leaf) in every backward, the moment this leaf's gradient is final. Leaves only; one hook a leaf."""

@@ -28,17 +28,23 @@ class Leaf(Node):
     version  counts in-place changes of the value, so that a stale graph is refused
     """
 
-    __slots__ = ("total", "fresh", "hook", "version", "dtype")
+    __slots__ = ("total", "fresh", "hook", "version", "dtype", "in_arena")
 
     def __init__(self, name, shape, dtype):
         super().__init__(name, (), shape)
         self.dtype = dtype
         self.total = self.hook = None
-        self.fresh, self.version = True, 0
+        self.fresh, self.version, self.in_arena = True, 0, False
 
     def place(self):
         """Where a whole gradient may be written straight away; None where it must be added, or has no place yet."""
         return self.total if self.fresh else None
+
+    def forget(self):
+        """Drop the gradient: an array of its own is left to whoever has kept it."""
+        self.fresh = True
+        if not self.in_arena:
+            self.total = None
 
     def accumulate(self, g):
         """Take in the whole gradient of one backward: add it, or overwrite what is stale."""

@@ -6,14 +6,20 @@ import numpy as np
 
 from autograd.arithmetic import where
 from autograd.core import Tensor, innermost as raw, methods, primitive, shape_of
-from autograd.kernels import axis_of, beside, kind, xp
+from autograd.kernels import axis_of, integers, kind, xp
 from autograd.transforms import linear_map
 
 
 def getitem(a, index):
     """a[index] with any index NumPy accepts. Elements picked twice get the sum of both gradients."""
-    index = tuple(raw(i) for i in index) if isinstance(index, tuple) else raw(index)
+    index = tuple(_part(i, a) for i in index) if isinstance(index, tuple) else _part(index, a)
     return _getitem(a, index=index)
+
+
+def _part(i, a):
+    """Part of an index, in the array library of a."""
+    i = raw(i)
+    return integers(i, raw(a)) if hasattr(i, "dtype") and i.dtype != bool else i
 
 
 @primitive
@@ -48,7 +54,7 @@ def take_along_dim(a, indices, axis=None, *, dim=None):
     """a's elements at `indices` along the axis, the other axes broadcast; of the flattened a without an axis."""
     axis = axis if dim is None else dim
     if axis is None:
-        return getitem(a.reshape(-1), beside(raw(indices), raw(a)).reshape(-1))
+        return getitem(a.reshape(-1), integers(raw(indices), raw(a)).reshape(-1))
     return _along("take_along_dim", a, axis, indices, a.shape)
 
 
@@ -61,7 +67,7 @@ def gather(a, dim, index):
 
 def _along(name, a, axis, indices, shape):
     """a's elements at integer indices along the axis, and at range(n) along each other axis of this shape."""
-    indices, axis = beside(raw(indices), raw(a)), axis_of(axis, a.ndim, name)
+    indices, axis = integers(raw(indices), raw(a)), axis_of(axis, a.ndim, name)
     if (indices.ndim or 1) != (a.ndim or 1) or kind(indices.dtype) not in "iu":
         got = f"{indices.dtype} of {tuple(indices.shape)}"
         raise ValueError(f"{name}: {a.shape} needs integer indices of {a.ndim} axes, got {got}")
@@ -84,7 +90,7 @@ def _within(name, a, index, indices):
 
 def index_select(a, dim, index):
     """The slices of a at these places along the axis; index is a vector of integers."""
-    axis, index = axis_of(dim, a.ndim, "index_select"), beside(raw(index), raw(a))
+    axis, index = axis_of(dim, a.ndim, "index_select"), integers(raw(index), raw(a))
     if index.ndim > 1 or kind(index.dtype) not in "iu":
         raise ValueError(f"index_select: needs a vector of integers, got {index.dtype} of shape {index.shape}")
     if a.ndim == 0:
@@ -102,7 +108,7 @@ def masked_fill(a, mask, value):
 
 def embedding(indices, weight, padding_idx=None):
     """Rows of the table weight (V, D) for integers of any shape (...): (..., D). Row padding_idx gets no gradient."""
-    indices = beside(raw(indices), raw(weight))
+    indices = integers(raw(indices), raw(weight))
     if kind(indices.dtype) not in "iu" or (type(indices) is np.ndarray and indices.min(initial=0) < 0):
         got = f"{indices.dtype} indices from {indices.min()} on"
         raise ValueError(f"embedding: rows of a table {weight.shape} are numbered from 0, got {got}")

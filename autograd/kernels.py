@@ -39,7 +39,7 @@ def as_operand(a, name):
     if isinstance(a, np.ndarray):
         return a.view(np.ndarray)
     if is_torch(a):
-        return a.detach()
+        return a.detach() if a.requires_grad or type(a) is not sys.modules["torch"].Tensor else a
     raise TypeError(f"{name}: {COMPUTES_ON} {type(a).__name__}")
 
 
@@ -74,13 +74,21 @@ def namespace(*operands):
 
 def beside(a, like):
     """Numbers, lists or an array of either library, as an array where `like` lives."""
-    return np.asarray(a) if isinstance(like, (np.ndarray, np.generic)) else xp[type(like)].asarray(a, like=like)
+    if not isinstance(like, (np.ndarray, np.generic)):
+        return xp[type(like)].asarray(a, like=like)
+    return a if type(a) is np.ndarray else to_numpy(a)
+
+
+def integers(a, like):
+    """Indices or labels where `like` lives; those of torch in the one dtype that all its kernels take."""
+    a = beside(a, like)
+    return a if type(a) is np.ndarray or kind(a.dtype) not in "iu" else a.long()
 
 
 def as_like(a, like):
     """Numbers or an array as an array where `like` lives and of its dtype."""
     if isinstance(like, (np.ndarray, np.generic)):
-        return np.asarray(a, like.dtype)
+        return np.asarray(to_numpy(a), like.dtype)
     return xp[type(like)].asarray(a, like.dtype, like)
 
 
@@ -107,6 +115,11 @@ def kind(dtype):
     return "c" if dtype.is_complex else "b" if "bool" in str(dtype) else "u" if "uint" in str(dtype) else "i"
 
 
+def kept(g, mask):
+    """g where the mask holds and 0 elsewhere, also where g is not finite, as a product would not be."""
+    return xp[type(g)].where(mask, g, 0.0)
+
+
 def unbroadcast(g, shape):
     """Sum g over the axes along which an array of this shape was broadcast to g's shape."""
     lead = g.ndim - len(shape)
@@ -126,6 +139,14 @@ def sum_rows(g):
 def top_of(x, axis):
     """The largest values of an array along the axis, with length 1 there; 0 of an empty array."""
     return xp[type(x)].amax(x, axis=axis, keepdims=True) if math.prod(x.shape) else full((), 0, x)
+
+
+def logistic(a):
+    """1 / (1 + exp(-a)), to rounding for all a; a formula by tanh would lose every digit far below 0."""
+    if xp[type(a)] is not np:
+        return xp[type(a)].sigmoid(a)
+    with np.errstate(over="ignore"):
+        return 1.0 / (1.0 + np.exp(-a))
 
 
 def erf(a):

@@ -8,7 +8,7 @@ from autograd.activations import log_softmax, softplus
 from autograd.arithmetic import abs, clamp, exp, log, sub, where
 from autograd.core import Tensor, exemplar, innermost as raw, primitive, shape_of
 from autograd.indexing import take_along_dim
-from autograd.kernels import as_operand, astype, beside, full, kind, namespace, xp
+from autograd.kernels import as_operand, astype, beside, full, integers, kind, logistic, namespace, xp
 from autograd.reductions import logsumexp
 from autograd.shapes import squeeze
 from autograd.transforms import unfused
@@ -67,7 +67,7 @@ def nll_loss(log_probabilities, target, weight=None, ignore_index=-100, reductio
     Labels equal to ignore_index count for nothing. The mean divides by the sum of the weights that count.
     """
     _known("nll_loss", reduction)
-    z, t = log_probabilities, beside(raw(target), raw(log_probabilities))
+    z, t = log_probabilities, integers(raw(target), raw(log_probabilities))
     _labels_fit("nll_loss", z.shape, t)
     if weight is not None:
         _weighs("nll_loss", weight, z.shape)
@@ -108,7 +108,7 @@ def cross_entropy(logits, target, reduction="mean", weight=None, ignore_index=-1
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"cross_entropy: label_smoothing is in [0, 1], got {label_smoothing}")
     z = logits if type(logits) is Tensor else Tensor(as_operand(logits, "cross_entropy"))
-    t = beside(raw(target), raw(z))
+    t = integers(raw(target), raw(z))
     if weight is not None:
         _weighs("cross_entropy", weight, z.shape)
     if kind(t.dtype) in "fc":
@@ -249,7 +249,7 @@ def _binary_cross_entropy(z, t, *, reduction, weight, positive):
     u = n.log1p(n.exp(-n.abs(z)))
     by_one, by_zero = c * (u + n.maximum(-z, 0.0)), u + n.maximum(z, 0.0)
     loss = w * (t * by_one + (1.0 - t) * by_zero)
-    p = 0.5 * n.tanh(0.5 * z) + 0.5
+    p = logistic(z)
     w = w * (1.0 / max(math.prod(loss.shape), 1)) if reduction == "mean" else w
 
     def by_logits(g):

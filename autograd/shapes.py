@@ -7,7 +7,7 @@ import numpy as np
 
 from autograd.core import Tensor, innermost as raw, methods, primitive, shape_of
 from autograd.indexing import getitem
-from autograd.kernels import axes_of, axis_of, beside, full, namespace, unbroadcast, xp
+from autograd.kernels import axes_of, axis_of, beside, full, kept, namespace, unbroadcast, xp
 
 
 def reshape(a, *shape):
@@ -230,7 +230,7 @@ def _triangle(name, a, diagonal):
 @primitive
 def _masked(a, *, keep):
     keep = beside(keep, raw(a))
-    return a * keep, lambda g: g * keep
+    return kept(a, keep), lambda g: kept(g, keep)
 
 
 def _listed(axes):

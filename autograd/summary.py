@@ -9,6 +9,7 @@ from autograd import random
 from autograd.core import Tensor, get_default_dtype, no_grad, shape_of
 from autograd.count import PRODUCTS, multiply_adds
 from autograd.graph import Leaf
+from autograd.kernels import full
 from autograd.observe import observing, replaced, table
 
 
@@ -53,19 +54,19 @@ def summary(model, *inputs, input_shape=None):
 
 def _run(model, given, names):
     """{path: shape of the output} in order of calling, and {path: multiply-adds}, of one forward pass."""
-    floats = next((t.dtype for t in model.parameters()), get_default_dtype())
+    like = next((t.data for t in model.parameters()), np.zeros((), get_default_dtype()))
     outputs: dict = {}
     work: dict = {}
     with ExitStack() as stack:
         for module in model.modules():
             stack.enter_context(replaced(module, training=False))
         try:
-            _forward(model, [_zeros(x, floats) for x in given], names, outputs, work)
+            _forward(model, [_zeros(x, like) for x in given], names, outputs, work)
         except (ValueError, TypeError, IndexError):
             if not any(map(_is_shape, given)):
                 raise
             outputs, work = {}, {}
-            _forward(model, [_zeros(x, "int64") for x in given], names, outputs, work)
+            _forward(model, [_zeros(x, like, "int64") for x in given], names, outputs, work)
     return outputs, work
 
 
@@ -73,10 +74,10 @@ def _is_shape(x):
     return isinstance(x, (tuple, list)) and all(isinstance(n, (int, np.integer)) for n in x)
 
 
-def _zeros(x, dtype):
+def _zeros(x, like, dtype=None):
     if _is_shape(x):
-        x = np.zeros(x, dtype)
-        return Tensor(x) if x.dtype.kind == "f" else x
+        x = full(x, 0, like, dtype)
+        return x if dtype else Tensor(x)
     return x
 
 

@@ -95,7 +95,7 @@ if comm.rank == 0:
     r = found[1][range(len(COUNTS)), best]
     print(
         f"After {args.steps} steps a character of the validation text takes {validation[args.steps]:.2f} bits; in the "
-        f"training text a unigram takes {unigram:.2f}, a bigram {both - unigram:.2f}. Correlations of the chosen cells: "
+        f"training text a unigram takes {unigram:.2f}, a bigram {both - unigram:.2f}. Correlations of these cells: "
         f"{', '.join(f'{r[i]:+.2f} of number {best[i]} with the {COUNTS[i]}' for i in range(len(COUNTS)))}.\n"
         f"--- written at temperature {args.temperature:g} ---\n{written('def ', 200)}\n---"
     )

@@ -35,8 +35,8 @@ class Module:
         """Pairs (attribute name, value) in which parameters and sub-modules are looked for."""
         return vars(self).items()
 
-    def _walk(self):
-        """Every (path, Module or Tensor) below this module, itself first, each object once."""
+    def _walk(self, tied=False):
+        """Every (path, Module or Tensor) below this module, itself first, each once, or tied tensors by every path."""
         seen = set()
         stack: list = [("", self)]
         while stack:
@@ -51,6 +51,8 @@ class Module:
                 children = ()
             if isinstance(value, (Module, Tensor)):
                 if id(value) in seen:
+                    if tied and isinstance(value, Tensor):
+                        yield path, value
                     continue
                 seen.add(id(value))
                 yield path, value
@@ -90,13 +92,20 @@ class Module:
     def zero_grad(self):
         """Forget the gradients of all parameters."""
         for p in self.parameters():
-            p.node.fresh = True
+            p.node.forget()
 
     def to(self, dtype=None, device=None):
         """Convert parameters and floating buffers to this floating dtype, before an optimizer is made. Returns self.
 
         With a device ("cpu", "cuda", "cuda:1") all tensors become torch's and move there; with "numpy", arrays again.
         """
+        if isinstance(dtype, str) and dtype.split(":")[0] in ("numpy", "cpu", "cuda"):
+            dtype, device = None, dtype
+        if dtype is not None:
+            named = isinstance(dtype, str) or "torch." in str(dtype)
+            dtype = str(dtype).removeprefix("torch.") if named else np.dtype(dtype).name
+            if not dtype.startswith(("float", "bfloat")):
+                raise TypeError(f"to: parameters have a floating dtype such as float32, got {dtype}")
         if getattr(self, "arena", None) is not None:
             raise RuntimeError("to: the parameters already live in an arena; convert before making the optimizer")
         for t in (*self.parameters(), *self.buffers()):
@@ -123,11 +132,16 @@ class Module:
 
     def state_dict(self):
         """A copy of every tensor by name, with torch.nn's names, shapes and layouts: `{"fc1.weight": array, ...}`."""
-        return {path: np.array(to_numpy(t.master), order="C") for path, t in self._walk() if isinstance(t, Tensor)}
+        return {path: np.array(to_numpy(t.master), order="C") for path, t in self._state().items()}
+
+    def _state(self):
+        """Parameters and constants by name; what was computed, and is only kept somewhere, is no state."""
+        tensors = {path: t for path, t in self._walk(tied=True) if isinstance(t, Tensor)}
+        return {path: t for path, t in tensors.items() if t.node is None or isinstance(t.node, Leaf)}
 
     def load_state_dict(self, state):
         """Overwrite every tensor from arrays by name, as `state_dict` returns them. Names and shapes must all agree."""
-        own = {path: t for path, t in self._walk() if isinstance(t, Tensor)}
+        own = self._state()
         missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
         if missing or unexpected:
             raise ValueError(f"load_state_dict: missing {missing}, unexpected {unexpected}")

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from autograd.arena import arena_of, named_parameters
+from autograd.arena import arena_of, held, named_parameters
 from autograd.kernels import beside, full, to_numpy, xp
 
 SMALLEST = {n: float(np.finfo(f"f{n}").tiny) for n in (2, 4, 8)}  # by bytes an element
@@ -194,6 +194,6 @@ def no_decay(owner, **more):
 
     `more` is set for them too: `no_decay(model, adapt=False)` leaves them out of the adaptation of LARS and LAMB.
     """
-    arena = getattr(owner, "arena", None)
+    arena = held(owner)
     named = named_parameters(owner) if arena is None else arena.parameters
     return {name: {"weight_decay": 0.0, "l1": 0.0, **more} for name, p in named.items() if p.ndim <= 1}

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from autograd.arena import named_parameters
+from autograd.arena import held, named_parameters
 
 
 def grad_norm(owner):
@@ -48,7 +48,7 @@ def _at_least_zero(name, key, value):
 
 def _gradients(owner):
     """The flat gradients of what has an arena, or else the gradients of each parameter: they stay where they are."""
-    arena = getattr(owner, "arena", None)
+    arena = held(owner)
     if arena is None:
         return [p.grad for p in named_parameters(owner).values() if p.grad is not None]
     arena.finish()  # else what an unused parameter got in an earlier step would count

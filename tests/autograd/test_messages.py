@@ -44,6 +44,13 @@ def moved():
     arena.finish()
 
 
+def replaced():
+    p = nn.Parameter([1.0], name="p")
+    arena = ag.Arena({"p": p})
+    p.data = np.ones(1, np.float32)
+    arena.finish()
+
+
 def mixed():
     return ag.Arena({"a": nn.Parameter([1.0]), "b": nn.Parameter([1.0], dtype="float64")})
 
@@ -119,9 +126,15 @@ TABLE = [
     (UserWarning, "gradient of 'fc1.bias' arrived as float64, not float32: an array of another dtype entered the graph",
      float64_gradient),
     # leaves
-    (AttributeError, "grad can only be reset, and only on a leaf: write x.grad = None",
+    (AttributeError, "grad can only be reset, by x.grad = None: backward(g) is what adds to it",
      lambda: setattr(tensor(2), "grad", np.ones(2))),
-    (AttributeError, "grad can only be reset, and only on a leaf", lambda: setattr(tensor(2) * 2.0, "grad", None)),
+    (AttributeError, "grad belongs to leaves, this tensor was computed by 'mul': to change a parameter write w.assign(",
+     lambda: setattr(tensor(2) * 2.0, "grad", None)),
+    (V, "assign: a tensor of shape (2,) takes a number or an array of its shape", lambda: tensor(2).assign(np.ones(3))),
+    (V, "assign: a tensor of shape (2,) takes a number or an array of its shape", lambda: tensor(2).assign(None)),
+    (V, "compute_in: dtype is bfloat16 or float16, got 'int8'",
+     lambda: ag.Arena(nn.Linear(2, 2).to(device="cpu")).compute_in("int8")),
+    (R, "the data of 'p' were replaced, training would not reach them: write p.assign(value) instead of", replaced),
     (R, "register_hook needs a leaf, this tensor was computed by 'sum'", lambda: tensor(2).sum().register_hook(print)),
     (R, "assign needs a leaf, this tensor was computed by 'mul'", lambda: (tensor(2) * 2.0).assign(1.0)),
     # operations
@@ -331,6 +344,7 @@ TABLE = [
     (V, "Arena: no parameters to hold (is every parameter frozen, or the model empty?)", lambda: ag.Arena(nn.ReLU())),
     (T, "Arena: parameters must have one dtype, but a is float32, b is float64", mixed),
     (T, "Arena: parameters must live in one place, but a on numpy, b on cpu: move the model by to(device=...)", apart),
+    (T, "to: parameters have a floating dtype such as float32, got int64", lambda: nn.Linear(2, 2).to("int64")),
     (R, "compute_in: the parameters are in no arena yet; make the optimizer first",
      lambda: nn.Linear(2, 2).compute_in("float16")),
     (T, "compute_in: NumPy has no fast bfloat16: make torch tensors of the model by to(device=...)",
