@@ -5,7 +5,9 @@ import numpy as np
 from autograd import init as initial
 from autograd.activations import gelu, relu
 from autograd.attention import scaled_dot_product_attention
+from autograd.core import innermost as raw
 from autograd.dropout import dropout
+from autograd.kernels import kind
 from autograd.nn.layers import LayerNorm, Linear
 from autograd.nn.module import Module, Parameter
 from autograd.products import linear
@@ -32,7 +34,13 @@ class MultiheadAttention(Module):
             self.out_proj.bias.assign(0.0)
 
     def __call__(self, query, key, value, attn_mask=None, is_causal=False):
-        """The attended values, in the layout of the query. attn_mask, is_causal: see `scaled_dot_product_attention`."""
+        """The attended values alone, in the layout of the query.
+
+        attn_mask: numbers added to the scores, or, as in torch.nn, True where a query may NOT look: the opposite of
+        `ag.scaled_dot_product_attention`. is_causal lets query i look at the keys 0 .. i only.
+        """
+        if attn_mask is not None and kind(attn_mask.dtype) == "b":
+            attn_mask = ~raw(attn_mask)
         if query is key and key is value:
             q, k, v = chunk(linear(query, self.in_proj_weight, self.in_proj_bias), 3, -1)
         else:
@@ -100,7 +108,7 @@ class TransformerEncoderLayer(_TransformerLayer):
 class TransformerDecoderLayer(_TransformerLayer):
     """An encoder layer with attention to `memory`, the encoder's outputs, between its parts.
 
-    Masks: see `scaled_dot_product_attention`; tgt_is_causal hides from each place of tgt those after it.
+    Masks: see `MultiheadAttention`; tgt_is_causal hides from each place of tgt those after it.
     """
 
     attentions = ("self_attn", "multihead_attn")

@@ -166,7 +166,7 @@ def test_multihead_attention(cross, mask):
         allowed |= np.eye(5, dtype=bool)
     theirs = None if allowed is None else torch.from_numpy(~allowed)  # torch's mask says where not to look
     want = other(*map(torch.from_numpy, (q, k, k)), attn_mask=theirs, need_weights=False)[0]
-    have = mine(q, k, k, None if mask == "causal" else allowed, is_causal=mask == "causal")
+    have = mine(q, k, k, ~allowed if mask == "bool" else None, is_causal=mask == "causal")
     np.testing.assert_allclose(have.numpy(), want.detach().numpy(), rtol=1e-10, atol=1e-12)
 
 
@@ -183,7 +183,7 @@ def test_transformer_decoder_layer(options, masked):
     txs = [torch.tensor(x.numpy(), requires_grad=True) for x in xs]
     allowed = np.arange(7) != np.arange(5)[:, None]
     causal, hidden = torch.ones(5, 5, dtype=torch.bool).triu(1), torch.from_numpy(~allowed)
-    y = mine(*xs, memory_mask=allowed, tgt_is_causal=True) if masked else mine(*xs)
+    y = mine(*xs, memory_mask=~allowed, tgt_is_causal=True) if masked else mine(*xs)
     ty = other(*txs, tgt_mask=causal, memory_mask=hidden) if masked else other(*txs)
     g = rng.normal(size=ty.shape)
     y.backward(g), ty.backward(torch.from_numpy(g))
