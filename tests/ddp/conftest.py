@@ -50,7 +50,7 @@ class SimulatedRank(Communicator):
             assert (message.shape, message.dtype) == (array.shape, array.dtype)
             array[...] = message
 
-    def all_gather_object(self, value):
+    def _gather(self, value):
         for rank in range(self.size):
             self.post.send(("object", self.rank, rank), value)
         return [self.post.receive(("object", rank, self.rank)) for rank in range(self.size)]
