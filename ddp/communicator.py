@@ -41,19 +41,38 @@ class Communicator:
         self.rank, self.size = launch.rank, launch.size
         self.local_rank, self.local_size = launch.local_rank, launch.local_size
         self.ranks: Any = range(self.size)
-        self.count, self._last, self._known = 0, None, set()
+        self.count = 0
+        self._last: Any = None
+        self._known: set = set()
 
     def exchange(self, sends, receives):
         """Send and receive at once: lists of (array, rank). Messages between two ranks pair up in list order.
 
         Everything exact is built from this one operation, so that no library decides an order of additions.
         """
+        here.inside = "exchange", self, (sends, receives)
+        try:
+            self._exchange(sends, receives)
+        finally:
+            here.inside = None
 
     def all_reduce(self, array):
         """Sum over the ranks in whatever order the library likes: fast, and not the same bits for every size."""
+        self.compare("all_reduce", array)
+        here.inside = "all_reduce", self, (array,)
+        try:
+            self._all_reduce(array)
+        finally:
+            here.inside = None
 
     def broadcast(self, array, root=0):
         """Overwrite the array with that of the root."""
+        self.compare("broadcast", array, f" from rank {root}")
+        here.inside = "broadcast", self, (array,)
+        try:
+            self._broadcast(array, root)
+        finally:
+            here.inside = None
 
     def all_gather_object(self, value):
         """A list with every rank's value, for small things outside the training loop."""
@@ -83,16 +102,16 @@ class Communicator:
             self._known.clear()
         self._known.add(pair)
 
-    def _together(self, what, value=None, checks=False):
+    def _together(self, what, value=None, checks=False) -> Any:
         """Every rank's value, once it is certain that all ranks do `what` as their call of the same number."""
         self.count += 1
         if self.size == 1:
             return [value]
-        outer, here.inside = here.inside, (f"the comparison before {what}" if checks else what, self, ())
+        here.inside = f"the comparison before {what}" if checks else what, self, ()
         try:
             found = self._gather((self.count, what, place(), value))
         finally:
-            here.inside = outer
+            here.inside = None
         for rank, (count, other, there, _) in enumerate(found):
             if (count, other) != found[0][:2]:
                 first, number = found[0][1], found[0][0]
@@ -103,8 +122,14 @@ class Communicator:
                 )
         return [theirs for *_, theirs in found]
 
+    def _exchange(self, sends, receives):
+        """What `exchange` does, and the next three do what all others are made of."""
+
+    def _all_reduce(self, array): ...
+
+    def _broadcast(self, array, root): ...
+
     def _gather(self, value) -> list:
-        """A list with every rank's value."""
         return [value]
 
     def split(self, color, key=0):

@@ -6,7 +6,7 @@ from autograd.kernels import is_torch, to_numpy
 from ddp.communicator import Communicator, write_back
 from ddp.environment import Launch
 from ddp.errors import ConfigurationError
-from ddp.watchdog import described, watched
+from ddp.watchdog import described
 
 
 class MPICommunicator(Communicator):
@@ -21,11 +21,10 @@ class MPICommunicator(Communicator):
         self.words = self.comm.Dup()  # so that a comparison never meets another operation
         self.rank, self.size = self.comm.Get_rank(), self.comm.Get_size()
 
-    @watched
-    def exchange(self, sends, receives):
+    def _exchange(self, sends, receives):
         if is_torch((receives or sends)[0][0]):
             hosts = [(to_numpy(array), source) for array, source in receives]
-            self.exchange([(to_numpy(array), target) for array, target in sends], hosts)
+            self._exchange([(to_numpy(array), target) for array, target in sends], hosts)
             return write_back([array for array, _ in receives], [host for host, _ in hosts])
         if len(sends) == len(receives) == 1 and sends[0][1] == receives[0][1]:
             partner = sends[0][1]
@@ -47,16 +46,12 @@ class MPICommunicator(Communicator):
                     f"({described(array)}): let both exchange arrays of one shape and dtype"
                 )
 
-    @watched
-    def all_reduce(self, array):
-        self.compare("all_reduce", array)
+    def _all_reduce(self, array):
         host = to_numpy(array)
         self.comm.Allreduce(MPI.IN_PLACE, host)
         write_back([array], [host])
 
-    @watched
-    def broadcast(self, array, root=0):
-        self.compare("broadcast", array, f" from rank {root}")
+    def _broadcast(self, array, root=0):
         host = to_numpy(array)
         self.comm.Bcast(host, root)
         write_back([array], [host])

@@ -13,7 +13,6 @@ import torch.distributed as dist
 from ddp.communicator import Communicator, write_back
 from ddp.environment import Launch
 from ddp.errors import ConfigurationError, PeerLost
-from ddp.watchdog import watched
 
 
 class TorchCommunicator(Communicator):
@@ -33,8 +32,7 @@ class TorchCommunicator(Communicator):
         self.group, self.words = group, words  # words: so that a comparison never meets another operation
         self.ranks = dist.get_process_group_ranks(group)  # of the group's members in the whole job
 
-    @watched
-    def exchange(self, sends, receives):
+    def _exchange(self, sends, receives):
         count: dict = {}
 
         def tag(rank, direction):  # numbers the messages of one pair, so that equal tags mean the same message
@@ -63,16 +61,12 @@ class TorchCommunicator(Communicator):
             return torch.from_numpy(array)
         return array if self.backend == "nccl" else array.cpu()
 
-    @watched
-    def all_reduce(self, array):
-        self.compare("all_reduce", array)
+    def _all_reduce(self, array):
         tensor = self._tensor(array)
         _guarded(dist.all_reduce, tensor, group=self.group)
         write_back([array], [tensor])
 
-    @watched
-    def broadcast(self, array, root=0):
-        self.compare("broadcast", array, f" from rank {root}")
+    def _broadcast(self, array, root=0):
         tensor = self._tensor(array)
         _guarded(dist.broadcast, tensor, self.ranks[root], group=self.group)
         write_back([array], [tensor])

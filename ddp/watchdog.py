@@ -6,7 +6,6 @@ collective asks all others; the lowest rank that waits prints the answers, and a
 """
 
 import contextlib
-import functools
 import json
 import os
 import secrets
@@ -15,6 +14,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 TICK = 0.2  # seconds between two looks at the main thread
 ANSWER = 1.5  # seconds in which a watchdog answers; it needs the interpreter for a moment
@@ -35,26 +35,12 @@ class _Here:
     __slots__ = "inside", "leaving", "step"
 
     def __init__(self):
-        self.inside = self.step = None
+        self.inside: Any = None
+        self.step: int | None = None
         self.leaving = "its program is over"
 
 
 here = _Here()
-
-
-def watched(collective):
-    """Let a communicator's method note in `here` that it runs."""
-    name = collective.__name__
-
-    @functools.wraps(collective)
-    def noting(self, *args, **kwargs):
-        outer, here.inside = here.inside, (name, self, args)
-        try:
-            return collective(self, *args, **kwargs)
-        finally:
-            here.inside = outer
-
-    return noting
 
 
 def place(frame=None, whole=False) -> str:
@@ -230,7 +216,7 @@ def _partners(inside):
 
 def _described(name, args):
     if name == "exchange":
-        (array, _), *more = (*args[1], *args[0])
+        (array, _), *more = [*args[1], *args[0]]
         return f"an exchange of {described(array)}{f' and {len(more)} more messages' if more else ''}"
     return f"{name} of {described(args[0])}" if args else name
 
