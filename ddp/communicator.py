@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from autograd.kernels import beside, is_torch
 from ddp.environment import Launch
 from ddp.errors import ConfigurationError
-from ddp.watchdog import described, here, place
+from ddp.watchdog import COMPARISON, described, here, place
 
 KNOWN = 1000  # pairs of calls that a communicator remembers
 
@@ -68,7 +68,7 @@ class Communicator:
     def broadcast(self, array, root=0):
         """Overwrite the array with that of the root."""
         self.compare("broadcast", array, f" from rank {root}")
-        here.inside = "broadcast", self, (array,)
+        here.inside = "broadcast", self, (array, root)
         try:
             self._broadcast(array, root)
         finally:
@@ -107,7 +107,7 @@ class Communicator:
         self.count += 1
         if self.size == 1:
             return [value]
-        here.inside = f"the comparison before {what}" if checks else what, self, ()
+        here.inside = COMPARISON + what if checks else what, self, ()
         try:
             found = self._gather((self.count, what, place(), value))
         finally:

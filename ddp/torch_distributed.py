@@ -19,6 +19,8 @@ class TorchCommunicator(Communicator):
     def __init__(self, launch: Launch, group=None, words=None, timeout=0.0):
         super().__init__(launch)
         torch.set_num_threads(1)
+        self.timeout = timeout
+        self.longer = datetime.timedelta(seconds=2 * timeout + 1800 if timeout else 1e7)  # than a watchdog waits
         if group is None:
             if launch.backend == "nccl" and not (dist.is_nccl_available() and torch.cuda.is_available()):
                 raise ConfigurationError(
@@ -26,9 +28,8 @@ class TorchCommunicator(Communicator):
                 )
             _rendezvous(launch)
             kind = "cpu:gloo,cuda:nccl" if launch.backend == "nccl" else "gloo"
-            longer = datetime.timedelta(seconds=2 * timeout + 1800 if timeout else 1e7)  # than a watchdog waits
-            dist.init_process_group(kind, timeout=longer)
-            group, words = dist.group.WORLD, dist.new_group(backend="gloo", timeout=longer)
+            dist.init_process_group(kind, timeout=self.longer)
+            group, words = dist.group.WORLD, dist.new_group(backend="gloo", timeout=self.longer)
         self.group, self.words = group, words  # words: so that a comparison never meets another operation
         self.ranks = dist.get_process_group_ranks(group)  # of the group's members in the whole job
 
@@ -82,11 +83,11 @@ class TorchCommunicator(Communicator):
         for one in sorted({c for c, _ in asked}):  # every rank makes every group: torch asks for it
             members = sorted((r for r in range(self.size) if asked[r][0] == one), key=lambda r: (asked[r][1], r))
             world = [self.ranks[r] for r in members]
-            group = dist.new_group(world, sort_ranks=False)
-            words = dist.new_group(world, backend="gloo", sort_ranks=False)
+            group = dist.new_group(world, self.longer, sort_ranks=False)
+            words = dist.new_group(world, self.longer, "gloo", sort_ranks=False)
             if one == color:
                 launch = Launch(self.launcher, self.backend, members.index(self.rank), len(members))
-                mine = TorchCommunicator(launch, group, words)
+                mine = TorchCommunicator(launch, group, words, self.timeout)
         return mine
 
     def abort(self, status=1):

@@ -20,6 +20,7 @@ TICK = 0.2  # seconds between two looks at the main thread
 ANSWER = 1.5  # seconds in which a watchdog answers; it needs the interpreter for a moment
 LEFT = 2.0  # seconds until a message from a rank that has ended has certainly arrived
 LAST = 2.0  # seconds in which the launcher ends a rank, before the rank does so by itself
+COMPARISON, EXCHANGE = "the comparison before ", "an exchange"
 ROOT = Path(__file__).parents[1]
 LIBRARIES = (*(str(ROOT / name) + os.sep for name in ("ddp", "autograd")), str(Path(os.__file__).parent), "<frozen")
 
@@ -99,40 +100,57 @@ class Watchdog:
     # --- the thread ----------------------------------------------------------------------------------------------
 
     def _watch(self):
-        seen, last = None, time.monotonic()
+        seen, last, looked = None, time.monotonic(), False
         while True:
             self._receive(TICK)
             now = time.monotonic()
             if here.inside is not seen:
-                seen, self.waited, self.asked = here.inside, 0.0, False
+                seen, self.waited, self.asked, looked = here.inside, 0.0, False, False
             elif seen is not None:
                 self.waited += min(now - last, 1.0)  # a machine that was suspended has waited for nobody
-                gone = self.lost(_partners(seen)) if self.waited > LEFT else None
-                if gone or self.asked or 0 < self.timeout < self.waited:
-                    self._stalled(seen, gone)
+                over = self.asked or 0 < self.timeout < self.waited
+                if over or (self.waited > LEFT and (not looked or self.lost(_partners(seen)))):
+                    looked = True
+                    self._look(seen, over)
             last = now
 
-    def _stalled(self, seen, gone):
-        """Ask the others where they are, and see to it that the lowest of those that wait tells it."""
+    def _look(self, seen, over):
+        """Ask the others where they are. If this wait is over, or in vain, the lowest rank that waits tells it."""
         states = self._ask_all()
+        gone, differ = self.lost(_partners(seen)), self._different(states)
+        if here.inside is not seen or not (over or gone or differ):
+            return
         patience = min(1.0, self.timeout / 2)
         lowest = min(r for r, s in states.items() if r == self.rank or (s["doing"] and s["waited"] >= patience))
         if lowest < self.rank and not self.asked:
             self._tell(lowest, "report")
             self._listen(2 * ANSWER, lambda: False)  # until it ends this rank
             states = self._ask_all()
-        if here.inside is not seen:
-            return  # it goes on after all
-        cause = f"{gone} while rank {self.rank} waits for it" if gone else f"no progress for {self.waited:.0f} s"
-        lines = [f"rank {self.rank} of {self.size} failed: {cause}"]
+            if here.inside is not seen:
+                return  # it goes on after all
+        cause = f"{gone} while rank {self.rank} waits for it" if gone else differ
+        lines = [f"rank {self.rank} of {self.size} failed: {cause or f'no progress for {self.waited:.0f} s'}"]
         lines += [f"  rank {rank}{self._told(rank, states)}" for rank in range(self.size)]
-        if not gone:
+        if not cause:
             lines.append("  if such a wait is no error: --timeout SECONDS, or ddp.init(timeout=...)")
         print("\n".join(lines), file=sys.stderr, flush=True)
         sys.stdout.flush()
         time.sleep(TICK)  # the launcher passes on what was printed
         self.end(1)
         os._exit(1)
+
+    def _different(self, states):
+        """How this rank and another wait in different calls of the same number, in words, or None."""
+        mine = states[self.rank]
+        for rank, state in sorted(states.items()):
+            if mine["doing"] and state["doing"] and state["waited"] >= 1.0 and state["of"] == mine["of"]:
+                calls = [one["doing"].removeprefix(COMPARISON) for one in (state, mine)]
+                if state["count"] == mine["count"] and calls[0] != calls[1] and EXCHANGE not in "".join(calls):
+                    return (
+                        f"the ranks do not make the same calls: rank {rank} calls {calls[0]} where rank {self.rank} "
+                        f"calls {calls[1]}"
+                    )
+        return None
 
     def _told(self, rank, states):
         if rank in self.left:
@@ -217,16 +235,16 @@ def _partners(inside):
 def _described(name, args):
     if name == "exchange":
         (array, _), *more = [*args[1], *args[0]]
-        return f"an exchange of {described(array)}{f' and {len(more)} more messages' if more else ''}"
-    return f"{name} of {described(args[0])}" if args else name
+        return f"{EXCHANGE} of {described(array)}{f' and {len(more)} more messages' if more else ''}"
+    return f"{name} of {described(args[0])}{f' from rank {args[1]}' if args[1:] else ''}" if args else name
 
 
 def _apart(state, other, rank):
     """Whether another rank is somewhere else than in this rank's collective."""
     if other is None or not other["doing"]:
         return True
-    if state["doing"].startswith("an exchange"):
-        return rank not in other["of"] or not other["doing"].startswith("an exchange")
+    if state["doing"].startswith(EXCHANGE):
+        return rank not in other["of"] or not other["doing"].startswith(EXCHANGE)
     return (other["doing"], other["count"]) != (state["doing"], state["count"])
 
 
