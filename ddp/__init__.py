@@ -6,7 +6,7 @@ comm = ddp.init()          # mpirun, torchrun, srun or alone, from the environme
 
 from ddp.communicator import Communicator
 from ddp.data import ArrayDataset, Batch, DataLoader, Shard
-from ddp.errors import ConfigurationError, Diverged, PeerLost
+from ddp.errors import ConfigurationError, Diverged, OutOfStep, PeerLost
 from ddp.evaluation import evaluate
 from ddp.loss_scale import LossScale
 from ddp.noise_scale import NoiseScale

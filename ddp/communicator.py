@@ -6,6 +6,9 @@ from typing import Any, TypeVar
 from autograd.kernels import beside, is_torch
 from ddp.environment import Launch
 from ddp.errors import ConfigurationError
+from ddp.watchdog import COMPARISON, described, here, place
+
+KNOWN = 1000  # pairs of calls that a communicator remembers
 
 T = TypeVar("T")
 
@@ -24,6 +27,12 @@ class Communicator:
     rank, size               this rank and how many there are
     local_rank, local_size   the same among those on this host
     launcher, backend        "solo", "mpirun", "torchrun", "srun"; "solo", "mpi", "gloo", "nccl"
+    ranks                    the numbers of its ranks in the whole job
+    count                    calls so far in which all ranks take part
+
+    The ranks compare what they are about to do: with every object, with every barrier, and before the first call of a
+    kind that follows one of another kind. They differ in a ConfigurationError on all ranks. What is not compared, since
+    it was before, may only be waited for in vain, and that ends by the watchdog.
     """
 
     def __init__(self, launch: Launch | None = None):
@@ -31,29 +40,97 @@ class Communicator:
         self.launcher, self.backend = launch.launcher, launch.backend
         self.rank, self.size = launch.rank, launch.size
         self.local_rank, self.local_size = launch.local_rank, launch.local_size
+        self.ranks: Any = range(self.size)
+        self.count = 0
+        self._last: Any = None
+        self._known: set = set()
 
     def exchange(self, sends, receives):
         """Send and receive at once: lists of (array, rank). Messages between two ranks pair up in list order.
 
         Everything exact is built from this one operation, so that no library decides an order of additions.
         """
+        here.inside = "exchange", self, (sends, receives)
+        try:
+            self._exchange(sends, receives)
+        finally:
+            here.inside = None
 
     def all_reduce(self, array):
         """Sum over the ranks in whatever order the library likes: fast, and not the same bits for every size."""
+        self.compare("all_reduce", array)
+        here.inside = "all_reduce", self, (array,)
+        try:
+            self._all_reduce(array)
+        finally:
+            here.inside = None
 
     def broadcast(self, array, root=0):
         """Overwrite the array with that of the root."""
+        self.compare("broadcast", array, f" from rank {root}")
+        here.inside = "broadcast", self, (array, root)
+        try:
+            self._broadcast(array, root)
+        finally:
+            here.inside = None
 
     def all_gather_object(self, value):
         """A list with every rank's value, for small things outside the training loop."""
-        return [value]
+        return self._together("all_gather_object", value)
 
     def broadcast_object(self, value, root=0):
         """The root's value, on every rank."""
-        return self.all_gather_object(value)[root]
+        return self._together(f"broadcast_object from rank {root}", value if self.rank == root else None)[root]
 
     def barrier(self):
         """Return when every rank has called it."""
+        self._together("barrier")
+
+    def compare(self, operation: str, array, more=""):
+        """Raise ConfigurationError on every rank if not all are about to do this to an array of this shape and dtype.
+
+        The ranks talk only if this call has not yet followed the one before it.
+        """
+        kind = operation, array.shape, array.dtype, more
+        pair = self._last, kind
+        self._last = kind
+        if pair in self._known:
+            self.count += 1
+            return
+        self._together(f"{operation} of {described(array)}{more}", checks=True)
+        if len(self._known) == KNOWN:
+            self._known.clear()
+        self._known.add(pair)
+
+    def _together(self, what, value=None, checks=False) -> Any:
+        """Every rank's value, once it is certain that all ranks do `what` as their call of the same number."""
+        self.count += 1
+        if self.size == 1:
+            return [value]
+        here.inside = COMPARISON + what if checks else what, self, ()
+        try:
+            found = self._gather((self.count, what, place(), value))
+        finally:
+            here.inside = None
+        for rank, (count, other, there, _) in enumerate(found):
+            if (count, other) != found[0][:2]:
+                first, number = found[0][1], found[0][0]
+                raise ConfigurationError(
+                    f"the ranks do not make the same calls: rank {rank} calls {other} (its call {count}) at {there} "
+                    f"where rank 0 calls {first} (its call {number}) at {found[0][2]}; let all ranks make the same "
+                    f"calls in the same order, with arrays of the same shape and dtype"
+                )
+        return [theirs for *_, theirs in found]
+
+    def _exchange(self, sends, receives):
+        """What `exchange` does, and the next three do what all others are made of."""
+
+    def _all_reduce(self, array): ...
+
+    def _broadcast(self, array, root): ...
+
+    def _gather(self, value) -> list:
+        return [value]
 
     def split(self, color, key=0):
         """A communicator of the ranks that gave the same color, ordered by key."""

@@ -12,5 +12,9 @@ class Diverged(ArithmeticError):
     """The loss is no longer a finite number. All ranks see it at the same step."""
 
 
+class OutOfStep(RuntimeError):
+    """The ranks no longer have the same parameters. All ranks raise it at the same step."""
+
+
 class PeerLost(RuntimeError):
     """Another rank has died; the cause is that rank's to tell."""

@@ -9,6 +9,8 @@ their weighted mean g, the analysis of variance gives the unbiased
 for shards of any sizes. Both are averaged over steps before the ratio is taken: a mean of ratios would be biased.
 """
 
+import math
+
 
 class NoiseScale:
     """Running estimate of the noise scale; `decay` is that of the exponential moving averages."""
@@ -19,7 +21,7 @@ class NoiseScale:
 
     def update(self, samples, shards, weighted, squared):
         """One step: samples and non-empty shards of the batch, sum_v b_v |g_v|^2, and |g|^2."""
-        if shards < 2:
+        if shards < 2 or not math.isfinite(weighted + squared):
             return
         trace = (weighted - samples * squared) / (shards - 1)
         signal = squared - trace / samples

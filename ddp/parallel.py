@@ -1,18 +1,21 @@
 """DistributedDataParallel: one backward for each logical shard, one exchange for each step."""
 
+import hashlib
 import math
+from collections import Counter
 
 import numpy as np
 
 from autograd import random
 from autograd.arena import arena_of
 from autograd.core import innermost
-from autograd.kernels import full
+from autograd.kernels import full, to_numpy
 from autograd.normalization import NoVarianceError
 from ddp.communicator import Communicator
-from ddp.errors import ConfigurationError
+from ddp.errors import ConfigurationError, OutOfStep
 from ddp.reduction import ShardSum, run_of
 from ddp.running import RunningStatistics
+from ddp.watchdog import here
 
 LOSS, WEIGHTED = 0, 1  # what rides behind the gradients: the sum of losses, and sum_v b_v |g_v|^2
 
@@ -42,6 +45,7 @@ class DistributedDataParallel:
         self.arena = arena_of(model)
         self.statistics = RunningStatistics(model, self.comm, self.shards, reduce == "canonical")
         self.noise, self.scale = noise, scale
+        self.suspect: int | None = None  # this rank's first shard of the batch whose loss or gradient is not finite
         buffers = dict(model.named_buffers())
         self._verify({**self.arena.parameters, **buffers})
         self.comm.broadcast(self.arena.data)
@@ -82,10 +86,12 @@ class DistributedDataParallel:
                 f"rank {self.comm.rank} got the shards {[shard.index for shard in batch.shards]} of the batch, but it "
                 f"has to compute {self.run}: give the same comm to DataLoader and DistributedDataParallel"
             )
+        here.step = batch.step
+        self.suspect = None
+        self.statistics.begin()
         if self.shards == 1:
             return self._whole(batch, loss)
         arena, message, riders = self.arena, self.arena.message, self.arena.riders
-        self.statistics.begin()
         for shard in batch.shards:
             arena.zero_grad()
             riders[:] = 0.0
@@ -95,6 +101,8 @@ class DistributedDataParallel:
             if self.noise is not None and len(shard):
                 # The shard's gradient is b_v g_v / n here, and n^2 / b_v times its square is b_v |g_v|^2.
                 riders[WEIGHTED] = (arena.grad @ arena.grad) * (batch.size * batch.size / len(shard))
+            if self.suspect is None and not math.isfinite(float(riders[LOSS]) + float(riders[WEIGHTED])):
+                self.suspect = shard.index
             self.total.push(shard.index, message)
             self.statistics.push(shard.index, len(shard) / batch.size)
         self.total.finish(message)
@@ -104,11 +112,47 @@ class DistributedDataParallel:
             self.noise.update(batch.size, filled, float(riders[WEIGHTED]), float(arena.grad @ arena.grad))
         return float(riders[LOSS]) / batch.size
 
+    def not_finite(self) -> str | None:
+        """The first parameter, in the arena's order, whose gradient is not finite, and the shard if known, in words.
+
+        A collective, after `backward`. The shard is known if its loss is not finite, or a noise scale is kept.
+        """
+        flat = to_numpy(self.arena.grad)
+        names = [name for name, span in self.arena.spans.items() if not np.isfinite(flat[span]).all()]
+        shards = [
+            (shard, rank) for rank, shard in enumerate(self.comm.all_gather_object(self.suspect)) if shard is not None
+        ]
+        if not names:
+            return None
+        source = ", from shard {} on rank {}".format(*min(shards)) if shards else ""
+        return f"first in the gradient of {names[0]!r}{source}"
+
+    def compare_parameters(self):
+        """Raise OutOfStep on every rank if the ranks do not have the same parameters, bit for bit. A collective."""
+        digests = self.comm.all_gather_object(hashlib.sha256(to_numpy(self.arena.data).data).digest())
+        if len({*digests}) == 1:
+            return
+        flat = to_numpy(self.arena.data)
+        mine = [hashlib.sha256(flat[span].data).digest() for span in self.arena.spans.values()]
+        (most, count), *_ = Counter(digests).most_common()
+        like, wrong = digests.index(most), next(r for r, digest in enumerate(digests) if digest != most)
+        everyones = self.comm.all_gather_object(mine)
+        name = next(
+            (n for n, a, b in zip(self.arena.spans, everyones[like], everyones[wrong]) if a != b), "the padding"
+        )
+        others = f"the other {count} of {self.comm.size} ranks" if 2 * count > self.comm.size else f"rank {like}"
+        raise OutOfStep(
+            f"the parameters of rank {wrong} differ from those of {others}, first in {name!r}, after step {here.step}: "
+            f"change parameters on all ranks alike, and by nothing that is random or local to a rank"
+        )
+
     def _whole(self, batch, loss):
         """One logical shard is the whole batch: nothing to add up, and one rank to do it."""
         self.arena.zero_grad()
         value = self._descend(batch, batch.shards[0], loss)
         self._complete()
+        if not math.isfinite(value):
+            self.suspect = 0
         return value
 
     def _complete(self):

@@ -77,6 +77,7 @@ class ShardSum:
         self.first, self.stop = run_of(comm.rank, comm.size, shards)
         self.nodes = [subtrees(*run_of(rank, comm.size, shards), shards) for rank in range(comm.size)]
         self.halves = self._halves()
+        self.form = f" over {shards} shards, {'canonical' if canonical else 'native'}"
         self._free: list = []
         self._scratch: Any = np.empty(0)
         self._counter = Counter(shards, self._free.append)
@@ -98,6 +99,7 @@ class ShardSum:
         """Exchange with the other ranks. `array`, pushed last, becomes the sum over all shards."""
         parts = [part for _, _, part in self._counter.stack]
         if self.comm.size > 1:
+            self.comm.compare("a sum", array, self.form)
             if not self.canonical:
                 for part in parts[-2::-1]:
                     array += part

@@ -37,6 +37,10 @@ class RunningStatistics:
             self.total.finish(self.move)
             self._write(self.start + self.move)
 
+    def undo(self):
+        """Put back what `begin` found: a step is left out."""
+        self._write(self.start)
+
     def _read(self):
         return np.concatenate([np.zeros(0), *(t.numpy().reshape(-1) for t in self.tensors)], dtype=np.float64)
 

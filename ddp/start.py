@@ -1,31 +1,42 @@
 """init(): become a rank, and see to it that no rank outlives another's failure."""
 
+import atexit
 import sys
 import threading
 import time
 import traceback
+from typing import NoReturn
 
 from ddp.communicator import Communicator
 from ddp.environment import Launch, detect, pin_threads
 from ddp.errors import ConfigurationError, PeerLost
+from ddp.watchdog import LEFT, Watchdog, here, place
 
 _world: Communicator | None = None
+_watchdog: Watchdog | None = None
 
 
-def init(backend="auto", threads=1) -> Communicator:
+def init(backend="auto", threads=1, timeout=300.0) -> Communicator:
     """The communicator of all ranks that the launcher started; this process alone if none did.
 
     backend   "auto" (MPI under mpirun and srun, Gloo under torchrun), "mpi", "gloo", "nccl" or "solo"
     threads   BLAS threads of this rank. The number changes the bits of a product: keep it for runs to be compared.
+    timeout   seconds a rank may wait in one collective; then it is told where each rank is, and all end. 0: any time
 
     An exception that nobody catches, in any thread of any rank, is printed once and ends all ranks with status 1.
+    So does a rank that ends by itself, as soon as another one waits for it. See `ddp.watchdog`.
     """
-    global _world
+    global _world, _watchdog
+    if not 0.0 <= timeout < float("inf"):
+        raise ConfigurationError(f"timeout is a number of seconds, 0 for no limit, got {timeout}")
     if _world is None:
         pin_threads(threads)
         launch = detect(backend=backend)
-        _world = _connect(launch)
+        _world = _connect(launch, timeout)
         if connected():
+            _watchdog = Watchdog(_world, timeout)
+            atexit.register(_watchdog.leave)
+            sys.exit = _exit
             sys.excepthook = _report_and_end
             threading.excepthook = lambda args: _report_and_end(args.exc_type, args.exc_value, args.exc_traceback)
     return _world
@@ -47,20 +58,26 @@ def end_all_ranks(status: int):
     assert _world is not None
     sys.stdout.flush()
     time.sleep(PASSING)
+    if _watchdog is not None:
+        _watchdog.end(status)
     _world.abort(status)
 
 
-def _connect(launch: Launch) -> Communicator:
+def _exit(status=None) -> NoReturn:
+    """sys.exit, which leaves the other ranks a word about it."""
+    here.leaving = f"sys.exit({'' if status is None else repr(status)})"
+    raise SystemExit(status)
+
+
+def _connect(launch: Launch, timeout) -> Communicator:
     if launch.backend == "mpi":
         from ddp.mpi import MPICommunicator
 
         return MPICommunicator(launch)
     if launch.backend in ("gloo", "nccl"):
-        import atexit
-
         from ddp.torch_distributed import TorchCommunicator
 
-        comm = TorchCommunicator(launch)
+        comm = TorchCommunicator(launch, timeout=timeout)
         atexit.register(comm.close)
         return comm
     return Communicator(launch)
@@ -74,11 +91,25 @@ GRACE = 10.0  # seconds a survivor leaves the failed rank to report the cause, a
 def _report_and_end(kind, error, trace):
     assert _world is not None
     if issubclass(kind, PeerLost):
-        time.sleep(GRACE)
-        print(f"rank {_world.rank}: {error}, and the launcher did not end this one", file=sys.stderr, flush=True)
+        time.sleep(LEFT)
+        gone = _watchdog.lost(range(_world.size)) if _watchdog is not None else None
+        if gone:
+            wait_turn()
+            cause = f"failed: {gone} while rank {_world.rank} waits for it at {place(_last(trace))}"
+        else:
+            time.sleep(GRACE - LEFT)
+            cause = f"{error}, and the launcher did not end this one"
+        print(f"rank {_world.rank} of {_world.size} {cause}", file=sys.stderr, flush=True)
     elif not issubclass(kind, KeyboardInterrupt):
         wait_turn()
         cause = "".join(traceback.format_exception_only(kind, error)).strip()
         where = "" if issubclass(kind, ConfigurationError) else "\n" + "".join(traceback.format_tb(trace)).rstrip()
         print(f"rank {_world.rank} of {_world.size} failed: {cause}{where}", file=sys.stderr, flush=True)
     end_all_ranks(1)
+
+
+def _last(trace):
+    """The frame where an exception was raised."""
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace.tb_frame

@@ -16,9 +16,11 @@ from ddp.errors import ConfigurationError, PeerLost
 
 
 class TorchCommunicator(Communicator):
-    def __init__(self, launch: Launch, group=None):
+    def __init__(self, launch: Launch, group=None, words=None, timeout=0.0):
         super().__init__(launch)
         torch.set_num_threads(1)
+        self.timeout = timeout
+        self.longer = datetime.timedelta(seconds=2 * timeout + 1800 if timeout else 1e7)  # than a watchdog waits
         if group is None:
             if launch.backend == "nccl" and not (dist.is_nccl_available() and torch.cuda.is_available()):
                 raise ConfigurationError(
@@ -26,12 +28,12 @@ class TorchCommunicator(Communicator):
                 )
             _rendezvous(launch)
             kind = "cpu:gloo,cuda:nccl" if launch.backend == "nccl" else "gloo"
-            dist.init_process_group(kind, timeout=datetime.timedelta(minutes=30))
-            group = dist.group.WORLD
-        self.group = group
+            dist.init_process_group(kind, timeout=self.longer)
+            group, words = dist.group.WORLD, dist.new_group(backend="gloo", timeout=self.longer)
+        self.group, self.words = group, words  # words: so that a comparison never meets another operation
         self.ranks = dist.get_process_group_ranks(group)  # of the group's members in the whole job
 
-    def exchange(self, sends, receives):
+    def _exchange(self, sends, receives):
         count: dict = {}
 
         def tag(rank, direction):  # numbers the messages of one pair, so that equal tags mean the same message
@@ -60,40 +62,39 @@ class TorchCommunicator(Communicator):
             return torch.from_numpy(array)
         return array if self.backend == "nccl" else array.cpu()
 
-    def all_reduce(self, array):
+    def _all_reduce(self, array):
         tensor = self._tensor(array)
         _guarded(dist.all_reduce, tensor, group=self.group)
         write_back([array], [tensor])
 
-    def broadcast(self, array, root=0):
+    def _broadcast(self, array, root=0):
         tensor = self._tensor(array)
         _guarded(dist.broadcast, tensor, self.ranks[root], group=self.group)
         write_back([array], [tensor])
 
-    def all_gather_object(self, value):
+    def _gather(self, value):
         values: list = [None] * self.size
-        _guarded(dist.all_gather_object, values, value, group=self.group)
+        _guarded(dist.all_gather_object, values, value, group=self.words)
         return values
-
-    def barrier(self):
-        _guarded(dist.barrier, group=self.group)
 
     def split(self, color, key=0):
         asked = self.all_gather_object((color, key))
         mine = None
         for one in sorted({c for c, _ in asked}):  # every rank makes every group: torch asks for it
             members = sorted((r for r in range(self.size) if asked[r][0] == one), key=lambda r: (asked[r][1], r))
-            group = dist.new_group([self.ranks[r] for r in members], sort_ranks=False)
+            world = [self.ranks[r] for r in members]
+            group = dist.new_group(world, self.longer, sort_ranks=False)
+            words = dist.new_group(world, self.longer, "gloo", sort_ranks=False)
             if one == color:
                 launch = Launch(self.launcher, self.backend, members.index(self.rank), len(members))
-                mine = TorchCommunicator(launch, group)
+                mine = TorchCommunicator(launch, group, words, self.timeout)
         return mine
 
     def abort(self, status=1):
         os._exit(status)  # the launcher ends the others; a polite exit would wait for them
 
     def close(self):
-        self.group = None  # or Gloo's threads outlive the interpreter, which then aborts
+        self.group = self.words = None  # or Gloo's threads outlive the interpreter, which then aborts
         if dist.is_initialized():
             dist.destroy_process_group()
 

@@ -18,6 +18,8 @@ from ddp.evaluation import evaluate
 from ddp.journal import Journal
 from ddp.parallel import DistributedDataParallel
 
+SKIPS = 20  # steps in a row that may be left out
+
 
 class Trainer:
     """Trains a model for a number of steps, and writes what happened.
@@ -33,6 +35,10 @@ class Trainer:
     checkpoint_every              steps between checkpoints; only the last step has one if None
     patience                      stop after so many evaluations without a better validation loss; never if None
     config                        JSON values to be kept in checkpoints and in the summary
+    check_every                   steps between comparisons of the ranks' parameters, each a hash of them: an epoch if
+                                  None, never if 0
+    on_nonfinite                  what to do with a step whose loss or gradient is not finite: "raise" Diverged, or
+                                  "skip" it, but at most 20 in a row
     resumes                       whether `out` is that of this very run, begun before
 
     A Plateau as the optimizer's `lr` is told the validation loss every `eval_every` steps; checkpoints keep its state.
@@ -43,6 +49,7 @@ class Trainer:
         validation=None, steps: int, out: Path | None = None, clip: float | None = None,
         clip_value: float | None = None, log_every=10, eval_every: int | None = None,
         checkpoint_every: int | None = None, patience: int | None = None, config: dict | None = None, resumes=False,
+        check_every: int | None = None, on_nonfinite="raise",
     ):  # fmt: skip
         self.parallel, self.optimizer, self.loader = parallel, optimizer, loader
         self.loss, self.metrics, self.validation = loss, metrics, validation
@@ -52,6 +59,11 @@ class Trainer:
         self.log_every, self.eval_every = log_every, eval_every or len(loader)
         self.checkpoint_every, self.patience = checkpoint_every, patience
         self.config, self.resumes = config or {}, resumes
+        self.check_every = len(loader) if check_every is None else check_every
+        if on_nonfinite not in ("raise", "skip"):
+            raise ConfigurationError(f"on_nonfinite is raise or skip, got {on_nonfinite!r}")
+        self.on_nonfinite = on_nonfinite
+        self.skipped = self.skipped_in_a_row = 0
         self.step = 0
         self.best = {"val_loss": None, "step": 0, "evaluations_since": 0}
         self.seconds = 0.0  # spent training, without evaluation and checkpoints
@@ -76,6 +88,7 @@ class Trainer:
             self.parallel.scale.load_state_dict(state["loss_scale"])
         self.step = self.first_step = state["step"]
         self.best = state["best"]
+        self.skipped, self.skipped_in_a_row = state.get("skipped", (0, 0))
         if self.plateau is not None and state.get("plateau") is not None:
             self.plateau.load_state_dict(state["plateau"])
 
@@ -88,6 +101,7 @@ class Trainer:
             "noise_scale": noise.state_dict() if noise is not None else None,
             "loss_scale": scale.state_dict() if scale is not None else None,
             "best": self.best,
+            "skipped": (self.skipped, self.skipped_in_a_row),
             "plateau": self.plateau.state_dict() if self.plateau is not None else None,
             "fingerprint": fingerprint(self.loader.place),
         }
@@ -107,21 +121,26 @@ class Trainer:
     def fit(self) -> dict:
         """Train until the last step or until patience runs out; returns the summary.
 
-        Raises Diverged, on every rank at the same step, if the loss or its gradient is no longer finite, and
-        ConfigurationError if `out` holds another run's checkpoints, or if the last checkpoint could not be written.
+        Raises, on every rank at the same step, Diverged if the loss or its gradient is no longer finite, and OutOfStep
+        if the ranks' parameters differ. Raises ConfigurationError if `out` holds another run's checkpoints, or if the
+        last checkpoint could not be written.
         """
         self.comm.agree(self._refuse_another_run)
         journal = Journal(self.out, self.step, self.total, self.comm.rank == 0)
         began = time.perf_counter()
-        window = [0.0, 0, 0.0]  # sum of losses, samples and seconds since the last line
+        window = [0.0, 0, 0, 0.0]  # sum of finite losses, their samples, all samples and seconds since the last line
         stopped = self._out_of_patience()  # a run that has stopped early stays so
         with journal:
             while self.step < self.total and not stopped:
                 loss, samples, norm, lr, seconds = self._one_step()
-                window = [window[0] + loss * samples, window[1] + samples, window[2] + seconds]
+                known = samples if math.isfinite(loss) else 0
+                news = (loss * known if known else 0.0, known, samples, seconds)
+                window = [a + b for a, b in zip(window, news)]
                 self.seconds += seconds
                 journal.advance(self.step, loss)
                 last = self.step == self.total
+                if self.comm.size > 1 and self.check_every and (last or self.step % self.check_every == 0):
+                    self.parallel.compare_parameters()
                 line = {}
                 if last or self.step % self.eval_every == 0:
                     line |= self._evaluate()
@@ -132,13 +151,13 @@ class Trainer:
                         "epoch": self.loader.sampler.epoch_of(self.step - 1),
                         "samples_seen": self.loader.sampler.samples_seen(self.step),
                         "lr": lr,
-                        "loss": window[0] / window[1],
-                        "grad_norm": norm,
+                        "loss": window[0] / window[1] if window[1] else None,
+                        "grad_norm": norm if math.isfinite(norm) else None,
                         "noise_scale": self._noise(),
-                        "samples_per_second": window[1] / window[2],
+                        "samples_per_second": window[2] / window[3],
                         **line,
                     }
-                    window = [0.0, 0, 0.0]
+                    window = [0.0, 0, 0, 0.0]
                     journal.write(line)
                 if not (last or stopped) and self.checkpoint_every and self.step % self.checkpoint_every == 0:
                     self.save()
@@ -163,20 +182,32 @@ class Trainer:
         with np.errstate(over="ignore", invalid="ignore"):  # what they lead to is reported as Diverged
             loss = self.parallel.backward(batch, self.loss)
             norm = optim.clip_grad_norm(self.parallel, self.clip if self.clip is not None else math.inf)
-            if self.clip_value is not None:
+            if self.clip_value is not None and math.isfinite(norm):
                 optim.clip_grad_value(self.parallel, self.clip_value)
         finite, scale = math.isfinite(loss) and math.isfinite(norm), self.parallel.scale
         if scale is not None:
             scale.update(finite)
-        if not finite and (scale is None or scale.value < 1.0):
-            raise Diverged(
-                f"the loss is {loss:g} and its gradient's norm {norm:g} at step {self.step} with learning rate {lr:g}: "
-                f"lower --lr, or give --clip or --warmup"
-            )
         if finite:
             self.optimizer.step()
+            self.skipped_in_a_row = 0
+        else:
+            self._leave_out(loss, norm, lr)
         self.step += 1
         return loss, batch.size, norm, lr, time.perf_counter() - began
+
+    def _leave_out(self, loss, norm, lr):
+        """Leave a step out whose loss or gradient is not finite, or raise Diverged, as agreed."""
+        scale, row = self.parallel.scale, self.skipped_in_a_row
+        overflow = scale is not None and scale.value >= 1.0  # of float16, which a smaller scale will mend
+        if not overflow and (self.on_nonfinite == "raise" or row >= SKIPS):
+            found = self.parallel.not_finite()
+            raise Diverged(
+                f"the loss is {loss:g} and its gradient's norm {norm:g} at step {self.step} with learning rate {lr:g}"
+                f"{f' ({found})' if found else ''}{f' after {row} steps left out in a row' if row else ''}: "
+                f"lower --lr, or give --clip or --warmup"
+            )
+        self.parallel.statistics.undo()
+        self.skipped, self.skipped_in_a_row = self.skipped + 1, row + 1
 
     def _evaluate(self):
         if self.validation is None:
@@ -216,6 +247,7 @@ class Trainer:
             "steps": self.step,
             "epochs": seen / sampler.samples,
             "samples_seen": seen,
+            "skipped_steps": self.skipped,
             **{f"train_{name}": value for name, value in train.items()},
             "val_loss": None,
             "val_accuracy": None,

@@ -5,7 +5,7 @@ import sys
 import time
 
 from ddp.environment import speaks
-from ddp.errors import ConfigurationError, Diverged
+from ddp.errors import ConfigurationError, Diverged, OutOfStep
 from ddp.start import connected, end_all_ranks, wait_turn
 
 
@@ -66,11 +66,11 @@ QUIET = 3.0  # seconds in which the rank that speaks reports what all have found
 
 
 def main(argv=None) -> int:
-    """Run a command; returns the exit status: 0, 1 if training diverged, 2 if what was asked for cannot be done."""
+    """Run a command; returns the exit status: 0, 1 if training failed, 2 if what was asked for cannot be done."""
     try:
         return _command(vars(_parser().parse_args(argv)))
-    except (ConfigurationError, Diverged) as error:
-        status = 1 if isinstance(error, Diverged) else 2
+    except (ConfigurationError, Diverged, OutOfStep) as error:
+        status = 2 if isinstance(error, ConfigurationError) else 1
         if not speaks():
             time.sleep(QUIET)
             if connected():

@@ -96,6 +96,12 @@ OPTIONS = (
     Option("nondeterministic", bool, False, "also kernels of torch that may give other bits every time"),
     Option("threads", int, 1, "BLAS threads of a rank; their number changes the bits of a product", least=1),
     Option("backend", str, "auto", "how ranks talk", among=BACKENDS, shapes_weights=False),
+    Option("timeout", float, 300.0, "seconds a rank waits for another in one step of their communication, before all "
+           "end and say where each is; 0: any time", least=0.0, shapes_weights=False),
+    Option("check_every", int, None, "steps between comparisons of the ranks' parameters, which must agree (default: "
+           "an epoch; 0: never)", least=0, shapes_weights=False),
+    Option("on_nonfinite", str, "raise", "a step whose loss or gradient is not finite ends the run, or is left out (at "
+           "most 20 in a row)", among=("raise", "skip")),
     Option("patience", int, None, "stop after so many evaluations without a better validation loss", least=1),
     Option("eval_every", int, None, "steps between evaluations (default: an epoch)", least=1),
     Option("log_every", int, 10, "steps between lines of metrics.jsonl", least=1, shapes_weights=False),

@@ -22,7 +22,7 @@ from launch.options import OPTIMIZERS, SCHEDULES, defaults, length, resumed
 
 def train(asked: dict) -> dict:
     """Train with the options asked for (see `launch.options`) and return the summary, on every rank."""
-    comm = ddp.init(_backend(asked), asked.get("threads", 1))
+    comm = ddp.init(_backend(asked), asked.get("threads", 1), asked.get("timeout", 300.0))
     config, saved = comm.broadcast_object(comm.agree(lambda: _configuration(asked, comm) if comm.rank == 0 else None))
     data = comm.agree(lambda: _data(config))
     if len({*comm.all_gather_object(data.sha256)}) > 1:
@@ -64,7 +64,7 @@ def train(asked: dict) -> dict:
         validation=ddp.ArrayDataset(data.val_x, data.val_y), steps=steps, out=out, clip=config["clip"],
         clip_value=config["clip_value"], log_every=config["log_every"], eval_every=config["eval_every"],
         checkpoint_every=config["checkpoint_every"], patience=config["patience"], config=config,
-        resumes=bool(config["resume"]),
+        resumes=bool(config["resume"]), check_every=config["check_every"], on_nonfinite=config["on_nonfinite"],
     )  # fmt: skip
     if saved is not None:
         trainer.restore(saved)

@@ -42,7 +42,7 @@ class SimulatedRank(Communicator):
         super().__init__(Launch("simulated", "simulated", rank, size, rank, size))
         self.post = post
 
-    def exchange(self, sends, receives):
+    def _exchange(self, sends, receives):
         for array, target in sends:
             self.post.send(("array", self.rank, target), copied(array))
         for array, source in receives:
@@ -50,16 +50,16 @@ class SimulatedRank(Communicator):
             assert (message.shape, message.dtype) == (array.shape, array.dtype)
             array[...] = message
 
-    def all_gather_object(self, value):
+    def _gather(self, value):
         for rank in range(self.size):
             self.post.send(("object", self.rank, rank), value)
         return [self.post.receive(("object", rank, self.rank)) for rank in range(self.size)]
 
-    def all_reduce(self, array):
-        array[...] = sum(self.all_gather_object(copied(array)))
+    def _all_reduce(self, array):
+        array[...] = sum(self._gather(copied(array)))
 
-    def broadcast(self, array, root=0):
-        array[...] = self.all_gather_object(copied(array))[root]
+    def _broadcast(self, array, root):
+        array[...] = self._gather(copied(array))[root]
 
 
 def simulate(size, f):

@@ -28,11 +28,13 @@ class Run(NamedTuple):
         return [line.removeprefix(prefix) for line in self.err.splitlines() if line.startswith(prefix)]
 
 
-def start(arguments, directory, ranks=0, launcher="mpirun", **variables):
-    """Run `allgrad ARGUMENTS` in a directory: in one process if ranks is 0, else under a launcher."""
+def start(arguments, directory, ranks=0, launcher="mpirun", script=None, **variables):
+    """Run `allgrad ARGUMENTS`, or a script, in a directory: in one process if ranks is 0, else under a launcher."""
     words, needed = [sys.executable, "-m", "launch", *arguments.split()], {}
     if ranks:
         words, needed = command(launcher, ranks, arguments.split())
+    if script:
+        words = [*words[: words.index("launch") - 1], script, *arguments.split()]
     clean = {name: value for name, value in os.environ.items() if name not in LEFT_BY_LAUNCHERS}
     environment = {**clean, "PYTHONPATH": str(ROOT), **needed, **variables}
     done = subprocess.run(

@@ -130,10 +130,11 @@ def test_diverging_training_says_when_and_keeps_what_was_written(start, tmp_path
 # --- a fault of one rank -----------------------------------------------------------------------------------------
 
 FAULTS = {
-    "exception": ("raise OSError('the file is gone')", "OSError: the file is gone"),
-    "thread": ("threading.Thread(target=lambda: {}['x']).start(); time.sleep(60)", "KeyError: 'x'"),
-    "exit": ("sys.exit(3)", "SystemExit: 3"),
+    "exception": ("raise OSError('the file is gone')", "failed: OSError: the file is gone"),
+    "thread": ("threading.Thread(target=lambda: {}['x']).start(); time.sleep(60)", "failed: KeyError: 'x'"),
+    "exit": ("sys.exit(3)", "failed: SystemExit: 3"),
 }
+LAUNCHERS = "mpirun", "torchrun"
 
 
 @pytest.mark.parametrize("fault, launcher", [*((name, "mpirun") for name in FAULTS), ("exception", "torchrun")])
@@ -141,16 +142,136 @@ def test_a_fault_of_one_rank_ends_all_and_is_told_once(fault, launcher, start, t
     code, cause = FAULTS[fault]
     (tmp_path / "net.py").write_text(FAULTY_NET.format(fault=code))
     done = start("train --model net.py:Net --steps 20 --checkpoint-every 3 --out out", tmp_path, 2, launcher)
-    assert done.told("rank ") == [f"1 of 2 failed: {cause}"]
+    assert done.told("rank ") == [f"1 of 2 {cause}"]
     assert done.status == 1 and done.told() == []
     assert done.out.startswith("digits: 1,437 samples")
     again = start("train --resume --out out --steps 4 --backend solo", tmp_path)
     assert again.status == 0 and "steps 3 to 4" in again.out
 
 
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_stall_tells_where_each_rank_is(launcher, start, tmp_path):
+    """Rank 1 sleeps inside the model; rank 0 waits for its gradients, and rank 2 too."""
+    code = FAULTY_NET.format(fault="time.sleep(600)")
+    (tmp_path / "net.py").write_text(code)
+    line = 1 + code.splitlines().index(" " * 12 + "time.sleep(600)")
+    done = start("train --model net.py:Net --steps 20 --timeout 2 --out out", tmp_path, 3, launcher)
+    (told,) = done.told("rank ")
+    assert done.status == 1 and done.told() == [] and told.startswith("0 of 3 failed: no progress for ")
+    ranks = done.told("  rank ")[:3]
+    for rank in (0, 2):
+        assert (
+            ranks[rank].startswith(f"{rank} at step 4 waits in an exchange of float32 (") and "train.py:" in ranks[rank]
+        )
+        assert "for rank 1, since" in ranks[rank]
+    assert ranks[1] == f"1 at step 4 is not in a collective, but at net.py:{line} in __call__"
+
+
+SCRIPT = """
+import os, sys, threading, time
+import numpy as np
+import ddp
+
+def main(array):
+    comm = ddp.init(timeout=3.0)
+    for step in range(3):
+        comm.all_reduce(array)
+        comm.broadcast(array)
+        comm.broadcast(array)
+    if comm.rank == 1:
+        {fault}
+    comm.all_reduce(array)
+    comm.barrier()
+
+main(np.ones(1000, "f4"))
+"""
+
+ENDED = "failed: rank 1 has ended ({}) while rank 0 waits for it"
+SCRIPTS = {
+    "returns": ("return", 0, ENDED.format("its program is over")),
+    "exits": ("sys.exit(3)", 0, ENDED.format("sys.exit(3)")),
+    "raises": ("{}['x']", 1, "failed: KeyError: 'x'"),
+    "raises in a thread": (
+        "threading.Thread(target=lambda: {}['x']).start(); time.sleep(600)",
+        1,
+        "failed: KeyError: 'x'",
+    ),
+    "spins": ("while True: pass", 0, "failed: no progress for "),
+    "sleeps": ("time.sleep(600)", 0, "failed: no progress for "),
+    "is stopped": ("os.kill(os.getpid(), 19)", 0, "failed: no progress for "),
+    "another shape": (
+        "array = np.ones(7, 'f4')",
+        0,
+        "rank 1 calls all_reduce of float32 (7,) where rank 0 calls all_reduce of float32 (1000,)",
+    ),
+    "another type": (
+        "array = np.ones(1000)",
+        0,
+        "rank 1 calls all_reduce of float64 (1000,) where rank 0 calls all_reduce of float32 (1000,)",
+    ),
+    "another call": ("comm.barrier()", 0, "rank 1 calls barrier where rank 0 calls all_reduce of float32 (1000,)"),
+    "another root": (
+        "comm.broadcast(array); comm.all_reduce(array)",
+        0,
+        "rank 1 calls broadcast of float32 (1000,) from",
+    ),
+}
+EVERYWHERE = "returns", "sleeps", "another shape"
+
+
+@pytest.mark.parametrize(
+    "case, launcher", [*((case, "mpirun") for case in SCRIPTS), *((case, "torchrun") for case in EVERYWHERE)]
+)
+def test_what_one_rank_of_a_script_does_ends_all_and_is_told_once(case, launcher, start, tmp_path):
+    fault, speaker, cause = SCRIPTS[case]
+    (tmp_path / "script.py").write_text(SCRIPT.format(fault=fault))
+    done = start("", tmp_path, 2, launcher, script="script.py")
+    told = done.told("rank ")
+    assert done.status != 0 and len(told) == 1, done.err
+    assert told[0].startswith(f"{speaker} of 2 ") and cause in told[0], told
+    if case in ("sleeps", "spins"):
+        assert f"  rank 1 is not in a collective, but at {tmp_path}/script.py:13 in main" in done.err
+    if case == "is stopped":
+        assert "  rank 1 on host " in done.err and "does not answer" in done.err
+
+
+def test_calls_that_were_compared_before_are_waited_for_and_told(start, tmp_path):
+    """Each rank goes on with a call that it has made before after the same one."""
+    (tmp_path / "script.py").write_text(SCRIPT.format(fault="comm.broadcast(array)"))
+    done = start("", tmp_path, 2, script="script.py")
+    (told,) = done.told("rank ")
+    assert done.status != 0 and told.startswith("0 of 2 failed: the ranks do not make the same calls: rank 1 calls b")
+    first, second = done.told("  rank ")
+    assert first.startswith("0 waits in all_reduce of float32 (1000,) for rank 1, since ")
+    assert second.startswith("1 waits in broadcast of float32 (1000,) from rank 0 for rank 0, since ")
+    assert first.endswith("script.py:14 in main") and second.endswith("script.py:13 in main")
+
+
 def test_a_refusal_of_one_rank_alone_ends_all(start, tmp_path):
     (tmp_path / "net.py").write_text(FAULTY_NET.format(fault="raise ddp.ConfigurationError('this rank is tired')"))
     assert refused(start("train --model net.py:Net --steps 20", tmp_path, 2), ["this rank is tired"])
+
+
+STRAY = """
+import ddp
+from autograd import nn, optim
+
+plain = optim.SGD.step
+
+def step(self):
+    plain(self)
+    if ddp.init().rank == 1 and self.steps == 5:
+        self.arena.parameters["1.bias"].data[...] += 0.001
+
+optim.SGD.step = step
+Net = lambda i, o: nn.Sequential(nn.Linear(i, 8), nn.Linear(8, o))
+"""
+
+
+def test_ranks_that_part_are_told_and_end(start, tmp_path):
+    (tmp_path / "net.py").write_text(STRAY)
+    done = start("train --model net.py:Net --steps 20 --check-every 2 --out out", tmp_path, 2)
+    assert refused(done, ["the parameters of rank 1 differ from those of rank 0, first in '1.bias', after step 5"], 1)
 
 
 def test_shards_too_small_for_batch_norm_are_refused_once(start, tmp_path):
