@@ -24,6 +24,7 @@ class Communicator:
     rank, size               this rank and how many there are
     local_rank, local_size   the same among those on this host
     launcher, backend        "solo", "mpirun", "torchrun", "srun"; "solo", "mpi", "gloo", "nccl"
+    sent                     bytes this rank has given to `exchange`, for each receiver, and to `all_reduce`, once
     """
 
     def __init__(self, launch: Launch | None = None):
@@ -31,12 +32,17 @@ class Communicator:
         self.launcher, self.backend = launch.launcher, launch.backend
         self.rank, self.size = launch.rank, launch.size
         self.local_rank, self.local_size = launch.local_rank, launch.local_size
+        self.sent = 0
 
     def exchange(self, sends, receives):
         """Send and receive at once: lists of (array, rank). Messages between two ranks pair up in list order.
 
         Everything exact is built from this one operation, so that no library decides an order of additions.
         """
+
+    def count(self, messages):
+        """Add a list of (array, rank) to what was sent."""
+        self.sent += sum(array.nbytes for array, _ in messages)
 
     def all_reduce(self, array):
         """Sum over the ranks in whatever order the library likes: fast, and not the same bits for every size."""

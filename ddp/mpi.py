@@ -24,6 +24,7 @@ class MPICommunicator(Communicator):
             hosts = [(to_numpy(array), source) for array, source in receives]
             self.exchange([(to_numpy(array), target) for array, target in sends], hosts)
             return write_back([array for array, _ in receives], [host for host, _ in hosts])
+        self.count(sends)
         if len(sends) == len(receives) == 1 and sends[0][1] == receives[0][1]:
             partner = sends[0][1]
             self.comm.Sendrecv(sends[0][0], partner, recvbuf=receives[0][0], source=partner)
@@ -35,6 +36,7 @@ class MPICommunicator(Communicator):
 
     def all_reduce(self, array):
         host = to_numpy(array)
+        self.count([(host, None)])
         self.comm.Allreduce(MPI.IN_PLACE, host)
         write_back([array], [host])
 

@@ -51,6 +51,7 @@ class TorchCommunicator(Communicator):
             for w in work:
                 w.wait()  # pyright: ignore[reportOptionalMemberAccess]
 
+        self.count(sends)
         _guarded(start)
         write_back([a for a, _ in receives], taken)
 
@@ -62,6 +63,7 @@ class TorchCommunicator(Communicator):
 
     def all_reduce(self, array):
         tensor = self._tensor(array)
+        self.count([(tensor, None)])
         _guarded(dist.all_reduce, tensor, group=self.group)
         write_back([array], [tensor])
 

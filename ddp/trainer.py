@@ -19,6 +19,9 @@ from ddp.journal import Journal
 from ddp.parallel import DistributedDataParallel
 
 
+OWN = "exchange_"  # in front of what a checkpoint has, beside the optimizer's state, of the exchange between ranks
+
+
 class Trainer:
     """Trains a model for a number of steps, and writes what happened.
 
@@ -54,6 +57,7 @@ class Trainer:
         self.config, self.resumes = config or {}, resumes
         self.step = 0
         self.best = {"val_loss": None, "step": 0, "evaluations_since": 0}
+        self.sent = 0  # bytes that this rank has sent in training
         self.seconds = 0.0  # spent training, without evaluation and checkpoints
         self.first_step = 0
         self.plateau = optimizer.lr if isinstance(optimizer.lr, Plateau) else None
@@ -65,11 +69,13 @@ class Trainer:
     def restore(self, saved):
         """Go on from `(model, optimizer, state)`, as `checkpoint.load` returns them."""
         model, optimizer, state = saved
+        own = {name: optimizer[name] for name in optimizer if name.startswith(OWN)}
         try:
             self.model.load_state_dict(model)
-            self.optimizer.load_state_dict(optimizer)
+            self.optimizer.load_state_dict({name: optimizer[name] for name in optimizer.keys() - own.keys()})
         except (ValueError, KeyError) as error:
             raise ConfigurationError(f"the checkpoint is that of another model or optimizer: {error}") from None
+        self.parallel.load_state_dict({name.removeprefix(OWN): value for name, value in own.items()}, self.optimizer)
         if self.parallel.noise is not None and state["noise_scale"] is not None:
             self.parallel.noise.load_state_dict(state["noise_scale"])
         if self.parallel.scale is not None and state["loss_scale"] is not None:
@@ -82,6 +88,8 @@ class Trainer:
     def save(self):
         """Write a checkpoint. A disk that refuses is reported and the error returned, and training goes on."""
         noise, scale = self.parallel.noise, self.parallel.scale
+        self.parallel.show_mean()
+        own = self.parallel.state_dict(self.optimizer)
         state = {
             "config": self.config,
             "samples_seen": self.loader.sampler.samples_seen(self.step),
@@ -94,9 +102,8 @@ class Trainer:
         if self.comm.rank or self.out is None:
             return None
         try:
-            checkpoint.save(
-                self.out / "checkpoints", self.step, self.model.state_dict(), self.optimizer.state_dict(), state
-            )
+            optimizer = self.optimizer.state_dict() | {OWN + name: value for name, value in own.items()}
+            checkpoint.save(self.out / "checkpoints", self.step, self.model.state_dict(), optimizer, state)
         except OSError as error:
             print(f"checkpoint of step {self.step} not written: {error}", file=sys.stderr, flush=True)
             return error
@@ -117,7 +124,9 @@ class Trainer:
         stopped = self._out_of_patience()  # a run that has stopped early stays so
         with journal:
             while self.step < self.total and not stopped:
+                sent = self.comm.sent
                 loss, samples, norm, lr, seconds = self._one_step()
+                self.sent += self.comm.sent - sent
                 window = [window[0] + loss * samples, window[1] + samples, window[2] + seconds]
                 self.seconds += seconds
                 journal.advance(self.step, loss)
@@ -127,6 +136,8 @@ class Trainer:
                     line |= self._evaluate()
                     stopped = self._out_of_patience()
                 if last or stopped or line or self.step % self.log_every == 0:
+                    if self.parallel.local is not None:  # each rank knows the losses of its own samples
+                        window[:2] = map(math.fsum, zip(*self.comm.all_gather_object(window[:2])))
                     line = {
                         "step": self.step,
                         "epoch": self.loader.sampler.epoch_of(self.step - 1),
@@ -175,12 +186,15 @@ class Trainer:
             )
         if finite:
             self.optimizer.step()
+            self.parallel.step(self.step)
         self.step += 1
-        return loss, batch.size, norm, lr, time.perf_counter() - began
+        samples = batch.size if self.parallel.local is None else sum(map(len, batch.shards))
+        return loss, samples, norm, lr, time.perf_counter() - began
 
     def _evaluate(self):
         if self.validation is None:
             return {}
+        self.parallel.show_mean()
         values = self._means(self.validation)
         best = self.best["val_loss"]
         if best is None or values["loss"] < best:
@@ -201,6 +215,7 @@ class Trainer:
         sampler = self.loader.sampler
         seen = sampler.samples_seen(self.step)
         now = seen - sampler.samples_seen(self.first_step)
+        self.parallel.show_mean()
         train = self._means(self.loader.dataset)
         val = self._means(self.validation) if self.validation is not None else {}
         return {
@@ -222,6 +237,7 @@ class Trainer:
             **{f"val_{name}": value for name, value in val.items()},
             "noise_scale": self._noise(),
             "samples_per_second": now / self.seconds if self.seconds else None,
+            "bytes_per_step": self.sent / (self.step - self.first_step) if self.step > self.first_step else None,
             "wall_seconds": wall,
             "seed": self.loader.seed,
             "stopped_early": stopped,

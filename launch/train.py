@@ -52,9 +52,13 @@ def train(asked: dict) -> dict:
     steps = config["steps"] or loader.sampler.steps_in(config["epochs"])
     comm.agree(lambda: _consistent(asked, config, data, steps, loader.sampler))
     rate, sentence = scaled_lr(config["lr_rule"], config["lr"], config["base_batch"] or batch, batch)
-    noise = ddp.NoiseScale() if shards > 1 else None
+    inexact = config["compress"] or config["sync_every"] or config["reduce"] == "adasum"
+    noise = ddp.NoiseScale() if shards > 1 and not inexact else None
     scale = ddp.LossScale() if config["dtype"] == "float16" else None
-    parallel = ddp.DistributedDataParallel(model, comm, shards, config["reduce"], noise, scale)
+    parallel = ddp.DistributedDataParallel(
+        model, comm, shards, config["reduce"], noise, scale, config["wire"], config["compress"], config["sync_every"],
+        config["sync_after"],
+    )  # fmt: skip
     if config["dtype"] in HALVES:
         model.compute_in(config["dtype"])
     optimizer = comm.agree(lambda: _optimizer(config, parallel, _schedule(config, rate, steps, loader.sampler)))
@@ -165,7 +169,9 @@ def _configuration(asked, comm):
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigurationError(f"--out {out} exists: give a new directory, or --resume to go on with the run in it")
     config = {**defaults(), **asked}
-    config["shards"] = config["shards"] or comm.size
+    if "accumulate" in asked and "shards" in asked:
+        raise ConfigurationError("--accumulate and --shards both say how many logical shards: give one of them")
+    config["shards"] = config["shards"] or comm.size * (config["accumulate"] or 1)
     return config, None
 
 

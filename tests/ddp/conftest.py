@@ -43,6 +43,7 @@ class SimulatedRank(Communicator):
         self.post = post
 
     def exchange(self, sends, receives):
+        self.count(sends)
         for array, target in sends:
             self.post.send(("array", self.rank, target), copied(array))
         for array, source in receives:
@@ -56,6 +57,7 @@ class SimulatedRank(Communicator):
         return [self.post.receive(("object", rank, self.rank)) for rank in range(self.size)]
 
     def all_reduce(self, array):
+        self.count([(array, None)])
         array[...] = sum(self.all_gather_object(copied(array)))
 
     def broadcast(self, array, root=0):

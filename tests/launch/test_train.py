@@ -24,7 +24,7 @@ LAUNCHES = [
     ("dropout", "torchrun", 3),
     ("adam", "mpirun over gloo", 2),
 ]
-UNLIKE = ("world_size", "launcher", "backend", "samples_per_second", "wall_seconds", "oversubscribed", "config")
+UNLIKE = ("world_size", "launcher", "backend", "bytes_per_step", "samples_per_second", "wall_seconds", "oversubscribed", "config")
 
 
 @pytest.fixture(scope="module")
