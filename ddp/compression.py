@@ -1,15 +1,16 @@
 """Gradients sent in fewer numbers, with error feedback: what was not sent is added to the gradient of the next step.
 
-Each logical shard keeps its own residual e. With the gradient g of a step it compresses m = g + e, sends c(m), and keeps
-e = m - c(m): over any number of steps, what was sent and the residual are the sum of the gradients. Since neither the
-residuals nor the order of additions knows of ranks, the result is the same bits on any number of them; the price is
-memory for shards / ranks residuals a rank. Seide et al. 2014; Stich, Cordonnier and Jaggi 2018.
+Each logical shard keeps its own residual e. With the gradient g of a step it compresses m = g + e, sends c(m), and
+keeps e = m - c(m): over any number of steps, what was sent and the residual are the sum of the gradients. Since neither
+the residuals nor the order of additions knows of ranks, the result is the same bits on any number of them; the price
+is memory for shards / ranks residuals a rank. Seide et al. 2014; Stich, Cordonnier and Jaggi 2018.
 
 Parameters of two axes and more are compressed, each by itself; the others, and every one of which the compressed form
 would have as many numbers as the parameter itself, are sent as they are, summed as by `ShardSum`.
 """
 
 import math
+from itertools import pairwise
 
 import numpy as np
 
@@ -28,16 +29,14 @@ class Compression:
     def __init__(self, arena, comm, shards, amount):
         self.arena, self.comm, self.shards, self.amount = arena, comm, shards, amount
         self.first, self.stop = run_of(comm.rank, comm.size, shards)
-        whole = {name: (span, _rows(p), p.size) for (name, span), p in zip(arena.spans.items(), arena.parameters.values())}
-        self.chosen = {
-            name: (span, rows, size // rows)
-            for name, (span, rows, size) in whole.items()
-            if rows and self.numbers(rows, size // rows) < size
-        }
+        self.chosen = {}  # {name: (place in the message, rows, columns)}
+        for name, p in arena.parameters.items():
+            if (rows := _rows(p)) and self.numbers(rows, p.size // rows) < p.size:
+                self.chosen[name] = arena.spans[name], rows, p.size // rows
         bounds = [0, *(i for span, *_ in self.chosen.values() for i in (span.start, span.stop)), len(arena.message)]
         self.rest = [slice(*pair) for pair in zip(bounds[::2], bounds[1::2])]  # of the message; not compressed
         stops = np.cumsum([0, *(rows * columns for _, rows, columns in self.chosen.values())]).tolist()
-        self.parts = [slice(*pair) for pair in zip(stops, stops[1:])]  # of a residual, one for each that is compressed
+        self.parts = [slice(*pair) for pair in pairwise(stops)]  # of a residual, one for each that is compressed
         self.residuals = np.zeros((self.stop - self.first, stops[-1]), to_numpy(arena.data[:0]).dtype)
         self.total = ShardSum(comm, shards)
 
@@ -71,7 +70,9 @@ class Compression:
         rows = gathered(self.comm, self.shards, list(self.residuals))
         return {
             "residual": {
-                f"{shard}/{name}": row[part] for shard, row in enumerate(rows) for name, part in zip(self.chosen, self.parts)
+                f"{shard}/{name}": row[part]
+                for shard, row in enumerate(rows)
+                for name, part in zip(self.chosen, self.parts)
             }
         }
 
@@ -191,13 +192,13 @@ class PowerSGD(Compression):
 
 
 def _rows(parameter):
-    """The rows of a parameter as a matrix, in the order of its memory, of which one axis is its first; 0 for a vector."""
+    """The rows of a parameter as a matrix in the order of its memory, its first axis along one side; 0 for a vector."""
     data = parameter.master
-    if data.ndim < 2 or not data.size:
+    if data.ndim < 2 or not parameter.size:
         return 0
     strides = data.strides if isinstance(data, np.ndarray) else data.stride()
     order = sorted(range(data.ndim), key=lambda axis: -strides[axis])
-    return data.size // data.shape[0] if order[-1] == 0 else data.shape[order[0]]
+    return parameter.size // data.shape[0] if order[-1] == 0 else data.shape[order[0]]
 
 
 def _unit(basis, start):
@@ -221,12 +222,12 @@ def compression(text):
     kind, _, amount = text.partition(":")
     try:
         if kind == "topk" and 0.0 < float(amount) <= 1.0:
-            return lambda *among: TopK(*among, float(amount))
+            return lambda arena, comm, shards: TopK(arena, comm, shards, float(amount))
         if kind == "powersgd" and int(amount) >= 1:
-            return lambda *among: PowerSGD(*among, int(amount))
+            return lambda arena, comm, shards: PowerSGD(arena, comm, shards, int(amount))
     except ValueError:
         pass
     raise ConfigurationError(
-        f"--compress {text} is not topk:SHARE, with a share of the elements in (0, 1], or powersgd:RANK, with a rank of "
-        f"at least 1"
+        f"--compress {text} is not topk:SHARE, with a share of the elements in (0, 1], or powersgd:RANK, with a rank "
+        f"of at least 1"
     )

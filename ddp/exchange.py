@@ -45,7 +45,7 @@ def gradient_sum(arena, comm, shards, reduce="canonical", wire="float32", compre
     form = None if wire == WIRES[0] else Wire(wire)
     if reduce == "native" and form:
         raise ConfigurationError(
-            f"--wire {wire} rounds at each node of the canonical tree, and --reduce native has none: leave out one of them"
+            f"--wire {wire} rounds at each node of the canonical tree, and --reduce native has none: leave one out"
         )
     if reduce == "adasum":
         return Apart(Adasum(arena.spans.values(), comm, shards, form), ShardSum(comm, shards))

@@ -170,7 +170,7 @@ class DistributedDataParallel:
             raise ConfigurationError(f"the checkpoint is that of another way to exchange gradients: {error}") from None
 
     def _alone(self, batch, loss):
-        """The gradient of one shard, which is all there is or all that this step wants; the mean loss of its samples."""
+        """The gradient of one shard, which is all there is or all that this step wants; its samples' mean loss."""
         (shard,) = batch.shards
         self.arena.zero_grad()
         value = self._descend(batch, shard, loss, len(shard)) if len(shard) else 0.0
@@ -183,7 +183,7 @@ class DistributedDataParallel:
             self.arena.grad *= 1.0 / self.scale.value
 
     def _descend(self, batch, shard, loss, count):
-        """Backward from the sum of a shard's losses over `count`: the shards' gradients then add up to that of the mean.
+        """Backward from a shard's losses, summed and divided by `count`.
 
         Returns the mean loss of the shard's samples.
         """

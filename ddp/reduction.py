@@ -183,7 +183,7 @@ class ShardSum:
         self._exchange([(array[own], r) for r in others], [(array[slices[r]], r) for r in others])
 
     def _exchange(self, sends, receives):
-        """Exchange in the wire's format, without empty messages: fewer elements than ranks leave some ranks no slice."""
+        """Exchange in the wire's format, without empty messages: fewer elements than ranks leave some no slice."""
         sends, receives = ([m for m in messages if len(m[0])] for messages in (sends, receives))
         if not (sends or receives):
             return

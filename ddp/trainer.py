@@ -18,7 +18,6 @@ from ddp.evaluation import evaluate
 from ddp.journal import Journal
 from ddp.parallel import DistributedDataParallel
 
-
 OWN = "exchange_"  # in front of what a checkpoint has, beside the optimizer's state, of the exchange between ranks
 
 

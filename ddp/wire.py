@@ -27,7 +27,7 @@ class Wire:
             from torch import uint8
 
             return astype(array, self.name).contiguous().view(uint8)
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             return (array.astype("f2") if self.name == "float16" else _upper_half(array)).view(np.uint8)
 
     def unpack(self, packed, array):
@@ -51,7 +51,7 @@ class Wire:
 
 
 def _upper_half(array):
-    """The upper 16 bits of each float32, rounded: half of the last bit that stays, or a little less to get ties even."""
+    """The upper 16 bits of each float32, rounded: by half of the last bit that stays, or just less for an even one."""
     bits = np.ascontiguousarray(array, "f4").view("u4")
     rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
     return np.where(np.isnan(array), 0x7FC0, rounded).astype("u2")  # a nan's bits could carry over to become a zero
