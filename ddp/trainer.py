@@ -17,6 +17,7 @@ from ddp.errors import ConfigurationError, Diverged
 from ddp.evaluation import evaluate
 from ddp.journal import Journal
 from ddp.parallel import DistributedDataParallel
+from ddp.zero import Zero
 
 OWN = "exchange_"  # in front of what a checkpoint has, beside the optimizer's state, of the exchange between ranks
 
@@ -41,8 +42,8 @@ class Trainer:
     """
 
     def __init__(
-        self, parallel: DistributedDataParallel, optimizer: optim.Optimizer, loader: DataLoader, loss, metrics, *,
-        validation=None, steps: int, out: Path | None = None, clip: float | None = None,
+        self, parallel: DistributedDataParallel, optimizer: optim.Optimizer | Zero, loader: DataLoader, loss, metrics,
+        *, validation=None, steps: int, out: Path | None = None, clip: float | None = None,
         clip_value: float | None = None, log_every=10, eval_every: int | None = None,
         checkpoint_every: int | None = None, patience: int | None = None, config: dict | None = None, resumes=False,
     ):  # fmt: skip
@@ -88,7 +89,7 @@ class Trainer:
         """Write a checkpoint. A disk that refuses is reported and the error returned, and training goes on."""
         noise, scale = self.parallel.noise, self.parallel.scale
         self.parallel.show_mean()
-        own = self.parallel.state_dict(self.optimizer)
+        own, optimizer = self.parallel.state_dict(self.optimizer), self.optimizer.state_dict()
         state = {
             "config": self.config,
             "samples_seen": self.loader.sampler.samples_seen(self.step),
@@ -101,7 +102,7 @@ class Trainer:
         if self.comm.rank or self.out is None:
             return None
         try:
-            optimizer = self.optimizer.state_dict() | {OWN + name: value for name, value in own.items()}
+            optimizer |= {OWN + name: value for name, value in own.items()}
             checkpoint.save(self.out / "checkpoints", self.step, self.model.state_dict(), optimizer, state)
         except OSError as error:
             print(f"checkpoint of step {self.step} not written: {error}", file=sys.stderr, flush=True)

@@ -98,6 +98,8 @@ OPTIONS = (
     Option("sync_every", int, None, "local SGD: each rank steps by itself, and every so many steps the parameters are "
            "averaged", least=1),
     Option("sync_after", int, 0, "steps taken together before the local ones of --sync-every", least=0),
+    Option("zero", bool, False, "ZeRO-1: each rank keeps the optimizer's state of its part of the parameters",
+           shapes_weights=False),
     Option("seed", int, 0, "seed of initial weights, shuffles and dropout", least=0),
     Option("dtype", str, "float32", "type to compute in; the halves keep parameters and optimizer in float32",
            among=("float32", "float64", *HALVES)),

@@ -62,6 +62,8 @@ def train(asked: dict) -> dict:
     if config["dtype"] in HALVES:
         model.compute_in(config["dtype"])
     optimizer = comm.agree(lambda: _optimizer(config, parallel, _schedule(config, rate, steps, loader.sampler)))
+    if config["zero"]:
+        optimizer = comm.agree(ddp.Zero, optimizer, comm)
     loss, metrics = _objective(model, data)
     out = Path(config["out"]) if config["out"] else None
     trainer = ddp.Trainer(
@@ -130,6 +132,8 @@ def _consistent(asked, config, data, steps, sampler):
     for name in sorted({"dropout", "init"} & asked.keys() - set(family.options if family else ())):
         takers = ", ".join(kind for kind, other in models.FAMILIES.items() if name in other.options)
         raise ConfigurationError(f"--{name} has no effect on {config['model']}: it is for {takers}")
+    if config["zero"] and config["sync_every"]:
+        raise ConfigurationError("--zero shares out one optimizer, and with --sync-every each rank has its own")
     if "base_batch" in asked and config["lr_rule"] == "none":
         raise ConfigurationError("--base-batch has no effect without --lr-rule sqrt or --lr-rule linear")
     if "checkpoint_every" in asked and not config["out"]:

@@ -62,6 +62,8 @@ BAD = [
     ("--sync-every 4 --shards 2", "--sync-every takes local steps on each rank, which needs as many logical shards as"),
     ("--sync-every 4 --reduce adasum", "--sync-every 4 sends parameters, and --reduce adasum is for gradients"),
     ("--sync-after 4", "--sync-after 4 has no effect without --sync-every"),
+    ("--zero --sync-every 4", "--zero shares out one optimizer, and with --sync-every each rank has its own"),
+    ("--zero --optimizer lars", "--zero: LARS needs the norms of whole parameters: it cannot update a part"),
     ("--accumulate 0", "--accumulate is at least 1, got 0"),
     ("--accumulate 2 --shards 2", "--accumulate and --shards both say how many logical shards: give one of them"),
     ("--device cuda", "--device has no effect on NumPy's arrays: add --arrays torch"),
@@ -238,7 +240,7 @@ def test_what_shapes_the_weights_may_not_change(name):
     saved = {**defaults(), "shards": 4, "lr": 0.3, "resume": False}
     option = next(option for option in OPTIONS if option.name == name)
     other = MAY_CHANGE.get(name) or {float: 0.77, bool: True, str: "other"}.get(option.kind, 77)
-    if name in {*MAY_CHANGE, "resume", "steps"}:
+    if name in {*MAY_CHANGE, "resume", "steps", "zero"}:
         assert resumed(saved, {name: other})[name] == other
     else:
         with pytest.raises(ConfigurationError, match=f"{option.flag} {other} contradicts the checkpoint"):

@@ -67,7 +67,7 @@ def test_only_the_first_rank_prints(start, tmp_path):
 
 # --- ways to exchange --------------------------------------------------------------------------------------------
 
-WAYS = ["--wire bfloat16", "--compress topk:0.05", "--compress powersgd:2", "--reduce adasum"]
+WAYS = ["--wire bfloat16", "--compress powersgd:2"]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -77,9 +77,9 @@ def test_the_weights_do_not_depend_on_the_ranks_whatever_is_sent(way, train, tmp
     whole, exact = train(f"{flags} --steps 12"), train(f"{ENDLESS} --steps 8", 2)
     first = train(f"{flags} --steps 8", 2, out=tmp_path / "out")
     last = train("--steps 12 --resume", 3, "torchrun", out=tmp_path / "out")
-    for key in whole.keys() - UNLIKE - {"resumed_at"}:
+    for key in whole.keys() - UNLIKE - {"resumed_at", "best"}:
         assert last[key] == whole[key], key
-    assert whole["bytes_per_step"] == 0 and (first["bytes_per_step"] < exact["bytes_per_step"]) == ("adasum" not in way)
+    assert whole["bytes_per_step"] == 0 and first["bytes_per_step"] < exact["bytes_per_step"]
 
 
 def test_local_steps_go_on_where_each_rank_was(train, start, tmp_path):
@@ -89,7 +89,7 @@ def test_local_steps_go_on_where_each_rank_was(train, start, tmp_path):
     done = start("train --steps 16 --resume --out out", tmp_path, 1)
     assert done.status == 2 and "as many logical shards as ranks: got 2 shards on 1 ranks" in done.err
     last = train("--steps 16 --resume", 2, out=tmp_path / "out")
-    for key in whole.keys() - UNLIKE - {"resumed_at"}:
+    for key in whole.keys() - UNLIKE - {"resumed_at", "best"}:
         assert last[key] == whole[key], key
     assert last["noise_scale"] is None and last["bytes_per_step"] < whole["bytes_per_step"]
 
