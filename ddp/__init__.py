@@ -16,3 +16,4 @@ from ddp.reduction import ShardSum
 from ddp.sampler import Sampler
 from ddp.start import init
 from ddp.trainer import Trainer
+from ddp.zero import Zero

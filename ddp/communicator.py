@@ -29,6 +29,7 @@ class Communicator:
     launcher, backend        "solo", "mpirun", "torchrun", "srun"; "solo", "mpi", "gloo", "nccl"
     ranks                    the numbers of its ranks in the whole job
     count                    calls so far in which all ranks take part
+    sent                     bytes this rank has given to `exchange`, for each receiver, and to `all_reduce`, once
 
     The ranks compare what they are about to do: with every object, with every barrier, and before the first call of a
     kind that follows one of another kind. They differ in a ConfigurationError on all ranks. What is not compared, since
@@ -44,12 +45,14 @@ class Communicator:
         self.count = 0
         self._last: Any = None
         self._known: set = set()
+        self.sent = 0
 
     def exchange(self, sends, receives):
         """Send and receive at once: lists of (array, rank). Messages between two ranks pair up in list order.
 
         Everything exact is built from this one operation, so that no library decides an order of additions.
         """
+        self.sent += sum([array.nbytes for array, _ in sends])
         here.inside = "exchange", self, (sends, receives)
         try:
             self._exchange(sends, receives)
@@ -59,6 +62,7 @@ class Communicator:
     def all_reduce(self, array):
         """Sum over the ranks in whatever order the library likes: fast, and not the same bits for every size."""
         self.compare("all_reduce", array)
+        self.sent += array.nbytes
         here.inside = "all_reduce", self, (array,)
         try:
             self._all_reduce(array)

@@ -12,7 +12,10 @@ from autograd.core import innermost
 from autograd.kernels import full, to_numpy
 from autograd.normalization import NoVarianceError
 from ddp.communicator import Communicator
+from ddp.compression import Compression
 from ddp.errors import ConfigurationError, OutOfStep
+from ddp.exchange import gradient_sum
+from ddp.local import LocalSteps
 from ddp.reduction import ShardSum, run_of
 from ddp.running import RunningStatistics
 from ddp.watchdog import here
@@ -28,24 +31,33 @@ class DistributedDataParallel:
     moves running statistics, with the same bits on any number of ranks that share the same logical shards.
 
     shards  number of logical shards; the number of ranks if absent
-    reduce  "canonical" (exact) or "native" (the library's all-reduce, in its own order)
     noise   a `NoiseScale` to be kept up to date, or None; costs one pass over the gradients a shard
     scale   a `LossScale` for float16, or None
+
+    reduce, wire, compress  how gradients are added up, see `gradient_sum`
+    sync_every, sync_after  local steps between averages of the parameters, see `LocalSteps`: then `step` has to be
+                            called after the optimizer's, as `Trainer` does
     """
 
     def __init__(
-        self, model, comm: Communicator | None = None, shards=None, reduce="canonical", noise=None, scale=None
-    ):
-        if reduce not in ("canonical", "native"):
-            raise ConfigurationError(f"reduce is canonical or native, got {reduce!r}")
+        self, model, comm: Communicator | None = None, shards=None, reduce="canonical", noise=None, scale=None,
+        wire="float32", compress=None, sync_every: int | None = None, sync_after=0,
+    ):  # fmt: skip
         self.model, self.comm = model, comm or Communicator()
         self.shards = self.comm.size if shards is None else shards
         self.run = list(range(*run_of(self.comm.rank, self.comm.size, self.shards)))  # the shards this rank computes
-        self.total = ShardSum(self.comm, self.shards, reduce == "canonical")
         self.arena = arena_of(model)
-        self.statistics = RunningStatistics(model, self.comm, self.shards, reduce == "canonical")
+        self.total = gradient_sum(self.arena, self.comm, self.shards, reduce, wire, compress)
+        self.statistics = RunningStatistics(model, self.comm, self.shards, reduce != "native")
         self.noise, self.scale = noise, scale
         self.suspect: int | None = None  # this rank's first shard of the batch whose loss or gradient is not finite
+        self.adasum = reduce == "adasum"
+        self._refuse(reduce, wire, compress, sync_every, sync_after)
+        self.local = None
+        if sync_every is not None:
+            self.local = LocalSteps(
+                self.arena, self.statistics, self.comm, self.shards, sync_every, sync_after, reduce != "native"
+            )
         buffers = dict(model.named_buffers())
         self._verify({**self.arena.parameters, **buffers})
         self.comm.broadcast(self.arena.data)
@@ -55,6 +67,26 @@ class DistributedDataParallel:
             if values.size:
                 self.comm.broadcast(values.view(np.uint8))  # bytes: a buffer may have any dtype
                 buffer.assign(values.reshape(buffer.shape))
+
+    def _refuse(self, reduce, wire, compress, sync_every, sync_after):
+        """Stop where two of the ways contradict each other."""
+        if sync_every is None and sync_after:
+            raise ConfigurationError(f"--sync-after {sync_after} has no effect without --sync-every")
+        asked = {
+            f"--compress {compress}": compress, f"--reduce {reduce}": self.adasum, f"--wire {wire}": wire != "float32",
+            f"--sync-every {sync_every}": sync_every,
+        }  # fmt: skip
+        asked = [flag for flag, given in asked.items() if given]
+        if sync_every is not None and len(asked) > 1:
+            raise ConfigurationError(f"{asked[-1]} sends parameters, and {asked[0]} is for gradients: leave out one")
+        if self.scale is not None and (compress or sync_every is not None):
+            raise ConfigurationError(
+                f"{asked[0] if compress else asked[-1]} would keep what overflows in float16: give --dtype bfloat16"
+            )
+        if self.noise is not None and (compress or self.adasum or sync_every is not None):
+            raise ConfigurationError(
+                f"a NoiseScale needs the exact gradient, which {asked[0]} does not compute: give noise=None"
+            )
 
     def _verify(self, tensors):
         """Stop on every rank if the models differ: a sum over different parameters would be meaningless."""
@@ -89,14 +121,21 @@ class DistributedDataParallel:
         here.step = batch.step
         self.suspect = None
         self.statistics.begin()
-        if self.shards == 1:
-            return self._whole(batch, loss)
+        if self.local is not None:
+            self.local.go_on()
+            if self.local.covers(batch.step):
+                self.local.saw(batch)
+                return self._alone(batch, loss)
+        if self.shards == 1 and isinstance(self.total, ShardSum):
+            return self._alone(batch, loss)
         arena, message, riders = self.arena, self.arena.message, self.arena.riders
         for shard in batch.shards:
             arena.zero_grad()
             riders[:] = 0.0
             if len(shard):
-                riders[LOSS] = self._descend(batch, shard, loss) * len(shard)
+                # Adasum weighs the shards by itself, and takes the mean gradient of each.
+                count = len(shard) if self.adasum else batch.size
+                riders[LOSS] = self._descend(batch, shard, loss, count) * len(shard)
             self._complete()
             if self.noise is not None and len(shard):
                 # The shard's gradient is b_v g_v / n here, and n^2 / b_v times its square is b_v |g_v|^2.
@@ -128,7 +167,12 @@ class DistributedDataParallel:
         return f"first in the gradient of {names[0]!r}{source}"
 
     def compare_parameters(self):
-        """Raise OutOfStep on every rank if the ranks do not have the same parameters, bit for bit. A collective."""
+        """Raise OutOfStep on every rank if the ranks do not have the same parameters, bit for bit. A collective.
+
+        Between the averages of local steps they are meant to differ, and nothing is compared.
+        """
+        if self.local is not None:
+            return
         digests = self.comm.all_gather_object(hashlib.sha256(to_numpy(self.arena.data).data).digest())
         if len({*digests}) == 1:
             return
@@ -146,10 +190,37 @@ class DistributedDataParallel:
             f"change parameters on all ranks alike, and by nothing that is random or local to a rank"
         )
 
-    def _whole(self, batch, loss):
-        """One logical shard is the whole batch: nothing to add up, and one rank to do it."""
+    def step(self, number):
+        """To be called after the optimizer's step of this number, counted from 0: average, where steps are local."""
+        if self.local is not None:
+            self.local.stepped(number)
+
+    def show_mean(self):
+        """Where steps are local, let the model have the mean parameters until the next `backward`. Collective."""
+        if self.local is not None:
+            self.local.show_mean()
+
+    def state_dict(self, optimizer):
+        """What else a run needs to go on, on rank 0: residuals of compression, what each rank has of its own."""
+        if self.local is not None:
+            return self.local.state_dict(optimizer)
+        return self.total.state_dict() if isinstance(self.total, Compression) else {}
+
+    def load_state_dict(self, state, optimizer):
+        """Restore what `state_dict` returned; the optimizer has its own state already."""
+        try:
+            if self.local is not None:
+                self.local.load_state_dict(state, optimizer)
+            elif isinstance(self.total, Compression):
+                self.total.load_state_dict(state)
+        except (KeyError, ValueError) as error:
+            raise ConfigurationError(f"the checkpoint is that of another way to exchange gradients: {error}") from None
+
+    def _alone(self, batch, loss):
+        """The gradient of one shard, which is all there is or all that this step wants; its samples' mean loss."""
+        (shard,) = batch.shards
         self.arena.zero_grad()
-        value = self._descend(batch, batch.shards[0], loss)
+        value = self._descend(batch, shard, loss, len(shard)) if len(shard) else 0.0
         self._complete()
         if not math.isfinite(value):
             self.suspect = 0
@@ -160,8 +231,8 @@ class DistributedDataParallel:
         if self.scale is not None:
             self.arena.grad *= 1.0 / self.scale.value
 
-    def _descend(self, batch, shard, loss):
-        """Backward from a shard's loss, weighted so that the shards' gradients add up to that of the global mean.
+    def _descend(self, batch, shard, loss, count):
+        """Backward from a shard's losses, summed and divided by `count`.
 
         Returns the mean loss of the shard's samples.
         """
@@ -176,14 +247,14 @@ class DistributedDataParallel:
                 ) from None
         scale = 1.0 if self.scale is None else self.scale.value
         if value.shape == ():
-            value.backward(scale * samples / batch.size)
+            value.backward(scale * samples / count)
             return value.item()
         if value.shape != (samples,):
             raise ValueError(
                 f"the loss of a shard of {samples} samples must be a scalar (their mean) or of shape ({samples},), "
                 f"got shape {value.shape}"
             )
-        value.backward(full((samples,), scale / batch.size, innermost(value)))
+        value.backward(full((samples,), scale / count, innermost(value)))
         return math.fsum(value.tolist()) / samples
 
 

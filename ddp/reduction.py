@@ -8,6 +8,7 @@ complete subtrees; then each rank finishes the tree for its own slice of the ele
 Every element is added in the order of the tree, so slicing and buckets cannot change it.
 """
 
+import operator
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from autograd.kernels import full
 from ddp.communicator import Communicator
 from ddp.errors import ConfigurationError
+from ddp.wire import Wire
 
 
 def run_of(rank, size, shards):
@@ -26,11 +28,11 @@ class Counter:
     """Adds up a run of the tree's leaves, or of its subtrees, from left to right, as a binary counter carries.
 
     At most log2(V) sums are held at once, 2 log2(V) if the run does not start at the first leaf: `stack`, left to
-    right, with entries (level, index, array).
+    right, with entries (level, index, array). `add` adds its second array to its first, in place.
     """
 
-    def __init__(self, leaves, release=lambda array: None):
-        self.leaves, self.release = leaves, release
+    def __init__(self, leaves, release=lambda array: None, add: Any = operator.iadd):
+        self.leaves, self.release, self.add = leaves, release, add
         self.stack: list = []
 
     def push(self, level, index, array):
@@ -43,7 +45,7 @@ class Counter:
                     break  # the left sibling is another rank's
                 left = self.stack.pop()[2]
                 if array is not None:
-                    array += left
+                    self.add(array, left)
                     self.release(left)
             level, index = level + 1, index // 2
         self.stack.append((level, index, array))
@@ -65,22 +67,24 @@ class ShardSum:
 
     canonical: add in the order of the tree. Otherwise the ranks' parts are added by the library's all-reduce, which
     is the fast path to compare with, and whose bits depend on the number of ranks.
+    wire: None, or a `Wire`: every shard's array is rounded to it, and so is every sum in the tree. Ranks then send two
+    bytes an element and lose nothing by it: the sum remains a function of the arrays, not of the ranks.
     """
 
-    def __init__(self, comm: Communicator, shards: int, canonical=True):
+    def __init__(self, comm: Communicator, shards: int, canonical=True, wire: Wire | None = None):
         if not 1 <= comm.size <= shards:
             raise ConfigurationError(
                 f"{comm.size} ranks cannot share {shards} logical shards: "
                 f"start at most {shards} ranks, or give --shards {comm.size} or more"
             )
-        self.comm, self.shards, self.canonical = comm, shards, canonical
+        self.comm, self.shards, self.canonical, self.wire = comm, shards, canonical, wire
         self.first, self.stop = run_of(comm.rank, comm.size, shards)
         self.nodes = [subtrees(*run_of(rank, comm.size, shards), shards) for rank in range(comm.size)]
         self.halves = self._halves()
         self.form = f" over {shards} shards, {'canonical' if canonical else 'native'}"
         self._free: list = []
         self._scratch: Any = np.empty(0)
-        self._counter = Counter(shards, self._free.append)
+        self._counter = Counter(shards, self._free.append, self._add)
 
     def push(self, shard, array):
         """Add a shard's array. It is changed; unless it is the run's last, the caller may then overwrite it."""
@@ -88,6 +92,8 @@ class ShardSum:
             self._counter.stack.clear()
             if self._free and (self._free[0].shape, self._free[0].dtype) != (array.shape, array.dtype):
                 self._free.clear()
+        if self.wire is not None:
+            self.wire.round(array)
         self._counter.push(0, shard, array)
         if shard < self.stop - 1:
             level, index, _ = self._counter.stack.pop()
@@ -100,16 +106,26 @@ class ShardSum:
         parts = [part for _, _, part in self._counter.stack]
         if self.comm.size > 1:
             self.comm.compare("a sum", array, self.form)
-            if not self.canonical:
-                for part in parts[-2::-1]:
-                    array += part
-                self.comm.all_reduce(array)
-            elif self.halves:
-                self._halving_doubling(array)
-            else:
-                self._all_to_all(parts, array)
+            self._across_ranks(parts, array)
         self._free.extend(parts[:-1])
         self._counter.stack.clear()
+
+    def _add(self, array, left):
+        """array = left + array: what a node of the tree is of its children."""
+        array += left
+        if self.wire is not None:
+            self.wire.round(array)
+
+    def _across_ranks(self, parts, array):
+        """Make of this rank's parts, of which `array` is the last, the sum of those of all ranks."""
+        if not self.canonical:
+            for part in parts[-2::-1]:
+                array += part
+            self.comm.all_reduce(array)
+        elif self.halves:
+            self._halving_doubling(array)
+        else:
+            self._all_to_all(parts, array)
 
     def _halves(self):
         """Whether the ranks' parts are the 2^q equal subtrees of one level, so that pairs of ranks are siblings."""
@@ -133,8 +149,8 @@ class ShardSum:
             mine, theirs = ((low, middle), (middle, high))[:: -1 if rank & distance else 1]
             received = scratch[: mine[1] - mine[0]]
             partner = rank ^ distance
-            self.comm.exchange([(array[slice(*theirs)], partner)], [(received, partner)])
-            array[slice(*mine)] += received
+            self._exchange([(array[slice(*theirs)], partner)], [(received, partner)])
+            self._add(array[slice(*mine)], received)
             kept.append(mine)
             distance *= 2
         while distance > 1:
@@ -143,7 +159,7 @@ class ShardSum:
             start, stop = kept[-1]
             theirs = slice(high, stop) if low == start else slice(start, low)
             partner = rank ^ distance
-            self.comm.exchange([(array[low:high], partner)], [(array[theirs], partner)])
+            self._exchange([(array[low:high], partner)], [(array[theirs], partner)])
 
     def _all_to_all(self, parts, array):
         """Each rank receives every subtree's slice of some elements, finishes the tree there, and hands them out."""
@@ -161,7 +177,7 @@ class ShardSum:
         self._exchange(
             [(part[slices[r]], r) for r in others for part in parts], [(p, r) for r in others for p in pieces[r]]
         )
-        counter = Counter(self.shards)
+        counter = Counter(self.shards, add=self._add)
         for nodes, arrays in zip(self.nodes, pieces):
             for (level, index), piece in zip(nodes, arrays):
                 counter.push(level, index, piece)
@@ -169,10 +185,32 @@ class ShardSum:
         self._exchange([(array[own], r) for r in others], [(array[slices[r]], r) for r in others])
 
     def _exchange(self, sends, receives):
-        """Exchange without the empty messages: fewer elements than ranks leave some ranks no slice."""
-        self.comm.exchange([m for m in sends if len(m[0])], [m for m in receives if len(m[0])])
+        """Exchange in the wire's format, without empty messages: fewer elements than ranks leave some no slice."""
+        sends, receives = ([m for m in messages if len(m[0])] for messages in (sends, receives))
+        if not (sends or receives):
+            return
+        if self.wire is None:
+            self.comm.exchange(sends, receives)
+            return
+        packed = [(self.wire.empty(array), rank) for array, rank in receives]
+        self.comm.exchange([(self.wire.pack(array), rank) for array, rank in sends], packed)
+        for (array, _), (message, _) in zip(receives, packed):
+            self.wire.unpack(message, array)
 
     def _space(self, length, like):
         if len(self._scratch) < length or (type(self._scratch), self._scratch.dtype) != (type(like), like.dtype):
             self._scratch = full((length,), 0, like)
         return self._scratch[:length]
+
+
+def gathered(comm, shards, arrays):
+    """The arrays of all logical shards, alike in form, on rank 0; on any other rank its own, which `arrays` lists."""
+    if comm.rank:
+        if len(arrays[0]):
+            comm.exchange([(array, 0) for array in arrays], [])
+        return arrays
+    runs = [range(*run_of(rank, comm.size, shards)) for rank in range(comm.size)]
+    received = [(full(arrays[0].shape, 0, arrays[0]), rank) for rank in range(1, comm.size) for _ in runs[rank]]
+    if received and len(arrays[0]):
+        comm.exchange([], received)
+    return [*arrays, *(array for array, _ in received)]

@@ -18,33 +18,41 @@ class RunningStatistics:
         found = (getattr(module, name) for module in model.modules() for name in module.running_statistics)
         self.tensors = [t for t in found if t is not None]
         self.total = ShardSum(comm, shards, canonical)
-        self.start = self.move = self._read()
+        self.start = self.move = self.read()
 
     def begin(self):
         """Note where a step finds the statistics."""
-        self.start = self._read()
+        self.start = self.read()
 
     def push(self, shard, share):
         """Take a shard's move, which has this share of the batch's samples, and put the statistics back."""
         if self.tensors:
-            self.move = share * (self._read() - self.start)
+            self.move = share * (self.read() - self.start)
             self.total.push(shard, self.move)
-            self._write(self.start)
+            self.write(self.start)
 
     def finish(self):
         """Exchange with the other ranks and move the statistics."""
         if self.tensors:
             self.total.finish(self.move)
-            self._write(self.start + self.move)
+            self.write(self.start + self.move)
 
     def undo(self):
         """Put back what `begin` found: a step is left out."""
-        self._write(self.start)
+        self.write(self.start)
 
-    def _read(self):
+    def average(self, share):
+        """Make them the mean of what the ranks, one shard each, have made of them, of which this one has this share."""
+        if self.tensors:
+            flat = share * self.read()
+            self.total.push(self.total.first, flat)
+            self.total.finish(flat)
+            self.write(flat)
+
+    def read(self):
         return np.concatenate([np.zeros(0), *(t.numpy().reshape(-1) for t in self.tensors)], dtype=np.float64)
 
-    def _write(self, flat):
+    def write(self, flat):
         stop = 0
         for t in self.tensors:
             start, stop = stop, stop + t.size

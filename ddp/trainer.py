@@ -17,6 +17,9 @@ from ddp.errors import ConfigurationError, Diverged
 from ddp.evaluation import evaluate
 from ddp.journal import Journal
 from ddp.parallel import DistributedDataParallel
+from ddp.zero import Zero
+
+OWN = "exchange_"  # in front of what a checkpoint has, beside the optimizer's state, of the exchange between ranks
 
 SKIPS = 20  # steps in a row that may be left out
 
@@ -45,8 +48,8 @@ class Trainer:
     """
 
     def __init__(
-        self, parallel: DistributedDataParallel, optimizer: optim.Optimizer, loader: DataLoader, loss, metrics, *,
-        validation=None, steps: int, out: Path | None = None, clip: float | None = None,
+        self, parallel: DistributedDataParallel, optimizer: optim.Optimizer | Zero, loader: DataLoader, loss, metrics,
+        *, validation=None, steps: int, out: Path | None = None, clip: float | None = None,
         clip_value: float | None = None, log_every=10, eval_every: int | None = None,
         checkpoint_every: int | None = None, patience: int | None = None, config: dict | None = None, resumes=False,
         check_every: int | None = None, on_nonfinite="raise",
@@ -66,6 +69,7 @@ class Trainer:
         self.skipped = self.skipped_in_a_row = 0
         self.step = 0
         self.best = {"val_loss": None, "step": 0, "evaluations_since": 0}
+        self.sent = 0  # bytes that this rank has sent in training
         self.seconds = 0.0  # spent training, without evaluation and checkpoints
         self.first_step = 0
         self.plateau = optimizer.lr if isinstance(optimizer.lr, Plateau) else None
@@ -77,11 +81,13 @@ class Trainer:
     def restore(self, saved):
         """Go on from `(model, optimizer, state)`, as `checkpoint.load` returns them."""
         model, optimizer, state = saved
+        own = {name: optimizer[name] for name in optimizer if name.startswith(OWN)}
         try:
             self.model.load_state_dict(model)
-            self.optimizer.load_state_dict(optimizer)
+            self.optimizer.load_state_dict({name: optimizer[name] for name in optimizer.keys() - own.keys()})
         except (ValueError, KeyError) as error:
             raise ConfigurationError(f"the checkpoint is that of another model or optimizer: {error}") from None
+        self.parallel.load_state_dict({name.removeprefix(OWN): value for name, value in own.items()}, self.optimizer)
         if self.parallel.noise is not None and state["noise_scale"] is not None:
             self.parallel.noise.load_state_dict(state["noise_scale"])
         if self.parallel.scale is not None and state["loss_scale"] is not None:
@@ -95,6 +101,8 @@ class Trainer:
     def save(self):
         """Write a checkpoint. A disk that refuses is reported and the error returned, and training goes on."""
         noise, scale = self.parallel.noise, self.parallel.scale
+        self.parallel.show_mean()
+        own, optimizer = self.parallel.state_dict(self.optimizer), self.optimizer.state_dict()
         state = {
             "config": self.config,
             "samples_seen": self.loader.sampler.samples_seen(self.step),
@@ -108,9 +116,8 @@ class Trainer:
         if self.comm.rank or self.out is None:
             return None
         try:
-            checkpoint.save(
-                self.out / "checkpoints", self.step, self.model.state_dict(), self.optimizer.state_dict(), state
-            )
+            optimizer |= {OWN + name: value for name, value in own.items()}
+            checkpoint.save(self.out / "checkpoints", self.step, self.model.state_dict(), optimizer, state)
         except OSError as error:
             print(f"checkpoint of step {self.step} not written: {error}", file=sys.stderr, flush=True)
             return error
@@ -132,7 +139,9 @@ class Trainer:
         stopped = self._out_of_patience()  # a run that has stopped early stays so
         with journal:
             while self.step < self.total and not stopped:
+                sent = self.comm.sent
                 loss, samples, norm, lr, seconds = self._one_step()
+                self.sent += self.comm.sent - sent
                 known = samples if math.isfinite(loss) else 0
                 news = (loss * known if known else 0.0, known, samples, seconds)
                 window = [a + b for a, b in zip(window, news)]
@@ -146,6 +155,8 @@ class Trainer:
                     line |= self._evaluate()
                     stopped = self._out_of_patience()
                 if last or stopped or line or self.step % self.log_every == 0:
+                    if self.parallel.local is not None:  # each rank knows the losses of its own samples
+                        window[:2] = map(math.fsum, zip(*self.comm.all_gather_object(window[:2])))
                     line = {
                         "step": self.step,
                         "epoch": self.loader.sampler.epoch_of(self.step - 1),
@@ -189,11 +200,13 @@ class Trainer:
             scale.update(finite)
         if finite:
             self.optimizer.step()
+            self.parallel.step(self.step)
             self.skipped_in_a_row = 0
         else:
             self._leave_out(loss, norm, lr)
         self.step += 1
-        return loss, batch.size, norm, lr, time.perf_counter() - began
+        samples = batch.size if self.parallel.local is None else sum(map(len, batch.shards))
+        return loss, samples, norm, lr, time.perf_counter() - began
 
     def _leave_out(self, loss, norm, lr):
         """Leave a step out whose loss or gradient is not finite, or raise Diverged, as agreed."""
@@ -212,6 +225,7 @@ class Trainer:
     def _evaluate(self):
         if self.validation is None:
             return {}
+        self.parallel.show_mean()
         values = self._means(self.validation)
         best = self.best["val_loss"]
         if best is None or values["loss"] < best:
@@ -232,6 +246,7 @@ class Trainer:
         sampler = self.loader.sampler
         seen = sampler.samples_seen(self.step)
         now = seen - sampler.samples_seen(self.first_step)
+        self.parallel.show_mean()
         train = self._means(self.loader.dataset)
         val = self._means(self.validation) if self.validation is not None else {}
         return {
@@ -254,6 +269,7 @@ class Trainer:
             **{f"val_{name}": value for name, value in val.items()},
             "noise_scale": self._noise(),
             "samples_per_second": now / self.seconds if self.seconds else None,
+            "bytes_per_step": self.sent / (self.step - self.first_step) if self.step > self.first_step else None,
             "wall_seconds": wall,
             "seed": self.loader.seed,
             "stopped_early": stopped,

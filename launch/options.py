@@ -11,9 +11,11 @@ from typing import Any
 from autograd import optim
 from ddp.environment import BACKENDS
 from ddp.errors import ConfigurationError
+from ddp.exchange import REDUCTIONS
 from ddp.lr_rules import RULES
 from ddp.placement import HALVES
 from ddp.sampler import BOUNDARIES, SHUFFLES
+from ddp.wire import WIRES
 from launch.models import FORMS, INITS
 
 OPTIMIZERS = {
@@ -86,7 +88,18 @@ OPTIONS = (
     Option("shuffle", str, "epoch", "order of the samples", among=SHUFFLES),
     Option("boundary", str, "short", "last batch of an epoch: what is left, or filled from the next", among=BOUNDARIES),
     Option("shards", int, None, "logical shards of a batch (default: number of ranks at the first start)", least=1),
-    Option("reduce", str, "canonical", "canonical: same bits on any number of ranks", among=("canonical", "native")),
+    Option("accumulate", int, None, "shards a rank at the first start: instead of --shards, K times the number of "
+           "ranks, whose gradients a rank adds up one by one", least=1),
+    Option("reduce", str, "canonical", "how gradients are added up; canonical and adasum: same bits on any number of "
+           "ranks", among=REDUCTIONS),
+    Option("wire", str, "float32", "format of gradients between ranks: float32 (as they were computed), or rounded at "
+           "each shard and each node of the tree", among=WIRES),
+    Option("compress", str, None, "send less, and the rest later: topk:SHARE of the elements, or powersgd:RANK"),
+    Option("sync_every", int, None, "local SGD: each rank steps by itself, and every so many steps the parameters are "
+           "averaged", least=1),
+    Option("sync_after", int, 0, "steps taken together before the local ones of --sync-every", least=0),
+    Option("zero", bool, False, "ZeRO-1: each rank keeps the optimizer's state of its part of the parameters",
+           shapes_weights=False),
     Option("seed", int, 0, "seed of initial weights, shuffles and dropout", least=0),
     Option("dtype", str, "float32", "type to compute in; the halves keep parameters and optimizer in float32",
            among=("float32", "float64", *HALVES)),

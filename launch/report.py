@@ -8,6 +8,7 @@ ROWS = (
     ("steps", "steps", "{:,}"),
     ("samples a second", "samples_per_second", "{:,.0f}"),
     ("noise scale (samples)", "noise_scale", "{:,.0f}"),
+    ("bytes sent a step", "bytes_per_step", "{:,.0f}"),
     ("ranks", "world_size", "{}"),
     ("weights_sha256", "weights_sha256", "{}"),
 )
@@ -26,7 +27,12 @@ def print_summary(summary: dict):
 def _reason(key, summary):
     if key != "noise_scale" or summary[key] is not None:
         return ""
-    return " (needs --shards 2 or more)" if summary["logical_shards"] < 2 else " (no signal above the noise at the end)"
+    if summary["logical_shards"] < 2:
+        return " (needs --shards 2 or more)"
+    config = summary["config"]
+    if config.get("compress") or config.get("sync_every") or config.get("reduce") == "adasum":
+        return " (needs the exact gradient)"
+    return " (no signal above the noise at the end)"
 
 
 def cell(value, form) -> str:

@@ -51,12 +51,18 @@ def train(asked: dict) -> dict:
     steps = config["steps"] or loader.sampler.steps_in(config["epochs"])
     comm.agree(lambda: _consistent(asked, config, data, steps, loader.sampler))
     rate, sentence = scaled_lr(config["lr_rule"], config["lr"], config["base_batch"] or batch, batch)
-    noise = ddp.NoiseScale() if shards > 1 else None
+    inexact = config["compress"] or config["sync_every"] or config["reduce"] == "adasum"
+    noise = ddp.NoiseScale() if shards > 1 and not inexact else None
     scale = ddp.LossScale() if config["dtype"] == "float16" else None
-    parallel = ddp.DistributedDataParallel(model, comm, shards, config["reduce"], noise, scale)
+    parallel = ddp.DistributedDataParallel(
+        model, comm, shards, config["reduce"], noise, scale, config["wire"], config["compress"], config["sync_every"],
+        config["sync_after"],
+    )  # fmt: skip
     if config["dtype"] in HALVES:
         model.compute_in(config["dtype"])
     optimizer = comm.agree(lambda: _optimizer(config, parallel, _schedule(config, rate, steps, loader.sampler)))
+    if config["zero"]:
+        optimizer = comm.agree(ddp.Zero, optimizer, comm)
     loss, metrics = _objective(model, data)
     out = Path(config["out"]) if config["out"] else None
     trainer = ddp.Trainer(
@@ -125,6 +131,8 @@ def _consistent(asked, config, data, steps, sampler):
     for name in sorted({"dropout", "init"} & asked.keys() - set(family.options if family else ())):
         takers = ", ".join(kind for kind, other in models.FAMILIES.items() if name in other.options)
         raise ConfigurationError(f"--{name} has no effect on {config['model']}: it is for {takers}")
+    if config["zero"] and config["sync_every"]:
+        raise ConfigurationError("--zero shares out one optimizer, and with --sync-every each rank has its own")
     if "base_batch" in asked and config["lr_rule"] == "none":
         raise ConfigurationError("--base-batch has no effect without --lr-rule sqrt or --lr-rule linear")
     if "checkpoint_every" in asked and not config["out"]:
@@ -164,7 +172,9 @@ def _configuration(asked, comm):
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigurationError(f"--out {out} exists: give a new directory, or --resume to go on with the run in it")
     config = {**defaults(), **asked}
-    config["shards"] = config["shards"] or comm.size
+    if "accumulate" in asked and "shards" in asked:
+        raise ConfigurationError("--accumulate and --shards both say how many logical shards: give one of them")
+    config["shards"] = config["shards"] or comm.size * (config["accumulate"] or 1)
     return config, None
 
 

@@ -30,6 +30,7 @@ class Optimizer:
         self.xp = xp[type(self.arena.data)]  # NumPy, or the same names on torch tensors
         at_least_zero(type(self).__name__, lr=0.0 if callable(lr) else lr)
         self.lr, self.steps = lr if callable(lr) else float(lr), 0
+        self.part = slice(0, len(self.arena.data))  # of the flat arrays: what is updated, and what `state` is for
         self.runs = self._runs({"lr_scale": 1.0, "weight_decay": weight_decay, "l1": l1, **more}, groups or {})
         needed = {name for _, h in self.runs for name in self.needs(h)}
         self.state = {name: self.xp.zeros_like(self.arena.data) for name in self.arrays if name in needed}
@@ -39,6 +40,13 @@ class Optimizer:
     def current_lr(self):
         """The learning rate of the next step."""
         return float(self.lr(self.steps)) if callable(self.lr) else self.lr
+
+    def keep(self, part: slice):
+        """Update this part of the flat arrays only, and hold the state of no other; the rule must be elementwise."""
+        if self.layerwise:
+            raise ValueError(f"{type(self).__name__} needs the norms of whole parameters: it cannot update a part")
+        self.state = {name: flat[part] * 1.0 for name, flat in self.state.items()}
+        self.part, self._chunks = part, None
 
     def zero_grad(self):
         """Forget all gradients."""
@@ -100,13 +108,15 @@ class Optimizer:
         return [(slice(*bounds), h) for *bounds, h in zip(starts, [*starts[1:], len(self.arena.data)], found)]
 
     def _cut(self):
-        arrays = (self.arena.data, self.arena.grad, *(self.state.get(name) for name in self.arrays))
+        data, grad = (flat[self.part] for flat in (self.arena.data, self.arena.grad))
+        arrays = (data, grad, *(self.state.get(name) for name in self.arrays))
         spans = [self._spans(run) for run, _ in self.runs]
         longest = max((span.stop - span.start for some in spans for span in some), default=0)
         scratch = full((2, longest), 0.0, self.arena.data)
 
         def chunk(span):
-            views = [None if a is None else a[span] for a in arrays]
+            start, stop = span.start - self.part.start, span.stop - self.part.start
+            views = [None if a is None else a[start:stop] for a in arrays]
             return (*views, *scratch[:, : span.stop - span.start])
 
         return [(h, [chunk(span) for span in some]) for (_, h), some in zip(self.runs, spans)]
@@ -115,7 +125,8 @@ class Optimizer:
         if self.layerwise:
             return [span for span in self.arena.spans.values() if run.start <= span.start < run.stop]
         length = CHUNK if self.arena.on_cpu else len(self.arena.data)  # a device has no such cache
-        return [slice(i, min(i + length, run.stop)) for i in range(run.start, run.stop, length)]
+        start, stop = max(run.start, self.part.start), min(run.stop, self.part.stop)
+        return [slice(i, min(i + length, stop)) for i in range(start, stop, length)]
 
     def __getstate__(self):
         return {**vars(self), "_chunks": None, "xp": None}  # views, which a copy has to cut anew

@@ -222,5 +222,5 @@ def test_refusals():
             parallel.backward(batch_of([1.0, 1.0, 1.0], [5.0]), loss)
     with pytest.raises(ConfigurationError, match="cut into 3 logical shards and the model expects 2"):
         parallel.backward(batch_of([1.0], [1.0], [1.0]), model.times)
-    with pytest.raises(ConfigurationError, match="canonical or native, got 'fast'"):
+    with pytest.raises(ConfigurationError, match="canonical, native or adasum, got 'fast'"):
         DistributedDataParallel(Scalar(), reduce="fast")

@@ -51,7 +51,21 @@ BAD = [
     ("--global-batch 6.5", "--global-batch takes a whole number, got '6.5'"),
     ("--steps 1e3", "--steps takes a whole number, got '1e3'"),
     ("--optimizer lion", "--optimizer lion is not one of sgd, adagrad, rmsprop, adam, adamw, lars, lamb"),
-    ("--reduce ring", "--reduce ring is not one of canonical, native"),
+    ("--reduce ring", "--reduce ring is not one of canonical, native, adasum"),
+    ("--wire int8", "--wire int8 is not one of float32, float16, bfloat16"),
+    ("--wire float16 --reduce native", "--wire float16 rounds at each node of the canonical tree, and --reduce native"),
+    ("--compress topk", "--compress topk is not topk:SHARE, with a share of the elements in (0, 1], or powersgd:RANK"),
+    ("--compress powersgd:2 --reduce native", "--compress powersgd:2 sends what --reduce native cannot take"),
+    ("--compress topk:0.1 --wire float16", "--compress topk:0.1 sends what --wire float16 cannot take"),
+    ("--compress topk:0.1 --arrays torch --dtype float16", "--compress topk:0.1 would keep what overflows in float16"),
+    ("--sync-every 0", "--sync-every is at least 1, got 0"),
+    ("--sync-every 4 --shards 2", "--sync-every takes local steps on each rank, which needs as many logical shards as"),
+    ("--sync-every 4 --reduce adasum", "--sync-every 4 sends parameters, and --reduce adasum is for gradients"),
+    ("--sync-after 4", "--sync-after 4 has no effect without --sync-every"),
+    ("--zero --sync-every 4", "--zero shares out one optimizer, and with --sync-every each rank has its own"),
+    ("--zero --optimizer lars", "--zero: LARS needs the norms of whole parameters: it cannot update a part"),
+    ("--accumulate 0", "--accumulate is at least 1, got 0"),
+    ("--accumulate 2 --shards 2", "--accumulate and --shards both say how many logical shards: give one of them"),
     ("--device cuda", "--device has no effect on NumPy's arrays: add --arrays torch"),
     ("--arrays torch --device tpu", "--device tpu is not cpu, cuda or cuda:N"),
     ("--arrays torch --device cuda:99", "--device cuda:99 asks for GPU 99 of this host, and torch finds"),
@@ -226,7 +240,7 @@ def test_what_shapes_the_weights_may_not_change(name):
     saved = {**defaults(), "shards": 4, "lr": 0.3, "resume": False}
     option = next(option for option in OPTIONS if option.name == name)
     other = MAY_CHANGE.get(name) or {float: 0.77, bool: True, str: "other"}.get(option.kind, 77)
-    if name in {*MAY_CHANGE, "resume", "steps"}:
+    if name in {*MAY_CHANGE, "resume", "steps", "zero"}:
         assert resumed(saved, {name: other})[name] == other
     else:
         with pytest.raises(ConfigurationError, match=f"{option.flag} {other} contradicts the checkpoint"):

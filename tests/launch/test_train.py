@@ -24,7 +24,10 @@ LAUNCHES = [
     ("dropout", "torchrun", 3),
     ("adam", "mpirun over gloo", 2),
 ]
-UNLIKE = ("world_size", "launcher", "backend", "samples_per_second", "wall_seconds", "oversubscribed", "config")
+UNLIKE = {
+    "world_size", "launcher", "backend", "bytes_per_step", "samples_per_second", "wall_seconds", "oversubscribed",
+    "config",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +63,40 @@ def test_only_the_first_rank_prints(start, tmp_path):
     )
     rows = dict(line.split("  ")[-2:] for line in table)
     assert {key.strip(): value for key, value in rows.items()}["ranks"] == "3"
+
+
+# --- ways to exchange --------------------------------------------------------------------------------------------
+
+WAYS = ["--wire bfloat16", "--compress powersgd:2"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_weights_do_not_depend_on_the_ranks_whatever_is_sent(way, train, tmp_path):
+    """Two thirds of the run on two ranks, the rest on three, under two launchers: residuals go with the checkpoint."""
+    flags = f"{ENDLESS} {way}"
+    whole, exact = train(f"{flags} --steps 12"), train(f"{ENDLESS} --steps 8", 2)
+    first = train(f"{flags} --steps 8", 2, out=tmp_path / "out")
+    last = train("--steps 12 --resume", 3, "torchrun", out=tmp_path / "out")
+    for key in whole.keys() - UNLIKE - {"resumed_at", "best"}:
+        assert last[key] == whole[key], key
+    assert whole["bytes_per_step"] == 0 and first["bytes_per_step"] < exact["bytes_per_step"]
+
+
+def test_local_steps_go_on_where_each_rank_was(train, start, tmp_path):
+    flags = f"{SMALL} --global-batch 50 --momentum 0.9 --sync-every 5 --sync-after 3"
+    whole = train(f"{flags} --steps 16", 2)
+    train(f"{flags} --steps 10", 2, out=tmp_path / "out")
+    done = start("train --steps 16 --resume --out out", tmp_path, 1)
+    assert done.status == 2 and "as many logical shards as ranks: got 2 shards on 1 ranks" in done.err
+    last = train("--steps 16 --resume", 2, out=tmp_path / "out")
+    for key in whole.keys() - UNLIKE - {"resumed_at", "best"}:
+        assert last[key] == whole[key], key
+    assert last["noise_scale"] is None and last["bytes_per_step"] < whole["bytes_per_step"]
+
+
+def test_accumulating_is_having_more_shards(train):
+    one, other = train(f"{SMALL} --steps 9 --accumulate 3", 2), train(f"{SMALL} --steps 9 --shards 6")
+    assert one["logical_shards"] == 6 and one["weights_sha256"] == other["weights_sha256"]
 
 
 # --- going on ----------------------------------------------------------------------------------------------------

@@ -45,10 +45,10 @@ def normalised(seed):
 
 def trainer_of(
     comm, *, shards, batch, dropout=0.0, rule=optim.Adam, reduce="canonical", steps=20, out=None, model=None,
-    device="numpy",
+    device="numpy", noise=True, **way,
 ):  # fmt: skip
     model = (model or mlp(0, dropout)).to(device=device)
-    parallel = DistributedDataParallel(model, comm, shards, reduce, NoiseScale())
+    parallel = DistributedDataParallel(model, comm, shards, reduce, NoiseScale() if noise else None, **way)
     optimizer = rule(parallel, 0.1)
     loader = DataLoader((X, LABELS), batch, comm, shards, place=Placement(device))
     return Trainer(
@@ -66,6 +66,34 @@ def test_20_steps_are_bit_for_bit_those_of_one_process(comm, rule, shards, batch
     for key in ("weights_sha256", "train_loss", "val_loss", "val_accuracy", "noise_scale", "samples_seen"):
         assert together[key] == alone[key]
     assert (together["world_size"], alone["world_size"]) == (comm.size, 1)
+
+
+@pytest.mark.parametrize("device", ["numpy", "cpu"])
+@pytest.mark.parametrize("shards, batch", [(6, 24), (7, 33), (8, 100)])
+@pytest.mark.parametrize(
+    "way",
+    [{"wire": "float16"}, {"wire": "bfloat16"}, {"compress": "topk:0.2"}, {"compress": "powersgd:2"},
+     {"reduce": "adasum"}],
+    ids=str,
+)  # fmt: skip
+def test_whatever_is_sent_the_bits_are_those_of_one_process(comm, way, shards, batch, device):
+    options = {"shards": shards, "batch": batch, "device": device, "noise": False, **way}
+    plain = {name: value for name, value in options.items() if name not in way}
+    runs = (comm, options), (Communicator(), options), (Communicator(), plain)
+    together, alone, exact = (trainer_of(c, **given).fit() for c, given in runs)
+    assert together["weights_sha256"] == alone["weights_sha256"] != exact["weights_sha256"]
+    assert (together["bytes_per_step"] > 0) == (comm.size > 1) and alone["bytes_per_step"] == 0
+
+
+@pytest.mark.parametrize("device", ["numpy", "cpu"])
+def test_local_steps_are_averaged(comm, device):
+    """After every step, with plain SGD: that is synchronous SGD. After more of them, all ranks have the same."""
+    options = {"shards": comm.size, "batch": 33, "rule": optim.SGD, "device": device, "noise": False, "steps": 7}
+    exact, each, some = (trainer_of(comm, **options, **way) for way in ({}, {"sync_every": 1}, {"sync_every": 3}))
+    for trainer in (exact, each, some):
+        trainer.clip = None
+        assert len({*comm.all_gather_object(trainer.fit()["weights_sha256"])}) == 1
+    assert np.abs(np.asarray(each.parallel.arena.data - exact.parallel.arena.data)).max() < 1e-6
 
 
 def test_batch_norm_trains_bit_for_bit_as_in_one_process(comm, directory):
