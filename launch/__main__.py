@@ -1,4 +1,7 @@
-"""The command line: `allgrad train`, `predict`, `checkpoint`, `run`, `doctor`, `demo`; also `python -m launch`."""
+"""The command line: `allgrad train`, `predict`, `checkpoint`, `run`, `slurm`, `doctor`, `demo`.
+
+`python -m launch` is the same.
+"""
 
 import argparse
 import sys
@@ -23,17 +26,20 @@ def _parser():
     predict = commands.add_parser("predict", help="write what a trained model says of samples", allow_abbrev=False)
     checkpoint = commands.add_parser("checkpoint", help="verify, show or export checkpoints", allow_abbrev=False)
     run = commands.add_parser("run", help="start ranks on this machine or in this Slurm job", allow_abbrev=False)
+    slurm = commands.add_parser("slurm", help="write a batch file for Slurm", allow_abbrev=False)
     commands.add_parser("doctor", help="say what this machine and this launch offer, and what is wrong")
     demo = commands.add_parser("demo", help="train on 2 ranks and on 1, compare the weights, draw the curves")
     from launch.checkpoints import add_options as add_checkpoint_options
     from launch.launchers import add_options as add_run_options
     from launch.options import add_options
     from launch.predict import add_options as add_predict_options
+    from launch.slurm import add_options as add_slurm_options
 
     add_options(train)
     add_predict_options(predict)
     add_checkpoint_options(checkpoint)
     add_run_options(run)
+    add_slurm_options(slurm)
     demo.add_argument("--out", default="runs/demo", help="directory for its two runs and the figure [runs/demo]")
     return parser
 
@@ -60,6 +66,10 @@ def _command(arguments: dict) -> int:
         from launch.launchers import run
 
         return run(**arguments)
+    if command == "slurm":
+        from launch.slurm import slurm
+
+        return slurm(**arguments)
     if command == "doctor":
         from launch.doctor import doctor
 
