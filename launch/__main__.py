@@ -27,9 +27,10 @@ def _parser():
     checkpoint = commands.add_parser("checkpoint", help="verify, show or export checkpoints", allow_abbrev=False)
     run = commands.add_parser("run", help="start ranks on this machine or in this Slurm job", allow_abbrev=False)
     slurm = commands.add_parser("slurm", help="write a batch file for Slurm", allow_abbrev=False)
-    commands.add_parser("doctor", help="say what this machine and this launch offer, and what is wrong")
+    doctor = commands.add_parser("doctor", help="say what this machine and this launch offer, and what is wrong")
     demo = commands.add_parser("demo", help="train on 2 ranks and on 1, compare the weights, draw the curves")
     from launch.checkpoints import add_options as add_checkpoint_options
+    from launch.doctor import add_options as add_doctor_options
     from launch.launchers import add_options as add_run_options
     from launch.options import add_options
     from launch.predict import add_options as add_predict_options
@@ -40,6 +41,7 @@ def _parser():
     add_checkpoint_options(checkpoint)
     add_run_options(run)
     add_slurm_options(slurm)
+    add_doctor_options(doctor)
     demo.add_argument("--out", default="runs/demo", help="directory for its two runs and the figure [runs/demo]")
     return parser
 
@@ -73,7 +75,7 @@ def _command(arguments: dict) -> int:
     if command == "doctor":
         from launch.doctor import doctor
 
-        return doctor()
+        return doctor(**arguments)
     from launch.demo import demo
 
     return demo(arguments["out"])
