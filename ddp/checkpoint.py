@@ -10,10 +10,15 @@ A directory is written under another name, flushed to disk and renamed. One that
 checksums: it is named and passed over, and the one before it is used. No pickle is written or read.
 """
 
+import contextlib
+import copy
 import hashlib
 import json
 import os
+import re
 import shutil
+import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -33,9 +38,10 @@ def save(directory: Path, step: int, model: dict, optimizer: dict, state: dict, 
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    final = directory / f"step-{step:08d}"
+    final = directory / _name(step)
     partial = directory / f".{final.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    for left in directory.glob(".step-*.partial"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
     arrays, numbers = _flatten(optimizer)
     contents = (
         save_tensors(model),
@@ -48,7 +54,8 @@ def save(directory: Path, step: int, model: dict, optimizer: dict, state: dict, 
             _write(partial / name, content)
         _write(partial / MARKER, b"".join(map(_line, FILES, contents)))
         _flush(partial)
-        shutil.rmtree(final, ignore_errors=True)
+        if final.exists():
+            _remove(final)
         partial.rename(final)
         _flush(directory)
     except OSError:
@@ -56,8 +63,53 @@ def save(directory: Path, step: int, model: dict, optimizer: dict, state: dict, 
         raise
     until_now = [path for path in steps_in(directory) if path.name <= final.name]  # later ones are damaged, not newer
     for old in until_now[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
     return final
+
+
+class Writer:
+    """Writes the checkpoints of a directory in the background, one at a time; without a directory, nothing.
+
+    The interpreter does not end before the last one is written.
+    """
+
+    def __init__(self, directory: Path | None):
+        self.directory = directory
+        self.thread: threading.Thread | None = None
+        self.error: BaseException | None = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        if self.thread is not None:
+            self.thread.join()
+
+    def save(self, step: int, model: dict, optimizer: dict, state: dict):
+        """Begin a checkpoint, once the one before is done. The arrays are the writer's from here on; see `save`."""
+        self.wait()
+        # The state holds what training goes on changing; the arrays are copies that nobody else has.
+        self.thread = threading.Thread(target=self._save, args=(step, model, optimizer, copy.deepcopy(state)))
+        self.thread.start()
+
+    def wait(self) -> OSError | None:
+        """Return when nothing is being written: the error of the last one, which has been reported, or None."""
+        if self.thread is not None:
+            self.thread.join()
+        if self.error is not None and not isinstance(self.error, OSError):
+            raise self.error
+        return self.error
+
+    def _save(self, step, *contents):
+        self.error = None
+        try:
+            assert self.directory is not None
+            save(self.directory, step, *contents)
+        except OSError as error:
+            print(f"checkpoint of step {step} not written: {error}", file=sys.stderr, flush=True)
+            self.error = error
+        except BaseException as error:  # a fault of the program: the training thread is to raise it
+            self.error = error
 
 
 def steps_in(directory: Path) -> list[Path]:
@@ -75,15 +127,21 @@ def load(path: Path) -> tuple[dict, dict, dict]:
         contents = {name: (path / name).read_bytes() for name in FILES}
     except OSError as error:
         raise ConfigurationError(f"checkpoint {path} is incomplete ({error})") from None
-    for name, content in contents.items():
-        if _line(name, content) not in marker:
+    lines = {name: _line(name, content) for name, content in contents.items()}
+    for name, line in lines.items():
+        if line not in marker:
             raise ConfigurationError(f"checkpoint {path} is damaged: {name} does not have the checksum in {MARKER}")
+    if marker != b"".join(lines.values()):
+        raise ConfigurationError(f"checkpoint {path} is damaged: {MARKER} holds more than the checksums of its files")
     try:
         state = json.loads(contents["state.json"])
         model, arrays = (load_tensors(contents[name]) for name in FILES[:2])
-    except (ValueError, SafetensorError) as error:
-        raise ConfigurationError(f"checkpoint {path} cannot be read ({error})") from None
-    return model, _unflatten(arrays, state.pop("optimizer")), state
+        optimizer, step = _unflatten(arrays, state.pop("optimizer")), state["step"]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+        raise ConfigurationError(f"checkpoint {path} cannot be read ({error!r})") from None
+    if re.fullmatch(r"step-\d+", path.name) and path.name != _name(step):
+        raise ConfigurationError(f"checkpoint {path} is damaged: its files are those of step {step}")
+    return model, optimizer, state
 
 
 def load_latest(directory: Path, warn=print) -> tuple[dict, dict, dict] | None:
@@ -97,6 +155,17 @@ def load_latest(directory: Path, warn=print) -> tuple[dict, dict, dict] | None:
         except ConfigurationError as error:
             warn(f"{error}; going back to the one before")
     return None
+
+
+def _name(step):
+    return f"step-{step:08d}"
+
+
+def _remove(path):
+    """Delete a checkpoint, so that one that is half deleted does not count as damaged."""
+    with contextlib.suppress(OSError):
+        path = path.rename(path.with_name(f".{path.name}.old.partial"))
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def _line(name, content):

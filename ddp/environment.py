@@ -53,6 +53,8 @@ def detect(environment: Mapping[str, str] = os.environ, backend: str = "auto") -
         )
     if "torchrun" in found and backend != "mpi":
         return Launch("torchrun", "gloo" if backend == "auto" else backend, *found["torchrun"])
+    if "srun" in found and mpi and _pmi_of_srun(found, mpi, environment):
+        mpi = None
     if mpi:
         return Launch("mpirun", "mpi" if backend == "auto" else backend, *found[mpi])
     if "srun" in found:
@@ -68,6 +70,11 @@ def speaks(environment: Mapping[str, str] = os.environ) -> bool:
     order = ("torchrun", *MPIRUN) if "TORCHELASTIC_RUN_ID" in environment else (*MPIRUN, "torchrun", "srun")
     ranks = [environment.get(VARIABLES[name][0]) for name in order]
     return next((rank for rank in ranks if rank is not None), "0") == "0"
+
+
+def _pmi_of_srun(found, mpi, environment):
+    """Whether srun itself has set the variables of MPICH, as --mpi=pmi2 does; these do not tell the local rank."""
+    return found[mpi][:2] == found["srun"][:2] and VARIABLES[mpi][2] not in environment
 
 
 def _complete(names, environment):

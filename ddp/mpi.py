@@ -1,6 +1,8 @@
 """Ranks that talk through MPI: any library that mpi4py finds, arrays through the buffer interface."""
 
-from mpi4py import MPI
+import os
+
+import mpi4py
 
 from autograd.kernels import is_torch, to_numpy
 from ddp.communicator import Communicator, write_back
@@ -8,15 +10,37 @@ from ddp.environment import Launch
 from ddp.errors import ConfigurationError
 from ddp.watchdog import described
 
+mpi4py.rc(initialize=False, finalize=True)  # `_start` starts it, once it is certain that it can be
+
+from mpi4py import MPI  # noqa: E402
+
+
+def library() -> str:
+    """Name and version of the MPI library that mpi4py loads: "Open MPI v5.0.11", "MPICH Version: 5.0.2"."""
+    return " ".join(MPI.Get_library_version().splitlines()[0].split(",")[0].split())
+
+
+def _start():
+    # MPICH would end this process with an internal error instead, before Python could say anything.
+    if "OMPI_COMM_WORLD_SIZE" in os.environ and not library().startswith("Open MPI"):
+        raise ConfigurationError(
+            f"two MPIs are mixed: these ranks were started by the mpirun of Open MPI, and mpi4py loads {library()}: "
+            f"use the mpirun that came with it (see allgrad doctor)"
+        )
+    MPI.Init_thread()
+
 
 class MPICommunicator(Communicator):
     def __init__(self, launch: Launch, comm: MPI.Comm | None = None):
         super().__init__(launch)
+        if not MPI.Is_initialized():
+            _start()
         self.comm = MPI.COMM_WORLD.Dup() if comm is None else comm
         if self.comm.Get_size() != launch.size:
             raise ConfigurationError(
                 f"{launch.launcher} started {launch.size} ranks, but MPI sees {self.comm.Get_size()}: "
-                f"use the mpirun of the MPI library that mpi4py loads (see allgrad doctor), or srun --mpi=pmix"
+                f"use the mpirun of {library()}, which mpi4py loads, or in Slurm set SLURM_MPI_TYPE to what "
+                f"it takes (pmix for Open MPI, pmi2 for MPICH)"
             )
         self.words = self.comm.Dup()  # so that a comparison never meets another operation
         self.rank, self.size = self.comm.Get_rank(), self.comm.Get_size()

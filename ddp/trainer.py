@@ -3,7 +3,6 @@
 import math
 import os
 import platform
-import sys
 import time
 from pathlib import Path
 
@@ -67,6 +66,7 @@ class Trainer:
             raise ConfigurationError(f"on_nonfinite is raise or skip, got {on_nonfinite!r}")
         self.on_nonfinite = on_nonfinite
         self.skipped = self.skipped_in_a_row = 0
+        self.writer = checkpoint.Writer(self.out / "checkpoints" if self.out and self.comm.rank == 0 else None)
         self.step = 0
         self.best = {"val_loss": None, "step": 0, "evaluations_since": 0}
         self.sent = 0  # bytes that this rank has sent in training
@@ -99,13 +99,14 @@ class Trainer:
             self.plateau.load_state_dict(state["plateau"])
 
     def save(self):
-        """Write a checkpoint. A disk that refuses is reported and the error returned, and training goes on."""
-        noise, scale = self.parallel.noise, self.parallel.scale
+        """Begin to write a checkpoint. A disk that refuses is reported, and training goes on."""
+        noise, scale, sampler = self.parallel.noise, self.parallel.scale, self.loader.sampler
         self.parallel.show_mean()
         own, optimizer = self.parallel.state_dict(self.optimizer), self.optimizer.state_dict()
         state = {
             "config": self.config,
-            "samples_seen": self.loader.sampler.samples_seen(self.step),
+            "samples_seen": sampler.samples_seen(self.step),
+            "epochs": sampler.samples_seen(self.step) / sampler.samples,
             "noise_scale": noise.state_dict() if noise is not None else None,
             "loss_scale": scale.state_dict() if scale is not None else None,
             "best": self.best,
@@ -113,15 +114,9 @@ class Trainer:
             "plateau": self.plateau.state_dict() if self.plateau is not None else None,
             "fingerprint": fingerprint(self.loader.place),
         }
-        if self.comm.rank or self.out is None:
-            return None
-        try:
+        if self.writer.directory is not None:
             optimizer |= {OWN + name: value for name, value in own.items()}
-            checkpoint.save(self.out / "checkpoints", self.step, self.model.state_dict(), optimizer, state)
-        except OSError as error:
-            print(f"checkpoint of step {self.step} not written: {error}", file=sys.stderr, flush=True)
-            return error
-        return None
+            self.writer.save(self.step, self.model.state_dict(), optimizer, state)
 
     # --- the loop ------------------------------------------------------------------------------------------------
 
@@ -137,7 +132,7 @@ class Trainer:
         began = time.perf_counter()
         window = [0.0, 0, 0, 0.0]  # sum of finite losses, their samples, all samples and seconds since the last line
         stopped = self._out_of_patience()  # a run that has stopped early stays so
-        with journal:
+        with journal, self.writer:
             while self.step < self.total and not stopped:
                 sent = self.comm.sent
                 loss, samples, norm, lr, seconds = self._one_step()
@@ -173,7 +168,8 @@ class Trainer:
                 if not (last or stopped) and self.checkpoint_every and self.step % self.checkpoint_every == 0:
                     self.save()
             summary = self._summary(stopped, time.perf_counter() - began)
-            error = self.comm.broadcast_object(str(self.save() or ""))
+            self.save()
+            error = self.comm.broadcast_object(str(self.writer.wait() or ""))
             journal.finish(summary)
         if error:
             raise ConfigurationError(f"the final weights are lost: their checkpoint could not be written ({error})")

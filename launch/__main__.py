@@ -1,4 +1,7 @@
-"""The command line: `allgrad train`, `predict`, `run`, `doctor`, `demo`; also `python -m launch`."""
+"""The command line: `allgrad train`, `predict`, `checkpoint`, `run`, `slurm`, `doctor`, `demo`.
+
+`python -m launch` is the same.
+"""
 
 import argparse
 import sys
@@ -21,16 +24,24 @@ def _parser():
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
     train = commands.add_parser("train", help="train a model on all ranks of this launch", allow_abbrev=False)
     predict = commands.add_parser("predict", help="write what a trained model says of samples", allow_abbrev=False)
+    checkpoint = commands.add_parser("checkpoint", help="verify, show or export checkpoints", allow_abbrev=False)
     run = commands.add_parser("run", help="start ranks on this machine or in this Slurm job", allow_abbrev=False)
-    commands.add_parser("doctor", help="say what this machine and this launch offer, and what is wrong")
+    slurm = commands.add_parser("slurm", help="write a batch file for Slurm", allow_abbrev=False)
+    doctor = commands.add_parser("doctor", help="say what this machine and this launch offer, and what is wrong")
     demo = commands.add_parser("demo", help="train on 2 ranks and on 1, compare the weights, draw the curves")
+    from launch.checkpoints import add_options as add_checkpoint_options
+    from launch.doctor import add_options as add_doctor_options
     from launch.launchers import add_options as add_run_options
     from launch.options import add_options
     from launch.predict import add_options as add_predict_options
+    from launch.slurm import add_options as add_slurm_options
 
     add_options(train)
     add_predict_options(predict)
+    add_checkpoint_options(checkpoint)
     add_run_options(run)
+    add_slurm_options(slurm)
+    add_doctor_options(doctor)
     demo.add_argument("--out", default="runs/demo", help="directory for its two runs and the figure [runs/demo]")
     return parser
 
@@ -49,14 +60,22 @@ def _command(arguments: dict) -> int:
 
         predict(**arguments)
         return 0
+    if command == "checkpoint":
+        from launch.checkpoints import run
+
+        return run(**arguments) if speaks() else 0
     if command == "run":
         from launch.launchers import run
 
         return run(**arguments)
+    if command == "slurm":
+        from launch.slurm import slurm
+
+        return slurm(**arguments)
     if command == "doctor":
         from launch.doctor import doctor
 
-        return doctor()
+        return doctor(**arguments)
     from launch.demo import demo
 
     return demo(arguments["out"])

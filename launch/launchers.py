@@ -14,6 +14,8 @@ from ddp.errors import ConfigurationError
 from launch.options import given
 
 LAUNCHERS = ("mpirun", "torchrun", "srun")
+MPIRUNS = ("mpirun", "mpiexec")
+READ = ("config", "out", "threads", "arrays", "device", "backend")  # of the options of the ranks
 USAGE = 2  # the status of a run that was asked for something impossible: starting it again cannot help
 
 
@@ -32,9 +34,7 @@ def run(ranks: int, launcher: str | None, max_restarts: int, arguments: list[str
     After a failure that is not bad usage, the run is started again from its newest checkpoint, at most max_restarts
     times.
     """
-    arguments = arguments[1:] if arguments[:1] == ["--"] else arguments
-    if not arguments:
-        raise ConfigurationError("nothing to run: write allgrad run -n 4 -- train --data digits ...")
+    arguments, options = started(arguments, "allgrad run -n 4 -- train --data digits ...")
     if ranks < 1:
         raise ConfigurationError(f"-n takes 1 or more ranks, got {ranks}")
     if max_restarts < 0:
@@ -42,7 +42,7 @@ def run(ranks: int, launcher: str | None, max_restarts: int, arguments: list[str
     chosen = launcher or _available()
     status = 0
     for attempt in range(max_restarts + 1):
-        again = ["--resume"] if attempt and "--resume" not in arguments and _begun(arguments) else []
+        again = ["--resume"] if attempt and "--resume" not in arguments and _begun(options) else []
         words, variables = command(chosen, ranks, [*arguments, *again])
         shown = shlex.join([f"{k}={v}" for k, v in variables.items()] + words)
         print(
@@ -55,19 +55,40 @@ def run(ranks: int, launcher: str | None, max_restarts: int, arguments: list[str
     return status
 
 
+def started(arguments: list[str], example: str) -> tuple[list[str], dict]:
+    """What follows "--", and the options of `allgrad train` that it gives with those of its --config file."""
+    arguments = arguments[1:] if arguments[:1] == ["--"] else list(arguments)
+    if not arguments:
+        raise ConfigurationError(f"nothing to run: write {example}")
+    parser = argparse.ArgumentParser(
+        add_help=False, allow_abbrev=False, exit_on_error=False, argument_default=argparse.SUPPRESS
+    )
+    for name in READ:
+        parser.add_argument(f"--{name}")
+    try:
+        return arguments, given(vars(parser.parse_known_args(arguments)[0]))
+    except argparse.ArgumentError as error:
+        raise ConfigurationError(f"{error} (see allgrad {arguments[0]} --help)") from None
+
+
+def program(arguments: list[str]) -> list[str]:
+    """The words of one rank's command."""
+    return [sys.executable, "-m", "launch", *arguments]
+
+
 def command(launcher: str, ranks: int, arguments: list[str]) -> tuple[list[str], dict[str, str]]:
     """The words of the command that starts the ranks, and the environment variables it needs."""
-    program = [sys.executable, "-m", "launch", *arguments]
+    words = program(arguments)
     if launcher == "mpirun":
-        return [_mpirun(), "-n", str(ranks), *program], _open_mpi_variables(ranks)
+        return [_mpirun(), "-n", str(ranks), *words], _open_mpi_variables(ranks)
     if launcher == "torchrun":
         if importlib.util.find_spec("torch") is None:
             raise ConfigurationError("--launcher torchrun needs torch: pip install 'allgrad[torch]'")
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-        return [*torchrun, *program[1:]], {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+        return [*torchrun, *words[1:]], {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     if shutil.which("srun") is None:
         raise ConfigurationError("--launcher srun: there is no srun here: use it in a Slurm job, or --launcher mpirun")
-    return ["srun", "-n", str(ranks), *program], {}
+    return ["srun", "-n", str(ranks), *words], {}
 
 
 def _open_mpi_variables(ranks):
@@ -84,9 +105,9 @@ def _open_mpi_variables(ranks):
 
 
 def find_mpirun() -> str | None:
-    """The mpirun on the path, or the one installed beside this Python."""
-    beside = Path(sys.executable).with_name("mpirun")
-    return str(beside) if beside.exists() else shutil.which("mpirun")
+    """The mpirun, or else mpiexec, that is installed beside this Python, or that is on the path."""
+    beside = [str(path) for name in MPIRUNS if (path := Path(sys.executable).with_name(name)).exists()]
+    return next(iter(beside), None) or next(filter(None, map(shutil.which, MPIRUNS)), None)
 
 
 def _mpirun():
@@ -102,13 +123,9 @@ def _available():
     return "torchrun" if find_mpirun() is None and importlib.util.find_spec("torch") else "mpirun"
 
 
-def _begun(arguments):
+def _begun(options):
     """Whether the run has left something in its --out to go on with."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
-    parser.add_argument("--out")
-    parser.add_argument("--config")
-    out = given(vars(parser.parse_known_args(arguments)[0])).get("out")
-    return out is not None and (Path(out) / "config.json").is_file()
+    return options.get("out") is not None and (Path(options["out"]) / "config.json").is_file()
 
 
 def _wait(process):

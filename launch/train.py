@@ -12,7 +12,7 @@ from autograd import optim, schedule
 from autograd.core import innermost
 from autograd.kernels import to_numpy
 from ddp import checkpoint
-from ddp.environment import detect
+from ddp.environment import detect, pin_threads
 from ddp.errors import ConfigurationError
 from ddp.lr_rules import scaled_lr
 from ddp.placement import HALVES, stored
@@ -22,8 +22,9 @@ from launch.options import OPTIMIZERS, SCHEDULES, defaults, length, resumed
 
 def train(asked: dict) -> dict:
     """Train with the options asked for (see `launch.options`) and return the summary, on every rank."""
-    comm = ddp.init(_backend(asked), asked.get("threads", 1), asked.get("timeout", 300.0))
+    comm = ddp.init(_backend(asked), timeout=asked.get("timeout", 300.0))
     config, saved = comm.broadcast_object(comm.agree(lambda: _configuration(asked, comm) if comm.rank == 0 else None))
+    pin_threads(config["threads"])
     data = comm.agree(lambda: _data(config))
     if len({*comm.all_gather_object(data.sha256)}) > 1:
         raise ConfigurationError(f"--data {config['data']} differs between ranks: copy one version to every host")
@@ -93,8 +94,11 @@ def train(asked: dict) -> dict:
 
 
 def _backend(asked):
-    """How ranks talk: from GPU to GPU, if torchrun started them and nothing else was asked for."""
-    backend, device = asked.get("backend", "auto"), asked.get("device", "cpu")
+    """How ranks talk: from GPU to GPU, if torchrun started them and nothing else was asked for.
+
+    A run to go on with may be one on GPUs; it is read when ranks can talk, and this backend takes both.
+    """
+    backend, device = asked.get("backend", "auto"), asked.get("device", "cuda" if asked.get("resume") else "cpu")
     if backend == "auto" and device.startswith("cuda") and detect().launcher == "torchrun":
         from torch import cuda
 
@@ -162,13 +166,19 @@ def _configuration(asked, comm):
     if "steps" in asked and "epochs" in asked:
         raise ConfigurationError("--steps and --epochs both say how long to train: give one of them")
     if asked.get("resume"):
+        saved = checkpoint.load_latest(out / "checkpoints") if out else None
+        if saved is not None:
+            return resumed(saved[2]["config"], asked), saved
         if out is None or not (out / "config.json").is_file():
             raise ConfigurationError(f"--resume: there is no run to go on with in --out {out}")
-        saved = checkpoint.load_latest(out / "checkpoints")
-        if saved is None:
-            print(f"--resume: no whole checkpoint in {out}, starting from step 0", flush=True)
-        before = saved[2]["config"] if saved else json.loads((out / "config.json").read_text(encoding="utf-8"))
-        return resumed(before, asked), saved
+        print(f"--resume: no whole checkpoint in {out}, starting from step 0", flush=True)
+        try:
+            before = json.loads((out / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(
+                f"--resume: {out / 'config.json'} cannot be read ({error}): start anew with another --out"
+            ) from None
+        return resumed(before, asked), None
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigurationError(f"--out {out} exists: give a new directory, or --resume to go on with the run in it")
     config = {**defaults(), **asked}

@@ -4,6 +4,9 @@ import ast
 import errno
 import json
 import os
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -210,3 +213,101 @@ def test_state_json_is_for_people(tmp_path):
     write(tmp_path, 4)
     state = json.loads((tmp_path / "step-00000004" / "state.json").read_text())
     assert state["step"] == 4 and state["optimizer"] == {"steps": 4}
+
+
+# --- in the background -------------------------------------------------------------------------------------------
+
+
+def test_what_training_does_next_is_not_what_is_written(tmp_path, monkeypatch):
+    go_on = threading.Event()
+    monkeypatch.setattr(checkpoint, "_flush", lambda path: go_on.wait(60))
+    writer = checkpoint.Writer(tmp_path)
+    model, optimizer, state = contents(7)
+    writer.save(7, model, optimizer, state)
+    state["best"]["val_loss"] = 0.5
+    state["text"] = "later"
+    assert checkpoint.steps_in(tmp_path) == []  # it is being written, and `save` has returned
+    go_on.set()
+    assert writer.wait() is None and same(checkpoint.load_latest(tmp_path), 7)
+
+
+def test_one_is_written_at_a_time_in_order(tmp_path, monkeypatch):
+    busy, write_one = threading.Lock(), checkpoint._write
+
+    def alone(*args):
+        assert busy.acquire(blocking=False)
+        write_one(*args)
+        busy.release()
+
+    monkeypatch.setattr(checkpoint, "_write", alone)
+    with checkpoint.Writer(tmp_path) as writer:
+        for step in range(5):
+            writer.save(step, *contents(step))
+    assert [path.name for path in checkpoint.steps_in(tmp_path)] == ["step-00000003", "step-00000004"]
+
+
+def test_a_refusal_is_reported_at_once_and_forgotten_by_the_next_that_is_written(tmp_path, monkeypatch, capsys):
+    writer = checkpoint.Writer(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse)
+        writer.save(1, *contents(1))
+        error = writer.wait()
+    assert isinstance(error, OSError) and error.errno == errno.ENOSPC
+    assert capsys.readouterr().err == f"checkpoint of step 1 not written: {error}\n"
+    writer.save(2, *contents(2))
+    assert writer.wait() is None and same(checkpoint.load_latest(tmp_path), 2)
+
+
+def test_a_fault_of_the_program_reaches_the_training_thread(tmp_path):
+    writer = checkpoint.Writer(tmp_path)
+    writer.save(1, {"w": "not an array"}, {}, {})
+    with pytest.raises(Exception, match="str"):
+        writer.wait()
+
+
+# Writes step after step in processes of its own, each of which is killed as it touches the disk for the n-th time.
+MORTAL = """
+import os, sys, random, signal
+sys.path.insert(0, sys.argv[2])
+from pathlib import Path
+import test_checkpoint
+from ddp import checkpoint
+
+touches = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir", "os.scandir"}
+rng, first = random.Random(0), 1
+for life in range(15):
+    left = rng.randrange(1, 60)
+    if not (child := os.fork()):
+        def die(event, args):
+            global left
+            left -= event in touches
+            if event in touches and not left:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(die)
+        writer = checkpoint.Writer(Path(sys.argv[1]))
+        for step in range(first, first + 20):
+            writer.save(step, *test_checkpoint.contents(step))
+            writer.wait()
+            os.write(int(sys.argv[3]), b"%d\\n" % step)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    warnings = []
+    found = checkpoint.load_latest(sys.argv[1], warnings.append)
+    told = os.pread(int(sys.argv[3]), 10_000, 0).split()
+    if found or told:
+        assert test_checkpoint.same(found, found[2]["step"]) and found[2]["step"] >= int(told[-1] if told else 0)
+        first = found[2]["step"] + 1
+    assert warnings == [], warnings
+print(first)
+"""
+
+
+def test_a_kill_at_any_moment_leaves_the_one_before_whole(tmp_path):
+    with open(tmp_path / "told", "w+b") as told:
+        words = [sys.executable, "-c", MORTAL, str(tmp_path / "checkpoints"), str(Path(__file__).parent)]
+        done = subprocess.run(
+            [*words, str(told.fileno())], pass_fds=[told.fileno()], capture_output=True, text=True, check=False
+        )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 10

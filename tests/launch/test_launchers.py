@@ -1,10 +1,8 @@
-"""`allgrad run` starts ranks and starts them again; `allgrad doctor` says what there is."""
+"""`allgrad run` starts ranks and starts them again."""
 
 import json
 import os
-import shutil
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -212,27 +210,3 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(start, tmp_pat
     assert one["weights_sha256"] == other["weights_sha256"] and one["resumed_at"] == 6
     steps = [json.loads(line)["step"] for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
     assert steps == [10, 12]
-
-
-# --- doctor ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("ranks, launcher, backend", [(0, "solo", "solo"), (2, "mpirun", "mpi")])
-def test_doctor_reports_once(ranks, launcher, backend, start, tmp_path):
-    done = start("doctor", tmp_path, ranks)
-    ranks = ranks or 1
-    lines = done.out.splitlines()
-    assert lines[0].startswith("allgrad ") and "BLAS: " in done.out and "MPI library: " in done.out
-    assert f"mpirun: {Path(sys.executable).parent}" in done.out or shutil.which("mpirun") in done.out
-    assert f"this launch: {launcher}, {ranks} rank(s), backend {backend}" in lines
-    assert sum(line.startswith("  rank ") for line in lines) == ranks
-    assert sum("exact all-reduce" in line for line in lines) == (3 if ranks > 1 else 0)
-    problems = sum(line.startswith("problem: ") for line in lines)
-    assert lines[-1] == (f"{problems} problem(s) found" if problems else "nothing wrong found")
-    assert done.status == (1 if problems else 0) and done.told() == []
-
-
-def test_doctor_finds_more_ranks_than_cores(start, tmp_path):
-    cores = os.cpu_count() or 1
-    done = start("doctor", tmp_path, cores + 1)
-    assert f"problem: {cores + 1} ranks share {cores} cores" in done.out and done.status == 1
