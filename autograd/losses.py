@@ -69,8 +69,7 @@ def nll_loss(log_probabilities, target, weight=None, ignore_index=-100, reductio
     _known("nll_loss", reduction)
     z, t = log_probabilities, beside(raw(target), raw(log_probabilities))
     _labels_fit("nll_loss", z.shape, t)
-    if weight is not None:
-        _weighs("nll_loss", weight, z.shape)
+    _weighs("nll_loss", weight, z.shape)
     classes = 1 if len(z.shape) > 1 else 0
     counts = t != ignore_index
     labels = xp[type(t)].where(counts, t, 0)
@@ -88,9 +87,7 @@ def kl_div(log_probabilities, target, reduction="mean", log_target=False):
     if log_target:
         loss = exp(target) * (target - log_probabilities)
     else:
-        t = raw(target)
-        entropy = target * log(where(t > 0, target, 1.0))
-        loss = entropy - target * log_probabilities
+        loss = target * log(where(raw(target) > 0, target, 1.0)) - target * log_probabilities
     if reduction == "batchmean":
         return loss.sum() / log_probabilities.shape[0]
     return _reduce(loss, _known("kl_div", reduction))
@@ -109,8 +106,7 @@ def cross_entropy(logits, target, reduction="mean", weight=None, ignore_index=-1
         raise ValueError(f"cross_entropy: label_smoothing is in [0, 1], got {label_smoothing}")
     z = logits if type(logits) is Tensor else Tensor(as_operand(logits, "cross_entropy"))
     t = beside(raw(target), raw(z))
-    if weight is not None:
-        _weighs("cross_entropy", weight, z.shape)
+    _weighs("cross_entropy", weight, z.shape)
     if kind(t.dtype) in "fc":
         return _cross_entropy_with_probabilities(z, target, reduction, weight, label_smoothing)
     shape = z.shape
@@ -130,7 +126,7 @@ def cross_entropy(logits, target, reduction="mean", weight=None, ignore_index=-1
 
 def _weighs(name, weight, shape):
     classes = tuple(shape[1:2] if len(shape) > 1 else shape)
-    if shape_of(weight) != classes:
+    if weight is not None and shape_of(weight) != classes:
         raise ValueError(f"{name}: weight has one number for each class, {classes}, got {shape_of(weight)}")
 
 

@@ -24,10 +24,8 @@ class Windows:
         around = (0, 0) if padding in ("same", "valid") else pair(padding)
         for given in (self.kernel, self.stride, self.dilation, around):
             if len(given) != 2 or not all(isinstance(n, (int, np.integer)) for n in given):
-                raise TypeError(
-                    f"{name}: kernel {kernel!r}, stride {stride!r}, padding {padding!r} and dilation {dilation!r} are "
-                    f'integers or pairs of them; padding also "same" or "valid"'
-                )
+                got = f"kernel {kernel!r}, stride {stride!r}, padding {padding!r} and dilation {dilation!r}"
+                raise TypeError(f'{name}: {got} are integers or pairs of them; padding also "same" or "valid"')
         if len(self.size) != 2:
             raise ValueError(f"{name}: needs images (N, C, H, W) or (C, H, W), got {len(self.size)} axes of them")
         extents = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel)]
@@ -38,10 +36,8 @@ class Windows:
         else:
             before = [(p, p) for p in pair(0 if padding == "valid" else padding)]
         if min(*self.kernel, *self.stride, *self.dilation) < 1 or min(map(min, before)) < 0:
-            raise ValueError(
-                f"{name}: kernel {self.kernel}, stride {self.stride} and dilation {self.dilation} must be at least 1, "
-                f"padding {padding} at least 0"
-            )
+            got = f"kernel {self.kernel}, stride {self.stride} and dilation {self.dilation}"
+            raise ValueError(f"{name}: {got} must be at least 1, padding {padding} at least 0")
         outputs, over = [], []
         for n, s, e, (left, right) in zip(self.size, self.stride, extents, before):
             room = n + left + right - e
