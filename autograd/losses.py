@@ -69,7 +69,8 @@ def nll_loss(log_probabilities, target, weight=None, ignore_index=-100, reductio
     _known("nll_loss", reduction)
     z, t = log_probabilities, beside(raw(target), raw(log_probabilities))
     _labels_fit("nll_loss", z.shape, t)
-    _weighs("nll_loss", weight, z.shape)
+    if weight is not None:
+        _weighs("nll_loss", weight, z.shape)
     classes = 1 if len(z.shape) > 1 else 0
     counts = t != ignore_index
     labels = xp[type(t)].where(counts, t, 0)
@@ -106,7 +107,8 @@ def cross_entropy(logits, target, reduction="mean", weight=None, ignore_index=-1
         raise ValueError(f"cross_entropy: label_smoothing is in [0, 1], got {label_smoothing}")
     z = logits if type(logits) is Tensor else Tensor(as_operand(logits, "cross_entropy"))
     t = beside(raw(target), raw(z))
-    _weighs("cross_entropy", weight, z.shape)
+    if weight is not None:
+        _weighs("cross_entropy", weight, z.shape)
     if kind(t.dtype) in "fc":
         return _cross_entropy_with_probabilities(z, target, reduction, weight, label_smoothing)
     shape = z.shape
@@ -126,7 +128,7 @@ def cross_entropy(logits, target, reduction="mean", weight=None, ignore_index=-1
 
 def _weighs(name, weight, shape):
     classes = tuple(shape[1:2] if len(shape) > 1 else shape)
-    if weight is not None and shape_of(weight) != classes:
+    if shape_of(weight) != classes:
         raise ValueError(f"{name}: weight has one number for each class, {classes}, got {shape_of(weight)}")
 
 

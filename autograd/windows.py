@@ -1,5 +1,7 @@
 """The windows that convolutions and pooling slide over images (..., H, W): where they lie, and what is in them."""
 
+import itertools
+
 import numpy as np
 
 from autograd.kernels import full, xp
@@ -73,7 +75,7 @@ class Windows:
 
     def taps(self):
         """For each place in the window, row by row, the index of the elements there: one for each output."""
-        for place in np.ndindex(*self.kernel):
+        for place in itertools.product(*map(range, self.kernel)):
             sides = zip(place, self.dilation, self.stride, self.outputs)
             yield (..., *(slice(at * d, at * d + s * (n - 1) + 1, s) for at, d, s, n in sides))
 
