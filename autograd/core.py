@@ -258,7 +258,8 @@ def primitive(rule: Callable) -> Callable[..., Tensor]:
     the engine sums broadcast axes away. vjps of arguments that need no gradient are dropped at once, with whatever
     they captured. A rule must not mutate its arguments, nor its value once a vjp has captured it.
     """
-    parameters = inspect.signature(rule).parameters.values()
+    signature = inspect.signature(rule)
+    parameters = signature.parameters.values()
     names = [p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
     name = rule.__name__.strip("_")
 
@@ -342,7 +343,7 @@ def primitive(rule: Callable) -> Callable[..., Tensor]:
     operation.exchange = exchange
     operations.add(operation)
     operation.__name__ = operation.__qualname__ = name
-    operation.__doc__ = rule.__doc__
+    operation.__signature__, operation.__doc__ = signature, rule.__doc__
     operation.__module__ = rule.__module__
     return operation
 
