@@ -55,9 +55,8 @@ def conv_transpose2d(
         raise TypeError(f"conv_transpose2d: padding is an integer or a pair of them, not {padding!r}")
     options = list(zip(x.shape[2:], weight.shape[2:], *map(pair, (stride, padding, dilation, output_padding))))
     if any(not 0 <= extra < max(s, d) for *_, s, _, d, extra in options):
-        raise ValueError(
-            f"conv_transpose2d: output_padding {output_padding} must be below stride {stride} or dilation {dilation}"
-        )
+        limits = f"stride {stride} or dilation {dilation}"
+        raise ValueError(f"conv_transpose2d: output_padding {output_padding} must be below {limits}")
     size = [(n - 1) * s - 2 * p + d * (k - 1) + extra + 1 for n, k, s, p, d, extra in options]
     if min(size) < 1:
         raise ValueError(f"conv_transpose2d: padding {padding} leaves an image {tuple(size)} of {tuple(x.shape)}")

@@ -138,9 +138,8 @@ class Tensor:
         leaf that was modified in place after it was used.
         """
         if self.node is None:
-            raise RuntimeError(
-                "backward() on a tensor that no parameter reaches (computed under no_grad, or from constants only)"
-            )
+            why = "computed under no_grad, or from constants only"
+            raise RuntimeError(f"backward() on a tensor that no parameter reaches ({why})")
         if gradient is None:
             if self.shape != ():
                 seen = f"backward() without a gradient needs a scalar, got shape {shape_of(self)}"
@@ -219,9 +218,8 @@ def tensor(data, requires_grad=False, dtype=None, name="tensor", device=None):
         data = to_device(np.array(data, dtype=dtype) if not hasattr(data, "dtype") else data, device)
     array = xp[type(data)].array(data, dtype=dtype) if is_torch(data) else np.array(data, dtype=dtype)
     if kind(array.dtype) not in "biufc":
-        raise TypeError(
-            f"tensor: holds numbers, in arrays, torch tensors, numbers and lists of one length, not {data!r:.60}"
-        )
+        held = "numbers, in arrays, torch tensors, numbers and lists of one length"
+        raise TypeError(f"tensor: holds {held}, not {data!r:.60}")
     return Tensor(array, Leaf(name, array.shape, floating(array.dtype, name)) if requires_grad else None)
 
 
@@ -281,7 +279,8 @@ def primitive(rule: Callable) -> Callable[..., Tensor]:
     the engine sums broadcast axes away. vjps of arguments that need no gradient are dropped at once, with whatever
     they captured. A rule must not mutate its arguments, nor its value once a vjp has captured it.
     """
-    parameters = inspect.signature(rule).parameters.values()
+    signature = inspect.signature(rule)
+    parameters = signature.parameters.values()
     names = [p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
     name = rule.__name__.strip("_")
 
@@ -365,7 +364,7 @@ def primitive(rule: Callable) -> Callable[..., Tensor]:
     operation.exchange = exchange
     operations.add(operation)
     operation.__name__ = operation.__qualname__ = name
-    operation.__doc__ = rule.__doc__
+    operation.__signature__, operation.__doc__ = signature, rule.__doc__
     operation.__module__ = rule.__module__
     return operation
 

@@ -88,9 +88,7 @@ def kl_div(log_probabilities, target, reduction="mean", log_target=False):
     if log_target:
         loss = exp(target) * (target - log_probabilities)
     else:
-        t = raw(target)
-        entropy = target * log(where(t > 0, target, 1.0))
-        loss = entropy - target * log_probabilities
+        loss = target * log(where(raw(target) > 0, target, 1.0)) - target * log_probabilities
     if reduction == "batchmean":
         return loss.sum() / log_probabilities.shape[0]
     return _reduce(loss, _known("kl_div", reduction))

@@ -99,9 +99,8 @@ def batch_norm(x, running_mean=None, running_var=None, weight=None, bias=None, t
 
     if training:
         if count < 2:
-            raise NoVarianceError(
-                f"batch_norm: a batch of shape {tuple(x.shape)} has {count} values a channel: no variance to train with"
-            )
+            seen = f"a batch of shape {tuple(x.shape)} has {count} values a channel"
+            raise NoVarianceError(f"batch_norm: {seen}: no variance to train with")
         return _batch_norm(x, weight, bias, eps=eps, moments=None if running_mean is None else move)
     if running_mean is None or running_var is None:
         raise ValueError("batch_norm: without running_mean and running_var, only training=True has statistics to use")

@@ -40,9 +40,8 @@ def avg_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode=False, count_in
 def adaptive_avg_pool2d(x, output_size):
     """Means over OH x OW regions that divide the image as evenly as they can; None keeps a length."""
     if x.ndim < 2 or not all(m is None or m >= 1 for m in pair(output_size)):
-        raise ValueError(
-            f"adaptive_avg_pool2d: {output_size} regions of a shape {x.shape}: give at least 1 of an image"
-        )
+        seen = f"adaptive_avg_pool2d: {output_size} regions of a shape {tuple(x.shape)}"
+        raise ValueError(f"{seen}: give at least 1 of an image")
     height, width = (n if m is None else m for n, m in zip(x.shape[-2:], pair(output_size)))
     if x.shape[-2] % height == 0 and x.shape[-1] % width == 0:
         return avg_pool2d(x, (x.shape[-2] // height, x.shape[-1] // width))

@@ -109,9 +109,8 @@ def _labels(equation, operands):
     right = right.replace("...", dots)
     letters = re.fullmatch(r"[a-zA-Z]*", "".join(inputs) + right)
     if not letters or len(set(right)) < len(right) or set(right) - set("".join(inputs)):
-        raise ValueError(
-            f"einsum: {equation!r} is not of letters with one '->', and each one of the result once, from the operands"
-        )
+        wanted = "of letters with one '->', and each one of the result once, from the operands"
+        raise ValueError(f"einsum: {equation!r} is not {wanted}")
     return inputs, right
 
 

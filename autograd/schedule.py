@@ -119,10 +119,9 @@ def warmup(schedule: Schedule | float, steps: int, start: float = 0.0) -> Schedu
 
 def join(schedules: list[Schedule], boundaries: list[int]) -> Schedule:
     """One schedule after another: boundaries[i] is the step at which schedules[i + 1] takes over, from its step 0."""
-    if len(boundaries) != len(schedules) - 1 or list(boundaries) != sorted(boundaries):
-        raise ValueError(
-            f"join: {len(schedules)} schedules need {len(schedules) - 1} rising boundaries, got {boundaries}"
-        )
+    n = len(schedules)
+    if len(boundaries) != n - 1 or list(boundaries) != sorted(boundaries):
+        raise ValueError(f"join: {n} schedules need {n - 1} rising boundaries, got {boundaries}")
 
     def joined(step):
         i = sum(step >= b for b in boundaries)
@@ -161,9 +160,8 @@ class Plateau:
         if not 0.0 < factor < 1.0:
             raise ValueError(f"Plateau: factor is between 0 and 1, got {factor}")
         if not (patience >= 0 and threshold >= 0.0 and cooldown >= 0):
-            raise ValueError(
-                f"Plateau: patience, threshold and cooldown are at least 0, got {patience}, {threshold} and {cooldown}"
-            )
+            got = f"{patience}, {threshold} and {cooldown}"
+            raise ValueError(f"Plateau: patience, threshold and cooldown are at least 0, got {got}")
         self.lr = lr if callable(lr) else constant(lr)
         self.factor, self.patience, self.threshold = factor, patience, threshold
         self.cooldown, self.final = cooldown, final

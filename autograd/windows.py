@@ -1,5 +1,7 @@
 """The windows that convolutions and pooling slide over images (..., H, W): where they lie, and what is in them."""
 
+import itertools
+
 import numpy as np
 
 from autograd.kernels import full, xp
@@ -24,10 +26,8 @@ class Windows:
         around = (0, 0) if padding in ("same", "valid") else pair(padding)
         for given in (self.kernel, self.stride, self.dilation, around):
             if len(given) != 2 or not all(isinstance(n, (int, np.integer)) for n in given):
-                raise TypeError(
-                    f"{name}: kernel {kernel!r}, stride {stride!r}, padding {padding!r} and dilation {dilation!r} are "
-                    f'integers or pairs of them; padding also "same" or "valid"'
-                )
+                got = f"kernel {kernel!r}, stride {stride!r}, padding {padding!r} and dilation {dilation!r}"
+                raise TypeError(f'{name}: {got} are integers or pairs of them; padding also "same" or "valid"')
         if len(self.size) != 2:
             raise ValueError(f"{name}: needs images (N, C, H, W) or (C, H, W), got {len(self.size)} axes of them")
         extents = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel)]
@@ -38,10 +38,8 @@ class Windows:
         else:
             before = [(p, p) for p in pair(0 if padding == "valid" else padding)]
         if min(*self.kernel, *self.stride, *self.dilation) < 1 or min(map(min, before)) < 0:
-            raise ValueError(
-                f"{name}: kernel {self.kernel}, stride {self.stride} and dilation {self.dilation} must be at least 1, "
-                f"padding {padding} at least 0"
-            )
+            got = f"kernel {self.kernel}, stride {self.stride} and dilation {self.dilation}"
+            raise ValueError(f"{name}: {got} must be at least 1, padding {padding} at least 0")
         outputs, over = [], []
         for n, s, e, (left, right) in zip(self.size, self.stride, extents, before):
             room = n + left + right - e
@@ -77,7 +75,7 @@ class Windows:
 
     def taps(self):
         """For each place in the window, row by row, the index of the elements there: one for each output."""
-        for place in np.ndindex(*self.kernel):
+        for place in itertools.product(*map(range, self.kernel)):
             sides = zip(place, self.dilation, self.stride, self.outputs)
             yield (..., *(slice(at * d, at * d + s * (n - 1) + 1, s) for at, d, s, n in sides))
 

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 
 from autograd import activations, arithmetic, pooling
 from autograd.nn.module import Module
@@ -13,11 +14,11 @@ class _Function(Module):
     function: Callable
 
     def __init__(self, *arguments, **options):
-        inspect.signature(self.function).bind(None, *arguments, **options)  # a wrong one raises now, not at a call
-        self.arguments, self.options = arguments, options
+        _, *given = inspect.signature(self.function).bind(None, *arguments, **options).arguments.items()
+        self.apply = partial(self.function, **dict(given))
 
     def __call__(self, x):
-        return self.function(x, *self.arguments, **self.options)
+        return self.apply(x)
 
 
 class ReLU(_Function):

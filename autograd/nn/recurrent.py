@@ -27,9 +27,8 @@ class _Recurrent(Module):
         rng=None,
     ):  # fmt: skip
         if min(input_size, hidden_size, num_layers) < 1:
-            raise ValueError(
-                f"{type(self).__name__}: sizes and layers are at least 1, got {input_size}, {hidden_size}, {num_layers}"
-            )
+            got = f"{input_size}, {hidden_size}, {num_layers}"
+            raise ValueError(f"{type(self).__name__}: sizes and layers are at least 1, got {got}")
         rng = rng or np.random.Generator(draw())
         self.hidden_size, self.num_layers, self.dropout = hidden_size, num_layers, dropout
         self.batch_first, self.directions = batch_first, ("", "_reverse") if bidirectional else ("",)

@@ -83,10 +83,8 @@ class Optimizer:
     def _runs(self, hyperparameters, groups):
         name, names = type(self).__name__, self.arena.parameters
         if not isinstance(groups, dict):
-            raise TypeError(
-                f"{name}: groups maps patterns to hyperparameters, as in {{'*.bias': {{'weight_decay': 0.0}}}}, "
-                f"got a {type(groups).__name__}"
-            )
+            wanted = "groups maps patterns to hyperparameters, as in {'*.bias': {'weight_decay': 0.0}}"
+            raise TypeError(f"{name}: {wanted}, got a {type(groups).__name__}")
         for pattern, given in groups.items():
             if not any(_matches(key, pattern) for key in names):
                 first = next(iter(names))
