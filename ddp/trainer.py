@@ -223,12 +223,15 @@ class Trainer:
             return {}
         self.parallel.show_mean()
         values = self._means(self.validation)
+        regular = self.step % self.eval_every == 0  # the last step may lie between two that a longer run evaluates
         best = self.best["val_loss"]
-        if best is None or values["loss"] < best:
+        if not regular:
+            pass
+        elif best is None or values["loss"] < best:
             self.best = {"val_loss": values["loss"], "step": self.step, "evaluations_since": 0}
         else:
             self.best["evaluations_since"] += 1
-        if self.plateau is not None and self.step % self.eval_every == 0:  # the last step may lie between them
+        if self.plateau is not None and regular:
             self.plateau.observe(values["loss"], self.step)
         return {f"val_{name}": value for name, value in values.items()}
 

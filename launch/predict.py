@@ -3,6 +3,7 @@
 import argparse
 import csv
 import hashlib
+import math
 import os
 from pathlib import Path
 
@@ -115,6 +116,11 @@ def _samples(spec, data_dir, part, config):
         from launch.data import tables
 
         x, y, index = tables.samples(path, label, kind == "npz:", shape, form["table"], config["seed"], part)
+        if y is not None and form["classes"] is None and y.shape[1:] != (outputs,):
+            raise ConfigurationError(
+                f"--data {spec} has {math.prod(y.shape[1:])} targets, and the model was trained on {outputs}: "
+                f"give data with as many, or without any"
+            )
     else:
         data = datasets.load(spec, data_dir, config["seed"])
         if (data.features, data.outputs, data.vocabulary) != (shape, outputs, None):
@@ -125,7 +131,11 @@ def _samples(spec, data_dir, part, config):
         pairs = {"train": (data.train_x, data.train_y), "val": (data.val_x, data.val_y)}
         x, y = map(np.concatenate, zip(*pairs.values())) if part == "all" else pairs[part]
         index = np.arange(len(x))
-    return x.astype(stored(config["dtype"])), y, index
+    with np.errstate(over="ignore"):
+        x = x.astype(stored(config["dtype"]))
+    if not np.isfinite(x).all():
+        raise ConfigurationError(f"--data {spec} has numbers that are not finite, or too large for {x.dtype}")
+    return x, y, index
 
 
 def _batches(model, x, batch, comm):

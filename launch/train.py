@@ -163,6 +163,9 @@ def _begin(out, config):
 def _configuration(asked, comm):
     """(configuration, checkpoint or None), on rank 0: defaults, what --resume finds, and what the user gave."""
     out = Path(asked["out"]) if asked.get("out") else None
+    for name in ("out", "init_from", "freeze"):
+        if asked.get(name) == "":
+            raise ConfigurationError(f"--{name.replace('_', '-')} is empty: was a variable of the shell not set?")
     if "steps" in asked and "epochs" in asked:
         raise ConfigurationError("--steps and --epochs both say how long to train: give one of them")
     if asked.get("resume"):
