@@ -42,14 +42,9 @@ def detect(environment: Mapping[str, str] = os.environ, backend: str = "auto") -
     """
     if backend not in BACKENDS:
         raise ConfigurationError(f"backend {backend!r} is not one of {', '.join(BACKENDS)}")
-    found = {name: _read(name, environment) for name, names in VARIABLES.items() if _complete(names, environment)}
     if backend == "solo":
-        if any(size > 1 for _, size, *_ in found.values()):
-            raise ConfigurationError(
-                f"--backend solo among several ranks ({_table(found)}) would be as many runs in one place: "
-                f"start one process, or leave --backend out"
-            )
         return Launch("solo", "solo")
+    found = {name: _read(name, environment) for name, names in VARIABLES.items() if _complete(names, environment)}
     mpi = next((name for name in MPIRUN if name in found), None)
     if "torchrun" in found and mpi and backend == "auto":
         raise ConfigurationError(

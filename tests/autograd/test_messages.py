@@ -386,6 +386,8 @@ TABLE = [
     (V, "SGD: momentum is in [0, 1), got 1.5", lambda: optim.SGD(weight(), lr=0.1, momentum=1.5)),
     (V, "SGD: nesterov needs a momentum above 0", lambda: optim.SGD(weight(), lr=0.1, nesterov=True)),
     (V, "RMSprop: alpha is in [0, 1), got 1.0", lambda: optim.RMSprop(weight(), alpha=1)),
+    (V, "LARS needs the norms of whole parameters: it cannot update a part",
+     lambda: optim.LARS(weight(), 0.1).keep(slice(0, 1))),
     (V, "LARS: trust is a finite number of at least 0, got -1", lambda: optim.LARS(weight(), 0.1, trust=-1)),
     (V, "LAMB: l1 is a finite number of at least 0, got nan", lambda: optim.LAMB(weight(), l1=np.nan)),
     (T, "Adam: groups maps patterns to hyperparameters, as in {'*.bias': {'weight_decay': 0.0}}, got a list",
