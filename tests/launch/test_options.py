@@ -232,7 +232,10 @@ def test_an_interrupted_run_says_how_to_go_on(capsys, monkeypatch):
 
 # --- a resumed run -----------------------------------------------------------------------------------------------
 
-MAY_CHANGE = {"epochs": 9, "log_every": 3, "checkpoint_every": 4, "data_dir": "/data", "out": "b", "backend": "gloo"}
+MAY_CHANGE = {
+    "epochs": 9, "log_every": 3, "checkpoint_every": 4, "data_dir": "/data", "out": "b", "backend": "gloo",
+    "timeout": 9.0, "check_every": 5,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [option.name for option in OPTIONS])
