@@ -43,8 +43,6 @@ def array(a, dtype=None):
 
 def to_numpy(a):
     """The values in a NumPy array; bfloat16, which NumPy lacks, as float32."""
-    if not isinstance(a, torch.Tensor):
-        return np.asarray(a)
     a = a.detach().cpu()
     return (a.float() if a.dtype is torch.bfloat16 else a).numpy()
 

@@ -22,7 +22,8 @@ class RunningStatistics:
 
     def begin(self):
         """Note where a step finds the statistics."""
-        self.start = self.read()
+        if self.tensors:
+            self.start = self.read()
 
     def push(self, shard, share):
         """Take a shard's move, which has this share of the batch's samples, and put the statistics back."""
