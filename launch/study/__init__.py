@@ -1,0 +1,1 @@
+"""The study: how batch size, learning rate and epochs play out, from many small runs and honest statistics."""

@@ -1,0 +1,111 @@
+"""What an experiment says: one headline, checks with intervals, tables, figures, and what has to be known of them."""
+
+import csv
+import io
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+PASS, FAIL, INCONCLUSIVE = "PASS", "FAIL", "INCONCLUSIVE"
+
+
+@dataclass
+class Check:
+    """A claim of the literature as a number that was measured, and the interval in which it is accepted.
+
+    value, low, high    the estimate and its 95 % interval; low = high = value for a number without spread
+    least, most         the accepted interval; -inf or inf where it is open
+    seeds               how many seeds the interval rests on; 0 if it rests on none
+    """
+
+    claim: str
+    value: float
+    low: float
+    high: float
+    least: float = -math.inf
+    most: float = math.inf
+    seeds: int = 0
+
+    @property
+    def verdict(self) -> str:
+        """PASS or FAIL if the whole interval lies inside or outside what is accepted, else INCONCLUSIVE."""
+        if not all(map(math.isfinite, (self.value, self.low, self.high))):
+            return FAIL if math.isnan(self.value) else INCONCLUSIVE
+        if self.least <= self.low and self.high <= self.most:
+            return PASS
+        return FAIL if self.high < self.least or self.low > self.most else INCONCLUSIVE
+
+    @property
+    def seeds_needed(self) -> int | None:
+        """Seeds with which the interval, which narrows by their root, would lie on one side; None if decided."""
+        if self.verdict != INCONCLUSIVE or not self.seeds:
+            return None
+        edges = [edge for edge in (self.least, self.most) if math.isfinite(edge) and self.low <= edge <= self.high]
+        distance = min((abs(self.value - edge) for edge in edges), default=0.0)
+        if not (distance and math.isfinite(self.high - self.low)):
+            return None
+        return math.ceil(self.seeds * ((self.high - self.low) / 2.0 / distance) ** 2)
+
+
+@dataclass
+class Table:
+    """Rows of named numbers and words. `columns` says in which order, and which of the rows' keys are shown."""
+
+    name: str
+    columns: list[str]
+    rows: list[dict[str, Any]]
+    caption: str = ""
+
+    def csv(self) -> str:
+        """The table as text, the same bytes for the same rows: floats in full, nothing for None and nan."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(self.columns)
+        writer.writerows([_cell(row.get(column)) for column in self.columns] for row in self.rows)
+        return out.getvalue()
+
+
+def _cell(value):
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return repr(value) if isinstance(value, float) else value
+
+
+@dataclass
+class Figure:
+    """`draw()` returns a matplotlib figure; matplotlib is imported only there."""
+
+    name: str
+    caption: str
+    draw: Callable[[], Any]
+
+
+@dataclass
+class Result:
+    """One experiment, ready to be printed and to become a page.
+
+    name       the command's word: "steps", "lr-rules", ...
+    question   what was asked, in one sentence
+    headline   the answer, in one or two sentences with numbers
+    methods    data, model, optimizer, batch sizes, seeds, tuning, target, sampling: enough to do it again
+    notes      what a reader must know to not be misled: failures, edges of grids, budgets, limits
+    command    the command line that gives this result again
+    """
+
+    name: str
+    question: str
+    headline: str
+    checks: list[Check] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
+    methods: str = ""
+    notes: list[str] = field(default_factory=list)
+    command: str = ""
+
+    def save_tables(self, out: Path):
+        """Write OUT/NAME.csv for the first table, OUT/NAME_TABLE.csv for the others."""
+        for number, table in enumerate(self.tables):
+            name = self.name if number == 0 else f"{self.name}_{table.name}"
+            (out / f"{name}.csv").write_text(table.csv(), encoding="utf-8")
