@@ -226,7 +226,7 @@ def status(directory) -> str:
 
 SHORT = (
     "run_id", "exp", "config.data", "config.model", "config.optimizer", "config.batch", "config.lr", "config.seed",
-    "status", "steps_to_target", "final_train_loss", "final_val_loss", "wall_s",
+    "status", "steps_to_target", "final_train_loss", "final_val_loss",
 )  # fmt: skip
 
 

@@ -48,11 +48,11 @@ def fit_hyperbola(batches: Sequence[float], steps: Sequence[float]) -> Hyperbola
 
     b_crit is 0 or inf if the steps do not bend within the batches' reach: they do not change, or all fall as 1/B.
     """
-    batches, steps = np.asarray(batches, float), np.asarray(steps, float)
-    known = np.isfinite(steps) & (steps > 0.0)
+    b, s = np.asarray(batches, float), np.asarray(steps, float)
+    known = np.isfinite(s) & (s > 0.0)
     if known.sum() < 3:
         raise ValueError(f"a hyperbola is fitted to steps at 3 batch sizes or more, got {known.sum()}")
-    s_min, b_crit, rmse = _hyperbolas(batches[known], np.log(steps[known])[None])
+    s_min, b_crit, rmse = _hyperbolas(b[known], np.log(s[known])[None])
     return Hyperbola(float(s_min[0]), float(b_crit[0]), float(rmse[0]))
 
 
@@ -82,8 +82,7 @@ def _hyperbolas(batches, logs):
 
 def gmean(values: Sequence[float]) -> float:
     """The geometric mean; inf if a value is, nan of none."""
-    values = np.asarray(values, float)
-    return float(np.exp(np.log(values).mean())) if values.size else math.nan
+    return float(np.exp(np.log(np.asarray(values, float)).mean())) if len(values) else math.nan
 
 
 def resampled(cells: Mapping[float, Sequence[float]], n=RESAMPLES, seed=0) -> np.ndarray:
@@ -156,10 +155,8 @@ def useful_batch(batches: Sequence[float], examples: Sequence[float], overhead=0
 
     log E is interpolated between batch sizes, linear in log B; the largest batch measured, if none needs more.
     """
-    batches, examples = np.asarray(batches, float), np.asarray(examples, float)
-    limit = examples.min() * (1.0 + overhead)
-    within = np.flatnonzero(examples <= limit)
-    last = int(within[-1])
+    limit = min(examples) * (1.0 + overhead)
+    last = max(k for k, e in enumerate(examples) if e <= limit)
     if last == len(batches) - 1:
         return float(batches[-1])
     share = math.log(limit / examples[last]) / math.log(examples[last + 1] / examples[last])

@@ -22,7 +22,8 @@ from launch.study import ledger, runner, workload
 THREADS = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 HEARTBEAT = 0.5  # seconds between two looks of a worker whether its parent is alive
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Closed(Exception):
@@ -234,9 +235,7 @@ class _Process:
             self.connection.send(_message(config, self.told))
             return self.connection.recv()
         except (EOFError, OSError):
-            self.process.join()
-            status, self.process = self.process.exitcode, None
-            return {"status": "error", "error": f"the worker {_ending(status)}", "wall_s": None}
+            return {"status": "error", "error": f"the worker {_ending(self._ended())}", "wall_s": None}
 
     def _begin(self):
         context = multiprocessing.get_context("spawn")
@@ -255,11 +254,16 @@ class _Process:
         try:
             self.connection.recv()
         except EOFError:
-            self.process.join()
+            status = self._ended()
             raise ConfigurationError(
-                f"a worker process {_ending(self.process.exitcode)} before it was ready: see what it printed above, or "
-                f"give --jobs 1"
+                f"a worker process {_ending(status)} before it was ready: see what it printed above, or give --jobs 1"
             ) from None
+
+    def _ended(self):
+        """How the process that is no more has ended; the next run starts another."""
+        self.process.join()
+        status, self.process = self.process.exitcode, None
+        return status
 
     def end(self):
         if self.process is not None:
@@ -306,7 +310,7 @@ def _end_with(parent):
 
 
 class _Ranks:
-    """Ranks that share a run; each has a connection to rank 0, so that none waits in a collective while there is none."""
+    """Ranks that share a run; each has a connection to rank 0, so that none waits for work in a collective."""
 
     def __init__(self, connections: list[Connection]):
         self.connections = connections
@@ -316,7 +320,8 @@ class _Ranks:
         message = _message(config, self.told)
         for connection in self.connections:
             connection.send(message)
-        return [connection.recv() for connection in self.connections][0]
+        row, *_ = [connection.recv() for connection in self.connections]
+        return row
 
     def end(self):
         for connection in self.connections:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -82,7 +83,8 @@ class Ledger:
         folder = self.out / "traces"
         folder.mkdir(exist_ok=True)
         partial = folder / f".{name}.{os.getpid()}.npz"
-        np.savez_compressed(partial, **{key: np.array(value, float) for key, value in arrays.items()})
+        named: dict[str, Any] = {key: np.array(value, float) for key, value in arrays.items()}
+        np.savez_compressed(partial, **named)
         os.replace(partial, folder / f"{name}.npz")
 
     def close(self):
@@ -94,7 +96,8 @@ class Ledger:
 def flat(row: dict) -> dict:
     """A row with the configuration's entries as `config.lr`, and so on: one level, ready for a table."""
     config = {f"config.{key}": value for key, value in row.get("config", {}).items()}
-    return {**{key: value for key, value in row.items() if key != "config"}, **config}
+    found = {**{key: value for key, value in row.items() if key != "config"}, **config}
+    return {key: json.dumps(value) if isinstance(value, dict | list) else value for key, value in found.items()}
 
 
 def now() -> str:

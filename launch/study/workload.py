@@ -108,7 +108,7 @@ def load(config: dict) -> datasets.Data:
     """The data of a configuration, with its label noise; loaded once in a process."""
     digest = config["data_sha256"]
     data = _own[digest] if digest in _own else _load(config["data"], None, config["dtype"])
-    data = data() if callable(data) else data
+    data: Any = data() if callable(data) else data
     if data.sha256 != digest:
         raise ConfigurationError(f"--data {config['data']} has changed since the study began: give another --out")
     return _noisy(data, config["label_noise"]) if config["label_noise"] else data

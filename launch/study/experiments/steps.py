@@ -10,8 +10,10 @@ import numpy as np
 
 from ddp.errors import ConfigurationError
 from launch.study import fit, runner
+from launch.study.lab import Lab
 from launch.study.result import Check, Figure, Result, Table
 from launch.study.tune import REPORT_SEEDS, SEEDS, Tuned, report, tune
+from launch.study.workload import Workload
 
 GRIDS = {
     "quick": {
@@ -71,8 +73,8 @@ def run(
 class Setting:
     """What all cells have in common."""
 
-    lab: object
-    work: object
+    lab: Lab
+    work: Workload
     common: dict
     seeds: tuple
     cap: int
@@ -130,14 +132,14 @@ def summarize(work, cells, common, seeds, report_seeds, preset) -> Result:
     n = len(work.loaded.train_x)
     unit = "windows" if work.loaded.vocabulary is not None else "samples"
     result = Result(
-        "steps", "How many steps does it take to reach the target, and up to which batch size does doubling it halve them?",
+        "steps", "How many steps does it take to reach the target, and up to which batch does doubling it halve them?",
         " ".join(_headline(name, of[name], fits[name]) for name in optimizers), checks, [table, hyperbolas],
         _figures(of, fits, common),
     )  # fmt: skip
     result.methods = (
         f"{work.name}, {n:,} training {unit}; target {common['metric']} {common['target']:g}; batches "
         f"{rows[0]['B']} to {rows[-1]['B']}; sampler {common['sampler']}, batches going on over the end of an epoch; "
-        f"constant learning rate, tuned for each optimizer and batch on a grid of factor sqrt 2 with {len(seeds)} seeds "
+        f"constant learning rate, tuned for each optimizer and batch on a grid of factor sqrt 2, {len(seeds)} seeds "
         f"until two rates on both sides were worse, the winner run on {len(report_seeds)} fresh seeds; evaluations at "
         f"the first 20 steps and then at distances of {common['eval_ratio']:g}, the crossing interpolated between "
         f"logarithms; 95 % intervals by {fit.RESAMPLES} resamples of the seeds."
@@ -195,8 +197,8 @@ def _headline(name, cells, found):
     begin = f"S falls as 1/B up to B = {perfect}" if perfect > batches[0] else "S falls slower than 1/B from the start"
     gain = 100.0 * (1.0 - steps[-1] / steps[-2])
     return (
-        f"{name}: {begin}; S_min = {found.fit.s_min:.3g}, B_crit = {found.fit.b_crit:.0f} [{low:.0f}, {high:.0f}]; from "
-        f"{batches[-2]} to {batches[-1]} the larger batch saves {gain:.0f} % of the steps; best rate "
+        f"{name}: {begin}; S_min = {found.fit.s_min:.3g}, B_crit = {found.fit.b_crit:.0f} [{low:.0f}, {high:.0f}]; "
+        f"from {batches[-2]} to {batches[-1]} the larger batch saves {gain:.0f} % of the steps; best rate "
         f"{cells[0].tuned.lr:.2g} at B = {cells[0].batch}, {cells[-1].tuned.lr:.2g} at {cells[-1].batch}."
     )
 
@@ -223,9 +225,11 @@ def _checks(work, common, of, fits, seeds):
         rmse = found.fit.rmse_log
         checks.append(Check(f"{name}: the hyperbola describes S (rmse of log S)", rmse, rmse, rmse, most=0.12))
         if reference and name in DIGITS:
-            checks.append(Check(f"{name}: B_crit on digits", found.fit.b_crit, low, high, *DIGITS[name], seeds))
+            least, most = DIGITS[name]
+            checks.append(Check(f"{name}: B_crit on digits", found.fit.b_crit, low, high, least, most, seeds))
         if known:
-            checks.append(Check("sgd: S_min on digits", found.fit.s_min, *found.s_min_interval, 10.0, 17.0, seeds))
+            s_low, s_high = found.s_min_interval
+            checks.append(Check("sgd: S_min on digits", found.fit.s_min, s_low, s_high, 10.0, 17.0, seeds))
             checks += _rates(cells)
     for first, second, least in (("sgd", "momentum", 1.2), ("momentum", "adam", 1.0)):
         if first in of and second in of and (least > 1.0 or reference):
