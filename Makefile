@@ -22,7 +22,7 @@ demo: .venv/demo.installed
 	$(BIN)/allgrad demo --out runs/demo
 
 test: .venv/dev.installed
-	$(BIN)/python -m pytest -q --ignore=tests/ranks
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal --ignore=tests/ranks
 	$(BIN)/mpirun -n 2 $(BIN)/python -m pytest -q --with-mpi tests/ranks
 	$(BIN)/mpirun -n 3 $(BIN)/python -m pytest -q --with-mpi tests/ranks
 	$(BIN)/torchrun --standalone --nproc-per-node 2 -m pytest -q tests/ranks
