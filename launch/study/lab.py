@@ -49,7 +49,7 @@ class Lab:
     def __init__(
         self, out, jobs: int | None = None, ranks_per_run=1, retry="error", progress: Any = None,
     ):  # fmt: skip
-        if multiprocessing.parent_process() is not None:
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
             raise ConfigurationError(
                 "a worker process has imported a script that makes a Lab: put its calls under "
                 "if __name__ == '__main__':"

@@ -58,7 +58,7 @@ def run(
     if target is None:
         if not work.is_default:
             raise ConfigurationError(f"--target: which {metric} is to be reached on {work.name}? give a number")
-        target = TARGETS[metric]
+        target = TARGETS.get(metric)
     common = {
         "target": target, "metric": metric, "sampler": sampler, "eval_ratio": eval_ratio, "sustain": sustain, **more,
     }  # fmt: skip
