@@ -7,7 +7,6 @@ import queue
 import secrets
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -28,6 +27,12 @@ R = TypeVar("R")
 
 class Closed(Exception):
     """The laboratory has closed while somebody waited for a run."""
+
+
+class Served(SystemExit):
+    """A rank has served its last run, and ends in good order."""
+
+    in_order = True
 
 
 class Lab:
@@ -230,7 +235,7 @@ class _Process:
         self.told: set = set()
 
     def do(self, config) -> dict:
-        if self.process is None:
+        if self.process is None or not self.process.is_alive():
             self._begin()
         try:
             self.connection.send(_message(config, self.told))
@@ -373,4 +378,4 @@ def _serve_as_rank(comm, ranks_per_run):
             config, extra = message
             workload.provide(extra)
             connection.send(_one(config, group))
-    sys.exit(0)
+    raise Served(0)
