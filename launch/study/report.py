@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ddp.environment import speaks
 from launch.study import figures
 from launch.study.page import STYLE
@@ -95,6 +97,7 @@ def show(result: Result, out: Path | None = None):
 
 def number(value) -> str:
     """A cell as a person reads it: four digits, thousands apart, words as they are, a dash for nothing."""
+    value = value.item() if isinstance(value, np.generic) else value
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     if isinstance(value, bool):
@@ -117,7 +120,7 @@ def measured(check: Check) -> str:
         return "undefined"
     if not all(map(math.isfinite, numbers)):
         return number(check.value) + (f" [{number(check.low)}, {number(check.high)}]" if check.seeds else "")
-    spread = (check.high - check.low) / 2 or abs(check.value) / 50
+    spread = (check.high - check.low) / 2 or abs(check.value) / 10
     digits = max(0, 1 - math.floor(math.log10(spread))) if spread else 0
     sides = [[(x > limit) - (x < limit) for limit in limits] for x in numbers]
     while [[(r > t) - (r < t) for t in limits] for r in (round(x, digits) for x in numbers)] != sides and digits < 15:
@@ -244,7 +247,7 @@ def _table(table: Table, file):
     def cells(row):
         for column in table.columns:
             value = row.get(column)
-            kind = ' class="n"' if isinstance(value, int | float) and not isinstance(value, bool) else ""
+            kind = ' class="n"' if isinstance(value, int | float | np.number) and not isinstance(value, bool) else ""
             yield f"<td{kind}>{_text(number(value))}</td>"
 
     flagged = [any(row.get(flag) for flag in FLAGS) for row in table.rows]
