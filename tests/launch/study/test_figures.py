@@ -167,3 +167,16 @@ def test_without_matplotlib_a_sentence_says_what_to_do(monkeypatch):
         ConfigurationError, match=r"^matplotlib draws the figures and is not here: pip install 'allgrad"
     ):
         figures.new()
+
+
+def test_a_figure_of_runs_that_all_failed_shows_their_crosses(tmp_path):
+    figure, axes = figures.new()
+    figures.points_with_interval(axes, [4, 8, 16], [None] * 3, [None] * 3, [None] * 3, label="SGD")
+    figures.line_with_interval(axes, [], [], [], [])
+    figures.batches(axes.xaxis)
+    figures.logarithmic(axes.yaxis)
+    figures.guide(axes, -1, (4, 100), "slope -1")
+    figures.failed(axes, [4, 8, 16])
+    figures.legend(figure)
+    assert all(path.stat().st_size for path in figures.save(figure, tmp_path / "none"))
+    assert labels(figure, axes.xaxis)[0] == ["4", "8", "16"]
