@@ -105,8 +105,11 @@ class Compute:
         return float(np.quantile(self.relative, 0.5 ** (1.0 / W)))
 
 
-def compute(times: dict[int, Sequence[float]], crowding=1.0) -> Compute:
-    """From the seconds of steps of one rank, {batch: seconds of each step without exchange}."""
+def compute(times: dict[int, Sequence[float]], crowding=1.0, relative: Sequence[float] = ()) -> Compute:
+    """From the seconds of steps of one rank, {batch: seconds of each step without exchange}.
+
+    relative: as in Compute, if it was measured apart; else that of these times
+    """
     medians = {b: float(np.median(seconds)) for b, seconds in sorted(times.items())}
-    relative = [t / medians[b] for b in medians for t in times[b]]
-    return Compute(line(list(medians), list(medians.values())), tuple(relative), crowding)
+    own = [t / medians[b] for b in medians for t in times[b]]
+    return Compute(line(list(medians), list(medians.values())), tuple(map(float, relative or own)), crowding)

@@ -215,6 +215,6 @@ def best_power_of_two(time: Callable[[int], float], W: int, most=1 << 40) -> tup
     """
     B = 1 << max(W - 1, 0).bit_length()
     best = time(B)
-    while 2 * B <= most and (found := time(2 * B)) < best:
+    while most >= 2 * B and (found := time(2 * B)) < best:
         B, best = 2 * B, found
     return B, best
