@@ -1,4 +1,4 @@
-"""The command line: `allgrad train`, `predict`, `checkpoint`, `run`, `slurm`, `doctor`, `demo`.
+"""The command line: `allgrad train`, `predict`, `checkpoint`, `run`, `slurm`, `doctor`, `demo`, `study`.
 
 `python -m launch` is the same.
 """
@@ -19,7 +19,7 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigurationError(f"{message} (see {self.prog} --help)")
 
 
-def _parser():
+def _parser(words):
     parser = _Parser(prog="allgrad", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
     train = commands.add_parser("train", help="train a model on all ranks of this launch", allow_abbrev=False)
@@ -29,6 +29,7 @@ def _parser():
     slurm = commands.add_parser("slurm", help="write a batch file for Slurm", allow_abbrev=False)
     doctor = commands.add_parser("doctor", help="say what this machine and this launch offer, and what is wrong")
     demo = commands.add_parser("demo", help="train on 2 ranks and on 1, compare the weights, draw the curves")
+    study = commands.add_parser("study", help="how batch size, learning rate and epochs trade: tables and figures")
     from launch.checkpoints import add_options as add_checkpoint_options
     from launch.doctor import add_options as add_doctor_options
     from launch.launchers import add_options as add_run_options
@@ -42,6 +43,10 @@ def _parser():
     add_run_options(run)
     add_slurm_options(slurm)
     add_doctor_options(doctor)
+    if words[:1] == ["study"]:  # nobody else needs its imports
+        from launch.study.command import add_options as add_study_options
+
+        add_study_options(study)
     demo.add_argument("--out", default="runs/demo", help="directory for its two runs and the figure [runs/demo]")
     return parser
 
@@ -76,6 +81,10 @@ def _command(arguments: dict) -> int:
         from launch.doctor import doctor
 
         return doctor(**arguments)
+    if command == "study":
+        from launch.study.command import run
+
+        return run(**arguments)
     from launch.demo import demo
 
     return demo(arguments["out"])
@@ -86,8 +95,9 @@ QUIET = 3.0  # seconds in which the rank that speaks reports what all have found
 
 def main(argv=None) -> int:
     """Run a command; returns the exit status: 0, 1 if training failed, 2 if what was asked for cannot be done."""
+    words = sys.argv[1:] if argv is None else argv
     try:
-        return _command(vars(_parser().parse_args(argv)))
+        return _command(vars(_parser(words).parse_args(words)))
     except (ConfigurationError, Diverged, OutOfStep) as error:
         status = 2 if isinstance(error, ConfigurationError) else 1
         if not speaks():

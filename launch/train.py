@@ -61,10 +61,10 @@ def train(asked: dict) -> dict:
     )  # fmt: skip
     if config["dtype"] in HALVES:
         model.compute_in(config["dtype"])
-    optimizer = comm.agree(lambda: _optimizer(config, parallel, _schedule(config, rate, steps, loader.sampler)))
+    optimizer = comm.agree(lambda: make_optimizer(config, parallel, make_schedule(config, rate, steps, loader.sampler)))
     if config["zero"]:
         optimizer = comm.agree(ddp.Zero, optimizer, comm)
-    loss, metrics = _objective(model, data)
+    loss, metrics = objective(model, data)
     out = Path(config["out"]) if config["out"] else None
     trainer = ddp.Trainer(
         parallel, optimizer, loader, loss, metrics,
@@ -129,7 +129,7 @@ def _consistent(asked, config, data, steps, sampler):
             f"--global-batch {batch} is larger than the {samples} samples of {config['data']}: "
             f"give at most {samples}, or --boundary carry to fill a batch from several epochs"
         )
-    if _steps(config["warmup"], sampler) > steps:
+    if steps_of(config["warmup"], sampler) > steps:
         raise ConfigurationError(f"--warmup {config['warmup']} is longer than the run of {steps} steps")
     family = models.family_of(config["model"])
     for name in sorted({"dropout", "init"} & asked.keys() - set(family.options if family else ())):
@@ -198,7 +198,7 @@ def _data(config):
     return replace(data, **{name: cast(getattr(data, name)) for name in names})
 
 
-def _objective(model, data):
+def objective(model, data):
     """The training loss of a shard, and the metrics of each sample; those of a text are means over its positions."""
     if data.classes is None or isinstance(model, models.Autoencoder):
         target = (lambda x, y: x) if isinstance(model, models.Autoencoder) else (lambda x, y: y)
@@ -217,7 +217,7 @@ def _objective(model, data):
     return lambda x, y: ag.cross_entropy(logits(x), y.reshape(-1)), metrics
 
 
-def _steps(length, sampler):
+def steps_of(length, sampler):
     """A length of training (`launch.options.length`) as the number of steps in which it is complete."""
     text = str(length)
     if text.endswith("ep"):
@@ -227,12 +227,12 @@ def _steps(length, sampler):
     return int(text)
 
 
-def _schedule(config, lr, steps, sampler):
+def make_schedule(config, lr, steps, sampler):
     kind, _, text = config["schedule"].partition(":")
-    warmup = _steps(config["warmup"], sampler)
+    warmup = steps_of(config["warmup"], sampler)
 
     def of(text):
-        return _steps(length(text), sampler)
+        return steps_of(length(text), sampler)
 
     def number(text):
         if not math.isfinite(value := float(text)):
@@ -261,9 +261,9 @@ def _schedule(config, lr, steps, sampler):
     return rate if kind == "plateau" else schedule.warmup(rate, warmup)
 
 
-def _optimizer(config, parallel, rate):
+def make_optimizer(config, parallel, rate):
     kind = config["optimizer"]
-    options = {"weight_decay": config["weight_decay"], "l1": config["l1"]}
+    options = {"weight_decay": config["weight_decay"], "l1": config["l1"], **config.get("optimizer_options", {})}
     for name, kinds in {"momentum": ("sgd", "rmsprop", "lars"), "nesterov": ("sgd",)}.items():
         if kind in kinds:
             options[name] = config[name]

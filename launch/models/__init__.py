@@ -65,23 +65,29 @@ FAMILIES = {
 FORMS = ", ".join(family.form for family in FAMILIES.values()) + " or PATH.py:CLASS"
 
 
-def build(spec: str, data, seed=0, init_name="kaiming", dropout=0.0, dtype="float32") -> nn.Module:
+def build(spec: str | Callable, data, seed=0, init_name="kaiming", dropout=0.0, dtype="float32") -> nn.Module:
     """The model for a data set: `data.features` is the shape of a sample, `data.outputs` the number of outputs.
 
-    The weights depend on the seed and on nothing else. A class of the user's own is called with
-    (inputs, outputs) if it takes two positional arguments, and without arguments otherwise; `inputs` is the number of
-    features. The model is tried on two samples, so that a wrong shape is found before training.
+    The weights depend on the seed and on nothing else. A class or function of the user's own, as PATH.py:CLASS or
+    itself, is called with (inputs, outputs) if it takes two positional arguments, and without arguments otherwise;
+    `inputs` is the number of features. The model is tried on two samples, so that a wrong shape is found before
+    training.
     """
-    kind, _, rest = spec.partition(":")
+    name = spec if isinstance(spec, str) else f"{spec.__module__}:{spec.__qualname__}"
+    kind, _, rest = name.partition(":")
     if dropout >= 1.0:
         raise ConfigurationError(f"--dropout is a probability below 1, got {dropout}")
     with random.keyed(seed, "init"):
-        own = kind.endswith(".py")
-        model = _own(Path(kind), rest, data) if own else _known(spec, data, INITS[init_name], dropout)
+        if not isinstance(spec, str):
+            model = _made(spec, name, data)
+        elif kind.endswith(".py"):
+            model = _own(Path(kind), rest, data)
+        else:
+            model = _known(spec, data, INITS[init_name], dropout)
     model.to(dtype)
     if not any(True for _ in model.parameters()):
-        raise ConfigurationError(f"model {spec!r} has no parameters to train")
-    _try(model, spec, data, dtype)
+        raise ConfigurationError(f"model {name!r} has no parameters to train")
+    _try(model, name, data, dtype)
     return model
 
 
@@ -153,16 +159,19 @@ def _own(path, name, data):
     make = getattr(module, name, None)
     if not callable(make):
         raise ConfigurationError(f"--model {path}:{name}: {path} defines no class or function {name!r}")
+    return _made(make, f"{path}:{name}", data)
+
+
+def _made(make, name, data):
+    """What a class or function of the user's own makes for the data."""
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     parameters = [p for p in inspect.signature(make).parameters.values() if p.kind in positional]
     required = sum(p.default is p.empty for p in parameters)
     if required == 1 or required > 2:
-        raise ConfigurationError(
-            f"--model {path}:{name} takes {required} arguments; it is given (inputs, outputs) or none"
-        )
+        raise ConfigurationError(f"--model {name} takes {required} arguments; it is given (inputs, outputs) or none")
     model = make(data.inputs, data.outputs) if len(parameters) >= 2 else make()
     if not isinstance(model, nn.Module):
-        raise ConfigurationError(f"--model {path}:{name} made a {type(model).__name__}, not an autograd.nn.Module")
+        raise ConfigurationError(f"--model {name} made a {type(model).__name__}, not an autograd.nn.Module")
     return model
 
 

@@ -8,7 +8,7 @@ from ddp import ConfigurationError
 from ddp.sampler import Sampler
 from launch.__main__ import main
 from launch.options import OPTIONS, add_options, checked, defaults, given, length, resumed
-from launch.train import _schedule, _steps
+from launch.train import make_schedule, steps_of
 
 PROMISED = (
     "--data digits --model mlp:128 --optimizer sgd --lr 0.1 --global-batch 64 --epochs 5 --out runs/a --shards 8 "
@@ -143,13 +143,13 @@ LENGTHS = [
 @pytest.mark.parametrize("text, short, carried", LENGTHS)
 def test_lengths_are_steps_epochs_or_samples(text, short, carried):
     """1,437 samples in batches of 100: an epoch of 15 steps, whose last batch has 37 samples or is filled up."""
-    assert _steps(length(text), Sampler(1437, 100)) == short
-    assert _steps(length(text), Sampler(1437, 100, boundary="carry")) == carried
+    assert steps_of(length(text), Sampler(1437, 100)) == short
+    assert steps_of(length(text), Sampler(1437, 100, boundary="carry")) == carried
 
 
 def rates(schedule, n, **options):
     config = {**defaults(), "schedule": schedule, **options}
-    rate = _schedule(config, 1.0, 100, Sampler(1437, 100))
+    rate = make_schedule(config, 1.0, 100, Sampler(1437, 100))
     return [rate(step) for step in range(n)]
 
 

@@ -1,0 +1,5 @@
+"""The experiments: each a module with `run(lab, work, preset, ...) -> Result`, and its grids at its top."""
+
+VERBS = {  # what `allgrad study` calls them; the module is the verb with _ for -
+    "steps": "steps to a target against batch size, each with its learning rate tuned",
+}

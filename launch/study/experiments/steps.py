@@ -1,0 +1,370 @@
+"""How many steps to a target does a batch size take, if each has its own best learning rate?
+
+Shallue et al. 2019 (JMLR 20:112) for the measurement, McCandlish et al. 2018 for the hyperbola it is described by.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from ddp.errors import ConfigurationError
+from launch.study import fit, runner
+from launch.study.lab import Lab
+from launch.study.result import Check, Figure, Result, Table
+from launch.study.tune import REPORT_SEEDS, SEEDS, Tuned, report, tune
+from launch.study.workload import Workload
+
+GRIDS = {
+    "quick": {
+        "optimizers": ("sgd", "momentum", "adam"), "batches": tuple(4 * 2**i for i in range(9)), "seeds": SEEDS,
+        "report_seeds": REPORT_SEEDS,
+    },
+    "full": {
+        "optimizers": ("sgd", "momentum", "nesterov", "adam", "rmsprop"), "batches": tuple(2**i for i in range(1, 11)),
+        "seeds": (*SEEDS, 3), "report_seeds": tuple(range(100, 108)), "eval_ratio": 1.02,
+    },
+}  # fmt: skip
+TARGETS = {"train_loss": 0.05, "val_loss": 0.15, "train_accuracy": 0.99, "val_accuracy": 0.97}  # on digits
+START = {"sgd": 0.1, "momentum": 0.01, "nesterov": 0.01, "lars": 1.0, "adagrad": 0.02}  # at a batch of 4, on digits
+ADAPTIVE = 0.003
+DIGITS = {"sgd": (70.0, 150.0), "momentum": (110.0, 220.0), "adam": (130.0, 260.0)}  # where B_crit lies on digits
+
+
+@dataclass
+class Cell:
+    """What one optimizer needs with one batch size; `steps` of the report's seeds, inf where one failed."""
+
+    optimizer: str
+    batch: int
+    tuned: Tuned
+
+    @property
+    def steps(self):
+        return self.tuned.steps
+
+
+def run(
+    lab, work, preset="quick", *, optimizers=None, batches=None, target=None, metric="train_loss", sampler="epoch",
+    seeds=None, report_seeds=None, cap=6000, eval_ratio=None, sustain=1, lr=None, **more,
+) -> Result:  # fmt: skip
+    """The experiment. What is not given is the preset's; `more` goes into the runs' configurations."""
+    grid = GRIDS[preset]
+    optimizers, batches = optimizers or grid["optimizers"], sorted(batches or grid["batches"])
+    seeds, report_seeds = seeds or grid["seeds"], report_seeds or grid["report_seeds"]
+    eval_ratio = eval_ratio or grid.get("eval_ratio", 1.05)
+    if len(batches) < 3:
+        raise ConfigurationError(f"--batches: steps against batch size need at least 3 batch sizes, got {len(batches)}")
+    if target is None:
+        if not work.is_default:
+            raise ConfigurationError(f"--target: which {metric} is to be reached on {work.name}? give a number")
+        target = TARGETS[metric]
+    common = {
+        "target": target, "metric": metric, "sampler": sampler, "eval_ratio": eval_ratio, "sustain": sustain, **more,
+    }  # fmt: skip
+    setting = Setting(lab, work, common, seeds, cap, lr, float(batches[0]))
+    chains = lab.map(lambda optimizer: setting.climb(optimizer, batches), optimizers)
+    cells = [cell for chain in chains for cell in chain]
+    lab.map(lambda cell: setting.report(cell, report_seeds), cells)
+    return summarize(work, cells, common, seeds, report_seeds, preset)
+
+
+@dataclass
+class Setting:
+    """What all cells have in common."""
+
+    lab: Lab
+    work: Workload
+    common: dict
+    seeds: tuple
+    cap: int
+    lr: float | None
+    least: float
+
+    def configure(self, optimizer, batch):
+        return lambda **given: runner.configuration(self.work, optimizer, batch=batch, **self.common, **given)
+
+    def climb(self, optimizer, batches):
+        """Tune every batch size, the larger ones from the rate of their smaller neighbour."""
+        power = 1.0 if optimizer in START else 0.5
+        start = self.lr or START.get(optimizer, ADAPTIVE) * (self.least / 4.0) ** power
+        cells, tuned, before = [], None, self.least
+        for batch in batches:
+            start = start if tuned is None else tuned.lr * (batch / before) ** power
+            configure = self.configure(optimizer, batch)
+            tuned = tune(
+                self.lab, configure, start, neighbour=tuned, seeds=self.seeds, report_seeds=(), cap=self.cap,
+                experiment="steps",
+            )  # fmt: skip
+            cells.append(Cell(optimizer, batch, tuned))
+            before = batch
+        return cells
+
+    def report(self, cell, seeds):
+        """Run a cell's best rate on fresh seeds."""
+        report(self.lab, self.configure(cell.optimizer, cell.batch), cell.tuned, seeds, experiment="steps")
+
+
+# --- what the cells say ----------------------------------------------------------------------------------------------
+
+
+def summarize(work, cells, common, seeds, report_seeds, preset) -> Result:
+    """Tables, checks, figures and sentences from the cells."""
+    optimizers = list(dict.fromkeys(cell.optimizer for cell in cells))
+    of = {name: [cell for cell in cells if cell.optimizer == name] for name in optimizers}
+    fits = {name: fit.bootstrap({c.batch: c.steps for c in of[name]}) for name in optimizers}
+    rows = [row for name in optimizers for row in _rows(of[name], work, common, len(seeds))]
+    fit_rows = [_fit_row(name, of[name], fits[name]) for name in optimizers]
+    table = Table(
+        "cells",
+        ["optimizer", "B", "lr", "S", "ci_lo", "ci_hi", "E", "epochs", "eff", "slope", "region", "n_seeds", "n_fail",
+         "at_edge", "n_rates", "n_trials", "budget", "eval_ratio", "sampler"],
+        rows, "Steps S and examples E = B S to the target: geometric means over the report's seeds.",
+    )  # fmt: skip
+    hyperbolas = Table(
+        "fit",
+        ["optimizer", "s_min", "s_min_lo", "s_min_hi", "b_crit", "b_crit_lo", "b_crit_hi", "rmse_log", "cbs20",
+         "n_seeds"],
+        fit_rows, "S(B) = S_min (1 + B_crit/B), fitted to log S; 95 % intervals by bootstrap over seeds. cbs20: the "
+        "largest batch with at most 1.2 times the least examples (Zhang et al. 2024).",
+    )  # fmt: skip
+    checks = _checks(work, common, of, fits, len(report_seeds))
+    n = len(work.loaded.train_x)
+    unit = "windows" if work.loaded.vocabulary is not None else "samples"
+    result = Result(
+        "steps", "How many steps does it take to reach the target, and up to which batch does doubling it halve them?",
+        " ".join(_headline(name, of[name], fits[name]) for name in optimizers), checks, [table, hyperbolas],
+        _figures(of, fits, common),
+    )  # fmt: skip
+    result.methods = (
+        f"{work.name}, {n:,} training {unit}; target {common['metric']} {common['target']:g}; batches "
+        f"{rows[0]['B']} to {rows[-1]['B']}; sampler {common['sampler']}, batches going on over the end of an epoch; "
+        f"constant learning rate, tuned for each optimizer and batch on a grid of factor sqrt 2, {len(seeds)} seeds "
+        f"until two rates on both sides were worse, the winner run on {len(report_seeds)} fresh seeds; evaluations at "
+        f"the first 20 steps and then at distances of {common['eval_ratio']:g}, the crossing interpolated between "
+        f"logarithms; 95 % intervals by {fit.RESAMPLES} resamples of the seeds."
+    )
+    result.notes = _notes(work, common, of, fits, n)
+    return result
+
+
+def _rows(cells, work, common, tuning_seeds):
+    n = len(work.loaded.train_x)
+    means = [fit.gmean([s for s in cell.steps if math.isfinite(s)]) for cell in cells]
+    least = min((c.batch * s for c, s in zip(cells, means) if math.isfinite(s)), default=math.nan)
+    rows = []
+    for k, (cell, s) in enumerate(zip(cells, means)):
+        low, high = fit.mean_interval(cell.steps)
+        slope = fit.slopes([cells[k - 1].batch, cell.batch], [means[k - 1], s])[0] if k else None
+        rows.append({
+            "optimizer": cell.optimizer, "B": cell.batch, "lr": cell.tuned.lr, "S": s, "ci_lo": low, "ci_hi": high,
+            "E": cell.batch * s, "epochs": cell.batch * s / n, "eff": least / (cell.batch * s), "slope": slope,
+            "region": None if slope is None or math.isnan(slope) else fit.region(slope),
+            "n_seeds": len(cell.steps), "n_fail": cell.tuned.failures, "at_edge": cell.tuned.at_edge,
+            "n_rates": len(cell.tuned.tried), "n_trials": cell.tuned.trials,
+            "budget": f"{common['metric']} {common['target']:g}", "eval_ratio": common["eval_ratio"],
+            "sampler": common["sampler"],
+        })  # fmt: skip
+    return rows
+
+
+def _means(cells):
+    """Batches and geometric means of the steps of the seeds that met the target, of cells where one did."""
+    pairs = [(c.batch, fit.gmean([s for s in c.steps if math.isfinite(s)])) for c in cells]
+    pairs = [(b, s) for b, s in pairs if math.isfinite(s)]
+    return [b for b, _ in pairs], [s for _, s in pairs]
+
+
+def _fit_row(name, cells, found):
+    batches, steps = _means(cells)
+    low, high = found.s_min_interval, found.b_crit_interval
+    return {
+        "optimizer": name, "s_min": found.fit.s_min, "s_min_lo": low[0], "s_min_hi": low[1],
+        "b_crit": found.fit.b_crit, "b_crit_lo": high[0], "b_crit_hi": high[1], "rmse_log": found.fit.rmse_log,
+        "cbs20": fit.useful_batch(batches, [b * s for b, s in zip(batches, steps)]), "n_seeds": len(cells[0].steps),
+    }  # fmt: skip
+
+
+def _headline(name, cells, found):
+    batches, steps = _means(cells)
+    slopes = fit.slopes(batches, steps)
+    perfect = batches[0]
+    for batch, slope in zip(batches[1:], slopes):
+        if slope > -0.85:
+            break
+        perfect = batch
+    low, high = found.b_crit_interval
+    begin = f"S falls as 1/B up to B = {perfect}" if perfect > batches[0] else "S falls slower than 1/B from the start"
+    gain = 100.0 * (1.0 - steps[-1] / steps[-2])
+    return (
+        f"{name}: {begin}; S_min = {found.fit.s_min:.3g}, B_crit = {found.fit.b_crit:.0f} [{low:.0f}, {high:.0f}]; "
+        f"from {batches[-2]} to {batches[-1]} the larger batch saves {gain:.0f} % of the steps; best rate "
+        f"{cells[0].tuned.lr:.2g} at B = {cells[0].batch}, {cells[-1].tuned.lr:.2g} at {cells[-1].batch}."
+    )
+
+
+def _checks(work, common, of, fits, seeds):
+    reference = work.is_default and common["metric"] == "train_loss" and common["target"] == TARGETS["train_loss"]
+    reference = reference and common["sampler"] == "epoch"
+    checks = []
+    for name, cells in of.items():
+        found = fits[name]
+        low, high = found.b_crit_interval
+        known = reference and name == "sgd"
+        small = [c for c in cells if c.batch <= (32 if known else found.fit.b_crit / 3.0)]
+        if len(small) > 1:
+            checks.append(
+                _slope(f"{name}: S falls as 1/B over B = {small[0].batch} to {small[-1].batch} (slope -1)", small,
+                       -1.1, -0.85 if known else -0.7, seeds)
+            )  # fmt: skip
+        if cells[-2].batch > 4.0 * found.fit.b_crit or known:
+            claim = (
+                f"{name}: beyond B_crit a larger batch saves few steps (slope {cells[-2].batch} to {cells[-1].batch})"
+            )
+            checks.append(_slope(claim, cells[-2:], -0.25, math.inf, seeds))
+        rmse = found.fit.rmse_log
+        checks.append(Check(f"{name}: the hyperbola describes S (rmse of log S)", rmse, rmse, rmse, most=0.12))
+        if reference and name in DIGITS:
+            least, most = DIGITS[name]
+            checks.append(Check(f"{name}: B_crit on digits", found.fit.b_crit, low, high, least, most, seeds))
+        if known:
+            s_low, s_high = found.s_min_interval
+            checks.append(Check("sgd: S_min on digits", found.fit.s_min, s_low, s_high, 10.0, 17.0, seeds))
+            checks += _rates(cells)
+    for first, second, least in (("sgd", "momentum", 1.2), ("momentum", "adam", 1.0)):
+        if first in of and second in of and (least > 1.0 or reference):
+            ratio = fits[second].fit.b_crit / fits[first].fit.b_crit
+            low, high = fit.interval(fits[second].b_crit / fits[first].b_crit)
+            claim = f"{second} makes use of larger batches than {first} (ratio of B_crit)"
+            checks.append(Check(claim, ratio, low, high, least, seeds=seeds))
+    return checks
+
+
+def _slope(claim, cells, least, most, seeds):
+    batches, steps = _means(cells)
+    finite = {c.batch: [s for s in c.steps if math.isfinite(s)] for c in cells}
+    drawn = fit.resampled({b: finite[b] for b in batches})
+    low, high = fit.interval([fit.slope(batches, row) for row in np.exp(drawn)])
+    return Check(claim, fit.slope(batches, steps), low, high, least, most, seeds)
+
+
+def _rates(cells):
+    rate = {c.batch: c.tuned.lr for c in cells}
+    checks = []
+    if {4, 32} <= rate.keys():
+        value = (rate[32] / rate[4]) ** (1.0 / 3.0)
+        claim = "sgd: the best rate grows with B up to 32 (factor per doubling)"
+        checks.append(Check(claim, value, value, value, 1.4))
+    if {128, 1024} <= rate.keys():
+        value = rate[1024] / rate[128]
+        claim = "sgd: the best rate hardly grows from B = 128 to 1024 (factor in all)"
+        checks.append(Check(claim, value, value, value, most=2.0))
+    return checks
+
+
+def _notes(work, common, of, fits, n):
+    notes = []
+    for name, cells in of.items():
+        for cell in cells:
+            failed = cell.tuned.failures
+            if failed:
+                endings = ", ".join(sorted({row["status"] for row in cell.tuned.rows} - {"ok"}))
+                notes.append(
+                    f"{name} at B = {cell.batch}: {failed} of {len(cell.steps)} fresh seeds failed with the tuned rate "
+                    f"({endings}): it is at the edge of stability, and S is the mean of the others."
+                )
+            if cell.tuned.at_edge:
+                notes.append(
+                    f"{name} at B = {cell.batch}: the best rate is the last one tried; a better one may exist."
+                )
+        _, steps = _means(cells)
+        if steps[0] < 20.0:
+            notes.append(f"{name}: the smallest batch needs {steps[0]:.0f} steps only: give a harder target.")
+        if fits[name].fit.s_min < 30.0:
+            notes.append(
+                f"{name}: S_min is {fits[name].fit.s_min:.1f} steps, so that S is coarse at large batches; a harder "
+                f"target resolves it better."
+            )
+        low, high = fits[name].b_crit_interval
+        if not cells[0].batch < low <= high < cells[-1].batch:
+            notes.append(f"{name}: B_crit lies at or beyond the batches tried, an extrapolation of the hyperbola.")
+    if cells[-1].batch > n / 4 and common["sampler"] != "iid":
+        notes.append(
+            f"The sampler is part of what B_crit means: with {common['sampler']} and {n:,} samples the largest batches "
+            f"are much of an epoch, while the theory draws samples independently (--sampler iid)."
+        )
+    if common["metric"].startswith("val"):
+        notes.append("The rates were tuned on the validation part that is reported here.")
+    return notes
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+
+def _figures(of, fits, common):
+    goal = f"{common['metric'].replace('_', ' ')} {common['target']:g}"
+    return [
+        Figure("steps", f"Steps to {goal} against batch size: geometric means and 95 % intervals over seeds, and the "
+               "fitted hyperbola with its interval. Dashed: every doubling of the batch halves the steps.",
+               lambda: _draw_steps(of, fits, goal)),
+        Figure("pareto", f"The price of speed: examples against steps to {goal}; each point is a batch size.",
+               lambda: _draw_pareto(of, fits, goal)),
+        Figure("rates", "The best learning rate of each batch size. Dashed: proportional to B, and to its root.",
+               lambda: _draw_rates(of)),
+    ]  # fmt: skip
+
+
+def _axes():
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(5.2, 3.8), layout="constrained")
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    return figure, axes
+
+
+def _draw_steps(of, fits, goal):
+    figure, axes = _axes()
+    for k, (name, cells) in enumerate(of.items()):
+        batches, steps = _means(cells)
+        low, high = np.array([fit.mean_interval(c.steps) for c in cells if c.batch in batches]).T
+        x = np.geomspace(batches[0], batches[-1], 100)
+        fits_ = np.array([s * (1.0 + b / x) for s, b in zip(fits[name].s_min, fits[name].b_crit) if np.isfinite(b)])
+        if len(fits_):
+            axes.fill_between(x, *np.quantile(fits_, (0.025, 0.975), axis=0), color=f"C{k}", alpha=0.2, linewidth=0)
+        if math.isfinite(fits[name].fit.b_crit):
+            axes.plot(x, fits[name].fit(x), color=f"C{k}", linewidth=1)
+        bars = np.abs([np.subtract(steps, low), np.subtract(high, steps)])
+        axes.errorbar(batches, steps, bars, fmt="o", markersize=3, color=f"C{k}", label=name)
+    batches, steps = _means(next(iter(of.values())))
+    axes.plot(batches, [steps[0] * batches[0] / b for b in batches], "--", color="grey", linewidth=0.8)
+    axes.set(xlabel="batch size B (samples)", ylabel=f"steps to {goal}")
+    axes.legend()
+    return figure
+
+
+def _draw_pareto(of, fits, goal):
+    figure, axes = _axes()
+    for k, (name, cells) in enumerate(of.items()):
+        batches, steps = _means(cells)
+        axes.plot(steps, [b * s for b, s in zip(batches, steps)], "o-", markersize=3, color=f"C{k}", label=name)
+    axes.set(xlabel=f"steps to {goal}", ylabel="examples seen")
+    axes.set_xscale("log")
+    axes.legend()
+    return figure
+
+
+def _draw_rates(of):
+    figure, axes = _axes()
+    for k, (name, cells) in enumerate(of.items()):
+        batches, rates = [c.batch for c in cells], [c.tuned.lr for c in cells]
+        axes.plot(batches, rates, "o-", markersize=3, color=f"C{k}", label=name)
+        for power in (1.0, 0.5):
+            guide = [rates[0] * (b / batches[0]) ** power for b in batches]
+            axes.plot(batches, guide, "--", color=f"C{k}", linewidth=0.5)
+    axes.set(xlabel="batch size B (samples)", ylabel="best learning rate")
+    axes.legend()
+    return figure

@@ -1,0 +1,381 @@
+"""Where runs are done: in worker processes of this machine, or on the ranks of a launch, and kept in a ledger."""
+
+import contextlib
+import multiprocessing
+import os
+import queue
+import secrets
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Client, Connection, Listener
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ddp
+from ddp.errors import ConfigurationError
+from launch.study import ledger, runner, workload
+
+THREADS = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
+HEARTBEAT = 0.5  # seconds between two looks of a worker whether its parent is alive
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Closed(Exception):
+    """The laboratory has closed while somebody waited for a run."""
+
+
+class Lab:
+    """Runs configurations side by side, and keeps every row in OUT/runs.jsonl.
+
+    out            directory; what it holds of the same configurations is not run again
+    jobs           worker processes, one BLAS thread each: as many as there are cores if None; with 1, runs are done in
+                   this process. Of no effect under a launcher, whose ranks do the runs
+    ranks_per_run  ranks that share one run, under a launcher
+    retry          which of the rows found are run again: those of status "error", or "all"
+    progress       None, or what is told of the runs: expect(count), started(config), finished(row)
+
+    Under mpirun, torchrun or srun rank 0 leads and the others run. They do not return from this constructor: they end
+    with the program when the laboratory closes.
+
+    asked, known, done   how many different runs were asked for, were found in the ledger, and were done here
+    """
+
+    def __init__(
+        self, out, jobs: int | None = None, ranks_per_run=1, retry="error", progress: Any = None,
+    ):  # fmt: skip
+        if multiprocessing.parent_process() is not None:
+            raise ConfigurationError(
+                "a worker process has imported a script that makes a Lab: put its calls under "
+                "if __name__ == '__main__':"
+            )
+        if ranks_per_run < 1 or (jobs is not None and jobs < 1):
+            raise ConfigurationError(f"--jobs and --ranks-per-run are at least 1, got {jobs} and {ranks_per_run}")
+        self.comm = ddp.init()
+        if self.comm.size > 1 and self.comm.rank > 0:
+            _serve_as_rank(self.comm, ranks_per_run)
+        self.jobs = jobs or len(os.sched_getaffinity(0)) if self.comm.size == 1 else 0
+        self.retry, self.progress = retry, progress
+        self.asked = self.known = self.done = 0
+        self.out = Path(out)
+        self._closed = False
+        self._lock = threading.Lock()
+        self._here = threading.Lock()  # one run at a time in this process
+        self._tasks: dict[str, _Task] = {}
+        self._queue: queue.SimpleQueue = queue.SimpleQueue()
+        self._workers: list = []
+        self.ledger = ledger.Ledger(out)
+        self._before = {*self.ledger.rows}
+        if self.comm.size > 1:
+            self._workers = _gather_ranks(self.comm, ranks_per_run)
+            self._start()
+        elif ranks_per_run > 1:
+            raise ConfigurationError(f"--ranks-per-run {ranks_per_run} needs ranks: start with mpirun or torchrun")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
+    def run(self, configs: Sequence[dict], experiment="") -> list[dict]:
+        """The rows of these configurations, in this order; those that the ledger does not know are run."""
+        with self._lock:
+            self.ledger.refresh()
+            tasks = [self._ask(config, experiment) for config in configs]
+        if self.jobs == 1:
+            for task in tasks:
+                with self._here:
+                    if task.row is None:
+                        self._check()
+                        self._tell("started", task.config)
+                        self._finish(task, _one(task.config, ddp.Communicator()))
+        return [task.wait() for task in tasks]
+
+    def map(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        """[function(item) for item in items], side by side; each of them may call `run`."""
+        items = list(items)
+        results: list = [None] * len(items)
+        finished: queue.SimpleQueue = queue.SimpleQueue()
+
+        def call(k):
+            try:
+                results[k] = function(items[k])
+                finished.put(None)
+            except BaseException as error:
+                finished.put(error)
+
+        for k in range(len(items)):
+            threading.Thread(target=call, args=(k,), daemon=True).start()
+        for _ in items:
+            if error := finished.get():
+                raise error
+        return results
+
+    def close(self):
+        """End the workers. What was being run is lost, and nothing else."""
+        with self._lock:
+            self._closed = True
+            tasks = list(self._tasks.values())
+        for task in tasks:
+            task.ready.set()
+        for worker in self._workers:
+            worker.end()
+        self.ledger.close()
+
+    # --- tasks ---------------------------------------------------------------------------------------------------
+
+    def _ask(self, config, experiment):
+        self._check()
+        name = ledger.run_id(config)
+        if name in self._tasks:
+            return self._tasks[name]
+        task = self._tasks[name] = _Task(self, name, config, experiment)
+        self.asked += 1
+        self._tell("expect", 1)
+        row = self.ledger.rows.get(name)
+        if row is not None and not (name in self._before and (self.retry == "all" or row["status"] == "error")):
+            self.known += 1
+            task.row = row
+            task.ready.set()
+            self._tell("finished", row)
+        elif self.jobs != 1:
+            if not self._workers:
+                self._workers = [_Process() for _ in range(self.jobs)]
+                self._start()
+            self._queue.put(task)
+        return task
+
+    def _start(self):
+        for worker in self._workers:
+            threading.Thread(target=self._work, args=(worker,), daemon=True).start()
+
+    def _work(self, worker):
+        """Give tasks to a worker, one after another."""
+        while not self._closed:
+            task = self._queue.get()
+            self._tell("started", task.config)
+            try:
+                row = worker.do(task.config)
+                self._finish(task, row)
+            except BaseException as error:
+                task.error = Closed() if self._closed else error
+                task.ready.set()
+                if not isinstance(error, ConfigurationError):
+                    return
+
+    def _finish(self, task, found):
+        head = {"schema": task.config["schema"], "run_id": task.name, "study": self.out.name, "exp": task.experiment}
+        trace = found.pop("trace", None)
+        if trace is not None:
+            self.ledger.save_trace(task.name, trace)
+        place = {"world_size": self.comm.size, "backend": self.comm.backend}
+        row = {**head, "config": task.config, **found, **place, **ledger.software()}
+        with self._lock:
+            self._check()
+            self.ledger.append(row)
+            self.done += 1
+        task.row = row
+        task.ready.set()
+        self._tell("finished", row)
+
+    def _tell(self, what, value):
+        if self.progress is not None:
+            getattr(self.progress, what)(value)
+
+    def _check(self):
+        if self._closed:
+            raise Closed
+
+
+class _Task:
+    """A run that was asked for, and its row when it is done."""
+
+    def __init__(self, lab, name, config, experiment):
+        self.lab, self.name, self.config, self.experiment = lab, name, config, experiment
+        self.ready = threading.Event()
+        self.row: dict | None = None
+        self.error: BaseException | None = None
+
+    def wait(self) -> dict:
+        self.ready.wait()
+        if self.error is not None:
+            raise self.error
+        if self.row is None:
+            raise Closed
+        return self.row
+
+
+def _one(config, comm):
+    """Execute, with what there is to say of place and time."""
+    started = {"started_utc": ledger.now(), "loadavg": ledger.load()}
+    return {**runner.execute(config, comm), **started, **ledger.hardware()}
+
+
+# --- worker processes ------------------------------------------------------------------------------------------------
+
+
+class _Process:
+    """A worker process, started when there is something to do, and again if it has died."""
+
+    def __init__(self):
+        self.process: Any = None
+        self.connection: Any = None
+        self.told: set = set()
+
+    def do(self, config) -> dict:
+        if self.process is None:
+            self._begin()
+        try:
+            self.connection.send(_message(config, self.told))
+            return self.connection.recv()
+        except (EOFError, OSError):
+            return {"status": "error", "error": f"the worker {_ending(self._ended())}", "wall_s": None}
+
+    def _begin(self):
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.told = set()
+        self.process = context.Process(target=_serve, args=(theirs, os.getpid()), daemon=True)
+        with _starting:
+            before = {name: os.environ.get(name) for name in THREADS}
+            os.environ.update(dict.fromkeys(THREADS, "1"))  # read by the BLAS when it is imported
+            try:
+                self.process.start()
+            finally:
+                for name, value in before.items():
+                    os.environ.pop(name) if value is None else os.environ.update({name: value})
+        theirs.close()
+        try:
+            self.connection.recv()
+        except EOFError:
+            status = self._ended()
+            raise ConfigurationError(
+                f"a worker process {_ending(status)} before it was ready: see what it printed above, or give --jobs 1"
+            ) from None
+
+    def _ended(self):
+        """How the process that is no more has ended; the next run starts another."""
+        self.process.join()
+        status, self.process = self.process.exitcode, None
+        return status
+
+    def end(self):
+        if self.process is not None:
+            self.process.kill()
+
+
+_starting = threading.Lock()
+
+
+def _ending(status):
+    if status is not None and status < 0:
+        name = signal.Signals(-status).name
+        return f"was killed by {name}" + (" (is there too little memory?)" if name == "SIGKILL" else "")
+    return f"ended with status {status}"
+
+
+def _message(config, told):
+    """A configuration, and what the worker has not yet been told of what it needs."""
+    extra = {key: value for key, value in workload.context(config).items() if key not in told}
+    told |= extra.keys()
+    return config, extra
+
+
+def _serve(connection, parent):
+    """The life of a worker process: it ends with its parent, however that ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    ddp.init("solo")
+    with contextlib.suppress(EOFError, OSError):
+        connection.send("ready")
+        while True:
+            config, extra = connection.recv()
+            workload.provide(extra)
+            connection.send(_one(config, ddp.Communicator()))
+
+
+def _end_with(parent):
+    while os.getppid() == parent:
+        time.sleep(HEARTBEAT)
+    os._exit(1)
+
+
+# --- ranks -----------------------------------------------------------------------------------------------------------
+
+
+class _Ranks:
+    """Ranks that share a run; each has a connection to rank 0, so that none waits for work in a collective."""
+
+    def __init__(self, connections: list[Connection]):
+        self.connections = connections
+        self.told: set = set()
+
+    def do(self, config) -> dict:
+        message = _message(config, self.told)
+        for connection in self.connections:
+            connection.send(message)
+        row, *_ = [connection.recv() for connection in self.connections]
+        return row
+
+    def end(self):
+        for connection in self.connections:
+            with contextlib.suppress(OSError):
+                connection.send(None)
+
+
+def _groups(size, ranks_per_run):
+    """The ranks that do runs, in groups; what is left over rests."""
+    ranks = range(1, size)
+    if len(ranks) < ranks_per_run:
+        raise ConfigurationError(
+            f"--ranks-per-run {ranks_per_run} needs {ranks_per_run + 1} ranks, one of which leads, and there are {size}"
+        )
+    return [ranks[k : k + ranks_per_run] for k in range(0, len(ranks) - ranks_per_run + 1, ranks_per_run)]
+
+
+def _gather_ranks(comm, ranks_per_run):
+    groups = _groups(comm.size, ranks_per_run)
+    key = secrets.token_bytes(16)
+    alone = len({*comm.all_gather_object(socket.gethostname())}) == 1
+    listener = Listener(("127.0.0.1" if alone else "", 0), backlog=comm.size, authkey=key)
+    host = "127.0.0.1" if alone else socket.gethostname()
+    comm.broadcast_object((host, listener.address[1], key))
+    found = {}
+    for _ in range(comm.size - 1):
+        connection = listener.accept()
+        found[connection.recv()] = connection
+    listener.close()
+    if ranks_per_run > 1:
+        comm.split(0)
+    resting = sorted(found.keys() - {rank for group in groups for rank in group})
+    return [_Ranks([found[rank] for rank in group]) for group in groups] + [_Rest([found[r] for r in resting])]
+
+
+class _Rest(_Ranks):
+    """Ranks without a run: too few for a group."""
+
+    def do(self, config):
+        raise Closed
+
+
+def _serve_as_rank(comm, ranks_per_run):
+    """The life of a rank other than 0; ends the program."""
+    groups = _groups(comm.size, ranks_per_run)
+    comm.all_gather_object(socket.gethostname())
+    host, port, key = comm.broadcast_object(None)
+    connection = Client((host, port), authkey=key)
+    connection.send(comm.rank)
+    mine = 1 + (comm.rank - 1) // ranks_per_run
+    group = comm.split(mine if mine <= len(groups) else len(groups) + 1) if ranks_per_run > 1 else ddp.Communicator()
+    with contextlib.suppress(EOFError, OSError):
+        while (message := connection.recv()) is not None:
+            config, extra = message
+            workload.provide(extra)
+            connection.send(_one(config, group))
+    sys.exit(0)

@@ -1,0 +1,253 @@
+"""One run: a configuration of JSON values in, a row of JSON values out.
+
+`execute` looks a configuration's "kind" up: "steps_to_target" is here, any other word NAME is the function `execute` of
+`launch.study.experiments.NAME`, which makes what it needs of `Run` and `to_target`.
+"""
+
+import importlib
+import json
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import ddp
+from ddp.errors import ConfigurationError
+from launch.options import OPTIMIZERS as RULES
+from launch.study import fit, workload
+from launch.train import make_optimizer, make_schedule, steps_of
+
+SCHEMA = 1  # of configurations and of what they lead to: a change of it makes every run a new one
+SAMPLERS = {"epoch": "epoch", "once": "once", "iid": "replacement", "never": "never"}
+OPTIMIZERS = {  # what a study calls by one word
+    "momentum": {"optimizer": "sgd", "momentum": 0.9},
+    "nesterov": {"optimizer": "sgd", "momentum": 0.9, "nesterov": True},
+    "lars": {"optimizer": "lars", "momentum": 0.9},
+}
+METRICS = "train_loss", "val_loss", "train_accuracy", "val_accuracy"
+LARGEST_LOSS = 50.0  # a cross-entropy above it has diverged; another loss, at a thousand times what it began with
+DEFAULTS: dict[str, Any] = {
+    "schema": SCHEMA,
+    "kind": "steps_to_target",
+    "optimizer": "sgd",
+    "optimizer_options": {},
+    "lr": 0.1,
+    "momentum": 0.0,
+    "nesterov": False,
+    "weight_decay": 0.0,
+    "l1": 0.0,
+    "no_decay": False,
+    "schedule": "constant",
+    "warmup": 0,
+    "batch": 64,
+    "sampler": "epoch",
+    "steps": None,
+    "metric": "train_loss",
+    "target": None,
+    "cap": 6000,
+    "prune": None,
+    "eval_ratio": 1.05,
+    "sustain": 1,
+    "trace": False,
+    "seed": 0,
+}
+
+
+def configuration(work: workload.Workload, optimizer: str | None = None, **given) -> dict:
+    """A run's configuration: the workload, what is given, and the defaults for all else.
+
+    optimizer      a word of OPTIMIZERS or of `allgrad train --optimizer`; optimizer_options: more of its arguments
+    batch, lr      and momentum, nesterov, weight_decay, l1, no_decay, schedule, warmup as in `allgrad train`
+    sampler        "epoch", "once" (one permutation), "iid" (with replacement) or "never" (the order of the data);
+                   batches go on over the end of an epoch
+    steps          budget, over which a schedule is planned: steps, "10ep" or "20000samples"; or None
+    metric, target one of METRICS, and the value at which the run ends; target None: the run has its whole budget
+    cap, prune     steps after which a run without success is "capped" or "pruned"
+    eval_ratio     distance between evaluations, see `fit.eval_steps`; sustain: how many in a row must meet the target
+    trace          keep the curve
+    seed           of initial weights and order of samples
+    Any other word belongs to the kind of run that reads it.
+    """
+    words = {} if optimizer is None else OPTIMIZERS.get(optimizer, {"optimizer": optimizer})
+    config = {**DEFAULTS, **work.config(), **words, **given}
+    if config["optimizer"] not in RULES:
+        known = ", ".join(sorted({*OPTIMIZERS, *RULES}))
+        raise ConfigurationError(f"optimizer {optimizer or config['optimizer']!r} is not one of {known}")
+    if config["sampler"] not in SAMPLERS:
+        raise ConfigurationError(f"sampler {config['sampler']!r} is not one of {', '.join(SAMPLERS)}")
+    if config["metric"] not in METRICS:
+        raise ConfigurationError(f"metric {config['metric']!r} is not one of {', '.join(METRICS)}")
+    if config["target"] is None and config["steps"] is None:
+        raise ConfigurationError("a run needs a target to reach, or a budget of steps")
+    for key, least in {"eval_ratio": 1.0, "sustain": 1, "batch": 1, "cap": 1, "lr": 0.0}.items():
+        if not least <= config[key] < math.inf:
+            raise ConfigurationError(f"{key} is at least {least}, got {config[key]}")
+    return json.loads(json.dumps(config, allow_nan=False))
+
+
+def execute(config: dict, comm=None) -> dict:
+    """Run a configuration on the ranks of `comm`; what an exception says becomes a row of status "error"."""
+    began = time.perf_counter()
+    kind = config["kind"]
+    run = steps_to_target
+    if kind != "steps_to_target":
+        run = importlib.import_module(f"launch.study.experiments.{kind}").execute
+    try:
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            found = run(config, comm or ddp.Communicator())
+    except (ddp.PeerLost, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        found = {"status": "error", "error": f"{type(error).__name__}: {error}"}
+    return {**found, "wall_s": round(time.perf_counter() - began, 4)}
+
+
+def steps_to_target(config: dict, comm) -> dict:
+    """Train until the target is met, or the budget or the cap is used up."""
+    return to_target(Run(config, comm))
+
+
+class Run:
+    """Data, model, optimizer and order of samples of a configuration, ready to take steps.
+
+    A kind of run of one's own overrides `step`, `objective`, `learning_rate` or what it has to change.
+    """
+
+    def __init__(self, config: dict, comm=None):
+        self.config, self.comm = config, comm or ddp.Communicator()
+        self.data = self.load()
+        self.model = workload.build(config)
+        shards = config["shards"]
+        self.parallel = ddp.DistributedDataParallel(self.model, self.comm, shards, **self.exchange())
+        self.arena = self.parallel.arena
+        arrays = self.data.train_x, self.data.train_y
+        self.loader = ddp.DataLoader(
+            arrays, config["batch"], self.comm, shards, config["seed"], SAMPLERS[config["sampler"]], "carry"
+        )
+        self.budget = None if config["steps"] is None else steps_of(config["steps"], self.loader.sampler)
+        self.optimizer = make_optimizer(config, self.parallel, self.learning_rate())
+        self.loss, self.metrics = workload.objective(config, self.model, self.data)
+        self.parts = {
+            "train": tuple(a[self._measured()] for a in arrays),
+            "val": (self.data.val_x, self.data.val_y),
+        }
+        self.t = 0
+
+    # --- what a kind of run may change -------------------------------------------------------------------------------
+
+    def load(self):
+        """The data."""
+        return workload.load(self.config)
+
+    def exchange(self) -> dict:
+        """More arguments of `ddp.DistributedDataParallel`."""
+        return {}
+
+    def learning_rate(self):
+        """A number, or a function of the step counted from 0."""
+        steps = self.budget or self.config["cap"]
+        return make_schedule(self.config, self.config["lr"], steps, self.loader.sampler)
+
+    def step(self) -> float:
+        """Take the step number `t`, and return the mean loss of its batch."""
+        loss = self.parallel.backward(self.loader.batch(self.t), self.loss)
+        if math.isfinite(loss):
+            self.optimizer.step()
+        return loss
+
+    # --- what it can say ---------------------------------------------------------------------------------------------
+
+    @property
+    def examples(self) -> int:
+        """Samples seen so far."""
+        return self.loader.sampler.samples_seen(self.t)
+
+    def evaluate(self, part="train") -> dict[str, float]:
+        """Means of the metrics over the training samples that are measured, or over the validation part ("val")."""
+        arrays = self.parts[part]
+        batch = max(len(arrays[0]) if self.data.vocabulary is None else 256, self.config["shards"])
+        batch = min(batch, 4096)
+        return ddp.evaluate(
+            self.model, ddp.ArrayDataset(*arrays), self.metrics, self.comm, self.config["shards"], batch
+        )
+
+    def measure(self, metric: str) -> float:
+        """One of METRICS."""
+        part, _, name = metric.partition("_")
+        found = self.evaluate(part)
+        if name not in found:
+            raise ConfigurationError(f"metric {metric}: {self.config['data']} has no {name}, give {part}_loss")
+        return found[name]
+
+    def diverged(self, loss: float, first: float) -> bool:
+        """Whether a loss says that the run has come to nothing; `first` is what it began with."""
+        return not (math.isfinite(loss) and loss <= (LARGEST_LOSS if self.data.classes else 1000.0 * first))
+
+    def _measured(self):
+        count, n = self.config["eval_samples"], len(self.data.train_x)
+        if count == n:
+            return slice(None)
+        return np.sort(ddp.Sampler(n, count, "once", 0).order(0)[:count])
+
+
+def to_target(run: Run, at_evaluation: Callable[[Run], Any] | None = None) -> dict:
+    """Steps until the metric meets the target, by evaluations at growing distances, and how the run ended.
+
+    at_evaluation(run), if given, is called at each of them; what it returns is listed in the row's "probes".
+    """
+    config = run.config
+    target, cap, prune, sustain = (config[key] for key in ("target", "cap", "prune", "sustain"))
+    limit = min(x for x in (cap, prune, run.budget) if x is not None)
+    rising = config["metric"].endswith("accuracy")
+    if rising and target is not None:
+        target = 1.0 - target
+
+    def falling():  # accuracies as errors
+        value = run.measure(config["metric"])
+        return 1.0 - value if rising else value
+
+    initial = loss = run.evaluate()["loss"]
+    measured = [(0, falling())]
+    status, met, row = "ok", None, 0
+    probes = [at_evaluation(run)] if at_evaluation is not None else []
+    while True:
+        stop = min(fit.eval_steps(run.t, config["eval_ratio"]), limit)
+        while run.t < stop and math.isfinite(loss):
+            loss = run.step()
+            run.t += 1
+        value = falling() if math.isfinite(loss) else math.nan
+        measured.append((run.t, value))
+        if not math.isfinite(value) or (not rising and run.diverged(value, initial)):
+            status = "diverged"
+            break
+        if at_evaluation is not None:
+            probes.append(at_evaluation(run))
+        if target is not None:
+            row = row + 1 if value <= target else 0
+            if row == sustain:
+                met = fit.crossing(measured[-row - 1], measured[-row], target)
+                break
+        if run.t >= limit:
+            if target is not None or limit != run.budget:
+                status = "pruned" if limit == prune else "capped"
+            break
+    train, val = run.evaluate("train"), run.evaluate("val")
+    found = {
+        "status": status,
+        "steps_to_target": met,
+        "censored_at": None if status == "ok" else run.t,
+        "steps": run.t,
+        "examples": run.examples,
+        "epochs": run.examples / len(run.data.train_x),
+        "n_evals": len(measured),
+        "initial_train_loss": initial,
+        **{f"final_train_{name}": value for name, value in train.items()},
+        **{f"final_val_{name}": value for name, value in val.items()},
+        **({"probes": probes} if at_evaluation is not None else {}),
+    }
+    found = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in found.items()}
+    if config["trace"]:
+        found["trace"] = {"step": [t for t, _ in measured], config["metric"]: [v for _, v in measured]}
+    return found

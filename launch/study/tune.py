@@ -1,0 +1,167 @@
+"""The learning rate of each cell of a study, tuned by one protocol, and what the winner does on fresh seeds.
+
+Shallue et al. 2019 ask for it: a batch size must not win because its neighbour had the wrong rate. Every decision is a
+function of finished rows, so that a sweep that was killed replays to where it was.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ddp.errors import ConfigurationError
+from launch.study import fit
+
+FACTOR = math.sqrt(2.0)  # between neighbouring rates
+COARSE = (-8, -4, 0, 4, 8)  # where to look first, in powers of FACTOR, if no neighbour tells
+FARTHEST = 24
+SEEDS = (0, 1, 2)
+REPORT_SEEDS = (100, 101, 102, 103, 104)
+WORSE = 3.0  # how much worse than the best so far a run may become before it is pruned
+
+
+@dataclass
+class Tuned:
+    """What tuning a cell has found.
+
+    lr, score   the best rate and its score: the geometric mean of the seeds' steps, or another measure's mean
+    at_edge     whether the climb was given up at the farthest rate tried, with none worse beyond it
+    tried       {rate: score}, inf where a seed failed
+    trials      how many runs that took
+    rows        those of the winner on the report's seeds
+    """
+
+    lr: float
+    score: float
+    at_edge: bool
+    tried: dict[float, float]
+    trials: int
+    rows: list[dict] = field(default_factory=list)
+
+    @property
+    def steps(self) -> list[float]:
+        """Steps to the target of the report's seeds; inf for one that failed."""
+        return [steps_of(row) for row in self.rows]
+
+    @property
+    def failures(self) -> int:
+        """How many of the report's seeds failed."""
+        return sum(row["status"] != "ok" for row in self.rows)
+
+
+def steps_of(row: dict) -> float:
+    """A row's steps to the target; inf if it never met it."""
+    return row["steps_to_target"] if row["status"] == "ok" else math.inf
+
+
+def tune(
+    lab, configure: Callable[..., dict], start: float, *, neighbour: Tuned | None = None, seeds: Sequence[int] = SEEDS,
+    report_seeds: Sequence[int] = REPORT_SEEDS, cap=6000, measure: Callable[[dict], float] | None = None,
+    experiment="",
+) -> Tuned:  # fmt: skip
+    """Find the best learning rate of a cell, by climbing from `start` in steps of sqrt 2.
+
+    configure(lr=, seed=, cap=, prune=) -> the configuration of a run
+    neighbour   the cell that `start` comes from: its steps say when a run takes too long. Without one, rates up to a
+                factor 16 away are tried first
+    cap         steps after which a run has failed
+    measure     a row's score, the smaller the better; None: its steps to the target, and runs that are sure to be worse
+                than 3 times the best are pruned
+    The climb ends when two rates on both sides of the best are worse; then the winner is run on fresh seeds, see
+    `report`, if there are any. ConfigurationError if no rate tried works.
+    """
+    search = _Search(lab, configure, start, tuple(seeds), cap, measure, experiment)
+    if neighbour is not None and math.isfinite(neighbour.score) and measure is None:
+        search.limit = min(cap, math.ceil(WORSE * neighbour.score) + 20)
+    search.score([0] if neighbour is not None else COARSE)
+    if not search.works() and neighbour is not None:
+        search.score((-2, -4))  # most often the neighbour's rate, scaled, is beyond what is stable
+    if not search.works():
+        search.limit = cap
+        search.score([*COARSE, -12, 12])
+    if not search.works():
+        raise ConfigurationError(search.complaint())
+    best, at_edge = search.best(), False
+    while missing := [k for k in (best - 2, best - 1, best + 1, best + 2) if k not in search.found]:
+        search.score(missing)
+        best = search.best()
+        if at_edge := abs(best) > FARTHEST:
+            break
+    tuned = Tuned(search.rate(best), search.found[best], at_edge, search.tried(), search.trials)
+    return report(lab, configure, tuned, report_seeds, cap if measure else None, experiment) if report_seeds else tuned
+
+
+def report(lab, configure, tuned: Tuned, seeds: Sequence[int] = REPORT_SEEDS, cap=None, experiment="") -> Tuned:
+    """Run a cell's best rate on fresh seeds, by default until 10 times its score: who fails then is at the edge."""
+    cap = cap or 10 * math.ceil(tuned.score)
+    tuned.rows = lab.run([configure(lr=tuned.lr, seed=seed, cap=cap, prune=None) for seed in seeds], experiment)
+    return tuned
+
+
+class _Search:
+    """Scores of rates start * FACTOR**k."""
+
+    def __init__(self, lab, configure, start, seeds, cap, measure, experiment):
+        self.lab, self.configure, self.start, self.seeds = lab, configure, start, seeds
+        self.limit, self.cap, self.measure, self.experiment = cap, cap, measure, experiment
+        self.found: dict[int, float] = {}
+        self.trials = 0
+        self.rows: list[dict[str, Any]] = []
+
+    def rate(self, k):
+        return float(f"{self.start * FACTOR**k:.6g}")
+
+    def score(self, ks):
+        """Try these rates: the first seed of all, then the others of those that did not fail."""
+        ks = [k for k in dict.fromkeys(ks) if not math.isfinite(self.found.get(k, math.inf))]
+        values: dict[int, list[float]] = {k: [] for k in ks}
+        for seeds in (self.seeds[:1], self.seeds[1:]):
+            prune = None if self.measure else self._prune([v[0] for v in values.values() if v])
+            pairs = [(k, seed) for k in ks for seed in seeds if all(map(math.isfinite, values[k]))]
+            configs = [self.configure(lr=self.rate(k), seed=seed, cap=self.cap, prune=prune) for k, seed in pairs]
+            rows = self.lab.run(configs, self.experiment)
+            self.trials += len(rows)
+            self.rows += rows
+            for (k, _), row in zip(pairs, rows):
+                values[k].append(self._value(row))
+        for k in ks:
+            whole = len(values[k]) == len(self.seeds)
+            mean = fit.gmean if self.measure is None else _mean
+            self.found[k] = mean(values[k]) if whole else math.inf
+
+    def _prune(self, first):
+        best = min([*self.found.values(), *first], default=math.inf)
+        limit = min(self.limit, math.ceil(WORSE * best) + 20) if math.isfinite(best) else self.limit
+        return limit if limit < self.cap else None
+
+    def _value(self, row):
+        if self.measure is None:
+            return steps_of(row)
+        value = self.measure(row) if row["status"] == "ok" else None
+        return value if value is not None and math.isfinite(value) else math.inf
+
+    def works(self):
+        return any(map(math.isfinite, self.found.values()))
+
+    def best(self):
+        return min(self.found, key=lambda k: (self.found[k], k))
+
+    def tried(self):
+        return {self.rate(k): self.found[k] for k in sorted(self.found)}
+
+    def complaint(self):
+        errors = [row["error"] for row in self.rows if row["status"] == "error"]
+        if errors:
+            return f"every learning rate fails: {errors[0]}"
+        config = self.rows[-1]["config"]
+        endings = ", ".join(sorted({row["status"] for row in self.rows}))
+        least = min((row[f"final_{config['metric']}"] or math.inf for row in self.rows), default=math.inf)
+        return (
+            f"{config['optimizer']} with batch {config['batch']} meets {config['metric']} {config['target']} with no "
+            f"learning rate from {self.rate(min(self.found)):g} to {self.rate(max(self.found)):g} ({endings}; the best "
+            f"run came to {least:.4g}): give a target that is easier to meet, or more steps with --cap"
+        )
+
+
+def _mean(values):
+    return sum(values) / len(values)

@@ -1,0 +1,200 @@
+"""What is trained: data, model, loss and metrics, by name or the user's own."""
+
+import hashlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autograd import random
+from ddp.errors import ConfigurationError
+from ddp.placement import stored
+from launch import data as datasets, models
+
+_own: dict[str, Any] = {}  # by hash: data, models and objectives that no name can make again in another process
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Data and model of a study.
+
+    data         a name as in `allgrad train --data`, or arrays of one's own: (train_x, train_y, val_x, val_y)
+    model        a name as in `allgrad train --model`, or a class or function that makes an `autograd.nn.Module`, called
+                 with (inputs, outputs) or nothing; at the top of a module, so that worker processes can import it
+    init, dropout, dtype   as in `allgrad train`
+    objective    None, or a function (model, data) -> (loss, metrics) as `launch.train.objective`
+    label_noise  share of the training labels that are drawn anew
+    shards       logical shards of a batch: at least the ranks that share a run
+    eval_samples how many training samples the training loss is measured on, the first of a fixed order; by default all
+                 up to 10,000 (of text, up to 1,000 windows)
+    data_dir     where mnist, fashion-mnist and cifar10 are
+    """
+
+    data: Any = "digits"
+    model: Any = "mlp:128"
+    init: str = "kaiming"
+    dropout: float = 0.0
+    dtype: str = "float32"
+    objective: Callable | None = None
+    label_noise: float = 0.0
+    shards: int = 1
+    eval_samples: int | None = None
+    data_dir: str | None = None
+
+    def config(self) -> dict:
+        """The workload's part of a run's configuration, as JSON values; what has no name is remembered by its hash."""
+        data = _load(self.data if isinstance(self.data, str) else _kept(self.data), self.data_dir, self.dtype)
+        if not 0.0 <= self.label_noise < 1.0:
+            raise ConfigurationError(f"label noise is a share from 0 to below 1, got {self.label_noise}")
+        if self.label_noise and (data.classes is None or data.vocabulary is not None):
+            raise ConfigurationError(f"label noise needs one label a sample, and {data.name} has none")
+        if not isinstance(self.data, str):
+            _own[data.sha256] = data
+        elif self.data_dir is not None:  # what makes it again, since the data may be large
+            _own[data.sha256] = partial(_load, self.data, self.data_dir, self.dtype)
+        most = 1000 if data.vocabulary is not None else 10_000
+        named = isinstance(self.model, str)
+        return {
+            "data": data.name if not isinstance(self.data, str) else self.data,
+            "data_sha256": data.sha256,
+            "model": self.model if named else f"{self.model.__module__}:{self.model.__qualname__}",
+            "model_sha256": models.hash_of_file(self.model) if named else _keep(self.model),
+            "init": self.init,
+            "dropout": self.dropout,
+            "dtype": self.dtype,
+            "objective": None if self.objective is None else _keep(self.objective),
+            "label_noise": self.label_noise,
+            "shards": self.shards,
+            "eval_samples": min(self.eval_samples or most, len(data.train_x)),
+        }
+
+    @property
+    def loaded(self) -> datasets.Data:
+        """The data set, in memory."""
+        return load(self.config())
+
+    def build(self, seed=0):
+        """The model with the initial weights of a seed."""
+        return build({**self.config(), "seed": seed})
+
+    @property
+    def name(self) -> str:
+        """Data and model in two words."""
+        config = self.config()
+        return f"{config['data']}, {config['model']}"
+
+    @property
+    def is_default(self) -> bool:
+        """Whether it is that of the reference numbers: digits, mlp:128, float32."""
+        return self == Workload(shards=self.shards)
+
+
+def context(config: dict) -> dict:
+    """What another process needs, beside the configuration, to run it: see `provide`."""
+    keys = config["data_sha256"], config["model_sha256"], config["objective"]
+    return {key: _own[key] for key in keys if key in _own}
+
+
+def provide(found: dict):
+    """Take over what `context` has found in another process."""
+    _own.update(found)
+
+
+def load(config: dict) -> datasets.Data:
+    """The data of a configuration, with its label noise; loaded once in a process."""
+    digest = config["data_sha256"]
+    data = _own[digest] if digest in _own else _load(config["data"], None, config["dtype"])
+    data: Any = data() if callable(data) else data
+    if data.sha256 != digest:
+        raise ConfigurationError(f"--data {config['data']} has changed since the study began: give another --out")
+    return _noisy(data, config["label_noise"]) if config["label_noise"] else data
+
+
+def build(config: dict):
+    """The model of a configuration, with the weights of its seed."""
+    digest, spec = config["model_sha256"], config["model"]
+    if digest in _own:
+        spec = _own[digest]
+    elif digest is not None and models.hash_of_file(spec) != digest:
+        raise ConfigurationError(f"--model {spec} has changed since the study began: give another --out")
+    data = load(config)
+    return models.build(spec, data, config["seed"], config["init"], config["dropout"], stored(config["dtype"]))
+
+
+def objective(config: dict, model, data):
+    """(loss, metrics) as `launch.train.objective`, or the user's own."""
+    if config["objective"] is not None:
+        return _own[config["objective"]](model, data)
+    from launch.train import objective as standard
+
+    return standard(model, data)
+
+
+@lru_cache(maxsize=4)
+def _load(spec, data_dir, dtype):
+    data = spec.data if isinstance(spec, _Kept) else datasets.load(spec, data_dir)
+    cast = lambda a: a.astype(stored(dtype), copy=False) if a.dtype.kind == "f" else a  # noqa: E731
+    names = "train_x", "train_y", "val_x", "val_y"
+    return replace(data, **{name: cast(getattr(data, name)) for name in names})
+
+
+@lru_cache(maxsize=2)
+def _noisy(data, share):
+    rng = random.generator("label noise", data.sha256)
+    hit = rng.permutation(len(data.train_y))[: round(share * len(data.train_y))]
+    labels = data.train_y.copy()
+    labels[hit] = rng.integers(data.classes, size=len(hit))
+    return replace(data, train_y=labels)
+
+
+class _Kept:
+    """Data of the user's own, the same object for the same arrays, so that `_load` knows it again."""
+
+    def __init__(self, data):
+        self.data = data
+
+
+_kept_data: dict[tuple, tuple] = {}
+
+
+def _kept(arrays):
+    if isinstance(arrays, datasets.Data):
+        key, make = (id(arrays),), lambda: arrays
+    else:
+        try:
+            train_x, train_y, val_x, val_y = arrays
+        except (TypeError, ValueError):
+            raise ConfigurationError("data of one's own are four arrays: train_x, train_y, val_x, val_y") from None
+        key, make = tuple(map(id, arrays)), lambda: _data(train_x, train_y, val_x, val_y)
+    if key not in _kept_data:
+        _kept_data[key] = _Kept(make()), arrays  # the arrays are held, so that their ids stay theirs
+    return _kept_data[key][0]
+
+
+def _data(*arrays):
+    train_x, train_y, val_x, val_y = map(np.asarray, arrays)
+    if len(train_x) != len(train_y) or len(val_x) != len(val_y) or not len(train_x) or not len(val_x):
+        lengths = [len(a) for a in (train_x, train_y, val_x, val_y)]
+        raise ConfigurationError(f"train_x and train_y, and val_x and val_y, have one length above 0, got {lengths}")
+    if train_y.dtype.kind in "iub":
+        classes = int(max(train_y.max(), val_y.max())) + 1
+        train_y, val_y = train_y.astype(np.int64), val_y.astype(np.int64)
+    else:
+        classes = None
+        train_y, val_y = (y.reshape(len(y), -1).astype(np.float32) for y in (train_y, val_y))
+    return datasets.Data("own", train_x.astype("f4"), train_y, val_x.astype("f4"), val_y, classes)
+
+
+def _keep(f):
+    """Remember a function or class by the hash of its source."""
+    try:
+        source = inspect.getsource(f) + (Path(inspect.getsourcefile(f) or "").name)
+    except (OSError, TypeError):
+        source = repr(getattr(f, "__code__", None) and f.__code__.co_code)
+    digest = hashlib.sha256(f"{f.__module__}:{f.__qualname__}\n{source}".encode()).hexdigest()
+    _own[digest] = f
+    return digest
