@@ -17,12 +17,12 @@ class Journal:
             path = self.out / "metrics.jsonl"
             _replace(path, _lines_until(path, step))
             self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115
-        if speak and (screen := _screen()):
+        if speak and (terminal := screen()):
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self.bar = Progress(*columns, console=Console(file=screen, force_terminal=True))
+            self.bar = Progress(*columns, console=Console(file=terminal, force_terminal=True))
             self.task = self.bar.add_task("training", total=total, completed=step)
 
     def __enter__(self):
@@ -56,7 +56,7 @@ class Journal:
             print(f"metrics not written: {error}", file=sys.stderr, flush=True)
 
 
-def _screen():
+def screen():
     """The terminal that a person watches, or None.
 
     Open MPI gives rank 0 a terminal even if its own output is a file, and passes on whole lines only; so under mpirun

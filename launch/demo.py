@@ -6,6 +6,7 @@ from pathlib import Path
 from ddp.errors import ConfigurationError
 from launch.launchers import run
 from launch.report import ROWS, cell
+from launch.study import figures
 
 RUN = (
     "train --data digits --model mlp:256 --dropout 0.2 --optimizer sgd --lr 0.1 --momentum 0.9 --schedule cosine "
@@ -40,21 +41,15 @@ def demo(out: str) -> int:
 
 def _draw(directory):
     """Loss and accuracy over the steps of the 2-rank run."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     lines = [json.loads(line) for line in (directory / "2-rank" / "metrics.jsonl").read_text().splitlines()]
     evaluated = [line for line in lines if "val_loss" in line]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
-    left.semilogy([p["step"] for p in lines], [p["loss"] for p in lines], label="training")
-    left.semilogy([p["step"] for p in evaluated], [p["val_loss"] for p in evaluated], label="validation")
-    left.set(xlabel="step", ylabel="cross-entropy (nats)", title="digits, mlp:256, 2 ranks")
-    left.legend()
-    right.plot([p["step"] for p in evaluated], [100 * p["val_accuracy"] for p in evaluated])
+    figure, (left, right) = figures.new(1, 2, figures.PAGE)
+    steps = [p["step"] for p in evaluated]
+    figures.line_with_interval(left, [p["step"] for p in lines], [p["loss"] for p in lines], label="training")
+    figures.line_with_interval(left, steps, [p["val_loss"] for p in evaluated], i=1, label="validation")
+    figures.line_with_interval(right, steps, [100 * p["val_accuracy"] for p in evaluated], i=1)
+    left.set(xlabel="step", ylabel="cross-entropy (nats)")
     right.set(xlabel="step", ylabel="validation accuracy (%)", ylim=(80, 100))
-    path = directory / "curves.png"
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-    return path
+    figures.logarithmic(left.yaxis)
+    figures.legend(figure)
+    return figures.save(figure, directory / "curves")[0]

@@ -51,12 +51,16 @@ class Check:
 
 @dataclass
 class Table:
-    """Rows of named numbers and words. `columns` says in which order, and which of the rows' keys are shown."""
+    """Rows of named numbers and words. `columns` says in which order, and which of the rows' keys are shown.
+
+    meanings: what a column is, with its unit, for those that report.MEANINGS lacks: {"t_comm": "exposed ... (ms)"}
+    """
 
     name: str
     columns: list[str]
     rows: list[dict[str, Any]]
     caption: str = ""
+    meanings: dict[str, str] = field(default_factory=dict)
 
     def csv(self) -> str:
         """The table as text, the same bytes for the same rows: floats in full, nothing for None and nan."""
@@ -92,6 +96,7 @@ class Result:
     methods    data, model, optimizer, batch sizes, seeds, tuning, target, sampling: enough to do it again
     notes      what a reader must know to not be misled: failures, edges of grids, budgets, limits
     command    the command line that gives this result again
+    advice     what to do and why, in a sentence or two, for who reads nothing else: the report begins with it
     """
 
     name: str
@@ -103,9 +108,14 @@ class Result:
     methods: str = ""
     notes: list[str] = field(default_factory=list)
     command: str = ""
+    advice: str = ""
 
     def save_tables(self, out: Path):
         """Write OUT/NAME.csv for the first table, OUT/NAME_TABLE.csv for the others."""
-        for number, table in enumerate(self.tables):
-            name = self.name if number == 0 else f"{self.name}_{table.name}"
-            (out / f"{name}.csv").write_text(table.csv(), encoding="utf-8")
+        for table in self.tables:
+            (out / f"{self.stem(table)}.csv").write_text(table.csv(), encoding="utf-8")
+
+    def stem(self, part: Table | Figure) -> str:
+        """The name of a table's or figure's files: NAME for the first, NAME_PART for the others."""
+        first = any(part is one for one in (*self.tables[:1], *self.figures[:1]))
+        return self.name if first else f"{self.name}_{part.name}"

@@ -1,0 +1,233 @@
+"""The house style of figures: a column of a paper wide, legible in black and white, the same bytes for the same data.
+
+Draw the data first, then guides, bands and failures, which look at the limits of the axes; the legend last. Series
+are numbered: number i has colour, marker and dashes of its own. Values that are None or not finite are gaps.
+"""
+
+import contextlib
+import math
+
+import numpy as np
+
+from ddp.errors import ConfigurationError
+
+COLUMN, PAGE = 3.4, 7.0  # inches: the width of one column of a paper, and of two
+SMALL = 7  # points, the size of all words
+COLORS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"  # Okabe and Ito 2008, no yellow
+MARKERS = "o", "s", "^", "D", "v", "<", ">"
+DASHES = (
+    "-",
+    (0, (5, 1.5)),
+    (0, (1, 1)),
+    (0, (5, 1.5, 1, 1.5)),
+    (0, (5, 1.5, 1, 1.5, 1, 1.5)),
+    (0, (2, 1.5)),
+    (0, (9, 2)),
+)
+GREY = "#555555"
+STYLE = {
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.labelpad": 2.5,
+    "axes.labelsize": SMALL + 1,
+    "axes.linewidth": 0.6,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": SMALL + 1,
+    "figure.facecolor": "white",
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so that figures are the same on all machines
+    "font.size": SMALL,
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.4,
+    "legend.fontsize": SMALL,
+    "legend.frameon": False,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "allgrad",
+    "xtick.labelsize": SMALL,
+    "xtick.major.width": 0.6,
+    "xtick.minor.pad": 5.0,  # as far from the axis as those of the longer major ticks
+    "ytick.labelsize": SMALL,
+    "ytick.major.width": 0.6,
+    "ytick.minor.pad": 5.0,
+}
+
+
+@contextlib.contextmanager
+def style():
+    """The settings of matplotlib with which a figure is drawn and saved; they are what they were afterwards."""
+    try:
+        from matplotlib.style import context
+    except ModuleNotFoundError:
+        raise ConfigurationError("matplotlib draws the figures and is not here: pip install 'allgrad[study]'") from None
+    with context(["default", STYLE]):  # whatever the settings of the user
+        yield
+
+
+def new(rows=1, columns=1, width=COLUMN, height=None, **options):
+    """A figure and its axes (an array if there are several), lettered (a), (b), ...; options as in Figure.subplots.
+
+    width, height: inches; without a height, axes are as high as looks well.
+    """
+    with style():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(width, height or rows * 0.68 * min(width / columns, COLUMN)), layout="constrained")
+        axes = figure.subplots(rows, columns, **options)
+        many = np.ravel(axes) if rows * columns > 1 else ()
+        for letter, panel in zip("abcdefghijkl", many):
+            place = {"xycoords": "axes fraction", "xytext": (-26, 8), "textcoords": "offset points"}
+            panel.annotate(f"({letter})", (0, 1), **place, fontsize=SMALL + 1, fontweight="bold")
+    return figure, axes
+
+
+def batches(axis):
+    """An axis in powers of two, of batch sizes or ranks: labels are whole numbers, as many as there is room for."""
+
+    def label(value, _):
+        low, high = axis.get_view_interval()
+        wide = 0.6 * len(f"{high:.0f}") + 0.5 if axis.axis_name == "x" else 1.6
+        room = 72 * _inches(axis) / wide / SMALL
+        every = max(1, math.ceil(math.log2(high / low) / room))
+        return f"{value:.0f}" if value >= 1 and round(math.log2(value)) % every == 0 else ""
+
+    from matplotlib.ticker import LogLocator
+
+    _scale(axis, 2)
+    axis.set_major_locator(LogLocator(base=2, numticks=100))
+    axis.set_major_formatter(label)
+    axis.minorticks_off()
+
+
+def logarithmic(axis):
+    """An axis in powers of ten: plain numbers where they are short, and 2 and 5 between them if it spans little."""
+
+    def text(value):
+        power = math.floor(math.log10(value) + 1e-9)
+        if -4 < power < 6:
+            return f"{value:,.6g}"
+        digit = round(value / 10.0**power)
+        return f"$10^{{{power}}}$" if digit == 1 else f"${digit}\\times10^{{{power}}}$"
+
+    def between(value, _):
+        low, high = axis.get_view_interval()
+        digit = round(value / 10.0 ** math.floor(math.log10(value) + 1e-9))
+        return text(value) if high / low < 4 or (high / low < 100 and digit in (2, 5)) else ""
+
+    _scale(axis, 10)
+    axis.set_major_formatter(lambda value, _: text(value))
+    axis.set_minor_formatter(between)
+
+
+def points_with_interval(
+    axes, x, y, low=None, high=None, i=0, label=None, hollow=(), join=False, x_low=None, x_high=None
+):
+    """Series i as markers with bars from low to high, and from x_low to x_high, and joined by a line if wanted.
+
+    hollow: which markers are empty, such as a best learning rate that lies at the edge of its grid
+    """
+    x, y = _numbers(x), _numbers(y)
+    color, marker, dashes = _look(i)
+    if low is not None:
+        axes.vlines(x, _numbers(low), _numbers(high), color=color, linewidth=1.0)
+    if x_low is not None:
+        axes.hlines(y, _numbers(x_low), _numbers(x_high), color=color, linewidth=1.0)
+    common = {"color": color, "marker": marker, "markersize": 4, "linewidth": 1.1, "zorder": 2.5}
+    axes.plot(x, y, linestyle=dashes if join else "none", label=label, **common)
+    if any(hollow):
+        empty = np.asarray(hollow, bool)
+        axes.plot(x[empty], y[empty], **common | {"linestyle": "none", "markerfacecolor": "white", "zorder": 2.6})
+
+
+def line_with_interval(axes, x, y, low=None, high=None, i=0, label=None):
+    """Series i as a curve in a shaded band from low to high: a fit, or a trace over steps."""
+    color, _, dashes = _look(i)
+    axes.plot(_numbers(x), _numbers(y), color=color, linestyle=dashes, linewidth=1.1, label=label)
+    if low is not None:
+        axes.fill_between(_numbers(x), _numbers(low), _numbers(high), color=color, alpha=0.2, linewidth=0)
+
+
+def guide(axes, slope, through, label="", at=0.5, below=False):
+    """A thin line y ~ x^slope through a point (x, y), across logarithmic axes as they are, with its label along it.
+
+    at, below: where along the part that is seen the label stands, from 0 to 1, and on which side
+    """
+    from matplotlib.lines import Line2D
+
+    ends = np.array(axes.get_xlim())
+    x, y = through
+    line = Line2D(ends, y * (ends / x) ** slope, color=GREY, linewidth=0.6, linestyle=(0, (4, 2)), zorder=1.5)
+    axes.add_artist(line)  # and not add_line, which would widen the limits
+    if slope:
+        ends = np.sort(np.clip(x * (np.array(axes.get_ylim()) / y) ** (1 / slope), *np.sort(ends)))
+    here = ends[0] * (ends[1] / ends[0]) ** at
+    level = y * (here / x) ** slope
+    turned = {"rotation": math.degrees(math.atan2(slope * level, here)), "transform_rotates_text": True}
+    place = {"ha": "center", "va": "top" if below else "bottom", "rotation_mode": "anchor", "clip_on": True}
+    axes.text(here, level, label, color=GREY, fontsize=SMALL - 0.5, **turned, **place)
+
+
+def band(axes, low, high, label="", axis="y", i=None):
+    """Shade from low to high across the axes (axis="y") or up the axes ("x"), with its label inside at the edge."""
+    color = GREY if i is None else COLORS[i % len(COLORS)]
+    span, place = (axes.axhspan, (0.02, high)) if axis == "y" else (axes.axvspan, (high, 0.97))
+    span(low, high, color=color, alpha=0.18, linewidth=0, zorder=1)
+    transform = axes.get_yaxis_transform() if axis == "y" else axes.get_xaxis_transform()
+    turned = {"va": "bottom"} if axis == "y" else {"va": "top", "rotation": 90}
+    text = axes.text(*place, label, transform=transform, color=color, fontsize=SMALL - 0.5, **turned)
+    text.set_in_layout(False)
+
+
+def failed(axes, x, i=0, row=0):
+    """Runs of series i without a value (diverged, or never there) as crosses above the axes, in a row from 0 up."""
+    x, color = _numbers(x), _look(i)[0]
+    if not x.size:
+        return
+    level = 1 + (6 + 7 * row) / (72 * _inches(axes.yaxis))
+    shared = {"transform": axes.get_xaxis_transform(), "clip_on": False}
+    axes.plot(x, np.full(x.shape, level), "x", color=color, markersize=4, markeredgewidth=1.1, **shared)
+    if row == 0:
+        place = {"xytext": (3, 0), "textcoords": "offset points", "va": "center", "annotation_clip": False}
+        axes.annotate("failed", (1, level), xycoords="axes fraction", color=GREY, fontsize=SMALL - 0.5, **place)
+
+
+def legend(figure, columns=2):
+    """The labels of all axes, each once, above them."""
+    named = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels()):
+            named.setdefault(label, handle)
+    if named:
+        where = {"loc": "outside upper center", "ncols": min(columns, len(named)), "handlelength": 2.6}
+        figure.legend(named.values(), named.keys(), fontsize=SMALL, frameon=False, columnspacing=1.2, **where)
+
+
+def save(figure, stem):
+    """Write STEM.png (200 dots an inch) and STEM.svg (letters as outlines), without dates; returns both paths."""
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
+    with style():
+        figure.savefig(paths[0], dpi=200, metadata={"Software": None})
+        figure.savefig(paths[1], metadata={"Date": None, "Creator": None})
+    return paths
+
+
+def _numbers(values):
+    """Floats, nan for None and for what is not finite."""
+    numbers = np.array([math.nan if value is None else value for value in values], float)
+    return np.where(np.isfinite(numbers), numbers, math.nan)
+
+
+def _look(i):
+    return COLORS[i % len(COLORS)], MARKERS[(i + i // len(COLORS)) % len(MARKERS)], DASHES[i % len(DASHES)]
+
+
+def _scale(axis, base):
+    getattr(axis.axes, f"set_{axis.axis_name}scale")("log", base=base)
+
+
+def _inches(axis):
+    """How long an axis is, about: before the layout is known, on the drawing and not on the dots of a device."""
+    box = axis.axes.get_position()
+    width, height = axis.axes.figure.get_size_inches()
+    return max(box.width * width if axis.axis_name == "x" else box.height * height, 0.1)

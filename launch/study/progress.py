@@ -1,0 +1,146 @@
+"""How far a sweep is: the runs that are done, and about how long those that are known will still take."""
+
+import json
+import statistics
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from ddp.environment import speaks
+from ddp.journal import screen
+
+RECENT = 16  # runs of which the mean is taken
+UNLIKE = {"seed", "lr", "cap", "run_id"}  # with these apart, runs take about as long as each other
+
+
+class Progress:
+    """A bar on a terminal, else a line on stderr every `every` seconds, on the rank that leads only; thread-safe.
+
+    with Progress("steps") as progress:
+        progress.expect(45)           # so many more runs are known; a tuner, which adds runs, says so again
+        progress.started(config)      # not for a run whose row is known already
+        progress.finished(row)
+
+    Rows have a `status`, the seconds `wall_s`, and the configuration that was started, and more, as a dict `config`,
+    as keys `config.NAME`, or as keys. One that was not started was known before. A run that is under way is taken to
+    last as long as the last of its like, the same configuration but for seed and learning rate; or, if there were
+    none, and if it is still to come, as the last runs of any kind.
+    """
+
+    def __init__(self, name="runs", total=0, every=30.0, speak=None, clock=time.monotonic):
+        self.name, self.every, self.clock = name, every, clock
+        self.speak = speaks() if speak is None else speak
+        self.known, self.done, self.failed, self.cached = total, 0, 0, 0
+        self.running: dict[Any, list[float]] = defaultdict(list)  # when runs began, by likeness
+        self.seconds: dict[Any, list[float]] = defaultdict(list)  # of finished runs, by likeness; None: of all
+        self.lock = threading.RLock()
+        self.began = self.said = clock()
+        self.bar = None
+
+    def __enter__(self):
+        if self.speak and (terminal := screen()):
+            from rich.console import Console
+            from rich.live import Live
+            from rich.progress_bar import ProgressBar
+            from rich.table import Column, Table
+
+            def shown():
+                row = Table.grid(Column(), Column(no_wrap=True, overflow="ellipsis"), padding=(0, 1))
+                row.add_row(ProgressBar(max(self.known, self.done, 1), self.done, 8), self.line())
+                return row
+
+            console = Console(file=terminal, force_terminal=True, markup=False, highlight=False)
+            self.bar = Live(console=console, get_renderable=shown, refresh_per_second=2)
+            self.bar.start()
+            console.show_cursor(True)  # a killed sweep could not bring it back
+        return self
+
+    def __exit__(self, *exc):
+        if self.bar:
+            self.bar.stop()
+        elif self.done:
+            self._say()
+
+    def expect(self, runs: int):
+        """So many more runs have become known."""
+        with self.lock:
+            self.known += runs
+            self._show()
+
+    def started(self, config: Mapping[str, Any]):
+        with self.lock:
+            self.running[_like(config)].append(self.clock())
+            self._show()
+
+    def finished(self, row: Mapping[str, Any]):
+        with self.lock:
+            like, lasted = set(_like(row)), row.get("wall_s")
+            begun = [other for other, began in self.running.items() if began and like.issuperset(other)]
+            if begun:  # a row says more than the configuration that was started
+                key = max(begun, key=len)
+                began = self.running[key].pop(0)
+                lasted = self.clock() - began if lasted is None else lasted
+            else:
+                key = _like(row)
+                self.cached += 1
+            if lasted is not None:
+                self.seconds[key].append(lasted)
+                self.seconds[None].append(lasted)
+            self.done += 1
+            self.failed += row.get("status", "ok") != "ok"
+            self._show()
+
+    def left(self) -> float | None:
+        """Seconds until the runs known by now are done, if as many run side by side as do now; None if unknown."""
+        with self.lock:
+            now = self.clock()
+            rest = [max(0.0, mean + t - now) for like, began in self.running.items() for t in began
+                    if (mean := self._mean(like)) is not None]  # fmt: skip
+            active = sum(map(len, self.running.values()))
+            waiting = max(0, self.known - self.done - active)
+            mean = self._mean(None)
+            if waiting + active == 0:
+                return 0.0
+            if mean is None:
+                return None
+            return max([(sum(rest) + waiting * mean) / max(active, 1), *rest])
+
+    def line(self) -> str:
+        with self.lock:
+            active = sum(map(len, self.running.values()))
+            parts = [f"{self.name}: {self.done} of {max(self.known, self.done + active)} known runs"]
+            parts += [f"{self.cached} from the ledger"] * bool(self.cached)
+            parts += [f"{active} running"] * bool(active) + [f"{self.failed} failed"] * bool(self.failed)
+            parts.append(_clock(self.clock() - self.began))
+            left = self.left()
+            return ", ".join(parts) + (f", about {_clock(left)} left" if left else "")
+
+    def _mean(self, like):
+        last = self.seconds.get(like) or self.seconds.get(None)
+        return statistics.fmean(last[-RECENT:]) if last else None
+
+    def _show(self):
+        if not self.bar and self.clock() - self.said >= self.every:
+            self._say()
+
+    def _say(self):
+        self.said = self.clock()
+        if self.speak:
+            print(self.line(), file=sys.stderr, flush=True)
+
+
+def _like(row):
+    """What a configuration or a row has in common with others that take as long."""
+    config = row.get("config")
+    if not isinstance(config, Mapping):
+        dotted = {key.removeprefix("config."): row[key] for key in row if key.startswith("config.")}
+        config = dotted or row
+    return tuple(sorted((key, json.dumps(value, default=str)) for key, value in config.items() if key not in UNLIKE))
+
+
+def _clock(seconds):
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}" if minutes >= 60 else f"{minutes}:{seconds:02}"
