@@ -1,7 +1,8 @@
 """The numbers of the cost model from measured times: alpha and beta of the network, the compute of a step."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.optimize import nnls
@@ -36,7 +37,7 @@ class Line:
         return max(map(abs, self.errors))
 
 
-def line(x: Sequence[float], t: Sequence[float]) -> Line:
+def line(x: Sequence[float], t: Any) -> Line:
     """The line of the least squares of relative errors, sum_i ((a + b x_i) / t_i - 1)^2, with a, b >= 0."""
     x_, t_ = np.asarray(x, float), np.asarray(t, float)
     others = [np.arange(len(x_)) != i for i in range(len(x_))]
@@ -59,7 +60,7 @@ def messages(ranks: int) -> int:
     return 2 * (ranks.bit_length() - 1 if ranks & (ranks - 1) == 0 else ranks - 1)
 
 
-def network(times: dict[int, tuple[Sequence[float], Sequence[float]]], c: float, name="measured") -> Network:
+def network(times: Mapping[int, tuple[Sequence[float], Sequence[float]]], c: float, name="measured") -> Network:
     """A and B from {ranks: (bytes, seconds)} of exact all-reduces, and from C, the seconds a byte added.
 
     t = messages(p) A + (p - 1) / p n (2 B + C), by least squares of relative errors, A and B not below zero.
@@ -105,7 +106,7 @@ class Compute:
         return float(np.quantile(self.relative, 0.5 ** (1.0 / W)))
 
 
-def compute(times: dict[int, Sequence[float]], crowding=1.0, relative: Sequence[float] = ()) -> Compute:
+def compute(times: Mapping[int, Any], crowding=1.0, relative: Sequence[float] = ()) -> Compute:
     """From the seconds of steps of one rank, {batch: seconds of each step without exchange}.
 
     relative: as in Compute, if it was measured apart; else that of these times

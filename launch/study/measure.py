@@ -1,6 +1,6 @@
 """Times of real ranks: training steps in their parts, and exact all-reduces.
 
-    python -m launch.study.measure CELLS TIMES
+    python -m launch.study.measure ASKED ANSWER
 
 is what each rank runs that `on_ranks` starts, with the names of two pickled files. A cell says what to measure, see
 `CELLS`.
@@ -138,12 +138,15 @@ class Stopwatch:
 CELLS = {"steps": step_times, "alone": alone_together, "all-reduce": all_reduce_times, "add": add_times}
 
 
-def measured(comm, ranks: int, cells: list[dict]) -> dict:
+def measured(comm, ranks: int, cells: list[dict], known: dict) -> dict:
     """What the first so many ranks measure of each cell: {"kind": one of CELLS, and the arguments of its function}.
 
-    {"cells": a list of what those return, "oversubscribed": whether a host has fewer cores for these ranks than ranks,
+    known: the `workload.context` of the cells' configurations.
+
+    Returns {"cells": a list of what those return, "oversubscribed": whether a host has fewer cores than these ranks,
     "loadavg": processes that ran on the first host in the minute before}, on rank 0.
     """
+    workload.provide(known)
     part = comm if ranks == comm.size else comm.split(int(comm.rank >= ranks), comm.rank)
     found: dict = {}
     if comm.rank < ranks:
@@ -170,20 +173,33 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def on_ranks(ranks: int, cells: list[dict], launcher: str | None = None) -> dict:
-    """Start so many ranks on this machine or in this Slurm job; returns what they have `measured`."""
+def times(lab, ranks: int, cells: list[dict], launcher: str | None = None) -> dict:
+    """What so many ranks have `measured`: of this launch if there is one, else of those that are started for it."""
     known: dict = {}
     for cell in cells:
         known |= workload.context(cell["config"]) if "config" in cell else {}
+    function = partial(measured, ranks=ranks, cells=cells, known=known)
+    return lab.together(function) if lab.comm.size > 1 else on_ranks(ranks, function, launcher)
+
+
+def on_ranks(ranks: int, function, launcher: str | None = None):
+    """Start so many ranks on this machine or in this Slurm job, and return function(comm) of their rank 0."""
     with tempfile.TemporaryDirectory() as directory:
-        asked, answer = Path(directory, "cells"), Path(directory, "times")
-        asked.write_bytes(pickle.dumps((known, cells)))
+        asked, answer = Path(directory, "asked"), Path(directory, "answer")
+        asked.write_bytes(pickle.dumps(function))
         words, variables = launchers.command(
             launcher or launchers.available(), ranks, [str(asked), str(answer)], "launch.study.measure"
         )
-        done = subprocess.run(
-            words, env={**os.environ, **variables}, capture_output=True, text=True, timeout=TIME_OUT, check=False
-        )
+        environment = {**os.environ, **variables}
+        try:
+            done = subprocess.run(
+                words, env=environment, capture_output=True, text=True, errors="replace", timeout=TIME_OUT, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise ConfigurationError(
+                f"{ranks} ranks that were started to be measured were not done after {TIME_OUT:.0f} s: measure fewer "
+                f"ranks, or a smaller model"
+            ) from None
         if done.returncode or not answer.exists():
             said = (done.stderr.strip() or done.stdout.strip() or "nothing was said").splitlines()
             raise ConfigurationError(
@@ -193,18 +209,9 @@ def on_ranks(ranks: int, cells: list[dict], launcher: str | None = None) -> dict
         return pickle.loads(answer.read_bytes())
 
 
-def times(lab, ranks: int, cells: list[dict], launcher: str | None = None) -> dict:
-    """What so many ranks have `measured`: of this launch if there is one, else of those that are started for it."""
-    if lab.comm.size > 1:
-        return lab.together(partial(measured, ranks=ranks, cells=cells))
-    return on_ranks(ranks, cells, launcher)
-
-
 def main(asked: str, answer: str):
     comm = ddp.init()
-    known, cells = pickle.loads(Path(asked).read_bytes())
-    workload.provide(known)
-    found = measured(comm, comm.size, cells)
+    found = pickle.loads(Path(asked).read_bytes())(comm)
     if comm.rank == 0:
         Path(answer).write_bytes(pickle.dumps(found))
     comm.barrier()

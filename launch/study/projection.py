@@ -16,11 +16,13 @@ COLUMNS = [
 ]  # fmt: skip
 CAPTION = (
     "A model, not a measurement. B*: the global batch of least time among powers of two, B_closed its closed form "
-    "sqrt(B_crit c W / d); t: seconds of a step with B*, and T_target those to the target; T_fixed_b, T_fixed_B: with the "
-    "best batch of one rank kept on each rank, or in all; T_overlap: as T_target, with buckets exchanged while backward "
-    "goes on; speedup, eff: against one rank at its own best batch; bound: what costs most, where statistical means "
-    "compute that a larger batch spends on steps that hardly get fewer (B* above B_crit); extrapolation: W / ranks timed."
+    "sqrt(B_crit c W / d); t: seconds of a step with B*, and T_target those to the target; T_fixed_b, T_fixed_B: with "
+    "the best batch of one rank kept on each rank, or in all; T_overlap: as T_target, with as many buckets as are best "
+    "exchanged while backward goes on; speedup, eff: against one rank at its own best batch; bound: what costs most, "
+    "where statistical means compute that a larger batch spends on steps that hardly get fewer (B* above B_crit); "
+    "extrapolation: W / ranks timed."
 )
+BUCKETS = 1, 2, 4, 8, 16  # into how many the gradients may be cut where exchange overlaps with backward
 WATERMARK = "model, not measurement"
 
 
@@ -54,8 +56,8 @@ class Model:
         return cost_model.best_power_of_two(lambda B: cost_model.time_to_target(B, W, self.s_min, self.b_crit, c, d), W)
 
 
-def row(model: Model, W: int, seen: int, recording=None, buckets=1) -> dict:
-    """COLUMNS for W ranks, if `seen` of them were timed; `recording` of a backward, for T_overlap, in so many buckets."""
+def row(model: Model, W: int, seen: int, recording=None) -> dict:
+    """COLUMNS for W ranks, if `seen` of them were timed; `recording` of a backward, for T_overlap."""
     B, T = model.best(W)
     first, T1 = model.best(1)
     c, d = model.coefficients(W)
@@ -65,18 +67,18 @@ def row(model: Model, W: int, seen: int, recording=None, buckets=1) -> dict:
         algorithm = cost_model.best_algorithm(W, model.bytes, model.net)
     latency = cost_model.all_reduce(algorithm, W, 0, model.net)
     step, steps = c + d * B / W, model.s_min * (1.0 + model.b_crit / B)
-    straggle = step - exchange - seconds
+    straggle = seconds * (model.compute.straggling(W) - 1.0)
     overlapped = None
     if recording is not None:
-        line = overlap(model, W, B, recording, buckets)
-        overlapped = steps * line.step
+        overlapped = steps * min(overlap(model, W, B, recording, k).step for k in BUCKETS)
     return {
         "W": W, "algo": algorithm if W > 1 else "none", "B*": B, "b*": B // W,
         "B_closed": cost_model.best_batch(W, model.b_crit, c, d), "steps": steps, "t_compute": seconds,
         "t_straggle": straggle, "t_latency": latency, "t_bandwidth": exchange - latency, "t_step": step, "T_target": T,
         "speedup": T1 / T, "eff": T1 / T / W, "T_fixed_b": model.time(first * W, W),
         "T_fixed_B": model.time(first, W) if first >= W else None, "T_overlap": overlapped,
-        "bound": bound(seconds + straggle, latency, exchange - latency, B, model.b_crit), "extrapolation": W / seen,
+        "bound": bound(seconds + straggle, latency, exchange - latency, B, model.b_crit),
+        "extrapolation": max(1.0, W / seen),
     }  # fmt: skip
 
 
@@ -105,9 +107,9 @@ def headline(model: Model, rows) -> str:
     best = min(rows, key=lambda row: row["T_target"])
     where = f"{model.net.name} (A = {model.net.A * 1e6:.3g} us, B = {model.net.B * 1e9:.3g} ns/byte)"
     said = (
-        f"On {where} the target is reached soonest with W = {best['W']:,} and B = {best['B*']:,}: {seconds(best['T_target'])}"
-        f", {best['speedup']:.1f}x sooner than on one rank with its best batch ({best['eff']:.0%} efficiency, "
-        f"{best['bound']} bound)"
+        f"On {where} the target is reached soonest with W = {best['W']:,} and B = {best['B*']:,}: "
+        f"{seconds(best['T_target'])}, {best['speedup']:.1f}x sooner than on one rank with its best batch "
+        f"({best['eff']:.0%} efficiency, {best['bound']} bound)"
     )
     last = rows[-1]
     if best is last:
@@ -134,8 +136,9 @@ def figures(model: Model, rows, seen, found, recording) -> list[Figure]:
     drawn = [
         Figure(
             "project",
-            f"Time to target against ranks by the cost model ({WATERMARK}): the best batch for each number of ranks, the "
-            f"best batch of one rank kept on each (fixed b), and kept in all (fixed B). Up to W = {seen} steps were timed.",
+            f"Time to target against ranks by the cost model ({WATERMARK}): the best batch for each number of ranks, "
+            f"the best batch of one rank kept on each (fixed b), and kept in all (fixed B). Up to W = {seen} steps "
+            f"were timed.",
             lambda: draw_times(rows, seen),
         ),
         Figure(
@@ -173,7 +176,7 @@ def draw_times(rows, seen):
     figures.band(axes, axes.get_xlim()[0], max(seen, 1), "timed", axis="x")
     axes.set(xlabel="ranks W", ylabel="time to target (s)")
     factor = rows[-1]["W"] / seen
-    axes.set_title(f"extrapolated {factor:,.0f} times beyond W = {seen}")
+    axes.set_title(f"extrapolated {factor:,.0f} times beyond W = {seen}", fontsize=figures.SMALL + 1)
     _watermark(axes)
     figures.legend(figure, 3)
     return figure

@@ -19,7 +19,6 @@ GRIDS = {
 }
 BATCHES = {"own": (8, 32, 64, 128, 256), "large": (16, 64, 128)}  # of one rank
 CHECKED = {"own": (32, 128), "large": (64,)}  # at which steps on several ranks are predicted
-BUCKETS = 8  # into how many buckets gradients are cut where exchange overlaps with backward
 
 
 @dataclass
@@ -48,20 +47,23 @@ class Measured:
 
 def run(
     lab, work, preset="quick", *, net: str | None = None, compute: tuple[float, float] | None = None,
-    size: int | None = None, s_min: float | None = None, b_crit: float | None = None, optimizer="sgd",
-    algorithm="best", most=4096, launcher: str | None = None,
+    size: int | None = None, s_min: float | None = None, b_crit: float | None = None, optimizers=("sgd",),
+    algorithm="best", max_ranks=4096, launcher: str | None = None,
 ) -> Result:  # fmt: skip
-    """Project the time to a target to as many as `most` ranks.
+    """Project the time to a target to powers of two of ranks, at most `max_ranks`.
 
     net            a name or custom:A,B[,C], see `cost_model.network`; measured on ranks of this machine if None
     compute        (c0, d): seconds of a step that do not, and that do depend on the examples; measured if None
     size           bytes of the gradients; those of the model if None
-    s_min, b_crit  steps to the target, S = s_min (1 + b_crit / B); if None, those of `study steps` with this optimizer
+    s_min, b_crit  steps to the target, S = s_min (1 + b_crit / B); if None, those of `study steps` with the optimizer
     algorithm      of the all-reduce: one of cost_model.ALGORITHMS, or the best of them for each number of ranks
     """
-    if most < 1:
-        raise ConfigurationError(f"the projection goes to at least 1 rank, got {most}")
-    if compute is not None and not (0.0 <= compute[0] < math.inf and 0.0 < compute[1] < math.inf):
+    optimizer, *others = optimizers
+    if others:
+        raise ConfigurationError(f"one optimizer's steps to target can be projected, got {', '.join(optimizers)}")
+    if max_ranks < 1:
+        raise ConfigurationError(f"the projection goes to at least 1 rank, got {max_ranks}")
+    if compute is not None and not (len(compute) == 2 and 0.0 <= compute[0] < math.inf and 0.0 < compute[1] < math.inf):
         raise ConfigurationError(f"compute is c0, d in seconds a step and an example, d above 0, got {compute}")
     given = None if net is None else cost_model.network(net)
     cost_model.all_reduce(algorithm, 2, 1, given or cost_model.Network("", 0.0, 0.0))
@@ -71,15 +73,12 @@ def run(
         found = measured(lab, work, GRIDS[preset], launcher, network=given is None)
         recording = _recorded(work)
     network = given or found.network()  # type: ignore[union-attr]
-    if compute is None:
-        own = found.compute["own"]  # type: ignore[union-attr]
-    else:
-        own = Compute(Line(*compute, (), (), ()), (1.0,))
+    own = found.compute["own"] if compute is None else Compute(Line(*compute, (), (), ()), (1.0,))  # type: ignore
     if size is None:
         size = found.bytes["own"] if found else arena_of(work.build()).message.nbytes
     model = projection.Model(network, algorithm, own, size, *steps)
     seen = max((W for _, W, _ in found.steps), default=1) if found else 1
-    rows = [projection.row(model, 1 << k, seen, recording, BUCKETS) for k in range(most.bit_length())]
+    rows = [projection.row(model, 1 << k, seen, recording) for k in range(max_ranks.bit_length())]
     validation = _validation(found) if found and given is None else []
     result = Result(
         "project",
@@ -91,12 +90,13 @@ def run(
     )
     if found:
         result.tables += _calibration_tables(found, validation)
+    crowded = f", {own.crowding:.2f} times that with all at work"
     result.methods = (
         f"{work.name}, {size:,} bytes of gradients; steps to target {steps[0]:.4g} (1 + {steps[1]:.4g} / B) ({source}); "
-        f"a step takes ({own.line.a * 1e6:.4g} us + {own.line.b * 1e6:.4g} us b) x {own.crowding:.2f} on a rank with b "
-        f"examples ({'given' if compute else 'measured on one rank'}, and x {own.crowding:.2f} with all at work), as long "
-        f"as on the slowest rank, and an all-reduce after backward; network {network.name}: A = {network.A * 1e6:.4g} us, "
-        f"B = {network.B * 1e9:.4g} ns/byte, C = {network.C * 1e9:.4g} ns/byte ({network.basis}); algorithm {algorithm}."
+        f"a step takes {own.line.a * 1e6:.4g} us + {own.line.b * 1e6:.4g} us b on a rank with b examples "
+        f"({'given' if compute else f'measured on one rank{crowded}'}), as long as on the slowest rank, and an "
+        f"all-reduce after backward; network {network.name}: A = {network.A * 1e6:.4g} us, B = {network.B * 1e9:.4g} "
+        f"ns/byte, C = {network.C * 1e9:.4g} ns/byte ({network.basis}); algorithm of the all-reduce: {algorithm}."
     )
     result.notes = _notes(work, model, rows, seen, found, validation)
     return result
@@ -174,12 +174,8 @@ def _recorded(work):
 
 def _steps_to_target(lab, work, preset, s_min, b_crit, optimizer) -> tuple[tuple[float, float], str]:
     """(S_min, B_crit) as given, as a table in the directory says, or from `study steps`, whose runs may be known."""
-    if (s_min is None) != (b_crit is None):
-        raise ConfigurationError("--s-min and --b-crit are the two numbers of one hyperbola: give both or none")
-    if s_min is not None and b_crit is not None:
-        if not (0.0 < s_min < math.inf and 0.0 <= b_crit < math.inf):
-            raise ConfigurationError(f"--s-min is above 0 and --b-crit at least 0, got {s_min} and {b_crit}")
-        return (s_min, b_crit), "given"
+    if found := scaling.fit_given(s_min, b_crit):
+        return found, "given"
     found = scaling.fit_found(lab, optimizer)
     if found is None:
         from launch.study.experiments import steps
@@ -248,8 +244,8 @@ def _calibration_tables(found: Measured, validation):
     tables = [
         Table(
             "calibration", ["what", "W", "a", "b", "worst_error", "crowding", "late_p90"], rows,
-            "Lines a + b x in seconds: x in bytes, or in examples of one rank for compute; worst_error of predicting each "
-            "point from the others; crowding: seconds with all cores at work, relative to one; late_p90: the 90th "
+            "Lines a + b x in seconds: x in bytes, or in examples of one rank for compute; worst_error of predicting "
+            "each point from the others; crowding: seconds with all cores at work, relative to one; late_p90: the 90th "
             "percentile of a step's compute, relative to its median.",
         )
     ]  # fmt: skip
@@ -291,8 +287,8 @@ def _notes(work, model, rows, seen, found, validation):
     single = {row["W"] for row in validation if row["network_from"] == str(row["W"])}
     for W in sorted(single):
         notes.append(
-            f"At {W} ranks the network was calibrated by all-reduces on {W} ranks themselves, there being no others; the "
-            f"compute is that of one rank, and of {W} at once that do not talk; no training step on {W} ranks was used."
+            f"At {W} ranks the network was calibrated by all-reduces on {W} ranks themselves, there being no others; "
+            f"the compute is that of one rank, and of {W} at once that do not talk; no step on {W} ranks was used."
         )
     if len(model.compute.relative) > 1:
         notes.append(

@@ -2,9 +2,11 @@
 
 import csv
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
+from ddp.errors import ConfigurationError
 from launch.study import cost_model, measure
 from launch.study.result import Check, Figure, Result, Table
 
@@ -29,19 +31,26 @@ PARTS = dict(zip(measure.PARTS, ("t_data", "t_fwd", "t_bwd", "t_comm_exposed", "
 
 
 def run(
-    lab, work, preset="quick", *, ranks: list[int] | None = None, strong=STRONG, weak=WEAK,
-    large: str | None = LARGE, launcher: str | None = None, fit: tuple[float, float] | None = None,
+    lab, work, preset="quick", *, ranks: Sequence[int] | None = None, strong=STRONG, weak=WEAK,
+    large: str | None = LARGE, launcher: str | None = None, s_min: float | None = None, b_crit: float | None = None,
 ) -> Result:  # fmt: skip
     """Time the steps of the workload's model, and of a large one, on several numbers of ranks.
 
     ranks         how many, 1 among them; powers of two and all cores, or all ranks of this launch, if None
     strong, weak  the global batch of strong scaling, and the batch of each rank of weak scaling
     large         a second model, or None
-    fit           (S_min, B_crit) of steps to target, for the efficiency in time to target; of `study steps` in the same
-                  directory if None
+    s_min, b_crit steps to the target, S = s_min (1 + b_crit / B), for the efficiency in time to target; if None, those
+                  that `study steps` has left in the same directory
     """
-    grid, fit = GRIDS[preset], fit or fit_found(lab)
-    ranks = ranks or counts(lab)
+    grid = GRIDS[preset]
+    fit = fit_given(s_min, b_crit) or fit_found(lab)
+    ranks = sorted({1, *(ranks or counts(lab))})
+    if ranks[0] < 1 or strong < ranks[-1] or weak < 1:
+        raise ConfigurationError(
+            f"{ranks[-1]} ranks cannot share a batch of {strong}: give --strong {ranks[-1]} or more"
+        )
+    if lab.comm.size > 1 and ranks[-1] > lab.comm.size:
+        raise ConfigurationError(f"this launch has {lab.comm.size} ranks and not {ranks[-1]}: start that many")
     cells = _cells(work, grid["steps"], strong, weak, large)
     blocks = {W: [] for W in ranks}
     for _ in range(grid["blocks"]):  # the numbers of ranks take turns, as the machine is not always equally fast
@@ -54,8 +63,8 @@ def run(
     result.methods = (
         f"{work.name}; SGD; ranks {', '.join(map(str, ranks))}, one BLAS thread each, gradients added up exactly; "
         f"global batch {strong} (strong) and {weak} a rank (weak); {grid['blocks']} blocks in turns, of {steps} steps "
-        f"after {measure.WARM_UPS} to warm up. Of each block the fastest step counts, and of the blocks the middle one. "
-        f"Times are in seconds."
+        f"after {measure.WARM_UPS} to warm up. Of each block the fastest step counts, and of the blocks the middle "
+        f"one. Times are in seconds."
     )
     return result
 
@@ -72,6 +81,17 @@ def configs(work, large: str | None) -> dict[str, dict]:
     if large is not None and work.objective is None and work.loaded.vocabulary is None:
         found["large"] = {**found["own"], "model": large, "model_sha256": None}
     return found
+
+
+def fit_given(s_min, b_crit) -> tuple[float, float] | None:
+    """The two numbers of a hyperbola, None if neither is given."""
+    if s_min is None and b_crit is None:
+        return None
+    if s_min is None or b_crit is None:
+        raise ConfigurationError("--s-min and --b-crit are the two numbers of one hyperbola: give both or none")
+    if not (0.0 < s_min < math.inf and 0.0 <= b_crit < math.inf):
+        raise ConfigurationError(f"--s-min is above 0 and --b-crit at least 0, got {s_min} and {b_crit}")
+    return s_min, b_crit
 
 
 def fit_found(lab, optimizer="sgd") -> tuple[float, float] | None:
