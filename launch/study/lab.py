@@ -69,10 +69,11 @@ class Lab:
         self._tasks: dict[str, _Task] = {}
         self._queue: queue.SimpleQueue = queue.SimpleQueue()
         self._workers: list = []
+        self._resting: Any = _Ranks([])  # too few for a group
         self.ledger = ledger.Ledger(out)
         self._before = {*self.ledger.rows}
         if self.comm.size > 1:
-            self._workers = _gather_ranks(self.comm, ranks_per_run)
+            self._workers, self._resting = _gather_ranks(self.comm, ranks_per_run)
             self._start()
         elif ranks_per_run > 1:
             raise ConfigurationError(f"--ranks-per-run {ranks_per_run} needs ranks: start with mpirun or torchrun")
@@ -134,7 +135,7 @@ class Lab:
             tasks = list(self._tasks.values())
         for task in tasks:
             task.ready.set()
-        for worker in self._workers:
+        for worker in (*self._workers, self._resting):
             worker.end()
         self.ledger.close()
 
@@ -350,6 +351,7 @@ def _groups(size, ranks_per_run):
 
 
 def _gather_ranks(comm, ranks_per_run):
+    """Rank 0's connections to the groups that do runs, and to what rests."""
     groups = _groups(comm.size, ranks_per_run)
     key = secrets.token_bytes(16)
     alone = len({*comm.all_gather_object(socket.gethostname())}) == 1
@@ -364,14 +366,7 @@ def _gather_ranks(comm, ranks_per_run):
     if ranks_per_run > 1:
         comm.split(0)
     resting = sorted(found.keys() - {rank for group in groups for rank in group})
-    return [_Ranks([found[rank] for rank in group]) for group in groups] + [_Rest([found[r] for r in resting])]
-
-
-class _Rest(_Ranks):
-    """Ranks without a run: too few for a group."""
-
-    def do(self, config):
-        raise Closed
+    return [_Ranks([found[rank] for rank in group]) for group in groups], _Ranks([found[rank] for rank in resting])
 
 
 def _serve_as_rank(comm, ranks_per_run):

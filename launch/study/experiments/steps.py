@@ -12,7 +12,7 @@ from ddp.errors import ConfigurationError
 from launch.study import fit, runner
 from launch.study.lab import Lab
 from launch.study.result import Check, Figure, Result, Table
-from launch.study.tune import REPORT_SEEDS, SEEDS, Tuned, report, tune
+from launch.study.tune import REPORT_SEEDS, SEEDS, NothingWorks, Tuned, report, tune
 from launch.study.workload import Workload
 
 GRIDS = {
@@ -92,16 +92,24 @@ class Setting:
         for batch in batches:
             start = start if tuned is None else tuned.lr * (batch / before) ** power
             configure = self.configure(optimizer, batch)
-            tuned = tune(
-                self.lab, configure, start, neighbour=tuned, seeds=self.seeds, report_seeds=(), cap=self.cap,
-                experiment="steps",
-            )  # fmt: skip
+            try:
+                tuned = tune(
+                    self.lab, configure, start, neighbour=tuned, seeds=self.seeds, report_seeds=(), cap=self.cap,
+                    experiment="steps",
+                )  # fmt: skip
+            except NothingWorks:
+                if tuned is None:
+                    raise
+                cells.append(Cell(optimizer, batch, Tuned(math.nan, math.inf, True, {}, 0)))
+                continue
             cells.append(Cell(optimizer, batch, tuned))
             before = batch
         return cells
 
     def report(self, cell, seeds):
-        """Run a cell's best rate on fresh seeds."""
+        """Run a cell's best rate on fresh seeds, if there is one."""
+        if math.isinf(cell.tuned.score):
+            return
         report(self.lab, self.configure(cell.optimizer, cell.batch), cell.tuned, seeds, experiment="steps")
 
 
@@ -155,11 +163,11 @@ def _rows(cells, work, common, tuning_seeds):
     rows = []
     for k, (cell, s) in enumerate(zip(cells, means)):
         low, high = fit.mean_interval(cell.steps)
-        slope = fit.slopes([cells[k - 1].batch, cell.batch], [means[k - 1], s])[0] if k else None
+        slope = fit.slopes([cells[k - 1].batch, cell.batch], [means[k - 1], s])[0] if k else math.nan
         rows.append({
             "optimizer": cell.optimizer, "B": cell.batch, "lr": cell.tuned.lr, "S": s, "ci_lo": low, "ci_hi": high,
             "E": cell.batch * s, "epochs": cell.batch * s / n, "eff": least / (cell.batch * s), "slope": slope,
-            "region": None if slope is None or math.isnan(slope) else fit.region(slope),
+            "region": None if math.isnan(slope) else fit.region(slope),
             "n_seeds": len(cell.steps), "n_fail": cell.tuned.failures, "at_edge": cell.tuned.at_edge,
             "n_rates": len(cell.tuned.tried), "n_trials": cell.tuned.trials,
             "budget": f"{common['metric']} {common['target']:g}", "eval_ratio": common["eval_ratio"],
@@ -181,7 +189,7 @@ def _fit_row(name, cells, found):
     return {
         "optimizer": name, "s_min": found.fit.s_min, "s_min_lo": low[0], "s_min_hi": low[1],
         "b_crit": found.fit.b_crit, "b_crit_lo": high[0], "b_crit_hi": high[1], "rmse_log": found.fit.rmse_log,
-        "cbs20": fit.useful_batch(batches, [b * s for b, s in zip(batches, steps)]), "n_seeds": len(cells[0].steps),
+        "cbs20": fit.useful_batch(batches, [b * s for b, s in zip(batches, steps)]), "n_seeds": max(len(c.steps) for c in cells),
     }  # fmt: skip
 
 
@@ -195,7 +203,7 @@ def _headline(name, cells, found):
         perfect = batch
     low, high = found.b_crit_interval
     begin = f"S falls as 1/B up to B = {perfect}" if perfect > batches[0] else "S falls slower than 1/B from the start"
-    gain = 100.0 * (1.0 - steps[-1] / steps[-2])
+    gain = 100.0 * max(0.0, 1.0 - steps[-1] / steps[-2])
     return (
         f"{name}: {begin}; S_min = {found.fit.s_min:.3g}, B_crit = {found.fit.b_crit:.0f} [{low:.0f}, {high:.0f}]; "
         f"from {batches[-2]} to {batches[-1]} the larger batch saves {gain:.0f} % of the steps; best rate "
@@ -205,7 +213,8 @@ def _headline(name, cells, found):
 
 def _checks(work, common, of, fits, seeds):
     reference = work.is_default and common["metric"] == "train_loss" and common["target"] == TARGETS["train_loss"]
-    reference = reference and common["sampler"] == "epoch"
+    spanned = all({4, 32, 1024} <= {cell.batch for cell in cells} for cells in of.values())
+    reference = reference and common["sampler"] == "epoch" and spanned
     checks = []
     for name, cells in of.items():
         found = fits[name]
@@ -273,7 +282,9 @@ def _notes(work, common, of, fits, n):
                     f"{name} at B = {cell.batch}: {failed} of {len(cell.steps)} fresh seeds failed with the tuned rate "
                     f"({endings}): it is at the edge of stability, and S is the mean of the others."
                 )
-            if cell.tuned.at_edge:
+            if not cell.steps:
+                notes.append(f"{name} at B = {cell.batch}: no learning rate meets the target within the cap.")
+            elif cell.tuned.at_edge:
                 notes.append(
                     f"{name} at B = {cell.batch}: the best rate is the last one tried; a better one may exist."
                 )
