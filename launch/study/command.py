@@ -80,7 +80,7 @@ GRID = {  # what the experiments' `run` may take; each says so if it does not
     "ranks": (numbers(int), "of scaling: numbers of ranks with commas between them [1, 2, 4, ... cores]"),
     "strong": (int, "of scaling: global batch at any number of ranks [256]"),
     "weak": (int, "of scaling: batch of each rank [64]"),
-    "large": (str, "of scaling: a second, larger model [mlp:960,960]"),
+    "large": (str, "of scaling: a second, larger model, none for none [mlp:960,960]"),
     "launcher": (str, "of scaling and project: what starts their ranks: mpirun, torchrun or srun"),
     "net": (str, "of project: a network by name, or custom:A,B[,C] in seconds and seconds a byte [measured]"),
     "compute": (numbers(float), "of project: c0,d in seconds a step and an example [measured]"),

@@ -113,7 +113,7 @@ def all_reduce(algorithm: str, p, n, net: Network) -> float:
     if algorithm == "best":
         return all_reduce(best_algorithm(p, n, net), p, n, net)
     if algorithm not in ALGORITHMS:
-        raise ConfigurationError(f"an algorithm is best, {' or '.join(ALGORITHMS)}, got {algorithm!r}")
+        raise ConfigurationError(f"an algorithm is one of best, {', '.join(ALGORITHMS)}, got {algorithm!r}")
     return ALGORITHMS[algorithm](p, n, net.A, net.B, net.C)
 
 

@@ -123,8 +123,8 @@ class Lab:
 
         The function goes to the other ranks by pickle.
         """
-        for worker in self._workers if self.comm.size > 1 else ():
-            for connection in worker.connections:
+        for group in (*self._workers, self._resting) if self.comm.size > 1 else ():
+            for connection in group.connections:
                 connection.send(function)
         return function(self.comm)
 

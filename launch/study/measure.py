@@ -143,19 +143,20 @@ def measured(comm, ranks: int, cells: list[dict], known: dict) -> dict:
 
     known: the `workload.context` of the cells' configurations.
 
-    Returns {"cells": a list of what those return, "oversubscribed": whether a host has fewer cores than these ranks,
+    Returns {"cells": a list of what those return, "oversubscribed": whether a host has fewer cores than ranks (those that wait
+    for others to be measured need one too),
     "loadavg": processes that ran on the first host in the minute before}, on rank 0.
     """
     workload.provide(known)
+    affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    places = comm.all_gather_object((socket.gethostname(), {*affinity}))
+    crowded = any(
+        sum(host == other for other, _ in places) > len(set().union(*(c for other, c in places if other == host)))
+        for host, _ in places
+    )
     part = comm if ranks == comm.size else comm.split(int(comm.rank >= ranks), comm.rank)
     found: dict = {}
     if comm.rank < ranks:
-        affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-        places = part.all_gather_object((socket.gethostname(), {*affinity}))
-        crowded = any(
-            sum(host == other for other, _ in places) > len(set().union(*(c for other, c in places if other == host)))
-            for host, _ in places
-        )
         found = {"oversubscribed": crowded, "loadavg": os.getloadavg()[0], "cells": []}
         for cell in cells:
             arguments = {name: value for name, value in cell.items() if name != "kind"}
@@ -184,6 +185,8 @@ def times(lab, ranks: int, cells: list[dict], launcher: str | None = None) -> di
 
 def on_ranks(ranks: int, function, launcher: str | None = None):
     """Start so many ranks on this machine or in this Slurm job, and return function(comm) of their rank 0."""
+    if launcher not in (None, *launchers.LAUNCHERS):
+        raise ConfigurationError(f"--launcher is one of {', '.join(launchers.LAUNCHERS)}, got {launcher!r}")
     with tempfile.TemporaryDirectory() as directory:
         asked, answer = Path(directory, "asked"), Path(directory, "answer")
         asked.write_bytes(pickle.dumps(function))

@@ -74,9 +74,8 @@ def run(
         recording = _recorded(work)
     network = given or found.network()  # type: ignore[union-attr]
     own = found.compute["own"] if compute is None else Compute(Line(*compute, (), (), ()), (1.0,))  # type: ignore
-    if size is None:
-        size = found.bytes["own"] if found else arena_of(work.build()).message.nbytes
-    model = projection.Model(network, algorithm, own, size, *steps)
+    nbytes: int = size or (found.bytes["own"] if found else arena_of(work.build()).message.nbytes)
+    model = projection.Model(network, algorithm, own, nbytes, *steps)
     seen = max((W for _, W, _ in found.steps), default=1) if found else 1
     rows = [projection.row(model, 1 << k, seen, recording) for k in range(max_ranks.bit_length())]
     validation = _validation(found) if found and given is None else []
@@ -92,8 +91,8 @@ def run(
         result.tables += _calibration_tables(found, validation)
     crowded = f", {own.crowding:.2f} times that with all at work"
     result.methods = (
-        f"{work.name}, {size:,} bytes of gradients; steps to target {steps[0]:.4g} (1 + {steps[1]:.4g} / B) ({source}); "
-        f"a step takes {own.line.a * 1e6:.4g} us + {own.line.b * 1e6:.4g} us b on a rank with b examples "
+        f"{work.name}; {nbytes:,} bytes of gradients; {steps[0]:.4g} (1 + {steps[1]:.4g} / B) steps to target ({source});"
+        f" a step takes {own.line.a * 1e6:.4g} us + {own.line.b * 1e6:.4g} us b on a rank with b examples "
         f"({'given' if compute else f'measured on one rank{crowded}'}), as long as on the slowest rank, and an "
         f"all-reduce after backward; network {network.name}: A = {network.A * 1e6:.4g} us, B = {network.B * 1e9:.4g} "
         f"ns/byte, C = {network.C * 1e9:.4g} ns/byte ({network.basis}); algorithm of the all-reduce: {algorithm}."
@@ -137,6 +136,8 @@ def gathered(blocks, alone, many, sizes) -> Measured:
     """What the answers of `measure` to `measured` say."""
     crowded = [W for W, found in blocks.items() if any(block["oversubscribed"] for block in found)]
     ranks = [W for W in blocks if W > 1 and W not in crowded]
+    if len(blocks) > 1 and not ranks:
+        raise ConfigurationError("all ranks but one share cores here, and their times say nothing: name a --net")
     single = {key: [np.ravel(block["cells"][k]["step"]) for block in blocks[1]] for k, key in enumerate(alone)}
     steps = {(m, 1, b): [float(np.median(s)) for s in found] for (m, b), found in single.items()}
     times, lines, together = {}, {}, {m: [] for m, _ in alone}
@@ -180,6 +181,11 @@ def _steps_to_target(lab, work, preset, s_min, b_crit, optimizer) -> tuple[tuple
     if found is None:
         from launch.study.experiments import steps
 
+        if not work.is_default:
+            raise ConfigurationError(
+                f"{lab.out} has no fit of the steps to a target with {optimizer}: run allgrad study steps into it "
+                f"before, or give --s-min and --b-crit"
+            )
         tables = steps.run(lab, work, preset, optimizers=(optimizer,)).tables
         found = scaling.hyperbola(tables[1].rows, optimizer)
     if found is None or not (found[0] > 0.0 and math.isfinite(found[1])):

@@ -38,14 +38,16 @@ def run(
 
     ranks         how many, 1 among them; powers of two and all cores, or all ranks of this launch, if None
     strong, weak  the global batch of strong scaling, and the batch of each rank of weak scaling
-    large         a second model, or None
+    large         a second model, "none" for none
     s_min, b_crit steps to the target, S = s_min (1 + b_crit / B), for the efficiency in time to target; if None, those
                   that `study steps` has left in the same directory
     """
     grid = GRIDS[preset]
     fit = fit_given(s_min, b_crit) or fit_found(lab)
     ranks = sorted({1, *(ranks or counts(lab))})
-    if ranks[0] < 1 or strong < ranks[-1] or weak < 1:
+    if ranks[0] < 1 or weak < 1:
+        raise ConfigurationError(f"--ranks and --weak are at least 1, got {ranks[0]} and {weak}")
+    if strong < ranks[-1]:
         raise ConfigurationError(
             f"{ranks[-1]} ranks cannot share a batch of {strong}: give --strong {ranks[-1]} or more"
         )
@@ -78,7 +80,7 @@ def counts(lab) -> list[int]:
 def configs(work, large: str | None) -> dict[str, dict]:
     """Configurations of the workload with its own model, and with a large one where the data are not text."""
     found = {"own": work.config()}
-    if large is not None and work.objective is None and work.loaded.vocabulary is None:
+    if large not in (None, "none") and work.objective is None and work.loaded.vocabulary is None:
         found["large"] = {**found["own"], "model": large, "model_sha256": None}
     return found
 
@@ -210,11 +212,7 @@ def summarised(rows, drift: float) -> Result:
     notes.append(
         "Accumulation (several shards a rank) emulates a batch without speeding anything, and is not measured."
     )
-    if max((row["loadavg"] for row in rows), default=0.0) > 0.5:
-        notes.append(
-            f"Other processes ran: the load average was up to {max(row['loadavg'] for row in rows):.1f}, partly of the "
-            f"blocks before."
-        )
+    notes.append(f"The load average was up to {max(row['loadavg'] for row in rows):.1f}, these ranks included.")
     return Result(
         "scaling",
         "How much faster are steps on more ranks, and which part of a step is communication?",
