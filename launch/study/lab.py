@@ -7,7 +7,6 @@ import queue
 import secrets
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +29,12 @@ class Closed(Exception):
     """The laboratory has closed while somebody waited for a run."""
 
 
+class Served(SystemExit):
+    """A rank has served its last run, and ends in good order."""
+
+    in_order = True
+
+
 class Lab:
     """Runs configurations side by side, and keeps every row in OUT/runs.jsonl.
 
@@ -49,7 +54,7 @@ class Lab:
     def __init__(
         self, out, jobs: int | None = None, ranks_per_run=1, retry="error", progress: Any = None,
     ):  # fmt: skip
-        if multiprocessing.parent_process() is not None:
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
             raise ConfigurationError(
                 "a worker process has imported a script that makes a Lab: put its calls under "
                 "if __name__ == '__main__':"
@@ -240,7 +245,7 @@ class _Process:
         self.told: set = set()
 
     def do(self, config) -> dict:
-        if self.process is None:
+        if self.process is None or not self.process.is_alive():
             self._begin()
         try:
             self.connection.send(_message(config, self.told))
@@ -386,4 +391,4 @@ def _serve_as_rank(comm, ranks_per_run):
             config, extra = message
             workload.provide(extra)
             connection.send(_one(config, group))
-    sys.exit(0)
+    raise Served(0)

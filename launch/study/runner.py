@@ -84,6 +84,8 @@ def configuration(work: workload.Workload, optimizer: str | None = None, **given
     for key, least in {"eval_ratio": 1.0, "sustain": 1, "batch": 1, "cap": 1, "lr": 0.0}.items():
         if not least <= config[key] < math.inf:
             raise ConfigurationError(f"{key} is at least {least}, got {config[key]}")
+    if wrong := [key for key, value in config.items() if isinstance(value, float) and not math.isfinite(value)]:
+        raise ConfigurationError(f"{wrong[0]} is a finite number, got {config[wrong[0]]}")
     return json.loads(json.dumps(config, allow_nan=False))
 
 

@@ -121,7 +121,8 @@ class _Search:
         values: dict[int, list[float]] = {k: [] for k in ks}
         for seeds in (self.seeds[:1], self.seeds[1:]):
             prune = None if self.measure else self._prune([v[0] for v in values.values() if v])
-            pairs = [(k, seed) for k in ks for seed in seeds if all(map(math.isfinite, values[k]))]
+            hopeful = [k for k in ks if all(math.isfinite(v) and (prune is None or v <= prune) for v in values[k])]
+            pairs = [(k, seed) for k in hopeful for seed in seeds]
             configs = [self.configure(lr=self.rate(k), seed=seed, cap=self.cap, prune=prune) for k, seed in pairs]
             rows = self.lab.run(configs, self.experiment)
             self.trials += len(rows)

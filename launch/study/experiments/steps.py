@@ -58,7 +58,7 @@ def run(
     if target is None:
         if not work.is_default:
             raise ConfigurationError(f"--target: which {metric} is to be reached on {work.name}? give a number")
-        target = TARGETS[metric]
+        target = TARGETS.get(metric)
     common = {
         "target": target, "metric": metric, "sampler": sampler, "eval_ratio": eval_ratio, "sustain": sustain, **more,
     }  # fmt: skip
@@ -189,7 +189,8 @@ def _fit_row(name, cells, found):
     return {
         "optimizer": name, "s_min": found.fit.s_min, "s_min_lo": low[0], "s_min_hi": low[1],
         "b_crit": found.fit.b_crit, "b_crit_lo": high[0], "b_crit_hi": high[1], "rmse_log": found.fit.rmse_log,
-        "cbs20": fit.useful_batch(batches, [b * s for b, s in zip(batches, steps)]), "n_seeds": max(len(c.steps) for c in cells),
+        "cbs20": fit.useful_batch(batches, [b * s for b, s in zip(batches, steps)]),
+        "n_seeds": max(len(c.steps) for c in cells),
     }  # fmt: skip
 
 
