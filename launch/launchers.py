@@ -39,7 +39,7 @@ def run(ranks: int, launcher: str | None, max_restarts: int, arguments: list[str
         raise ConfigurationError(f"-n takes 1 or more ranks, got {ranks}")
     if max_restarts < 0:
         raise ConfigurationError(f"--max-restarts is at least 0, got {max_restarts}")
-    chosen = launcher or _available()
+    chosen = launcher or available()
     status = 0
     for attempt in range(max_restarts + 1):
         again = ["--resume"] if attempt and "--resume" not in arguments and _begun(options) else []
@@ -71,14 +71,14 @@ def started(arguments: list[str], example: str) -> tuple[list[str], dict]:
         raise ConfigurationError(f"{error} (see allgrad {arguments[0]} --help)") from None
 
 
-def program(arguments: list[str]) -> list[str]:
+def program(arguments: list[str], module="launch") -> list[str]:
     """The words of one rank's command."""
-    return [sys.executable, "-m", "launch", *arguments]
+    return [sys.executable, "-m", module, *arguments]
 
 
-def command(launcher: str, ranks: int, arguments: list[str]) -> tuple[list[str], dict[str, str]]:
+def command(launcher: str, ranks: int, arguments: list[str], module="launch") -> tuple[list[str], dict[str, str]]:
     """The words of the command that starts the ranks, and the environment variables it needs."""
-    words = program(arguments)
+    words = program(arguments, module)
     if launcher == "mpirun":
         return [_mpirun(), "-n", str(ranks), *words], _open_mpi_variables(ranks)
     if launcher == "torchrun":
@@ -117,7 +117,8 @@ def _mpirun():
     return found
 
 
-def _available():
+def available() -> str:
+    """The launcher to take if none was asked for."""
     if "SLURM_JOB_ID" in os.environ and shutil.which("srun"):
         return "srun"
     return "torchrun" if find_mpirun() is None and importlib.util.find_spec("torch") else "mpirun"
