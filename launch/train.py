@@ -12,12 +12,14 @@ from autograd import optim, schedule
 from autograd.core import innermost
 from autograd.kernels import to_numpy
 from ddp import checkpoint
-from ddp.environment import detect, pin_threads
+from ddp.environment import detect, pin_threads, torchrun
 from ddp.errors import ConfigurationError
 from ddp.lr_rules import scaled_lr
 from ddp.placement import HALVES, stored
 from launch import data as datasets, models, transfer
 from launch.options import OPTIMIZERS, SCHEDULES, defaults, length, resumed
+
+STARTED_BY = "started_by"  # of config.json: [which torchrun, the options given]
 
 
 def train(asked: dict) -> dict:
@@ -77,7 +79,7 @@ def train(asked: dict) -> dict:
         trainer.restore(saved)
     if finished := comm.broadcast_object(_finished(trainer, steps) if comm.rank == 0 else None):
         return finished
-    comm.agree(lambda: _begin(out, config) if comm.rank == 0 and out is not None else None)
+    comm.agree(lambda: _begin(out, config, asked) if comm.rank == 0 and out is not None else None)
     if comm.rank == 0:
         where = "" if placement.arrays == "numpy" else f", torch on {config['device']} in {config['dtype']}"
         ranks = f"{comm.size} rank{'s' if comm.size > 1 else ''} ({comm.launcher}, {comm.backend}{where})"
@@ -151,13 +153,23 @@ def _consistent(asked, config, data, steps, sampler):
     config.update(sources, data_shape=data.form())
 
 
-def _begin(out, config):
+def _begin(out, config, asked):
     """Note in the run's directory what it is."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        (out / "config.json").write_text(
+            json.dumps({**config, STARTED_BY: [torchrun(), asked]}, indent=1) + "\n", "utf-8"
+        )
     except OSError as error:
         raise ConfigurationError(f"--out {out} cannot be written ({error}): give another directory") from None
+
+
+def _began_here(out, asked):
+    """Whether it was this very torchrun, with the same command, that began or resumed the run in `out`."""
+    try:
+        return json.loads((out / "config.json").read_text(encoding="utf-8")).get(STARTED_BY) == [torchrun(), asked]
+    except (OSError, ValueError):
+        return False
 
 
 def _configuration(asked, comm):
@@ -168,6 +180,9 @@ def _configuration(asked, comm):
             raise ConfigurationError(f"--{name.replace('_', '-')} is empty: was a variable of the shell not set?")
     if "steps" in asked and "epochs" in asked:
         raise ConfigurationError("--steps and --epochs both say how long to train: give one of them")
+    if not asked.get("resume") and out is not None and torchrun() and _began_here(out, asked):
+        print(f"restarted by torchrun: going on with the run in {out}", flush=True)
+        asked = {**asked, "resume": True}
     if asked.get("resume"):
         saved = checkpoint.load_latest(out / "checkpoints") if out else None
         if saved is not None:
@@ -177,6 +192,7 @@ def _configuration(asked, comm):
         print(f"--resume: no whole checkpoint in {out}, starting from step 0", flush=True)
         try:
             before = json.loads((out / "config.json").read_text(encoding="utf-8"))
+            before.pop(STARTED_BY, None)
         except (OSError, ValueError) as error:
             raise ConfigurationError(
                 f"--resume: {out / 'config.json'} cannot be read ({error}): start anew with another --out"
