@@ -13,6 +13,7 @@ from ddp.environment import BACKENDS
 from ddp.errors import ConfigurationError
 from ddp.exchange import REDUCTIONS
 from ddp.lr_rules import RULES
+from ddp.parallel import BATCH_NORMS
 from ddp.placement import HALVES
 from ddp.sampler import BOUNDARIES, SHUFFLES
 from ddp.wire import WIRES
@@ -92,6 +93,8 @@ OPTIONS = (
            "ranks, whose gradients a rank adds up one by one", least=1),
     Option("reduce", str, "canonical", "how gradients are added up; canonical and adasum: same bits on any number of "
            "ranks", among=REDUCTIONS),
+    Option("batch_norm", str, "shard", "moments of batch normalisation: those of each logical shard, or of the global "
+           "batch, which is slower", among=BATCH_NORMS),
     Option("wire", str, "float32", "format of gradients between ranks: float32 (as they were computed), or rounded at "
            "each shard and each node of the tree", among=WIRES),
     Option("compress", str, None, "send less, and the rest later: topk:SHARE of the elements, or powersgd:RANK"),

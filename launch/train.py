@@ -50,14 +50,14 @@ def train(asked: dict) -> dict:
         placement,
     )  # fmt: skip
     steps = config["steps"] or loader.sampler.steps_in(config["epochs"])
-    comm.agree(lambda: _consistent(asked, config, data, steps, loader.sampler))
+    comm.agree(lambda: _consistent(asked, config, data, model, steps, loader.sampler))
     rate, sentence = scaled_lr(config["lr_rule"], config["lr"], config["base_batch"] or batch, batch)
     inexact = config["compress"] or config["sync_every"] or config["reduce"] == "adasum"
-    noise = ddp.NoiseScale() if shards > 1 and not inexact else None
+    noise = ddp.NoiseScale() if shards > 1 and not inexact and config["batch_norm"] == "shard" else None
     scale = ddp.LossScale() if config["dtype"] == "float16" else None
     parallel = ddp.DistributedDataParallel(
         model, comm, shards, config["reduce"], noise, scale, config["wire"], config["compress"], config["sync_every"],
-        config["sync_after"],
+        config["sync_after"], config["batch_norm"],
     )  # fmt: skip
     if config["dtype"] in HALVES:
         model.compute_in(config["dtype"])
@@ -121,7 +121,7 @@ def _finished(trainer, steps):
     return json.loads((trainer.out / "summary.json").read_text(encoding="utf-8"))
 
 
-def _consistent(asked, config, data, steps, sampler):
+def _consistent(asked, config, data, model, steps, sampler):
     """Refuse options that could not do what they say: a study must not report what was never done."""
     batch, samples = config["global_batch"], len(data.train_x)
     if batch > samples and config["boundary"] == "short":
@@ -132,6 +132,8 @@ def _consistent(asked, config, data, steps, sampler):
     if _steps(config["warmup"], sampler) > steps:
         raise ConfigurationError(f"--warmup {config['warmup']} is longer than the run of {steps} steps")
     family = models.family_of(config["model"])
+    if config["batch_norm"] == "sync" and family is not None and not any(m.running_statistics for m in model.modules()):
+        raise ConfigurationError(f"--batch-norm sync has no effect on {config['model']}: it has no batch normalisation")
     for name in sorted({"dropout", "init"} & asked.keys() - set(family.options if family else ())):
         takers = ", ".join(kind for kind, other in models.FAMILIES.items() if name in other.options)
         raise ConfigurationError(f"--{name} has no effect on {config['model']}: it is for {takers}")
