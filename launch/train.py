@@ -12,6 +12,7 @@ from autograd import optim, schedule
 from autograd.core import innermost
 from autograd.kernels import to_numpy
 from ddp import checkpoint
+from ddp.augment import augmentation
 from ddp.environment import detect, pin_threads
 from ddp.errors import ConfigurationError
 from ddp.lr_rules import scaled_lr
@@ -47,7 +48,7 @@ def train(asked: dict) -> dict:
     shards, batch = config["shards"], config["global_batch"]
     loader = ddp.DataLoader(
         (data.train_x, data.train_y), batch, comm, shards, config["seed"], config["shuffle"], config["boundary"],
-        placement,
+        placement, comm.agree(lambda: _augmentation(config, data)),
     )  # fmt: skip
     steps = config["steps"] or loader.sampler.steps_in(config["epochs"])
     comm.agree(lambda: _consistent(asked, config, data, model, steps, loader.sampler))
@@ -111,6 +112,16 @@ def _placement(asked, config, comm):
         raise ConfigurationError(f"--{min(given)} has no effect on NumPy's arrays: add --arrays torch")
     device = config["device"] if config["arrays"] == "torch" else "numpy"
     return ddp.Placement(device, config["dtype"], comm.local_rank, config["threads"], not config["nondeterministic"])
+
+
+def _augmentation(config, data):
+    if config["augment"] is None:
+        return None
+    if data.image is None:
+        raise ConfigurationError(
+            f"--augment {config['augment']} is for images, and a sample of {data.name} is none: leave it out"
+        )
+    return augmentation(config["augment"], data.image)
 
 
 def _finished(trainer, steps):

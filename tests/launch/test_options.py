@@ -64,6 +64,11 @@ BAD = [
     ("--batch-norm sync", "--batch-norm sync has no effect on mlp:128: it has no batch normalisation"),
     ("--batch-norm sync --model cnn:4 --reduce adasum", "--batch-norm sync makes each shard's gradient depend on all"),
     ("--batch-norm sync --model cnn:4 --sync-every 4", "depend on all others, and --sync-every 4 takes each by itself"),
+    ("--augment mixup", "--augment mixup is not crop, flip, or several, each once"),
+    (
+        "--augment crop --data text --model lstm:4",
+        "--augment crop is for images, and a sample of text is none: leave it out",
+    ),
     ("--sync-after 4", "--sync-after 4 has no effect without --sync-every"),
     ("--zero --sync-every 4", "--zero shares out one optimizer, and with --sync-every each rank has its own"),
     ("--zero --optimizer lars", "--zero: LARS needs the norms of whole parameters: it cannot update a part"),
