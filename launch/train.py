@@ -12,6 +12,7 @@ from autograd import optim, schedule
 from autograd.core import innermost
 from autograd.kernels import to_numpy
 from ddp import checkpoint
+from ddp.augment import augmentation
 from ddp.environment import detect, pin_threads, torchrun
 from ddp.errors import ConfigurationError
 from ddp.lr_rules import scaled_lr
@@ -49,17 +50,17 @@ def train(asked: dict) -> dict:
     shards, batch = config["shards"], config["global_batch"]
     loader = ddp.DataLoader(
         (data.train_x, data.train_y), batch, comm, shards, config["seed"], config["shuffle"], config["boundary"],
-        placement,
+        placement, comm.agree(lambda: _augmentation(config, data)),
     )  # fmt: skip
     steps = config["steps"] or loader.sampler.steps_in(config["epochs"])
-    comm.agree(lambda: _consistent(asked, config, data, steps, loader.sampler))
+    comm.agree(lambda: _consistent(asked, config, data, model, steps, loader.sampler))
     rate, sentence = scaled_lr(config["lr_rule"], config["lr"], config["base_batch"] or batch, batch)
     inexact = config["compress"] or config["sync_every"] or config["reduce"] == "adasum"
-    noise = ddp.NoiseScale() if shards > 1 and not inexact else None
+    noise = ddp.NoiseScale() if shards > 1 and not inexact and config["batch_norm"] == "shard" else None
     scale = ddp.LossScale() if config["dtype"] == "float16" else None
     parallel = ddp.DistributedDataParallel(
         model, comm, shards, config["reduce"], noise, scale, config["wire"], config["compress"], config["sync_every"],
-        config["sync_after"],
+        config["sync_after"], config["batch_norm"],
     )  # fmt: skip
     if config["dtype"] in HALVES:
         model.compute_in(config["dtype"])
@@ -115,6 +116,16 @@ def _placement(asked, config, comm):
     return ddp.Placement(device, config["dtype"], comm.local_rank, config["threads"], not config["nondeterministic"])
 
 
+def _augmentation(config, data):
+    if config["augment"] is None:
+        return None
+    if data.image is None:
+        raise ConfigurationError(
+            f"--augment {config['augment']} is for images, and a sample of {data.name} is none: leave it out"
+        )
+    return augmentation(config["augment"], data.image)
+
+
 def _finished(trainer, steps):
     """The summary of a run that has nothing left to do."""
     if trainer.out is None or trainer.step < steps or not (trainer.out / "summary.json").is_file():
@@ -123,7 +134,7 @@ def _finished(trainer, steps):
     return json.loads((trainer.out / "summary.json").read_text(encoding="utf-8"))
 
 
-def _consistent(asked, config, data, steps, sampler):
+def _consistent(asked, config, data, model, steps, sampler):
     """Refuse options that could not do what they say: a study must not report what was never done."""
     batch, samples = config["global_batch"], len(data.train_x)
     if batch > samples and config["boundary"] == "short":
@@ -134,6 +145,8 @@ def _consistent(asked, config, data, steps, sampler):
     if steps_of(config["warmup"], sampler) > steps:
         raise ConfigurationError(f"--warmup {config['warmup']} is longer than the run of {steps} steps")
     family = models.family_of(config["model"])
+    if config["batch_norm"] == "sync" and family is not None and not any(m.running_statistics for m in model.modules()):
+        raise ConfigurationError(f"--batch-norm sync has no effect on {config['model']}: it has no batch normalisation")
     for name in sorted({"dropout", "init"} & asked.keys() - set(family.options if family else ())):
         takers = ", ".join(kind for kind, other in models.FAMILIES.items() if name in other.options)
         raise ConfigurationError(f"--{name} has no effect on {config['model']}: it is for {takers}")
