@@ -91,7 +91,8 @@ def run(
         result.tables += _calibration_tables(found, validation)
     crowded = f", {own.crowding:.2f} times that with all at work"
     result.methods = (
-        f"{work.name}; {nbytes:,} bytes of gradients; {steps[0]:.4g} (1 + {steps[1]:.4g} / B) steps to target ({source});"
+        f"{work.name}; {nbytes:,} bytes of gradients; {steps[0]:.4g} (1 + {steps[1]:.4g} / B) steps to target "
+        f"({source});"
         f" a step takes {own.line.a * 1e6:.4g} us + {own.line.b * 1e6:.4g} us b on a rank with b examples "
         f"({'given' if compute else f'measured on one rank{crowded}'}), as long as on the slowest rank, and an "
         f"all-reduce after backward; network {network.name}: A = {network.A * 1e6:.4g} us, B = {network.B * 1e9:.4g} "
