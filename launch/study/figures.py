@@ -208,6 +208,11 @@ def legend(figure, columns=2):
 def save(figure, stem):
     """Write STEM.png (200 dots an inch) and STEM.svg (letters as outlines), without dates; returns both paths."""
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        if axis.get_scale() == "log" and min(getattr(axis.axes, f"get_{axis.axis_name}lim")()) <= 0:
+            axis.axes.set(**{f"{axis.axis_name}lim": (1, 10)})  # without data there is nothing to have a logarithm of
+            axis.set_ticks([])
+            axis.set_ticks([], minor=True)
     with style():
         figure.savefig(paths[0], dpi=200, metadata={"Software": None})
         figure.savefig(paths[1], metadata={"Date": None, "Creator": None})

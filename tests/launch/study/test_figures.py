@@ -179,4 +179,4 @@ def test_a_figure_of_runs_that_all_failed_shows_their_crosses(tmp_path):
     figures.failed(axes, [4, 8, 16])
     figures.legend(figure)
     assert all(path.stat().st_size for path in figures.save(figure, tmp_path / "none"))
-    assert labels(figure, axes.xaxis)[0] == ["4", "8", "16"]
+    assert labels(figure, axes.xaxis)[0] == ["4", "8", "16"] and labels(figure, axes.yaxis)[0] == []
