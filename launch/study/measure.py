@@ -143,9 +143,9 @@ def measured(comm, ranks: int, cells: list[dict], known: dict) -> dict:
 
     known: the `workload.context` of the cells' configurations.
 
-    Returns {"cells": a list of what those return, "oversubscribed": whether a host has fewer cores than ranks (those that wait
-    for others to be measured need one too),
-    "loadavg": processes that ran on the first host in the minute before}, on rank 0.
+    Returns, on rank 0, {"cells": a list of what those return; "oversubscribed": whether a host has fewer cores than
+    ranks, of which those that wait for others to be measured need one too; "loadavg": processes that ran on the first
+    host in the minute before}.
     """
     workload.provide(known)
     affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)

@@ -91,7 +91,8 @@ def run(
         result.tables += _calibration_tables(found, validation)
     crowded = f", {own.crowding:.2f} times that with all at work"
     result.methods = (
-        f"{work.name}; {nbytes:,} bytes of gradients; {steps[0]:.4g} (1 + {steps[1]:.4g} / B) steps to target ({source});"
+        f"{work.name}; {nbytes:,} bytes of gradients; {steps[0]:.4g} (1 + {steps[1]:.4g} / B) steps to target "
+        f"({source});"
         f" a step takes {own.line.a * 1e6:.4g} us + {own.line.b * 1e6:.4g} us b on a rank with b examples "
         f"({'given' if compute else f'measured on one rank{crowded}'}), as long as on the slowest rank, and an "
         f"all-reduce after backward; network {network.name}: A = {network.A * 1e6:.4g} us, B = {network.B * 1e9:.4g} "
@@ -144,7 +145,7 @@ def gathered(blocks, alone, many, sizes) -> Measured:
     for W in ranks:
         for k, (m, b) in enumerate(many):
             steps[m, W, b] = [
-                float(np.median(np.max(block["cells"][len(many) + k]["step"], axis=0))) for block in blocks[W]
+                float(np.median(np.mean(block["cells"][len(many) + k]["step"], axis=0))) for block in blocks[W]
             ]
             if max(ranks) == W:
                 each = np.concatenate([np.ravel(block["cells"][k]["step"]) for block in blocks[W]])
@@ -290,6 +291,12 @@ def _notes(work, model, rows, seen, found, validation):
                 f"With all cores at work a rank computes {model.compute.crowding:.2f} times as long as alone; the "
                 f"projection takes the crowded time for every number of ranks, one included."
             )
+    late = model.compute.straggling(1)
+    if late > 1.1:
+        notes.append(
+            f"The steps that were timed take {late:.2f} times their median on average: the machine is not quiet, and every "
+            f"rank of the projection is taken to be as disturbed as it."
+        )
     single = {row["W"] for row in validation if row["network_from"] == str(row["W"])}
     for W in sorted(single):
         notes.append(

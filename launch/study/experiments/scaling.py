@@ -124,7 +124,7 @@ def _rows(k, cell, blocks, fit):
     alone, rows = None, []
     for W, found in sorted(blocks.items()):
         fastest = [_fastest(block["cells"][k]) for block in found]
-        steps = np.concatenate([np.max(block["cells"][k]["step"], axis=0) for block in found])
+        steps = np.concatenate([np.mean(block["cells"][k]["step"], axis=0) for block in found])
         B = cell["batch"](W)
         middle = sorted(fastest, key=lambda parts: parts["t_step"])[(len(fastest) - 1) // 2]
         alone = alone or (fastest, B, middle["t_step"])
@@ -147,8 +147,8 @@ def _rows(k, cell, blocks, fit):
 
 
 def _fastest(cell):
-    """The parts of the fastest step of a block: a step lasts as long as on the slowest rank, a part the mean of all."""
-    steps = np.max(cell["step"], axis=0)
+    """The parts of the fastest step of a block: means over the ranks, which a step keeps together."""
+    steps = np.mean(cell["step"], axis=0)
     best = int(steps.argmin())
     means = {column: float(np.mean(cell[part], axis=0)[best]) for part, column in PARTS.items()}
     return {**means, "t_step": float(steps[best])}

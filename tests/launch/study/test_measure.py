@@ -70,6 +70,26 @@ def test_two_ranks_see_the_losses_of_one():
     assert np.shape(all_reduce["seconds"]) == (1, 2)
 
 
+SCRIPT = """
+from launch.study import Lab, Workload, measure
+
+cell = {"kind": "steps", "config": Workload(model="mlp:8").config(), "batch": 8, "steps": 2}
+with Lab("study") as lab:
+    for ranks in 1, 2:
+        found = measure.times(lab, ranks, [cell])["cells"][0]
+        print(ranks, len(found["step"]), f"{found['losses'][-1]:.4f}")
+"""
+
+
+def test_ranks_of_a_launch_are_measured_together(start, tmp_path):
+    (tmp_path / "measuring.py").write_text(SCRIPT)
+    done = start("", tmp_path, ranks=2, script="measuring.py")
+    assert (done.status, done.err) == (0, "")
+    one, two = (line.split() for line in done.out.splitlines())
+    assert (one[:2], two[:2]) == (["1", "1"], ["2", "2"])
+    assert one[2] == two[2]
+
+
 def test_what_the_ranks_say_is_passed_on(monkeypatch, tmp_path):
     failing = [sys.executable, "-c", "import sys; sys.exit('no cable')"]
     monkeypatch.setattr(measure.launchers, "command", lambda *words: (failing, {}))

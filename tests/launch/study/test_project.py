@@ -158,7 +158,7 @@ def test_oversubscribed_ranks_are_left_out(lab, monkeypatch):
     assert {row["W"] for table in result.tables[1:] for row in table.rows} == {1, 2}
     assert any("Runs on 4 ranks" in note for note in result.notes)
     monkeypatch.setattr(measure, "times", machine(oversubscribed=(2, 4)))
-    with pytest.raises(ConfigurationError, match="share cores.*--net"):
+    with pytest.raises(ConfigurationError, match=r"share cores.*--net"):
         project.run(lab, WORK, s_min=13.0, b_crit=100.0)
 
 
