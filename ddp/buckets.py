@@ -106,7 +106,7 @@ class Buckets(After):
                 leaf.hook = hook
 
     def _arrived(self, leaf):
-        """A leaf's gradient is final: exchange all buckets that are, as far as there is none before them that is not."""
+        """A leaf's gradient is final: exchange the buckets that are, up to the first that is not."""
         i = self.index[leaf]
         if self.hooks[i] is not None:
             self.hooks[i](leaf)
@@ -170,7 +170,7 @@ class Flight:
         self._next()
 
     def _next(self):
-        messages = next(self.steps, None)
+        messages: Any = next(self.steps, None)
         self.stage += 1
         self.under_way = None if messages is None else self.comm.start(*messages, self.tag)
 
@@ -208,7 +208,7 @@ class Threaded(Buckets):
                 total.push(shard, array)
                 for sends, receives in total.steps(array):
                     self.comm.exchange(sends, receives)
-        except BaseException as error:  # noqa: BLE001  (the main thread raises it)
+        except BaseException as error:  # for the main thread to raise
             self.error = error
 
     def finish(self):

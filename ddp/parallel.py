@@ -244,7 +244,7 @@ class DistributedDataParallel:
         """The gradient of one shard, which is all there is or all that this step wants; its samples' mean loss."""
         (shard,) = batch.shards
         self.arena.zero_grad()
-        value = self._descend(batch, shard, loss, len(shard)) if len(shard) else 0.0
+        value = self._descend(batch, shard, loss, len(shard), nullcontext()) if len(shard) else 0.0
         self.arena.finish()
         self._settle(slice(None))
         if not math.isfinite(value):
@@ -262,7 +262,7 @@ class DistributedDataParallel:
             if self.noise is not None:
                 self.squares[i] = g @ g  # by parameter: their sum does not depend on what is exchanged when
 
-    def _descend(self, batch, shard, loss, count, watching=nullcontext()):
+    def _descend(self, batch, shard, loss, count, watching):
         """Backward from a shard's losses, summed and divided by `count`, in the context `watching`.
 
         Returns the mean loss of the shard's samples.

@@ -18,7 +18,7 @@ from ddp.communicator import Communicator
 from ddp.errors import ConfigurationError
 from ddp.wire import Wire
 
-SHORT = 1 << 18  # bytes up to which two ranks do better with one message than with two of half the length
+SHORT = 1 << 19  # bytes up to which two ranks do better with one message than with two of half the length
 
 
 def run_of(rank, size, shards):
@@ -116,7 +116,7 @@ class ShardSum:
         few: as few calls as possible, for those who come back to them now and then. It changes no bits.
         """
         parts = [part for _, _, part in self._counter.stack]
-        if self.comm.size > 1:
+        if self.comm.size > 1 and len(array):
             yield from self._across_ranks(parts, array, few)
         self._free.extend(parts[:-1])
         self._counter.stack.clear()
@@ -128,17 +128,17 @@ class ShardSum:
             self.wire.round(array)
 
     def _across_ranks(self, parts, array, few):
-        """Make of this rank's parts, of which `array` is the last, the sum of those of all ranks."""
+        """The steps that make of this rank's parts, of which `array` is the last, the sum of those of all ranks."""
         if not self.canonical:
             for part in parts[-2::-1]:
                 array += part
             self.comm.all_reduce(array)
-        elif self.halves and self.comm.size == 2 and (few or array.nbytes <= SHORT):
-            yield from self._swap(array)
-        elif self.halves and not few:
-            yield from self._halving_doubling(array)
-        else:
-            yield from self._all_to_all(parts, array)
+            return ()
+        if self.halves and self.comm.size == 2 and (few or array.nbytes <= SHORT):
+            return self._swap(array)
+        if self.halves and not few and len(array) >= self.comm.size:
+            return self._halving_doubling(array)
+        return self._all_to_all(parts, array)
 
     def _halves(self):
         """Whether the ranks' parts are the 2^q equal subtrees of one level, so that pairs of ranks are siblings."""
@@ -194,20 +194,20 @@ class ShardSum:
             [part[own] for part in parts] if r == rank else [next(rows) for _ in self.nodes[r]] for r in range(size)
         ]
         yield from self._exchange(
-            [(part[slices[r]], r) for r in others for part in parts], [(p, r) for r in others for p in pieces[r]]
+            _filled((part[slices[r]], r) for r in others for part in parts),
+            _filled((piece, r) for r in others for piece in pieces[r]),
         )
         counter = Counter(self.shards, add=self._add)
         for nodes, arrays in zip(self.nodes, pieces):
             for (level, index), piece in zip(nodes, arrays):
                 counter.push(level, index, piece)
         array[own] = counter.stack[0][2]
-        yield from self._exchange([(array[own], r) for r in others], [(array[slices[r]], r) for r in others])
+        yield from self._exchange(
+            _filled((array[own], r) for r in others), _filled((array[slices[r]], r) for r in others)
+        )
 
     def _exchange(self, sends, receives):
-        """Exchange in the wire's format, without empty messages: fewer elements than ranks leave some no slice."""
-        sends, receives = ([m for m in messages if len(m[0])] for messages in (sends, receives))
-        if not (sends or receives):
-            return
+        """Exchange in the wire's format."""
         if self.wire is None:
             yield sends, receives
             return
@@ -220,6 +220,11 @@ class ShardSum:
         if len(self._scratch) < length or (type(self._scratch), self._scratch.dtype) != (type(like), like.dtype):
             self._scratch = full((length,), 0, like)
         return self._scratch[:length]
+
+
+def _filled(messages):
+    """Those that are not empty: fewer elements than ranks leave some no slice."""
+    return [message for message in messages if len(message[0])]
 
 
 def gathered(comm, shards, arrays):

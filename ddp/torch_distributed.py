@@ -58,7 +58,7 @@ class TorchCommunicator(Communicator):
 
         def over(wait):
             if not wait:
-                return all([w.is_completed() for w in work])  # Gloo's are not, until somebody waits
+                return all(w.is_completed() for w in work)  # Gloo's are not, until somebody waits
             for w in work:
                 _guarded(w.wait)
             return True
