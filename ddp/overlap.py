@@ -4,6 +4,7 @@ from statistics import median
 
 from ddp.buckets import After, Buckets, Threaded
 from ddp.errors import ConfigurationError
+from ddp.wire import WIRES, Wire
 
 POLICIES = ("auto", "after", "bucket", "thread")
 SHORT = 256_000  # bytes of gradients below which there is nothing to gain
@@ -22,12 +23,17 @@ class Overlap:
     policy, why   the policy and the reason for it, in words; None and a remark while the trial goes on
     """
 
-    def __init__(self, asked, size, arena, comm, shards, total, wire, settle, hindrance):
-        """hindrance: what in the configuration needs all gradients at once, in words, or None."""
+    def __init__(self, asked, size, arena, comm, shards, total, settle, reduce, wire, compress, every):
+        """total, settle: see `After`; reduce and what follows: what `DistributedDataParallel` was given."""
         if asked not in POLICIES:
             raise ConfigurationError(f"overlap is {', '.join(POLICIES[:-1])} or {POLICIES[-1]}, got {asked!r}")
         if size is not None and size < 1:
             raise ConfigurationError(f"a bucket has at least 1 byte, got {size}: give more, or None")
+        whole = {
+            f"--compress {compress}": compress, f"--reduce {reduce}": reduce != "canonical",
+            f"--sync-every {every}": every, "--device cuda": not arena.on_cpu,
+        }  # fmt: skip
+        hindrance = next((what for what, holds in whole.items() if holds), None)
         if asked in ("bucket", "thread") and hindrance:
             raise ConfigurationError(
                 f"--overlap {asked} exchanges gradients while others are still computed, and {hindrance} takes them "
@@ -45,7 +51,8 @@ class Overlap:
         def make(policy):
             if policy == "after":
                 return After(arena, total, settle)
-            return (Buckets if policy == "bucket" else Threaded)(arena, comm, shards, wire, size, settle)
+            form = None if wire == WIRES[0] else Wire(wire)
+            return (Buckets if policy == "bucket" else Threaded)(arena, comm, shards, form, size, settle)
 
         self.policy, self.why = asked, "as asked for"
         if asked == "auto":

@@ -22,7 +22,6 @@ from ddp.overlap import Overlap
 from ddp.reduction import ShardSum, run_of
 from ddp.running import RunningStatistics
 from ddp.watchdog import here
-from ddp.wire import WIRES, Wire
 
 LOSS, WEIGHTED = 0, 1  # what rides behind the gradients: the sum of losses, and sum_v b_v |g_v|^2
 
@@ -68,17 +67,13 @@ class DistributedDataParallel:
         buffers = dict(model.named_buffers())
         self._verify({**self.arena.parameters, **buffers})
         # What is settled one by one; on a device, where nothing overlaps, all at once.
-        spans = self.arena.spans.values() if self.arena.on_cpu else [slice(None)]
-        self.pieces = [self.arena.grad[span] for span in spans]
+        self.pieces = [self.arena.grad[span] for span in self.arena.spans.values()]
+        if not self.arena.on_cpu:
+            self.pieces = [self.arena.grad]
         self.squares: list = [0.0] * len(self.pieces)
-        whole = {
-            f"--compress {compress}": compress, f"--reduce {reduce}": reduce != "canonical",
-            f"--sync-every {sync_every}": sync_every, "--device cuda": not self.arena.on_cpu,
-        }  # fmt: skip
         self.overlap = Overlap(
-            overlap, bucket, self.arena, self.comm, self.shards, self.total,
-            None if wire == WIRES[0] else Wire(wire), self._settle,
-            next((what for what, holds in whole.items() if holds), None),
+            overlap, bucket, self.arena, self.comm, self.shards, self.total, self._settle, reduce, wire, compress,
+            sync_every,
         )  # fmt: skip
         self.comm.broadcast(self.arena.data)
         self.arena.touch()

@@ -5,7 +5,7 @@ import pytest
 
 import autograd as ag
 from autograd import nn, optim
-from autograd.arena import arena_of
+from autograd.arena import Arena, arena_of
 from autograd.random import generator
 from ddp import (
     Communicator,
@@ -253,6 +253,14 @@ def test_ranks_with_other_buckets_are_told(simulate):
 def test_what_cannot_be_is_refused(options, text):
     with pytest.raises(ConfigurationError, match=text):
         ddp_of(Communicator(), noise=False, **options)
+
+
+def test_a_device_takes_all_gradients_at_once(monkeypatch):
+    expected = train(Communicator(), "mlp", 2)
+    monkeypatch.setattr(Arena, "on_cpu", False)
+    assert train(Communicator(), "mlp", 2)[:3] == expected[:3]
+    with pytest.raises(ConfigurationError, match=r"--overlap bucket .*, and --device cuda takes them all at once"):
+        ddp_of(Communicator(), overlap="bucket")
 
 
 def test_ranks_that_must_not_talk_in_a_thread_are_refused(simulate):
