@@ -2,7 +2,9 @@
 
 import hashlib
 import math
+import time
 from collections import Counter
+from contextlib import nullcontext
 
 import numpy as np
 
@@ -17,6 +19,7 @@ from ddp.errors import ConfigurationError, OutOfStep
 from ddp.exchange import gradient_sum
 from ddp.local import LocalSteps
 from ddp.lockstep import Lockstep
+from ddp.overlap import Overlap
 from ddp.reduction import ShardSum, run_of
 from ddp.running import RunningStatistics
 from ddp.watchdog import here
@@ -39,13 +42,16 @@ class DistributedDataParallel:
     reduce, wire, compress  how gradients are added up, see `gradient_sum`
     sync_every, sync_after  local steps between averages of the parameters, see `LocalSteps`: then `step` has to be
                             called after the optimizer's, as `Trainer` does
-    batch_norm  "shard": moments of each logical shard, see `RunningStatistics`; "sync": moments of the global batch, as
-                in torch's SyncBatchNorm, which is slower, see `Lockstep`
+    batch_norm              "shard": moments of each logical shard, see `RunningStatistics`; "sync": moments of the
+                            global batch, as in torch's SyncBatchNorm, which is slower, see `Lockstep`
+    overlap, bucket         when gradients are exchanged, see `Overlap`, and how many bytes a bucket has at least (an
+                            eighth of all if None, from 256 kB to 25 MB); the same bits whatever they are
     """
 
     def __init__(
         self, model, comm: Communicator | None = None, shards=None, reduce="canonical", noise=None, scale=None,
         wire="float32", compress=None, sync_every: int | None = None, sync_after=0, batch_norm="shard",
+        overlap="auto", bucket: int | None = None,
     ):  # fmt: skip
         self.model, self.comm = model, comm or Communicator()
         self.shards = self.comm.size if shards is None else shards
@@ -67,6 +73,15 @@ class DistributedDataParallel:
             self.lockstep = Lockstep(self.arena, self.statistics, self.comm, self.shards, reduce != "native")
         buffers = dict(model.named_buffers())
         self._verify({**self.arena.parameters, **buffers})
+        # What is settled one by one; on a device, where nothing overlaps, all at once.
+        self.pieces = [self.arena.grad[span] for span in self.arena.spans.values()]
+        if not self.arena.on_cpu:
+            self.pieces = [self.arena.grad]
+        self.squares: list = [0.0] * len(self.pieces)
+        self.overlap = Overlap(
+            overlap, bucket, self.arena, self.comm, self.shards, self.total, self._settle, reduce, wire, compress,
+            sync_every, batch_norm,
+        )  # fmt: skip
         self.comm.broadcast(self.arena.data)
         self.arena.touch()
         for buffer in buffers.values():
@@ -136,6 +151,7 @@ class DistributedDataParallel:
                 f"rank {self.comm.rank} got the shards {[shard.index for shard in batch.shards]} of the batch, but it "
                 f"has to compute {self.run}: give the same comm to DataLoader and DistributedDataParallel"
             )
+        began = time.perf_counter()
         here.step = batch.step
         self.suspect = None
         self.statistics.begin()
@@ -146,22 +162,24 @@ class DistributedDataParallel:
                 return self._alone(batch, loss)
         if self.shards == 1 and isinstance(self.total, ShardSum):
             return self._alone(batch, loss)
-        arena, message, riders = self.arena, self.arena.message, self.arena.riders
-        for shard, mean in self._descents(batch, loss):
+        arena, riders, exchange = self.arena, self.arena.riders, self.overlap.way()
+        for shard, mean in self._descents(batch, loss, exchange):
             riders[LOSS] = mean * len(shard)
-            self._complete()
+            arena.finish()
+            exchange.complete()
             if self.noise is not None and len(shard):
                 # The shard's gradient is b_v g_v / n here, and n^2 / b_v times its square is b_v |g_v|^2.
-                riders[WEIGHTED] = (arena.grad @ arena.grad) * (batch.size * batch.size / len(shard))
+                riders[WEIGHTED] = sum(self.squares) * (batch.size * batch.size / len(shard))
             if self.suspect is None and not math.isfinite(float(riders[LOSS]) + float(riders[WEIGHTED])):
                 self.suspect = shard.index
-            self.total.push(shard.index, message)
+            exchange.push()
             self.statistics.push(shard.index, len(shard) / batch.size)
-        self.total.finish(message)
+        exchange.finish()
         self.statistics.finish()
         if self.noise is not None:
             filled = min(batch.size, self.shards)
             self.noise.update(batch.size, filled, float(riders[WEIGHTED]), float(arena.grad @ arena.grad))
+        self.overlap.took(time.perf_counter() - began)
         return float(riders[LOSS]) / batch.size
 
     def not_finite(self) -> str | None:
@@ -233,31 +251,43 @@ class DistributedDataParallel:
         """The gradient of one shard, which is all there is or all that this step wants; its samples' mean loss."""
         (shard,) = batch.shards
         self.arena.zero_grad()
-        value = self._descend(batch, shard, loss, len(shard)) if len(shard) else 0.0
-        self._complete()
+        value = self._descend(batch, shard, loss, len(shard), nullcontext()) if len(shard) else 0.0
+        self.arena.finish()
+        self._settle(slice(None))
         if not math.isfinite(value):
             self.suspect = 0
         return value
 
-    def _complete(self):
-        self.arena.finish()
-        if self.scale is not None:
-            self.arena.grad *= 1.0 / self.scale.value
+    def _settle(self, which):
+        """Finish the gradients of a slice of the parameters: undo the scale, and square them for the noise scale."""
+        if self.scale is None and self.noise is None:
+            return
+        for i in range(len(self.pieces))[which]:
+            g = self.pieces[i]
+            if self.scale is not None:
+                g *= 1.0 / self.scale.value
+            if self.noise is not None:
+                self.squares[i] = g @ g  # by parameter: their sum does not depend on what is exchanged when
 
-    def _descents(self, batch, loss):
+    def _descents(self, batch, loss, exchange):
         """Pairs (shard, mean loss of its samples), with the shard's gradient in the arena."""
         if self.lockstep is not None:
-            yield from self.lockstep.descend(batch, lambda shard: self._descend(batch, shard, loss, batch.size))
+            descend = lambda shard: self._descend(batch, shard, loss, batch.size, nullcontext())  # noqa: E731
+            for shard, mean in self.lockstep.descend(batch, descend):
+                exchange.begin(shard.index)
+                yield shard, mean
             return
         for shard in batch.shards:
             self.arena.zero_grad()
             self.arena.riders[:] = 0.0
+            exchange.begin(shard.index)
             # Adasum weighs the shards by itself, and takes the mean gradient of each.
             count = len(shard) if self.adasum else batch.size
-            yield shard, self._descend(batch, shard, loss, count) if len(shard) else 0.0
+            mean = self._descend(batch, shard, loss, count, exchange.watching()) if len(shard) else 0.0
+            yield shard, mean
 
-    def _descend(self, batch, shard, loss, count):
-        """Backward from a shard's losses, summed and divided by `count`.
+    def _descend(self, batch, shard, loss, count, watching):
+        """Backward from a shard's losses, summed and divided by `count`, in the context `watching`.
 
         Returns the mean loss of the shard's samples.
         """
@@ -273,14 +303,16 @@ class DistributedDataParallel:
                 ) from None
         scale = 1.0 if self.scale is None else self.scale.value
         if value.shape == ():
-            value.backward(scale * samples / count)
+            with watching:
+                value.backward(scale * samples / count)
             return value.item()
         if value.shape != (samples,):
             raise ValueError(
                 f"the loss of a shard of {samples} samples must be a scalar (their mean) or of shape ({samples},), "
                 f"got shape {value.shape}"
             )
-        value.backward(full((samples,), scale / count, innermost(value)))
+        with watching:
+            value.backward(full((samples,), scale / count, innermost(value)))
         return math.fsum(value.tolist()) / samples
 
 

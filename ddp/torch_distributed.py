@@ -8,6 +8,7 @@ import os
 import secrets
 import subprocess
 import time
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -16,6 +17,8 @@ from torch.distributed.distributed_c10d import PrefixStore
 from ddp.communicator import Communicator, write_back
 from ddp.environment import Launch
 from ddp.errors import ConfigurationError, PeerLost
+
+TAGS = 1024  # more than there are messages of one exchange between two ranks
 
 
 class TorchCommunicator(Communicator):
@@ -41,12 +44,6 @@ class TorchCommunicator(Communicator):
         self.ranks = dist.get_process_group_ranks(group)  # of the group's members in the whole job
 
     def _exchange(self, sends, receives):
-        count: dict = {}
-
-        def tag(rank, direction):  # numbers the messages of one pair, so that equal tags mean the same message
-            count[rank, direction] = count.get((rank, direction), -1) + 1
-            return count[rank, direction]
-
         given, taken = [self._tensor(a) for a, _ in sends], [self._tensor(a) for a, _ in receives]
 
         def start():
@@ -55,13 +52,36 @@ class TorchCommunicator(Communicator):
                 ops += [dist.P2POp(dist.isend, t, self.ranks[r], self.group) for t, (_, r) in zip(given, sends)]
                 work = dist.batch_isend_irecv(ops)
             else:
-                work = [dist.irecv(t, self.ranks[r], self.group, tag(r, "in")) for t, (_, r) in zip(taken, receives)]
-                work += [dist.isend(t, self.ranks[r], self.group, tag(r, "out")) for t, (_, r) in zip(given, sends)]
+                work = self._messages(zip(given, [r for _, r in sends]), zip(taken, [r for _, r in receives]), 0)
             for w in work:
                 w.wait()  # pyright: ignore[reportOptionalMemberAccess]
 
         _guarded(start)
         write_back([a for a, _ in receives], taken)
+
+    def _start(self, sends, receives, tag):
+        given, taken = ([(self._tensor(a), r) for a, r in messages] for messages in (sends, receives))
+        work = _guarded(self._messages, given, taken, tag * TAGS)
+
+        def over(wait):
+            if not wait:
+                return all(w.is_completed() for w in work)  # Gloo's are not, until somebody waits
+            for w in work:
+                _guarded(w.wait)
+            return True
+
+        return over
+
+    def _messages(self, given, taken, tag):
+        """Begin to send and to receive tensors, (tensor, rank), and return what is to be waited for."""
+        count: dict = {}
+
+        def number(rank, direction):  # of the messages of one pair, so that equal tags mean the same message
+            count[rank, direction] = count.get((rank, direction), tag - 1) + 1
+            return count[rank, direction]
+
+        work: list[Any] = [dist.irecv(t, self.ranks[r], self.group, number(r, "in")) for t, r in taken]
+        return work + [dist.isend(t, self.ranks[r], self.group, number(r, "out")) for t, r in given]
 
     def _tensor(self, array):
         """The array as the tensor that the backend takes: itself, or a copy of what Gloo finds on a device."""

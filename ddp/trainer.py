@@ -257,6 +257,8 @@ class Trainer:
             "device": self.loader.place.device,
             "dtype": self.loader.place.dtype,
             "logical_shards": self.parallel.shards,
+            "overlap": self.parallel.overlap.policy or "auto",
+            "overlap_why": self.parallel.overlap.why,
             "global_batch": sampler.global_batch,
             "steps": self.step,
             "epochs": seen / sampler.samples,

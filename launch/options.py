@@ -13,6 +13,7 @@ from ddp.environment import BACKENDS
 from ddp.errors import ConfigurationError
 from ddp.exchange import REDUCTIONS
 from ddp.lr_rules import RULES
+from ddp.overlap import POLICIES
 from ddp.parallel import BATCH_NORMS
 from ddp.placement import HALVES
 from ddp.sampler import BOUNDARIES, SHUFFLES
@@ -36,6 +37,14 @@ def length(value) -> int | str:
     if not found:
         raise ValueError(value)
     return int(value) if found[1] else found[0]
+
+
+def size(value) -> int:
+    """A number of bytes: 4000000, "500KB" or "4MB", in powers of 1000; else ValueError."""
+    found = re.fullmatch(r"(\d+)(KB|MB|)", str(value))
+    if not found:
+        raise ValueError(value)
+    return int(found[1]) * {"": 1, "KB": 1000, "MB": 1000**2}[found[2]]
 
 
 @dataclass(frozen=True)
@@ -103,6 +112,11 @@ OPTIONS = (
     Option("sync_every", int, None, "local SGD: each rank steps by itself, and every so many steps the parameters are "
            "averaged", least=1),
     Option("sync_after", int, 0, "steps taken together before the local ones of --sync-every", least=0),
+    Option("overlap", str, "auto", "when gradients are exchanged: after backward, or while it goes on as soon as a "
+           "bucket is complete, without waiting or by a thread; auto: what a trial in the first steps finds fastest",
+           among=POLICIES, shapes_weights=False),
+    Option("bucket_size", size, None, "least size of a bucket, in whole parameters: bytes, 500KB or 4MB (default: an "
+           "eighth of the gradients, from 256KB to 25MB)", least=1, shapes_weights=False),
     Option("zero", bool, False, "ZeRO-1: each rank keeps the optimizer's state of its part of the parameters",
            shapes_weights=False),
     Option("seed", int, 0, "seed of initial weights, shuffles, augmentation and dropout", least=0),
@@ -182,6 +196,7 @@ def _noun(option):
     nouns = {
         int: "a whole number", float: "a number", bool: "true or false",
         length: "a number of steps, or of epochs as 5ep, or of samples as 20000samples",
+        size: "a number of bytes, or 500KB, or 4MB",
     }  # fmt: skip
     return nouns.get(option.kind, "a text")
 

@@ -10,6 +10,7 @@ ROWS = (
     ("noise scale (samples)", "noise_scale", "{:,.0f}"),
     ("bytes sent a step", "bytes_per_step", "{:,.0f}"),
     ("ranks", "world_size", "{}"),
+    ("exchange of gradients", "overlap", "{}"),
     ("weights_sha256", "weights_sha256", "{}"),
 )
 
@@ -25,6 +26,8 @@ def print_summary(summary: dict):
 
 
 def _reason(key, summary):
+    if key == "overlap":
+        return f" ({summary['overlap_why']})"
     if key != "noise_scale" or summary[key] is not None:
         return ""
     if summary["logical_shards"] < 2:

@@ -60,7 +60,7 @@ def train(asked: dict) -> dict:
     scale = ddp.LossScale() if config["dtype"] == "float16" else None
     parallel = ddp.DistributedDataParallel(
         model, comm, shards, config["reduce"], noise, scale, config["wire"], config["compress"], config["sync_every"],
-        config["sync_after"], config["batch_norm"],
+        config["sync_after"], config["batch_norm"], config["overlap"], config["bucket_size"],
     )  # fmt: skip
     if config["dtype"] in HALVES:
         model.compute_in(config["dtype"])

@@ -87,6 +87,26 @@ def test_any_ranks_give_the_bits_of_the_tree(shards, ranks, simulate, tree):
         assert [a.tobytes() for a in simulate(ranks, lambda comm: reduced(comm, leaves))] == [expected] * ranks
 
 
+@pytest.mark.parametrize("short, few", [(0, False), (0, True), (10**9, False)])
+@pytest.mark.parametrize("shards, ranks", [(2, 2), (8, 2), (5, 2), (4, 4), (8, 4), (8, 8)])
+def test_any_way_to_exchange_gives_the_bits_of_the_tree(shards, ranks, short, few, simulate, tree, monkeypatch):
+    """In halves, by a swap, or from all to all; and arrays that are slices of a larger one."""
+    monkeypatch.setattr(reduction, "SHORT", short)
+    leaves = leaves_of(shards, 51)
+
+    def run(comm):
+        total, array = ShardSum(comm, shards), np.empty(51, np.float32)
+        for part in (slice(20, 51), slice(17, 20), slice(0, 17)):
+            for shard in range(total.first, total.stop):
+                array[part] = leaves[shard][part]
+                total.push(shard, array[part])
+            for sends, receives in total.steps(array[part], few):
+                comm.exchange(sends, receives)
+        return array.tobytes()
+
+    assert simulate(ranks, run) == [tree(leaves).tobytes()] * ranks
+
+
 @pytest.mark.parametrize("shards", [4, 5, 6, 7, 8, 9, 1024])
 def test_these_arrays_can_tell_the_tree_from_a_sum_from_left_to_right(shards, tree):
     leaves = leaves_of(shards, 50)

@@ -249,7 +249,7 @@ def test_one_value_a_channel_has_no_variance():
     "way, other",
     [({"reduce": "adasum"}, "--reduce adasum"), ({"sync_every": 2}, "--sync-every 2"),
      ({"noise": NoiseScale()}, "a NoiseScale")],
-    ids=str,
+    ids=["adasum", "local", "noise"],
 )  # fmt: skip
 def test_what_takes_each_shard_by_itself_is_refused(way, other):
     with pytest.raises(ConfigurationError, match=f"depend on all others, and {other} takes each by itself"):

@@ -26,7 +26,7 @@ LAUNCHES = [
 ]
 UNLIKE = {
     "world_size", "launcher", "backend", "bytes_per_step", "samples_per_second", "wall_seconds", "oversubscribed",
-    "config",
+    "config", "overlap_why",
 }  # fmt: skip
 
 
