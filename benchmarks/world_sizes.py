@@ -1,6 +1,6 @@
 """One result on any number of ranks: the SHA-256 of the weights after 200 steps, as a matrix.
 
-    python -m benchmarks.world_sizes                                        all of it: some minutes
+    python -m benchmarks.world_sizes                                        all of it: an hour on 2 busy cores
     python -m benchmarks.world_sizes --ranks 1,3 --launchers mpirun --cases mlp --steps 20
     python -m benchmarks.world_sizes --with="--wire float32" --cases lenet5
 
