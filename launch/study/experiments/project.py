@@ -294,8 +294,8 @@ def _notes(work, model, rows, seen, found, validation):
     late = model.compute.straggling(1)
     if late > 1.1:
         notes.append(
-            f"The steps that were timed take {late:.2f} times their median on average: the machine is not quiet, and every "
-            f"rank of the projection is taken to be as disturbed as it."
+            f"The steps that were timed take {late:.2f} times their median on average: the machine is not quiet, and "
+            f"every rank of the projection is taken to be as disturbed as it."
         )
     single = {row["W"] for row in validation if row["network_from"] == str(row["W"])}
     for W in sorted(single):
