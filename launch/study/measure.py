@@ -39,8 +39,8 @@ def step_times(comm, config: dict, batch: int, steps: int, reduce="canonical", o
     """Seconds of the parts of so many training steps of this global batch, on all ranks; fewer if they take too long.
 
     config: that of a `Workload`. Returns {part: (ranks, steps)} for PARTS and "step", the whole; "losses" of all steps,
-    those of warming up included; "bytes" of the gradients. "exchange" is what the rank that computes has to stand still for: sending, adding, and waiting
-    for slower ranks. What the exchange does beside the computation is not in it.
+    those of warming up included; "bytes" of the gradients. "exchange" is what the rank that computes has to stand still
+    for: sending, adding, and waiting for slower ranks. What the exchange does beside the computation is not in it.
     """
     data, model = workload.load(config), workload.build({**config, "seed": 0})
     loss, _ = workload.objective(config, model, data)
