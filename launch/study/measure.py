@@ -28,6 +28,7 @@ from launch.study import workload
 
 PARTS = ("data", "forward", "backward", "exchange", "optimizer")
 WARM_UPS = 5  # steps or all-reduces that are not counted
+PATIENCE, FEWEST = 3.0, 5  # seconds that the steps of a large model may take in all, but at least so many are timed
 TIME_OUT = 600.0  # seconds after which ranks that were started to be measured are ended
 
 
@@ -35,11 +36,11 @@ TIME_OUT = 600.0  # seconds after which ranks that were started to be measured a
 
 
 def step_times(comm, config: dict, batch: int, steps: int, reduce="canonical", optimizer="sgd", lr=0.01) -> dict:
-    """Seconds of the parts of training steps of this global batch, on all ranks. config: that of a `Workload`.
+    """Seconds of the parts of so many training steps of this global batch, on all ranks; fewer if they take too long.
 
-    {part: (ranks, steps)} for PARTS and "step", the whole; "losses" of all steps, those of warming up included; "bytes"
-    of the gradients. "exchange" is what the rank that computes has to stand still for: sending, adding, and waiting
-    for slower ranks. What the exchange does beside the computation is not in it.
+    config: that of a `Workload`. Returns {part: (ranks, steps)} for PARTS and "step", the whole; "losses" of all steps,
+    those of warming up included; "bytes" of the gradients. "exchange" is what the rank that computes has to stand still
+    for: sending, adding, and waiting for slower ranks. What the exchange does beside the computation is not in it.
     """
     data, model = workload.load(config), workload.build({**config, "seed": 0})
     loss, _ = workload.objective(config, model, data)
@@ -54,7 +55,11 @@ def step_times(comm, config: dict, batch: int, steps: int, reduce="canonical", o
             timed = {name: exchange.around(getattr(owner, name)) for name in names if hasattr(owner, name)}
             stack.enter_context(replaced(owner, **timed))
         timed_loss = forward.around(loss)
-        for step in range(WARM_UPS + steps):
+        step, last = 0, WARM_UPS + steps
+        while step < last:
+            if step == WARM_UPS:
+                slowest = max(comm.all_gather_object(float(np.median(times["step"]))))
+                last = WARM_UPS + min(steps, max(FEWEST, int(PATIENCE / slowest)))
             began = time.perf_counter()
             batched = loader.batch(step)
             loaded = time.perf_counter()
@@ -66,6 +71,7 @@ def step_times(comm, config: dict, batch: int, steps: int, reduce="canonical", o
             found = (loaded - began, f, descended - loaded - f - e, e, ended - descended, ended - began)
             for part, seconds in zip(times, found):
                 times[part].append(seconds)
+            step += 1
     everyones = comm.all_gather_object({part: seconds[WARM_UPS:] for part, seconds in times.items()})
     gathered = {part: [one[part] for one in everyones] for part in times}
     return gathered | {"losses": losses, "bytes": parallel.arena.message.nbytes}
@@ -76,7 +82,8 @@ def alone_together(comm, config: dict, batch: int, steps: int, **options) -> dic
     comm.barrier()
     alone = step_times(ddp.Communicator(), config, batch, steps, **options)
     found = comm.all_gather_object({part: alone[part][0] for part in (*PARTS, "step")})
-    return {part: [one[part] for one in found] for part in found[0]} | {"bytes": alone["bytes"]}
+    least = min(len(one["step"]) for one in found)
+    return {part: [one[part][:least] for one in found] for part in found[0]} | {"bytes": alone["bytes"]}
 
 
 def all_reduce_times(comm, sizes: list[int], repeats: int, reduce="canonical") -> dict:

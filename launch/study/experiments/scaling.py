@@ -165,17 +165,13 @@ def _towards_target(eff, B1, B, fit):
 
 def _drift(cells, blocks):
     """The largest relative difference between the losses of strong scaling on several ranks and on one."""
-    first = min(blocks)
-    return max(
-        (
-            float(np.max(np.abs(np.array(one) / np.array(other) - 1.0)))
-            for k, cell in enumerate(cells)
-            if cell["mode"] == "strong"
-            for found in blocks.values()
-            for one, other in [[f[0]["cells"][k]["losses"][:LOSSES] for f in (found, blocks[first])]]
-        ),
-        default=math.nan,
-    )
+    worst = 0.0
+    for k, cell in enumerate(cells):
+        if cell["mode"] == "strong":
+            losses = [found[0]["cells"][k]["losses"][:LOSSES] for _, found in sorted(blocks.items())]
+            for many in losses[1:]:
+                worst = max(worst, *(abs(b / a - 1.0) for a, b in zip(losses[0], many)))
+    return worst
 
 
 def summarised(rows, drift: float) -> Result:

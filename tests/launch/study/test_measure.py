@@ -3,6 +3,7 @@
 import sys
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -56,9 +57,11 @@ def test_all_reduces_and_additions():
 
 @pytest.mark.skipif(measure.cores() < 2, reason="two ranks need two cores")
 def test_two_ranks_see_the_losses_of_one():
-    cells = [STEPS, {**STEPS, "kind": "alone"}, {"kind": "all-reduce", "sizes": [4096], "repeats": 2}]
-    found = measure.on_ranks(2, partial(measure.measured, ranks=2, cells=cells, known={}), "mpirun")
-    alone = measure.measured(ddp.Communicator(), 1, [STEPS], {})
+    x, y = np.random.default_rng(0).normal(size=(40, 5)), np.arange(40) % 3
+    steps = {**STEPS, "config": Workload((x, y, x, y), "mlp:8").config()}  # data that no name can make again
+    cells = [steps, {**steps, "kind": "alone"}, {"kind": "all-reduce", "sizes": [4096], "repeats": 2}]
+    found = measure.times(SimpleNamespace(comm=ddp.Communicator()), 2, cells, "mpirun")
+    alone = measure.measured(ddp.Communicator(), 1, [steps], {})
     steps, apart, all_reduce = found["cells"]
     assert found["oversubscribed"] is False
     assert alone["oversubscribed"] is False
