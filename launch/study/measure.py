@@ -45,7 +45,7 @@ def step_times(comm, config: dict, batch: int, steps: int, reduce="canonical", o
     """
     data, model = workload.load(config), workload.build({**config, "seed": 0})
     loss, _ = workload.objective(config, model, data)
-    parallel = ddp.DistributedDataParallel(model, comm, reduce=reduce)
+    parallel = ddp.DistributedDataParallel(model, comm, reduce=reduce, overlap="after")
     loader = ddp.DataLoader((data.train_x, data.train_y), batch, comm, boundary="carry")
     update = OPTIMIZERS[optimizer](parallel, lr)
     times = {part: [] for part in (*PARTS, "step")}
