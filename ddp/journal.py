@@ -35,7 +35,7 @@ class Journal:
         if self.bar:
             self.bar.stop()
         if self.file:
-            self.file.close()
+            self._try(self.file.close)
 
     def advance(self, step, loss):
         if self.bar:

@@ -1,6 +1,7 @@
 """init(): become a rank, and see to it that no rank outlives another's failure."""
 
 import atexit
+import faulthandler
 import sys
 import threading
 import time
@@ -39,6 +40,7 @@ def init(backend="auto", threads=1, timeout=300.0) -> Communicator:
             _watchdog = Watchdog(_world, timeout)
             atexit.register(_watchdog.leave)
             sys.exit = _exit
+            faulthandler.enable(all_threads=False)  # a segmentation fault tells where it was
             sys.excepthook = _report_and_end
             threading.excepthook = lambda args: _report_and_end(args.exc_type, args.exc_value, args.exc_traceback)
     return _world

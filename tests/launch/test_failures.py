@@ -1,6 +1,8 @@
 """What goes wrong is said once, in one sentence, and ends every rank; what was written before is still there."""
 
+import itertools
 import json
+import os
 import struct
 
 import pytest
@@ -135,14 +137,22 @@ FAULTS = {
     "exit": ("sys.exit(3)", "failed: SystemExit: 3"),
 }
 LAUNCHERS = "mpirun", "torchrun"
+ALL = bool(os.environ.get("ALLGRAD_ALL_FAULTS"))  # every fault, under both launchers, on 2 and 3 ranks
 
 
-@pytest.mark.parametrize("fault, launcher", [*((name, "mpirun") for name in FAULTS), ("exception", "torchrun")])
-def test_a_fault_of_one_rank_ends_all_and_is_told_once(fault, launcher, start, tmp_path):
+def matrix(cases, everywhere):
+    """(case, launcher, ranks): all under mpirun on 2 ranks, a few under torchrun too; or all of them everywhere."""
+    if ALL:
+        return [*itertools.product(cases, LAUNCHERS, (2, 3))]
+    return [*((case, "mpirun", 2) for case in cases), *((case, "torchrun", 2) for case in everywhere)]
+
+
+@pytest.mark.parametrize("fault, launcher, ranks", matrix(FAULTS, ["exception"]))
+def test_a_fault_of_one_rank_ends_all_and_is_told_once(fault, launcher, ranks, start, tmp_path):
     code, cause = FAULTS[fault]
     (tmp_path / "net.py").write_text(FAULTY_NET.format(fault=code))
-    done = start("train --model net.py:Net --steps 20 --checkpoint-every 3 --out out", tmp_path, 2, launcher)
-    assert done.told("rank ") == [f"1 of 2 {cause}"]
+    done = start("train --model net.py:Net --steps 20 --checkpoint-every 3 --out out", tmp_path, ranks, launcher)
+    assert done.told("rank ") == [f"1 of {ranks} {cause}"]
     assert done.status == 1 and done.told() == []
     assert done.out.startswith("digits: 1,437 samples")
     again = start("train --resume --out out --steps 4 --backend solo", tmp_path)
@@ -235,6 +245,11 @@ SCRIPTS = {
         1,
         "failed: KeyError: 'x'",
     ),
+    "has no memory left": (
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30)); np.ones(1 << 30)",
+        1,
+        "Unable to allocate 8.00 GiB",
+    ),
     "spins": ("while True: pass", 0, "failed: no progress for "),
     "sleeps": ("time.sleep(600)", 0, "failed: no progress for "),
     "is stopped": ("os.kill(os.getpid(), 19)", 0, "failed: no progress for "),
@@ -258,16 +273,14 @@ SCRIPTS = {
 EVERYWHERE = "returns", "sleeps", "another shape"
 
 
-@pytest.mark.parametrize(
-    "case, launcher", [*((case, "mpirun") for case in SCRIPTS), *((case, "torchrun") for case in EVERYWHERE)]
-)
-def test_what_one_rank_of_a_script_does_ends_all_and_is_told_once(case, launcher, start, tmp_path):
+@pytest.mark.parametrize("case, launcher, ranks", matrix(SCRIPTS, EVERYWHERE))
+def test_what_one_rank_of_a_script_does_ends_all_and_is_told_once(case, launcher, ranks, start, tmp_path):
     fault, speaker, cause = SCRIPTS[case]
     (tmp_path / "script.py").write_text(SCRIPT.format(fault=fault))
-    done = start("", tmp_path, 2, launcher, script="script.py")
+    done = start("", tmp_path, ranks, launcher, script="script.py")
     told = done.told("rank ")
     assert done.status != 0 and len(told) == 1, done.err
-    assert told[0].startswith(f"{speaker} of 2 ") and cause in told[0], told
+    assert told[0].startswith(f"{speaker} of {ranks} ") and cause in told[0], told
     if case in ("sleeps", "spins"):
         assert f"  rank 1 is not in a collective, but at {tmp_path}/script.py:13 in main" in done.err
     if case == "is stopped":
@@ -321,6 +334,54 @@ def test_shards_too_small_for_batch_norm_are_refused_once(start, tmp_path):
     assert refused(done, ["(1, 10) has 1 values a channel", "a shard with 1 of a batch of 5", "give fewer shards"])
 
 
-def test_a_rank_that_is_killed_ends_all(start, tmp_path):
-    (tmp_path / "net.py").write_text(FAULTY_NET.format(fault="os.kill(os.getpid(), 9)"))
-    assert start("train --model net.py:Net --steps 20", tmp_path, 2).status not in (0, 2)
+KILLED = {
+    "killed": ("os.kill(os.getpid(), 9)", "signal 9", "exitcode: -9) local_rank: 1", ""),
+    "a segmentation fault": (
+        "import ctypes; ctypes.string_at(0)",
+        "signal 11",
+        "exitcode: -11) local_rank: 1",
+        "Fatal Python error: Segmentation fault",
+    ),
+}
+
+
+@pytest.mark.parametrize("case, launcher, ranks", matrix(KILLED, ["killed"]))
+def test_a_rank_that_is_killed_ends_all_and_the_launcher_names_it(case, launcher, ranks, start, tmp_path):
+    fault, mpirun, torchrun, first = KILLED[case]
+    (tmp_path / "script.py").write_text(SCRIPT.format(fault=fault))
+    done = start("", tmp_path, ranks, launcher, script="script.py")
+    assert done.status not in (0, 2) and done.err.lstrip().startswith(first)
+    if launcher == "torchrun":
+        assert torchrun in done.err
+    else:
+        assert "process rank 1 with PID" in done.err and mpirun in " ".join(done.err.split())
+
+
+FULL_DISK = """
+import resource, threading
+import ddp
+from autograd import nn
+
+class Net(nn.Module):
+    def __init__(self, inputs, outputs):
+        self.fc, self.calls = nn.Linear(inputs, outputs), 0
+
+    def __call__(self, x):
+        self.calls += self.training
+        if ddp.init().rank == 0 and self.calls in (4, 11):
+            for thread in threading.enumerate():  # the one that writes a checkpoint, if any
+                thread.daemon or thread is threading.main_thread() or thread.join()
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1 if self.calls == 4 else -1, -1))
+        return self.fc(x)
+"""
+
+
+def test_training_goes_on_where_the_disk_is_full_for_a_while(start, tmp_path):
+    (tmp_path / "net.py").write_text(FULL_DISK)
+    done = start("train --model net.py:Net --steps 12 --checkpoint-every 6 --log-every 3 --out out", tmp_path, 2)
+    assert done.status == 0 and done.told("rank ") == []
+    (told,) = done.told("checkpoint of step ")
+    assert told.startswith("6 not written: [Errno 27] File too large")
+    assert len(done.told("metrics not written: ")) == 2
+    steps = [json.loads(line)["step"] for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [3, 6, 9, 12]  # the lines that waited were written later

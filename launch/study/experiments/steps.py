@@ -243,11 +243,12 @@ def _checks(work, common, of, fits, seeds):
         found = fits[name]
         low, high = found.b_crit_interval
         known = reference and name == "sgd"
-        small = [c for c in cells if c.batch <= (32 if known else found.fit.b_crit / 3.0)]
+        # On the hyperbola the slope is -1 / (1 + B / B_crit), -0.75 at a third of B_crit.
+        small = [c for c in cells if c.batch <= (32 if reference else found.fit.b_crit / 3.0)]
         if len(small) > 1:
             checks.append(
                 _slope(f"{name}: S falls as 1/B over B = {small[0].batch} to {small[-1].batch} (slope -1)", small,
-                       -1.1, -0.85 if known else -0.7, seeds)
+                       -1.1, -0.85 if reference else -0.7, seeds)
             )  # fmt: skip
         if cells[-2].batch > 4.0 * found.fit.b_crit or known:
             claim = (
