@@ -16,10 +16,12 @@ from ddp.compression import Compression
 from ddp.errors import ConfigurationError, OutOfStep
 from ddp.exchange import gradient_sum
 from ddp.local import LocalSteps
+from ddp.lockstep import Lockstep
 from ddp.reduction import ShardSum, run_of
 from ddp.running import RunningStatistics
 from ddp.watchdog import here
 
+BATCH_NORMS = ("shard", "sync")
 LOSS, WEIGHTED = 0, 1  # what rides behind the gradients: the sum of losses, and sum_v b_v |g_v|^2
 
 
@@ -37,11 +39,13 @@ class DistributedDataParallel:
     reduce, wire, compress  how gradients are added up, see `gradient_sum`
     sync_every, sync_after  local steps between averages of the parameters, see `LocalSteps`: then `step` has to be
                             called after the optimizer's, as `Trainer` does
+    batch_norm  "shard": moments of each logical shard, see `RunningStatistics`; "sync": moments of the global batch, as
+                in torch's SyncBatchNorm, which is slower, see `Lockstep`
     """
 
     def __init__(
         self, model, comm: Communicator | None = None, shards=None, reduce="canonical", noise=None, scale=None,
-        wire="float32", compress=None, sync_every: int | None = None, sync_after=0,
+        wire="float32", compress=None, sync_every: int | None = None, sync_after=0, batch_norm="shard",
     ):  # fmt: skip
         self.model, self.comm = model, comm or Communicator()
         self.shards = self.comm.size if shards is None else shards
@@ -52,12 +56,15 @@ class DistributedDataParallel:
         self.noise, self.scale = noise, scale
         self.suspect: int | None = None  # this rank's first shard of the batch whose loss or gradient is not finite
         self.adasum = reduce == "adasum"
-        self._refuse(reduce, wire, compress, sync_every, sync_after)
+        self._refuse(reduce, wire, compress, sync_every, sync_after, batch_norm)
         self.local = None
         if sync_every is not None:
             self.local = LocalSteps(
                 self.arena, self.statistics, self.comm, self.shards, sync_every, sync_after, reduce != "native"
             )
+        self.lockstep = None
+        if batch_norm == "sync":
+            self.lockstep = Lockstep(self.arena, self.statistics, self.comm, self.shards, reduce != "native")
         buffers = dict(model.named_buffers())
         self._verify({**self.arena.parameters, **buffers})
         self.comm.broadcast(self.arena.data)
@@ -68,8 +75,20 @@ class DistributedDataParallel:
                 self.comm.broadcast(values.view(np.uint8))  # bytes: a buffer may have any dtype
                 buffer.assign(values.reshape(buffer.shape))
 
-    def _refuse(self, reduce, wire, compress, sync_every, sync_after):
+    def _refuse(self, reduce, wire, compress, sync_every, sync_after, batch_norm):
         """Stop where two of the ways contradict each other."""
+        if batch_norm not in BATCH_NORMS:
+            raise ConfigurationError(f"batch_norm is {' or '.join(BATCH_NORMS)}, got {batch_norm!r}")
+        apart = {
+            f"--reduce {reduce}": self.adasum, f"--sync-every {sync_every}": sync_every is not None,
+            "a NoiseScale": self.noise is not None,
+        }  # fmt: skip
+        if batch_norm == "sync" and any(apart.values()):
+            other = next(way for way, given in apart.items() if given)
+            raise ConfigurationError(
+                f"--batch-norm sync makes each shard's gradient depend on all others, and {other} takes each by "
+                f"itself: leave one out"
+            )
         if sync_every is None and sync_after:
             raise ConfigurationError(f"--sync-after {sync_after} has no effect without --sync-every")
         asked = {
@@ -105,8 +124,7 @@ class DistributedDataParallel:
 
         loss(*arrays) gets one shard's arrays and returns a tensor: the mean over the shard's samples, or one number
         a sample. Every shard is computed by itself, so that each matrix product has the same shape on any number of
-        ranks, and is weighted by its share of the batch, so that uneven shards count by their samples. Batch
-        normalisation takes its moments from the shard, see `RunningStatistics`.
+        ranks, and is weighted by its share of the batch, so that uneven shards count by their samples.
         """
         if batch.logical_shards != self.shards:
             raise ConfigurationError(
@@ -129,13 +147,8 @@ class DistributedDataParallel:
         if self.shards == 1 and isinstance(self.total, ShardSum):
             return self._alone(batch, loss)
         arena, message, riders = self.arena, self.arena.message, self.arena.riders
-        for shard in batch.shards:
-            arena.zero_grad()
-            riders[:] = 0.0
-            if len(shard):
-                # Adasum weighs the shards by itself, and takes the mean gradient of each.
-                count = len(shard) if self.adasum else batch.size
-                riders[LOSS] = self._descend(batch, shard, loss, count) * len(shard)
+        for shard, mean in self._descents(batch, loss):
+            riders[LOSS] = mean * len(shard)
             self._complete()
             if self.noise is not None and len(shard):
                 # The shard's gradient is b_v g_v / n here, and n^2 / b_v times its square is b_v |g_v|^2.
@@ -231,6 +244,18 @@ class DistributedDataParallel:
         if self.scale is not None:
             self.arena.grad *= 1.0 / self.scale.value
 
+    def _descents(self, batch, loss):
+        """Pairs (shard, mean loss of its samples), with the shard's gradient in the arena."""
+        if self.lockstep is not None:
+            yield from self.lockstep.descend(batch, lambda shard: self._descend(batch, shard, loss, batch.size))
+            return
+        for shard in batch.shards:
+            self.arena.zero_grad()
+            self.arena.riders[:] = 0.0
+            # Adasum weighs the shards by itself, and takes the mean gradient of each.
+            count = len(shard) if self.adasum else batch.size
+            yield shard, self._descend(batch, shard, loss, count) if len(shard) else 0.0
+
     def _descend(self, batch, shard, loss, count):
         """Backward from a shard's losses, summed and divided by `count`.
 
@@ -241,8 +266,9 @@ class DistributedDataParallel:
             try:
                 value = loss(*shard.arrays)
             except NoVarianceError as error:
+                fewer = "fewer shards, " if self.lockstep is None else ""
                 raise ConfigurationError(
-                    f"{error} in a shard with {samples} of a batch of {batch.size} samples: give fewer shards, a "
+                    f"{error} in a shard with {samples} of a batch of {batch.size} samples: give {fewer}a "
                     f"larger global batch, or --boundary carry if it is the short last batch of an epoch"
                 ) from None
         scale = 1.0 if self.scale is None else self.scale.value

@@ -5,10 +5,13 @@ NumPy arrays are wrapped, not copied. Gloo gets what is on a device by way of th
 
 import datetime
 import os
+import secrets
 import subprocess
+import time
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
 
 from ddp.communicator import Communicator, write_back
 from ddp.environment import Launch
@@ -28,7 +31,11 @@ class TorchCommunicator(Communicator):
                 )
             _rendezvous(launch)
             kind = "cpu:gloo,cuda:nccl" if launch.backend == "nccl" else "gloo"
-            dist.init_process_group(kind, timeout=self.longer)
+            meeting = {}
+            if launch.launcher == "torchrun" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+                store = _fresh_store(launch, self.longer)
+                meeting = {"store": store, "rank": launch.rank, "world_size": launch.size}
+            dist.init_process_group(kind, timeout=self.longer, **meeting)
             group, words = dist.group.WORLD, dist.new_group(backend="gloo", timeout=self.longer)
         self.group, self.words = group, words  # words: so that a comparison never meets another operation
         self.ranks = dist.get_process_group_ranks(group)  # of the group's members in the whole job
@@ -125,3 +132,28 @@ def _rendezvous(launch):
         else:
             raise ConfigurationError("--backend gloo over several hosts needs MASTER_ADDR in the environment")
     os.environ.setdefault("MASTER_PORT", str(20_000 + int(os.environ.get("SLURM_JOB_ID", os.getppid())) % 20_000))
+
+
+def _fresh_store(launch, timeout):
+    """The store of torchrun, under a new name that the ranks of this start alone agree on.
+
+    torchrun keeps one store over all restarts, and torch would take from it the addresses of ranks that have died. A
+    rank shows a word of its own, rank 0 answers to that word, and goes on until it has heard from every living rank.
+    """
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(host, port, launch.size, False, timeout)  # pyright: ignore[reportPrivateImportUsage]
+    word, missing = secrets.token_hex(8), {*range(1, launch.size)}
+    if launch.rank:
+        store.set(f"allgrad/word/{launch.rank}", word)
+        word = store.get(f"allgrad/answer/{word}").decode()
+        store.set(f"allgrad/{word}/{launch.rank}", "here")
+        return PrefixStore(f"allgrad/{word}", store)
+    end = time.monotonic() + timeout.total_seconds()
+    while missing and time.monotonic() < end:
+        for rank in sorted(missing):
+            if store.check([f"allgrad/word/{rank}"]):  # perhaps of one that has died
+                store.set(f"allgrad/answer/{store.get(f'allgrad/word/{rank}').decode()}", word)
+            if store.check([f"allgrad/{word}/{rank}"]):
+                missing.remove(rank)
+        time.sleep(0.01)
+    return PrefixStore(f"allgrad/{word}", store)

@@ -274,6 +274,7 @@ class Trainer:
             "stopped_early": stopped,
             "best": self.best,
             "resumed_at": self.first_step or None,
+            "malloc": environment.malloc(),
             "oversubscribed": self.comm.local_size > (os.cpu_count() or 1),
             "config": self.config,
             "fingerprint": fingerprint(self.loader.place),

@@ -32,6 +32,8 @@ def _reason(key, summary):
     config = summary["config"]
     if config.get("compress") or config.get("sync_every") or config.get("reduce") == "adasum":
         return " (needs the exact gradient)"
+    if config.get("batch_norm") == "sync":
+        return " (needs shards that do not depend on one another)"
     return " (no signal above the noise at the end)"
 
 

@@ -47,6 +47,18 @@ def test_the_weights_do_not_depend_on_the_ranks(run, launcher, ranks, alone, tra
         assert summary[key] == alone[run][key], key
 
 
+MATRIX = {
+    "1024 virtual ranks": "--model mlp:8 --shards 1024 --global-batch 1024 --momentum 0.9 --steps 3",
+    "cnn": "--model cnn:3 --batch-norm sync --augment crop,flip --zero --shards 5 --global-batch 33 --steps 9",
+}
+
+
+@pytest.mark.parametrize("run", MATRIX)
+def test_a_job_of_many_ranks_has_the_weights_of_one_process(run, train):
+    """The whole matrix is `python -m benchmarks.world_sizes`."""
+    assert len({train(f"--log-every 5 {MATRIX[run]}", ranks)["weights_sha256"] for ranks in (0, 2, 3)}) == 1
+
+
 def test_the_runs_differ(alone):
     assert len({summary["weights_sha256"] for summary in alone.values()}) == 3
     assert alone["adam"]["samples_seen"] == 46 * 33  # the boundary carries
