@@ -159,7 +159,7 @@ class Trainer:
                         "lr": lr,
                         "loss": window[0] / window[1] if window[1] else None,
                         "grad_norm": norm if math.isfinite(norm) else None,
-                        "noise_scale": self._noise(),
+                        **self._noise(),
                         "samples_per_second": window[2] / window[3],
                         **line,
                     }
@@ -239,7 +239,8 @@ class Trainer:
         return self.patience is not None and self.best["evaluations_since"] >= self.patience
 
     def _noise(self):
-        return self.parallel.noise.value if self.parallel.noise is not None else None
+        noise = self.parallel.noise
+        return noise.report() if noise is not None else {"noise_scale": None, "noise_scale_ci": None}
 
     def _summary(self, stopped, wall):
         sampler = self.loader.sampler
@@ -266,7 +267,7 @@ class Trainer:
             "val_loss": None,
             "val_accuracy": None,
             **{f"val_{name}": value for name, value in val.items()},
-            "noise_scale": self._noise(),
+            **self._noise(),
             "samples_per_second": now / self.seconds if self.seconds else None,
             "bytes_per_step": self.sent / (self.step - self.first_step) if self.step > self.first_step else None,
             "wall_seconds": wall,

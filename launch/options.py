@@ -80,6 +80,7 @@ OPTIONS = (
     Option("warmup", length, 0, "how long the learning rate rises from 0: steps, 5ep (epochs) or 20000samples"),
     Option("lr_rule", str, "none", "how the learning rate follows the batch", among=tuple(RULES)),
     Option("base_batch", int, None, "the batch that --lr is for (default: --global-batch)", least=1),
+    Option("noise_layers", bool, False, "estimate the noise scale of each parameter too", shapes_weights=False),
     Option("clip", float, None, "limit of the gradients' common norm", least=0.0),
     Option("clip_value", float, None, "limit of each element of the gradients, after --clip", least=0.0),
     Option("global_batch", int, 64, "samples a step, over all ranks", least=1),

@@ -52,8 +52,7 @@ def train(asked: dict) -> dict:
     steps = config["steps"] or loader.sampler.steps_in(config["epochs"])
     comm.agree(lambda: _consistent(asked, config, data, steps, loader.sampler))
     rate, sentence = scaled_lr(config["lr_rule"], config["lr"], config["base_batch"] or batch, batch)
-    inexact = config["compress"] or config["sync_every"] or config["reduce"] == "adasum"
-    noise = ddp.NoiseScale() if shards > 1 and not inexact else None
+    noise = ddp.NoiseScale(layers=config["noise_layers"]) if _measures(config) else None
     scale = ddp.LossScale() if config["dtype"] == "float16" else None
     parallel = ddp.DistributedDataParallel(
         model, comm, shards, config["reduce"], noise, scale, config["wire"], config["compress"], config["sync_every"],
@@ -139,6 +138,11 @@ def _consistent(asked, config, data, steps, sampler):
         raise ConfigurationError("--zero shares out one optimizer, and with --sync-every each rank has its own")
     if "base_batch" in asked and config["lr_rule"] == "none":
         raise ConfigurationError("--base-batch has no effect without --lr-rule sqrt or --lr-rule linear")
+    if config["noise_layers"] and not _measures(config):
+        raise ConfigurationError(
+            "--noise-layers has no effect with one logical shard, --compress, --sync-every or --reduce adasum: give "
+            "--shards 2 or more and the exact gradient"
+        )
     if "checkpoint_every" in asked and not config["out"]:
         raise ConfigurationError("--checkpoint-every needs an --out to write to")
     sources = {"data_sha256": data.sha256, "model_sha256": models.hash_of_file(config["model"])}
@@ -149,6 +153,11 @@ def _consistent(asked, config, data, steps, sampler):
                 f"--{what} {config[what]} has changed since the run began: start anew with another --out"
             )
     config.update(sources, data_shape=data.form())
+
+
+def _measures(config):
+    """Whether the run can estimate its noise scale: several shards, and the exact gradient of each."""
+    return config["shards"] > 1 and not (config["compress"] or config["sync_every"] or config["reduce"] == "adasum")
 
 
 def _begin(out, config):

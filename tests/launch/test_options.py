@@ -111,6 +111,7 @@ BAD = [
     ("--global-batch 1438", "--global-batch 1438 is larger than the 1437 samples of digits: give at most 1437"),
     ("--steps 5 --warmup 6", "--warmup 6 is longer than the run of 5 steps"),
     ("--base-batch 32", "--base-batch has no effect without --lr-rule sqrt or --lr-rule linear"),
+    ("--noise-layers", "--noise-layers has no effect with one logical shard"),
     ("--checkpoint-every 5", "--checkpoint-every needs an --out to write to"),
     ("--config none.toml", "--config none.toml cannot be read"),
 ]
@@ -234,7 +235,7 @@ def test_an_interrupted_run_says_how_to_go_on(capsys, monkeypatch):
 
 MAY_CHANGE = {
     "epochs": 9, "log_every": 3, "checkpoint_every": 4, "data_dir": "/data", "out": "b", "backend": "gloo",
-    "timeout": 9.0, "check_every": 5,
+    "timeout": 9.0, "check_every": 5, "noise_layers": True,
 }  # fmt: skip
 
 
