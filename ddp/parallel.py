@@ -22,7 +22,7 @@ from ddp.running import RunningStatistics
 from ddp.watchdog import here
 
 BATCH_NORMS = ("shard", "sync")
-LOSS, WEIGHTED = 0, 1  # what rides behind the gradients: the sum of losses, and sum_v b_v |g_v|^2
+LOSS, WEIGHTED = 0, 1  # what rides behind the gradients: the sum of losses, and from there on what `NoiseScale` needs
 
 
 class DistributedDataParallel:
@@ -57,6 +57,8 @@ class DistributedDataParallel:
         self.suspect: int | None = None  # this rank's first shard of the batch whose loss or gradient is not finite
         self.adasum = reduce == "adasum"
         self._refuse(reduce, wire, compress, sync_every, sync_after, batch_norm)
+        if noise is not None:
+            noise.attach(self.arena)
         self.local = None
         if sync_every is not None:
             self.local = LocalSteps(
@@ -146,13 +148,12 @@ class DistributedDataParallel:
                 return self._alone(batch, loss)
         if self.shards == 1 and isinstance(self.total, ShardSum):
             return self._alone(batch, loss)
-        arena, message, riders = self.arena, self.arena.message, self.arena.riders
+        message, riders = self.arena.message, self.arena.riders
         for shard, mean in self._descents(batch, loss):
             riders[LOSS] = mean * len(shard)
             self._complete()
             if self.noise is not None and len(shard):
-                # The shard's gradient is b_v g_v / n here, and n^2 / b_v times its square is b_v |g_v|^2.
-                riders[WEIGHTED] = (arena.grad @ arena.grad) * (batch.size * batch.size / len(shard))
+                self.noise.ride(riders[WEIGHTED:], batch.size, len(shard))
             if self.suspect is None and not math.isfinite(float(riders[LOSS]) + float(riders[WEIGHTED])):
                 self.suspect = shard.index
             self.total.push(shard.index, message)
@@ -160,8 +161,7 @@ class DistributedDataParallel:
         self.total.finish(message)
         self.statistics.finish()
         if self.noise is not None:
-            filled = min(batch.size, self.shards)
-            self.noise.update(batch.size, filled, float(riders[WEIGHTED]), float(arena.grad @ arena.grad))
+            self.noise.observe(riders[WEIGHTED:], batch.size, min(batch.size, self.shards))
         return float(riders[LOSS]) / batch.size
 
     def not_finite(self) -> str | None:
