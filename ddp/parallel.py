@@ -25,7 +25,7 @@ from ddp.running import RunningStatistics
 from ddp.watchdog import here
 
 BATCH_NORMS = ("shard", "sync")
-LOSS, WEIGHTED = 0, 1  # what rides behind the gradients: the sum of losses, and sum_v b_v |g_v|^2
+LOSS, WEIGHTED = 0, 1  # what rides behind the gradients: the sum of losses, and from there on what `NoiseScale` needs
 
 
 class DistributedDataParallel:
@@ -63,6 +63,8 @@ class DistributedDataParallel:
         self.suspect: int | None = None  # this rank's first shard of the batch whose loss or gradient is not finite
         self.adasum = reduce == "adasum"
         self._refuse(reduce, wire, compress, sync_every, sync_after, batch_norm)
+        if noise is not None:
+            noise.attach(self.arena)
         self.local = None
         if sync_every is not None:
             self.local = LocalSteps(
@@ -168,8 +170,7 @@ class DistributedDataParallel:
             arena.finish()
             exchange.complete()
             if self.noise is not None and len(shard):
-                # The shard's gradient is b_v g_v / n here, and n^2 / b_v times its square is b_v |g_v|^2.
-                riders[WEIGHTED] = sum(self.squares) * (batch.size * batch.size / len(shard))
+                self.noise.ride(riders[WEIGHTED:], batch.size, len(shard), self.squares)
             if self.suspect is None and not math.isfinite(float(riders[LOSS]) + float(riders[WEIGHTED])):
                 self.suspect = shard.index
             exchange.push()
@@ -177,8 +178,7 @@ class DistributedDataParallel:
         exchange.finish()
         self.statistics.finish()
         if self.noise is not None:
-            filled = min(batch.size, self.shards)
-            self.noise.update(batch.size, filled, float(riders[WEIGHTED]), float(arena.grad @ arena.grad))
+            self.noise.observe(riders[WEIGHTED:], batch.size, min(batch.size, self.shards))
         self.overlap.took(time.perf_counter() - began)
         return float(riders[LOSS]) / batch.size
 

@@ -16,8 +16,9 @@ import numpy as np
 import ddp
 from ddp.errors import ConfigurationError
 from launch.options import OPTIMIZERS as RULES
+from launch.plan import schedule_of, steps_of
 from launch.study import fit, workload
-from launch.train import make_optimizer, make_schedule, steps_of
+from launch.train import make_optimizer
 
 SCHEMA = 1  # of configurations and of what they lead to: a change of it makes every run a new one
 SAMPLERS = {"epoch": "epoch", "once": "once", "iid": "replacement", "never": "never"}
@@ -147,7 +148,8 @@ class Run:
     def learning_rate(self):
         """A number, or a function of the step counted from 0."""
         steps = self.budget or self.config["cap"]
-        return make_schedule(self.config, self.config["lr"], steps, self.loader.sampler)
+        sampler = self.loader.sampler
+        return schedule_of(self.config, self.config["lr"], steps, sampler, steps_of(self.config["warmup"], sampler))
 
     def step(self) -> float:
         """Take the step number `t`, and return the mean loss of its batch."""
