@@ -56,9 +56,7 @@ def run(
     if len(batches) < 3:
         raise ConfigurationError(f"--batches: steps against batch size need at least 3 batch sizes, got {len(batches)}")
     if target is None:
-        if not work.is_default:
-            raise ConfigurationError(f"--target: which {metric} is to be reached on {work.name}? give a number")
-        target = TARGETS.get(metric)
+        target = _known_target(work, metric)
     common = {
         "target": target, "metric": metric, "sampler": sampler, "eval_ratio": eval_ratio, "sustain": sustain, **more,
     }  # fmt: skip
@@ -67,6 +65,24 @@ def run(
     cells = [cell for chain in chains for cell in chain]
     lab.map(lambda cell: setting.report(cell, report_seeds), cells)
     return summarize(work, cells, common, seeds, report_seeds, preset)
+
+
+def rates(lab, work, preset, optimizer, batch, *, target=None, metric="train_loss", sampler="epoch") -> dict:
+    """{B: best learning rate} of this experiment's batches up to one, found by the same runs as those of `run`."""
+    grid = GRIDS[preset]
+    common = {
+        "target": target or _known_target(work, metric), "metric": metric, "sampler": sampler,
+        "eval_ratio": grid.get("eval_ratio", 1.05), "sustain": 1,
+    }  # fmt: skip
+    setting = Setting(lab, work, common, grid["seeds"], 6000, None, float(grid["batches"][0]))
+    cells = setting.climb(optimizer, [b for b in grid["batches"] if b <= batch])
+    return {cell.batch: cell.tuned.lr for cell in cells if math.isfinite(cell.tuned.score)}
+
+
+def _known_target(work, metric):
+    if not work.is_default:
+        raise ConfigurationError(f"--target: which {metric} is to be reached on {work.name}? give a number")
+    return TARGETS.get(metric)
 
 
 @dataclass
