@@ -46,7 +46,7 @@ def execute(config: dict, comm) -> dict:
 
 
 class Local(runner.Run):
-    """Workers that step by themselves on their slices of the batch, and take the mean of their parameters every H steps.
+    """Workers that step by themselves on their slices of the batch, and average their parameters every H steps.
 
     What the optimizer keeps stays each worker's own. Evaluations see the mean, and change nothing.
     """

@@ -62,11 +62,12 @@ class Probed(runner.Run):
         """The noise of the training part that is measured, and the curvature; None for what is not defined here."""
         self.next = max(self.t + 1, math.ceil(self.t * self.config["probe_ratio"]))
         x, y = self.parts["train"]
-        frozen = Frozen(self.model, None, x, y)
+        model = self.snapshot()
+        frozen = Frozen(model, None, x, y)
         frozen.model = Through(frozen.model)
         frozen.loss, _ = workload.objective(self.config, frozen.model.model, self.data)
         gradient, m, n = frozen.gradient(), len(x), len(self.data.train_x)
-        trace = self._trace(frozen)
+        trace = self._trace(frozen, model)
         measured = float(gradient @ gradient)
         corrected = measured - trace / m  # |G|^2 of the distribution that the samples were drawn from
         signal = measured if m == n else corrected + trace / n
@@ -80,13 +81,13 @@ class Probed(runner.Run):
             "sharpness": largest_eigenvalue(frozen, ITERATIONS),
         }  # fmt: skip
 
-    def _trace(self, frozen):
+    def _trace(self, frozen, model):
         """tr(Sigma): exact if the model's gradients of single samples are, else of micro-batches that are all there."""
         try:
             if self.config["objective"] is not None or self.data.vocabulary is not None:
                 raise ConfigurationError("the loss is not one of a sample's outputs")
             loss = ag.cross_entropy if self.data.classes else ag.mse_loss
-            return noise_of_examples(self.model, loss, *self.parts["train"]).train_set.trace
+            return noise_of_examples(model, loss, *self.parts["train"]).train_set.trace
         except ConfigurationError:
             each = len(frozen) // PARTS
             if not each:
@@ -333,8 +334,8 @@ def _notes(of, n, common, grid):
 def _figures(of, fits, table, goal):
     name = next(iter(of))[0]
     return [
-        Figure("trace", f"Noise scales along runs of {name} to {goal}: geometric means over the seeds (curves) and each "
-               "seed's range (bands). Band across: the critical batch size that the steps to the target measure.",
+        Figure("trace", f"Noise scales along runs of {name} to {goal}: geometric means over the seeds (curves), and "
+               "their range (bands). Band across: the critical batch size that the steps to the target measure.",
                lambda: _draw_trace({key: rows for key, rows in of.items() if key[0] == name}, fits[name])),
         Figure("predicted", "Predicted against measured critical batch sizes of all optimizers and batches, with 95 % "
                "intervals. Thin lines: equality, and a factor of 3 to both sides.",
