@@ -94,7 +94,7 @@ def summarize(work, cells, name, target, sampler, grid, seeds) -> Result:
         rows.append(row)
     small, large = rows[0]["B"], rows[-1]["B"]
     first, last = (_values(cells[b], "sharpness") for b in (small, large))
-    value = (math.nan,) * 3
+    value = math.nan, math.nan, math.nan
     if first and last and min(*first, *last) > 0.0:
         drawn = fit.resampled({0: last, 1: first})
         value = fit.gmean(last) / fit.gmean(first), *fit.interval(np.exp(drawn[:, 0] - drawn[:, 1]))
@@ -146,11 +146,11 @@ def summarize(work, cells, name, target, sampler, grid, seeds) -> Result:
     return result
 
 
-def _gap(small, large, key, unit):
+def _gap(small, large, key, unit) -> tuple[float, float, float]:
     """How much better the small batch is, with its interval over the seeds of both."""
     first, last = ([unit * v for v in _values(found, key)] for found in (small, large))
     if not (first and last):
-        return (math.nan,) * 3
+        return math.nan, math.nan, math.nan
     rng = np.random.default_rng(0)
     drawn = [rng.choice(first, len(first)).mean() - rng.choice(last, len(last)).mean() for _ in range(fit.RESAMPLES)]
     return float(np.mean(first) - np.mean(last)), *fit.interval(drawn)
@@ -162,10 +162,10 @@ def _draw(rows, key):
     for axes in (left, right):
         figures.batches(axes.xaxis)
     figures.logarithmic(left.yaxis)
-    values = [[row[name] for row in rows] for name in ("lambda_max", "ci_lo", "ci_hi")]
-    figures.points_with_interval(left, batches, *values, join=True)
+    y, low, high = ([row[name] for row in rows] for name in ("lambda_max", "ci_lo", "ci_hi"))
+    figures.points_with_interval(left, batches, y, low, high, join=True)
     left.set(xlabel="batch size B (examples)", ylabel="largest eigenvalue of the Hessian")
-    values = [[row[name] for row in rows] for name in (key, f"{key}_lo", f"{key}_hi")]
-    figures.points_with_interval(right, batches, *values, i=1, join=True)
+    y, low, high = ([row[name] for row in rows] for name in (key, f"{key}_lo", f"{key}_hi"))
+    figures.points_with_interval(right, batches, y, low, high, i=1, join=True)
     right.set(xlabel="batch size B (examples)", ylabel=key.replace("val_", "validation "))
     return figure
