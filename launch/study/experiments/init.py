@@ -299,7 +299,7 @@ def _draw_steps(of, models, goal):
         x = [k + 0.16 * (i - (len(models) - 1) / 2) for k in range(len(schemes))]
         ends = [[row[key] for row in rows] for key in ("S", "ci_lo", "ci_hi")]
         figures.points_with_interval(axes, x, *ends, i=i, label=f"depth {depth}")
-    axes.set_xticks(range(len(schemes)), schemes, rotation=30)
+    axes.set_xticks(range(len(schemes)), schemes, rotation=30, ha="right", rotation_mode="anchor")
     axes.set(xlabel="initial weights", ylabel=f"steps to {goal}")
     axes.set_xlim(-0.5, len(schemes) - 0.5)
     for i, depth in enumerate(models):

@@ -228,6 +228,11 @@ def summarize(work, convex, floors, own, grid, floor_seeds, seeds, optimizer) ->
         "The floors are those of a convex problem with noisy labels. On networks that come to fit all samples the "
         "orders end alike: there is no noise left at the floor.",
     ]
+    if (slow := grid["rates"][0]) < BUG_RATE:
+        result.notes.append(
+            f"At rate {slow:g} the {grid['epochs']} epochs are too few to forget the initial weights: part of the "
+            f"excess is that, for any order."
+        )
     if n % BATCH:
         result.notes.append(f"{n:,} samples are no whole number of batches of {BATCH}: the ends of epochs are those of "
                             f"the steps in which they lie.")  # fmt: skip
