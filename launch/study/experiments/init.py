@@ -73,7 +73,7 @@ class Scheme(runner.Run):
             if len(p.shape) > 1:
                 grad = 0.0 if p.grad is None else float(np.linalg.norm(to_numpy(p.grad)))
                 found[layer or what] = {"layer": layer or what, "act_std": None, "grad_norm": grad}
-        if isinstance(model, nn.Sequential):
+        if type(model) is nn.Sequential:
             h = ag.tensor(x)
             for i, layer in enumerate(model.layers):
                 h = layer(h)

@@ -107,7 +107,7 @@ def fit_found(lab, optimizer="sgd") -> tuple[float, float] | None:
 
 def hyperbola(rows, optimizer) -> tuple[float, float] | None:
     """(S_min, B_crit) of an optimizer, from the rows of the fits of `study steps`."""
-    return next(((float(r["s_min"]), float(r["b_crit"])) for r in rows if r["optimizer"] == optimizer), None)
+    return next(((float(r["S_min"]), float(r["B_crit"])) for r in rows if r["optimizer"] == optimizer), None)
 
 
 def _cells(work, steps, strong, weak, large):

@@ -46,8 +46,8 @@ def execute(config: dict, comm) -> dict:
     run = Shuffled(config, comm)
     if config["minimum"]:
         return run.minimum()
-    n, batch = len(run.data.train_x), config["batch"] * config["copies"]
-    ends = [math.ceil(epoch * n / batch) for epoch in range(1, config["epochs"] + 1)]
+    n = len(run.data.train_x)
+    ends = [math.ceil(epoch * n / BATCH) for epoch in range(1, config["epochs"] + 1)]
     found, initial, loss = [], run.evaluate()["loss"], 0.0
     for end in ends:
         while run.t < end and math.isfinite(loss):
@@ -145,7 +145,8 @@ def _floors(lab, work, grid, seeds):
         sampler, smaller, copies = ARMS[arm]
         return runner.configuration(
             work, "sgd", kind="shuffle", batch=BATCH // smaller, copies=copies, sampler=sampler,
-            lr=rate, weight_decay=L2, epochs=grid["epochs"], steps=1, minimum=minimum, seed=seed,
+            lr=rate, weight_decay=L2, epochs=grid["epochs"], steps=1, minimum=minimum,
+            seed=seed + 1000 * (arm == "small"),  # which would otherwise take the steps of the bug
         )  # fmt: skip
 
     least, *rows = lab.run(
@@ -193,7 +194,8 @@ def summarize(work, convex, floors, own, grid, floor_seeds, seeds, optimizer) ->
               "geometric means over seeds with 95 % intervals.",
               {"order": "epoch: a new permutation each; once: one for all epochs; iid: with replacement; never: sorted "
                f"by label; same_perm_per_rank: {WORKERS} ranks that all draw the same samples; small: the batch of one "
-               "of them", "excess": "objective above its least value", "over_epoch": "excess over that of epoch",
+               "of them, as many steps", "excess": "objective above its least value",
+               "over_epoch": "excess over that of epoch",
                "budget": "length of the runs"}),
     ]  # fmt: skip
     if own:

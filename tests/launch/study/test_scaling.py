@@ -88,7 +88,7 @@ def test_efficiency_above_one_is_explained(lab, monkeypatch):
 
 def test_fit_of_steps_is_read_from_the_directory(lab):
     assert scaling.fit_found(lab) is None
-    (lab.out / "steps_fit.csv").write_text("optimizer,s_min,s_min_lo,b_crit\nsgd,13.0,12.0,103.0\nadam,8.0,7.0,187.0\n")
+    (lab.out / "steps_fit.csv").write_text("optimizer,S_min,S_min_lo,B_crit\nsgd,13.0,12.0,103.0\nadam,8.0,7.0,187.0\n")
     assert scaling.fit_found(lab) == (13.0, 103.0)
     assert scaling.fit_found(lab, "adam") == (8.0, 187.0)
     assert scaling.fit_found(lab, "lars") is None

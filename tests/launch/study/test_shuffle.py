@@ -24,7 +24,7 @@ def test_the_least_value_is_one_and_runs_end_above_it():
 
 
 def test_ranks_with_the_same_samples_step_as_one_of_them():
-    alone, bug = (shuffle.Shuffled(config(batch=4, copies=copies)) for copies in (1, 4))
+    alone, bug = (shuffle.Shuffled(config(batch=4, copies=copies)) for copies in (1, shuffle.WORKERS))
     for run in (alone, bug):
         for run.t in range(5):
             run.step()
