@@ -15,7 +15,7 @@ from autograd.graph import Leaf
 from autograd.kernels import ALIGNMENT, aligned_zeros, astype, full, is_torch, to_numpy, xp
 
 HALVES = "bfloat16", "float16"
-RIDERS = 8  # numbers that may travel behind the gradients in the same message
+RIDERS = 8  # numbers, besides one a parameter, that may travel behind the gradients in the same message
 
 
 class Arena:
@@ -58,7 +58,7 @@ class Arena:
         size = math.ceil(stop / step) * step
         self.data = aligned_zeros(size, like)
         self.computed = None
-        self.message = aligned_zeros(size + RIDERS, like)
+        self.message = aligned_zeros(size + RIDERS + len(named), like)
         self.grad, self.riders = self.message[:size], self.message[size:]
         for name, p in named.items():
             leaf = p.node

@@ -12,7 +12,6 @@ from contextlib import contextmanager, nullcontext
 from queue import SimpleQueue
 from typing import Any
 
-from autograd.arena import RIDERS
 from ddp.reduction import ShardSum
 
 _left_alone: list = []  # exchanges that a failure cut short: what they send and receive must stay in memory
@@ -72,7 +71,7 @@ class Buckets(After):
         self.runs = cut(arena, size)
         starts = [span.start for span in arena.spans.values()] + [len(arena.grad)]
         spans = [slice(starts[first], starts[stop]) for first, stop in self.runs]
-        riders = slice(len(arena.grad), len(arena.grad) + RIDERS)
+        riders = slice(len(arena.grad), len(arena.message))
         self.parts = [(span, ShardSum(comm, shards, wire=wire)) for span in spans] + [(riders, ShardSum(comm, shards))]
         self.first, self.last = self.parts[0][1].first, self.parts[0][1].stop - 1
         self.form = f"{self.parts[0][1].form}, in {len(spans)} buckets of {size} bytes"

@@ -1,6 +1,5 @@
 """The ways to add up gradients over logical shards: which there are, and what each refuses."""
 
-from autograd.arena import RIDERS
 from ddp.adasum import Adasum
 from ddp.compression import compression
 from ddp.errors import ConfigurationError
@@ -11,18 +10,18 @@ REDUCTIONS = ("canonical", "native", "adasum")
 
 
 class Apart:
-    """Gradients added up in one way, and what rides behind them exactly."""
+    """The first `size` elements, gradients, added up in one way, and what rides behind them exactly."""
 
-    def __init__(self, gradients, riders):
-        self.gradients, self.riders = gradients, riders
+    def __init__(self, gradients, riders, size):
+        self.gradients, self.riders, self.size = gradients, riders, size
 
     def push(self, shard, message):
-        self.gradients.push(shard, message[:-RIDERS])
-        self.riders.push(shard, message[-RIDERS:])
+        self.gradients.push(shard, message[: self.size])
+        self.riders.push(shard, message[self.size :])
 
     def finish(self, message):
-        self.gradients.finish(message[:-RIDERS])
-        self.riders.finish(message[-RIDERS:])
+        self.gradients.finish(message[: self.size])
+        self.riders.finish(message[self.size :])
 
 
 def gradient_sum(arena, comm, shards, reduce="canonical", wire="float32", compress=None):
@@ -42,13 +41,14 @@ def gradient_sum(arena, comm, shards, reduce="canonical", wire="float32", compre
             what = f"--reduce {reduce}" if reduce != "canonical" else f"--wire {wire}"
             raise ConfigurationError(f"--compress {compress} sends what {what} cannot take: leave out one of them")
         return make(arena, comm, shards)
+    size = len(arena.grad)
     form = None if wire == WIRES[0] else Wire(wire)
     if reduce == "native" and form:
         raise ConfigurationError(
             f"--wire {wire} rounds at each node of the canonical tree, and --reduce native has none: leave one out"
         )
     if reduce == "adasum":
-        return Apart(Adasum(arena.spans.values(), comm, shards, form), ShardSum(comm, shards))
+        return Apart(Adasum(arena.spans.values(), comm, shards, form), ShardSum(comm, shards), size)
     if form:
-        return Apart(ShardSum(comm, shards, wire=form), ShardSum(comm, shards))
+        return Apart(ShardSum(comm, shards, wire=form), ShardSum(comm, shards), size)
     return ShardSum(comm, shards, reduce == "canonical")

@@ -37,9 +37,9 @@ class Journal:
         if self.file:
             self._try(self.file.close)
 
-    def advance(self, step, loss):
+    def advance(self, step, loss, total):
         if self.bar:
-            self.bar.update(self.task, completed=step, description=f"loss {loss:.4f}")
+            self.bar.update(self.task, completed=step, total=total, description=f"loss {loss:.4f}")
 
     def write(self, line):
         if file := self.file:

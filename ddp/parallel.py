@@ -25,7 +25,7 @@ from ddp.running import RunningStatistics
 from ddp.watchdog import here
 
 BATCH_NORMS = ("shard", "sync")
-LOSS, WEIGHTED = 0, 1  # what rides behind the gradients: the sum of losses, and sum_v b_v |g_v|^2
+LOSS, WEIGHTED = 0, 1  # what rides behind the gradients: the sum of losses, and from there on what `NoiseScale` needs
 
 
 class DistributedDataParallel:
@@ -63,6 +63,8 @@ class DistributedDataParallel:
         self.suspect: int | None = None  # this rank's first shard of the batch whose loss or gradient is not finite
         self.adasum = reduce == "adasum"
         self._refuse(reduce, wire, compress, sync_every, sync_after, batch_norm)
+        if noise is not None:
+            noise.attach(self.arena)
         self.local = None
         if sync_every is not None:
             self.local = LocalSteps(
@@ -77,7 +79,6 @@ class DistributedDataParallel:
         self.pieces = [self.arena.grad[span] for span in self.arena.spans.values()]
         if not self.arena.on_cpu:
             self.pieces = [self.arena.grad]
-        self.squares: list = [0.0] * len(self.pieces)
         self.overlap = Overlap(
             overlap, bucket, self.arena, self.comm, self.shards, self.total, self._settle, reduce, wire, compress,
             sync_every, batch_norm,
@@ -168,8 +169,7 @@ class DistributedDataParallel:
             arena.finish()
             exchange.complete()
             if self.noise is not None and len(shard):
-                # The shard's gradient is b_v g_v / n here, and n^2 / b_v times its square is b_v |g_v|^2.
-                riders[WEIGHTED] = sum(self.squares) * (batch.size * batch.size / len(shard))
+                self.noise.ride(riders[WEIGHTED:], batch.size, len(shard))
             if self.suspect is None and not math.isfinite(float(riders[LOSS]) + float(riders[WEIGHTED])):
                 self.suspect = shard.index
             exchange.push()
@@ -177,8 +177,7 @@ class DistributedDataParallel:
         exchange.finish()
         self.statistics.finish()
         if self.noise is not None:
-            filled = min(batch.size, self.shards)
-            self.noise.update(batch.size, filled, float(riders[WEIGHTED]), float(arena.grad @ arena.grad))
+            self.noise.observe(riders[WEIGHTED:], batch.size, min(batch.size, self.shards))
         self.overlap.took(time.perf_counter() - began)
         return float(riders[LOSS]) / batch.size
 
@@ -260,14 +259,11 @@ class DistributedDataParallel:
 
     def _settle(self, which):
         """Finish the gradients of a slice of the parameters: undo the scale, and square them for the noise scale."""
-        if self.scale is None and self.noise is None:
-            return
-        for i in range(len(self.pieces))[which]:
-            g = self.pieces[i]
-            if self.scale is not None:
+        if self.scale is not None:
+            for g in self.pieces[which]:
                 g *= 1.0 / self.scale.value
-            if self.noise is not None:
-                self.squares[i] = g @ g  # by parameter: their sum does not depend on what is exchanged when
+        if self.noise is not None:
+            self.noise.square(which)
 
     def _descents(self, batch, loss, exchange):
         """Pairs (shard, mean loss of its samples), with the shard's gradient in the arena."""

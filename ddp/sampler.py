@@ -1,9 +1,12 @@
 """Which samples make up which step, and who computes them.
 
-The samples of a step are a function of (number of samples, batch, shuffle mode, seed, step): any rank finds those of
-any step without having seen the steps before. They are cut into V logical shards whose sizes depend on the batch and
-V only and differ by at most one.
+The samples of a step are a function of (number of samples, batches, shuffle mode, seed, step): any rank finds those of
+any step without having seen the steps before. The batch may change at some steps (`resize`). They are cut into V
+logical shards whose sizes depend on the batch and V only and differ by at most one.
 """
+
+from bisect import bisect_right
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,6 +15,14 @@ from ddp.errors import ConfigurationError
 
 SHUFFLES = ("epoch", "once", "never", "replacement")
 BOUNDARIES = ("short", "carry")
+
+
+class Piece(NamedTuple):
+    """Batches of one size: from which step on, and from which position in the stream of epochs."""
+
+    step: int
+    sample: int
+    batch: int
 
 
 class Sampler:
@@ -37,16 +48,47 @@ class Sampler:
             )
         self.samples, self.global_batch, self.seed = samples, global_batch, seed
         self.shuffle, self.boundary = shuffle, boundary
-        self.steps_per_epoch = -(-samples // global_batch)
+        self.pieces = [Piece(0, 0, global_batch)]
         self._order: tuple = (None, None)
+
+    @property
+    def steps_per_epoch(self):
+        """Steps of the first batch in an epoch."""
+        return -(-self.samples // self.global_batch)
+
+    def resize(self, step, global_batch):
+        """Let batches have another size from this step on, which is not before the last one given."""
+        if step < self.pieces[-1].step or global_batch < 1:
+            raise ConfigurationError(
+                f"a batch of {global_batch} from step {step} on: the batch is at least 1 sample, and its changes come "
+                f"in the order of the steps, after step {self.pieces[-1].step}"
+            )
+        piece = Piece(step, self.samples_seen(step), global_batch)
+        if step == self.pieces[-1].step:
+            self.pieces.pop()
+        self.pieces.append(piece)
+
+    def batch_at(self, step):
+        """The size of a full batch at a step."""
+        return self._piece(step).batch
+
+    def _piece(self, step):
+        return self.pieces[bisect_right(self.pieces, step, key=lambda piece: piece.step) - 1]
 
     def span(self, step):
         """The positions [start, stop) of a step in the endless stream of epochs: stop is `samples_seen` after it."""
+        first, sample, batch = self._piece(step)
+        k = step - first
         if self.boundary == "carry":
-            return step * self.global_batch, (step + 1) * self.global_batch
-        epoch, k = divmod(step, self.steps_per_epoch)
-        start = epoch * self.samples
-        return start + k * self.global_batch, start + min((k + 1) * self.global_batch, self.samples)
+            return sample + k * batch, sample + (k + 1) * batch
+        end = (sample // self.samples + 1) * self.samples  # of the epoch in which the piece begins
+        if (rest := -(-(end - sample) // batch)) > k:
+            start = sample + k * batch
+        else:
+            epoch, k = divmod(k - rest, -(-self.samples // batch))
+            start = end + epoch * self.samples + k * batch
+            end += (epoch + 1) * self.samples
+        return start, min(start + batch, end)
 
     def epoch_of(self, step):
         """The epoch in which a step starts."""
@@ -58,8 +100,13 @@ class Sampler:
 
     def steps_for(self, samples):
         """How many steps it takes to see so many samples: the least that `samples_seen` says are enough."""
-        epochs, rest = divmod(samples, self.samples) if self.boundary == "short" else (0, samples)
-        return int(epochs * self.steps_per_epoch - (-rest // self.global_batch))
+        first, sample, batch = next((p for p in reversed(self.pieces) if p.sample < samples), self.pieces[0])
+        end = (sample // self.samples + 1) * self.samples
+        if self.boundary == "carry" or samples <= end:
+            return int(first - (sample - samples) // batch)
+        epochs, rest = divmod(samples - end, self.samples)
+        steps = -(-(end - sample) // batch) + epochs * -(-self.samples // batch) - (-rest // batch)
+        return int(first + steps)
 
     def steps_in(self, epochs):
         """How many steps it takes to see every sample `epochs` times, which may be a Fraction."""

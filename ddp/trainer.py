@@ -11,11 +11,14 @@ import numpy as np
 from autograd import optim
 from autograd.schedule import Plateau
 from ddp import checkpoint, environment
+from ddp.adascale import AdaScale
+from ddp.batch_schedule import FollowNoise
 from ddp.data import DataLoader
 from ddp.errors import ConfigurationError, Diverged
 from ddp.evaluation import evaluate
 from ddp.journal import Journal
 from ddp.parallel import DistributedDataParallel
+from ddp.sampler import Piece
 from ddp.zero import Zero
 
 OWN = "exchange_"  # in front of what a checkpoint has, beside the optimizer's state, of the exchange between ranks
@@ -30,7 +33,7 @@ class Trainer:
     loss(*arrays)                 the training loss of a shard, see `DistributedDataParallel.backward`
     metrics(*arrays)              {name: one number a sample}, see `evaluate`; "loss" among them
     validation                    a data set, or None
-    steps                         total number of steps
+    steps                         total number of steps; None for as many as `epochs` take
     out                           directory for metrics.jsonl, summary.json and checkpoints/; nothing is written if None
     clip, clip_value              limits of the gradients' common norm, and then of each of their elements, or None
     eval_every                    steps between evaluations; an epoch if None
@@ -41,27 +44,29 @@ class Trainer:
                                   None, never if 0
     on_nonfinite                  what to do with a step whose loss or gradient is not finite: "raise" Diverged, or
                                   "skip" it, but at most 20 in a row
+    batches                       a `FollowNoise` that changes the batch on the way, or None
     resumes                       whether `out` is that of this very run, begun before
 
-    A Plateau as the optimizer's `lr` is told the validation loss every `eval_every` steps; checkpoints keep its state.
+    A Plateau as the optimizer's `lr` is told the validation loss every `eval_every` steps. An AdaScale is told the
+    noise of every step, and ends training before the last step once it is done. Checkpoints keep the state of both.
     """
 
     def __init__(
         self, parallel: DistributedDataParallel, optimizer: optim.Optimizer | Zero, loader: DataLoader, loss, metrics,
-        *, validation=None, steps: int, out: Path | None = None, clip: float | None = None,
+        *, validation=None, steps: int | None = None, epochs=0, out: Path | None = None, clip: float | None = None,
         clip_value: float | None = None, log_every=10, eval_every: int | None = None,
         checkpoint_every: int | None = None, patience: int | None = None, config: dict | None = None, resumes=False,
-        check_every: int | None = None, on_nonfinite="raise",
+        check_every: int | None = None, on_nonfinite="raise", batches: FollowNoise | None = None,
     ):  # fmt: skip
         self.parallel, self.optimizer, self.loader = parallel, optimizer, loader
         self.loss, self.metrics, self.validation = loss, metrics, validation
         self.comm, self.model = parallel.comm, parallel.model
-        self.total, self.out = steps, None if out is None else Path(out)
+        self.steps, self.epochs, self.batches = steps, epochs, batches
+        self.out = None if out is None else Path(out)
         self.clip, self.clip_value = clip, clip_value
-        self.log_every, self.eval_every = log_every, eval_every or len(loader)
+        self.log_every, self.eval_every, self.check_every = log_every, eval_every, check_every
         self.checkpoint_every, self.patience = checkpoint_every, patience
         self.config, self.resumes = config or {}, resumes
-        self.check_every = len(loader) if check_every is None else check_every
         if on_nonfinite not in ("raise", "skip"):
             raise ConfigurationError(f"on_nonfinite is raise or skip, got {on_nonfinite!r}")
         self.on_nonfinite = on_nonfinite
@@ -73,8 +78,21 @@ class Trainer:
         self.seconds = 0.0  # spent training, without evaluation and checkpoints
         self.first_step = 0
         self.plateau = optimizer.lr if isinstance(optimizer.lr, Plateau) else None
+        self.adascale = optimizer.lr if isinstance(optimizer.lr, AdaScale) else None
         if self.plateau is not None and validation is None:
             raise ConfigurationError("a Plateau follows the validation loss: give the trainer a validation set")
+        if (self.adascale or batches) and parallel.noise is None:
+            raise ConfigurationError("AdaScale and FollowNoise follow the noise scale: give the model a NoiseScale")
+
+    @property
+    def total(self):
+        """Steps of the whole run, as far as known by now: those of `epochs` depend on what the batch will be."""
+        return self.loader.sampler.steps_in(self.epochs) if self.steps is None else self.steps
+
+    @property
+    def finished(self):
+        """Whether there is nothing left to do."""
+        return self.step >= self.total or (self.adascale is not None and self.adascale.done)
 
     # --- going on from a checkpoint ------------------------------------------------------------------------------
 
@@ -95,6 +113,10 @@ class Trainer:
         self.step = self.first_step = state["step"]
         self.best = state["best"]
         self.skipped, self.skipped_in_a_row = state.get("skipped", (0, 0))
+        if self.batches is not None:
+            self.loader.sampler.pieces = [Piece(*piece) for piece in state["batches"]]
+        if self.adascale is not None:
+            self.adascale.load_state_dict(state["adascale"])
         if self.plateau is not None and state.get("plateau") is not None:
             self.plateau.load_state_dict(state["plateau"])
 
@@ -112,6 +134,8 @@ class Trainer:
             "best": self.best,
             "skipped": (self.skipped, self.skipped_in_a_row),
             "plateau": self.plateau.state_dict() if self.plateau is not None else None,
+            "adascale": self.adascale.state_dict() if self.adascale is not None else None,
+            "batches": sampler.pieces,
             "fingerprint": fingerprint(self.loader.place),
         }
         if self.writer.directory is not None:
@@ -133,7 +157,7 @@ class Trainer:
         window = [0.0, 0, 0, 0.0]  # sum of finite losses, their samples, all samples and seconds since the last line
         stopped = self._out_of_patience()  # a run that has stopped early stays so
         with journal, self.writer:
-            while self.step < self.total and not stopped:
+            while not (self.finished or stopped):
                 sent = self.comm.sent
                 loss, samples, norm, lr, seconds = self._one_step()
                 self.sent += self.comm.sent - sent
@@ -141,12 +165,13 @@ class Trainer:
                 news = (loss * known if known else 0.0, known, samples, seconds)
                 window = [a + b for a, b in zip(window, news)]
                 self.seconds += seconds
-                journal.advance(self.step, loss)
-                last = self.step == self.total
-                if self.comm.size > 1 and self.check_every and (last or self.step % self.check_every == 0):
+                self._follow_noise()
+                journal.advance(self.step, loss, self.total)
+                last = self.finished
+                if self.comm.size > 1 and self.check_every != 0 and (last or self._due(self.check_every)):
                     self.parallel.compare_parameters()
                 line = {}
-                if last or self.step % self.eval_every == 0:
+                if last or self._due(self.eval_every):
                     line |= self._evaluate()
                     stopped = self._out_of_patience()
                 if last or stopped or line or self.step % self.log_every == 0:
@@ -157,9 +182,11 @@ class Trainer:
                         "epoch": self.loader.sampler.epoch_of(self.step - 1),
                         "samples_seen": self.loader.sampler.samples_seen(self.step),
                         "lr": lr,
+                        **({"gain": self.adascale.gain} if self.adascale is not None else {}),
+                        "batch": self.loader.sampler.batch_at(self.step - 1),
                         "loss": window[0] / window[1] if window[1] else None,
                         "grad_norm": norm if math.isfinite(norm) else None,
-                        "noise_scale": self._noise(),
+                        **self._noise(),
                         "samples_per_second": window[2] / window[3],
                         **line,
                     }
@@ -184,13 +211,15 @@ class Trainer:
 
     def _one_step(self):
         began = time.perf_counter()
-        lr = self.optimizer.current_lr
         batch = self.loader.batch(self.step)
         with np.errstate(over="ignore", invalid="ignore"):  # what they lead to is reported as Diverged
             loss = self.parallel.backward(batch, self.loss)
             norm = optim.clip_grad_norm(self.parallel, self.clip if self.clip is not None else math.inf)
             if self.clip_value is not None and math.isfinite(norm):
                 optim.clip_grad_value(self.parallel, self.clip_value)
+        if self.adascale is not None and self.parallel.noise is not None:
+            self.adascale.observe(self.parallel.noise.last, batch.size)
+        lr = self.optimizer.current_lr
         finite, scale = math.isfinite(loss) and math.isfinite(norm), self.parallel.scale
         if scale is not None:
             scale.update(finite)
@@ -198,11 +227,29 @@ class Trainer:
             self.optimizer.step()
             self.parallel.step(self.step)
             self.skipped_in_a_row = 0
+            if self.adascale is not None:
+                self.adascale.advance()
         else:
             self._leave_out(loss, norm, lr)
         self.step += 1
         samples = batch.size if self.parallel.local is None else sum(map(len, batch.shards))
         return loss, samples, norm, lr, time.perf_counter() - began
+
+    def _due(self, every):
+        """Whether something is to be done after this step that is done every so many steps, or after epochs if None."""
+        if every is not None:
+            return self.step % every == 0
+        sampler = self.loader.sampler
+        before, now = (sampler.samples_seen(step) // sampler.samples for step in (self.step - 1, self.step))
+        return now > before
+
+    def _follow_noise(self):
+        """Let the batch follow the noise scale, if it is time to."""
+        sampler, noise = self.loader.sampler, self.parallel.noise
+        if self.batches is not None and noise is not None and self.batches.due(sampler, self.step):
+            now = sampler.batch_at(self.step - 1)
+            if (batch := self.batches.next(now, noise.value)) != now:
+                sampler.resize(self.step, batch)
 
     def _leave_out(self, loss, norm, lr):
         """Leave a step out whose loss or gradient is not finite, or raise Diverged, as agreed."""
@@ -223,7 +270,7 @@ class Trainer:
             return {}
         self.parallel.show_mean()
         values = self._means(self.validation)
-        regular = self.step % self.eval_every == 0  # the last step may lie between two that a longer run evaluates
+        regular = self._due(self.eval_every)  # the last step may lie between two that a longer run evaluates
         best = self.best["val_loss"]
         if not regular:
             pass
@@ -239,7 +286,8 @@ class Trainer:
         return self.patience is not None and self.best["evaluations_since"] >= self.patience
 
     def _noise(self):
-        return self.parallel.noise.value if self.parallel.noise is not None else None
+        noise = self.parallel.noise
+        return noise.report() if noise is not None else {"noise_scale": None, "noise_scale_ci": None}
 
     def _summary(self, stopped, wall):
         sampler = self.loader.sampler
@@ -268,7 +316,9 @@ class Trainer:
             "val_loss": None,
             "val_accuracy": None,
             **{f"val_{name}": value for name, value in val.items()},
-            "noise_scale": self._noise(),
+            **({"scale_invariant_steps": self.adascale.tau} if self.adascale is not None else {}),
+            **({"batches": [list(piece) for piece in sampler.pieces]} if len(sampler.pieces) > 1 else {}),
+            **self._noise(),
             "samples_per_second": now / self.seconds if self.seconds else None,
             "bytes_per_step": self.sent / (self.step - self.first_step) if self.step > self.first_step else None,
             "wall_seconds": wall,

@@ -87,9 +87,22 @@ OPTIONS = (
            "one axis)"),
     Option("schedule", str, "constant", "learning rate over the run: " + ", ".join(SCHEDULES) + "; EVERY, STEP, HALF "
            "and FIRST are steps, or epochs as in 30ep, or samples as in 20000samples; PATIENCE counts evaluations"),
-    Option("warmup", length, 0, "how long the learning rate rises from 0: steps, 5ep (epochs) or 20000samples"),
-    Option("lr_rule", str, "none", "how the learning rate follows the batch", among=tuple(RULES)),
-    Option("base_batch", int, None, "the batch that --lr is for (default: --global-batch)", least=1),
+    Option("beta1", float, None, "decay of the mean, for adam, adamw and lamb (default: 0.9)", least=0.0),
+    Option("beta2", float, None, "decay of the mean square, for adam, adamw and lamb (default: 0.999)", least=0.0),
+    Option("eps", float, None, "what is added to the root of the mean square, for adagrad, rmsprop, adam, adamw, lamb",
+           least=0.0),
+    Option("warmup", length, None, "how long the learning rate rises from 0, or from --lr with --lr-rule "
+           "linear_warmup: steps, 5ep (epochs) or 20000samples (default: 0; for linear_warmup half an epoch or 5 %% of "
+           "the steps, whichever is longer, but at most half of them)"),
+    Option("lr_rule", str, "none", "how learning rate, betas and eps follow the batch from --base-batch, which they "
+           "are for, to --global-batch", among=tuple(RULES)),
+    Option("base_batch", int, None, "the batch that --lr is for, if an --lr-rule is given", least=1),
+    Option("noise_scale", float, None, "the gradient noise scale in samples, as an earlier run measured it, for "
+           "--lr-rule", least=0.0),
+    Option("batch_schedule", str, None, "a batch that changes: grow:F,EPOCH,... (times F at each of these epochs), "
+           "seesaw:F,EPOCH,... (and the rate by sqrt(F)), noise:EVERY,MAX[,R] (every so many epochs twice as large "
+           "while the noise scale is above twice the batch, or the root of R times the noise scale; at most MAX)"),
+    Option("noise_layers", bool, False, "estimate the noise scale of each parameter too", shapes_weights=False),
     Option("clip", float, None, "limit of the gradients' common norm", least=0.0),
     Option("clip_value", float, None, "limit of each element of the gradients, after --clip", least=0.0),
     Option("global_batch", int, 64, "samples a step, over all ranks", least=1),

@@ -22,14 +22,20 @@ def print_summary(summary: dict):
     if speaks():
         for label, key, form in ROWS:
             if key in summary:
-                print(f"{label:>22}  {cell(summary[key], form)}{_reason(key, summary)}")
+                print(f"{label:>22}  {cell(summary[key], form)}{_remark(key, summary)}")
 
 
-def _reason(key, summary):
+def _remark(key, summary):
+    """Why the overlap is what it is; the interval of the noise scale, or why there is none."""
     if key == "overlap":
         return f" ({summary['overlap_why']})"
-    if key != "noise_scale" or summary[key] is not None:
+    if key != "noise_scale":
         return ""
+    if summary[key] is not None:
+        low, high = summary.get("noise_scale_ci") or (None, None)
+        if low is None:
+            return ""
+        return f" (95 % between {low:,.0f} and {high:,.0f})" if high is not None else f" (95 % above {low:,.0f})"
     if summary["logical_shards"] < 2:
         return " (needs --shards 2 or more)"
     config = summary["config"]

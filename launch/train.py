@@ -1,24 +1,22 @@
 """`allgrad train`: one run, on as many ranks as the launcher started."""
 
 import json
-import math
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 
 import autograd as ag
 import ddp
-from autograd import optim, schedule
+from autograd import optim
 from autograd.core import innermost
 from autograd.kernels import to_numpy
-from ddp import checkpoint
+from ddp import checkpoint, lr_rules
 from ddp.augment import augmentation
 from ddp.environment import detect, pin_threads, torchrun
 from ddp.errors import ConfigurationError
-from ddp.lr_rules import scaled_lr
 from ddp.placement import HALVES, stored
 from launch import data as datasets, models, transfer
-from launch.options import OPTIMIZERS, SCHEDULES, defaults, length, resumed
+from launch.options import OPTIMIZERS, defaults, resumed
+from launch.plan import measures_noise, plan
 
 STARTED_BY = "started_by"  # of config.json: [which torchrun, the options given]
 
@@ -52,11 +50,11 @@ def train(asked: dict) -> dict:
         (data.train_x, data.train_y), batch, comm, shards, config["seed"], config["shuffle"], config["boundary"],
         placement, comm.agree(lambda: _augmentation(config, data)),
     )  # fmt: skip
-    steps = config["steps"] or loader.sampler.steps_in(config["epochs"])
-    comm.agree(lambda: _consistent(asked, config, data, model, steps, loader.sampler))
-    rate, sentence = scaled_lr(config["lr_rule"], config["lr"], config["base_batch"] or batch, batch)
-    inexact = config["compress"] or config["sync_every"] or config["reduce"] == "adasum"
-    noise = ddp.NoiseScale() if shards > 1 and not inexact and config["batch_norm"] == "shard" else None
+    comm.agree(lambda: _consistent(asked, config, data, model))
+    over = comm.agree(lambda: plan(config, loader.sampler))
+    config["warmup"] = over.warmup if config["warmup"] is None else config["warmup"]
+    steps = over.steps
+    noise = ddp.NoiseScale(layers=config["noise_layers"]) if measures_noise(config) else None
     scale = ddp.LossScale() if config["dtype"] == "float16" else None
     parallel = ddp.DistributedDataParallel(
         model, comm, shards, config["reduce"], noise, scale, config["wire"], config["compress"], config["sync_every"],
@@ -64,21 +62,22 @@ def train(asked: dict) -> dict:
     )  # fmt: skip
     if config["dtype"] in HALVES:
         model.compute_in(config["dtype"])
-    optimizer = comm.agree(lambda: make_optimizer(config, parallel, make_schedule(config, rate, steps, loader.sampler)))
+    optimizer = comm.agree(lambda: make_optimizer(config, parallel, over.rate, over.options))
     if config["zero"]:
         optimizer = comm.agree(ddp.Zero, optimizer, comm)
     loss, metrics = objective(model, data)
     out = Path(config["out"]) if config["out"] else None
     trainer = ddp.Trainer(
         parallel, optimizer, loader, loss, metrics,
-        validation=ddp.ArrayDataset(data.val_x, data.val_y), steps=steps, out=out, clip=config["clip"],
+        validation=ddp.ArrayDataset(data.val_x, data.val_y), steps=None if over.batches else steps,
+        epochs=config["epochs"], batches=over.batches, out=out, clip=config["clip"],
         clip_value=config["clip_value"], log_every=config["log_every"], eval_every=config["eval_every"],
         checkpoint_every=config["checkpoint_every"], patience=config["patience"], config=config,
         resumes=bool(config["resume"]), check_every=config["check_every"], on_nonfinite=config["on_nonfinite"],
     )  # fmt: skip
     if saved is not None:
         trainer.restore(saved)
-    if finished := comm.broadcast_object(_finished(trainer, steps) if comm.rank == 0 else None):
+    if finished := comm.broadcast_object(_finished(trainer) if comm.rank == 0 else None):
         return finished
     comm.agree(lambda: _begin(out, config, asked) if comm.rank == 0 and out is not None else None)
     if comm.rank == 0:
@@ -88,12 +87,15 @@ def train(asked: dict) -> dict:
         print(
             f"{config['data']}: {len(data.train_x):,} samples; {config['model']}: {parameters:,} parameters; "
             f"batch {batch} in {shards} logical shard{'s' if shards > 1 else ''} on {ranks}; "
-            f"steps {trainer.step} to {steps}",
+            f"steps {trainer.step} to {trainer.total}",
             flush=True,
         )
-        remarks.append(f"learning {sentence}" if config["lr_rule"] != "none" else None)
-        print(*(f"{remark}\n" for remark in remarks if remark), sep="", end="", flush=True)
-    return trainer.fit()
+        print(*(f"{remark}\n" for remark in [*remarks, *over.remarks] if remark), sep="", end="", flush=True)
+    summary = trainer.fit()
+    if config["lr_rule"] != "none" and config["noise_scale"] is None:
+        remark = lr_rules.warning(batch, summary["noise_scale"], "measured at the end")
+        print(f"{remark}\n" if remark and comm.rank == 0 else "", end="", flush=True)
+    return summary
 
 
 def _backend(asked):
@@ -126,15 +128,15 @@ def _augmentation(config, data):
     return augmentation(config["augment"], data.image)
 
 
-def _finished(trainer, steps):
+def _finished(trainer):
     """The summary of a run that has nothing left to do."""
-    if trainer.out is None or trainer.step < steps or not (trainer.out / "summary.json").is_file():
+    if trainer.out is None or not trainer.finished or not (trainer.out / "summary.json").is_file():
         return None
-    print(f"{trainer.out} is finished: it has all {steps} steps", flush=True)
+    print(f"{trainer.out} is finished: it has all {trainer.step} steps", flush=True)
     return json.loads((trainer.out / "summary.json").read_text(encoding="utf-8"))
 
 
-def _consistent(asked, config, data, model, steps, sampler):
+def _consistent(asked, config, data, model):
     """Refuse options that could not do what they say: a study must not report what was never done."""
     batch, samples = config["global_batch"], len(data.train_x)
     if batch > samples and config["boundary"] == "short":
@@ -142,8 +144,6 @@ def _consistent(asked, config, data, model, steps, sampler):
             f"--global-batch {batch} is larger than the {samples} samples of {config['data']}: "
             f"give at most {samples}, or --boundary carry to fill a batch from several epochs"
         )
-    if steps_of(config["warmup"], sampler) > steps:
-        raise ConfigurationError(f"--warmup {config['warmup']} is longer than the run of {steps} steps")
     family = models.family_of(config["model"])
     if config["batch_norm"] == "sync" and family is not None and not any(m.running_statistics for m in model.modules()):
         raise ConfigurationError(f"--batch-norm sync has no effect on {config['model']}: it has no batch normalisation")
@@ -152,8 +152,11 @@ def _consistent(asked, config, data, model, steps, sampler):
         raise ConfigurationError(f"--{name} has no effect on {config['model']}: it is for {takers}")
     if config["zero"] and config["sync_every"]:
         raise ConfigurationError("--zero shares out one optimizer, and with --sync-every each rank has its own")
-    if "base_batch" in asked and config["lr_rule"] == "none":
-        raise ConfigurationError("--base-batch has no effect without --lr-rule sqrt or --lr-rule linear")
+    if config["noise_layers"] and not measures_noise(config):
+        raise ConfigurationError(
+            "--noise-layers has no effect with one logical shard, --compress, --sync-every or --reduce adasum: give "
+            "--shards 2 or more and the exact gradient"
+        )
     if "checkpoint_every" in asked and not config["out"]:
         raise ConfigurationError("--checkpoint-every needs an --out to write to")
     sources = {"data_sha256": data.sha256, "model_sha256": models.hash_of_file(config["model"])}
@@ -246,53 +249,10 @@ def objective(model, data):
     return lambda x, y: ag.cross_entropy(logits(x), y.reshape(-1)), metrics
 
 
-def steps_of(length, sampler):
-    """A length of training (`launch.options.length`) as the number of steps in which it is complete."""
-    text = str(length)
-    if text.endswith("ep"):
-        return sampler.steps_in(Fraction(text.removesuffix("ep")))
-    if text.endswith("samples"):
-        return sampler.steps_for(int(text.removesuffix("samples")))
-    return int(text)
-
-
-def make_schedule(config, lr, steps, sampler):
-    kind, _, text = config["schedule"].partition(":")
-    warmup = steps_of(config["warmup"], sampler)
-
-    def of(text):
-        return steps_of(length(text), sampler)
-
-    def number(text):
-        if not math.isfinite(value := float(text)):
-            raise ValueError(text)
-        return value
-
-    shapes = {
-        "constant": lambda: schedule.constant(lr),
-        "linear": lambda: schedule.linear(lr, steps),
-        "cosine": lambda: schedule.cosine(lr, steps),
-        "polynomial": lambda power: schedule.polynomial(lr, steps, number(power)),
-        "onecycle": lambda rise="0.3": schedule.one_cycle(lr, steps, number(rise)),
-        "step": lambda every, gamma: schedule.step(lr, of(every), number(gamma)),
-        "multistep": lambda *v: schedule.multistep(lr, [of(m) for m in (v[0], *v[1:-1])], number(v[1:][-1])),
-        "exponential": lambda gamma, every="1": schedule.in_epochs(schedule.exponential(lr, number(gamma)), of(every)),
-        "inverse": lambda half: schedule.inverse(lr, of(half)),
-        "restarts": lambda first, mult="1": schedule.restarts(lr, of(first), number(mult)),
-        "plateau": lambda factor, patience: schedule.Plateau(
-            schedule.warmup(lr, warmup), number(factor), int(patience)
-        ),
-    }
-    try:
-        rate = shapes[kind](*(text.split(",") if text else ()))
-    except (LookupError, TypeError, ValueError):
-        raise ConfigurationError(f"--schedule {config['schedule']} is not one of {', '.join(SCHEDULES)}") from None
-    return rate if kind == "plateau" else schedule.warmup(rate, warmup)
-
-
-def make_optimizer(config, parallel, rate):
+def make_optimizer(config, parallel, rate, more=None):
+    """The optimizer of a configuration; `more` are options that the plan of the run or a study sets."""
     kind = config["optimizer"]
-    options = {"weight_decay": config["weight_decay"], "l1": config["l1"], **config.get("optimizer_options", {})}
+    options = {**(more or {}), "weight_decay": config["weight_decay"], "l1": config["l1"]}
     for name, kinds in {"momentum": ("sgd", "rmsprop", "lars"), "nesterov": ("sgd",)}.items():
         if kind in kinds:
             options[name] = config[name]

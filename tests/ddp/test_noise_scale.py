@@ -1,6 +1,7 @@
 """The noise scale, against gradients whose noise scale is known."""
 
 import itertools
+import json
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from autograd import nn
 from autograd.random import generator
 from ddp import DataLoader, DistributedDataParallel, NoiseScale, evaluate
+from ddp.noise_scale import fieller
 from ddp.sampler import shard_bounds
 
 SAMPLES, SIZE = 1000, 1000  # samples a step, numbers in a gradient
@@ -37,7 +39,7 @@ def draws(shards, kind, count):
 @pytest.mark.parametrize("shards", [2, 8, 32])
 def test_both_estimates_are_unbiased_and_their_ratio_is_the_noise_scale(shards, kind):
     count = 8000 // (shards + 6)
-    average, traces, signals = NoiseScale(decay=0.998), [], []
+    average, traces, signals = NoiseScale(decay=1.0), [], []
     for draw in draws(shards, kind, count):
         single = NoiseScale(decay=0.0)
         single.update(*draw)
@@ -48,6 +50,7 @@ def test_both_estimates_are_unbiased_and_their_ratio_is_the_noise_scale(shards, 
         assert abs(np.mean(values) - truth) < 4.0 * np.std(values) / math.sqrt(count)
         assert np.std(values) / math.sqrt(count) < 0.005 * truth
     assert abs(average.value - 100.0) < 2.0
+    assert (average.trace, average.signal) == pytest.approx((np.mean(traces), np.mean(signals)))
 
 
 def test_a_mean_that_forgets_the_sizes_of_the_shards_is_biased():
@@ -102,7 +105,102 @@ def test_a_restored_state_goes_on():
     for draw in rest:
         one.update(*draw)
         other.update(*draw)
-    assert one.value == other.value is not None
+    assert one.report() == other.report() and one.value is not None
+
+
+def test_the_ratio_of_averages_and_the_average_of_ratios_by_enumeration():
+    """g in {1, 3}, two samples, two shards: tr(Sigma) = 1, |G|^2 = 4, and the mean of the ratios is 1/3, not 1/4."""
+    pairs, ratios, average = [], [], NoiseScale(decay=1.0)
+    for g in itertools.product((1.0, 3.0), repeat=2):
+        single = NoiseScale(decay=0.0)
+        for each in (single, average):
+            each.update(2, 2, g[0] ** 2 + g[1] ** 2, (sum(g) / 2) ** 2)
+        pairs.append((single.trace, single.signal))
+        ratios.append(single.trace / single.signal)
+    np.testing.assert_allclose(np.mean(pairs, axis=0), [1.0, 4.0], rtol=1e-12)
+    assert np.mean(ratios) == pytest.approx(1 / 3, rel=1e-12) and average.value == pytest.approx(1 / 4, rel=1e-12)
+
+
+# --- the interval ------------------------------------------------------------------------------------------------
+
+
+def measured(seed, shards, size, samples, steps, truth=100.0, decay=0.95):
+    """A NoiseScale after so many steps with gradients from N(mu, Sigma), |mu|^2 = 1 and tr(Sigma) = truth.
+
+    The shards' scatter about their mean is independent of the mean: sums of variances times chi squared.
+    """
+    rng, noise = generator("interval", seed, shards, size, steps), NoiseScale(decay)
+    variances = np.linspace(0.5, 1.5, size) * truth / size
+    scatter = rng.chisquare(shards - 1, (steps, size)) @ variances
+    means = 1.0 / math.sqrt(size) + rng.standard_normal((steps, size)) * np.sqrt(variances / samples)
+    for between, squared in zip(scatter.tolist(), np.sum(means * means, axis=1).tolist()):
+        noise.update(samples, shards, between + samples * squared, squared)
+    return noise
+
+
+@pytest.mark.parametrize("size, each, steps", [(1000, 8, 20), (10, 32, 60), (50, 1, 60)])
+@pytest.mark.parametrize("shards", [2, 8, 32])
+def test_the_interval_holds_the_truth_as_often_as_it_says(shards, size, each, steps):
+    found = [measured(seed, shards, size, each * shards, steps) for seed in range(200)]
+    intervals = [noise.interval for noise in found]
+    assert 180 <= sum(low <= 100.0 <= high for low, high in intervals) <= 199
+    assert all(low <= noise.value <= high for noise, (low, high) in zip(found, intervals) if noise.value)
+    if each * shards >= 200 or size == 1000:  # where it has an upper end, it is not there for show
+        assert np.median([high - low for low, high in intervals]) < 100.0
+
+
+def test_more_steps_narrow_the_interval_as_the_root_of_their_number():
+    lengths = {n: np.subtract(*measured(0, 8, 1000, 256, n, decay=1.0).interval[::-1]) for n in (100, 1600)}
+    assert lengths[100] / lengths[1600] == pytest.approx(4.0, rel=0.3)
+
+
+def test_a_signal_that_is_not_significant_leaves_the_interval_without_an_upper_end():
+    noise = measured(0, 4, 20, 8, 30, truth=1e4)
+    low, high = noise.interval
+    assert high == math.inf and 0.0 <= low < 1e4
+    assert noise.report()["noise_scale_ci"] == [low, None]
+    json.dumps(noise.report(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    "x, y, spread, interval",
+    [
+        (4.0, 2.0, (0.0, 0.0, 0.0), (2.0, 2.0)),  # no scatter
+        (4.0, -2.0, (0.0, 0.0, 1.0), (8.0, math.inf)),  # a signal of 0 is the nearest there is
+        (4.0, -0.1, (1e-4, 0.0, 1.0), (8.0, math.inf)),
+        (0.1, 0.1, (1.0, 0.0, 1.0), (0.0, math.inf)),  # nothing is known
+        (4.0, 2.0, (1.0, 0.0, 0.0), (1.75, 2.25)),
+        (4.0, 2.0, (0.0, 0.0, 1.0), (4 / 2.5, 4 / 1.5)),
+    ],
+)
+def test_fiellers_interval(x, y, spread, interval):
+    n, t = 101.0, 1.9839715
+    scale = 0.25 / t**2 * n * (n - 1.0)  # so that t times a standard error is the root of spread / 2
+    found = fieller(x, y, [s * scale for s in spread], (n, n))
+    assert found == pytest.approx(interval, rel=1e-2)
+
+
+def test_the_layers_have_noise_scales_of_their_own_which_add_up_on_any_number_of_ranks(simulate):
+    x = generator("layers").standard_normal((12, 5)).astype("f4")
+    start = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 1)).state_dict()
+
+    def train(comm):
+        model, noise = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 1)), NoiseScale(1.0, layers=True)
+        model.load_state_dict(start)
+        parallel = DistributedDataParallel(model, comm, shards=6, noise=noise)
+        loader = DataLoader((x,), 12, comm, shards=6)
+        for step in range(3):
+            parallel.backward(loader.batch(step), lambda x: (model(x) ** 2).mean())
+        return noise
+
+    noise, *others = [noise for ranks in (1, 3) for noise in simulate(ranks, train)]
+    assert all(other.state_dict() == noise.state_dict() for other in others)
+    report = noise.report()
+    assert list(report["noise_scale_layers"]) == ["0.weight", "0.bias", "1.weight", "1.bias"]
+    assert noise.per_layer.trace.sum() == pytest.approx(noise.trace, rel=1e-5)
+    assert noise.per_layer.signal.sum() == pytest.approx(noise.signal, rel=1e-4)
+    noise.load_state_dict(json.loads(json.dumps(noise.state_dict())))
+    assert noise.report() == report
 
 
 # --- evaluation, the other mean over shards ----------------------------------------------------------------------

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from ddp import Communicator, ConfigurationError, DataLoader, Sampler
+from ddp.batch_schedule import FollowNoise, grow, seesaw
 from ddp.environment import Launch
 from ddp.sampler import BOUNDARIES, shard_bounds
 
@@ -173,3 +174,54 @@ def test_the_steps_for_some_samples_are_the_fewest_that_see_them(samples, batch,
     steps = sampler.steps_for(wanted)
     assert sampler.samples_seen(steps) >= wanted
     assert steps == 0 or sampler.samples_seen(steps - 1) < wanted
+
+
+# --- a batch that changes ------------------------------------------------------------------------------------------
+
+changes = st.lists(st.tuples(st.integers(0, 12), sizes), max_size=4)
+
+
+@given(sizes, sizes, changes, st.sampled_from(BOUNDARIES), st.integers(0, 150))
+def test_positions_of_changing_batches_are_those_of_walking_through_them(samples, batch, changes, boundary, wanted):
+    sampler, sizes, step = Sampler(samples, batch, boundary=boundary), {}, 0
+    for later, size in changes:
+        step += later
+        sampler.resize(step, size)
+        sizes[step] = size
+    ends = [0]
+    for step in range(60):
+        batch, start = sizes.get(step, batch), ends[-1]
+        ends.append(start + batch if boundary == "carry" else min(start + batch, (start // samples + 1) * samples))
+        assert sampler.span(step) == (start, ends[-1]) and sampler.batch_at(step) == batch
+        assert sampler.samples_seen(step + 1) == ends[-1]
+    if wanted <= ends[-1]:
+        assert sampler.steps_for(wanted) == next(step for step, end in enumerate(ends) if end >= wanted)
+
+
+def test_the_batches_of_the_past_do_not_change():
+    with pytest.raises(ConfigurationError, match=r"a batch of 8 from step 2 on: .* after step 5"):
+        sampler = Sampler(100, 10)
+        sampler.resize(5, 20)
+        sampler.resize(2, 8)
+
+
+def test_a_batch_grows_at_epochs_and_each_epoch_still_has_every_sample_once():
+    sampler = Sampler(50, 4)
+    assert grow(sampler, 2.0, [1, "2.5"]) == [13, 13 + 7 + 4]
+    assert [sampler.batch_at(step) for step in (12, 13, 23, 24, 99)] == [4, 8, 8, 16, 16]
+    for epoch in epochs_of(sampler, 5):
+        assert sorted(epoch) == list(range(50))
+    rate = seesaw(lambda step: 0.3, 4.0, [13, 24])
+    assert [rate(step) for step in (12, 13, 24)] == pytest.approx([0.3, 0.15, 0.075])
+
+
+def test_a_batch_follows_the_noise_scale():
+    follow = FollowNoise(1, 4, 100)
+    assert [follow.next(10, n) for n in (None, 20.0, 20.1)] == [10, 10, 20] and follow.next(60, 1e9) == 100
+    root = FollowNoise("0.5", 4, 100, price=0.96)
+    assert [root.next(10, n) for n in (None, 1e4 / 0.96, 400.0, 1.0)] == [10, 100, 20, 4]
+    assert [step for step in range(1, 11) if root.due(Sampler(10, 3), step)] == [2, 4, 6, 8, 10]
+    with pytest.raises(ConfigurationError, match="is between 4 and a larger limit, at a price above 0, got 1, 3"):
+        FollowNoise(1, 4, 3)
+    with pytest.raises(ConfigurationError, match="a batch grows by a factor above 1 at rising epochs, got 1 and 3"):
+        grow(Sampler(10, 2), 1.0, [3])

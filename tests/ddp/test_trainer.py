@@ -20,6 +20,8 @@ from ddp import (
     Trainer,
     checkpoint,
 )
+from ddp.adascale import AdaScale
+from ddp.batch_schedule import FollowNoise
 
 SAMPLES, BATCH, STEPS = 50, 8, 18  # 7 steps an epoch, the last of 2 samples
 X = generator("trainer").standard_normal((SAMPLES, 6)).astype("f4")
@@ -323,3 +325,30 @@ def test_the_noise_scale_may_be_asked_for_on_the_way(first, second, tmp_path):
     trainer = trainer_of(noise=second)
     trainer.restore(checkpoint.load_latest(tmp_path / "checkpoints"))
     assert trainer.fit()["steps"] == STEPS
+
+
+# --- what follows the noise scale ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gain", [True, False])
+def test_gains_and_batches_that_follow_the_noise_scale_do_not_depend_on_the_ranks(gain, simulate, tmp_path):
+    def rule(parallel):
+        return optim.SGD(parallel, AdaScale(0.1, base=3, total=14) if gain else 0.1)
+
+    follow = {} if gain else {"batches": FollowNoise("0.2", 3, 30, price=2.0), "steps": None, "epochs": 3}
+
+    def train(comm):
+        trainer = trainer_of(comm, rule=rule, out=tmp_path / f"{comm.size}", **follow)
+        summary = trainer.fit()
+        return summary["weights_sha256"], summary["steps"], summary["noise_scale_ci"]
+
+    results = [result for ranks in (1, 2, 3) for result in simulate(ranks, train)]
+    assert all(result == results[0] for result in results)
+    lines = lines_of(tmp_path / "1")
+    assert len({line["gain" if gain else "batch"] for line in lines}) > 2
+    assert lines[-1]["samples_seen"] == 3 * SAMPLES or gain
+
+
+def test_what_follows_the_noise_scale_needs_one():
+    with pytest.raises(ConfigurationError, match="AdaScale and FollowNoise follow the noise scale: give the model a"):
+        trainer_of(noise=False, batches=FollowNoise(1, 3, 30))

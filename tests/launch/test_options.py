@@ -8,7 +8,7 @@ from ddp import ConfigurationError
 from ddp.sampler import Sampler
 from launch.__main__ import main
 from launch.options import OPTIONS, add_options, checked, defaults, given, length, resumed
-from launch.train import make_schedule, steps_of
+from launch.plan import plan, steps_of
 
 PROMISED = (
     "--data digits --model mlp:128 --optimizer sgd --lr 0.1 --global-batch 64 --epochs 5 --out runs/a --shards 8 "
@@ -122,7 +122,25 @@ BAD = [
     ("--resume", "--resume: there is no run to go on with"),
     ("--global-batch 1438", "--global-batch 1438 is larger than the 1437 samples of digits: give at most 1437"),
     ("--steps 5 --warmup 6", "--warmup 6 is longer than the run of 5 steps"),
-    ("--base-batch 32", "--base-batch has no effect without --lr-rule sqrt or --lr-rule linear"),
+    ("--base-batch 32", "--base-batch has no effect without an --lr-rule"),
+    ("--noise-layers", "--noise-layers has no effect with one logical shard"),
+    ("--noise-scale 32", "--noise-scale has no effect without an --lr-rule"),
+    ("--lr-rule linear", "--lr-rule linear has no effect without --base-batch: give the batch that --lr 0.1 is for"),
+    ("--lr-rule adam_sde --base-batch 32", "--lr-rule adam_sde is for adam and adamw, not for sgd"),
+    ("--lr-rule noise --base-batch 32", "--lr-rule noise needs the noise scale: give --noise-scale"),
+    ("--lr-rule adascale --base-batch 32", "--lr-rule adascale needs the noise scale: give --shards 2 or more"),
+    ("--lr-rule adam_sde --base-batch 6 --optimizer adam", "have to stay above 0: give a batch below 60, or larger"),
+    ("--beta1 0.8", "--beta1 belongs to adam, adamw, lamb, not to sgd"),
+    ("--optimizer adam --beta2 1", "Adam: beta2 is in [0, 1), got 1.0"),
+    ("--batch-schedule grow", "--batch-schedule grow is not grow:F,EPOCH,..., seesaw:F,EPOCH,... or noise:EVERY,MAX"),
+    ("--batch-schedule grow:2", "--batch-schedule grow:2 is not grow:F,EPOCH"),
+    ("--batch-schedule grow:0.5,1", "grow:0.5,1: a batch grows by a factor above 1 at rising epochs, got 0.5 and 1"),
+    ("--batch-schedule grow:9,1,2", "grow:9,1,2 makes batches of 5184 of 1437 samples: let it grow less"),
+    ("--batch-schedule seesaw:2,1", "--batch-schedule seesaw is for adam and adamw: give grow:2,1"),
+    ("--batch-schedule noise:1,500", "--batch-schedule noise:1,500 needs the noise scale: give --shards 2 or more"),
+    ("--batch-schedule noise:1,500 --shards 2 --schedule cosine", "--schedule cosine counts steps, and with --batch-"),
+    ("--batch-schedule noise:1,50 --shards 2", "noise:1,50: the largest batch is below --global-batch 64"),
+    ("--batch-schedule noise:0,500 --shards 2", "changes every so many epochs, above 0, and is between 2"),
     ("--checkpoint-every 5", "--checkpoint-every needs an --out to write to"),
     ("--config none.toml", "--config none.toml cannot be read"),
 ]
@@ -165,8 +183,8 @@ def test_lengths_are_steps_epochs_or_samples(text, short, carried):
 
 
 def rates(schedule, n, **options):
-    config = {**defaults(), "schedule": schedule, **options}
-    rate = make_schedule(config, 1.0, 100, Sampler(1437, 100))
+    config = {**defaults(), "lr": 1.0, "schedule": schedule, "global_batch": 100, "steps": 100, **options}
+    rate = plan(config, Sampler(1437, 100)).rate
     return [rate(step) for step in range(n)]
 
 
@@ -251,7 +269,7 @@ def test_an_interrupted_run_says_how_to_go_on(capsys, monkeypatch):
 
 MAY_CHANGE = {
     "epochs": 9, "log_every": 3, "checkpoint_every": 4, "data_dir": "/data", "out": "b", "backend": "gloo",
-    "timeout": 9.0, "check_every": 5, "overlap": "thread", "bucket_size": 9000,
+    "timeout": 9.0, "check_every": 5, "overlap": "thread", "bucket_size": 9000, "noise_layers": True,
 }  # fmt: skip
 
 

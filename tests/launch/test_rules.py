@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+import ddp
 from launch.options import add_options, given
 from launch.train import train as train_here
 
@@ -88,11 +89,95 @@ def test_schedules_set_the_rates_of_a_run(text, rates, tmp_path):
 def test_a_plateau_goes_on_where_it_was(stop, tmp_path):
     flags = f"{SMALL} --optimizer lamb --lr 0.3 --no-decay --schedule plateau:0.5,0 --eval-every 2 --steps"
     whole, lines = run(f"{flags} 14", tmp_path / "whole")
-    assert len({line["lr"] for line in lines.values()}) > 2
+    assert len({line["lr"] for line in lines.values()}) > 1
     run(f"{flags} {stop}", tmp_path / "out")
     again, others = run("--resume --steps 14", tmp_path / "out")
     assert again["weights_sha256"] == whole["weights_sha256"] and again["resumed_at"] == stop
     assert {step: line["lr"] for step, line in others.items()} == {step: line["lr"] for step, line in lines.items()}
+
+
+@pytest.mark.parametrize(
+    "text, rates",
+    [
+        ("linear_warmup --warmup 4 --base-batch 25", {1: 0.175, 2: 0.25, 4: 0.4, 5: 0.4, 12: 0.4}),
+        (
+            "linear_warmup --base-batch 50",
+            {1: 0.1 + 0.1 / 6, 6: 0.2, 12: 0.2},
+        ),  # half an epoch is 8 steps, half a run 6
+        ("sqrt --base-batch 25 --warmup 2", {1: 0.1, 2: 0.2, 3: 0.2}),
+        ("noise --noise-scale 100 --base-batch 25", {1: 0.25, 12: 0.25}),
+    ],
+)
+def test_rules_set_the_rates_of_a_run(text, rates, tmp_path):
+    lines = run(f"{SMALL} --lr 0.1 --lr-rule {text}", tmp_path / "out")[1]
+    assert {step: lines[step]["lr"] for step in rates} == pytest.approx(rates)
+
+
+def test_rules_change_betas_and_eps_as_if_the_user_had():
+    ruled = weights("--optimizer adam --lr 0.005 --lr-rule adam_sde --base-batch 25 --eps 2e-8 --beta2 0.99")
+    assert ruled == weights("--optimizer adam --lr 0.01 --beta1 0.6 --beta2 0.96 --eps 1e-8")
+    assert ruled != weights("--optimizer adam --lr 0.01 --beta1 0.6 --beta2 0.96 --eps 1e-7")
+    assert weights("--optimizer adam --lr-rule half_life --base-batch 50 --beta2 0.9") == weights(
+        f"--optimizer adam --beta2 {0.9**2!r}"
+    )
+
+
+def test_a_batch_above_the_measured_noise_scale_gets_a_warning(capsys):
+    summary, _ = run("--model mlp:8 --global-batch 1000 --shards 4 --steps 8 --lr-rule sqrt --base-batch 100")
+    out = capsys.readouterr().out
+    assert summary["noise_scale"] < 1000
+    assert "learning rate 0.1 at batch 100 becomes 0.316228 at batch 1000 by the rule 'sqrt'" in out
+    assert "warning: batch 1000 exceeds the noise scale of " in out and "(measured at the end)" in out
+
+
+CHANGING = [
+    "--lr-rule adascale --base-batch 20 --lr 0.03 --momentum 0.9 --schedule cosine --steps 20",
+    "--batch-schedule noise:0.25,400 --epochs 2",
+    "--batch-schedule noise:0.25,400,2.5 --epochs 2 --boundary carry --schedule plateau:0.5,0 --eval-every 5",
+    "--batch-schedule grow:1.5,0.5,1 --epochs 2 --schedule cosine",
+    "--batch-schedule seesaw:2,0.5,1ep --optimizer adam --lr 0.01 --epochs 2",
+]
+
+
+@pytest.mark.parametrize("text", CHANGING)
+def test_a_batch_or_gain_that_changes_goes_on_where_it_was(text, tmp_path, monkeypatch):
+    """Also from a checkpoint on the way, of which nothing later is known."""
+    flags = f"--model mlp:8 --global-batch 40 --shards 4 --log-every 1 --checkpoint-every 9 {text}"
+    whole, lines = run(flags, tmp_path / "whole")
+    assert len({(line["lr"], line["batch"]) for line in lines.values()}) > 1
+    seen = [line["samples_seen"] for line in lines.values()]
+    assert all(b - a <= lines[i]["batch"] for i, (a, b) in enumerate(zip([0, *seen], seen), 1))
+    if "--epochs 2" in text and "carry" not in text:
+        assert whole["epochs"] == 2.0
+    save = ddp.Trainer.save
+
+    def killed(trainer):
+        save(trainer)
+        if trainer.step == 9:
+            trainer.writer.wait()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(ddp.Trainer, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(flags, tmp_path / "out")
+    monkeypatch.undo()
+    again, others = run("--resume", tmp_path / "out")
+    keys = ("lr", "batch", "loss", "noise_scale", "noise_scale_ci")
+    assert [[line[k] for k in keys] for line in others.values()] == [[line[k] for k in keys] for line in lines.values()]
+    assert again["weights_sha256"] == whole["weights_sha256"] and again["resumed_at"] == 9
+    assert again.get("batches") == whole.get("batches")
+
+
+def test_adascale_ends_when_it_has_made_the_steps_of_the_base_batch(tmp_path):
+    flags = "--model mlp:8 --global-batch 160 --shards 8 --lr-rule adascale --base-batch 20 --lr 0.02 --epochs 1"
+    summary, lines = run(f"{flags} --log-every 1", tmp_path / "out")
+    gains = [line["gain"] for line in lines.values()]
+    assert gains[0] == 1.0 and all(1.0 <= gain <= 8.0 for gain in gains) and max(gains) > 1.5
+    assert (
+        sum(gains[:-1]) < 72 <= sum(gains) == pytest.approx(summary["scale_invariant_steps"])
+    )  # of 20 of 1437 samples
+    assert [line["lr"] for line in lines.values()] == pytest.approx([0.02 * gain for gain in gains])
+    assert 72 / 8 <= summary["steps"] < 72 and not summary["stopped_early"]
 
 
 def test_a_run_with_norms_groups_and_a_plateau_does_not_depend_on_the_ranks(train):

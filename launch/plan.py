@@ -1,0 +1,193 @@
+"""What a run does over its length: how many steps, of which batch, at which learning rate."""
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+from autograd import schedule
+from ddp import lr_rules
+from ddp.adascale import AdaScale
+from ddp.batch_schedule import FollowNoise, grow, seesaw
+from ddp.errors import ConfigurationError
+from ddp.sampler import Sampler
+from launch.options import SCHEDULES, length
+
+MOMENTS = "adam", "adamw", "lamb"
+
+
+@dataclass
+class Plan:
+    """steps of the run; those of its warm-up; the rate; what else the rule sets; who changes the batch; what to say."""
+
+    steps: int
+    warmup: int
+    rate: schedule.Schedule | schedule.Plateau | AdaScale
+    options: dict
+    batches: FollowNoise | None
+    remarks: list[str | None]
+
+
+def plan(config, sampler: Sampler) -> Plan:
+    """The plan of a run; the sampler learns of batches whose sizes are known from the start."""
+    rule, base, batch, noise = (config[key] for key in ("lr_rule", "base_batch", "global_batch", "noise_scale"))
+    if rule == "none" and (base or noise is not None):
+        flag = "--base-batch" if base else "--noise-scale"
+        raise ConfigurationError(f"{flag} has no effect without an --lr-rule such as sqrt or linear")
+    if rule != "none" and base is None:
+        raise ConfigurationError(
+            f"--lr-rule {rule} has no effect without --base-batch: give the batch that --lr {config['lr']:g} is for"
+        )
+    before = _hyperparameters(config)
+    after = lr_rules.scaled(rule, before, base or batch, batch, config["optimizer"], noise)
+    batches, changes = _batches(config, sampler)
+    if rule == "adascale":  # counts in steps of the base batch
+        sampler = Sampler(sampler.samples, base, sampler.shuffle, sampler.seed, sampler.boundary)
+    steps = config["steps"] or sampler.steps_in(config["epochs"])
+    warmup, start, remarks = steps_of(config["warmup"] or 0, sampler), 0.0, []
+    if rule == "linear_warmup":
+        start = before.lr
+        if config["warmup"] is None:
+            warmup = min(max(sampler.steps_in(Fraction(1, 2)), -(-steps // 20)), -(-steps // 2))
+    if warmup > steps:
+        raise ConfigurationError(f"--warmup {config['warmup']} is longer than the run of {steps} steps")
+    rate = schedule_of(config, after.lr, steps, sampler, warmup, start)
+    if config["batch_schedule"] and config["batch_schedule"].startswith("seesaw"):
+        rate = seesaw(rate, *changes)
+    if rule == "adascale":
+        _needs_noise("--lr-rule adascale", config)
+        if isinstance(rate, schedule.Plateau):
+            raise ConfigurationError("--schedule plateau counts steps, which --lr-rule adascale does not: give another")
+        rate = AdaScale(rate, base, steps)
+    if rule != "none":
+        text = lr_rules.sentence(rule, before, after, base, batch)
+        text += f", reached in {warmup} steps from {start:g}" if warmup else ""
+        remarks = [text, lr_rules.warning(batch, noise)]
+    return Plan(steps, warmup, rate, _options(config, before, after), batches, remarks)
+
+
+def measures_noise(config):
+    """Whether the run can estimate its noise scale: several shards, and the exact gradient of each."""
+    inexact = config["compress"] or config["sync_every"] or config["reduce"] == "adasum"
+    return config["shards"] > 1 and config["batch_norm"] == "shard" and not inexact
+
+
+def _needs_noise(what, config):
+    if not measures_noise(config):
+        raise ConfigurationError(
+            f"{what} needs the noise scale: give --shards 2 or more, and no --compress, --sync-every, --reduce adasum "
+            f"or --batch-norm sync"
+        )
+
+
+def _hyperparameters(config):
+    kind, default = config["optimizer"], lr_rules.Hyperparameters(config["lr"])
+    for name, kinds in {"beta1": MOMENTS, "beta2": MOMENTS, "eps": ("adagrad", "rmsprop", *MOMENTS)}.items():
+        if config[name] is not None and kind not in kinds:
+            raise ConfigurationError(f"--{name} belongs to {', '.join(kinds)}, not to {kind}")
+    given = [config[name] for name in ("beta1", "beta2")]
+    beta1, beta2 = (d if g is None else g for g, d in zip(given, default.betas))
+    return lr_rules.Hyperparameters(
+        config["lr"], (beta1, beta2), default.eps if config["eps"] is None else config["eps"]
+    )
+
+
+def _options(config, before, after):
+    """Those of the optimizer that the user or the rule has set."""
+    options = {}
+    if config["optimizer"] in MOMENTS:
+        options["betas"] = after.betas
+    if config["eps"] is not None or after.eps != before.eps:
+        options["eps"] = after.eps
+    return options
+
+
+def _batches(config, sampler):
+    """(FollowNoise or None, (factor, steps at which the batch grows) or None) of `--batch-schedule`."""
+    text = config["batch_schedule"]
+    if text is None:
+        return None, None
+    kind, _, numbers = text.partition(":")
+    first, *rest = (number.strip().removesuffix("ep") for number in numbers.split(","))
+    if config["lr_rule"] == "adascale":
+        raise ConfigurationError("--lr-rule adascale takes a constant batch: leave out --batch-schedule")
+    follow = factor = steps = None
+    try:
+        if kind == "noise":
+            most, price = rest if len(rest) == 2 else (*rest, None)
+            follow = FollowNoise(Fraction(first), config["shards"], int(most), price and float(price))
+            largest = follow.most
+        elif kind in ("grow", "seesaw"):
+            factor, epochs = float(first), [rest[0], *rest[1:]]
+            steps = grow(sampler, factor, epochs)
+            largest = sampler.pieces[-1].batch
+        else:
+            raise ValueError(kind)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"--batch-schedule {text}: {error}") from None
+    except (ValueError, IndexError, ZeroDivisionError, OverflowError):
+        raise ConfigurationError(
+            f"--batch-schedule {text} is not grow:F,EPOCH,..., seesaw:F,EPOCH,... or noise:EVERY,MAX[,R]"
+        ) from None
+    if largest > sampler.samples and sampler.boundary == "short":
+        raise ConfigurationError(
+            f"--batch-schedule {text} makes batches of {largest} of {sampler.samples} samples: "
+            f"let it grow less, or give --boundary carry to fill a batch from several epochs"
+        )
+    if kind == "seesaw" and config["optimizer"] not in lr_rules.ADAM:
+        raise ConfigurationError(f"--batch-schedule seesaw is for {' and '.join(lr_rules.ADAM)}: give grow:{numbers}")
+    if follow is not None:
+        _needs_noise(f"--batch-schedule {text}", config)
+        if config["schedule"].partition(":")[0] not in ("constant", "plateau"):
+            raise ConfigurationError(
+                f"--schedule {config['schedule']} counts steps, and with --batch-schedule {text} nobody knows how many "
+                f"there will be: give constant or plateau"
+            )
+        if largest < config["global_batch"]:
+            raise ConfigurationError(
+                f"--batch-schedule {text}: the largest batch is below --global-batch {config['global_batch']}"
+            )
+    return follow, (factor, steps)
+
+
+def steps_of(length, sampler):
+    """A length of training (`launch.options.length`) as the number of steps in which it is complete."""
+    text = str(length)
+    if text.endswith("ep"):
+        return sampler.steps_in(Fraction(text.removesuffix("ep")))
+    if text.endswith("samples"):
+        return sampler.steps_for(int(text.removesuffix("samples")))
+    return int(text)
+
+
+def schedule_of(config, lr, steps, sampler, warmup=0, start=0.0):
+    """The learning rate over the run, from `--schedule`, after a warm-up of so many steps from the rate `start`."""
+    kind, _, text = config["schedule"].partition(":")
+
+    def of(text):
+        return steps_of(length(text), sampler)
+
+    def number(text):
+        if not math.isfinite(value := float(text)):
+            raise ValueError(text)
+        return value
+
+    shapes = {
+        "constant": lambda: schedule.constant(lr),
+        "linear": lambda: schedule.linear(lr, steps),
+        "cosine": lambda: schedule.cosine(lr, steps),
+        "polynomial": lambda power: schedule.polynomial(lr, steps, number(power)),
+        "onecycle": lambda rise="0.3": schedule.one_cycle(lr, steps, number(rise)),
+        "step": lambda every, gamma: schedule.step(lr, of(every), number(gamma)),
+        "multistep": lambda *v: schedule.multistep(lr, [of(m) for m in (v[0], *v[1:-1])], number(v[1:][-1])),
+        "exponential": lambda gamma, every="1": schedule.in_epochs(schedule.exponential(lr, number(gamma)), of(every)),
+        "inverse": lambda half: schedule.inverse(lr, of(half)),
+        "restarts": lambda first, mult="1": schedule.restarts(lr, of(first), number(mult)),
+        "plateau": lambda factor, patience: schedule.Plateau(
+            schedule.warmup(lr, warmup, start), number(factor), int(patience)
+        ),
+    }
+    try:
+        rate = shapes[kind](*(text.split(",") if text else ()))
+    except (LookupError, TypeError, ValueError):
+        raise ConfigurationError(f"--schedule {config['schedule']} is not one of {', '.join(SCHEDULES)}") from None
+    return rate if kind == "plateau" else schedule.warmup(rate, warmup, start)
