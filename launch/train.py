@@ -83,10 +83,11 @@ def train(asked: dict) -> dict:
     if comm.rank == 0:
         where = "" if placement.arrays == "numpy" else f", torch on {config['device']} in {config['dtype']}"
         ranks = f"{comm.size} rank{'s' if comm.size > 1 else ''} ({comm.launcher}, {comm.backend}{where})"
+        threads = f"{config['threads']} BLAS thread{'s' if config['threads'] > 1 else ''}{' each' * (comm.size > 1)}"
         parameters = sum(p.size for p in model.parameters())
         print(
             f"{config['data']}: {len(data.train_x):,} samples; {config['model']}: {parameters:,} parameters; "
-            f"batch {batch} in {shards} logical shard{'s' if shards > 1 else ''} on {ranks}; "
+            f"batch {batch} in {shards} logical shard{'s' if shards > 1 else ''} on {ranks}, {threads}; "
             f"steps {trainer.step} to {trainer.total}",
             flush=True,
         )

@@ -270,7 +270,7 @@ SCRIPTS = {
         "rank 1 calls broadcast of float32 (1000,) from",
     ),
 }
-EVERYWHERE = "returns", "sleeps", "another shape"
+EVERYWHERE = "exits", "sleeps", "another shape"
 
 
 @pytest.mark.parametrize("case, launcher, ranks", matrix(SCRIPTS, EVERYWHERE))

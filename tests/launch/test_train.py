@@ -70,8 +70,8 @@ def test_only_the_first_rank_prints(start, tmp_path):
     assert done.status == 0 and done.err == ""
     first, *table = done.out.splitlines()
     assert first == (
-        "digits: 1,437 samples; mlp:16: 1,210 parameters; batch 64 in 3 logical shards on 3 ranks (mpirun, mpi); "
-        "steps 0 to 3"
+        "digits: 1,437 samples; mlp:16: 1,210 parameters; batch 64 in 3 logical shards on 3 ranks (mpirun, mpi), "
+        "1 BLAS thread each; steps 0 to 3"
     )
     rows = dict(line.split("  ")[-2:] for line in table)
     assert {key.strip(): value for key, value in rows.items()}["ranks"] == "3"
