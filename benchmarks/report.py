@@ -1,0 +1,123 @@
+"""What was measured, as a Markdown table and as bars."""
+
+import importlib.metadata
+import os
+import platform
+import statistics
+from typing import NamedTuple
+
+from ddp.environment import blas
+
+
+class Row(NamedTuple):
+    """A competitor's times of a workload: seconds a step in each of its turns, the slowest rank's.
+
+    differs: the largest relative difference of one of its first losses from allgrad's
+    """
+
+    ranks: int
+    workload: str
+    peer: str
+    setting: str
+    seconds: list[float]
+    differs: float
+
+    @property
+    def median(self):
+        return statistics.median(self.seconds)
+
+
+def machine():
+    """What the figures depend on, in one line."""
+    found = {"numpy": 0, "torch": 0, "jax": 0, "mpi4py": 0}
+    for name in list(found):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            del found[name]
+    library = blas()
+    versions = ", ".join(f"{name} {version}" for name, version in found.items())
+    return (
+        f"{_processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {platform.platform()}; "
+        f"Python {platform.python_version()}, {versions}, {library.get('internal_api')} {library.get('version')} "
+        f"({library.get('architecture')})"
+    )
+
+
+def _processor():
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def best(rows):
+    """Of each peer's settings the fastest one for a workload, allgrad first."""
+    found = {}
+    for row in rows:
+        key = row.ranks, row.workload, row.peer
+        if key not in found or row.median < found[key].median:
+            found[key] = row
+    return list(found.values())
+
+
+def ratio(row, ours):
+    """peer / allgrad: the ratio of the medians, the smallest and the largest ratio of one turn."""
+    turns = [a / b for a, b in zip(row.seconds, ours.seconds)]
+    return row.median / ours.median, min(turns), max(turns)
+
+
+HEAD = (
+    "| ranks | workload | peer | milliseconds a step | peer / allgrad | losses differ by |\n|--:|---|---|--:|--:|--:|"
+)
+
+
+def lines(rows):
+    """The table's rows, of one workload and number of ranks or of several."""
+    rows = best(rows)
+    ours = {(row.ranks, row.workload): row for row in rows if row.peer == "allgrad"}
+    for row in rows:
+        name = f"{row.peer} ({row.setting})" if row.setting else row.peer
+        low, high = 1e3 * min(row.seconds), 1e3 * max(row.seconds)
+        middle, least, most = ratio(row, ours[row.ranks, row.workload])
+        yield (
+            f"| {row.ranks} | {row.workload} | {name} | {1e3 * row.median:.3f} ({low:.3f} .. {high:.3f}) | "
+            f"{middle:.2f} ({least:.2f} .. {most:.2f}) | {row.differs:.0e} |"
+        )
+
+
+def draw(rows):
+    """A figure with the ratios peer / allgrad as bars, the spread of the turns on them; one part a number of ranks."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = best(rows)
+    ours = {(row.ranks, row.workload): row for row in rows if row.peer == "allgrad"}
+    parts = sorted({row.ranks for row in rows})
+    peers = list(dict.fromkeys(row.peer for row in rows if row.peer != "allgrad"))
+    labels = {ranks: list(dict.fromkeys(row.workload for row in rows if row.ranks == ranks)) for ranks in parts}
+    height = sum(len(labels[ranks]) for ranks in parts)
+    size = 9, 1.5 * len(parts) + 0.2 * height * max(len(peers), 1)
+    shares = [len(labels[ranks]) for ranks in parts]
+    figure, axes = plt.subplots(
+        len(parts), figsize=size, layout="constrained", squeeze=False, sharex=True, height_ratios=shares
+    )
+    for ranks, ax in zip(parts, axes[:, 0]):
+        for i, peer in enumerate(peers):
+            mine = [row for row in rows if (row.ranks, row.peer) == (ranks, peer)]
+            if mine:
+                at = [labels[ranks].index(row.workload) + 0.8 * (i + 0.5) / len(peers) - 0.4 for row in mine]
+                middle, least, most = zip(*(ratio(row, ours[ranks, row.workload]) for row in mine))
+                # Of two turns the median is between them, but the ratio of medians need not be.
+                spread = [max(m - a, 0) for m, a in zip(middle, least)], [max(b - m, 0) for m, b in zip(middle, most)]
+                ax.barh(at, middle, 0.8 / len(peers), xerr=spread, color=f"C{i}", label=peer, error_kw={"lw": 0.8})
+        ax.axvline(1.0, color="black", lw=1)
+        ax.set_yticks(range(len(labels[ranks])), labels[ranks])
+        ax.invert_yaxis()
+        ax.set(xscale="log", title=f"{ranks} rank{'s' * (ranks > 1)}, one thread each")
+        ax.legend(fontsize="small")
+    axes[-1, 0].set_xlabel("time of a step, peer / allgrad (above 1: allgrad is faster)")
+    return figure
