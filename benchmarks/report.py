@@ -73,16 +73,21 @@ HEAD = (
 )
 
 
+def shown(peer, setting):
+    """What a competitor is called: torch (fused)."""
+    return f"{peer} ({setting})" if setting else peer
+
+
 def lines(rows):
     """The table's rows, of one workload and number of ranks or of several."""
     rows = best(rows)
     ours = {(row.ranks, row.workload): row for row in rows if row.peer == "allgrad"}
     for row in rows:
-        name = f"{row.peer} ({row.setting})" if row.setting else row.peer
-        low, high = 1e3 * min(row.seconds), 1e3 * max(row.seconds)
+        low, high, milliseconds = (1e3 * f(row.seconds) for f in (min, max, statistics.median))
         middle, least, most = ratio(row, ours[row.ranks, row.workload])
         yield (
-            f"| {row.ranks} | {row.workload} | {name} | {1e3 * row.median:.3f} ({low:.3f} .. {high:.3f}) | "
+            f"| {row.ranks} | {row.workload} | {shown(row.peer, row.setting)} | "
+            f"{milliseconds:.3f} ({low:.3f} .. {high:.3f}) | "
             f"{middle:.2f} ({least:.2f} .. {most:.2f}) | {row.differs:.0e} |"
         )
 
@@ -113,7 +118,9 @@ def draw(rows):
                 middle, least, most = zip(*(ratio(row, ours[ranks, row.workload]) for row in mine))
                 # Of two turns the median is between them, but the ratio of medians need not be.
                 spread = [max(m - a, 0) for m, a in zip(middle, least)], [max(b - m, 0) for m, b in zip(middle, most)]
-                ax.barh(at, middle, 0.8 / len(peers), xerr=spread, color=f"C{i}", label=peer, error_kw={"lw": 0.8})
+                more = [m - 1 for m in middle]  # bars begin at 1
+                width, style = 0.8 / len(peers), {"color": f"C{i}", "label": peer, "error_kw": {"lw": 0.8}}
+                ax.barh(at, more, width, left=1.0, xerr=spread, **style)
         ax.axvline(1.0, color="black", lw=1)
         ax.set_yticks(range(len(labels[ranks])), labels[ranks])
         ax.invert_yaxis()

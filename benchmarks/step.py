@@ -28,7 +28,7 @@ from benchmarks.peers import PEERS, Unavailable
 from benchmarks.worker import Rank
 from benchmarks.workloads import WORKLOADS
 
-TOLERANCE = 1e-3  # relative difference of losses in float32
+TOLERANCE = 1e-4  # relative difference of losses in float32
 PROFILED = 50  # steps
 
 
@@ -54,7 +54,7 @@ def make(groups, number, ranks):
         except Failed as error:
             if group.name == "allgrad":
                 raise SystemExit(f"allgrad on {ranks} ranks: {error}") from None
-            print(f"left out: {group.name} {group.setting} on {ranks} ranks ({error})", flush=True)
+            print(f"left out: {report.shown(group.name, group.setting)} on {ranks} ranks ({error})", flush=True)
             groups.remove(group)
     return losses
 
@@ -68,8 +68,8 @@ def differences(losses, label):
         if not largest[group] <= TOLERANCE:
             step = next(i for i, (a, b) in enumerate(zip(theirs, ours)) if not abs(a - b) <= TOLERANCE * abs(b))
             raise SystemExit(
-                f"{label}: {group.name} {group.setting} has loss {theirs[step]} in step {step}, allgrad {ours[step]}: "
-                f"they do not train the same"
+                f"{label}: {report.shown(group.name, group.setting)} has loss {theirs[step]} in step {step}, "
+                f"allgrad {ours[step]}: they do not train the same"
             )
     return largest
 
@@ -129,7 +129,7 @@ def memory(names, chosen, all_ranks):
                         if not make([group], number, ranks):
                             continue
                         before, more = (max(found) for found in zip(*group.ask("memory")))
-                    label = f"{WORKLOADS[number].label} | {name} {group.setting}".rstrip()
+                    label = f"{WORKLOADS[number].label} | {report.shown(name, group.setting)}"
                     print(f"| {ranks} | {label} | {before:.1f} | {more:.1f} |", flush=True)
 
 

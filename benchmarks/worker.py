@@ -1,6 +1,6 @@
 """One rank of a competitor: does what `benchmarks.groups` asks, and blocks in a read in between.
 
-    python -m benchmarks.worker SOCKET PEER SETTING
+python -m benchmarks.worker SOCKET PEER SETTING
 """
 
 import ctypes

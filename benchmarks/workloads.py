@@ -1,5 +1,6 @@
 """What is measured: networks, batches and optimizers that every peer builds from the same numbers."""
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -54,15 +55,16 @@ class Workload:
     def weights(self):
         """The parameters by torch's names, in float32.
 
-        Matrices are Gaussian with variance 2 / inputs, in a Transformer 0.02^2; of vectors, a weight is 1 and a bias 0.
+        Matrices and kernels are Gaussian with standard deviation sqrt(2 / inputs), with sigmoids 4 times that, so that
+        every gradient matters to the losses, and 0.02 in a Transformer; vectors are 1 if a weight, 0 if a bias.
         """
-        rng = np.random.default_rng(0)
-        weights = {}
+        rng, weights = np.random.default_rng(0), {}
+        gain = 4.0 if Layer("Sigmoid") in self.network else 1.0
         for name, shape in _transformer(self.network) if self.text else _layers(self.network):
             if len(shape) == 1:
                 weights[name] = np.full(shape, name.endswith("weight"), "f")
             else:
-                scale = 0.02 if self.text else math.sqrt(2 / math.prod(shape[1:]))
+                scale = 0.02 if self.text else gain * math.sqrt(2 / math.prod(shape[1:]))
                 weights[name] = rng.normal(0, scale, shape).astype("f")
         return weights
 
@@ -107,7 +109,7 @@ def _transformer(t):
 
 def _mlp(*widths):
     layers = []
-    for pair in zip(widths, widths[1:]):
+    for pair in itertools.pairwise(widths):
         layers += [Layer("Linear", pair), Layer("ReLU")]
     return tuple(layers[:-1])
 

@@ -59,7 +59,8 @@ def _sgd(w, g, m, v, t, lr):
 def _adam(w, g, m, v, t, lr):
     m = 0.9 * m + 0.1 * g
     v = 0.999 * v + 0.001 * g * g
-    return w - lr * (m / (1 - 0.9**t)) / (jnp.sqrt(v / (1 - 0.999**t)) + 1e-8), m, v
+    c1, c2 = (-jnp.expm1(t * math.log(b)) for b in (0.9, 0.999))  # 1 - b^t, which float32 would cancel
+    return w - lr * (m / c1) / (jnp.sqrt(v / c2) + 1e-8), m, v
 
 
 def _layers(network, w, x):

@@ -1,4 +1,4 @@
-"""NumPy by hand: no graph, every large array made once, the optimizer in place on flat arrays, one Allreduce for two ranks.
+"""NumPy by hand: no graph, every large array made once, the optimizer in place on flat arrays, one Allreduce a step.
 
 A layer has `forward(x)` and `backward(g)`, which overwrite arrays of its own, and its parameters' gradients. Images are
 held in the order (H, C, W, N): only the KW horizontal shifts of a convolution's patches are copied, into rows (C, KW),
