@@ -136,7 +136,7 @@ def test_files_of_another_checkpoint_are_damage(file, tmp_path):
     assert same(checkpoint.load_latest(tmp_path, lambda text: None), 1)
 
 
-@pytest.mark.parametrize("one, other", itertools.combinations(EVERY_FILE, 2))
+@pytest.mark.parametrize("one, other", [*itertools.combinations(EVERY_FILE, 2)])
 def test_files_that_have_changed_places_are_damage(one, other, tmp_path):
     write(tmp_path, 1, 2)
     path = tmp_path / "step-00000002"
