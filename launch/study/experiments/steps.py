@@ -55,18 +55,22 @@ def run(
     eval_ratio = eval_ratio or grid.get("eval_ratio", 1.05)
     if len(batches) < 3:
         raise ConfigurationError(f"--batches: steps against batch size need at least 3 batch sizes, got {len(batches)}")
-    if target is None:
-        if not work.is_default:
-            raise ConfigurationError(f"--target: which {metric} is to be reached on {work.name}? give a number")
-        target = TARGETS.get(metric)
     common = {
-        "target": target, "metric": metric, "sampler": sampler, "eval_ratio": eval_ratio, "sustain": sustain, **more,
+        "target": goal(work, metric, target), "metric": metric, "sampler": sampler, "eval_ratio": eval_ratio,
+        "sustain": sustain, **more,
     }  # fmt: skip
     setting = Setting(lab, work, common, seeds, cap, lr, float(batches[0]))
     chains = lab.map(lambda optimizer: setting.climb(optimizer, batches), optimizers)
     cells = [cell for chain in chains for cell in chain]
     lab.map(lambda cell: setting.report(cell, report_seeds), cells)
     return summarize(work, cells, common, seeds, report_seeds, preset)
+
+
+def goal(work, metric, target=None):
+    """The target given, or that of the default workload; what another has to reach, only its user knows."""
+    if target is None and not work.is_default:
+        raise ConfigurationError(f"--target: which {metric} is to be reached on {work.name}? give a number")
+    return TARGETS.get(metric) if target is None else target
 
 
 @dataclass
