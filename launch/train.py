@@ -61,6 +61,7 @@ def train(asked: dict) -> dict:
     parallel = ddp.DistributedDataParallel(
         model, comm, shards, config["reduce"], noise, scale, config["wire"], config["compress"], config["sync_every"],
         config["sync_after"], config["batch_norm"], config["overlap"], config["bucket_size"],
+        _timeline(config),
     )  # fmt: skip
     if config["dtype"] in HALVES:
         model.compute_in(config["dtype"])
@@ -93,7 +94,11 @@ def train(asked: dict) -> dict:
         )
         remarks.append(f"learning {sentence}" if config["lr_rule"] != "none" else None)
         print(*(f"{remark}\n" for remark in remarks if remark), sep="", end="", flush=True)
-    return trainer.fit()
+    summary = trainer.fit()
+    if comm.rank == 0 and config["trace"]:
+        untold = {"verdict": ["--trace: none of the steps to be traced was taken"]}
+        print(*summary.get("timeline", untold)["verdict"], sep="\n", flush=True)
+    return summary
 
 
 def _backend(asked):
@@ -126,6 +131,13 @@ def _augmentation(config, data):
     return augmentation(config["augment"], data.image)
 
 
+def _timeline(config):
+    if config["trace_steps"] is None:
+        return ddp.Timeline(config["trace"])
+    first, stop = config["trace_steps"].split(":")
+    return ddp.Timeline(config["trace"], (int(first), int(stop)))
+
+
 def _finished(trainer, steps):
     """The summary of a run that has nothing left to do."""
     if trainer.out is None or trainer.step < steps or not (trainer.out / "summary.json").is_file():
@@ -152,6 +164,8 @@ def _consistent(asked, config, data, model, steps, sampler):
         raise ConfigurationError(f"--{name} has no effect on {config['model']}: it is for {takers}")
     if config["zero"] and config["sync_every"]:
         raise ConfigurationError("--zero shares out one optimizer, and with --sync-every each rank has its own")
+    if config["trace_steps"] and not config["trace"]:
+        raise ConfigurationError("--trace-steps has no effect without --trace")
     if "base_batch" in asked and config["lr_rule"] == "none":
         raise ConfigurationError("--base-batch has no effect without --lr-rule sqrt or --lr-rule linear")
     if "checkpoint_every" in asked and not config["out"]:
@@ -188,7 +202,7 @@ def _began_here(out, asked):
 def _configuration(asked, comm):
     """(configuration, checkpoint or None), on rank 0: defaults, what --resume finds, and what the user gave."""
     out = Path(asked["out"]) if asked.get("out") else None
-    for name in ("out", "init_from", "freeze"):
+    for name in ("out", "init_from", "freeze", "trace"):
         if asked.get(name) == "":
             raise ConfigurationError(f"--{name.replace('_', '-')} is empty: was a variable of the shell not set?")
     if "steps" in asked and "epochs" in asked:
