@@ -31,8 +31,8 @@ class Timeline:
     path    the file, or None to record nothing
     steps   (first, stop), counted from 0; if None, 20 steps once the run is warm and has settled its overlap
 
-    Given to `DistributedDataParallel`, it records forward, backward and exchange. `Trainer` tells it the rest; a loop of
-    one's own does so by `step` and `span`, and calls `finish`. Clocks are compared with rank 0's before and after
+    Given to `DistributedDataParallel`, it records forward, backward and exchange. `Trainer` tells it the rest; a loop
+    of one's own does so by `step` and `span`, and calls `finish`. Clocks are compared with rank 0's before and after
     (Cristian 1989). On a device, what is seen is when work is handed to it, not when it is done.
     """
 
@@ -170,9 +170,8 @@ class Timeline:
 
     def _compare_clocks(self):
         """Rank 0 tells each other rank its time, again and again; half of the quickest round trip is the doubt."""
-        comm, ping, pong, best = self.comm, np.zeros(1), np.zeros(1), (0.0, 0.0)
+        comm, ping, pong, tries = self.comm, np.zeros(1), np.zeros(1), []
         for rank in range(1, comm.size):
-            tries = []
             for _ in range(PINGS if comm.rank in (0, rank) else 0):
                 if comm.rank == 0:
                     comm.exchange([], [(ping, rank)])
@@ -183,10 +182,10 @@ class Timeline:
                     comm.exchange([(ping, 0)], [])
                     comm.exchange([], [(pong, 0)])
                     told = self.clock()
-                    tries.append(((told - asked) / 2, float(pong[0]) - (asked + told) / 2))
-            if tries:
-                best = min(tries)[::-1]
-        self.clocks.append((self.clock(), *best))
+                    middle = (asked + told) / 2
+                    tries.append(((told - asked) / 2, middle, float(pong[0]) - middle))
+        doubt, when, add = min(tries, default=(0.0, self.clock(), 0.0))
+        self.clocks.append((when, add, doubt))
 
     @contextmanager
     def _span(self, kind, name, args):

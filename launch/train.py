@@ -166,6 +166,8 @@ def _consistent(asked, config, data, model, steps, sampler):
         raise ConfigurationError("--zero shares out one optimizer, and with --sync-every each rank has its own")
     if config["trace_steps"] and not config["trace"]:
         raise ConfigurationError("--trace-steps has no effect without --trace")
+    if config["trace"] and config["out"] and Path(config["trace"]).resolve() == Path(config["out"]).resolve():
+        raise ConfigurationError(f"--trace {config['trace']} is the directory of --out: give a file in it")
     if "base_batch" in asked and config["lr_rule"] == "none":
         raise ConfigurationError("--base-batch has no effect without --lr-rule sqrt or --lr-rule linear")
     if "checkpoint_every" in asked and not config["out"]:
