@@ -22,6 +22,7 @@ from ddp.lockstep import Lockstep
 from ddp.overlap import Overlap
 from ddp.reduction import ShardSum, run_of
 from ddp.running import RunningStatistics
+from ddp.timeline import Timeline
 from ddp.watchdog import here
 
 BATCH_NORMS = ("shard", "sync")
@@ -46,12 +47,13 @@ class DistributedDataParallel:
                             global batch, as in torch's SyncBatchNorm, which is slower, see `Lockstep`
     overlap, bucket         when gradients are exchanged, see `Overlap`, and how many bytes a bucket has at least (an
                             eighth of all if None, from 256 kB to 25 MB); the same bits whatever they are
+    timeline                a `Timeline` that is to record some steps, or None
     """
 
     def __init__(
         self, model, comm: Communicator | None = None, shards=None, reduce="canonical", noise=None, scale=None,
         wire="float32", compress=None, sync_every: int | None = None, sync_after=0, batch_norm="shard",
-        overlap="auto", bucket: int | None = None,
+        overlap="auto", bucket: int | None = None, timeline: Timeline | None = None,
     ):  # fmt: skip
         self.model, self.comm = model, comm or Communicator()
         self.shards = self.comm.size if shards is None else shards
@@ -83,6 +85,8 @@ class DistributedDataParallel:
             overlap, bucket, self.arena, self.comm, self.shards, self.total, self._settle, reduce, wire, compress,
             sync_every, batch_norm,
         )  # fmt: skip
+        self.timeline = timeline or Timeline()
+        self.timeline.watch(self)
         self.comm.broadcast(self.arena.data)
         self.arena.touch()
         for buffer in buffers.values():
@@ -174,8 +178,9 @@ class DistributedDataParallel:
                 self.suspect = shard.index
             exchange.push()
             self.statistics.push(shard.index, len(shard) / batch.size)
-        exchange.finish()
-        self.statistics.finish()
+        with self.timeline.span("exchange"):
+            exchange.finish()
+            self.statistics.finish()
         if self.noise is not None:
             self.noise.observe(riders[WEIGHTED:], batch.size, min(batch.size, self.shards))
         self.overlap.took(time.perf_counter() - began)
@@ -287,8 +292,8 @@ class DistributedDataParallel:
 
         Returns the mean loss of the shard's samples.
         """
-        samples = len(shard)
-        with random.keyed(batch.seed, "forward", batch.step, shard.index):
+        samples, span = len(shard), self.timeline.span
+        with random.keyed(batch.seed, "forward", batch.step, shard.index), span("forward", shard=shard.index):
             try:
                 value = loss(*shard.arrays)
             except NoVarianceError as error:
@@ -299,7 +304,7 @@ class DistributedDataParallel:
                 ) from None
         scale = 1.0 if self.scale is None else self.scale.value
         if value.shape == ():
-            with watching:
+            with watching, span("backward", shard=shard.index):
                 value.backward(scale * samples / count)
             return value.item()
         if value.shape != (samples,):
@@ -307,7 +312,7 @@ class DistributedDataParallel:
                 f"the loss of a shard of {samples} samples must be a scalar (their mean) or of shape ({samples},), "
                 f"got shape {value.shape}"
             )
-        with watching:
+        with watching, span("backward", shard=shard.index):
             value.backward(full((samples,), scale / count, innermost(value)))
         return math.fsum(value.tolist()) / samples
 
