@@ -53,8 +53,11 @@ def make(groups, number, ranks):
             continue
         except Failed as error:
             if group.name == "allgrad":
-                raise SystemExit(f"allgrad on {ranks} ranks: {error}") from None
-            print(f"left out: {report.shown(group.name, group.setting)} on {ranks} ranks ({error})", flush=True)
+                raise SystemExit(f"allgrad on {ranks} rank{'s' * (ranks > 1)}: {error}") from None
+            print(
+                f"left out: {report.shown(group.name, group.setting)} on {ranks} rank{'s' * (ranks > 1)} ({error})",
+                flush=True,
+            )
             groups.remove(group)
     return losses
 
