@@ -142,7 +142,7 @@ M5 = "M5", "CNN", CNN, (3, 32, 32)
 WORKLOADS = (
     *(Workload(*M1, batch, "sgd", 0.01) for batch in (8, 64, 256)),
     *(Workload(*M2, batch, "sgd", 0.01) for batch in (8, 64, 256)),
-    *(Workload(*M2, batch, "adam", 0.001) for batch in (8, 64, 256)),
+    *(Workload(*M2, batch, "adam", 0.0001) for batch in (8, 64, 256)),
     *(Workload(*M3, batch, "sgd", 0.1) for batch in (8, 64, 256)),
     *(Workload(*M4, batch, "adam", 0.001, GPT.vocabulary) for batch in (8, 32)),
     *(Workload(*M5, batch, "sgd", 0.001) for batch in (16, 64)),
