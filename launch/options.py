@@ -238,7 +238,6 @@ def resumed(saved: dict, asked: dict) -> dict:
     The end of the run may move, unless the learning rate was planned over its length.
     """
     saved = {**defaults(), **saved}  # a run begun before an option existed had its default
-    saved |= {"trace": None, "trace_steps": None}  # of one start only
     free = {option.name for option in OPTIONS if not option.shapes_weights}
     if re.split(r"\W", saved["schedule"])[0] not in {re.split(r"\W", kind)[0] for kind in PLANNED}:
         free |= {"steps", "epochs"}
@@ -251,4 +250,4 @@ def resumed(saved: dict, asked: dict) -> dict:
             )
     if "epochs" in asked and "steps" not in asked:
         saved = {**saved, "steps": None}
-    return {**saved, **asked}
+    return {**saved, "trace": None, "trace_steps": None, **asked}  # a trace is of one start
