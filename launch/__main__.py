@@ -120,7 +120,7 @@ def main(argv=None) -> int:
             end_all_ranks(130)
         return 130
     except SystemExit as error:  # --help; or called by somebody's model, and Python would leave the other ranks waiting
-        if connected():
+        if connected() and not getattr(error, "in_order", False):
             sys.excepthook(type(error), error, error.__traceback__)
         raise
 

@@ -53,7 +53,7 @@ WORKLOAD = {  # flag: (type, help); the fields of a Workload
     "dtype": (str, "float32 or float64 [float32]"),
     "label_noise": (float, "share of training labels drawn anew [0]"),
     "shards": (int, "logical shards of a batch [--ranks-per-run]"),
-    "eval_samples": (int, "training samples that the training loss is measured on [all, at most 10,000]"),
+    "eval_samples": (int, "samples of each part that are measured [at most 2,048, of text 16,384 characters]"),
 }
 LAB = {
     "out": (str, "directory of the study; what it holds is not run again [runs/study]"),
@@ -116,6 +116,9 @@ def run(verb: str, directory=None, preset=None, csv=False, config=None, **flags)
 
 def _experiment(verb, given):
     from launch.study.lab import Lab
+    from launch.study.ledger import hardware, software
+    from launch.study.progress import Progress
+    from launch.study.report import show, write
     from launch.study.workload import Workload
 
     preset = given.pop("preset", PRESETS[0])
@@ -136,7 +139,7 @@ def _experiment(verb, given):
     retry = given.get("retry", "error")
     if retry not in ("error", "all"):
         raise ConfigurationError(f"--retry {retry} is not error or all")
-    with Lab(out, given.get("jobs"), ranks, retry) as lab:
+    with Progress(verb) as progress, Lab(out, given.get("jobs"), ranks, retry, progress) as lab:
         try:
             result = experiment(lab, work, preset, **grid)
         except KeyboardInterrupt:
@@ -151,17 +154,9 @@ def _experiment(verb, given):
                 end_all_ranks(130)
             return 130
     result.command = shlex.join(["allgrad", *sys.argv[1:]])
-    _publish(result, out)
+    write([result], out, {**software(), **hardware(), "argv": None})
+    show(result, out)
     return 0
-
-
-def _publish(result, out):
-    print(result.headline)
-    for check in result.checks:
-        print(f"{check.verdict:<12} {check.claim}: {check.value:.3g} [{check.low:.3g}, {check.high:.3g}]")
-    for note in result.notes:
-        print(f"note: {note}")
-    result.save_tables(out)
 
 
 def _fresh(seeds):

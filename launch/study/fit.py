@@ -62,11 +62,11 @@ def _hyperbolas(batches, logs):
     With S_min at its best, ln B_crit is all there is to find: the best of a grid, then Gauss-Newton.
     """
     low, high = math.log(batches.min() / REACH), math.log(batches.max() * REACH)
-    grid = np.linspace(low, high, 121)
+    grid = np.linspace(low, high, 61)
     curves = np.log1p(np.exp(grid)[:, None] / batches)  # (grid, batches)
     loss = (logs[:, None, :] - curves).var(axis=2)
     beta = grid[loss.argmin(axis=1)]
-    for _ in range(40):
+    for _ in range(15):
         slope = 1.0 / (1.0 + batches * np.exp(-beta)[:, None])  # of the curve, by ln B_crit
         rest = logs - np.log1p(np.exp(beta)[:, None] / batches)
         slope = slope - slope.mean(axis=1, keepdims=True)

@@ -7,7 +7,6 @@ import queue
 import secrets
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +29,12 @@ class Closed(Exception):
     """The laboratory has closed while somebody waited for a run."""
 
 
+class Served(SystemExit):
+    """A rank has served its last run, and ends in good order."""
+
+    in_order = True
+
+
 class Lab:
     """Runs configurations side by side, and keeps every row in OUT/runs.jsonl.
 
@@ -49,7 +54,7 @@ class Lab:
     def __init__(
         self, out, jobs: int | None = None, ranks_per_run=1, retry="error", progress: Any = None,
     ):  # fmt: skip
-        if multiprocessing.parent_process() is not None:
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
             raise ConfigurationError(
                 "a worker process has imported a script that makes a Lab: put its calls under "
                 "if __name__ == '__main__':"
@@ -69,10 +74,11 @@ class Lab:
         self._tasks: dict[str, _Task] = {}
         self._queue: queue.SimpleQueue = queue.SimpleQueue()
         self._workers: list = []
+        self._resting: Any = _Ranks([])  # too few for a group
         self.ledger = ledger.Ledger(out)
         self._before = {*self.ledger.rows}
         if self.comm.size > 1:
-            self._workers = _gather_ranks(self.comm, ranks_per_run)
+            self._workers, self._resting = _gather_ranks(self.comm, ranks_per_run)
             self._start()
         elif ranks_per_run > 1:
             raise ConfigurationError(f"--ranks-per-run {ranks_per_run} needs ranks: start with mpirun or torchrun")
@@ -124,7 +130,7 @@ class Lab:
             tasks = list(self._tasks.values())
         for task in tasks:
             task.ready.set()
-        for worker in self._workers:
+        for worker in (*self._workers, self._resting):
             worker.end()
         self.ledger.close()
 
@@ -229,7 +235,7 @@ class _Process:
         self.told: set = set()
 
     def do(self, config) -> dict:
-        if self.process is None:
+        if self.process is None or not self.process.is_alive():
             self._begin()
         try:
             self.connection.send(_message(config, self.told))
@@ -340,6 +346,7 @@ def _groups(size, ranks_per_run):
 
 
 def _gather_ranks(comm, ranks_per_run):
+    """Rank 0's connections to the groups that do runs, and to what rests."""
     groups = _groups(comm.size, ranks_per_run)
     key = secrets.token_bytes(16)
     alone = len({*comm.all_gather_object(socket.gethostname())}) == 1
@@ -354,14 +361,7 @@ def _gather_ranks(comm, ranks_per_run):
     if ranks_per_run > 1:
         comm.split(0)
     resting = sorted(found.keys() - {rank for group in groups for rank in group})
-    return [_Ranks([found[rank] for rank in group]) for group in groups] + [_Rest([found[r] for r in resting])]
-
-
-class _Rest(_Ranks):
-    """Ranks without a run: too few for a group."""
-
-    def do(self, config):
-        raise Closed
+    return [_Ranks([found[rank] for rank in group]) for group in groups], _Ranks([found[rank] for rank in resting])
 
 
 def _serve_as_rank(comm, ranks_per_run):
@@ -378,4 +378,4 @@ def _serve_as_rank(comm, ranks_per_run):
             config, extra = message
             workload.provide(extra)
             connection.send(_one(config, group))
-    sys.exit(0)
+    raise Served(0)

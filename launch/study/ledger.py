@@ -42,9 +42,9 @@ class Ledger:
                 self.out.mkdir(parents=True, exist_ok=True)
             flags = (os.O_CREAT if create else 0) | (os.O_RDWR | os.O_APPEND if create else os.O_RDONLY)
             self.file = os.open(self.path, flags, 0o666)
-        except FileNotFoundError:
-            raise ConfigurationError(f"{self.path} does not exist: give the directory of a study") from None
         except OSError as error:
+            if not create:
+                raise ConfigurationError(f"{self.path} cannot be read: give the directory of a study") from None
             raise ConfigurationError(f"--out {out} cannot be used ({error.strerror}): give another directory") from None
         self.refresh()
 

@@ -84,6 +84,8 @@ def configuration(work: workload.Workload, optimizer: str | None = None, **given
     for key, least in {"eval_ratio": 1.0, "sustain": 1, "batch": 1, "cap": 1, "lr": 0.0}.items():
         if not least <= config[key] < math.inf:
             raise ConfigurationError(f"{key} is at least {least}, got {config[key]}")
+    if wrong := [key for key, value in config.items() if isinstance(value, float) and not math.isfinite(value)]:
+        raise ConfigurationError(f"{wrong[0]} is a finite number, got {config[wrong[0]]}")
     return json.loads(json.dumps(config, allow_nan=False))
 
 
@@ -129,10 +131,7 @@ class Run:
         self.budget = None if config["steps"] is None else steps_of(config["steps"], self.loader.sampler)
         self.optimizer = make_optimizer(config, self.parallel, self.learning_rate())
         self.loss, self.metrics = workload.objective(config, self.model, self.data)
-        self.parts = {
-            "train": tuple(a[self._measured()] for a in arrays),
-            "val": (self.data.val_x, self.data.val_y),
-        }
+        self.parts = {"train": self._measured(*arrays), "val": self._measured(self.data.val_x, self.data.val_y)}
         self.t = 0
 
     # --- what a kind of run may change -------------------------------------------------------------------------------
@@ -165,13 +164,9 @@ class Run:
         return self.loader.sampler.samples_seen(self.t)
 
     def evaluate(self, part="train") -> dict[str, float]:
-        """Means of the metrics over the training samples that are measured, or over the validation part ("val")."""
-        arrays = self.parts[part]
-        batch = max(len(arrays[0]) if self.data.vocabulary is None else 256, self.config["shards"])
-        batch = min(batch, 4096)
-        return ddp.evaluate(
-            self.model, ddp.ArrayDataset(*arrays), self.metrics, self.comm, self.config["shards"], batch
-        )
+        """Means of the metrics over those samples that are measured, of "train" or "val"."""
+        arrays, shards = ddp.ArrayDataset(*self.parts[part]), self.config["shards"]
+        return ddp.evaluate(self.model, arrays, self.metrics, self.comm, shards, 256 if self.data.vocabulary else 2048)
 
     def measure(self, metric: str) -> float:
         """One of METRICS."""
@@ -185,11 +180,12 @@ class Run:
         """Whether a loss says that the run has come to nothing; `first` is what it began with."""
         return not (math.isfinite(loss) and loss <= (LARGEST_LOSS if self.data.classes else 1000.0 * first))
 
-    def _measured(self):
-        count, n = self.config["eval_samples"], len(self.data.train_x)
-        if count == n:
-            return slice(None)
-        return np.sort(ddp.Sampler(n, count, "once", 0).order(0)[:count])
+    def _measured(self, *arrays):
+        count, n = self.config["eval_samples"], len(arrays[0])
+        if count >= n:
+            return arrays
+        chosen = np.sort(ddp.Sampler(n, count, "once", 0).order(0)[:count])
+        return tuple(a[chosen] for a in arrays)
 
 
 def to_target(run: Run, at_evaluation: Callable[[Run], Any] | None = None) -> dict:

@@ -49,6 +49,10 @@ class Tuned:
         return sum(row["status"] != "ok" for row in self.rows)
 
 
+class NothingWorks(ConfigurationError):
+    """No learning rate leads to the target."""
+
+
 def steps_of(row: dict) -> float:
     """A row's steps to the target; inf if it never met it."""
     return row["steps_to_target"] if row["status"] == "ok" else math.inf
@@ -68,7 +72,7 @@ def tune(
     measure     a row's score, the smaller the better; None: its steps to the target, and runs that are sure to be worse
                 than 3 times the best are pruned
     The climb ends when two rates on both sides of the best are worse; then the winner is run on fresh seeds, see
-    `report`, if there are any. ConfigurationError if no rate tried works.
+    `report`, if there are any. Raises NothingWorks if no rate does.
     """
     search = _Search(lab, configure, start, tuple(seeds), cap, measure, experiment)
     if neighbour is not None and math.isfinite(neighbour.score) and measure is None:
@@ -80,7 +84,7 @@ def tune(
         search.limit = cap
         search.score([*COARSE, -12, 12])
     if not search.works():
-        raise ConfigurationError(search.complaint())
+        raise NothingWorks(search.complaint())
     best, at_edge = search.best(), False
     while missing := [k for k in (best - 2, best - 1, best + 1, best + 2) if k not in search.found]:
         search.score(missing)
@@ -117,7 +121,8 @@ class _Search:
         values: dict[int, list[float]] = {k: [] for k in ks}
         for seeds in (self.seeds[:1], self.seeds[1:]):
             prune = None if self.measure else self._prune([v[0] for v in values.values() if v])
-            pairs = [(k, seed) for k in ks for seed in seeds if all(map(math.isfinite, values[k]))]
+            hopeful = [k for k in ks if all(math.isfinite(v) and (prune is None or v <= prune) for v in values[k])]
+            pairs = [(k, seed) for k in hopeful for seed in seeds]
             configs = [self.configure(lr=self.rate(k), seed=seed, cap=self.cap, prune=prune) for k, seed in pairs]
             rows = self.lab.run(configs, self.experiment)
             self.trials += len(rows)

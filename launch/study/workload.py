@@ -29,8 +29,8 @@ class Workload:
     objective    None, or a function (model, data) -> (loss, metrics) as `launch.train.objective`
     label_noise  share of the training labels that are drawn anew
     shards       logical shards of a batch: at least the ranks that share a run
-    eval_samples how many training samples the training loss is measured on, the first of a fixed order; by default all
-                 up to 10,000 (of text, up to 1,000 windows)
+    eval_samples how many samples of each part are measured, the first of a fixed order: by default at most 2,048, of
+                 text as many windows as have 16,384 characters
     data_dir     where mnist, fashion-mnist and cifar10 are
     """
 
@@ -56,7 +56,7 @@ class Workload:
             _own[data.sha256] = data
         elif self.data_dir is not None:  # what makes it again, since the data may be large
             _own[data.sha256] = partial(_load, self.data, self.data_dir, self.dtype)
-        most = 1000 if data.vocabulary is not None else 10_000
+        most = 2048 if data.vocabulary is None else max(16_384 // data.features[0], 64)
         named = isinstance(self.model, str)
         return {
             "data": data.name if not isinstance(self.data, str) else self.data,
@@ -69,7 +69,7 @@ class Workload:
             "objective": None if self.objective is None else _keep(self.objective),
             "label_noise": self.label_noise,
             "shards": self.shards,
-            "eval_samples": min(self.eval_samples or most, len(data.train_x)),
+            "eval_samples": self.eval_samples or most,
         }
 
     @property

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ddp.errors import ConfigurationError
-from launch.study import fit, runner
+from launch.study import figures, fit, runner
 from launch.study.lab import Lab
 from launch.study.result import Check, Figure, Result, Table
-from launch.study.tune import REPORT_SEEDS, SEEDS, Tuned, report, tune
+from launch.study.tune import REPORT_SEEDS, SEEDS, NothingWorks, Tuned, report, tune
 from launch.study.workload import Workload
 
 GRIDS = {
@@ -58,7 +58,7 @@ def run(
     if target is None:
         if not work.is_default:
             raise ConfigurationError(f"--target: which {metric} is to be reached on {work.name}? give a number")
-        target = TARGETS[metric]
+        target = TARGETS.get(metric)
     common = {
         "target": target, "metric": metric, "sampler": sampler, "eval_ratio": eval_ratio, "sustain": sustain, **more,
     }  # fmt: skip
@@ -92,16 +92,24 @@ class Setting:
         for batch in batches:
             start = start if tuned is None else tuned.lr * (batch / before) ** power
             configure = self.configure(optimizer, batch)
-            tuned = tune(
-                self.lab, configure, start, neighbour=tuned, seeds=self.seeds, report_seeds=(), cap=self.cap,
-                experiment="steps",
-            )  # fmt: skip
+            try:
+                tuned = tune(
+                    self.lab, configure, start, neighbour=tuned, seeds=self.seeds, report_seeds=(), cap=self.cap,
+                    experiment="steps",
+                )  # fmt: skip
+            except NothingWorks:
+                if tuned is None:
+                    raise
+                cells.append(Cell(optimizer, batch, Tuned(math.nan, math.inf, True, {}, 0)))
+                continue
             cells.append(Cell(optimizer, batch, tuned))
             before = batch
         return cells
 
     def report(self, cell, seeds):
-        """Run a cell's best rate on fresh seeds."""
+        """Run a cell's best rate on fresh seeds, if there is one."""
+        if math.isinf(cell.tuned.score):
+            return
         report(self.lab, self.configure(cell.optimizer, cell.batch), cell.tuned, seeds, experiment="steps")
 
 
@@ -120,16 +128,21 @@ def summarize(work, cells, common, seeds, report_seeds, preset) -> Result:
         ["optimizer", "B", "lr", "S", "ci_lo", "ci_hi", "E", "epochs", "eff", "slope", "region", "n_seeds", "n_fail",
          "at_edge", "n_rates", "n_trials", "budget", "eval_ratio", "sampler"],
         rows, "Steps S and examples E = B S to the target: geometric means over the report's seeds.",
+        {"n_rates": "learning rates tried", "budget": "what a run had to reach",
+         "eval_ratio": "distance between evaluations after the first 20 steps",
+         "sampler": "order of the samples: epoch (a new permutation each), once, iid (with replacement), never"},
     )  # fmt: skip
     hyperbolas = Table(
         "fit",
-        ["optimizer", "s_min", "s_min_lo", "s_min_hi", "b_crit", "b_crit_lo", "b_crit_hi", "rmse_log", "cbs20",
+        ["optimizer", "S_min", "S_min_lo", "S_min_hi", "B_crit", "B_crit_lo", "B_crit_hi", "rmse_log", "cbs20",
          "n_seeds"],
         fit_rows, "S(B) = S_min (1 + B_crit/B), fitted to log S; 95 % intervals by bootstrap over seeds. cbs20: the "
         "largest batch with at most 1.2 times the least examples (Zhang et al. 2024).",
+        {"cbs20": "largest batch size with at most 1.2 times the fewest examples, interpolated"},
     )  # fmt: skip
     checks = _checks(work, common, of, fits, len(report_seeds))
     n = len(work.loaded.train_x)
+    measured = work.config()["eval_samples"]
     unit = "windows" if work.loaded.vocabulary is not None else "samples"
     result = Result(
         "steps", "How many steps does it take to reach the target, and up to which batch does doubling it halve them?",
@@ -142,8 +155,10 @@ def summarize(work, cells, common, seeds, report_seeds, preset) -> Result:
         f"constant learning rate, tuned for each optimizer and batch on a grid of factor sqrt 2, {len(seeds)} seeds "
         f"until two rates on both sides were worse, the winner run on {len(report_seeds)} fresh seeds; evaluations at "
         f"the first 20 steps and then at distances of {common['eval_ratio']:g}, the crossing interpolated between "
-        f"logarithms; 95 % intervals by {fit.RESAMPLES} resamples of the seeds."
+        f"logarithms{f', measured on {measured:,} training {unit}' if measured < n else ''}; 95 % intervals by "
+        f"{fit.RESAMPLES} resamples of the seeds."
     )
+    result.advice = _advice(of, fit_rows, common)
     result.notes = _notes(work, common, of, fits, n)
     return result
 
@@ -155,11 +170,11 @@ def _rows(cells, work, common, tuning_seeds):
     rows = []
     for k, (cell, s) in enumerate(zip(cells, means)):
         low, high = fit.mean_interval(cell.steps)
-        slope = fit.slopes([cells[k - 1].batch, cell.batch], [means[k - 1], s])[0] if k else None
+        slope = fit.slopes([cells[k - 1].batch, cell.batch], [means[k - 1], s])[0] if k else math.nan
         rows.append({
             "optimizer": cell.optimizer, "B": cell.batch, "lr": cell.tuned.lr, "S": s, "ci_lo": low, "ci_hi": high,
             "E": cell.batch * s, "epochs": cell.batch * s / n, "eff": least / (cell.batch * s), "slope": slope,
-            "region": None if slope is None or math.isnan(slope) else fit.region(slope),
+            "region": None if math.isnan(slope) else fit.region(slope),
             "n_seeds": len(cell.steps), "n_fail": cell.tuned.failures, "at_edge": cell.tuned.at_edge,
             "n_rates": len(cell.tuned.tried), "n_trials": cell.tuned.trials,
             "budget": f"{common['metric']} {common['target']:g}", "eval_ratio": common["eval_ratio"],
@@ -179,9 +194,10 @@ def _fit_row(name, cells, found):
     batches, steps = _means(cells)
     low, high = found.s_min_interval, found.b_crit_interval
     return {
-        "optimizer": name, "s_min": found.fit.s_min, "s_min_lo": low[0], "s_min_hi": low[1],
-        "b_crit": found.fit.b_crit, "b_crit_lo": high[0], "b_crit_hi": high[1], "rmse_log": found.fit.rmse_log,
-        "cbs20": fit.useful_batch(batches, [b * s for b, s in zip(batches, steps)]), "n_seeds": len(cells[0].steps),
+        "optimizer": name, "S_min": found.fit.s_min, "S_min_lo": low[0], "S_min_hi": low[1],
+        "B_crit": found.fit.b_crit, "B_crit_lo": high[0], "B_crit_hi": high[1], "rmse_log": found.fit.rmse_log,
+        "cbs20": fit.useful_batch(batches, [b * s for b, s in zip(batches, steps)]),
+        "n_seeds": max(len(c.steps) for c in cells),
     }  # fmt: skip
 
 
@@ -195,7 +211,7 @@ def _headline(name, cells, found):
         perfect = batch
     low, high = found.b_crit_interval
     begin = f"S falls as 1/B up to B = {perfect}" if perfect > batches[0] else "S falls slower than 1/B from the start"
-    gain = 100.0 * (1.0 - steps[-1] / steps[-2])
+    gain = 100.0 * max(0.0, 1.0 - steps[-1] / steps[-2])
     return (
         f"{name}: {begin}; S_min = {found.fit.s_min:.3g}, B_crit = {found.fit.b_crit:.0f} [{low:.0f}, {high:.0f}]; "
         f"from {batches[-2]} to {batches[-1]} the larger batch saves {gain:.0f} % of the steps; best rate "
@@ -203,9 +219,25 @@ def _headline(name, cells, found):
     )
 
 
+def _advice(of, fit_rows, common):
+    """What to do with the best optimizer: the one that meets the target in the fewest steps it can."""
+    best = min(fit_rows, key=lambda row: row["S_min"])
+    batches, steps = _means(of[best["optimizer"]])
+    useful = max(b for b in batches if b <= best["cbs20"])
+    s = steps[batches.index(useful)]
+    gain = s / steps[-1]
+    return (
+        f"With {best['optimizer']}, train with batches of about {best['cbs20']:.0f}: more than that costs over 20 % "
+        f"more examples than the cheapest batch, and B_crit = {best['B_crit']:.0f} costs twice as many. If only steps "
+        f"count, the largest batch tried, {batches[-1]}, takes {gain:.1f} times fewer than {useful} "
+        f"({steps[-1]:.0f} instead of {s:.0f}) for {batches[-1] * steps[-1] / (useful * s):.1f} times the examples."
+    )
+
+
 def _checks(work, common, of, fits, seeds):
     reference = work.is_default and common["metric"] == "train_loss" and common["target"] == TARGETS["train_loss"]
-    reference = reference and common["sampler"] == "epoch"
+    spanned = all({4, 32, 1024} <= {cell.batch for cell in cells} for cells in of.values())
+    reference = reference and common["sampler"] == "epoch" and spanned
     checks = []
     for name, cells in of.items():
         found = fits[name]
@@ -273,7 +305,9 @@ def _notes(work, common, of, fits, n):
                     f"{name} at B = {cell.batch}: {failed} of {len(cell.steps)} fresh seeds failed with the tuned rate "
                     f"({endings}): it is at the edge of stability, and S is the mean of the others."
                 )
-            if cell.tuned.at_edge:
+            if not cell.steps:
+                notes.append(f"{name} at B = {cell.batch}: no learning rate meets the target within the cap.")
+            elif cell.tuned.at_edge:
                 notes.append(
                     f"{name} at B = {cell.batch}: the best rate is the last one tried; a better one may exist."
                 )
@@ -305,66 +339,68 @@ def _figures(of, fits, common):
     goal = f"{common['metric'].replace('_', ' ')} {common['target']:g}"
     return [
         Figure("steps", f"Steps to {goal} against batch size: geometric means and 95 % intervals over seeds, and the "
-               "fitted hyperbola with its interval. Dashed: every doubling of the batch halves the steps.",
+               "fitted hyperbola in its interval. Along the thin line every doubling of the batch halves the steps; "
+               "crosses: batch sizes at which a seed failed.",
                lambda: _draw_steps(of, fits, goal)),
         Figure("pareto", f"The price of speed: examples against steps to {goal}; each point is a batch size.",
-               lambda: _draw_pareto(of, fits, goal)),
-        Figure("rates", "The best learning rate of each batch size. Dashed: proportional to B, and to its root.",
+               lambda: _draw_pareto(of, goal)),
+        Figure("rates", "The best learning rate of each batch size, on a grid of factor sqrt 2. Thin lines: "
+               "proportional to B, and to its root; hollow: at the edge of what was tried.",
                lambda: _draw_rates(of)),
     ]  # fmt: skip
 
 
-def _axes():
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(5.2, 3.8), layout="constrained")
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    return figure, axes
-
-
 def _draw_steps(of, fits, goal):
-    figure, axes = _axes()
-    for k, (name, cells) in enumerate(of.items()):
+    figure, axes = figures.new()
+    figures.batches(axes.xaxis)
+    figures.logarithmic(axes.yaxis)
+    for i, (name, cells) in enumerate(of.items()):
         batches, steps = _means(cells)
-        low, high = np.array([fit.mean_interval(c.steps) for c in cells if c.batch in batches]).T
+        low, high = zip(*(fit.mean_interval(cell.steps) for cell in cells if cell.batch in batches))
+        figures.points_with_interval(axes, batches, steps, low, high, i=i, label=name)
         x = np.geomspace(batches[0], batches[-1], 100)
-        fits_ = np.array([s * (1.0 + b / x) for s, b in zip(fits[name].s_min, fits[name].b_crit) if np.isfinite(b)])
-        if len(fits_):
-            axes.fill_between(x, *np.quantile(fits_, (0.025, 0.975), axis=0), color=f"C{k}", alpha=0.2, linewidth=0)
-        if math.isfinite(fits[name].fit.b_crit):
-            axes.plot(x, fits[name].fit(x), color=f"C{k}", linewidth=1)
-        bars = np.abs([np.subtract(steps, low), np.subtract(high, steps)])
-        axes.errorbar(batches, steps, bars, fmt="o", markersize=3, color=f"C{k}", label=name)
+        found = fits[name]
+        if math.isfinite(found.fit.b_crit):
+            drawn = [s * (1.0 + b / x) for s, b in zip(found.s_min, found.b_crit) if math.isfinite(b)]
+            figures.line_with_interval(axes, x, found.fit(x), *np.quantile(drawn, (0.025, 0.975), axis=0), i=i)
     batches, steps = _means(next(iter(of.values())))
-    axes.plot(batches, [steps[0] * batches[0] / b for b in batches], "--", color="grey", linewidth=0.8)
-    axes.set(xlabel="batch size B (samples)", ylabel=f"steps to {goal}")
-    axes.legend()
+    axes.set(xlabel="batch size B (examples)", ylabel=f"steps to {goal}")
+    figures.guide(axes, -1.0, (batches[0], steps[0]), "1/B", at=0.7, below=True)
+    for i, cells in enumerate(of.values()):
+        figures.failed(axes, [c.batch for c in cells if c.tuned.failures or not c.steps], i=i)
+    figures.legend(figure, 3)
     return figure
 
 
-def _draw_pareto(of, fits, goal):
-    figure, axes = _axes()
-    for k, (name, cells) in enumerate(of.items()):
+def _draw_pareto(of, goal):
+    figure, axes = figures.new()
+    figures.logarithmic(axes.xaxis)
+    figures.logarithmic(axes.yaxis)
+    for i, (name, cells) in enumerate(of.items()):
         batches, steps = _means(cells)
-        axes.plot(steps, [b * s for b, s in zip(batches, steps)], "o-", markersize=3, color=f"C{k}", label=name)
+        examples = [b * s for b, s in zip(batches, steps)]
+        ends = list(zip(*(fit.mean_interval(cell.steps) for cell in cells if cell.batch in batches)))
+        low, high = ([b * s for b, s in zip(batches, end)] for end in ends)
+        figures.points_with_interval(axes, steps, examples, low, high, i=i, label=name, join=True)
     axes.set(xlabel=f"steps to {goal}", ylabel="examples seen")
-    axes.set_xscale("log")
-    axes.legend()
+    figures.legend(figure, 3)
     return figure
 
 
 def _draw_rates(of):
-    figure, axes = _axes()
-    for k, (name, cells) in enumerate(of.items()):
-        batches, rates = [c.batch for c in cells], [c.tuned.lr for c in cells]
-        axes.plot(batches, rates, "o-", markersize=3, color=f"C{k}", label=name)
-        for power in (1.0, 0.5):
-            guide = [rates[0] * (b / batches[0]) ** power for b in batches]
-            axes.plot(batches, guide, "--", color=f"C{k}", linewidth=0.5)
-    axes.set(xlabel="batch size B (samples)", ylabel="best learning rate")
-    axes.legend()
+    figure, axes = figures.new()
+    figures.batches(axes.xaxis)
+    figures.logarithmic(axes.yaxis)
+    for i, (name, cells) in enumerate(of.items()):
+        found = [cell for cell in cells if cell.steps]
+        rates = [cell.tuned.lr for cell in found]
+        hollow = [cell.tuned.at_edge for cell in found]
+        figures.points_with_interval(
+            axes, [cell.batch for cell in found], rates, i=i, label=name, hollow=hollow, join=True
+        )
+    axes.set(xlabel="batch size B (examples)", ylabel="best learning rate")
+    first = next(iter(of.values()))[0]
+    figures.guide(axes, 1.0, (first.batch, first.tuned.lr), "B", at=0.4)
+    figures.guide(axes, 0.5, (first.batch, first.tuned.lr), "√B", at=0.6, below=True)
+    figures.legend(figure, 3)
     return figure

@@ -1,0 +1,183 @@
+"""Where runs are done and kept: the ledger, worker processes, ranks, and what a kill leaves behind."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import ddp
+from launch.study import Lab, Workload, configuration
+from launch.study.lab import _Process
+from launch.study.ledger import Ledger, flat
+
+ROOT = Path(__file__).parents[3]
+FLAGS = "steps --optimizer sgd --batches 128,256,512 --seeds 1 --report-seeds 2 --target 0.2"
+
+
+def lines(out):
+    path = out / "runs.jsonl"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def tables(out):
+    return {path.name: path.read_bytes() for path in out.glob("*.csv")}
+
+
+@pytest.fixture(scope="module")
+def whole(start, tmp_path_factory):
+    """The directory of a small study that nobody disturbed, in one process."""
+    folder = tmp_path_factory.mktemp("whole")
+    done = start(f"study {FLAGS} --jobs 1 --out out", folder)
+    assert done.status == 0, done.err
+    return folder / "out"
+
+
+# --- the ledger ------------------------------------------------------------------------------------------------------
+
+APPEND = """
+import sys
+from launch.study.ledger import Ledger
+ledger = Ledger(sys.argv[1])
+for k in range(200):
+    ledger.append({"run_id": f"{sys.argv[2]}-{k}", "text": "x" * 500})
+"""
+
+
+def test_writers_at_once_lose_no_line(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    writers = [subprocess.Popen([sys.executable, "-c", APPEND, str(tmp_path), name], env=environment) for name in "abc"]
+    assert [w.wait() for w in writers] == [0, 0, 0]
+    assert {*Ledger(tmp_path).rows} == {f"{name}-{k}" for name in "abc" for k in range(200)}
+
+
+def test_a_torn_line_is_passed_over_and_the_next_one_is_not_torn(tmp_path):
+    ledger = Ledger(tmp_path)
+    ledger.append({"run_id": "a", "status": "ok"})
+    with open(ledger.path, "a") as file:
+        file.write('{"run_id": "b", "sta')
+    again = Ledger(tmp_path)
+    assert [*again.rows] == ["a"]
+    again.append({"run_id": "c", "status": "ok"})
+    ledger.refresh()
+    assert [*ledger.rows] == [*Ledger(tmp_path).rows] == ["a", "c"]
+    again.append({"run_id": "a", "status": "error"})
+    assert Ledger(tmp_path).rows["a"]["status"] == "error"  # the latest counts
+
+
+def test_a_row_says_where_it_comes_from(whole):
+    rows = [json.loads(line) for line in lines(whole)]
+    needed = {
+        "schema", "run_id", "study", "exp", "status", "steps_to_target", "examples", "final_val_loss", "wall_s",
+        "started_utc", "host", "cpu_model", "n_cores", "loadavg", "world_size", "backend", "python", "numpy", "blas",
+        "threads", "git_commit", "argv", "config.lr", "config.data_sha256", "config.optimizer_options",
+    }  # fmt: skip
+    assert needed <= flat(rows[0]).keys() and {row["exp"] for row in rows} == {"steps"}
+    assert not any(isinstance(value, dict | list) for value in flat(rows[0]).values())
+
+
+# --- the laboratory --------------------------------------------------------------------------------------------------
+
+
+def configs(seeds, **given):
+    return [configuration(Workload(), "sgd", **{"target": 0.5, "lr": 0.5, "seed": seed, **given}) for seed in seeds]
+
+
+def test_rows_come_in_the_order_asked_for_and_are_kept(tmp_path):
+    with Lab(tmp_path, jobs=1) as lab:
+        rows = lab.run(configs((3, 1, 2, 1)))
+        assert [row["config"]["seed"] for row in rows] == [3, 1, 2, 1] and rows[1] is rows[3]
+        assert (lab.asked, lab.known, lab.done) == (3, 0, 3)
+    with Lab(tmp_path, jobs=1) as lab:
+        assert lab.run(configs((1, 2, 4)))[:2] == rows[1:3]
+        assert (lab.asked, lab.known, lab.done) == (3, 2, 1)
+        assert lab.map(lambda seed: lab.run(configs((seed,)))[0]["config"]["seed"], [2, 7, 1]) == [2, 7, 1]
+
+
+def test_runs_that_failed_are_tried_again_next_time(tmp_path):
+    wrong = configs((0,), schedule="spiral")
+    for retry, done in (("error", 2), ("error", 1), ("all", 2)):
+        with Lab(tmp_path, jobs=1, retry=retry) as lab:
+            assert [row["status"] for row in lab.run(wrong + configs((1,)))] == ["error", "ok"]
+            lab.run(wrong)
+            assert lab.done == done
+
+
+def test_curves_are_kept_if_asked_for(tmp_path):
+    import numpy as np
+
+    with Lab(tmp_path, jobs=1) as lab:
+        (row,) = lab.run(configs((0,), trace=True))
+    with np.load(tmp_path / "traces" / f"{row['run_id']}.npz") as curve:
+        assert curve["step"][-1] == row["steps"] and curve["train_loss"][-1] == row["final_train_loss"]
+    assert "trace" not in row
+
+
+def test_a_worker_that_is_killed_costs_one_row():
+    worker = _Process()
+    short, long = configs((1,))[0], configs((2,), target=None, steps=10**7)[0]
+    assert worker.do(short)["status"] == "ok"
+    threading.Timer(0.2, os.kill, (worker.process.pid, signal.SIGKILL)).start()
+    lost = worker.do(long)
+    assert (
+        lost["status"] == "error" and lost["error"] == "the worker was killed by SIGKILL (is there too little memory?)"
+    )
+    assert worker.do(short)["status"] == "ok"
+    worker.end()
+
+
+def test_a_closed_laboratory_and_bad_numbers():
+    with pytest.raises(ddp.ConfigurationError, match="--jobs and --ranks-per-run are at least 1, got 0 and 1"):
+        Lab("nowhere", jobs=0)
+
+
+def alive(pids):
+    """Those of the processes that are neither gone nor zombies."""
+    found = []
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                found.append(pid)
+    return found
+
+
+def test_a_sweep_killed_at_any_moment_ends_with_the_same_table(whole, tmp_path):
+    out, rng = tmp_path / "out", random.Random(0)
+    words = [sys.executable, "-m", "launch", "study", *FLAGS.split(), "--jobs", "2", "--out", str(out)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for _ in range(3):
+        before = len(lines(out))
+        process = subprocess.Popen(words, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        while len(lines(out)) <= before and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0.0, 0.15))
+        found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+        process.kill()
+        process.communicate()
+        deadline = time.monotonic() + 30
+        while alive(found) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not alive(found), "workers outlive their parent"
+    assert subprocess.run(words, env=environment, cwd=tmp_path, capture_output=True).returncode == 0
+    assert tables(out) == tables(whole) and len(tables(out)) == 2
+    ids = [json.loads(line)["run_id"] for line in lines(out)]
+    assert len(ids) == len({*ids}) == len(lines(whole))  # nothing was run twice
+
+
+@pytest.mark.parametrize("flags", ["", "--ranks-per-run 2"])
+def test_ranks_give_the_same_table(flags, start, whole, tmp_path):
+    reference = whole
+    if flags:
+        assert start(f"study {FLAGS} --shards 2 --jobs 1 --out alone", tmp_path).status == 0
+        reference = tmp_path / "alone"
+    done = start(f"study {FLAGS} {flags} --out out", tmp_path, ranks=3)
+    assert done.status == 0, done.err
+    assert tables(tmp_path / "out") == tables(reference)
+    assert {json.loads(line)["world_size"] for line in lines(tmp_path / "out")} == {3}
