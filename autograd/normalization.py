@@ -5,12 +5,13 @@ axes, the gradient is r (g - mean(g) - x^ mean(g x^)).
 """
 
 import math
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from autograd.core import Tensor, innermost as raw, primitive, shared
-from autograd.kernels import astype, sum_rows, xp
+from autograd.kernels import as_like, astype, sum_rows, to_numpy, xp
 from autograd.transforms import unfused
 
 
@@ -92,16 +93,19 @@ def batch_norm(x, running_mean=None, running_var=None, weight=None, bias=None, t
     _has_channels("batch_norm", x)
     count = math.prod(x.shape) // max(x.shape[1], 1)
 
-    def move(mean, variance):
+    def move(mean, variance, count=count):
         for held, new in ((running_mean, mean), (running_var, variance * (count / (count - 1)))):
             running: Any = raw(held)
             running += momentum * (astype(new.reshape(-1), running.dtype) - running)
 
     if training:
+        moments = None if running_mean is None else move
+        if _total is not None:
+            return _batch_norm_of_part(x, weight, bias, eps=eps, moments=moments, total=_total)
         if count < 2:
             seen = f"a batch of shape {tuple(x.shape)} has {count} values a channel"
             raise NoVarianceError(f"batch_norm: {seen}: no variance to train with")
-        return _batch_norm(x, weight, bias, eps=eps, moments=None if running_mean is None else move)
+        return _batch_norm(x, weight, bias, eps=eps, moments=moments)
     if running_mean is None or running_var is None:
         raise ValueError("batch_norm: without running_mean and running_var, only training=True has statistics to use")
     ndim = x.ndim
@@ -139,6 +143,73 @@ def _batch_norm(x, weight, bias, *, eps, moments):  # x (N, C, ...), weight and 
         return by_x.reshape(shape), by_weight, by_bias
 
     return y.reshape(shape), *shared(pullback, 3)
+
+
+_total: Any = None
+
+
+@contextmanager
+def part_of_batch(total):
+    """Context in which what `batch_norm` gets in training is a part of the batch, to be normalised over all parts.
+
+    total(sums) returns the sum over the parts of what each gives it, float64 arrays of one length. It is called twice
+    on the way forward and once on the way back, so the parts have to be computed in turns.
+    """
+    global _total
+    before, _total = _total, total
+    try:
+        yield
+    finally:
+        _total = before
+
+
+@primitive
+def _batch_norm_of_part(x, weight, bias, *, eps, moments, total):  # x (N, C, ...), weight and bias (C,) or None
+    if any(type(a) is Tensor for a in (x, weight, bias)):
+        raise _once()
+    shape, dtype = x.shape, x.dtype
+    x = (x if dtype.itemsize > 2 else astype(x, "float32")).reshape(*shape[:2], math.prod(shape[2:]))  # (N, C, L)
+
+    def sums(a):
+        return to_numpy(astype(a, "float64").sum(axis=(0, 2)))
+
+    def column(a):
+        return as_like(a, x)[:, None]
+
+    whole = total(np.append(sums(x), len(x) * x.shape[2]))
+    n = whole[-1]
+    if n < 2:
+        raise NoVarianceError(
+            f"batch_norm: all parts of the batch have {n:.0f} values a channel: no variance to train with"
+        )
+    mean = whole[:-1] / n
+    d = x - column(mean)
+    variance = total(sums(d * d)) / n  # in a second pass: no difference of large squares
+    if moments is not None:
+        moments(as_like(mean, x), as_like(variance, x), n)
+    r = 1.0 / np.sqrt(variance + eps)
+    scale = column(r) if weight is None else column(r) * astype(weight, x.dtype)[:, None]
+    y = d * scale
+    if bias is not None:
+        y = y + astype(bias, x.dtype)[:, None]
+
+    def pullback(g):
+        if type(g) is Tensor:
+            raise _once()
+        g = astype(g, d.dtype).reshape(d.shape)
+        own = np.concatenate([sums(g), sums(g * d) * r])
+        by_bias, by_weight = np.split(total(own) / n, 2)
+        by_x = (g - column(by_bias) - d * column(by_weight * r)) * scale
+        by_bias, by_weight = np.split(own, 2)
+        by_x = astype(by_x.reshape(shape), dtype)
+        return by_x, *(None if p is None else as_like(by_p, p) for p, by_p in ((weight, by_weight), (bias, by_bias)))
+
+    return astype(y.reshape(shape), dtype), *shared(pullback, 3)
+
+
+def _once():
+    seen = "batch_norm: over the parts of a batch it can be differentiated once"
+    return NotImplementedError(f"{seen}: normalise each part by itself for derivatives of derivatives")
 
 
 def _unfused(standardize, x, weight, bias, shaped=lambda p: p):

@@ -58,3 +58,34 @@ def draw():
     global _drawn
     _drawn += 1
     return philox(*_key, _drawn)
+
+
+MULTIPLIERS, WEYL = (0xD2511F53, 0xCD9E8D57), (0x9E3779B9, 0xBB67AE85)
+LOW, HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
+
+
+def philox4x32(counter, key):
+    """Philox4x32-10 (Salmon et al. 2011) of many counters at once: 4 arrays of 32-bit words in uint64, from as many.
+
+    key: 2 words. A bijection of the counters for each key, that passes the tests of BigCrush.
+    """
+    a, b, c, d = counter
+    for i in range(10):
+        k, m = (np.uint64((word + i * step) & 0xFFFFFFFF) for word, step in zip(key, WEYL))
+        p, q = a * np.uint64(MULTIPLIERS[0]), c * np.uint64(MULTIPLIERS[1])
+        a, b, c, d = (q >> HALF) ^ b ^ k, q & LOW, (p >> HALF) ^ d ^ m, p & LOW
+    return a, b, c, d
+
+
+def uniform_of(numbers, start, stop, *key):
+    """Uniform numbers in [0, 1), multiples of 2**-32, as an array (len(numbers), stop - start).
+
+    Row i has the elements start .. stop - 1 of an endless sequence that depends on the key and on the integer
+    numbers[i], and on nothing else: not on the other numbers, nor on their order.
+    """
+    numbers = np.asarray(numbers).astype(np.int64).view(np.uint64)[:, None]
+    blocks = np.arange(start // 4, -(-stop // 4), dtype=np.uint64)[None]
+    words = philox(*key).state["state"]["key"][0].item()
+    counter = np.broadcast_arrays(numbers & LOW, numbers >> HALF, blocks, np.uint64(0))
+    drawn = np.stack(philox4x32(counter, (words & 0xFFFFFFFF, words >> 32)), axis=-1)
+    return drawn.reshape(len(numbers), 4 * blocks.size)[:, start % 4 :][:, : stop - start] * 2.0**-32

@@ -53,8 +53,15 @@ def _turn(step, batches):
     return (time.perf_counter() - began) / done
 
 
-def _spread(values, form):
+def spread(values, form):
+    """The median of some numbers, with the smallest and the largest."""
     return f"{statistics.median(values):{form}} ({min(values):{form}} .. {max(values):{form}})"
+
+
+def ratio(these, those):
+    """these / those: of their medians, with the smallest and the largest of one turn."""
+    turns = [a / b for a, b in zip(these, those)]
+    return f"{statistics.median(these) / statistics.median(those):.2f} ({min(turns):.2f} .. {max(turns):.2f})"
 
 
 def main():
@@ -78,11 +85,8 @@ def main():
             times = measure(workload, makers, arguments.repeats)
             ours = times.pop("allgrad")
             for name, theirs in times.items():
-                ratios = [a / b for a, b in zip(theirs, ours)]
-                middle = statistics.median(theirs) / statistics.median(ours)
-                ratio = f"{middle:.2f} ({min(ratios):.2f} .. {max(ratios):.2f})"
-                cells = [_spread([1e3 * t for t in ts], ".3f") for ts in (ours, theirs)]
-                print(f"| {workload.label} | {cells[0]} | {name} | {cells[1]} | {ratio} |", flush=True)
+                cells = [spread([1e3 * t for t in ts], ".3f") for ts in (ours, theirs)]
+                print(f"| {workload.label} | {cells[0]} | {name} | {cells[1]} | {ratio(theirs, ours)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -40,14 +40,16 @@ class Adasum(ShardSum):
         if self.wire is not None:
             self.wire.round(array)
 
-    def _across_ranks(self, parts, array):
+    def _across_ranks(self, parts, array, few):
         rank, size = self.comm.rank, self.comm.size
         others = [r for r in range(size) if r != rank]
         count = sum(len(nodes) for r, nodes in enumerate(self.nodes) if r != rank)
         space = self._space(count * len(array), array)
         rows = iter([space[i * len(array) : (i + 1) * len(array)] for i in range(count)])
         pieces = [parts if r == rank else [next(rows) for _ in self.nodes[r]] for r in range(size)]
-        self._exchange([(part, r) for r in others for part in parts], [(p, r) for r in others for p in pieces[r]])
+        yield from self._exchange(
+            [(part, r) for r in others for part in parts], [(p, r) for r in others for p in pieces[r]]
+        )
         counter = Counter(self.shards, add=self._add)
         for nodes, arrays in zip(self.nodes, pieces):
             for (level, index), piece in zip(nodes, arrays):

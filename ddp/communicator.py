@@ -28,6 +28,7 @@ class Communicator:
     local_rank, local_size   the same among those on this host
     launcher, backend        "solo", "mpirun", "torchrun", "srun"; "solo", "mpi", "gloo", "nccl"
     ranks                    the numbers of its ranks in the whole job
+    threads                  whether a thread beside the main one may talk, while that one does not
     count                    calls so far in which all ranks take part
     sent                     bytes this rank has given to `exchange`, for each receiver, and to `all_reduce`, once
 
@@ -42,6 +43,7 @@ class Communicator:
         self.rank, self.size = launch.rank, launch.size
         self.local_rank, self.local_size = launch.local_rank, launch.local_size
         self.ranks: Any = range(self.size)
+        self.threads = True
         self.count = 0
         self._last: Any = None
         self._known: set = set()
@@ -58,6 +60,25 @@ class Communicator:
             self._exchange(sends, receives)
         finally:
             here.inside = None
+
+    def start(self, sends, receives, tag) -> Callable[[bool], bool]:
+        """Begin an exchange of arrays in the processor's memory. Messages pair up with those of the same tag, from 1.
+
+        Returns f(wait), which says whether it is done, and with `wait` returns when it is.
+        """
+        self.sent += sum([array.nbytes for array, _ in sends])
+        over = self._start(sends, receives, tag)
+
+        def done(wait):
+            if not wait:
+                return over(False)
+            here.inside = "exchange", self, (sends, receives)
+            try:
+                return over(True)
+            finally:
+                here.inside = None
+
+        return done
 
     def all_reduce(self, array):
         """Sum over the ranks in whatever order the library likes: fast, and not the same bits for every size."""
@@ -127,7 +148,11 @@ class Communicator:
         return [theirs for *_, theirs in found]
 
     def _exchange(self, sends, receives):
-        """What `exchange` does, and the next three do what all others are made of."""
+        """What `exchange` does, and the next four do what all others are made of."""
+
+    def _start(self, sends, receives, tag) -> Callable[[bool], bool]:
+        self._exchange(sends, receives)
+        return lambda wait: True
 
     def _all_reduce(self, array): ...
 

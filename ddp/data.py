@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ddp.augment import Draws
 from ddp.communicator import Communicator
 from ddp.errors import ConfigurationError
 from ddp.placement import Placement
@@ -60,16 +61,20 @@ class DataLoader:
     comm, shards  who computes what; shards defaults to the number of ranks
     seed, shuffle, boundary   see `Sampler`
     place         a `Placement`, for torch tensors instead of NumPy's arrays
+    augment       None, or augment(x, draws) -> array of as many samples, for the first array of the samples: a function
+                  of these and of the uniform numbers `draws(k)` that belong to each sample and epoch, see `Draws`, and
+                  of nothing else
     """
 
     def __init__(
-        self, dataset, global_batch, comm=None, shards=None, seed=0, shuffle="epoch", boundary="short", place=None
-    ):
+        self, dataset, global_batch, comm=None, shards=None, seed=0, shuffle="epoch", boundary="short", place=None,
+        augment=None,
+    ):  # fmt: skip
         self.dataset = ArrayDataset(*dataset) if isinstance(dataset, (tuple, list)) else dataset
         self.comm = comm or Communicator()
         self.shards = self.comm.size if shards is None else shards
         self.seed = seed
-        self.place = place or Placement()
+        self.place, self.augment = place or Placement(), augment
         self.sampler = Sampler(len(self.dataset), global_batch, shuffle, seed, boundary)
         if global_batch < self.shards:
             raise ConfigurationError(
@@ -95,8 +100,22 @@ class DataLoader:
         """The batch of a step, gathered for this rank's shards only."""
         indices = self.sampler.indices(step)
         bounds = shard_bounds(len(indices), self.shards)
+        epochs = self.sampler.epochs(step) if self.augment is not None else indices
         shards = []
         for v in range(*self.run):
-            samples = indices[bounds[v] : bounds[v + 1]]
-            shards.append(Shard(v, samples, self.place(self.dataset[samples])))
+            part = slice(bounds[v], bounds[v + 1])
+            arrays = self.dataset[indices[part]]
+            if self.augment is not None and part.start < part.stop:
+                arrays = augmented(self.augment, arrays, Draws(self.seed, indices[part], epochs[part]))
+            shards.append(Shard(v, indices[part], self.place(arrays)))
         return Batch(step, self.sampler.epoch_of(step), len(indices), self.shards, self.seed, shards)
+
+
+def augmented(augment, arrays, draws):
+    """The arrays, with the first of them augmented."""
+    x = augment(arrays[0], draws)
+    if len(x) != len(arrays[0]):
+        raise ConfigurationError(
+            f"augment returned {len(x)} samples for {len(arrays[0])}: it has to make one of each, in their order"
+        )
+    return x, *arrays[1:]

@@ -1,6 +1,8 @@
 """Who am I: what the launcher left in the environment, and how many threads a rank may use."""
 
+import ctypes
 import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -102,6 +104,12 @@ def _table(found):
     return "; ".join(f"{name}: rank {rank} of {size}" for name, (rank, size, *_) in found.items())
 
 
+def torchrun(environment: Mapping[str, str] = os.environ) -> str | None:
+    """What tells this torchrun from another, before and after it restarts its ranks; None if none started this one."""
+    run = environment.get("TORCHELASTIC_RUN_ID")
+    return f"{socket.gethostname()} {os.getppid()}" if run == "none" else run  # "none": without a --rdzv-id
+
+
 _pinned = None
 
 
@@ -111,6 +119,34 @@ def pin_threads(threads: int):
     import threadpoolctl
 
     _pinned = threadpoolctl.threadpool_limits(threads)
+
+
+MALLOC = {"MMAP_THRESHOLD": (-3, 32 << 20), "TRIM_THRESHOLD": (-1, 256 << 20)}  # glibc's number for it, and bytes
+_kept: dict[str, int] = {}
+
+
+def keep_memory():
+    """Let malloc keep the memory that arrays leave for the next ones: each step makes and drops the same sizes.
+
+    By itself glibc gives large blocks back to the system at once, and each new array costs a page fault for every 4
+    KiB, which can take longer than the arithmetic on it. Now a rank may hold 256 MiB more than it uses. Nothing changes
+    without glibc, or what the environment decides: MALLOC_MMAP_THRESHOLD_, MALLOC_TRIM_THRESHOLD_ (bytes), or
+    GLIBC_TUNABLES of malloc.
+    """
+    if _kept or "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", ""):
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt if "glibc" in (os.confstr("CS_GNU_LIBC_VERSION") or "") else None
+    except (AttributeError, OSError, TypeError, ValueError):  # another system, or another C library
+        return
+    for name, (number, size) in MALLOC.items():
+        if mallopt is not None and f"MALLOC_{name}_" not in os.environ and mallopt(number, size):
+            _kept[name.lower()] = size
+
+
+def malloc() -> dict:
+    """What `keep_memory` has set, in bytes; empty if malloc is as the system has it."""
+    return dict(_kept)
 
 
 def blas() -> dict:

@@ -14,6 +14,8 @@ mpi4py.rc(initialize=False, finalize=True)  # `_start` starts it, once it is cer
 
 from mpi4py import MPI  # noqa: E402
 
+TAGS = 32768  # that any MPI has
+
 
 def library() -> str:
     """Name and version of the MPI library that mpi4py loads: "Open MPI v5.0.11", "MPICH Version: 5.0.2"."""
@@ -44,6 +46,7 @@ class MPICommunicator(Communicator):
             )
         self.words = self.comm.Dup()  # so that a comparison never meets another operation
         self.rank, self.size = self.comm.Get_rank(), self.comm.Get_size()
+        self.threads = MPI.Query_thread() == MPI.THREAD_MULTIPLE
 
     def _exchange(self, sends, receives):
         if is_torch((receives or sends)[0][0]):
@@ -54,13 +57,27 @@ class MPICommunicator(Communicator):
             partner = sends[0][1]
             status = MPI.Status()
             self.comm.Sendrecv(sends[0][0], partner, recvbuf=receives[0][0], source=partner, status=status)
-            return self._whole(receives, [status])
-        # Between two ranks MPI delivers in the order of sending, so one tag does for all.
-        requests = [self.comm.Irecv(array, source) for array, source in receives]
-        requests += [self.comm.Isend(array, target) for array, target in sends]
+            if status.Get_count(MPI.BYTE) != receives[0][0].nbytes:
+                self._whole(receives, [status])
+            return
+        self._start(sends, receives, 0)(True)
+
+    def _start(self, sends, receives, tag):
+        # Between two ranks MPI delivers in the order of sending, so one tag does for all messages of an exchange.
+        tag = tag and 1 + tag % (TAGS - 1)
+        requests = [self.comm.Irecv(to_numpy(array), source, tag) for array, source in receives]
+        requests += [self.comm.Isend(to_numpy(array), target, tag) for array, target in sends]
         statuses = [MPI.Status() for _ in requests]
-        MPI.Request.Waitall(requests, statuses)
-        self._whole(receives, statuses)
+
+        def over(wait):
+            if wait:
+                MPI.Request.Waitall(requests, statuses)
+            elif not MPI.Request.Testall(requests, statuses):
+                return False
+            self._whole(receives, statuses)
+            return True
+
+        return over
 
     def _whole(self, receives, statuses):
         for (array, source), status in zip(receives, statuses):

@@ -2,7 +2,9 @@
 
 import hashlib
 import math
+import time
 from collections import Counter
+from contextlib import nullcontext
 
 import numpy as np
 
@@ -16,10 +18,13 @@ from ddp.compression import Compression
 from ddp.errors import ConfigurationError, OutOfStep
 from ddp.exchange import gradient_sum
 from ddp.local import LocalSteps
+from ddp.lockstep import Lockstep
+from ddp.overlap import Overlap
 from ddp.reduction import ShardSum, run_of
 from ddp.running import RunningStatistics
 from ddp.watchdog import here
 
+BATCH_NORMS = ("shard", "sync")
 LOSS, WEIGHTED = 0, 1  # what rides behind the gradients: the sum of losses, and sum_v b_v |g_v|^2
 
 
@@ -37,11 +42,16 @@ class DistributedDataParallel:
     reduce, wire, compress  how gradients are added up, see `gradient_sum`
     sync_every, sync_after  local steps between averages of the parameters, see `LocalSteps`: then `step` has to be
                             called after the optimizer's, as `Trainer` does
+    batch_norm              "shard": moments of each logical shard, see `RunningStatistics`; "sync": moments of the
+                            global batch, as in torch's SyncBatchNorm, which is slower, see `Lockstep`
+    overlap, bucket         when gradients are exchanged, see `Overlap`, and how many bytes a bucket has at least (an
+                            eighth of all if None, from 256 kB to 25 MB); the same bits whatever they are
     """
 
     def __init__(
         self, model, comm: Communicator | None = None, shards=None, reduce="canonical", noise=None, scale=None,
-        wire="float32", compress=None, sync_every: int | None = None, sync_after=0,
+        wire="float32", compress=None, sync_every: int | None = None, sync_after=0, batch_norm="shard",
+        overlap="auto", bucket: int | None = None,
     ):  # fmt: skip
         self.model, self.comm = model, comm or Communicator()
         self.shards = self.comm.size if shards is None else shards
@@ -52,14 +62,26 @@ class DistributedDataParallel:
         self.noise, self.scale = noise, scale
         self.suspect: int | None = None  # this rank's first shard of the batch whose loss or gradient is not finite
         self.adasum = reduce == "adasum"
-        self._refuse(reduce, wire, compress, sync_every, sync_after)
+        self._refuse(reduce, wire, compress, sync_every, sync_after, batch_norm)
         self.local = None
         if sync_every is not None:
             self.local = LocalSteps(
                 self.arena, self.statistics, self.comm, self.shards, sync_every, sync_after, reduce != "native"
             )
+        self.lockstep = None
+        if batch_norm == "sync":
+            self.lockstep = Lockstep(self.arena, self.statistics, self.comm, self.shards, reduce != "native")
         buffers = dict(model.named_buffers())
         self._verify({**self.arena.parameters, **buffers})
+        # What is settled one by one; on a device, where nothing overlaps, all at once.
+        self.pieces = [self.arena.grad[span] for span in self.arena.spans.values()]
+        if not self.arena.on_cpu:
+            self.pieces = [self.arena.grad]
+        self.squares: list = [0.0] * len(self.pieces)
+        self.overlap = Overlap(
+            overlap, bucket, self.arena, self.comm, self.shards, self.total, self._settle, reduce, wire, compress,
+            sync_every, batch_norm,
+        )  # fmt: skip
         self.comm.broadcast(self.arena.data)
         self.arena.touch()
         for buffer in buffers.values():
@@ -68,8 +90,20 @@ class DistributedDataParallel:
                 self.comm.broadcast(values.view(np.uint8))  # bytes: a buffer may have any dtype
                 buffer.assign(values.reshape(buffer.shape))
 
-    def _refuse(self, reduce, wire, compress, sync_every, sync_after):
+    def _refuse(self, reduce, wire, compress, sync_every, sync_after, batch_norm):
         """Stop where two of the ways contradict each other."""
+        if batch_norm not in BATCH_NORMS:
+            raise ConfigurationError(f"batch_norm is {' or '.join(BATCH_NORMS)}, got {batch_norm!r}")
+        apart = {
+            f"--reduce {reduce}": self.adasum, f"--sync-every {sync_every}": sync_every is not None,
+            "a NoiseScale": self.noise is not None,
+        }  # fmt: skip
+        if batch_norm == "sync" and any(apart.values()):
+            other = next(way for way, given in apart.items() if given)
+            raise ConfigurationError(
+                f"--batch-norm sync makes each shard's gradient depend on all others, and {other} takes each by "
+                f"itself: leave one out"
+            )
         if sync_every is None and sync_after:
             raise ConfigurationError(f"--sync-after {sync_after} has no effect without --sync-every")
         asked = {
@@ -105,8 +139,7 @@ class DistributedDataParallel:
 
         loss(*arrays) gets one shard's arrays and returns a tensor: the mean over the shard's samples, or one number
         a sample. Every shard is computed by itself, so that each matrix product has the same shape on any number of
-        ranks, and is weighted by its share of the batch, so that uneven shards count by their samples. Batch
-        normalisation takes its moments from the shard, see `RunningStatistics`.
+        ranks, and is weighted by its share of the batch, so that uneven shards count by their samples.
         """
         if batch.logical_shards != self.shards:
             raise ConfigurationError(
@@ -118,6 +151,7 @@ class DistributedDataParallel:
                 f"rank {self.comm.rank} got the shards {[shard.index for shard in batch.shards]} of the batch, but it "
                 f"has to compute {self.run}: give the same comm to DataLoader and DistributedDataParallel"
             )
+        began = time.perf_counter()
         here.step = batch.step
         self.suspect = None
         self.statistics.begin()
@@ -128,27 +162,24 @@ class DistributedDataParallel:
                 return self._alone(batch, loss)
         if self.shards == 1 and isinstance(self.total, ShardSum):
             return self._alone(batch, loss)
-        arena, message, riders = self.arena, self.arena.message, self.arena.riders
-        for shard in batch.shards:
-            arena.zero_grad()
-            riders[:] = 0.0
-            if len(shard):
-                # Adasum weighs the shards by itself, and takes the mean gradient of each.
-                count = len(shard) if self.adasum else batch.size
-                riders[LOSS] = self._descend(batch, shard, loss, count) * len(shard)
-            self._complete()
+        arena, riders, exchange = self.arena, self.arena.riders, self.overlap.way()
+        for shard, mean in self._descents(batch, loss, exchange):
+            riders[LOSS] = mean * len(shard)
+            arena.finish()
+            exchange.complete()
             if self.noise is not None and len(shard):
                 # The shard's gradient is b_v g_v / n here, and n^2 / b_v times its square is b_v |g_v|^2.
-                riders[WEIGHTED] = (arena.grad @ arena.grad) * (batch.size * batch.size / len(shard))
+                riders[WEIGHTED] = sum(self.squares) * (batch.size * batch.size / len(shard))
             if self.suspect is None and not math.isfinite(float(riders[LOSS]) + float(riders[WEIGHTED])):
                 self.suspect = shard.index
-            self.total.push(shard.index, message)
+            exchange.push()
             self.statistics.push(shard.index, len(shard) / batch.size)
-        self.total.finish(message)
+        exchange.finish()
         self.statistics.finish()
         if self.noise is not None:
             filled = min(batch.size, self.shards)
             self.noise.update(batch.size, filled, float(riders[WEIGHTED]), float(arena.grad @ arena.grad))
+        self.overlap.took(time.perf_counter() - began)
         return float(riders[LOSS]) / batch.size
 
     def not_finite(self) -> str | None:
@@ -220,19 +251,43 @@ class DistributedDataParallel:
         """The gradient of one shard, which is all there is or all that this step wants; its samples' mean loss."""
         (shard,) = batch.shards
         self.arena.zero_grad()
-        value = self._descend(batch, shard, loss, len(shard)) if len(shard) else 0.0
-        self._complete()
+        value = self._descend(batch, shard, loss, len(shard), nullcontext()) if len(shard) else 0.0
+        self.arena.finish()
+        self._settle(slice(None))
         if not math.isfinite(value):
             self.suspect = 0
         return value
 
-    def _complete(self):
-        self.arena.finish()
-        if self.scale is not None:
-            self.arena.grad *= 1.0 / self.scale.value
+    def _settle(self, which):
+        """Finish the gradients of a slice of the parameters: undo the scale, and square them for the noise scale."""
+        if self.scale is None and self.noise is None:
+            return
+        for i in range(len(self.pieces))[which]:
+            g = self.pieces[i]
+            if self.scale is not None:
+                g *= 1.0 / self.scale.value
+            if self.noise is not None:
+                self.squares[i] = g @ g  # by parameter: their sum does not depend on what is exchanged when
 
-    def _descend(self, batch, shard, loss, count):
-        """Backward from a shard's losses, summed and divided by `count`.
+    def _descents(self, batch, loss, exchange):
+        """Pairs (shard, mean loss of its samples), with the shard's gradient in the arena."""
+        if self.lockstep is not None:
+            descend = lambda shard: self._descend(batch, shard, loss, batch.size, nullcontext())  # noqa: E731
+            for shard, mean in self.lockstep.descend(batch, descend):
+                exchange.begin(shard.index)
+                yield shard, mean
+            return
+        for shard in batch.shards:
+            self.arena.zero_grad()
+            self.arena.riders[:] = 0.0
+            exchange.begin(shard.index)
+            # Adasum weighs the shards by itself, and takes the mean gradient of each.
+            count = len(shard) if self.adasum else batch.size
+            mean = self._descend(batch, shard, loss, count, exchange.watching()) if len(shard) else 0.0
+            yield shard, mean
+
+    def _descend(self, batch, shard, loss, count, watching):
+        """Backward from a shard's losses, summed and divided by `count`, in the context `watching`.
 
         Returns the mean loss of the shard's samples.
         """
@@ -241,20 +296,23 @@ class DistributedDataParallel:
             try:
                 value = loss(*shard.arrays)
             except NoVarianceError as error:
+                fewer = "fewer shards, " if self.lockstep is None else ""
                 raise ConfigurationError(
-                    f"{error} in a shard with {samples} of a batch of {batch.size} samples: give fewer shards, a "
+                    f"{error} in a shard with {samples} of a batch of {batch.size} samples: give {fewer}a "
                     f"larger global batch, or --boundary carry if it is the short last batch of an epoch"
                 ) from None
         scale = 1.0 if self.scale is None else self.scale.value
         if value.shape == ():
-            value.backward(scale * samples / count)
+            with watching:
+                value.backward(scale * samples / count)
             return value.item()
         if value.shape != (samples,):
             raise ValueError(
                 f"the loss of a shard of {samples} samples must be a scalar (their mean) or of shape ({samples},), "
                 f"got shape {value.shape}"
             )
-        value.backward(full((samples,), scale / count, innermost(value)))
+        with watching:
+            value.backward(full((samples,), scale / count, innermost(value)))
         return math.fsum(value.tolist()) / samples
 
 

@@ -18,6 +18,8 @@ from ddp.communicator import Communicator
 from ddp.errors import ConfigurationError
 from ddp.wire import Wire
 
+SHORT = 1 << 19  # bytes up to which two ranks do better with one message than with two of half the length
+
 
 def run_of(rank, size, shards):
     """The contiguous run [first, last + 1) of logical shards that a rank owns."""
@@ -103,10 +105,19 @@ class ShardSum:
 
     def finish(self, array):
         """Exchange with the other ranks. `array`, pushed last, becomes the sum over all shards."""
-        parts = [part for _, _, part in self._counter.stack]
         if self.comm.size > 1:
             self.comm.compare("a sum", array, self.form)
-            self._across_ranks(parts, array)
+        for sends, receives in self.steps(array):
+            self.comm.exchange(sends, receives)
+
+    def steps(self, array, few=False):
+        """What `finish` does, as the arguments of `Communicator.exchange`, each to be called before the next is taken.
+
+        few: as few calls as possible, for those who come back to them now and then. It changes no bits.
+        """
+        parts = [part for _, _, part in self._counter.stack]
+        if self.comm.size > 1 and len(array):
+            yield from self._across_ranks(parts, array, few)
         self._free.extend(parts[:-1])
         self._counter.stack.clear()
 
@@ -116,16 +127,18 @@ class ShardSum:
         if self.wire is not None:
             self.wire.round(array)
 
-    def _across_ranks(self, parts, array):
-        """Make of this rank's parts, of which `array` is the last, the sum of those of all ranks."""
+    def _across_ranks(self, parts, array, few):
+        """The steps that make of this rank's parts, of which `array` is the last, the sum of those of all ranks."""
         if not self.canonical:
             for part in parts[-2::-1]:
                 array += part
             self.comm.all_reduce(array)
-        elif self.halves:
-            self._halving_doubling(array)
-        else:
-            self._all_to_all(parts, array)
+            return ()
+        if self.halves and self.comm.size == 2 and (few or array.nbytes <= SHORT):
+            return self._swap(array)
+        if self.halves and not few and len(array) >= self.comm.size:
+            return self._halving_doubling(array)
+        return self._all_to_all(parts, array)
 
     def _halves(self):
         """Whether the ranks' parts are the 2^q equal subtrees of one level, so that pairs of ranks are siblings."""
@@ -133,6 +146,12 @@ class ShardSum:
         return size & (size - 1) == 0 and all(
             len(nodes) == 1 and nodes[0] == (self.nodes[0][0][0], rank) for rank, nodes in enumerate(self.nodes)
         )
+
+    def _swap(self, array):
+        """Two ranks send each other all they have: one message each instead of two of half the length."""
+        received, partner = self._space(len(array), array), 1 - self.comm.rank
+        yield from self._exchange([(array, partner)], [(received, partner)])
+        self._add(array, received)
 
     def _halving_doubling(self, array):
         """Recursive halving with distance doubling, then the mirrored gathering (Rabenseifner 2004).
@@ -149,7 +168,7 @@ class ShardSum:
             mine, theirs = ((low, middle), (middle, high))[:: -1 if rank & distance else 1]
             received = scratch[: mine[1] - mine[0]]
             partner = rank ^ distance
-            self._exchange([(array[slice(*theirs)], partner)], [(received, partner)])
+            yield from self._exchange([(array[slice(*theirs)], partner)], [(received, partner)])
             self._add(array[slice(*mine)], received)
             kept.append(mine)
             distance *= 2
@@ -159,7 +178,7 @@ class ShardSum:
             start, stop = kept[-1]
             theirs = slice(high, stop) if low == start else slice(start, low)
             partner = rank ^ distance
-            self._exchange([(array[low:high], partner)], [(array[theirs], partner)])
+            yield from self._exchange([(array[low:high], partner)], [(array[theirs], partner)])
 
     def _all_to_all(self, parts, array):
         """Each rank receives every subtree's slice of some elements, finishes the tree there, and hands them out."""
@@ -174,26 +193,26 @@ class ShardSum:
         pieces = [
             [part[own] for part in parts] if r == rank else [next(rows) for _ in self.nodes[r]] for r in range(size)
         ]
-        self._exchange(
-            [(part[slices[r]], r) for r in others for part in parts], [(p, r) for r in others for p in pieces[r]]
+        yield from self._exchange(
+            _filled((part[slices[r]], r) for r in others for part in parts),
+            _filled((piece, r) for r in others for piece in pieces[r]),
         )
         counter = Counter(self.shards, add=self._add)
         for nodes, arrays in zip(self.nodes, pieces):
             for (level, index), piece in zip(nodes, arrays):
                 counter.push(level, index, piece)
         array[own] = counter.stack[0][2]
-        self._exchange([(array[own], r) for r in others], [(array[slices[r]], r) for r in others])
+        yield from self._exchange(
+            _filled((array[own], r) for r in others), _filled((array[slices[r]], r) for r in others)
+        )
 
     def _exchange(self, sends, receives):
-        """Exchange in the wire's format, without empty messages: fewer elements than ranks leave some no slice."""
-        sends, receives = ([m for m in messages if len(m[0])] for messages in (sends, receives))
-        if not (sends or receives):
-            return
+        """Exchange in the wire's format."""
         if self.wire is None:
-            self.comm.exchange(sends, receives)
+            yield sends, receives
             return
         packed = [(self.wire.empty(array), rank) for array, rank in receives]
-        self.comm.exchange([(self.wire.pack(array), rank) for array, rank in sends], packed)
+        yield [(self.wire.pack(array), rank) for array, rank in sends], packed
         for (array, _), (message, _) in zip(receives, packed):
             self.wire.unpack(message, array)
 
@@ -201,6 +220,11 @@ class ShardSum:
         if len(self._scratch) < length or (type(self._scratch), self._scratch.dtype) != (type(like), like.dtype):
             self._scratch = full((length,), 0, like)
         return self._scratch[:length]
+
+
+def _filled(messages):
+    """Those that are not empty: fewer elements than ranks leave some no slice."""
+    return [message for message in messages if len(message[0])]
 
 
 def gathered(comm, shards, arrays):

@@ -79,6 +79,10 @@ class Sampler:
             start += taken
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
+    def epochs(self, step):
+        """The epoch of each of the samples of a step."""
+        return np.arange(*self.span(step)) // self.samples
+
     def order(self, epoch):
         """The order of all samples in an epoch."""
         epoch = epoch if self.shuffle == "epoch" else 0

@@ -8,7 +8,7 @@ import traceback
 from typing import NoReturn
 
 from ddp.communicator import Communicator
-from ddp.environment import Launch, detect, pin_threads
+from ddp.environment import Launch, detect, keep_memory, pin_threads
 from ddp.errors import ConfigurationError, PeerLost
 from ddp.watchdog import LEFT, Watchdog, here, place
 
@@ -24,13 +24,15 @@ def init(backend="auto", threads=1, timeout=300.0) -> Communicator:
     timeout   seconds a rank may wait in one collective; then it is told where each rank is, and all end. 0: any time
 
     An exception that nobody catches, in any thread of any rank, is printed once and ends all ranks with status 1.
-    So does a rank that ends by itself, as soon as another one waits for it. See `ddp.watchdog`.
+    So does a rank that ends by itself, as soon as another one waits for it. See `ddp.watchdog`. The memory of arrays
+    is kept for the next ones: see `ddp.environment.keep_memory`.
     """
     global _world, _watchdog
     if not 0.0 <= timeout < float("inf"):
         raise ConfigurationError(f"timeout is a number of seconds, 0 for no limit, got {timeout}")
     if _world is None:
         pin_threads(threads)
+        keep_memory()
         launch = detect(backend=backend)
         _world = _connect(launch, timeout)
         if connected():

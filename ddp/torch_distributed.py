@@ -5,14 +5,20 @@ NumPy arrays are wrapped, not copied. Gloo gets what is on a device by way of th
 
 import datetime
 import os
+import secrets
 import subprocess
+import time
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
 
 from ddp.communicator import Communicator, write_back
 from ddp.environment import Launch
 from ddp.errors import ConfigurationError, PeerLost
+
+TAGS = 1024  # more than there are messages of one exchange between two ranks
 
 
 class TorchCommunicator(Communicator):
@@ -28,18 +34,16 @@ class TorchCommunicator(Communicator):
                 )
             _rendezvous(launch)
             kind = "cpu:gloo,cuda:nccl" if launch.backend == "nccl" else "gloo"
-            dist.init_process_group(kind, timeout=self.longer)
+            meeting = {}
+            if launch.launcher == "torchrun" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+                store = _fresh_store(launch, self.longer)
+                meeting = {"store": store, "rank": launch.rank, "world_size": launch.size}
+            dist.init_process_group(kind, timeout=self.longer, **meeting)
             group, words = dist.group.WORLD, dist.new_group(backend="gloo", timeout=self.longer)
         self.group, self.words = group, words  # words: so that a comparison never meets another operation
         self.ranks = dist.get_process_group_ranks(group)  # of the group's members in the whole job
 
     def _exchange(self, sends, receives):
-        count: dict = {}
-
-        def tag(rank, direction):  # numbers the messages of one pair, so that equal tags mean the same message
-            count[rank, direction] = count.get((rank, direction), -1) + 1
-            return count[rank, direction]
-
         given, taken = [self._tensor(a) for a, _ in sends], [self._tensor(a) for a, _ in receives]
 
         def start():
@@ -48,13 +52,36 @@ class TorchCommunicator(Communicator):
                 ops += [dist.P2POp(dist.isend, t, self.ranks[r], self.group) for t, (_, r) in zip(given, sends)]
                 work = dist.batch_isend_irecv(ops)
             else:
-                work = [dist.irecv(t, self.ranks[r], self.group, tag(r, "in")) for t, (_, r) in zip(taken, receives)]
-                work += [dist.isend(t, self.ranks[r], self.group, tag(r, "out")) for t, (_, r) in zip(given, sends)]
+                work = self._messages(zip(given, [r for _, r in sends]), zip(taken, [r for _, r in receives]), 0)
             for w in work:
                 w.wait()  # pyright: ignore[reportOptionalMemberAccess]
 
         _guarded(start)
         write_back([a for a, _ in receives], taken)
+
+    def _start(self, sends, receives, tag):
+        given, taken = ([(self._tensor(a), r) for a, r in messages] for messages in (sends, receives))
+        work = _guarded(self._messages, given, taken, tag * TAGS)
+
+        def over(wait):
+            if not wait:
+                return all(w.is_completed() for w in work)  # Gloo's are not, until somebody waits
+            for w in work:
+                _guarded(w.wait)
+            return True
+
+        return over
+
+    def _messages(self, given, taken, tag):
+        """Begin to send and to receive tensors, (tensor, rank), and return what is to be waited for."""
+        count: dict = {}
+
+        def number(rank, direction):  # of the messages of one pair, so that equal tags mean the same message
+            count[rank, direction] = count.get((rank, direction), tag - 1) + 1
+            return count[rank, direction]
+
+        work: list[Any] = [dist.irecv(t, self.ranks[r], self.group, number(r, "in")) for t, r in taken]
+        return work + [dist.isend(t, self.ranks[r], self.group, number(r, "out")) for t, r in given]
 
     def _tensor(self, array):
         """The array as the tensor that the backend takes: itself, or a copy of what Gloo finds on a device."""
@@ -125,3 +152,28 @@ def _rendezvous(launch):
         else:
             raise ConfigurationError("--backend gloo over several hosts needs MASTER_ADDR in the environment")
     os.environ.setdefault("MASTER_PORT", str(20_000 + int(os.environ.get("SLURM_JOB_ID", os.getppid())) % 20_000))
+
+
+def _fresh_store(launch, timeout):
+    """The store of torchrun, under a new name that the ranks of this start alone agree on.
+
+    torchrun keeps one store over all restarts, and torch would take from it the addresses of ranks that have died. A
+    rank shows a word of its own, rank 0 answers to that word, and goes on until it has heard from every living rank.
+    """
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(host, port, launch.size, False, timeout)  # pyright: ignore[reportPrivateImportUsage]
+    word, missing = secrets.token_hex(8), {*range(1, launch.size)}
+    if launch.rank:
+        store.set(f"allgrad/word/{launch.rank}", word)
+        word = store.get(f"allgrad/answer/{word}").decode()
+        store.set(f"allgrad/{word}/{launch.rank}", "here")
+        return PrefixStore(f"allgrad/{word}", store)
+    end = time.monotonic() + timeout.total_seconds()
+    while missing and time.monotonic() < end:
+        for rank in sorted(missing):
+            if store.check([f"allgrad/word/{rank}"]):  # perhaps of one that has died
+                store.set(f"allgrad/answer/{store.get(f'allgrad/word/{rank}').decode()}", word)
+            if store.check([f"allgrad/{word}/{rank}"]):
+                missing.remove(rank)
+        time.sleep(0.01)
+    return PrefixStore(f"allgrad/{word}", store)

@@ -31,14 +31,16 @@ class _Here:
     inside   the collective it is in, as (name, communicator, arguments), or None
     step     of the training, or None
     leaving  how its program ends
+    thread   the number of the thread that computes
     """
 
-    __slots__ = "inside", "leaving", "step"
+    __slots__ = "inside", "leaving", "step", "thread"
 
     def __init__(self):
         self.inside: Any = None
         self.step: int | None = None
         self.leaving = "its program is over"
+        self.thread = threading.main_thread().ident or 0
 
 
 here = _Here()
@@ -168,7 +170,7 @@ class Watchdog:
     def _state(self):
         """Where this rank is, as JSON values."""
         inside = here.inside
-        frame = sys._current_frames().get(threading.main_thread().ident or 0)
+        frame = sys._current_frames().get(here.thread)
         state = {"step": here.step, "place": place(frame, inside is None), "doing": None, "waited": self.waited}
         if inside is not None:
             name, comm, args = inside

@@ -87,7 +87,7 @@ def doctor(threads=1) -> int:
 # --- measured ----------------------------------------------------------------------------------------------------
 
 
-def _median_seconds(comm, f: Callable[[], None], repeats=20):
+def _median_seconds(comm, f: Callable[[], None], repeats=7):
     """Median time of f, the slowest rank counting each time."""
     times = []
     for _ in range(repeats):
@@ -121,7 +121,7 @@ def _pair_seconds(comm, first):
     for size in (SIZES[0], SIZES[-1]):
         mine, theirs = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
         send = lambda a=mine, b=theirs: None if other is None else comm.exchange([(a, other)], [(b, other)])  # noqa: E731
-        seconds.append(_median_seconds(comm, send, 10))
+        seconds.append(_median_seconds(comm, send))
     return seconds
 
 

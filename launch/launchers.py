@@ -10,12 +10,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ddp import checkpoint
 from ddp.errors import ConfigurationError
 from launch.options import given
 
 LAUNCHERS = ("mpirun", "torchrun", "srun")
 MPIRUNS = ("mpirun", "mpiexec")
 READ = ("config", "out", "threads", "arrays", "device", "backend")  # of the options of the ranks
+PROBE = 60.0  # seconds in which a launcher starts ranks that do nothing
 USAGE = 2  # the status of a run that was asked for something impossible: starting it again cannot help
 
 
@@ -25,34 +27,85 @@ def add_options(parser: argparse.ArgumentParser):
     parser.add_argument(
         "--max-restarts", type=int, default=0, metavar="K", help="times to start again after a failure [0]"
     )
+    parser.add_argument("--min-ranks", type=int, metavar="M", help="go on with as few ranks as this, one "
+                        "fewer after each failure that repeats, or as many as can still be started [-n]")  # fmt: skip
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="-- COMMAND ...", help="-- train ...")
 
 
-def run(ranks: int, launcher: str | None, max_restarts: int, arguments: list[str]) -> int:
+def run(ranks: int, launcher: str | None, max_restarts: int, arguments: list[str], min_ranks: int | None = None) -> int:
     """Start `python -m launch ARGUMENTS` on this many ranks, print the command, and return its exit status.
 
     After a failure that is not bad usage, the run is started again from its newest checkpoint, at most max_restarts
-    times.
+    times, and on fewer ranks, down to min_ranks, if the launcher can start no more (a host is gone), or if it has
+    failed twice in a row without a newer checkpoint.
     """
     arguments, options = started(arguments, "allgrad run -n 4 -- train --data digits ...")
     if ranks < 1:
         raise ConfigurationError(f"-n takes 1 or more ranks, got {ranks}")
     if max_restarts < 0:
         raise ConfigurationError(f"--max-restarts is at least 0, got {max_restarts}")
-    chosen = launcher or _available()
-    status = 0
+    least = ranks if min_ranks is None else min_ranks
+    if not 1 <= least <= ranks:
+        raise ConfigurationError(f"--min-ranks is at least 1 and at most -n {ranks}, got {least}")
+    if least < ranks and not max_restarts:
+        raise ConfigurationError("--min-ranks has no effect without --max-restarts")
+    chosen = launcher or available()
+    limit, failures, why = ranks, 0, ""
     for attempt in range(max_restarts + 1):
         again = ["--resume"] if attempt and "--resume" not in arguments and _begun(options) else []
         words, variables = command(chosen, ranks, [*arguments, *again])
-        shown = shlex.join([f"{k}={v}" for k, v in variables.items()] + words)
-        print(
-            f"{'' if not attempt else f'restart {attempt} of {max_restarts} after status {status}: '}{shown}",
-            flush=True,
-        )
+        print(why + shlex.join([f"{k}={v}" for k, v in variables.items()] + words), flush=True)
+        newest = _newest(options)
         status = _wait(subprocess.Popen(words, env={**os.environ, **variables}))
-        if status in (0, USAGE):
+        if status in (0, USAGE) or attempt == max_restarts:
             break
+        why = f"restart {attempt + 1} of {max_restarts} after status {status}"
+        if min_ranks is not None:
+            failures, before, reason = failures + 1, ranks, "as before"
+            if failures > 1 and _newest(options) == newest and limit > least:
+                limit, reason = ranks - 1, f"it failed again on {ranks} without a newer checkpoint"
+            found = _most_that_start(chosen, least, limit)
+            if found is None:
+                print(f"no {why}: {chosen} cannot start {least} rank(s), the fewest that --min-ranks allows")
+                break
+            if found < limit:
+                reason = f"{chosen} cannot start {found + 1}"
+            elif found > before:
+                reason = f"{chosen} can start them again"
+            failures, ranks = failures if found == before else 0, found
+            why += f" on {ranks} rank(s), {reason}"
+        why += ": "
     return status
+
+
+def _newest(options):
+    """The name of the newest checkpoint of the run; None if it has none."""
+    found = checkpoint.steps_in(Path(options["out"]) / "checkpoints") if options.get("out") is not None else []
+    return found[-1].name if found else None
+
+
+def _most_that_start(launcher, least, most):
+    """The largest number of ranks from least to most that the launcher starts now; None if there is none.
+
+    Found by starting them, since no launcher tells how many slots or hosts are left. torchrun has no slots.
+    """
+    if launcher == "torchrun":
+        return most
+    nothing = [sys.executable, "-c", ""]
+    found, tried = least - 1, most  # found can be started (or nothing is known yet), and what is above `most` cannot
+    while found < most:
+        words, variables = _words(launcher, tried, nothing)
+        try:
+            done = subprocess.run(
+                words, env={**os.environ, **variables}, stdin=subprocess.DEVNULL, capture_output=True,
+                timeout=PROBE, check=False,
+            )  # fmt: skip
+            starts = done.returncode == 0
+        except subprocess.TimeoutExpired:
+            starts = False
+        found, most = (tried, most) if starts else (found, tried - 1)
+        tried = (found + most + 1) // 2
+    return found if found >= least else None
 
 
 def started(arguments: list[str], example: str) -> tuple[list[str], dict]:
@@ -71,14 +124,17 @@ def started(arguments: list[str], example: str) -> tuple[list[str], dict]:
         raise ConfigurationError(f"{error} (see allgrad {arguments[0]} --help)") from None
 
 
-def program(arguments: list[str]) -> list[str]:
+def program(arguments: list[str], module="launch") -> list[str]:
     """The words of one rank's command."""
-    return [sys.executable, "-m", "launch", *arguments]
+    return [sys.executable, "-m", module, *arguments]
 
 
-def command(launcher: str, ranks: int, arguments: list[str]) -> tuple[list[str], dict[str, str]]:
+def command(launcher: str, ranks: int, arguments: list[str], module="launch") -> tuple[list[str], dict[str, str]]:
     """The words of the command that starts the ranks, and the environment variables it needs."""
-    words = program(arguments)
+    return _words(launcher, ranks, program(arguments, module))
+
+
+def _words(launcher, ranks, words):
     if launcher == "mpirun":
         return [_mpirun(), "-n", str(ranks), *words], _open_mpi_variables(ranks)
     if launcher == "torchrun":
@@ -117,7 +173,8 @@ def _mpirun():
     return found
 
 
-def _available():
+def available() -> str:
+    """The launcher to take if none was asked for."""
     if "SLURM_JOB_ID" in os.environ and shutil.which("srun"):
         return "srun"
     return "torchrun" if find_mpirun() is None and importlib.util.find_spec("torch") else "mpirun"

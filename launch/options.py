@@ -13,6 +13,8 @@ from ddp.environment import BACKENDS
 from ddp.errors import ConfigurationError
 from ddp.exchange import REDUCTIONS
 from ddp.lr_rules import RULES
+from ddp.overlap import POLICIES
+from ddp.parallel import BATCH_NORMS
 from ddp.placement import HALVES
 from ddp.sampler import BOUNDARIES, SHUFFLES
 from ddp.wire import WIRES
@@ -35,6 +37,14 @@ def length(value) -> int | str:
     if not found:
         raise ValueError(value)
     return int(value) if found[1] else found[0]
+
+
+def size(value) -> int:
+    """A number of bytes: 4000000, "500KB" or "4MB", in powers of 1000; else ValueError."""
+    found = re.fullmatch(r"(\d+)(KB|MB|)", str(value))
+    if not found:
+        raise ValueError(value)
+    return int(found[1]) * {"": 1, "KB": 1000, "MB": 1000**2}[found[2]]
 
 
 @dataclass(frozen=True)
@@ -87,20 +97,29 @@ OPTIONS = (
     Option("steps", int, None, "number of steps, instead of --epochs", least=1),
     Option("shuffle", str, "epoch", "order of the samples", among=SHUFFLES),
     Option("boundary", str, "short", "last batch of an epoch: what is left, or filled from the next", among=BOUNDARIES),
+    Option("augment", str, None, "what happens to training images, anew every epoch and for each by itself: crop "
+           "(moved by up to 4 pixels, zeros beyond the edge), flip (left to right), or crop,flip"),
     Option("shards", int, None, "logical shards of a batch (default: number of ranks at the first start)", least=1),
     Option("accumulate", int, None, "shards a rank at the first start: instead of --shards, K times the number of "
            "ranks, whose gradients a rank adds up one by one", least=1),
     Option("reduce", str, "canonical", "how gradients are added up; canonical and adasum: same bits on any number of "
            "ranks", among=REDUCTIONS),
+    Option("batch_norm", str, "shard", "moments of batch normalisation: those of each logical shard, or of the global "
+           "batch, which is slower", among=BATCH_NORMS),
     Option("wire", str, "float32", "format of gradients between ranks: float32 (as they were computed), or rounded at "
            "each shard and each node of the tree", among=WIRES),
     Option("compress", str, None, "send less, and the rest later: topk:SHARE of the elements, or powersgd:RANK"),
     Option("sync_every", int, None, "local SGD: each rank steps by itself, and every so many steps the parameters are "
            "averaged", least=1),
     Option("sync_after", int, 0, "steps taken together before the local ones of --sync-every", least=0),
+    Option("overlap", str, "auto", "when gradients are exchanged: after backward, or while it goes on as soon as a "
+           "bucket is complete, without waiting or by a thread; auto: what a trial in the first steps finds fastest",
+           among=POLICIES, shapes_weights=False),
+    Option("bucket_size", size, None, "least size of a bucket, in whole parameters: bytes, 500KB or 4MB (default: an "
+           "eighth of the gradients, from 256KB to 25MB)", least=1, shapes_weights=False),
     Option("zero", bool, False, "ZeRO-1: each rank keeps the optimizer's state of its part of the parameters",
            shapes_weights=False),
-    Option("seed", int, 0, "seed of initial weights, shuffles and dropout", least=0),
+    Option("seed", int, 0, "seed of initial weights, shuffles, augmentation and dropout", least=0),
     Option("dtype", str, "float32", "type to compute in; the halves keep parameters and optimizer in float32",
            among=("float32", "float64", *HALVES)),
     Option("arrays", str, "numpy", "array library", among=("numpy", "torch")),
@@ -177,6 +196,7 @@ def _noun(option):
     nouns = {
         int: "a whole number", float: "a number", bool: "true or false",
         length: "a number of steps, or of epochs as 5ep, or of samples as 20000samples",
+        size: "a number of bytes, or 500KB, or 4MB",
     }  # fmt: skip
     return nouns.get(option.kind, "a text")
 

@@ -10,6 +10,7 @@ ROWS = (
     ("noise scale (samples)", "noise_scale", "{:,.0f}"),
     ("bytes sent a step", "bytes_per_step", "{:,.0f}"),
     ("ranks", "world_size", "{}"),
+    ("exchange of gradients", "overlap", "{}"),
     ("weights_sha256", "weights_sha256", "{}"),
 )
 
@@ -25,6 +26,8 @@ def print_summary(summary: dict):
 
 
 def _reason(key, summary):
+    if key == "overlap":
+        return f" ({summary['overlap_why']})"
     if key != "noise_scale" or summary[key] is not None:
         return ""
     if summary["logical_shards"] < 2:
@@ -32,6 +35,8 @@ def _reason(key, summary):
     config = summary["config"]
     if config.get("compress") or config.get("sync_every") or config.get("reduce") == "adasum":
         return " (needs the exact gradient)"
+    if config.get("batch_norm") == "sync":
+        return " (needs shards that do not depend on one another)"
     return " (no signal above the noise at the end)"
 
 

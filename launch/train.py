@@ -12,12 +12,15 @@ from autograd import optim, schedule
 from autograd.core import innermost
 from autograd.kernels import to_numpy
 from ddp import checkpoint
-from ddp.environment import detect, pin_threads
+from ddp.augment import augmentation
+from ddp.environment import detect, pin_threads, torchrun
 from ddp.errors import ConfigurationError
 from ddp.lr_rules import scaled_lr
 from ddp.placement import HALVES, stored
 from launch import data as datasets, models, transfer
 from launch.options import OPTIMIZERS, SCHEDULES, defaults, length, resumed
+
+STARTED_BY = "started_by"  # of config.json: [which torchrun, the options given]
 
 
 def train(asked: dict) -> dict:
@@ -47,17 +50,17 @@ def train(asked: dict) -> dict:
     shards, batch = config["shards"], config["global_batch"]
     loader = ddp.DataLoader(
         (data.train_x, data.train_y), batch, comm, shards, config["seed"], config["shuffle"], config["boundary"],
-        placement,
+        placement, comm.agree(lambda: _augmentation(config, data)),
     )  # fmt: skip
     steps = config["steps"] or loader.sampler.steps_in(config["epochs"])
-    comm.agree(lambda: _consistent(asked, config, data, steps, loader.sampler))
+    comm.agree(lambda: _consistent(asked, config, data, model, steps, loader.sampler))
     rate, sentence = scaled_lr(config["lr_rule"], config["lr"], config["base_batch"] or batch, batch)
     inexact = config["compress"] or config["sync_every"] or config["reduce"] == "adasum"
-    noise = ddp.NoiseScale() if shards > 1 and not inexact else None
+    noise = ddp.NoiseScale() if shards > 1 and not inexact and config["batch_norm"] == "shard" else None
     scale = ddp.LossScale() if config["dtype"] == "float16" else None
     parallel = ddp.DistributedDataParallel(
         model, comm, shards, config["reduce"], noise, scale, config["wire"], config["compress"], config["sync_every"],
-        config["sync_after"],
+        config["sync_after"], config["batch_norm"], config["overlap"], config["bucket_size"],
     )  # fmt: skip
     if config["dtype"] in HALVES:
         model.compute_in(config["dtype"])
@@ -77,7 +80,7 @@ def train(asked: dict) -> dict:
         trainer.restore(saved)
     if finished := comm.broadcast_object(_finished(trainer, steps) if comm.rank == 0 else None):
         return finished
-    comm.agree(lambda: _begin(out, config) if comm.rank == 0 and out is not None else None)
+    comm.agree(lambda: _begin(out, config, asked) if comm.rank == 0 and out is not None else None)
     if comm.rank == 0:
         where = "" if placement.arrays == "numpy" else f", torch on {config['device']} in {config['dtype']}"
         ranks = f"{comm.size} rank{'s' if comm.size > 1 else ''} ({comm.launcher}, {comm.backend}{where})"
@@ -113,6 +116,16 @@ def _placement(asked, config, comm):
     return ddp.Placement(device, config["dtype"], comm.local_rank, config["threads"], not config["nondeterministic"])
 
 
+def _augmentation(config, data):
+    if config["augment"] is None:
+        return None
+    if data.image is None:
+        raise ConfigurationError(
+            f"--augment {config['augment']} is for images, and a sample of {data.name} is none: leave it out"
+        )
+    return augmentation(config["augment"], data.image)
+
+
 def _finished(trainer, steps):
     """The summary of a run that has nothing left to do."""
     if trainer.out is None or trainer.step < steps or not (trainer.out / "summary.json").is_file():
@@ -121,7 +134,7 @@ def _finished(trainer, steps):
     return json.loads((trainer.out / "summary.json").read_text(encoding="utf-8"))
 
 
-def _consistent(asked, config, data, steps, sampler):
+def _consistent(asked, config, data, model, steps, sampler):
     """Refuse options that could not do what they say: a study must not report what was never done."""
     batch, samples = config["global_batch"], len(data.train_x)
     if batch > samples and config["boundary"] == "short":
@@ -132,6 +145,8 @@ def _consistent(asked, config, data, steps, sampler):
     if steps_of(config["warmup"], sampler) > steps:
         raise ConfigurationError(f"--warmup {config['warmup']} is longer than the run of {steps} steps")
     family = models.family_of(config["model"])
+    if config["batch_norm"] == "sync" and family is not None and not any(m.running_statistics for m in model.modules()):
+        raise ConfigurationError(f"--batch-norm sync has no effect on {config['model']}: it has no batch normalisation")
     for name in sorted({"dropout", "init"} & asked.keys() - set(family.options if family else ())):
         takers = ", ".join(kind for kind, other in models.FAMILIES.items() if name in other.options)
         raise ConfigurationError(f"--{name} has no effect on {config['model']}: it is for {takers}")
@@ -151,13 +166,23 @@ def _consistent(asked, config, data, steps, sampler):
     config.update(sources, data_shape=data.form())
 
 
-def _begin(out, config):
+def _begin(out, config, asked):
     """Note in the run's directory what it is."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        (out / "config.json").write_text(
+            json.dumps({**config, STARTED_BY: [torchrun(), asked]}, indent=1) + "\n", "utf-8"
+        )
     except OSError as error:
         raise ConfigurationError(f"--out {out} cannot be written ({error}): give another directory") from None
+
+
+def _began_here(out, asked):
+    """Whether it was this very torchrun, with the same command, that began or resumed the run in `out`."""
+    try:
+        return json.loads((out / "config.json").read_text(encoding="utf-8")).get(STARTED_BY) == [torchrun(), asked]
+    except (OSError, ValueError):
+        return False
 
 
 def _configuration(asked, comm):
@@ -168,6 +193,9 @@ def _configuration(asked, comm):
             raise ConfigurationError(f"--{name.replace('_', '-')} is empty: was a variable of the shell not set?")
     if "steps" in asked and "epochs" in asked:
         raise ConfigurationError("--steps and --epochs both say how long to train: give one of them")
+    if not asked.get("resume") and out is not None and torchrun() and _began_here(out, asked):
+        print(f"restarted by torchrun: going on with the run in {out}", flush=True)
+        asked = {**asked, "resume": True}
     if asked.get("resume"):
         saved = checkpoint.load_latest(out / "checkpoints") if out else None
         if saved is not None:
@@ -177,6 +205,7 @@ def _configuration(asked, comm):
         print(f"--resume: no whole checkpoint in {out}, starting from step 0", flush=True)
         try:
             before = json.loads((out / "config.json").read_text(encoding="utf-8"))
+            before.pop(STARTED_BY, None)
         except (OSError, ValueError) as error:
             raise ConfigurationError(
                 f"--resume: {out / 'config.json'} cannot be read ({error}): start anew with another --out"

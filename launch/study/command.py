@@ -77,6 +77,18 @@ GRID = {  # what the experiments' `run` may take; each says so if it does not
     "weight_decay": (float, "weight decay"),
     "steps": (str, "budget: steps, 10ep or 20000samples"),
     "schedule": (str, "schedule of the learning rate over the budget, as in allgrad train"),
+    "ranks": (numbers(int), "of scaling: numbers of ranks with commas between them [1, 2, 4, ... cores]"),
+    "strong": (int, "of scaling: global batch at any number of ranks [256]"),
+    "weak": (int, "of scaling: batch of each rank [64]"),
+    "large": (str, "of scaling: a second, larger model, none for none [mlp:960,960]"),
+    "launcher": (str, "of scaling and project: what starts their ranks: mpirun, torchrun or srun"),
+    "net": (str, "of project: a network by name, or custom:A,B[,C] in seconds and seconds a byte [measured]"),
+    "compute": (numbers(float), "of project: c0,d in seconds a step and an example [measured]"),
+    "size": (int, "of project: bytes of the gradients [those of the model]"),
+    "s_min": (float, "of scaling and project: S_min of steps to target [that of study steps in --out]"),
+    "b_crit": (float, "of scaling and project: B_crit of steps to target [that of study steps in --out]"),
+    "algorithm": (str, "of project: ring, rabenseifner, recursive-doubling, tree or best [best]"),
+    "max_ranks": (int, "of project: ranks to go up to [4096]"),
 }
 OPTIONS = {**WORKLOAD, **LAB, **GRID}
 ALIASES = {"optimizers": ("--optimizer", "--optimizers"), "batches": ("--batch", "--batches")}

@@ -155,12 +155,14 @@ def guide(axes, slope, through, label="", at=0.5, below=False):
     """
     from matplotlib.lines import Line2D
 
-    ends = np.array(axes.get_xlim())
+    ends, levels = np.array(axes.get_xlim()), np.array(axes.get_ylim())
+    if min(*ends, *levels) <= 0:
+        return  # there is nothing in the axes to be guided along
     x, y = through
     line = Line2D(ends, y * (ends / x) ** slope, color=GREY, linewidth=0.6, linestyle=(0, (4, 2)), zorder=1.5)
     axes.add_artist(line)  # and not add_line, which would widen the limits
     if slope:
-        ends = np.sort(np.clip(x * (np.array(axes.get_ylim()) / y) ** (1 / slope), *np.sort(ends)))
+        ends = np.sort(np.clip(x * (levels / y) ** (1 / slope), *np.sort(ends)))
     here = ends[0] * (ends[1] / ends[0]) ** at
     level = y * (here / x) ** slope
     turned = {"rotation": math.degrees(math.atan2(slope * level, here)), "transform_rotates_text": True}
@@ -206,6 +208,11 @@ def legend(figure, columns=2):
 def save(figure, stem):
     """Write STEM.png (200 dots an inch) and STEM.svg (letters as outlines), without dates; returns both paths."""
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        if axis.get_scale() == "log" and min(getattr(axis.axes, f"get_{axis.axis_name}lim")()) <= 0:
+            axis.axes.set(**{f"{axis.axis_name}lim": (1, 10)})  # without data there is nothing to have a logarithm of
+            axis.set_ticks([])
+            axis.set_ticks([], minor=True)
     with style():
         figure.savefig(paths[0], dpi=200, metadata={"Software": None})
         figure.savefig(paths[1], metadata={"Date": None, "Creator": None})

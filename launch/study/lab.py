@@ -123,6 +123,16 @@ class Lab:
                 raise error
         return results
 
+    def together(self, function: Callable[[ddp.Communicator], R]) -> R:
+        """function(comm) on all ranks of this launch at once, while none does a run; returns rank 0's value.
+
+        The function goes to the other ranks by pickle.
+        """
+        for group in (*self._workers, self._resting) if self.comm.size > 1 else ():
+            for connection in group.connections:
+                connection.send(function)
+        return function(self.comm)
+
     def close(self):
         """End the workers. What was being run is lost, and nothing else."""
         with self._lock:
@@ -375,6 +385,9 @@ def _serve_as_rank(comm, ranks_per_run):
     group = comm.split(mine if mine <= len(groups) else len(groups) + 1) if ranks_per_run > 1 else ddp.Communicator()
     with contextlib.suppress(EOFError, OSError):
         while (message := connection.recv()) is not None:
+            if callable(message):
+                message(comm)
+                continue
             config, extra = message
             workload.provide(extra)
             connection.send(_one(config, group))

@@ -15,17 +15,21 @@ a { color: inherit; }
 .answer h2 { border: 0; margin: .75rem 0 .25rem; padding: 0; }
 .answer p { font-size: 1.1rem; font-weight: 600; margin: .5rem 0; }
 .question { font-style: italic; color: var(--soft); }
-.badge { font-size: .75rem; font-weight: 700; border: 1px solid; border-radius: .25rem; padding: 0 .3rem; }
+.badge { font-size: .75rem; font-weight: 700; white-space: nowrap; border: 1px solid; border-radius: .25rem;
+  padding: 0 .3rem; }
 .pass { color: var(--pass); } .fail { color: var(--fail); } .inconclusive { color: var(--inconclusive); }
 .file { color: var(--soft); font-size: .8rem; font-weight: 400; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .875rem; margin: .5rem 0; }
-th, td { text-align: left; vertical-align: top; padding: .2rem .6rem; border-bottom: 1px solid var(--line); }
-td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+th { text-align: left; }
+th, td { vertical-align: top; padding: .2rem .6rem; border-bottom: 1px solid var(--line); }
+.n { text-align: right; }
+td.n { font-variant-numeric: tabular-nums; white-space: nowrap; }
+td.w { white-space: nowrap; }
 tr.flag td { background: var(--tint); font-weight: 600; }
 tr.flag td:first-child { border-left: 3px solid var(--fail); }
 figure { margin: 1rem 0; }
-figure img { display: block; max-width: 100%; background: #ffffff; border-radius: .25rem; }
+figure img { display: block; max-width: 100%; height: auto; background: #ffffff; border-radius: .25rem; }
 figcaption { font-size: .875rem; color: var(--soft); margin-top: .25rem; }
 summary { cursor: pointer; margin-top: .75rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 .75rem; font-size: .8rem; color: var(--soft); }
@@ -34,7 +38,8 @@ pre { background: var(--tint); padding: .5rem .75rem; white-space: pre-wrap; ove
 @media print {
   :root { --ink: #000000; --soft: #444444; --paper: #ffffff; --tint: #f3f3f3; --pass: #00664b; --fail: #a63d00;
     --inconclusive: #6b5900; }
-  main { max-width: none; padding: 0; } figure, tr { break-inside: avoid; }
+  main { max-width: none; padding: 0; } figure img { width: auto; } figure, tr { break-inside: avoid; }
+  .wide { overflow: visible; } table { font-size: .65rem; } th, td { padding: .1rem .3rem; }
   details::details-content { content-visibility: visible; block-size: auto; }
 }
 """

@@ -13,7 +13,7 @@ from ddp.environment import speaks
 from ddp.journal import screen
 
 RECENT = 16  # runs of which the mean is taken
-UNLIKE = {"seed", "lr", "cap", "run_id"}  # with these apart, runs take about as long as each other
+UNLIKE = "seed", "lr", "cap", "prune"  # runs that differ in these only take about as long as each other
 
 
 class Progress:
@@ -24,10 +24,9 @@ class Progress:
         progress.started(config)      # not for a run whose row is known already
         progress.finished(row)
 
-    Rows have a `status`, the seconds `wall_s`, and the configuration that was started, and more, as a dict `config`,
-    as keys `config.NAME`, or as keys. One that was not started was known before. A run that is under way is taken to
-    last as long as the last of its like, the same configuration but for seed and learning rate; or, if there were
-    none, and if it is still to come, as the last runs of any kind.
+    Rows have a `status`, their `config` and the seconds `wall_s`; one that was not started was known before. A run
+    under way is taken to last as long as the last of its like, the same configuration but for seed and learning rate;
+    one still to come, or the first of its kind, as the last runs of any kind.
     """
 
     def __init__(self, name="runs", total=0, every=30.0, speak=None, clock=time.monotonic):
@@ -77,20 +76,17 @@ class Progress:
 
     def finished(self, row: Mapping[str, Any]):
         with self.lock:
-            like, lasted = set(_like(row)), row.get("wall_s")
-            begun = [other for other, began in self.running.items() if began and like.issuperset(other)]
-            if begun:  # a row says more than the configuration that was started
-                key = max(begun, key=len)
-                began = self.running[key].pop(0)
+            like, lasted = _like(row["config"]), row.get("wall_s")
+            if begun := self.running.get(like):
+                began = begun.pop(0)
                 lasted = self.clock() - began if lasted is None else lasted
             else:
-                key = _like(row)
                 self.cached += 1
             if lasted is not None:
-                self.seconds[key].append(lasted)
+                self.seconds[like].append(lasted)
                 self.seconds[None].append(lasted)
             self.done += 1
-            self.failed += row.get("status", "ok") != "ok"
+            self.failed += row["status"] in ("diverged", "error")
             self._show()
 
     def left(self) -> float | None:
@@ -132,13 +128,9 @@ class Progress:
             print(self.line(), file=sys.stderr, flush=True)
 
 
-def _like(row):
-    """What a configuration or a row has in common with others that take as long."""
-    config = row.get("config")
-    if not isinstance(config, Mapping):
-        dotted = {key.removeprefix("config."): row[key] for key in row if key.startswith("config.")}
-        config = dotted or row
-    return tuple(sorted((key, json.dumps(value, default=str)) for key, value in config.items() if key not in UNLIKE))
+def _like(config):
+    """What a configuration has in common with others that take as long."""
+    return json.dumps({key: config[key] for key in sorted(config) if key not in UNLIKE}, default=str)
 
 
 def _clock(seconds):

@@ -7,10 +7,13 @@ import base64
 import html
 import importlib.util
 import math
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ddp.environment import speaks
 from launch.study import figures
@@ -95,6 +98,7 @@ def show(result: Result, out: Path | None = None):
 
 def number(value) -> str:
     """A cell as a person reads it: four digits, thousands apart, words as they are, a dash for nothing."""
+    value = value.item() if isinstance(value, np.generic) else value
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     if isinstance(value, bool):
@@ -106,7 +110,7 @@ def number(value) -> str:
     if abs(value) >= 1e9 or 0 < abs(value) < 1e-4:
         digits, power = f"{value:.2e}".split("e")
         return f"{float(digits):g}e{int(power)}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return number(round(value)) if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def measured(check: Check) -> str:
@@ -117,7 +121,7 @@ def measured(check: Check) -> str:
         return "undefined"
     if not all(map(math.isfinite, numbers)):
         return number(check.value) + (f" [{number(check.low)}, {number(check.high)}]" if check.seeds else "")
-    spread = (check.high - check.low) / 2 or abs(check.value) / 50
+    spread = (check.high - check.low) / 2 or abs(check.value) / 10
     digits = max(0, 1 - math.floor(math.log10(spread))) if spread else 0
     sides = [[(x > limit) - (x < limit) for limit in limits] for x in numbers]
     while [[(r > t) - (r < t) for t in limits] for r in (round(x, digits) for x in numbers)] != sides and digits < 15:
@@ -137,8 +141,8 @@ def accepted(check: Check) -> str:
 def _undecided(check, before=""):
     if check.verdict != INCONCLUSIVE:
         return ""
-    had = f"it had {check.seeds}" if check.seeds else "its spread is not known"
-    return before + (f"about {needed:,} seeds decide, {had}" if (needed := check.seeds_needed) else f"undecided: {had}")
+    had = f"undecided with {check.seeds} seeds" if check.seeds else "undecided, and of no known spread"
+    return before + had + (f", about {needed:,} would decide" if (needed := check.seeds_needed) else "")
 
 
 def _in_order(checks):
@@ -177,7 +181,7 @@ def _markdown(results, title, drawn):
         lines += ["", f"## {result.name}", "", *(f"- {note}" for note in result.notes)]
         if drawn:
             lines += ["", *(f"![{cell(f.caption)}]({result.stem(f)}.png)" for f in result.figures)]
-        lines += ["", f"Again: `{result.command}`"] * bool(result.command)
+        lines += ["", f"How to reproduce it: `{result.command}`"] * bool(result.command)
     return "\n".join([*lines, *([] if drawn else ["", NO_FIGURES]), ""])
 
 
@@ -189,7 +193,7 @@ def _page(results, out, provenance, title, drawn):
         for result in results
     )
     rows = "\n".join(_check_row(result, check) for result, check in pairs)
-    head = "".join(f"<th>{word}</th>" for word in ("verdict", "experiment", "check", "measured", "accepted", ""))
+    head = "".join(f"<th>{word}</th>" for word in ("verdict", "experiment", "check", "measured", "accepted"))
     ran = "".join(f"<dt>{_text(key)}</dt><dd>{_text(_flat(value))}</dd>" for key, value in provenance.items())
     parts = [
         f"<header><h1>{_text(title)}</h1></header>",
@@ -213,18 +217,14 @@ def _page(results, out, provenance, title, drawn):
 
 
 def _check_row(result, check):
-    cells = _text(result.name), _text(check.claim), _text(measured(check)), _text(accepted(check))
-    listed = "".join(f"<td>{cell}</td>" for cell in cells)
-    return f"<tr><td>{_badge(check.verdict)}</td>{listed}<td>{_text(_undecided(check))}</td></tr>"
+    doubt = f'<br><span class="file">{_text(_undecided(check))}</span>' * (check.verdict == INCONCLUSIVE)
+    numbers = "".join(f'<td class="w">{_text(words)}</td>' for words in (measured(check), accepted(check)))
+    named = f'<td class="w">{_text(result.name)}</td><td>{_text(check.claim)}{doubt}</td>'
+    return f"<tr><td>{_badge(check.verdict)}</td>{named}{numbers}</tr>"
 
 
 def _experiment(result, out, drawn):
-    pictures = "\n".join(
-        f'<figure><img src="data:image/svg+xml;base64,{_base64(out / f"{result.stem(figure)}.svg")}" '
-        f'alt="{_text(figure.caption)}"><figcaption>{_text(figure.caption)} '
-        f'<span class="file">{_text(result.stem(figure))}.svg</span></figcaption></figure>'
-        for figure in result.figures * drawn
-    )
+    pictures = "\n".join(_picture(figure, out / f"{result.stem(figure)}.svg") for figure in result.figures * drawn)
     notes = "".join(f"<li>{_text(note)}</li>" for note in result.notes)
     methods = "".join(f"<p>{_text(part)}</p>" for part in result.methods.split("\n\n") if part.strip())
     parts = [
@@ -235,22 +235,35 @@ def _experiment(result, out, drawn):
         f"<h3>What must be known</h3><ul>{notes}</ul>" * bool(notes),
         *(_table(table, f"{result.stem(table)}.csv") for table in result.tables),
         f"<h3>Methods</h3>{methods}" * bool(methods),
-        f"<h3>Again</h3><pre><code>{_text(result.command)}</code></pre>" * bool(result.command),
+        f"<h3>How to reproduce it</h3><pre><code>{_text(result.command)}</code></pre>" * bool(result.command),
     ]
     return f'<section id="{_id(result.name)}">' + "\n".join(part for part in parts if part) + "</section>"
 
 
+def _picture(figure, path):
+    """A figure half as large again as in print, if there is room: its own width stands at the head of the file."""
+    image = path.read_bytes()
+    width = re.search(rb'width="([0-9.]+)pt"', image)
+    size = f' width="{round(float(width[1]) / 72 * 96 * 1.5)}"' if width else ""
+    source = f"data:image/svg+xml;base64,{base64.b64encode(image).decode()}"
+    words = f'{_text(figure.caption)} <span class="file">{_text(path.name)}</span>'
+    return f'<figure><img src="{source}" alt="{_text(figure.caption)}"{size}><figcaption>{words}</figcaption></figure>'
+
+
 def _table(table: Table, file):
-    def cells(row):
-        for column in table.columns:
-            value = row.get(column)
-            kind = ' class="n"' if isinstance(value, int | float) and not isinstance(value, bool) else ""
-            yield f"<td{kind}>{_text(number(value))}</td>"
+    numeric = {c for c in table.columns if any(isinstance(row.get(c), int | float | np.number) for row in table.rows)}
+
+    def cells(tag, words):
+        kinds = (' class="n"' if column in numeric else "" for column in table.columns)
+        return "".join(f"<{tag}{kind}>{_text(word)}</{tag}>" for kind, word in zip(kinds, words))
 
     flagged = [any(row.get(flag) for flag in FLAGS) for row in table.rows]
     opening = ["<tr class='flag'>" if flag else "<tr>" for flag in flagged]
-    rows = "\n".join(f"{tr}{''.join(cells(row))}</tr>" for tr, row in zip(opening, table.rows))
-    head = "".join(f"<th>{_text(column)}</th>" for column in table.columns)
+    rows = "\n".join(
+        f"{tr}{cells('td', (number(row.get(column)) for column in table.columns))}</tr>"
+        for tr, row in zip(opening, table.rows)
+    )
+    head = cells("th", table.columns)
     meanings = {**MEANINGS, **table.meanings}
     known = [(column, meanings[column]) for column in table.columns if column in meanings]
     words = "".join(f"<dt>{_text(column)}</dt><dd>{_text(meaning)}</dd>" for column, meaning in known)
@@ -266,11 +279,14 @@ def _table(table: Table, file):
 
 
 def _worst(result):
-    return _badge(_in_order(result.checks)[0].verdict) if result.checks else ""
+    """The worst verdict, and how many checks have it; nothing if there are no checks."""
+    verdicts = [check.verdict for check in _in_order(result.checks)]
+    worst = verdicts[:1]
+    return "".join(_badge(v, f"{verdicts.count(v)} of {len(verdicts)} " if v != PASS else "") for v in worst)
 
 
-def _badge(verdict):
-    return f'<span class="badge {verdict.lower()}">{verdict}</span>'
+def _badge(verdict, before=""):
+    return f'<span class="badge {verdict.lower()}">{before}{verdict}</span>'
 
 
 def _text(value):
@@ -285,7 +301,3 @@ def _flat(value):
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_flat(item)}" for key, item in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
-
-
-def _base64(path):
-    return base64.b64encode(path.read_bytes()).decode()

@@ -13,7 +13,8 @@ from ddp.errors import ConfigurationError
 from launch.study import fit
 
 FACTOR = math.sqrt(2.0)  # between neighbouring rates
-COARSE = (-8, -4, 0, 4, 8)  # where to look first, in powers of FACTOR, if no neighbour tells
+COARSE = (0, 4)  # where to look first, in powers of FACTOR, if no neighbour tells
+LOWER, ANYWHERE = (-2, -4, -8), (0, -2, -4, -8, -12, 4, 8, 12)  # and where next, as long as no rate works
 FARTHEST = 24
 SEEDS = (0, 1, 2)
 REPORT_SEEDS = (100, 101, 102, 103, 104)
@@ -66,8 +67,8 @@ def tune(
     """Find the best learning rate of a cell, by climbing from `start` in steps of sqrt 2.
 
     configure(lr=, seed=, cap=, prune=) -> the configuration of a run
-    neighbour   the cell that `start` comes from: its steps say when a run takes too long. Without one, rates up to a
-                factor 16 away are tried first
+    neighbour   the cell that `start` comes from: its steps say when a run takes too long. Without one, a rate
+                4 times as high is tried as well before the climb
     cap         steps after which a run has failed
     measure     a row's score, the smaller the better; None: its steps to the target, and runs that are sure to be worse
                 than 3 times the best are pruned
@@ -78,11 +79,11 @@ def tune(
     if neighbour is not None and math.isfinite(neighbour.score) and measure is None:
         search.limit = min(cap, math.ceil(WORSE * neighbour.score) + 20)
     search.score([0] if neighbour is not None else COARSE)
-    if not search.works() and neighbour is not None:
-        search.score((-2, -4))  # most often the neighbour's rate, scaled, is beyond what is stable
     if not search.works():
-        search.limit = cap
-        search.score([*COARSE, -12, 12])
+        search.score(LOWER)  # most often the rate is beyond what is stable
+    if not search.works():
+        search.limit = cap  # or the neighbour has promised too much
+        search.score(ANYWHERE)
     if not search.works():
         raise NothingWorks(search.complaint())
     best, at_edge = search.best(), False

@@ -9,6 +9,7 @@ import torch
 
 import autograd as ag
 from autograd import init, nn, optim, schedule
+from autograd.normalization import part_of_batch
 
 
 def tensor(*shape, name="A"):
@@ -59,6 +60,11 @@ def model_in_arena():
     model = nn.Linear(2, 3)
     optim.SGD(model, lr=1.0)
     return model
+
+
+def in_parts(f):
+    with part_of_batch(lambda sums: sums):
+        f(tensor(1, 3))
 
 
 def momentum(**options):
@@ -199,6 +205,11 @@ TABLE = [
      lambda: ag.group_norm(tensor(3), 1)),
     (V, "batch_norm: a batch of shape (1, 3) has 1 values a channel: no variance to train with",
      lambda: ag.batch_norm(tensor(1, 3), training=True)),
+    (V, "batch_norm: all parts of the batch have 1 values a channel: no variance to train with",
+     lambda: in_parts(lambda x: ag.batch_norm(x, training=True))),
+    (NotImplementedError, "batch_norm: over the parts of a batch it can be differentiated once: normalise each part by "
+     "itself for derivatives of derivatives",
+     lambda: in_parts(lambda x: ag.grad(lambda y: ag.batch_norm(y, training=True).sum())(x))),
     (V, "batch_norm: without running_mean and running_var, only training=True has statistics to use",
      lambda: ag.batch_norm(tensor(2, 3))),
     (V, "scaled_dot_product_attention: give attn_mask or is_causal, not both",

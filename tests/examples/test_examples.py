@@ -27,7 +27,7 @@ QUICK = {  # options with which an example is done in a few seconds, and still s
 }
 LARGER = {"char_transformer": "--steps 4", "char_lstm": "--steps 4", "resnet_search": "--trials 4 --epochs 1"}
 SHORT = "xor", "learning_rate", "batch_size", *SHARED, *QUICK, *LARGER
-LONGEST = {"digits_mlp": 59, **dict.fromkeys(SHORT, 119)}  # lines
+LONGEST = {"digits_mlp": 59, "scaling_study": 39, **dict.fromkeys(SHORT, 119)}  # lines
 
 
 def commands(name):
@@ -86,6 +86,16 @@ def test_all_its_commands_print_the_same(name, started):
     alone, *others = commands(name)
     for command in others:
         assert started(command) == started(alone), command
+
+
+def test_a_scaling_study_is_that_of_any_number_of_ranks(started):
+    alone, on_ranks = commands("scaling_study")
+    text = started(alone)
+    steps = [float(found) for found in re.findall(r"^batch +\d+: +(\S+) steps", text, re.MULTILINE)]
+    assert len(steps) == 3 and steps[0] > 2.0 * steps[1] > 2.0 * steps[2] and "B_crit = " in text
+    rows = started.folder / "runs" / "scaling_study" / "runs.jsonl"
+    rows.unlink()
+    assert started(on_ranks) == text and '"world_size":2' in rows.read_text(encoding="utf-8")
 
 
 def test_digits_mlp_learns(started):

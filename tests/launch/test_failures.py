@@ -167,6 +167,45 @@ def test_a_stall_tells_where_each_rank_is(launcher, start, tmp_path):
     assert ranks[1] == f"1 at step 4 is not in a collective, but at net.py:{line} in __call__"
 
 
+HOOKED_NET = """
+import time
+import ddp
+from autograd import nn
+
+class Net(nn.Module):
+    def __init__(self, inputs, outputs):
+        self.first, self.second, self.calls = nn.Linear(inputs, 9), nn.Linear(9, outputs), 0
+        self.first.bias.register_hook(self.hook)
+
+    def __call__(self, x):
+        self.calls += self.training
+        return self.second(self.first(x))
+
+    def hook(self, leaf):
+        if self.calls == 5 and ddp.init().rank == 1:
+            {fault}
+"""
+
+
+@pytest.mark.parametrize("overlap, launcher", [("bucket", "mpirun"), ("thread", "mpirun"), ("thread", "torchrun")])
+def test_a_fault_while_gradients_are_on_their_way_ends_all_and_is_told_once(overlap, launcher, start, tmp_path):
+    (tmp_path / "net.py").write_text(HOOKED_NET.format(fault="raise OSError('the file is gone')"))
+    done = start(f"train --model net.py:Net --steps 20 --overlap {overlap} --bucket-size 1", tmp_path, 2, launcher)
+    assert done.told("rank ") == ["1 of 2 failed: OSError: the file is gone"]
+    assert done.status == 1 and done.told() == []
+
+
+def test_a_stall_while_gradients_are_on_their_way_tells_where_each_rank_is(start, tmp_path):
+    (tmp_path / "net.py").write_text(HOOKED_NET.format(fault="time.sleep(600)"))
+    flags = "--overlap thread --bucket-size 1 --timeout 2"
+    done = start(f"train --model net.py:Net --steps 20 {flags}", tmp_path, 2)
+    (told,) = done.told("rank ")
+    first, second = done.told("  rank ")
+    assert done.status == 1 and told.startswith("0 of 2 failed: no progress for ")
+    assert first.startswith("0 at step 4 waits in an exchange of float32 (") and "for rank 1, since" in first
+    assert second.startswith("1 at step 4 is not in a collective, but at net.py:") and second.endswith(" in hook")
+
+
 SCRIPT = """
 import os, sys, threading, time
 import numpy as np

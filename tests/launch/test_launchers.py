@@ -22,7 +22,7 @@ class Net(nn.Module):
     def __call__(self, x):
         lives = pathlib.Path("lives")
         self.calls += self.training
-        if self.calls == 9 and lives.exists() and os.environ["OMPI_COMM_WORLD_RANK"] == "1":
+        if self.calls == 9 and lives.exists() and os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("RANK")) == "1":
             left = int(lives.read_text()) - 1
             lives.write_text(str(left)) if left else lives.unlink()
             os.kill(os.getpid(), 9)
@@ -110,7 +110,7 @@ def test_the_launcher_is_chosen_by_what_is_there(programs, job, torch, expected,
     if job:
         monkeypatch.setenv("SLURM_JOB_ID", job)
     monkeypatch.setattr(launchers.importlib.util, "find_spec", lambda name: object() if torch else None)
-    assert launchers._available() == expected
+    assert launchers.available() == expected
 
 
 @pytest.mark.parametrize(
@@ -122,6 +122,8 @@ def test_the_launcher_is_chosen_by_what_is_there(programs, job, torch, expected,
         ("run -n two -- train", "invalid int value: 'two'"),
         ("run --launcher pbs -- train", "invalid choice: 'pbs'"),
         ("run --max-restarts -1 -- train", "--max-restarts is at least 0, got -1"),
+        ("run --max-restarts 1 --min-ranks 3 -- train", "--min-ranks is at least 1 and at most -n 2, got 3"),
+        ("run --min-ranks 1 -- train", "--min-ranks has no effect without --max-restarts"),
     ],
 )
 def test_what_cannot_be_run_is_refused(words, text, start, tmp_path):
@@ -135,17 +137,20 @@ def test_what_cannot_be_run_is_refused(words, text, start, tmp_path):
 class Process:
     """Stands for the processes of `run`: notes the commands, and ends with the statuses it is given."""
 
-    def __init__(self, statuses, begun=None):
-        self.statuses, self.begun, self.commands = iter(statuses), begun, []
+    def __init__(self, statuses, begun=None, then=lambda count: None):
+        self.statuses, self.begun, self.commands, self.then = iter(statuses), begun, [], then
+        self.words = []
 
     def __call__(self, words, env):
         self.commands.append(" ".join(words[3:]))
+        self.words.append(" ".join(words))
         if self.begun:
             self.begun.mkdir(exist_ok=True)
             (self.begun / "config.json").write_text("{}")
         return self
 
     def wait(self):
+        self.then(len(self.commands))
         return next(self.statuses)
 
 
@@ -195,6 +200,57 @@ def test_a_run_that_has_not_begun_is_started_anew(machine, monkeypatch, tmp_path
     assert process.commands[0] == process.commands[1]
 
 
+# for each failure: whether it left a newer checkpoint, the slots there are from then on; and the ranks started
+FEWER = {
+    "with progress, the same number": ([(True, 9)] * 4, [4, 4, 4, 4, 4]),
+    "the first failure may be chance": ([(False, 9)], [4, 4]),
+    "twice without progress, one fewer": ([(False, 9)] * 5, [4, 4, 3, 3, 2, 2]),
+    "progress between": ([(False, 9), (True, 9), (False, 9)], [4, 4, 4, 3]),
+    "down to the fewest": ([(False, 9)] * 8, [4, 4, 3, 3, 2, 2, 2, 2, 2]),
+    "as many as there are slots": ([(True, 3), (True, 2), (True, 3), (True, 9)], [4, 3, 2, 3, 4]),
+    "not after it had failed on them": ([(True, 2), (False, 2), (True, 9)], [4, 2, 2, 4]),
+    "no more than it stands": ([(False, 9), (False, 9), (True, 2), (True, 9)], [4, 4, 3, 2, 3]),
+    "too few slots": ([(True, 1)], [4]),
+}
+
+
+@pytest.mark.parametrize("case", FEWER)
+def test_failures_that_repeat_and_lost_slots_leave_fewer_ranks(case, machine, monkeypatch, tmp_path, capsys):
+    story, sizes = FEWER[case]
+    machine("srun")
+    slots = []
+
+    def fails(count):
+        progress, left = story[count - 1] if count <= len(story) else (False, 9)
+        slots.append(left)
+        if progress:
+            (tmp_path / "out" / "checkpoints" / f"step-{count:08d}").mkdir(parents=True)
+
+    process = Process([1] * len(story) + [0], then=fails)
+    monkeypatch.setattr(launchers.subprocess, "Popen", process)
+    monkeypatch.setattr(
+        launchers, "_most_that_start", lambda _, least, most: min(slots[-1], most) if slots[-1] >= least else None
+    )
+    status = run(4, "srun", len(story), ["train", "--out", str(tmp_path / "out")], 2)
+    assert [int(words.split()[2]) for words in process.words] == sizes
+    _, *told = capsys.readouterr().out.splitlines()
+    for i, (size, line) in enumerate(zip(sizes[1:], told), 1):
+        assert line.startswith(f"restart {i} of {len(story)} after status 1 on {size} rank(s), ")
+    if case == "too few slots":
+        sentence = "no restart 1 of 1 after status 1: srun cannot start 2 rank(s), the fewest that --min-ranks allows"
+        assert status == 1 and told == [sentence]
+    else:
+        assert status == 0 and len(told) == len(story)
+
+
+@pytest.mark.parametrize("slots", range(8))
+def test_how_many_ranks_a_launcher_starts_is_tried(slots, machine, tmp_path):
+    machine("srun")
+    (tmp_path / "srun").write_text(f"#!/bin/sh\ntest $2 -le {slots}\n")
+    expected = min(slots, 6) if slots >= 3 else None
+    assert launchers._most_that_start("srun", 3, 6) == expected
+
+
 def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(start, tmp_path):
     (tmp_path / "net.py").write_text(MORTAL)
     (tmp_path / "lives").write_text("2")
@@ -210,3 +266,21 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(start, tmp_pat
     assert one["weights_sha256"] == other["weights_sha256"] and one["resumed_at"] == 6
     steps = [json.loads(line)["step"] for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
     assert steps == [10, 12]
+
+
+def test_torchrun_restarts_a_run_that_goes_on_by_itself(start, tmp_path):
+    (tmp_path / "net.py").write_text(MORTAL)
+    (tmp_path / "lives").write_text("1")
+    train = "train --model net.py:Net --steps 12 --checkpoint-every 3 --log-every 1 --shards 2 --momentum 0.9"
+    torchrun = "torch.distributed.run --standalone --nproc-per-node 2 --max-restarts 2 -m launch"
+    killed = start(f"{torchrun} {train} --out killed", tmp_path, script="-m")
+    assert killed.status == 0 and "restarted by torchrun: going on with the run in killed\n" in killed.out
+    assert start(f"{train} --out undisturbed", tmp_path).status == 0
+    one, other = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("killed", "undisturbed"))
+    assert one["weights_sha256"] == other["weights_sha256"] and one["resumed_at"] == 6
+    steps = [json.loads(line)["step"] for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [*range(1, 13)]
+    before = {path: path.read_bytes() for path in (tmp_path / "undisturbed").rglob("*") if path.is_file()}
+    other = start(f"{torchrun} {train} --out undisturbed", tmp_path, script="-m")
+    assert other.status != 0 and other.told()[0].startswith("--out undisturbed exists: give a new directory")
+    assert before == {path: path.read_bytes() for path in before}, "a restart has gone on with the run of somebody else"

@@ -61,6 +61,14 @@ BAD = [
     ("--sync-every 0", "--sync-every is at least 1, got 0"),
     ("--sync-every 4 --shards 2", "--sync-every takes local steps on each rank, which needs as many logical shards as"),
     ("--sync-every 4 --reduce adasum", "--sync-every 4 sends parameters, and --reduce adasum is for gradients"),
+    ("--batch-norm sync", "--batch-norm sync has no effect on mlp:128: it has no batch normalisation"),
+    ("--batch-norm sync --model cnn:4 --reduce adasum", "--batch-norm sync makes each shard's gradient depend on all"),
+    ("--batch-norm sync --model cnn:4 --sync-every 4", "depend on all others, and --sync-every 4 takes each by itself"),
+    ("--augment mixup", "--augment mixup is not crop, flip, or several, each once"),
+    (
+        "--augment crop --data text --model lstm:4",
+        "--augment crop is for images, and a sample of text is none: leave it out",
+    ),
     ("--sync-after 4", "--sync-after 4 has no effect without --sync-every"),
     ("--zero --sync-every 4", "--zero shares out one optimizer, and with --sync-every each rank has its own"),
     ("--zero --optimizer lars", "--zero: LARS needs the norms of whole parameters: it cannot update a part"),
@@ -92,6 +100,10 @@ BAD = [
     ("--schedule exponential:-0.5", "--schedule exponential:-0.5 is not one of"),
     ("--schedule plateau:2,3", "--schedule plateau:2,3 is not one of"),
     ("--schedule plateau:0.1,1.5", "--schedule plateau:0.1,1.5 is not one of"),
+    ("--overlap never", "--overlap never is not one of auto, after, bucket, thread"),
+    ("--bucket-size 4GB", "--bucket-size takes a number of bytes, or 500KB, or 4MB, got '4GB'"),
+    ("--bucket-size 0KB", "--bucket-size is at least 1, got 0"),
+    ("--overlap thread --reduce native", "--overlap thread exchanges gradients while others are still computed, and"),
     ("--warmup 5e", "--warmup takes a number of steps, or of epochs as 5ep, or of samples as 20000samples, got '5e'"),
     ("--warmup -1", "--warmup takes a number of steps, or of epochs as 5ep, or of samples as 20000samples, got '-1'"),
     ("--warmup 2.5", "--warmup takes a number of steps, or of epochs as 5ep, or of samples as 20000samples, got '2.5'"),
@@ -123,6 +135,11 @@ def test_bad_values_get_one_sentence_and_status_2(flags, text, capsys, monkeypat
     printed = capsys.readouterr()
     (line,) = printed.err.splitlines()
     assert line.startswith("allgrad: ") and text in line and printed.out == ""
+
+
+@pytest.mark.parametrize("text, count", [("1", 1), ("4096", 4096), ("500KB", 500_000), ("4MB", 4_000_000)])
+def test_sizes_are_bytes_in_powers_of_1000(text, count):
+    assert parse(f"--bucket-size {text}") == {"bucket_size": count}
 
 
 LENGTHS = [
@@ -234,7 +251,7 @@ def test_an_interrupted_run_says_how_to_go_on(capsys, monkeypatch):
 
 MAY_CHANGE = {
     "epochs": 9, "log_every": 3, "checkpoint_every": 4, "data_dir": "/data", "out": "b", "backend": "gloo",
-    "timeout": 9.0, "check_every": 5,
+    "timeout": 9.0, "check_every": 5, "overlap": "thread", "bucket_size": 9000,
 }  # fmt: skip
 
 

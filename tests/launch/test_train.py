@@ -26,7 +26,7 @@ LAUNCHES = [
 ]
 UNLIKE = {
     "world_size", "launcher", "backend", "bytes_per_step", "samples_per_second", "wall_seconds", "oversubscribed",
-    "config",
+    "config", "overlap_why",
 }  # fmt: skip
 
 
@@ -45,6 +45,18 @@ def test_the_weights_do_not_depend_on_the_ranks(run, launcher, ranks, alone, tra
     assert [summary[key] for key in ("world_size", "launcher", "backend")] == [ranks, launcher, backend]
     for key in summary.keys() - UNLIKE:
         assert summary[key] == alone[run][key], key
+
+
+MATRIX = {
+    "1024 virtual ranks": "--model mlp:8 --shards 1024 --global-batch 1024 --momentum 0.9 --steps 3",
+    "cnn": "--model cnn:3 --batch-norm sync --augment crop,flip --zero --shards 5 --global-batch 33 --steps 9",
+}
+
+
+@pytest.mark.parametrize("run", MATRIX)
+def test_a_job_of_many_ranks_has_the_weights_of_one_process(run, train):
+    """The whole matrix is `python -m benchmarks.world_sizes`."""
+    assert len({train(f"--log-every 5 {MATRIX[run]}", ranks)["weights_sha256"] for ranks in (0, 2, 3)}) == 1
 
 
 def test_the_runs_differ(alone):

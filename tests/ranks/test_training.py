@@ -96,12 +96,13 @@ def test_local_steps_are_averaged(comm, device):
     assert np.abs(np.asarray(each.parallel.arena.data - exact.parallel.arena.data)).max() < 1e-6
 
 
-def test_batch_norm_trains_bit_for_bit_as_in_one_process(comm, directory):
+@pytest.mark.parametrize("way", [{}, {"batch_norm": "sync", "noise": False}], ids=str)
+def test_batch_norm_trains_bit_for_bit_as_in_one_process(comm, directory, way):
     """Weights and running statistics, from other values on every rank, and again after going on from the middle."""
 
     def states(comm, seed, *lengths, out=None):
         for steps in lengths:
-            options = {"shards": 7, "batch": 33, "steps": steps, "out": out, "model": normalised(seed)}
+            options = {"shards": 7, "batch": 33, "steps": steps, "out": out, "model": normalised(seed), **way}
             trainer = trainer_of(comm, **options)
             trainer.resumes = True
             if out is not None and (saved := checkpoint.load_latest(out / "checkpoints")):
@@ -114,6 +115,16 @@ def test_batch_norm_trains_bit_for_bit_as_in_one_process(comm, directory):
     assert [*states(comm, comm.rank, 20)] == [alone]
     assert [*states(comm, comm.rank, 8, 20, out=directory)][1] == alone
     assert np.frombuffer(alone["4.num_batches_tracked"], np.int64) == 20
+
+
+def test_synchronised_batch_norm_takes_ranks_without_samples_along(comm):
+    """The last batch of an epoch has 2 samples, in the first 2 of 7 shards."""
+    options = {"shards": 7, "batch": 10, "batch_norm": "sync", "noise": False}
+    together, alone, apart = (
+        trainer_of(c, **{**options, **way}, model=normalised(0))
+        for c, way in ((comm, {}), (Communicator(), {}), (Communicator(), {"shards": 1}))
+    )
+    assert together.fit()["weights_sha256"] == alone.fit()["weights_sha256"] != apart.fit()["weights_sha256"]
 
 
 def test_native_training_agrees_within_rounding(comm):

@@ -2,4 +2,6 @@
 
 VERBS = {  # what `allgrad study` calls them; the module is the verb with _ for -
     "steps": "steps to a target against batch size, each with its learning rate tuned",
+    "scaling": "weak and strong scaling on real ranks, and which part of a step is communication",
+    "project": "time to target on up to thousands of ranks: calibration, cost model, steps to target",
 }

@@ -1,0 +1,100 @@
+"""How long the exact sum over ranks takes, beside that of the libraries and a plain copy.
+
+    mpirun -n 2 python -m benchmarks.allreduce
+    torchrun --nproc-per-node 2 -m benchmarks.allreduce
+
+canonical is `ddp.ShardSum` with a logical shard a rank, native the all-reduce of the backend (MPI_Allreduce under
+mpirun, Gloo's under torchrun), gloo that of torch.distributed where torch is installed, and copy one of the array in
+memory, on all ranks at once. They take turns on float32 arrays of zeros; a turn lasts as long as on its slowest rank.
+Printed are medians over the turns, with the smallest and the largest, and ratios of the medians with the smallest and
+the largest ratio of one turn.
+"""
+
+import argparse
+import os
+import platform
+import time
+from contextlib import suppress
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import numpy as np
+
+import ddp
+from benchmarks.step import ratio, spread
+from ddp.environment import Launch
+
+LENGTHS = (10**2, 10**3, 10**4, 10**5, 10**6, 10**7)
+TURN = 2e-2  # seconds that a turn of one competitor lasts, or one call
+
+
+def competitors(comm):
+    """{name: f(array)}, each a sum over the ranks in place, but the copy."""
+    total, room = ddp.ShardSum(comm, comm.size), np.ones(max(LENGTHS), np.float32)
+    found = {}
+
+    def canonical(array):
+        total.push(comm.rank, array)
+        total.finish(array)
+
+    found["canonical"], found["native"] = canonical, comm.all_reduce
+    if comm.backend == "mpi":
+        from mpi4py import MPI
+
+        found["native"] = lambda array: comm.comm.Allreduce(MPI.IN_PLACE, array)
+        with suppress(ImportError):
+            from ddp.torch_distributed import TorchCommunicator
+
+            place = comm.rank, comm.size, comm.local_rank, comm.local_size
+            found["gloo"] = TorchCommunicator(Launch(comm.launcher, "gloo", *place)).all_reduce
+    found["copy"] = lambda array: np.copyto(room[: len(array)], array)
+    return found
+
+
+def measure(comm, sums, length, turns):
+    """{name: [seconds a call, one for each turn]}, on the slowest rank."""
+    array, times = np.full(length, 0.0, np.float32), {name: [] for name in sums}
+    calls = {}
+    for name, f in sums.items():
+        f(array)
+        calls[name] = comm.broadcast_object(max(1, int(TURN / _seconds(comm, f, array, 1))))
+    for _ in range(turns):
+        for name, f in sums.items():
+            times[name].append(_seconds(comm, f, array, calls[name]))
+    everyones = comm.all_gather_object(times)
+    return {name: [max(turn) for turn in zip(*[theirs[name] for theirs in everyones])] for name in sums}
+
+
+def _seconds(comm, f, array, calls):
+    comm.barrier()
+    began = time.perf_counter()
+    for _ in range(calls):
+        f(array)
+    return (time.perf_counter() - began) / calls
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--turns", type=int, default=15, help="turns of each competitor [15]")
+    arguments = parser.parse_args()
+    comm = ddp.init()
+    if comm.size == 1:
+        raise SystemExit("one rank has nobody to add to: start it with mpirun -n 2 or torchrun --nproc-per-node 2")
+    sums = competitors(comm)
+    if comm.rank == 0:
+        head = [f"{name}, us" for name in sums] + [f"canonical / {name}" for name in sums if name != "canonical"]
+        where = f"{comm.size} ranks ({comm.launcher}, {comm.backend})"
+        print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}; {where}")
+        print(f"| floats | {' | '.join(head)} |\n|{'---|' * (len(head) + 1)}", flush=True)
+    for length in LENGTHS:
+        times = measure(comm, sums, length, arguments.turns)
+        if comm.rank == 0:
+            ours = times["canonical"]
+            cells = [spread([1e6 * t for t in found], ",.1f") for found in times.values()]
+            cells += [ratio(ours, found) for name, found in times.items() if name != "canonical"]
+            print(f"| {length:,} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

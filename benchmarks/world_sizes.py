@@ -1,0 +1,128 @@
+"""One result on any number of ranks: the SHA-256 of the weights after 200 steps, as a matrix.
+
+    python -m benchmarks.world_sizes                                        all of it: an hour on 2 busy cores
+    python -m benchmarks.world_sizes --ranks 1,3 --launchers mpirun --cases mlp --steps 20
+    python -m benchmarks.world_sizes --with="--wire float32" --cases lenet5
+
+Models, numbers of logical shards (on W ranks, each accumulates over V/W of them), exchanges and launchers are combined.
+Printed is a Markdown table with the start of each hash: a row is a PASS if it agrees with all others of its model and
+its shards, on any number of ranks. The status is 1 if one does not. --with=FLAGS, as often as wanted, adds an exchange
+to compare: FLAGS that must not change the weights, such as --zero.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from autograd import nn
+from launch.launchers import command
+from launch.models.images import resized
+
+ROOT = Path(__file__).parents[1]
+CASES = {
+    "mlp": "--model mlp:16 --dropout 0.3 --momentum 0.9 --schedule cosine",
+    "lenet5": f"--model {__file__}:LeNet5 --momentum 0.9 --lr 0.02",
+    "transformer": f"--data text:{ROOT / 'README.md'}?context=12 --model transformer:16,2,1 --dropout 0.1 "
+    "--optimizer adam --lr 0.003",
+}
+SHARDS = 8, 16
+EXCHANGES = "", "--zero"
+RANKS = 1, 2, 3, 4, 5, 7, 8
+LAUNCHERS = "mpirun", "torchrun"
+BATCH = 20
+SHOWN = 8  # digits of a hash
+
+
+class LeNet5(nn.Module):
+    """The layers of LeNet-5 (LeCun et al. 1998) with batch norm, for grey images at 16x16."""
+
+    def __init__(self, inputs, outputs):
+        self.side = round(inputs**0.5)
+        self.features = nn.Sequential(
+            nn.Conv2d(1, 6, 5, padding=2), nn.BatchNorm2d(6), nn.Sigmoid(), nn.AvgPool2d(2),
+            nn.Conv2d(6, 16, 5), nn.BatchNorm2d(16), nn.Sigmoid(), nn.AvgPool2d(2), nn.Flatten(),
+        )  # fmt: skip
+        self.head = nn.Sequential(nn.Linear(64, 120), nn.Sigmoid(), nn.Linear(120, 84), nn.Sigmoid())
+        self.out = nn.Linear(84, outputs)
+
+    def __call__(self, x):
+        return self.out(self.head(self.features(resized(x.reshape(-1, 1, self.side, self.side), 16))))
+
+
+def train_all(jobs: dict[str, str], out: str):
+    """On every rank: train with each job's flags, and let rank 0 write {job: hash}."""
+    import ddp
+    from launch.options import add_options, given
+    from launch.train import train
+
+    parser, found = argparse.ArgumentParser(), {}
+    add_options(parser)
+    for job, flags in jobs.items():
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            found[job] = train(given(vars(parser.parse_args(flags.split()))))
+    if ddp.init().rank == 0:
+        Path(out).write_text(json.dumps({job: summary["weights_sha256"] for job, summary in found.items()}))
+
+
+def started(launcher: str, ranks: int, jobs: dict[str, str]) -> dict[str, str]:
+    """{job: hash} of one start of so many ranks; empty, and the reason on stderr, if they fail."""
+    with tempfile.TemporaryDirectory() as directory:
+        out = Path(directory) / "found.json"
+        words, variables = command(launcher, ranks, ["--worker", json.dumps(jobs), str(out)])
+        words[words.index("launch")] = "benchmarks.world_sizes"
+        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        done = subprocess.run(
+            words, env={**os.environ, **variables, "PYTHONPATH": path}, capture_output=True, text=True, check=False
+        )
+        if done.returncode or not out.is_file():
+            print(f"{launcher} with {ranks} ranks ended with status {done.returncode}:\n{done.stderr}", file=sys.stderr)
+            return {}
+        return json.loads(out.read_text())
+
+
+def main(arguments=None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.world_sizes")
+    listed = lambda kind: lambda text: [kind(word) for word in text.split(",")]  # noqa: E731
+    parser.add_argument("--ranks", type=listed(int), default=RANKS, metavar="W,...")
+    parser.add_argument("--launchers", type=listed(str), default=LAUNCHERS, metavar="NAME,...")
+    parser.add_argument("--cases", type=listed(str), default=[*CASES], metavar="NAME,...", help=", ".join(CASES))
+    parser.add_argument("--shards", type=listed(int), default=SHARDS, metavar="V,...")
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--with", action="append", default=[], dest="more", metavar="FLAGS", help="one more exchange")
+    parser.add_argument("--only", action="store_true", help="of the exchanges, only those of --with")
+    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    if given.worker:
+        train_all(json.loads(given.worker[0]), given.worker[1])
+        return 0
+    if unknown := {*given.cases} - CASES.keys():
+        parser.error(f"no case {', '.join(sorted(unknown))}: there are {', '.join(CASES)}")
+    if max(given.ranks) > min(given.shards):
+        parser.error(f"{max(given.ranks)} ranks cannot share {min(given.shards)} shards: give fewer ranks")
+    exchanges = [*(() if given.only else EXCHANGES), *given.more]
+    jobs = {
+        f"{case} | {shards} | {exchange or 'plain'}":
+            f"{CASES[case]} --global-batch {BATCH} --shards {shards} --steps {given.steps} {exchange}"
+        for case in given.cases for shards in given.shards for exchange in exchanges
+    }  # fmt: skip
+    starts = [(launcher, ranks) for launcher in given.launchers for ranks in given.ranks]
+    print("| model | shards | exchange | " + " | ".join(f"{launcher} {ranks}" for launcher, ranks in starts) + " | |")
+    print("|---" * (len(starts) + 4) + "|", flush=True)
+    found = [started(launcher, ranks, jobs) for launcher, ranks in starts]
+    groups: dict = {}  # what must agree: all of one model and one number of shards
+    for job in jobs:
+        groups.setdefault(job.rpartition(" | ")[0], set()).update(of.get(job, "none") for of in found)
+    for job in jobs:
+        same = len(groups[job.rpartition(" | ")[0]]) == 1 and "none" not in groups[job.rpartition(" | ")[0]]
+        cells = [of.get(job, "none")[:SHOWN] for of in found]
+        print(f"| {job} | {' | '.join(cells)} | {'PASS' if same else 'FAIL'} |")
+    return int(any(len(hashes) > 1 or "none" in hashes for hashes in groups.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
