@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
+from ddp.reduction import SHORT
 from launch.study import cost_model
 from launch.study.cost_model import Network
 
@@ -52,25 +53,27 @@ def _fit(x, t):
     return float(a), float(b / scale)
 
 
-def messages(ranks: int) -> int:
-    """Messages that a rank sends one after the other in the exact all-reduce of `ddp`.
+def exact(ranks: int, nbytes: float) -> str:
+    """Which of `cost_model.ALGORITHMS` has the costs of the exact all-reduce of `ddp`.
 
-    2 lg p if p is a power of two (Rabenseifner's algorithm), else 2 (p - 1), to each of the others and back.
+    With ranks that are no power of two, each sends a share to each of the others and has it back: a ring's costs.
     """
-    return 2 * (ranks.bit_length() - 1 if ranks & (ranks - 1) == 0 else ranks - 1)
+    if ranks == 2 and nbytes <= SHORT:
+        return "recursive-doubling"
+    return "rabenseifner" if ranks & (ranks - 1) == 0 else "ring"
 
 
 def network(times: Mapping[int, tuple[Sequence[float], Sequence[float]]], c: float, name="measured") -> Network:
     """A and B from {ranks: (bytes, seconds)} of exact all-reduces, and from C, the seconds a byte added.
 
-    t = messages(p) A + (p - 1) / p n (2 B + C), by least squares of relative errors, A and B not below zero.
+    t = a A + b B + c C with the costs of `exact`, by least squares of relative errors, A and B not below zero.
     """
     rows, targets = [], []
     for p, (sizes, seconds) in times.items():
         n, t = np.asarray(sizes, float), np.asarray(seconds, float)
-        share = (p - 1) / p * n
-        rows.append(np.stack([np.full(len(n), messages(p)), 2.0 * share], 1) / t[:, None])
-        targets.append((t - share * c) / t)
+        unit = [[cost_model.ALGORITHMS[exact(p, m)](p, m, *one) for one in np.eye(3)] for m in n]
+        rows.append(np.array(unit)[:, :2] / t[:, None])
+        targets.append((t - np.array(unit)[:, 2] * c) / t)
     matrix = np.concatenate(rows)
     scale = matrix.max(0)
     A, B = nnls(matrix / scale, np.concatenate(targets))[0] / scale

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from contextlib import ExitStack
 from functools import partial
@@ -44,7 +45,7 @@ def step_times(comm, config: dict, batch: int, steps: int, reduce="canonical", o
     """
     data, model = workload.load(config), workload.build({**config, "seed": 0})
     loss, _ = workload.objective(config, model, data)
-    parallel = ddp.DistributedDataParallel(model, comm, reduce=reduce)
+    parallel = ddp.DistributedDataParallel(model, comm, reduce=reduce, overlap="after")
     loader = ddp.DataLoader((data.train_x, data.train_y), batch, comm, boundary="carry")
     update = OPTIMIZERS[optimizer](parallel, lr)
     times = {part: [] for part in (*PARTS, "step")}
@@ -118,14 +119,14 @@ def add_times(comm, size: int, repeats: int) -> dict:
 
 
 class Stopwatch:
-    """Adds up the time spent in functions, of which only the outermost counts."""
+    """Adds up the time that this thread spends in functions, of which only the outermost counts."""
 
     def __init__(self):
-        self.seconds, self.running = 0.0, False
+        self.seconds, self.running, self.thread = 0.0, False, threading.get_ident()
 
     def around(self, f):
         def timed(*args):
-            if self.running:
+            if self.running or threading.get_ident() != self.thread:
                 return f(*args)
             self.running, began = True, time.perf_counter()
             try:

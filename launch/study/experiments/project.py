@@ -207,8 +207,7 @@ def _validation(found: Measured) -> list[dict]:
         if W == 1:
             continue
         compute, net, others = found.compute[m], found.network(without=W), [p for p in found.times if p != W]
-        exact = "rabenseifner" if W & (W - 1) == 0 else "ring"
-        exchange = cost_model.all_reduce(exact, W, found.bytes[m], net)
+        exchange = cost_model.all_reduce(calibrate.exact(W, found.bytes[m]), W, found.bytes[m], net)
         late = compute.slowest_median(W)
         predicted, seen = late * compute(b) + exchange, float(np.median(blocks))
         rows.append({

@@ -11,8 +11,8 @@ NET = cost_model.Network("", 2e-5, 1e-9, 0.25e-9)
 
 
 def times_of(p):
-    exact = cost_model.rabenseifner if p & (p - 1) == 0 else cost_model.ring
-    return SIZES, [exact(p, n, NET.A, NET.B, NET.C) for n in SIZES]
+    exact = lambda n: cost_model.ALGORITHMS[calibrate.exact(p, n)]  # noqa: E731
+    return SIZES, [exact(n)(p, n, NET.A, NET.B, NET.C) for n in SIZES]
 
 
 def test_line_through_points_on_a_line():
@@ -49,8 +49,14 @@ def test_errors_leave_one_size_out():
 def test_network_is_found_again(ranks):
     found = calibrate.network({p: times_of(p) for p in ranks}, NET.C)
     assert (approx(NET.A), approx(NET.B), NET.C) == (found.A, found.B, found.C)
-    for p in ranks:
-        assert calibrate.messages(p) == (2 * int(np.log2(p)) if p != 3 else 4)
+
+
+def test_the_exact_sum_has_the_costs_of_a_textbook_algorithm():
+    small, large = 2**10, 2**20
+    assert [calibrate.exact(p, large) for p in (2, 3, 4, 6, 8)] == [
+        "rabenseifner", "ring", "rabenseifner", "ring", "rabenseifner",
+    ]  # fmt: skip
+    assert calibrate.exact(2, small) == "recursive-doubling"
 
 
 def test_network_survives_noise():

@@ -8,7 +8,7 @@ from pytest import approx
 
 import ddp
 from ddp.errors import ConfigurationError
-from launch.study import cost_model, measure, projection
+from launch.study import calibrate, cost_model, measure, projection
 from launch.study.calibrate import Compute, Line
 from launch.study.experiments import project, scaling
 from launch.study.workload import Workload
@@ -96,7 +96,7 @@ def machine(slow=1.0, oversubscribed=()):
     """
 
     def exchange(W, n):
-        return (cost_model.rabenseifner if W & (W - 1) == 0 else cost_model.ring)(W, n, NET.A, NET.B, NET.C)
+        return cost_model.all_reduce(calibrate.exact(W, n), W, n, NET)
 
     def cell(W, asked):
         if asked["kind"] == "add":
