@@ -46,7 +46,9 @@ class Family(NamedTuple):
 NUMBERS, IMAGES, TEXT = "numbers", "images", "text"
 BOTH = ("init", "dropout")
 FAMILIES = {
-    "mlp": Family(mlp, "mlp:H1,H2,...[:ACTIVATION]", NUMBERS, (*BOTH, "activation"), "hidden units", "mlp:512,256", None),
+    "mlp": Family(
+        mlp, "mlp:H1,H2,...[:ACTIVATION]", NUMBERS, (*BOTH, "activation"), "hidden units", "mlp:512,256", None
+    ),
     "softmax": Family(mlp, "softmax", NUMBERS, ("init",)),
     "lenet5": Family(lenet5, "lenet5", IMAGES, ("init",)),
     "cnn": Family(cnn, "cnn[:C1,C2,...]", IMAGES, BOTH, "filters", "cnn:32,64,128", (32, 64, 128)),

@@ -5,7 +5,6 @@ import math
 
 from autograd import nn
 
-
 ACTIVATIONS = {
     "relu": nn.ReLU,
     "leaky-relu": nn.LeakyReLU,
