@@ -115,8 +115,8 @@ def add_options(parser: argparse.ArgumentParser):
     parser.add_argument("--config", metavar="FILE.toml", help="options from a file; flags win over it")
     for name, (kind, text) in OPTIONS.items():
         flags = ALIASES.get(name, (f"--{name.replace('_', '-')}",))
-        many = {"action": "append"} if name in REPEATED else {}
-        parser.add_argument(*flags, dest=name, type=kind, default=argparse.SUPPRESS, help=text, **many)
+        action = "append" if name in REPEATED else "store"
+        parser.add_argument(*flags, dest=name, type=kind, action=action, default=argparse.SUPPRESS, help=text)
 
 
 def run(verb: str, directory=None, preset=None, csv=False, config=None, **flags) -> int:

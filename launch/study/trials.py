@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 
 from launch.options import defaults
-from launch.study import figures, fit, importance, runner, search as searching
+from launch.study import designs, figures, fit, importance, runner
 from launch.study.result import Check, Figure, Result, Table
 
 PLAIN = {"quasi": "quasi-random search", "random": "random search", "grid": "grid search",
@@ -85,8 +85,8 @@ def _headline(setting, tried, levels, finalists, fresh, checks, matter, order):
     winner = tried[finalists["winner"]]
     budget = "up to " * (len(levels) > 1) + setting.equal
     said = (
-        f"Of {len(tried)} trials ({PLAIN[setting.search]}, {budget}), the best has {_words(setting.space, winner)} and comes to {setting.measured} {_interval(fresh['winner'])} "
-        f"on {len(fresh['winner'])} fresh seeds"
+        f"Of {len(tried)} trials ({PLAIN[setting.search]}, {budget}), the best has {_words(setting.space, winner)} "
+        f"and comes to {setting.measured} {_interval(fresh['winner'])} on {len(fresh['winner'])} fresh seeds"
     )
     if "runner-up" in fresh:
         verdict = next(c.verdict for c in checks if "runner-up" in c.claim)
@@ -215,7 +215,7 @@ def _rungs_table(setting, levels, scores):
     for i, (level, found) in enumerate(zip(levels, scores)):
         later = scores[i + 1] if i + 1 < len(levels) else {}
         for k in sorted(found, key=lambda k: (found[k], k)):
-            rows.append({"level": i + 1, "budget": searching.part(setting.budget, level.divisor), "trial": k,
+            rows.append({"level": i + 1, "budget": designs.part(setting.budget, level.divisor), "trial": k,
                          "score": found[k], "promoted": k in later})  # fmt: skip
     return Table(
         "rungs", ["level", "budget", "trial", "score", "promoted"], rows,
@@ -230,7 +230,7 @@ def _methods(setting, tried, levels, report_seeds, eta):
         f"{d.name} {'|'.join(map(str, d.choices)) if d.choices else f'{d.scale}:{d.low:g}..{d.high:g}'}"
         for d in setting.space.values()
     )
-    parts = ", ".join(f"{level.trials} with {searching.part(setting.budget, level.divisor)}" for level in levels)
+    parts = ", ".join(f"{level.trials} with {designs.part(setting.budget, level.divisor)}" for level in levels)
     how = {
         "grid": "all of the choices, and of a range points at equal distances",
         "random": "independent draws", "quasi": "Halton's sequence, scrambled",

@@ -1,6 +1,6 @@
 """Which hyper-parameters are best under an equal budget, how sure is that, and how much does each of them matter?
 
-Search by grid, at random, quasi-random, or by successive halving: see `launch.study.search`.
+Search by grid, at random, quasi-random, or by successive halving: see `launch.study.designs`.
 """
 
 import math
@@ -12,9 +12,9 @@ from typing import Any
 from ddp.errors import ConfigurationError
 from launch import models
 from launch.options import length
-from launch.study import runner, search as searching
+from launch.study import designs, runner
+from launch.study.designs import Dimension
 from launch.study.result import Result
-from launch.study.search import Dimension
 from launch.study.trials import summarize
 
 SPACE = {
@@ -49,7 +49,7 @@ def run(
 ) -> Result:  # fmt: skip
     """The experiment. What is not given is the preset's.
 
-    space       {name: specification} or words "name=specification", see `launch.study.search.parse`
+    space       {name: specification} or words "name=specification", see `launch.study.designs.parse`
     steps       budget of each trial: steps, "10ep" or "20000samples"
     seeds       those that a trial is scored on, by their mean; report_seeds: fresh ones for the best trials
     optimizers, batches, momentum, weight_decay, schedule: one value or several, as if given in the space
@@ -61,14 +61,14 @@ def run(
     budget = _budget(grid["steps"] if steps is None else steps)
     trials = trials or (2 * SMALLEST * eta if search == "halving" and preset == "quick" else grid["trials"])
     setting = Setting(lab, work, found, search, budget, metric, sampler, tuple(seeds))
-    tried = setting.tried(searching.design(found, search, trials, search_seed))
+    tried = setting.tried(designs.design(found, search, trials, search_seed))
     smallest = min(SMALLEST, budget) if isinstance(budget, int) else SMALLEST
-    levels = searching.rungs(len(tried), eta, smallest) if search == "halving" else [searching.Rung(len(tried), 1)]
-    scores = searching.halving(levels, range(len(tried)), lambda ids, level: setting.score(tried, ids, level))
+    levels = designs.rungs(len(tried), eta, smallest) if search == "halving" else [designs.Rung(len(tried), 1)]
+    scores = designs.halving(levels, range(len(tried)), lambda ids, level: setting.score(tried, ids, level))
     if not any(math.isfinite(value) for value in scores[0].values()):
         raise ConfigurationError(_complaint(tried))
     ranking = setting.rank(tried)
-    middle = searching.promoted(scores[0], len(scores[0]))
+    middle = designs.promoted(scores[0], len(scores[0]))
     middle = sorted(middle, key=lambda k: (scores[0][k], k))[len(middle) // 2]
     finalists = dict(zip(("winner", "runner-up"), ranking)) | ({"median": middle} if middle != ranking[0] else {})
     report_seeds = tuple(report_seeds or grid["report_seeds"])
@@ -111,7 +111,7 @@ class Setting:
         given = {key: values[key] for key in OF_THE_RUN if key in values}
         of_work: dict[str, Any] = {key: values[key] for key in ("dropout", "init") if key in values}
         work = replace(self.work, model=shaped(self.work.model, values), **of_work)
-        steps, optimizer = searching.part(self.budget, divisor), values.get("optimizer", "sgd")
+        steps, optimizer = designs.part(self.budget, divisor), values.get("optimizer", "sgd")
         given |= {"metric": self.metric, "sampler": self.sampler, "seed": seed}
         return runner.configuration(work, optimizer, steps=steps, cap=CAP, eval_ratio=SPARSE, **given)
 
@@ -182,29 +182,29 @@ def shaped(model: Any, values) -> Any:
         return model
     kind, _, rest = model.partition(":")
     rest, _, activation = rest.partition(":")
-    sizes: tuple[int, ...] = tuple(map(int, rest.split(","))) if rest else ()
-    sizes += (models.FAMILIES[kind].sizes or ())[len(sizes) :]
+    given = [int(size) for size in rest.split(",")] if rest else []
+    sizes = [*given, *(models.FAMILIES[kind].sizes or ())[len(given) :]]
     depth = shape.get("depth", len(sizes) if kind == "mlp" else sizes[-1])
     width = shape.get("width", sizes[0])
     if kind == "mlp":
-        sizes = sizes if shape.keys() == {"activation"} else (width,) * depth
+        sizes = sizes if shape.keys() == {"activation"} else [width] * depth
     else:
-        sizes = (width, *sizes[1:-1], depth)
+        sizes = [width, *sizes[1:-1], depth]
     activation = shape.get("activation", activation)
     return f"{kind}:{','.join(map(str, sizes))}" + (f":{activation}" if activation not in ("", "relu") else "")
 
 
 def _space(work, default, search, given, more):
     """The dimensions of a search: those given, or of the preset's those that have an effect on the model."""
-    space = searching.spaces(given) if given else {}
+    space = designs.spaces(given) if given else {}
     if twice := space.keys() & more.keys():
         raise ConfigurationError(f"--space {min(twice)} and --{min(twice).replace('_', '-')} say the same: give one")
     named = space["model"].choices if "model" in space else (work.model,)
     if not given:
         default = {name: default[name] for name in OF_A_GRID} if search == "grid" else default
         default = {name: spec for name, spec in default.items() if not _missing(name, named)}
-        space = searching.spaces(default)
-    space |= searching.spaces(more)
+        space = designs.spaces(default)
+    space |= designs.spaces(more)
     for name in space:
         if name in SHAPE and "model" in space:
             raise ConfigurationError(f"--space model and --space {name} both say what the model is: give one of them")
