@@ -178,6 +178,12 @@ class Run:
             raise ConfigurationError(f"metric {metric}: {self.config['data']} has no {name}, give {part}_loss")
         return found[name]
 
+    def snapshot(self):
+        """A copy of the model as it is, outside of training, for what works on one of its own: see `ddp.probe`."""
+        model = workload.build(self.config)
+        model.load_state_dict(self.model.state_dict())
+        return model
+
     def diverged(self, loss: float, first: float) -> bool:
         """Whether a loss says that the run has come to nothing; `first` is what it began with."""
         return not (math.isfinite(loss) and loss <= (LARGEST_LOSS if self.data.classes else 1000.0 * first))

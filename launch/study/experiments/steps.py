@@ -73,6 +73,18 @@ def goal(work, metric, target=None):
     return TARGETS.get(metric) if target is None else target
 
 
+def rates(lab, work, preset, optimizer, batch, *, target=None, metric="train_loss", sampler="epoch") -> dict:
+    """{B: best learning rate} of this experiment's batches up to one, found by the same runs as those of `run`."""
+    grid = GRIDS[preset]
+    common = {
+        "target": goal(work, metric, target), "metric": metric, "sampler": sampler,
+        "eval_ratio": grid.get("eval_ratio", 1.05), "sustain": 1,
+    }  # fmt: skip
+    setting = Setting(lab, work, common, grid["seeds"], 6000, None, float(grid["batches"][0]))
+    cells = setting.climb(optimizer, [b for b in grid["batches"] if b <= batch])
+    return {cell.batch: cell.tuned.lr for cell in cells if math.isfinite(cell.tuned.score)}
+
+
 @dataclass
 class Setting:
     """What all cells have in common."""

@@ -1,0 +1,342 @@
+"""What does the order of the samples cost? A new permutation each epoch, one for all, with replacement, none, a bug.
+
+Where the loss is convex the floor that SGD reaches shows it (Guerbuezbalaban, Ozdaglar and Parrilo 2021, arXiv
+1510.08560, for quadratics): a softmax regression with an L2 penalty and noisy labels is trained at a constant rate.
+"""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+from scipy.optimize import minimize
+
+from ddp.data import Batch, Shard
+from ddp.errors import ConfigurationError
+from ddp.probe import Frozen, mean
+from launch.study import figures, fit, runner, workload
+from launch.study.experiments import steps
+from launch.study.result import Check, Figure, Result, Table
+from launch.study.tune import NothingWorks, tune
+
+GRIDS = {
+    "quick": {"rates": (0.02, 0.05, 0.2), "epochs": 40, "seeds": (0, 1, 2), "report_seeds": tuple(range(100, 108))},
+    "full": {
+        "rates": (0.02, 0.05, 0.1, 0.2), "epochs": 40, "seeds": (0, 1, 2, 3), "report_seeds": tuple(range(100, 116)),
+    },
+}  # fmt: skip
+FLOOR_SEEDS = 3  # of the quick floors, which scatter little
+BATCH, WORKERS, L2, NOISE, LAST = 16, 4, 0.01, 0.2, 10
+BUG_RATE = 0.05
+ARMS = {  # label: (sampler, batch over the true one, copies of each rank's samples)
+    "epoch": ("epoch", 1, 1),
+    "once": ("once", 1, 1),
+    "iid": ("iid", 1, 1),
+    "never": ("never", 1, 1),
+    "same_perm_per_rank": ("epoch", 1, WORKERS),
+    "small": ("epoch", WORKERS, 1),
+}
+
+
+# --- a run -----------------------------------------------------------------------------------------------------------
+
+
+def execute(config: dict, comm) -> dict:
+    """A run over its budget, with the objective at the ends of its last epochs; or the least value there is."""
+    run = Shuffled(config, comm)
+    if config["minimum"]:
+        return run.minimum()
+    n, batch = len(run.data.train_x), config["batch"] * config["smaller"]
+    ends = [math.ceil(epoch * n / batch) for epoch in range(1, config["epochs"] + 1)]
+    found, initial, loss = [], run.evaluate()["loss"], 0.0
+    for end in ends:
+        while run.t < end and math.isfinite(loss):
+            loss = run.step()
+            run.t += 1
+        value = run.objective() if math.isfinite(loss) else math.nan
+        if run.diverged(value, initial):
+            return {"status": "diverged", "objective": None, "steps": run.t}
+        found.append(value)
+    return {"status": "ok", "objective": found[-LAST:], "steps": run.t, "initial_train_loss": initial}
+
+
+class Shuffled(runner.Run):
+    """A run with an L2 penalty in its objective; the data in the order of the labels where nothing shuffles them."""
+
+    def load(self):
+        data = super().load()
+        if self.config["sampler"] != "never":
+            return data
+        order = np.argsort(data.train_y.reshape(len(data.train_y), -1)[:, 0], kind="stable")
+        return replace(data, train_x=data.train_x[order], train_y=data.train_y[order])
+
+    def step(self):
+        """A step; with copies, every rank's slice is that of the first, as if all had drawn with the same seed."""
+        if (copies := self.config["copies"]) == 1:
+            return super().step()
+        each = self.config["batch"] // copies
+        samples = np.tile(self.loader.sampler.indices(self.t)[:each], copies)
+        shard = Shard(0, samples, self.loader.dataset[samples])
+        batch = Batch(self.t, 0, len(samples), 1, self.config["seed"], [shard])
+        loss = self.parallel.backward(batch, self.loss)
+        if math.isfinite(loss):
+            self.optimizer.step()
+        return loss
+
+    def objective(self):
+        """The mean loss of the training samples, and the penalty."""
+        w = np.asarray(self.arena.data, np.float64)
+        return self.evaluate()["loss"] + self.config["weight_decay"] / 2.0 * float(w @ w)
+
+    def minimum(self):
+        """The least value of the objective, by L-BFGS in float64."""
+        frozen = Frozen(self.snapshot(), None, *self.parts["train"])
+        loss, _ = workload.objective(self.config, frozen.model, self.data)
+        penalty = self.config["weight_decay"]
+
+        def at(w):
+            frozen.arena.data[...] = w
+            frozen.arena.touch()
+            frozen.arena.zero_grad()
+            value = mean(loss(*frozen.samples()))
+            value.backward()
+            frozen.arena.finish()
+            return value.item() + penalty / 2.0 * float(w @ w), frozen.arena.grad + penalty * w
+
+        options = {"maxiter": 5000, "maxfun": 10_000, "ftol": 1e-15, "gtol": 1e-9}
+        found = minimize(at, frozen.weights, jac=True, method="L-BFGS-B", options=options)
+        return {"status": "ok", "minimum": float(found.fun), "slope": float(np.linalg.norm(found.jac))}
+
+
+# --- the experiment --------------------------------------------------------------------------------------------------
+
+
+def run(
+    lab, work, preset="quick", *, optimizers=("sgd",), seeds=None, report_seeds=None, target=None,
+    metric="train_loss", cap=6000,
+) -> Result:  # fmt: skip
+    """Floors of a convex problem in each order, and steps to the target of the workload's own model."""
+    grid = GRIDS[preset]
+    seeds, report_seeds = seeds or grid["seeds"], report_seeds or grid["report_seeds"]
+    if len(optimizers) > 1:
+        raise ConfigurationError(f"shuffle takes one optimizer, got {', '.join(optimizers)}")
+    data = work.loaded
+    if data.vocabulary is not None:
+        raise ConfigurationError(f"shuffle needs samples with one label or value each, and {data.name} is a text")
+    convex = replace(
+        work, model="softmax", label_noise=NOISE if data.classes else 0.0, objective=None, dropout=0.0, init="kaiming",
+        shards=1,
+    )  # fmt: skip
+    floor_seeds = report_seeds[:FLOOR_SEEDS] if preset == "quick" else report_seeds
+    known = target is not None or work.is_default
+    parts = [lambda: _floors(lab, convex, grid, floor_seeds)]
+    if known:
+        goal = {"target": target or steps.TARGETS.get(metric), "metric": metric}
+        parts.append(lambda: _steps(lab, work, optimizers[0], goal, seeds, report_seeds, cap))
+    floors, *rest = lab.map(lambda part: part(), parts)
+    return summarize(work, convex, floors, rest[0] if rest else {}, grid, floor_seeds, seeds, optimizers[0])
+
+
+def _floors(lab, work, grid, seeds):
+    """({(arm, rate): excess losses of the seeds}, the least loss there is)."""
+    keys = [(arm, rate) for arm, (_, smaller, copies) in ARMS.items() for rate in grid["rates"]
+            if smaller == copies == 1 or rate == BUG_RATE]  # fmt: skip
+
+    def configure(arm, rate, seed, minimum=False):
+        sampler, smaller, copies = ARMS[arm]
+        return runner.configuration(
+            work, "sgd", kind="shuffle", batch=BATCH // smaller, smaller=smaller, copies=copies, sampler=sampler,
+            lr=rate, weight_decay=L2, epochs=grid["epochs"], steps=1, minimum=minimum, seed=seed,
+        )  # fmt: skip
+
+    least, *rows = lab.run(
+        [configure("epoch", 1.0, 0, True), *(configure(*key, seed) for key in keys for seed in seeds)], "shuffle"
+    )
+    if broken := [row["error"] for row in (least, *rows) if row["status"] == "error"]:
+        raise ConfigurationError(f"the softmax regression cannot be trained: {broken[0]}")
+    excess = [
+        float(np.mean(row["objective"])) - least["minimum"] if row["status"] == "ok" else math.inf for row in rows
+    ]
+    n = len(seeds)
+    return {key: excess[i * n : (i + 1) * n] for i, key in enumerate(keys)}, least["minimum"]
+
+
+def _steps(lab, work, optimizer, goal, seeds, report_seeds, cap):
+    """{sampler: Tuned} of the workload's own model."""
+    start = steps.START.get(optimizer, steps.ADAPTIVE) * (BATCH / 4.0) ** (1.0 if optimizer in steps.START else 0.5)
+
+    def tuned(sampler):
+        common = {"batch": BATCH, "sampler": sampler, **goal}
+        try:
+            return tune(
+                lab, lambda **given: runner.configuration(work, optimizer, **common, **given), start, seeds=seeds, report_seeds=report_seeds, cap=cap, experiment="shuffle",
+            )  # fmt: skip
+        except NothingWorks:
+            return None
+
+    names = "epoch", "once", "iid"
+    return {name: found for name, found in zip(names, lab.map(tuned, names)) if found}
+
+
+# --- what the runs say -----------------------------------------------------------------------------------------------
+
+
+def summarize(work, convex, floors, own, grid, floor_seeds, seeds, optimizer) -> Result:
+    """Tables, checks, figures and sentences."""
+    excess, least = floors
+    rows = [_row(arm, rate, values) for (arm, rate), values in excess.items()]
+    tables = [
+        Table("floors", ["order", "B", "lr", "excess", "ci_lo", "ci_hi", "over_epoch", "n_seeds", "n_fail", "budget"],
+              [{**row, "budget": f"{grid['epochs']} epochs",
+                "over_epoch": _ratio(excess[row["order"], row["lr"]], excess["epoch", row["lr"]])[0]} for row in rows],
+              f"Excess of the objective over its least value {least:.6g} at the ends of the last {LAST} epochs: "
+              "geometric means over seeds with 95 % intervals.",
+              {"order": "epoch: a new permutation each; once: one for all epochs; iid: with replacement; never: sorted "
+               f"by label; same_perm_per_rank: {WORKERS} ranks that all read the same slice; small: the batch of one "
+               "of them", "excess": "objective above its least value", "over_epoch": "excess over that of epoch",
+               "budget": "length of the runs"}),
+    ]  # fmt: skip
+    if own:
+        tables.append(
+            Table("steps", ["order", "optimizer", "B", "lr", "S", "ci_lo", "ci_hi", "over_epoch", "n_seeds", "n_fail",
+                            "at_edge", "n_trials", "budget", "eval_ratio"],
+                  [_step_row(name, found, own.get("epoch"), optimizer) for name, found in own.items()],
+                  "Steps to the target of the workload's own model, each order with its best rate.",
+                  {"order": "order of the samples", "over_epoch": "steps over those of epoch",
+                   "budget": "what a run had to reach", "eval_ratio": "distance between evaluations"})
+        )  # fmt: skip
+    result = Result(
+        "shuffle", "What does the order in which samples are drawn cost?", _headline(excess, own, grid),
+        _checks(work, excess, own, grid, len(floor_seeds)), tables, _figures(excess, own, grid),
+    )  # fmt: skip
+    n = len(work.loaded.train_x)
+    noise = f", {100 * NOISE:.0f} % of the labels drawn anew" if convex.label_noise else ""
+    result.methods = (
+        f"{convex.name}, {n:,} training samples{noise}, penalty {L2:g}/2 |w|^2: convex, least value by L-BFGS in "
+        f"float64; SGD without momentum, B = {BATCH}, constant rates, {grid['epochs']} epochs, batches going on over "
+        f"the end of an epoch, {len(floor_seeds)} seeds. The bug: all {WORKERS} ranks read one rank's slice."
+    )
+    if own:
+        config = next(iter(own.values())).rows[0]["config"]
+        result.methods += (
+            f" Steps: {work.name}, {optimizer}, B = {BATCH}, to {config['metric']} {config['target']:g}, rate tuned "
+            f"for each order on a grid of factor sqrt 2 with {len(seeds)} seeds, "
+            f"{len(next(iter(own.values())).rows)} fresh seeds."
+        )
+    result.notes = [
+        "The floors are those of a convex problem with noisy labels. On networks that come to fit all samples the "
+        "orders end alike: there is no noise left at the floor.",
+    ]
+    if n % BATCH:
+        result.notes.append(f"{n:,} samples are no whole number of batches of {BATCH}: the ends of epochs are those of "
+                            f"the steps in which they lie.")  # fmt: skip
+    if not own:
+        result.notes.append("Steps to a target were not compared: give --target, or no learning rate has met it.")
+    for (arm, rate), values in excess.items():
+        if failed := sum(not math.isfinite(v) for v in values):
+            result.notes.append(f"{arm} at rate {rate:g}: {failed} of {len(values)} seeds diverged.")
+    for name, found in own.items():
+        if found.failures or found.at_edge:
+            result.notes.append(f"{name}: {found.failures} fresh seeds failed{', rate at the edge' * found.at_edge}.")
+    return result
+
+
+def _finite(values):
+    return [v for v in values if math.isfinite(v) and v > 0.0]
+
+
+def _row(arm, rate, values):
+    low, high = fit.mean_interval(_finite(values))
+    return {
+        "order": arm, "B": BATCH // ARMS[arm][1], "lr": rate, "excess": fit.gmean(_finite(values)), "ci_lo": low,
+        "ci_hi": high, "n_seeds": len(values), "n_fail": sum(not math.isfinite(v) for v in values),
+    }  # fmt: skip
+
+
+def _step_row(name, found, base, optimizer):
+    config = found.rows[0]["config"]
+    low, high = fit.mean_interval(found.steps)
+    return {
+        "order": name, "optimizer": optimizer, "B": BATCH, "lr": found.lr, "S": fit.gmean(_finite(found.steps)),
+        "ci_lo": low, "ci_hi": high, "over_epoch": _ratio(found.steps, base.steps)[0] if base else None,
+        "n_seeds": len(found.rows), "n_fail": found.failures, "at_edge": found.at_edge, "n_trials": found.trials,
+        "budget": f"{config['metric']} {config['target']:g}", "eval_ratio": config["eval_ratio"],
+    }  # fmt: skip
+
+
+def _ratio(first, second):
+    """The ratio of geometric means, with its interval over the seeds of both; nan if one has none."""
+    first, second = _finite(first), _finite(second)
+    if not (first and second):
+        return (math.nan,) * 3
+    drawn = fit.resampled({0: first, 1: second})
+    return fit.gmean(first) / fit.gmean(second), *fit.interval(np.exp(drawn[:, 0] - drawn[:, 1]))
+
+
+def _checks(work, excess, own, grid, seeds):
+    default = work.is_default
+    checks = []
+
+    def check(claim, first, second, rate, least=-math.inf, most=math.inf):
+        value = _ratio(excess[first, rate], excess[second, rate])
+        checks.append(Check(f"{claim} (excess at rate {rate:g}, ratio)", *value, least, most, seeds))
+
+    check("drawing with replacement costs more than permutations", "iid", "epoch", BUG_RATE, 1.5 if default else 1.0)
+    check("one permutation is as good as new ones", "once", "epoch", BUG_RATE, 0.65, 1.35)
+    for rate in grid["rates"]:
+        if rate >= BUG_RATE:
+            check("sorted data is far worse than random draws", "never", "iid", rate, 3.0 if default else 1.0)
+    check("ranks that read the same slice have the floor of its batch alone", "same_perm_per_rank", "small", BUG_RATE,
+          0.75, 1.33)  # fmt: skip
+    check("and not that of the whole batch", "same_perm_per_rank", "epoch", BUG_RATE, 1.5)
+    if {"epoch", "iid"} <= own.keys():
+        value = _ratio(own["iid"].steps, own["epoch"].steps)
+        claim = f"drawing with replacement takes more steps to the target at B = {BATCH} (ratio)"
+        least, most = (1.2, 1.9) if default else (1.0, math.inf)
+        checks.append(Check(claim, *value, least, most, len(own["epoch"].rows)))
+    return checks
+
+
+def _headline(excess, own, grid):
+    def over(arm, base):
+        return f"{_ratio(excess[arm, BUG_RATE], excess[base, BUG_RATE])[0]:.2g}"
+
+    said = (
+        f"At rate {BUG_RATE:g} drawing with replacement ends {over('iid', 'epoch')}x above the least loss compared to a "
+        f"new permutation each epoch, one permutation {over('once', 'epoch')}x, sorted data {over('never', 'epoch')}x; "
+        f"{WORKERS} ranks that read the same slice {over('same_perm_per_rank', 'epoch')}x, and "
+        f"{over('same_perm_per_rank', 'small')}x the floor of one rank's batch alone."
+    )
+    if {"epoch", "iid"} <= own.keys():
+        first, second = (fit.gmean(_finite(own[name].steps)) for name in ("epoch", "iid"))
+        said += f" To the target it takes {first:.0f} steps with permutations and {second:.0f} with replacement."
+    return said
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+
+def _figures(excess, own, grid):
+    return [
+        Figure("floors", "How far above its least value the objective of a convex problem stays, against the "
+               f"constant learning rate, for each order of the samples; B = {BATCH}, means over the last {LAST} epoch ends with "
+               "95 % intervals over seeds. Crosses: a seed diverged.",
+               lambda: _draw(excess, grid)),
+    ]  # fmt: skip
+
+
+def _draw(excess, grid):
+    figure, axes = figures.new()
+    figures.logarithmic(axes.xaxis)
+    figures.logarithmic(axes.yaxis)
+    names = {"same_perm_per_rank": "bug: all ranks read one slice", "small": f"epoch, B = {BATCH // WORKERS}"}
+    for i, arm in enumerate(ARMS):
+        rows = [_row(arm, rate, excess[arm, rate]) for rate in grid["rates"] if (arm, rate) in excess]
+        x = [row["lr"] * (1.0 + 0.05 * (i - 4)) if arm in names else row["lr"] for row in rows]
+        ends = [[row[key] for row in rows] for key in ("excess", "ci_lo", "ci_hi")]
+        figures.points_with_interval(axes, x, *ends, i=i, label=names.get(arm, arm), join=len(rows) > 1)
+    axes.set(xlabel="learning rate", ylabel="excess loss")
+    for i, arm in enumerate(ARMS):
+        rates = [rate for rate in grid["rates"] if any(not math.isfinite(v) for v in excess.get((arm, rate), ()))]
+        figures.failed(axes, rates, i=i, row=i)
+    figures.legend(figure, 2)
+    return figure
