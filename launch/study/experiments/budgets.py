@@ -196,7 +196,7 @@ def _headline(of, several):
     for (name, budget), found in of.items():
         known = _known(found)
         if len(known) < 2:
-            said.append(f"{_words(budget)}: {len(known)} of {len(found)} batches have a rate that works")
+            said.append(f"{_words(budget)}: {len(known)} of {len(found)} batches have a rate that works on fresh seeds")
             continue
         best = min(known, key=lambda cell: cell.loss)
         small, large = known[0], known[-1]
