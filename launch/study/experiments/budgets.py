@@ -196,6 +196,7 @@ def _headline(of, several):
     for (name, budget), found in of.items():
         known = _known(found)
         if len(known) < 2:
+            said.append(f"{_words(budget)}: {len(known)} of {len(found)} batches have a rate that works on fresh seeds")
             continue
         best = min(known, key=lambda cell: cell.loss)
         small, large = known[0], known[-1]
@@ -271,10 +272,10 @@ def _ratio(claim, cell, others, seeds, least):
 
 
 def _equal(claim, cell, other, seeds):
-    """Whether a loss exceeds another by at most 2 standard errors of their difference: a number without interval."""
+    """Whether two losses are within 2 standard errors of their difference: a number without interval."""
     error = math.hypot(_error(cell), _error(other))
     value = (cell.loss - other.loss) / error if error else math.nan
-    return Check(claim, value, value, value, most=2.0, seeds=seeds)
+    return Check(claim, value, value, value, -2.0, 2.0, seeds)
 
 
 def _error(cell):

@@ -38,6 +38,7 @@ ARMS = {  # (power of FACTOR by which the rate falls at the end of a phase, that
     "both": (1.0, 1.0),
 }
 SEESAW = "adam", "adamw"
+BETAS = (0.9, 0.95)  # of Adam, as Meterez et al. have them: a memory of 20 steps, short next to a phase
 
 
 def run(
@@ -61,7 +62,10 @@ def run(
     def of(optimizer):
         def configure(arm):
             fall, rise = ARMS[arm]
-            return lambda **given: runner.configuration(work, optimizer, **common, fall=fall, rise=rise, **given)
+            own = {"optimizer_options": {"betas": BETAS}} if optimizer in SEESAW else {}
+            return lambda **given: runner.configuration(
+                work, optimizer, **{**own, **common}, fall=fall, rise=rise, **given
+            )
 
         power = 1.0 if optimizer in steps.START else 0.5
         start = steps.START.get(optimizer, steps.ADAPTIVE) * (batch / 4.0) ** power
@@ -292,6 +296,10 @@ def _notes(work, arms):
         if of["const"].good and of["decay"].good and of["const"].loss <= of["decay"].loss:
             notes.append(f"{name}: the constant rate ends with the least loss: there was no noise to remove, and the "
                          f"comparison says little.")  # fmt: skip
+        if name in SEESAW:
+            notes.append(f"{name} has betas {BETAS[0]:g}, {BETAS[1]:g} unless given others. With a beta2 of 0.999 the "
+                         f"second moment remembers the smaller batch's gradients for 1,000 steps, longer than a phase: "
+                         f"it does not fall as the batch grows, and Seesaw's lower rate is then too low.")  # fmt: skip
     if not work.label_noise:
         notes.append(
             "The labels are clean: a model that can fit them all needs no decay (--label-noise 0.2 adds noise)."
