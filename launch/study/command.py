@@ -164,7 +164,7 @@ def _experiment(verb, given):
         raise ConfigurationError(f"--retry {retry} is not error or all")
     with Progress(verb) as progress, Lab(out, given.get("jobs"), ranks, retry, progress) as lab:
         try:
-            result = experiment(lab, work, preset, **grid)
+            found = experiment(lab, work, preset, **grid)
         except KeyboardInterrupt:
             lab.close()
             print(
@@ -176,9 +176,12 @@ def _experiment(verb, given):
 
                 end_all_ranks(130)
             return 130
-    result.command = shlex.join(["allgrad", *sys.argv[1:]])
-    write([result], out, {**software(), **hardware(), "argv": None})
-    show(result, out)
+    results = found if isinstance(found, list) else [found]
+    for result in results:
+        result.command = shlex.join(["allgrad", *sys.argv[1:]])
+    write(results, out, {**software(), **hardware(), "argv": None})
+    for result in results:
+        show(result, out)
     return 0
 
 

@@ -358,8 +358,8 @@ def _headline(of, grid, optimizers, accurate):
     every = max(of["rounds", first])
     losses = [fit.gmean(of[part, first][every].values("final_train_loss")) for part in ("rounds", "large batch")]
     said.append(
-        f"In {grid['rounds']['rounds']} rounds of {every} local steps the train loss comes to {losses[0]:.2g}, with the "
-        f"large batch of equal cost to {losses[1]:.2g}."
+        f"In {grid['rounds']['rounds']} rounds of {every} local steps the train loss comes to {losses[0]:.2g}, with "
+        f"the large batch of equal cost to {losses[1]:.2g}."
     )
     if ("by class", first) in of:
         last = max(of["by class", first])

@@ -22,7 +22,7 @@ from launch.study.result import Check, Figure, Result, Table
 GRIDS = {
     "quick": {
         "optimizers": ("sgd", "momentum", "adam"), "at": (16, 64), "runs": (200, 201, 202, 203), "halvings": 10,
-        "ratio": 1.6,
+        "ratio": 1.5,
     },
     "full": {
         "optimizers": ("sgd", "momentum", "adam"), "at": (8, 16, 64, 256), "runs": tuple(range(200, 212)),

@@ -168,7 +168,8 @@ def _steps(lab, work, optimizer, goal, seeds, report_seeds, cap):
         common = {"batch": BATCH, "sampler": sampler, **goal}
         try:
             return tune(
-                lab, lambda **given: runner.configuration(work, optimizer, **common, **given), start, seeds=seeds, report_seeds=report_seeds, cap=cap, experiment="shuffle",
+                lab, lambda **given: runner.configuration(work, optimizer, **common, **given), start, seeds=seeds,
+                report_seeds=report_seeds, cap=cap, experiment="shuffle",
             )  # fmt: skip
         except NothingWorks:
             return None
@@ -301,10 +302,10 @@ def _headline(excess, own, grid):
         return f"{_ratio(excess[arm, BUG_RATE], excess[base, BUG_RATE])[0]:.2g}"
 
     said = (
-        f"At rate {BUG_RATE:g} drawing with replacement ends {over('iid', 'epoch')}x above the least loss compared to a "
-        f"new permutation each epoch, one permutation {over('once', 'epoch')}x, sorted data {over('never', 'epoch')}x; "
-        f"{WORKERS} ranks that read the same slice {over('same_perm_per_rank', 'epoch')}x, and "
-        f"{over('same_perm_per_rank', 'small')}x the floor of one rank's batch alone."
+        f"At rate {BUG_RATE:g} the excess loss of drawing with replacement is {over('iid', 'epoch')} times that of a "
+        f"new permutation each epoch; of one permutation {over('once', 'epoch')}, of sorted data "
+        f"{over('never', 'epoch')}, of {WORKERS} ranks that read the same slice {over('same_perm_per_rank', 'epoch')} "
+        f"times, which is {over('same_perm_per_rank', 'small')} times that of one rank's batch alone."
     )
     if {"epoch", "iid"} <= own.keys():
         first, second = (fit.gmean(_finite(own[name].steps)) for name in ("epoch", "iid"))
@@ -318,8 +319,8 @@ def _headline(excess, own, grid):
 def _figures(excess, own, grid):
     return [
         Figure("floors", "How far above its least value the objective of a convex problem stays, against the "
-               f"constant learning rate, for each order of the samples; B = {BATCH}, means over the last {LAST} epoch ends with "
-               "95 % intervals over seeds. Crosses: a seed diverged.",
+               f"constant learning rate, for each order of the samples; B = {BATCH}, means over the last {LAST} epoch "
+               "ends with 95 % intervals over seeds. Crosses: a seed diverged.",
                lambda: _draw(excess, grid)),
     ]  # fmt: skip
 

@@ -1,0 +1,114 @@
+"""All experiments in one directory, each reading the runs of those before it, and one report that begins with what to
+do."""
+
+import importlib
+import inspect
+import math
+from dataclasses import replace
+
+from ddp.errors import ConfigurationError
+from launch.study import runner
+from launch.study.experiments import VERBS
+from launch.study.result import FAIL, INCONCLUSIVE, PASS, Result, Table
+
+FIRST = (
+    "steps", "noise", "lr-rules", "budgets", "schedule", "shuffle", "local", "init", "branch", "sharp", "scaling",
+    "project",
+)  # fmt: skip
+NOT_HERE = "all", "tune"  # the second searches a space that only its user can give
+GRIDS = {"quick": {}, "full": {}}  # those of the experiments
+
+
+def run(lab, work, preset="quick", **options) -> list[Result]:
+    """Every experiment with those of the options that it takes, and in front of their results one about all of them."""
+    order = [verb for verb in FIRST if verb in VERBS]
+    order += [verb for verb in VERBS if verb not in (*order, *NOT_HERE)]
+    results, missing = [], {}
+    for verb in order:
+        experiment = importlib.import_module(f"launch.study.experiments.{verb.replace('-', '_')}").run
+        try:
+            found = experiment(lab, work, preset, **_taken(experiment, verb, options))
+        except ConfigurationError as error:
+            missing[verb] = str(error)
+            continue
+        results.append(found)
+    if not results:
+        raise ConfigurationError("no experiment could be done: " + "; ".join(f"{k}: {v}" for k, v in missing.items()))
+    return [summary(work, preset, results, missing), *(replace(result, advice="") for result in results)]
+
+
+def _taken(experiment, verb, options):
+    """The options that an experiment has words for; others go into the configurations of runs, where it takes any."""
+    words = inspect.signature(experiment).parameters
+    anything = any(p.kind is p.VAR_KEYWORD for p in words.values())
+    taken = {key: v for key, v in options.items() if key in words or (anything and key in runner.DEFAULTS)}
+    default = words["optimizers"].default if "optimizers" in words else None
+    if "optimizers" in taken and default is not None:  # one that takes a single optimizer
+        taken["optimizers"] = taken["optimizers"][: len(default)]
+    return taken
+
+
+def summary(work, preset, results, missing) -> Result:
+    """What all of them say together: their verdicts and headlines, and the advice."""
+    of = {result.name: result for result in results}
+    rows = []
+    for result in results:
+        verdicts = [check.verdict for check in result.checks]
+        counts = {word: verdicts.count(word) for word in (FAIL, INCONCLUSIVE, PASS)}
+        rows.append({"experiment": result.name, **counts, "headline": result.headline})
+    rows += [
+        {"experiment": verb, FAIL: 0, INCONCLUSIVE: 0, PASS: 0, "headline": f"not done: {why}"}
+        for verb, why in missing.items()
+    ]
+    total = {word: sum(row[word] for row in rows) for word in (FAIL, INCONCLUSIVE, PASS)}
+    return Result(
+        "all", "Which batch size, learning rate and length of training does this workload want, and why?",
+        f"{len(results)} experiments on {work.name}: {total[PASS]} checks PASS, {total[INCONCLUSIVE]} INCONCLUSIVE, "
+        f"{total[FAIL]} FAIL.",
+        [], [Table("experiments", ["experiment", FAIL, INCONCLUSIVE, PASS, "headline"], rows,
+                   "What each experiment says, and its checks by verdict.",
+                   {"experiment": "the word of allgrad study", "headline": "its answer",
+                    FAIL: "claims that do not hold here", INCONCLUSIVE: "intervals that straddle the threshold",
+                    PASS: "claims that hold"})],
+        methods=f"{work.name}, preset {preset}; all runs are in one directory, and the later experiments use the rates "
+        f"and fits of `study steps`.",
+        notes=[f"{verb} was not done: {why}" for verb, why in missing.items()],
+        advice=_advice(of),
+    )  # fmt: skip
+
+
+def _advice(of):
+    """The largest useful batch and why, in words for who reads nothing else."""
+    steps = of.get("steps")
+    if steps is None:
+        return ""
+    fits = {row["optimizer"]: row for row in steps.tables[1].rows}
+    known = [row for row in fits.values() if row["S_min"] > 0.0 and math.isfinite(row["B_crit"])]
+    if not known:
+        return steps.advice
+    best = min(known, key=lambda row: row["S_min"])
+    name = best["optimizer"]
+    cells = [row for row in steps.tables[0].rows if row["optimizer"] == name and math.isfinite(row["S"])]
+    near = min(cells, key=lambda row: abs(math.log(row["B"] / max(best["B_crit"], 1.0))))
+    said = [
+        f"The largest useful batch here is about {best['B_crit']:.0f} examples with {name} (critical batch size, 95 % "
+        f"between {best['B_crit_lo']:.0f} and {best['B_crit_hi']:.0f}), because up to there a larger batch still saves "
+        f"steps nearly in proportion, while beyond it every further doubling costs more examples than it saves steps: "
+        f"at it a run takes twice the fewest steps there can be, {best['S_min']:.0f}, and twice the fewest examples.",
+        f"If examples are what you pay for, stay at or below {best['cbs20']:.0f}, which costs 20 % more than the "
+        f"fewest; if only time on many ranks counts, go beyond, knowing the price.",
+        f"Near it (B = {near['B']}) the best constant learning rate is {near['lr']:.2g}; tune it anew for each batch.",
+    ]
+    noise = of.get("noise")
+    if noise is not None:
+        found = [row["B_simple/B_crit"] for row in noise.tables[0].rows if row["optimizer"] == name]
+        found = [value for value in found if math.isfinite(value)]
+        if found:
+            said.append(
+                f"The noise scale of one run predicts this batch within a factor of "
+                f"{max(max(value, 1.0 / value) for value in found):.1f}."
+            )
+    project = of.get("project")
+    if project is not None:
+        said.append(f"On more ranks: {project.headline}")
+    return " ".join(said)

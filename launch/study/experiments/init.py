@@ -1,0 +1,319 @@
+"""Which initial weights let a network reach the target, and in how many steps, each with its best learning rate?
+
+He et al. 2015, "Delving Deep into Rectifiers"; Glorot and Bengio 2010, "Understanding the Difficulty of Training Deep
+Feedforward Neural Networks".
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+import autograd as ag
+from autograd import init, nn, random
+from autograd.kernels import to_numpy
+from ddp.errors import ConfigurationError
+from launch.study import figures, fit, runner
+from launch.study.experiments import steps
+from launch.study.result import Check, Figure, Result, Table
+from launch.study.tune import REPORT_SEEDS, SEEDS, NothingWorks, Tuned, tune
+
+SCHEMES = {
+    "he": init.kaiming,
+    "xavier": init.xavier,
+    "lecun": init.gaussian,
+    "torch": init.torch_default,
+    "small": init.normal(0.01),
+    "zero": init.zeros,
+    "unit-normal": init.normal(1.0),
+}
+GRIDS = {
+    "quick": {"schemes": tuple(SCHEMES), "deep": 6, "cap": 600, "seeds": SEEDS, "report_seeds": REPORT_SEEDS},
+    "full": {
+        "schemes": tuple(SCHEMES), "deep": 6, "cap": 3000, "seeds": (*SEEDS, 3), "report_seeds": tuple(range(100, 110)),
+    },
+}  # fmt: skip
+BATCH, TARGETS = 32, {"train_loss": 0.1, "val_loss": 0.2, "train_accuracy": 0.98, "val_accuracy": 0.96}
+
+
+# --- a run -----------------------------------------------------------------------------------------------------------
+
+
+def execute(config: dict, comm) -> dict:
+    """A run to the target from the weights of a scheme, with what they do to activations and gradients at first."""
+    run = Scheme(config, comm)
+    layers = run.layers()
+    return {**runner.to_target(run), "layers": layers}
+
+
+class Scheme(runner.Run):
+    """A run whose weights of two axes and more are drawn anew; biases, gains and the like stay as they are."""
+
+    def __init__(self, config, comm=None):
+        super().__init__(config, comm)
+        draw = SCHEMES[config["scheme"]]
+        for name, p in self.arena.parameters.items():
+            if len(p.shape) > 1:
+                rng = random.generator(config["seed"], "scheme", name)
+                p.assign(draw(p.shape, rng).astype(config["dtype"]))
+        self.arena.touch()
+
+    def diverged(self, loss, first):
+        """Where the loss begins above what counts as diverged, it has to double."""
+        return super().diverged(loss, first) and not (math.isfinite(loss) and loss <= 2.0 * first)
+
+    def layers(self) -> list[dict]:
+        """Of each layer: the standard deviation of what it computes, if layers come in a row; norms of gradients."""
+        x, y = (a[:256] for a in self.parts["train"])
+        model, found = self.snapshot(), {}
+        loss, _ = runner.workload.objective(self.config, model, self.data)
+        loss(x, y).backward()
+        for name, p in model.named_parameters():
+            layer, _, what = name.rpartition(".")
+            if len(p.shape) > 1:
+                grad = 0.0 if p.grad is None else float(np.linalg.norm(to_numpy(p.grad)))
+                found[layer or what] = {"layer": layer or what, "act_std": None, "grad_norm": grad}
+        if isinstance(model, nn.Sequential):
+            h = ag.tensor(x)
+            for i, layer in enumerate(model.layers):
+                h = layer(h)
+                if (key := next((k for k in found if k.split(".")[-1] == str(i)), None)) is not None:
+                    found[key]["act_std"] = float(np.std(to_numpy(h.detach().data)))
+        return [
+            {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in layer.items()}
+            for layer in found.values()
+        ]
+
+
+# --- the experiment --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Cell:
+    """A scheme on a model of some depth: its tuned rate and rows, or the row of a run that shows how it fails."""
+
+    scheme: str
+    depth: str
+    tuned: Tuned | None
+    rows: list[dict]
+
+    @property
+    def steps(self):
+        return self.tuned.steps if self.tuned else [math.inf] * len(self.rows)
+
+
+def run(
+    lab, work, preset="quick", *, optimizers=("sgd",), target=None, metric="train_loss", sampler="epoch", seeds=None,
+    report_seeds=None, cap=None, eval_ratio=1.05, lr=None,
+) -> Result:  # fmt: skip
+    """Steps to the target from each scheme's weights; a multilayer perceptron also at depth 6, of its first width."""
+    grid = GRIDS[preset]
+    if len(optimizers) > 1:
+        raise ConfigurationError(f"init takes one optimizer, got {', '.join(optimizers)}")
+    if target is None:
+        if not work.is_default:
+            raise ConfigurationError(f"--target: which {metric} is to be reached on {work.name}? give a number")
+        target = TARGETS.get(metric)
+    name, cap = optimizers[0], cap or grid["cap"]
+    seeds, report_seeds = seeds or grid["seeds"], report_seeds or grid["report_seeds"]
+    power = 1.0 if name in steps.START else 0.5
+    start = lr or steps.START.get(name, steps.ADAPTIVE) * (BATCH / 4.0) ** power
+    common = {
+        "kind": "init", "batch": BATCH, "target": target, "metric": metric, "sampler": sampler,
+        "eval_ratio": eval_ratio,
+    }  # fmt: skip
+
+    def cell(job):
+        depth, model, scheme = job
+
+        def configure(**given):
+            return runner.configuration(model, name, **common, scheme=scheme, **given)
+
+        try:
+            found = tune(lab, configure, start, seeds=seeds, report_seeds=report_seeds, cap=cap, experiment="init")
+            return Cell(scheme, depth, found, found.rows)
+        except NothingWorks as error:
+            rows = lab.run([configure(lr=start, seed=seed, cap=cap) for seed in report_seeds], "init")
+            if any(row["status"] == "error" for row in rows):
+                raise error from None
+            return Cell(scheme, depth, None, rows)
+
+    models = _models(work, grid["deep"])
+    jobs = [(depth, model, scheme) for depth, model in models.items() for scheme in grid["schemes"]]
+    return summarize(work, models, lab.map(cell, jobs), common, name, seeds, report_seeds, cap)
+
+
+def _models(work, deep):
+    """{depth: workload}: the workload itself, and a deeper one if its model has a depth."""
+    spec = work.model if isinstance(work.model, str) else ""
+    kind, _, widths = spec.partition(":")
+    if kind != "mlp":
+        return {"as it is": work}
+    widths = widths.split(",")
+    deeper = replace(work, model="mlp:" + ",".join(widths[:1] * deep))
+    return {str(len(widths)): work, **({str(deep): deeper} if len(widths) < deep else {})}
+
+
+# --- what the cells say ----------------------------------------------------------------------------------------------
+
+
+def summarize(work, models, cells, common, name, seeds, report_seeds, cap) -> Result:
+    """Tables, checks, figures and sentences from the cells."""
+    of = {(cell.depth, cell.scheme): cell for cell in cells}
+    goal = f"{common['metric']} {common['target']:g}"
+    rows = [{**_row(cell), "budget": goal, "eval_ratio": common["eval_ratio"]} for cell in cells]
+    layers = [
+        {"scheme": cell.scheme, "depth": cell.depth, **layer, "n_seeds": 1}
+        for cell in cells for layer in cell.rows[0].get("layers", ())
+    ]  # fmt: skip
+    result = Result(
+        "init", "Which initial weights let the network reach the target, and in how many steps?",
+        _headline(of, models, goal), _checks(work, of, models, len(report_seeds)),
+        [Table("cells", ["scheme", "depth", "lr", "S", "ci_lo", "ci_hi", "over_he", "init_loss", "n_seeds", "n_fail",
+                         "at_edge", "n_trials", "budget", "eval_ratio"],
+               [{**row, "over_he": _ratio(cell, of[cell.depth, "he"])[0]} for row, cell in zip(rows, cells)],
+               f"Steps to {goal} from each scheme's weights, each with its best rate: geometric means over seeds.",
+               {"scheme": "he: variance 2/fan_in; xavier: 2/(fan_in + fan_out); lecun: 1/fan_in; torch: uniform within "
+                "1/sqrt(fan_in); small: standard deviation 0.01; unit-normal: 1", "depth": "hidden layers",
+                "over_he": "steps over those of he", "init_loss": "training loss before the first step",
+                "budget": "what a run had to reach", "eval_ratio": "distance between evaluations",
+                "lr": "best learning rate; of a scheme that fails at any, the first one tried"}),
+         Table("layers", ["scheme", "depth", "layer", "act_std", "grad_norm", "n_seeds"], layers,
+               "Layers before the first step, on 256 training samples of one seed.",
+               {"layer": "whose weights", "act_std": "standard deviation of what the layer computes",
+                "grad_norm": "norm of the gradient of its weights"})],
+        _figures(of, models, goal),
+    )  # fmt: skip
+    result.methods = (
+        f"{', '.join(model.name for model in models.values())}; {name}, B = {BATCH}, to {goal} within {cap} steps, "
+        f"sampler {common['sampler']}; weights of two axes and more drawn anew by each scheme, all else as the model "
+        f"has it; constant rate tuned for each scheme on a grid of factor sqrt 2 with {len(seeds)} seeds, run on "
+        f"{len(report_seeds)} fresh seeds; 95 % intervals by {fit.RESAMPLES} resamples of the seeds."
+    )
+    result.notes = [f"A run has failed if it needs more than {cap} steps, or its loss is above both "
+                    f"{runner.LARGEST_LOSS:g} and twice what it began with."]  # fmt: skip
+    for cell in cells:
+        where = f"{cell.scheme} at depth {cell.depth}"
+        endings = ", ".join(sorted({row["status"] for row in cell.rows} - {"ok"}))
+        if cell.tuned is None:
+            result.notes.append(f"{where}: no learning rate meets the target ({endings}).")
+        elif cell.tuned.failures:
+            result.notes.append(f"{where}: {cell.tuned.failures} of {len(cell.rows)} fresh seeds failed ({endings}).")
+        if cell.tuned and cell.tuned.at_edge:
+            result.notes.append(f"{where}: the best rate is the last one tried.")
+    return result
+
+
+def _finite(cell):
+    return [s for s in cell.steps if math.isfinite(s)]
+
+
+def _row(cell):
+    low, high = fit.mean_interval(cell.steps)
+    losses = [row["initial_train_loss"] for row in cell.rows if row.get("initial_train_loss") is not None]
+    return {
+        "scheme": cell.scheme, "depth": cell.depth, "lr": cell.rows[0]["config"]["lr"], "S": fit.gmean(_finite(cell)),
+        "ci_lo": low, "ci_hi": high, "init_loss": float(np.mean(losses)) if losses else None,
+        "n_seeds": len(cell.rows), "n_fail": sum(not math.isfinite(s) for s in cell.steps),
+        "at_edge": bool(cell.tuned and cell.tuned.at_edge), "n_trials": cell.tuned.trials if cell.tuned else None,
+    }  # fmt: skip
+
+
+def _ratio(cell, base):
+    """Steps over those of another scheme, with the interval over the seeds of both."""
+    first, second = _finite(cell), _finite(base)
+    if not (first and second):
+        return (math.nan,) * 3
+    drawn = fit.resampled({0: first, 1: second})
+    return fit.gmean(first) / fit.gmean(second), *fit.interval(np.exp(drawn[:, 0] - drawn[:, 1]))
+
+
+def _checks(work, of, models, seeds):
+    checks = []
+    shallow = next(iter(models))
+
+    def ratio(scheme, least, most):
+        claim = f"depth {shallow}: {scheme} takes as many steps as he (ratio)"
+        if scheme == "small":
+            claim = f"depth {shallow}: weights that are too small cost steps (ratio to he)"
+        checks.append(Check(claim, *_ratio(of[shallow, scheme], of[shallow, "he"]), least, most, seeds))
+
+    def share(depth, scheme, fails):
+        failed = sum(not math.isfinite(s) for s in of[depth, scheme].steps) / len(of[depth, scheme].steps)
+        claim = f"depth {depth}: {scheme} {'fails' if fails else 'reaches the target'} (share of seeds that fail)"
+        checks.append(Check(claim, failed, failed, failed, *((0.5, 1.0) if fails else (0.0, 0.2))))
+
+    if work.is_default:
+        for scheme in ("xavier", "lecun"):
+            ratio(scheme, 0.85, 1.15)
+        ratio("small", 1.5, 2.5)
+        for depth, scheme, fails in (
+            (shallow, "zero", True), (shallow, "unit-normal", True), ("6", "he", False), ("6", "xavier", False),
+            ("6", "small", True), ("6", "unit-normal", True),
+        ):  # fmt: skip
+            if (depth, scheme) in of:
+                share(depth, scheme, fails)
+    else:
+        share(shallow, "he", False)
+        if shallow != "as it is":
+            share(shallow, "zero", True)
+    return checks
+
+
+def _headline(of, models, goal):
+    said = []
+    for depth in models:
+        cells = [cell for (at, _), cell in of.items() if at == depth]
+        reached = [cell for cell in cells if _finite(cell)]
+        failed = [cell.scheme for cell in cells if not _finite(cell)]
+        steps_of = ", ".join(f"{cell.scheme} {fit.gmean(_finite(cell)):.0f}" for cell in reached)
+        said.append(
+            f"Depth {depth}: steps to {goal}: {steps_of or 'none'}" + f"; {', '.join(failed)} fail" * bool(failed)
+        )
+    return ". ".join(said) + "."
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+
+def _figures(of, models, goal):
+    return [
+        Figure("cells", f"Steps to {goal} from each scheme's initial weights, each with its best learning rate: "
+               "geometric means and 95 % intervals over seeds. Crosses: a seed failed, or all did.",
+               lambda: _draw_steps(of, models, goal)),
+        Figure("layers", "What the layers compute before the first step: standard deviation of each layer's outputs in "
+               "the deepest model, by scheme (those of zero are 0).",
+               lambda: _draw_layers(of, list(models)[-1])),
+    ]  # fmt: skip
+
+
+def _draw_steps(of, models, goal):
+    figure, axes = figures.new()
+    figures.logarithmic(axes.yaxis)
+    schemes = list(dict.fromkeys(scheme for _, scheme in of))
+    for i, depth in enumerate(models):
+        rows = [_row(of[depth, scheme]) for scheme in schemes]
+        x = [k + 0.16 * (i - (len(models) - 1) / 2) for k in range(len(schemes))]
+        ends = [[row[key] for row in rows] for key in ("S", "ci_lo", "ci_hi")]
+        figures.points_with_interval(axes, x, *ends, i=i, label=f"depth {depth}")
+    axes.set_xticks(range(len(schemes)), schemes, rotation=30)
+    axes.set(xlabel="initial weights", ylabel=f"steps to {goal}")
+    axes.set_xlim(-0.5, len(schemes) - 0.5)
+    for i, depth in enumerate(models):
+        failed = [k for k, scheme in enumerate(schemes) if any(not math.isfinite(s) for s in of[depth, scheme].steps)]
+        figures.failed(axes, failed, i=i, row=i)
+    figures.legend(figure, 2)
+    return figure
+
+
+def _draw_layers(of, depth):
+    figure, axes = figures.new()
+    figures.logarithmic(axes.yaxis)
+    cells = [cell for (at, _), cell in of.items() if at == depth]
+    for i, cell in enumerate(cells):
+        layers = cell.rows[0].get("layers", ())
+        deviations = [layer["act_std"] or None for layer in layers]
+        figures.points_with_interval(axes, range(1, len(layers) + 1), deviations, i=i, label=cell.scheme, join=True)
+    axes.set(xlabel="layer", ylabel="standard deviation of outputs")
+    figures.legend(figure, 3)
+    return figure

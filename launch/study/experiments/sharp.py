@@ -1,0 +1,171 @@
+"""Do large batches end where the loss is sharper, and is that worse? At equal training loss, each at its best rate.
+
+Keskar et al. 2017 (arXiv 1609.04836) for the claim; Shallue et al. 2019 for runs that are tuned.
+"""
+
+import math
+
+import numpy as np
+
+from ddp.curvature import largest_eigenvalue
+from ddp.errors import ConfigurationError
+from ddp.probe import Frozen
+from launch.study import figures, fit, runner, workload
+from launch.study.experiments import steps
+from launch.study.experiments.noise import Through
+from launch.study.result import Check, Figure, Result, Table
+from launch.study.tune import SEEDS, tune
+
+GRIDS = {
+    "quick": {"batches": (8, 1024), "seeds": SEEDS, "report_seeds": tuple(range(100, 106)), "iterations": 30},
+    "full": {
+        "batches": (8, 64, 256, 1024), "seeds": SEEDS, "report_seeds": tuple(range(100, 112)), "iterations": 100,
+    },
+}  # fmt: skip
+TARGET = 0.02  # training loss, on digits
+
+
+def execute(config: dict, comm) -> dict:
+    """A run to the target, and the largest eigenvalue of the Hessian where it ends."""
+    run = runner.Run(config, comm)
+    row = runner.to_target(run)
+    if row["status"] == "ok" and config["iterations"]:
+        frozen = Frozen(run.snapshot(), None, *run.parts["train"])
+        frozen.model = Through(frozen.model)
+        frozen.loss, _ = workload.objective(config, frozen.model.model, run.data)
+        row["sharpness"] = largest_eigenvalue(frozen, config["iterations"])
+    return row
+
+
+def run(
+    lab, work, preset="quick", *, optimizers=("sgd",), batches=None, target=None, sampler="epoch", seeds=None,
+    report_seeds=None, cap=6000, eval_ratio=1.02, lr=None,
+) -> Result:  # fmt: skip
+    """Train each batch to one training loss and measure the curvature there."""
+    grid = GRIDS[preset]
+    if len(optimizers) > 1:
+        raise ConfigurationError(f"sharp takes one optimizer, got {', '.join(optimizers)}")
+    if target is None:
+        if not work.is_default:
+            raise ConfigurationError(f"--target: at which train_loss is {work.name} to be measured? give a number")
+        target = TARGET
+    name, batches = optimizers[0], sorted(batches or grid["batches"])
+    if len(batches) < 2:
+        raise ConfigurationError(f"--batches: sharpness is compared between 2 batch sizes or more, got {len(batches)}")
+    seeds, report_seeds = seeds or grid["seeds"], report_seeds or grid["report_seeds"]
+    power = 1.0 if name in steps.START else 0.5
+    least = lr or steps.START.get(name, steps.ADAPTIVE) * (batches[0] / 4.0) ** power
+
+    def cell(batch):
+        def configure(**given):
+            known = given["seed"] in report_seeds and given.get("prune") is None
+            return runner.configuration(
+                work, name, kind="sharp", batch=batch, target=target, sampler=sampler, eval_ratio=eval_ratio,
+                iterations=grid["iterations"] if known else 0, **given,
+            )  # fmt: skip
+
+        start = least * math.sqrt(batch / batches[0])
+        return tune(lab, configure, start, seeds=seeds, report_seeds=report_seeds, cap=cap, experiment="sharp")
+
+    return summarize(work, dict(zip(batches, lab.map(cell, batches))), name, target, sampler, grid, seeds)
+
+
+def _values(found, key):
+    return [row[key] for row in found.rows if row["status"] == "ok" and row.get(key) is not None]
+
+
+def summarize(work, cells, name, target, sampler, grid, seeds) -> Result:
+    """Tables, checks, figures and sentences from {batch: Tuned}."""
+    rows = []
+    for batch, found in cells.items():
+        sharpness = _values(found, "sharpness")
+        row = {
+            "B": batch, "lr": found.lr, "S": fit.gmean([s for s in found.steps if math.isfinite(s)]),
+            "lambda_max": fit.gmean(sharpness), "n_seeds": len(found.rows), "n_fail": found.failures,
+            "at_edge": found.at_edge, "n_trials": found.trials, "budget": f"train_loss {target:g}", "sampler": sampler,
+            "lr_lambda": found.lr * fit.gmean(sharpness), "eval_ratio": found.rows[0]["config"]["eval_ratio"],
+        }  # fmt: skip
+        row["ci_lo"], row["ci_hi"] = fit.mean_interval(sharpness)
+        for key in ("train_loss", "val_loss", "val_accuracy"):
+            values = _values(found, f"final_{key}")
+            row[key] = float(np.mean(values)) if values else None
+            low, high = fit.mean_interval(values, mean=np.mean)
+            row[f"{key}_lo"], row[f"{key}_hi"] = low, high
+        rows.append(row)
+    small, large = rows[0]["B"], rows[-1]["B"]
+    first, last = (_values(cells[b], "sharpness") for b in (small, large))
+    value = (math.nan,) * 3
+    if first and last and min(*first, *last) > 0.0:
+        drawn = fit.resampled({0: last, 1: first})
+        value = fit.gmean(last) / fit.gmean(first), *fit.interval(np.exp(drawn[:, 0] - drawn[:, 1]))
+    checks = [
+        Check(
+            f"B = {large} ends where the loss is sharper than B = {small} (ratio of lambda_max)", *value,
+            1.5 if work.is_default else 1.0, seeds=len(cells[large].rows),
+        )
+    ]  # fmt: skip
+    accuracy = rows[0]["val_accuracy"] is not None
+    key, unit = ("val_accuracy", "points") if accuracy else ("val_loss", "of validation loss")
+    gap = _gap(cells[small], cells[large], f"final_{key}", 100.0 if accuracy else -1.0)
+    said = f"{gap[0]:.2g} [{gap[1]:.2g}, {gap[2]:.2g}] {unit}"
+    result = Result(
+        "sharp", "Do large batches end where the loss is sharper, at the same training loss, and is that worse?",
+        f"{name}, at train loss {target:g}: lambda_max = {rows[0]['lambda_max']:.2g} with B = {small} and "
+        f"{rows[-1]['lambda_max']:.2g} with {large}, {value[0]:.2g} times [{value[1]:.2g}, {value[2]:.2g}]; "
+        f"validation {key.split('_')[1]} of the small batch better by {said}.",
+        checks,
+        [Table("cells", ["B", "lr", "S", "lambda_max", "ci_lo", "ci_hi", "lr_lambda", "train_loss", "val_loss",
+                         "val_accuracy", "val_accuracy_lo", "val_accuracy_hi", "n_seeds", "n_fail", "at_edge",
+                         "n_trials", "budget", "eval_ratio", "sampler"], rows,
+               "The largest eigenvalue of the Hessian of the training loss where the target is met: geometric means "
+               "over seeds with 95 % intervals.",
+               {"lambda_max": "largest eigenvalue of the Hessian", "lr_lambda": "rate times it; full batches need < 2",
+                "train_loss": "training loss at the end", "val_loss": "validation loss there",
+                "val_accuracy": "validation accuracy there", "budget": "what a run had to reach"})],
+        [Figure("cells", "The largest eigenvalue of the Hessian at equal training loss against the batch size (left), "
+                f"and validation {key.split('_')[1]} (right): means and 95 % intervals over seeds.",
+                lambda: _draw(rows, key))],
+    )  # fmt: skip
+    measured = work.config()["eval_samples"]
+    result.methods = (
+        f"{work.name}, {len(work.loaded.train_x):,} training samples; {name}, sampler {sampler}, constant rate tuned "
+        f"for each batch on the steps to train_loss {target:g}, factor sqrt 2, {len(seeds)} seeds; "
+        f"{len(cells[small].rows)} fresh seeds; {grid['iterations']} power iterations with exact Hessian products in "
+        f"float64 over up to {measured:,} training samples, at the evaluation that met the target; 95 % intervals by "
+        f"{fit.RESAMPLES} resamples of the seeds."
+    )
+    result.notes = [
+        "No claim is made about the validation part: the difference is reported with its interval.",
+        "The eigenvalue depends on the learning rate as well as on the batch: both differ between the rows.",
+    ]
+    for row in rows:
+        if row["n_fail"]:
+            result.notes.append(f"B = {row['B']}: {row['n_fail']} of {row['n_seeds']} fresh seeds failed.")
+        if row["at_edge"]:
+            result.notes.append(f"B = {row['B']}: the best rate is the last one tried.")
+    return result
+
+
+def _gap(small, large, key, unit):
+    """How much better the small batch is, with its interval over the seeds of both."""
+    first, last = ([unit * v for v in _values(found, key)] for found in (small, large))
+    if not (first and last):
+        return (math.nan,) * 3
+    rng = np.random.default_rng(0)
+    drawn = [rng.choice(first, len(first)).mean() - rng.choice(last, len(last)).mean() for _ in range(fit.RESAMPLES)]
+    return float(np.mean(first) - np.mean(last)), *fit.interval(drawn)
+
+
+def _draw(rows, key):
+    figure, (left, right) = figures.new(columns=2, width=figures.PAGE)
+    batches = [row["B"] for row in rows]
+    for axes in (left, right):
+        figures.batches(axes.xaxis)
+    figures.logarithmic(left.yaxis)
+    values = [[row[name] for row in rows] for name in ("lambda_max", "ci_lo", "ci_hi")]
+    figures.points_with_interval(left, batches, *values, join=True)
+    left.set(xlabel="batch size B (examples)", ylabel="largest eigenvalue of the Hessian")
+    values = [[row[name] for row in rows] for name in (key, f"{key}_lo", f"{key}_hi")]
+    figures.points_with_interval(right, batches, *values, i=1, join=True)
+    right.set(xlabel="batch size B (examples)", ylabel=key.replace("val_", "validation "))
+    return figure
