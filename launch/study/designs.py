@@ -20,6 +20,7 @@ from launch.models.dense import ACTIVATIONS
 from launch.options import SCHEDULES, length
 
 SEARCHES = "grid", "random", "quasi", "halving"
+BEST, MORE_SEEDS = 6, 2  # trials that are confirmed, and with how many more seeds
 EDGE = 0.05  # share of a range, at either end, in which a best value says that a better one may lie beyond
 BOUNDS = {  # of numbers: least, and what they must stay below
     "lr": (0.0, math.inf), "batch": (1, math.inf), "depth": (1, math.inf), "width": (1, math.inf),

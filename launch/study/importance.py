@@ -27,16 +27,16 @@ class Importance:
     n: int
 
 
-def bins(dimension, values: Sequence) -> tuple[list[int | None], list[str]]:
+def bins(dimension, values: Sequence, most=6) -> tuple[list[int | None], list[str]]:
     """Which group of its values each trial is in (None: it does not apply), and the names of the groups.
 
-    Each choice is a group; a range is cut into 3 to 6 of about equally many trials.
+    Each choice is a group; a range is cut into 3 to `most` of about equally many trials.
     """
     if dimension.choices:
         order = sorted(dimension.choices) if dimension.ordered else dimension.choices
         return [None if v is None else order.index(v) for v in values], [_text(v) for v in order]
     known = np.sort([v for v in values if v is not None])
-    k = int(np.clip(round(len(known) ** (1 / 3)), 3, 6))
+    k = int(np.clip(round(len(known) ** (1 / 3)), 3, most))
     cuts = np.unique(np.quantile(known, np.arange(1, k) / k, method="nearest")) if len(known) else np.zeros(0)
     group = [None if v is None else int(np.searchsorted(cuts, v, side="right")) for v in values]
     ends = [dimension.low, *map(float, cuts), dimension.high]
@@ -70,6 +70,12 @@ def importance(groups: Sequence[int | None], logs: Sequence[float], n=fit.RESAMP
     chance = np.quantile([_between(g, rng.permutation(y)) for _ in range(n)], 0.95)
     share, low, high, chance = (float(np.clip(x, 0.0, 1.0)) for x in (share, low, high, chance))
     return Importance(share, low, high, chance, k, len(y))
+
+
+def crossed(first: Sequence[int | None], second: Sequence[int | None]) -> list[int | None]:
+    """The groups of two hyper-parameters at once: each pair of groups is one; None where one does not apply."""
+    width = 1 + max((g for g in second if g is not None), default=0)
+    return [None if a is None or b is None else a * width + b for a, b in zip(first, second)]
 
 
 def _between(g, y):

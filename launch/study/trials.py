@@ -1,5 +1,6 @@
 """What the trials of a search say: tables, figures and sentences, and the command that trains the best of them."""
 
+import itertools
 import math
 import shlex
 from collections import Counter
@@ -20,11 +21,13 @@ def summarize(setting, tried, levels, scores, finalists, report_seeds, eta) -> R
     groups = {d.name: importance.bins(d, [trial.values.get(d.name) for trial in tried]) for d in searched}
     matter = {name: importance.importance(group, logs) for name, (group, _) in groups.items()}
     order = sorted(matter, key=lambda name: -np.nan_to_num(matter[name].share, nan=-1.0))
+    pairs = _pairs(setting, tried, searched, logs)
     all_effects = importance.together([group for group, _ in groups.values()], logs)
     fresh = {role: [setting.value(row) for row in tried[k].fresh] for role, k in finalists.items()}
     tables = [
         _trials_table(setting, tried), _finalists_table(setting, tried, finalists, fresh),
         _importance_table(setting, groups, logs, matter, order), _effects_table(setting, groups, logs, order),
+        _pairs_table(setting, pairs),
     ]  # fmt: skip
     if len(levels) > 1:
         tables.append(_rungs_table(setting, levels, scores))
@@ -34,11 +37,9 @@ def summarize(setting, tried, levels, scores, finalists, report_seeds, eta) -> R
     ]  # fmt: skip
     best = "runner-up" if any("runner-up" in c.claim and c.verdict == "FAIL" for c in checks) else "winner"
     line = command(setting.work, tried[finalists[best]].last[0])
-    if len(tried[finalists[best]].rows) < len(levels):
-        line = None  # it was not run with the whole budget
     result = Result(
         "tune", f"Which hyper-parameters lead to the least {setting.measured} under an equal budget, and which matter?",
-        _headline(setting, tried, levels, finalists, fresh, checks, matter, order), checks, tables,
+        _headline(setting, tried, levels, finalists, fresh, checks, matter, order, pairs), checks, tables,
         _figures(setting, tried, levels, scores, finalists, groups, logs, matter, order),
     )  # fmt: skip
     result.methods = _methods(setting, tried, levels, report_seeds, eta)
@@ -81,7 +82,7 @@ def _interval(values):
     return f"{_number(fit.gmean(_finite(values)))} [{_number(low)}, {_number(high)}]"
 
 
-def _headline(setting, tried, levels, finalists, fresh, checks, matter, order):
+def _headline(setting, tried, levels, finalists, fresh, checks, matter, order, pairs):
     winner = tried[finalists["winner"]]
     budget = "up to " * (len(levels) > 1) + setting.equal
     said = (
@@ -105,6 +106,10 @@ def _headline(setting, tried, levels, finalists, fresh, checks, matter, order):
     said += f". Of the variance of ln({setting.measured}), alone: {shares}." if known else (
         ". No hyper-parameter alone explains more of the variance than chance would."
     )  # fmt: skip
+    if pairs and pairs[0]["share"] > pairs[0]["chance"] and pairs[0]["beyond"] > 0.1:
+        said += (" Together, {first} and {second} explain {0:.0f} % [{1:.0f}, {2:.0f}]: choose them together.").format(
+            *(100 * pairs[0][key] for key in ("share", "ci_lo", "ci_hi")), **pairs[0]
+        )
     failed = sum(not math.isfinite(setting.mean(trial.rows[0])) for trial in tried)
     return said + (f" {failed} trials failed." if failed else "")
 
@@ -118,17 +123,17 @@ def _trials_table(setting, tried):
         bad = trial.failed
         rows.append({
             "trial": k, **trial.values, "status": bad[0]["status"] if bad else "ok", "fail": len(bad),
-            "level": len(trial.rows), "budget": trial.last[0]["config"]["steps"],
+            "n_seeds": len(trial.last), "level": len(trial.rows), "budget": trial.last[0]["config"]["steps"],
             **{key: trial.last[0].get(key) for key in ("steps", "examples", "epochs")},
             **{name.removeprefix("final_"): _mean([row.get(name) for row in trial.last]) for name in finals},
             "rank": ranks.get(k),
         })  # fmt: skip
-    columns = ["trial", *names, "status", "fail", "level", "budget", "steps", "examples", "epochs"]
+    columns = ["trial", *names, "status", "n_seeds", "fail", "level", "budget", "steps", "examples", "epochs"]
     columns += [name.removeprefix("final_") for name in finals] + ["rank"]
     return Table(
         "trials", columns, rows,
-        f"All trials, failed ones too, at the end of their budget: {setting.equal}; means over {len(setting.seeds)} "
-        f"seed{'s' * (len(setting.seeds) > 1)}, ranked by {setting.metric}.",
+        f"All trials, failed ones too, at the end of their budget: {setting.equal}; means over seeds, of "
+        f"which the best have more, ranked by {setting.metric}.",
         {"trial": "number in the order of the design", "rank": "1 is the best; none if the trial failed",
          "status": "ok, diverged (the loss is not finite, or far above its start) or error",
          "level": "levels of successive halving it was run at; 1 in other searches", "budget": "of its last run"},
@@ -156,7 +161,7 @@ def _finalists_table(setting, tried, finalists, fresh):
         ["finalist", "trial", *setting.space, "searched", "fresh", "ci_lo", "ci_hi", "n_seeds", "n_fail", "at_edge",
          "command"], rows,
         f"The best two trials and the median one, again on fresh seeds with the whole budget, {setting.equal}.",
-        {"searched": f"{setting.measured} in the search, of its last level: the best of many, which flatters it",
+        {"searched": f"{setting.measured} in the search, mean over seeds: the best of many, which flatters it",
          "fresh": f"{setting.measured} on fresh seeds, geometric mean",
          "at_edge": "hyper-parameters whose value lies at the end of what was searched",
          "command": "trains it with the search's first seed"},
@@ -210,6 +215,35 @@ def _effects_table(setting, groups, logs, order):
     )  # fmt: skip
 
 
+def _pairs(setting, tried, searched, logs):
+    """Rows of all pairs of hyper-parameters, those first that explain most beyond each alone."""
+    coarse = {d.name: importance.bins(d, [t.values.get(d.name) for t in tried], 3)[0] for d in searched}
+    rows = []
+    for first, second in itertools.combinations(coarse, 2):
+        both = importance.crossed(coarse[first], coarse[second])
+        applies = [y if g is not None else math.inf for g, y in zip(both, logs)]
+        found = importance.importance(both, logs)
+        alone = [importance.importance(coarse[name], applies, n=2).share for name in (first, second)]
+        rows.append({
+            "first": first, "second": second, "share": found.share, "ci_lo": found.low, "ci_hi": found.high,
+            "chance": found.chance, "beyond": found.share - sum(alone), "groups": found.groups, "n": found.n,
+        })  # fmt: skip
+    return sorted((row for row in rows if math.isfinite(row["beyond"])), key=lambda row: -row["beyond"])
+
+
+def _pairs_table(setting, rows):
+    return Table(
+        "pairs", ["first", "second", "share", "ci_lo", "ci_hi", "chance", "beyond", "groups", "n"], rows,
+        f"How much two hyper-parameters explain of the variance of ln({setting.measured}) together, ranges in three "
+        "parts, and how much of it lies beyond what each explains alone: their interaction. One of many pairs may "
+        "stand out by luck.",
+        {"share": "share of the variance between groups of pairs of values (epsilon squared)",
+         "chance": "what a pair without effect exceeds in 1 of 20 cases",
+         "beyond": "share less those of both alone, in the same groups; negative by chance only",
+         "groups": "pairs of groups that have trials", "n": "trials that succeeded and to which both apply"},
+    )  # fmt: skip
+
+
 def _rungs_table(setting, levels, scores):
     rows = []
     for i, (level, found) in enumerate(zip(levels, scores)):
@@ -242,14 +276,15 @@ def _methods(setting, tried, levels, report_seeds, eta):
         f"{work.name}, {n:,} training samples; {PLAIN[setting.search]}: {how}; {len(tried)} trials; budget "
         f"{setting.equal}; scored by {setting.metric} at its end, mean of seeds {', '.join(map(str, setting.seeds))}; "
         f"sampler {setting.sampler}, batches going on over the end of an epoch. Space: {described}.{momentum} The best "
-        f"two and the median trial were run again with seeds {', '.join(map(str, report_seeds))}; intervals are 95 %, "
+        f"{designs.BEST} were confirmed with {designs.MORE_SEEDS} more seeds, which rank them; the best two and the "
+        f"median trial were run again with seeds {', '.join(map(str, report_seeds))}; intervals are 95 %, "
         f"by {fit.RESAMPLES} resamples of the seeds.\n\n"
         f"Importance: trials are grouped by the value of one hyper-parameter, whatever the others are, and the share "
         f"of the variance of ln({setting.measured}) between the groups is 1 - (SSW/(n-k))/(SST/(n-1)), Kelley's "
         f"epsilon squared: on average 0 without effect. Intervals: {fit.RESAMPLES} resamples of the trials, moved by "
         f"their mean excess; chance: the 95 % quantile of shuffled values. It is that of this space (a wider range "
         f"matters more), of trials that succeeded (failures are counted apart), and of each alone: what two do only "
-        f"together, and what changes within a group, is in no share."
+        f"together is in the table of pairs, and what changes within a group is in no share."
     )
 
 
@@ -280,7 +315,7 @@ def _notes(setting, tried, finalists, fresh, logs, matter, all_effects):
     if weak := [name for name, found in matter.items() if math.isnan(found.share)]:
         notes.append(f"There are too few trials to say how much {', '.join(weak)} matters.")
     if len(setting.seeds) == 1:
-        notes.append("Each trial is one seed: its score is luck as well as merit, which the fresh seeds tell apart.")
+        notes.append(f"Each trial but the best {designs.BEST} is one seed: its score is luck as well as merit.")
     if setting.metric.startswith("val"):
         notes.append("The search chose by the validation part that is reported here: a test set of its own is fairer.")
     if setting.search == "halving":

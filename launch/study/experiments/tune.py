@@ -67,7 +67,7 @@ def run(
     scores = designs.halving(levels, range(len(tried)), lambda ids, level: setting.score(tried, ids, level))
     if not any(math.isfinite(value) for value in scores[0].values()):
         raise ConfigurationError(_complaint(tried))
-    ranking = setting.rank(tried)
+    ranking = setting.confirm(tried)
     middle = designs.promoted(scores[0], len(scores[0]))
     middle = sorted(middle, key=lambda k: (scores[0][k], k))[len(middle) // 2]
     finalists = dict(zip(("winner", "runner-up"), ranking)) | ({"median": middle} if middle != ranking[0] else {})
@@ -78,15 +78,16 @@ def run(
 
 @dataclass
 class Trial:
-    """A value of each hyper-parameter that applies, its rows by level, and those of the fresh seeds."""
+    """A value of each hyper-parameter that applies; its rows by level, with more seeds, and of the fresh seeds."""
 
     values: dict[str, Any]
     rows: list[list[dict]] = field(default_factory=list)
+    confirmed: list[dict] = field(default_factory=list)
     fresh: list[dict] = field(default_factory=list)
 
     @property
     def last(self) -> list[dict]:
-        return self.rows[-1]
+        return self.confirmed or self.rows[-1]
 
     @property
     def failed(self) -> list[dict]:
@@ -160,9 +161,22 @@ class Setting:
         return f"{self.metric.split('_')[0]} {'error' if self.rising else 'loss'}"
 
     def rank(self, tried) -> list[int]:
-        """The trials that succeeded, the best first: those that got farthest, by their score, ties by number."""
+        """The trials that succeeded, the best first: those confirmed, those that got farthest, by score and number."""
         good = [k for k, trial in enumerate(tried) if math.isfinite(self.mean(trial.last))]
-        return sorted(good, key=lambda k: (-len(tried[k].rows), self.mean(tried[k].last), k))
+        reached = {k: math.inf if tried[k].confirmed else len(tried[k].rows) for k in good}
+        return sorted(good, key=lambda k: (-reached[k], self.mean(tried[k].last), k))
+
+    def confirm(self, tried) -> list[int]:
+        """Run the best trials with more seeds and the whole budget, so that it is not one seed's luck who wins."""
+        more = [max(self.seeds) + 1 + k for k in range(designs.MORE_SEEDS)]
+        best = self.rank(tried)[: designs.BEST]
+        rows = self.lab.run([self.configure(tried[k].values, s) for k in best for s in (*self.seeds, *more)], "tune")
+        n = len(self.seeds) + len(more)
+        for i, k in enumerate(best):
+            tried[k].confirmed = rows[i * n : (i + 1) * n]
+        if not (ranking := self.rank(tried)):
+            raise ConfigurationError(_complaint(tried))
+        return ranking
 
     @property
     def equal(self) -> str:

@@ -13,7 +13,7 @@ from ddp.errors import ConfigurationError
 from launch.study import Lab, Workload, search
 from launch.study.designs import Rung, design, halving, parse, part, promoted, rungs, spaces
 from launch.study.experiments.tune import shaped
-from launch.study.importance import bins, importance, together
+from launch.study.importance import bins, crossed, importance, together
 
 # --- spaces ----------------------------------------------------------------------------------------------------------
 
@@ -138,6 +138,13 @@ def test_many_groups_of_few_trials_do_not_look_important():
     assert np.mean(shares) < 0.08  # the plain R^2 would be 5/23 on average
 
 
+def test_two_that_matter_only_together():
+    a, b = np.arange(80) % 2, np.arange(80) // 2 % 2
+    y = (a ^ b) + np.random.default_rng(3).normal(0.0, 0.3, 80)
+    assert importance(a, y).share < 0.05 and together([a, b], y) < 0.05
+    assert importance(crossed(a, b), y).share == pytest.approx(0.25 / (0.25 + 0.09), abs=0.1)
+
+
 def test_failures_and_what_does_not_apply_are_in_no_share():
     rng = np.random.default_rng(2)
     g = rng.integers(3, size=60)
@@ -190,13 +197,14 @@ def test_a_search_cut_anywhere_ends_with_the_same_tables(whole, tmp_path):
 
 def test_all_trials_are_shown_and_the_best_go_on(whole):
     result, _ = whole
-    trials, finalists, shares, effects, levels = (table.rows for table in result.tables)
+    trials, finalists, shares, effects, pairs, levels = (table.rows for table in result.tables)
     assert [row["trial"] for row in trials] == [*range(12)] and {row["status"] for row in trials} >= {"ok", "diverged"}
     for row in trials:
         assert ("momentum" in row) == (row["optimizer"] == "momentum") and (row["rank"] is None) == (row["fail"] > 0)
     first = sorted((row["score"], row["trial"]) for row in levels if row["level"] == 1)
     assert {row["trial"] for row in levels if row["level"] == 2} == {k for _, k in first[:4]}
-    assert {row["epochs"] for row in trials if row["level"] == 2} != {row["epochs"] for row in trials}
+    assert {row["trial"] for row in trials if row["n_seeds"] == 3} >= {row["trial"] for row in finalists[:2]}
+    assert {row["budget"] for row in trials if row["n_seeds"] == 3} == {"1ep"} and len(pairs) <= 10
     assert [row["finalist"] for row in finalists][:2] == ["winner", "runner-up"]
     assert [row["rank"] for row in trials if row["trial"] == finalists[0]["trial"]] == [1]
     assert {row["name"] for row in shares} == {word.partition("=")[0] for word in WORDS}
@@ -210,14 +218,16 @@ def test_all_trials_are_shown_and_the_best_go_on(whole):
 def test_its_command_trains_the_winner_again(whole, tmp_path, monkeypatch, capsys):
     from launch.__main__ import main
 
-    result, _ = whole
-    winner = result.tables[1].rows[0]
-    words = shlex.split(winner["command"])
-    assert words[:2] == ["allgrad", "train"] and winner["command"] in result.advice
+    result, out = whole
+    line = next(row["command"] for row in result.tables[1].rows if row["command"] in result.advice)
+    words = shlex.split(line)
+    assert words[:2] == ["allgrad", "train"]
     monkeypatch.chdir(tmp_path)
     assert main([*words[1:], "--out", "again"]) == 0
     summary = json.loads((tmp_path / "again" / "summary.json").read_text())
-    assert summary["val_loss"] == pytest.approx(winner["searched"], rel=1e-12)
+    rows = [json.loads(line) for line in (out / "runs.jsonl").read_text().splitlines()]
+    same = [row for row in rows if row["config"]["seed"] == 0 and str(row["config"]["lr"]) in words]
+    assert summary["val_loss"] == same[-1]["final_val_loss"]
 
 
 def test_its_figures_are_drawn(whole):
