@@ -392,7 +392,8 @@ def _draw_trials(setting, tried, finalists, groups, logs):
         if places[k] is not None:
             axes.plot(places[k], math.exp(logs[k]), "o", color=figures.COLORS[1], markersize=7, markerfacecolor="none")
         if dimension.choices:
-            axes.set_xticks(range(len(labels)), labels, rotation=0 if sum(map(len, labels)) < 22 else 30)
+            turned = {"rotation": 30, "ha": "right"} if sum(map(len, labels)) > 13 else {}
+            axes.set_xticks(range(len(labels)), labels, **turned)
             axes.set_xlim(-0.6, len(labels) - 0.4)
         axes.set_xlabel(name.replace("_", " "))
         figures.failed(axes, [x for x, y in zip(places, logs) if x is not None and not math.isfinite(y)])

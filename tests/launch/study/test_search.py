@@ -251,7 +251,7 @@ def test_a_space_from_a_file_and_equal_steps(tmp_path, monkeypatch, capsys):
     assert main(["study", "tune", "--config", "s.toml", "--out", "out"]) == 0
     rows = [json.loads(line)["config"] for line in (tmp_path / "out" / "runs.jsonl").read_text().splitlines()]
     assert {(c["lr"], c["batch"]) for c in rows} == {(0.01, 8), (0.01, 16), (0.1, 8), (0.1, 16)}
-    assert {c["steps"] for c in rows} == {4} and {c["seed"] for c in rows} == {0, 100, 101}
+    assert {c["steps"] for c in rows} == {4} and {c["seed"] for c in rows} == {0, 1, 2, 100, 101}
     said = capsys.readouterr().out
     assert "equal steps" in said and "val error" in said and "--boundary carry" in said
 
