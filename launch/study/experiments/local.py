@@ -74,7 +74,7 @@ class Local(runner.Run):
             self.arena.touch()
             for name, values in self.optimizer.state.items():
                 values[...] = self.kept[w][name]
-            shard = Shard(0, samples, self.loader.dataset[samples])
+            shard = Shard(0, samples, self.loader.dataset[samples])  # type: ignore[arg-type]
             batch = Batch(self.t, 0, self.each, 1, self.config["seed"] * self.workers + w, [shard])
             losses.append(self.parallel.backward(batch, self.loss))
             if not math.isfinite(losses[-1]):
@@ -304,16 +304,16 @@ def _row(c):
     }  # fmt: skip
 
 
-def _ratio(first, second, key="final_train_loss"):
+def _ratio(first, second, key="final_train_loss") -> tuple[float, float, float]:
     """Geometric means of two cells as a ratio, with its interval over their seeds."""
     finite = [[v for v in cell.values(key) if math.isfinite(v) and v > 0.0] for cell in (first, second)]
     if not all(finite):
-        return (math.nan,) * 3
+        return math.nan, math.nan, math.nan
     drawn = fit.resampled(dict(enumerate(finite)))
     return fit.gmean(finite[0]) / fit.gmean(finite[1]), *fit.interval(np.exp(drawn[:, 0] - drawn[:, 1]))
 
 
-def _drop(cell, base):
+def _drop(cell, base) -> tuple[float, float, float]:
     """Accuracy lost against the base with the same seeds, in points, with its interval."""
     lost = [100.0 * (a - b) for a, b in zip(base.values("final_val_accuracy"), cell.values("final_val_accuracy"))]
     return float(np.nanmean(lost)) if np.isfinite(lost).any() else math.nan, *fit.mean_interval(lost, mean=np.mean)

@@ -23,6 +23,7 @@ GRIDS = {
     },
 }  # fmt: skip
 TARGET = 0.02  # training loss, on digits
+LOWER = 8, 4, 2  # the largest batch is run at its best rate over these too
 
 
 def execute(config: dict, comm) -> dict:
@@ -56,29 +57,37 @@ def run(
     power = 1.0 if name in steps.START else 0.5
     least = lr or steps.START.get(name, steps.ADAPTIVE) * (batches[0] / 4.0) ** power
 
+    def configure(batch, measured=True, **given):
+        return runner.configuration(
+            work, name, kind="sharp", batch=batch, target=target, sampler=sampler, eval_ratio=eval_ratio,
+            iterations=grid["iterations"] if measured else 0, **given,
+        )  # fmt: skip
+
     def cell(batch):
-        def configure(**given):
-            known = given["seed"] in report_seeds and given.get("prune") is None
-            return runner.configuration(
-                work, name, kind="sharp", batch=batch, target=target, sampler=sampler, eval_ratio=eval_ratio,
-                iterations=grid["iterations"] if known else 0, **given,
-            )  # fmt: skip
+        def each(**given):
+            return configure(batch, given["seed"] in report_seeds, **given)
 
         start = least * math.sqrt(batch / batches[0])
-        return tune(lab, configure, start, seeds=seeds, report_seeds=report_seeds, cap=cap, experiment="sharp")
+        return tune(lab, each, start, seeds=seeds, report_seeds=report_seeds, cap=cap, experiment="sharp")
 
-    return summarize(work, dict(zip(batches, lab.map(cell, batches))), name, target, sampler, grid, seeds)
+    cells = dict(zip(batches, lab.map(cell, batches)))
+    best, few = cells[batches[-1]], report_seeds[:3]
+    lower = [float(f"{best.lr / factor:.6g}") for factor in LOWER]
+    configs = [configure(batches[-1], lr=rate, seed=seed, cap=cap) for rate in lower for seed in few]
+    rows = lab.run(configs, "sharp")
+    at = {rate: rows[i * len(few) : (i + 1) * len(few)] for i, rate in enumerate(lower)} | {best.lr: best.rows}
+    return summarize(work, cells, at, name, target, sampler, grid, seeds)
 
 
-def _values(found, key):
-    return [row[key] for row in found.rows if row["status"] == "ok" and row.get(key) is not None]
+def _values(rows, key):
+    return [row[key] for row in rows if row["status"] == "ok" and row.get(key) is not None]
 
 
-def summarize(work, cells, name, target, sampler, grid, seeds) -> Result:
-    """Tables, checks, figures and sentences from {batch: Tuned}."""
+def summarize(work, cells, at, name, target, sampler, grid, seeds) -> Result:
+    """Tables, checks, figures and sentences from {batch: Tuned}, and of the largest {rate: rows}."""
     rows = []
     for batch, found in cells.items():
-        sharpness = _values(found, "sharpness")
+        sharpness = _values(found.rows, "sharpness")
         row = {
             "B": batch, "lr": found.lr, "S": fit.gmean([s for s in found.steps if math.isfinite(s)]),
             "lambda_max": fit.gmean(sharpness), "n_seeds": len(found.rows), "n_fail": found.failures,
@@ -87,14 +96,14 @@ def summarize(work, cells, name, target, sampler, grid, seeds) -> Result:
         }  # fmt: skip
         row["ci_lo"], row["ci_hi"] = fit.mean_interval(sharpness)
         for key in ("train_loss", "val_loss", "val_accuracy"):
-            values = _values(found, f"final_{key}")
+            values = _values(found.rows, f"final_{key}")
             row[key] = float(np.mean(values)) if values else None
             low, high = fit.mean_interval(values, mean=np.mean)
             row[f"{key}_lo"], row[f"{key}_hi"] = low, high
         rows.append(row)
     small, large = rows[0]["B"], rows[-1]["B"]
-    first, last = (_values(cells[b], "sharpness") for b in (small, large))
-    value = (math.nan,) * 3
+    first, last = (_values(cells[b].rows, "sharpness") for b in (small, large))
+    value = math.nan, math.nan, math.nan
     if first and last and min(*first, *last) > 0.0:
         drawn = fit.resampled({0: last, 1: first})
         value = fit.gmean(last) / fit.gmean(first), *fit.interval(np.exp(drawn[:, 0] - drawn[:, 1]))
@@ -104,6 +113,7 @@ def summarize(work, cells, name, target, sampler, grid, seeds) -> Result:
             1.5 if work.is_default else 1.0, seeds=len(cells[large].rows),
         )
     ]  # fmt: skip
+    rates = [_at_rate(large, rate, found) for rate, found in at.items()]
     accuracy = rows[0]["val_accuracy"] is not None
     key, unit = ("val_accuracy", "points") if accuracy else ("val_loss", "of validation loss")
     gap = _gap(cells[small], cells[large], f"final_{key}", 100.0 if accuracy else -1.0)
@@ -121,10 +131,16 @@ def summarize(work, cells, name, target, sampler, grid, seeds) -> Result:
                "over seeds with 95 % intervals.",
                {"lambda_max": "largest eigenvalue of the Hessian", "lr_lambda": "rate times it; full batches need < 2",
                 "train_loss": "training loss at the end", "val_loss": "validation loss there",
-                "val_accuracy": "validation accuracy there", "budget": "what a run had to reach"})],
+                "val_accuracy": "validation accuracy there", "budget": "what a run had to reach"}),
+         Table("rates", ["B", "lr", "S", "lambda_max", "ci_lo", "ci_hi", "n_seeds", "n_fail"], rates,
+               "The same for the largest batch at lower rates than its best.",
+               {"lambda_max": "largest eigenvalue of the Hessian"})],
         [Figure("cells", "The largest eigenvalue of the Hessian at equal training loss against the batch size (left), "
                 f"and validation {key.split('_')[1]} (right): means and 95 % intervals over seeds.",
-                lambda: _draw(rows, key))],
+                lambda: _draw(rows, key)),
+         Figure("rates", f"The largest eigenvalue where runs with B = {large} end, against their learning rate, the "
+                "last the best one: geometric means, 95 % intervals over seeds. Thin line: 2 / rate, above which "
+                "descent along the eigenvector is unstable.", lambda: _draw_rates(rates))],
     )  # fmt: skip
     measured = work.config()["eval_samples"]
     result.methods = (
@@ -136,7 +152,9 @@ def summarize(work, cells, name, target, sampler, grid, seeds) -> Result:
     )
     result.notes = [
         "No claim is made about the validation part: the difference is reported with its interval.",
-        "The eigenvalue depends on the learning rate as well as on the batch: both differ between the rows.",
+        f"The eigenvalue depends on the learning rate as well as on the batch: with B = {large} it goes from "
+        f"{rates[0]['lambda_max']:.2g} at rate {rates[0]['lr']:.2g} to {rates[-1]['lambda_max']:.2g} at the best rate, "
+        f"{rates[-1]['lr']:.2g}.",
     ]
     for row in rows:
         if row["n_fail"]:
@@ -146,11 +164,20 @@ def summarize(work, cells, name, target, sampler, grid, seeds) -> Result:
     return result
 
 
-def _gap(small, large, key, unit):
+def _at_rate(batch, rate, found):
+    sharpness = _values(found, "sharpness")
+    low, high = fit.mean_interval(sharpness)
+    return {
+        "B": batch, "lr": rate, "S": fit.gmean(_values(found, "steps_to_target")), "lambda_max": fit.gmean(sharpness),
+        "ci_lo": low, "ci_hi": high, "n_seeds": len(found), "n_fail": sum(row["status"] != "ok" for row in found),
+    }  # fmt: skip
+
+
+def _gap(small, large, key, unit) -> tuple[float, float, float]:
     """How much better the small batch is, with its interval over the seeds of both."""
-    first, last = ([unit * v for v in _values(found, key)] for found in (small, large))
+    first, last = ([unit * v for v in _values(found.rows, key)] for found in (small, large))
     if not (first and last):
-        return (math.nan,) * 3
+        return math.nan, math.nan, math.nan
     rng = np.random.default_rng(0)
     drawn = [rng.choice(first, len(first)).mean() - rng.choice(last, len(last)).mean() for _ in range(fit.RESAMPLES)]
     return float(np.mean(first) - np.mean(last)), *fit.interval(drawn)
@@ -162,10 +189,22 @@ def _draw(rows, key):
     for axes in (left, right):
         figures.batches(axes.xaxis)
     figures.logarithmic(left.yaxis)
-    values = [[row[name] for row in rows] for name in ("lambda_max", "ci_lo", "ci_hi")]
-    figures.points_with_interval(left, batches, *values, join=True)
-    left.set(xlabel="batch size B (examples)", ylabel="largest eigenvalue of the Hessian")
-    values = [[row[name] for row in rows] for name in (key, f"{key}_lo", f"{key}_hi")]
-    figures.points_with_interval(right, batches, *values, i=1, join=True)
+    y, low, high = ([row[name] for row in rows] for name in ("lambda_max", "ci_lo", "ci_hi"))
+    figures.points_with_interval(left, batches, y, low, high, join=True)
+    left.set(xlabel="batch size B (examples)", ylabel="lambda_max of the Hessian")
+    y, low, high = ([row[name] for row in rows] for name in (key, f"{key}_lo", f"{key}_hi"))
+    figures.points_with_interval(right, batches, y, low, high, i=1, join=True)
     right.set(xlabel="batch size B (examples)", ylabel=key.replace("val_", "validation "))
+    return figure
+
+
+def _draw_rates(rates):
+    figure, axes = figures.new()
+    figures.logarithmic(axes.xaxis)
+    figures.logarithmic(axes.yaxis)
+    x, y, low, high = ([row[name] for row in rates] for name in ("lr", "lambda_max", "ci_lo", "ci_hi"))
+    figures.points_with_interval(axes, x, y, low, high, join=True)
+    axes.set(xlabel="learning rate", ylabel="largest eigenvalue of the Hessian")
+    figures.guide(axes, -1.0, (rates[-1]["lr"], 2.0 / rates[-1]["lr"]), "2 / rate", at=0.7)
+    figures.failed(axes, [row["lr"] for row in rates if row["n_fail"]])
     return figure

@@ -17,6 +17,7 @@ from launch.study import figures, fit, runner, workload
 from launch.study.experiments import steps
 from launch.study.result import Check, Figure, Result, Table
 from launch.study.tune import NothingWorks, tune
+from launch.study.workload import Workload
 
 GRIDS = {
     "quick": {"rates": (0.02, 0.05, 0.2), "epochs": 40, "seeds": (0, 1, 2), "report_seeds": tuple(range(100, 108))},
@@ -27,12 +28,12 @@ GRIDS = {
 FLOOR_SEEDS = 3  # of the quick floors, which scatter little
 BATCH, WORKERS, L2, NOISE, LAST = 16, 4, 0.01, 0.2, 10
 BUG_RATE = 0.05
-ARMS = {  # label: (sampler, batch over the true one, copies of each rank's samples)
+ARMS = {  # label: (sampler, what B is divided by, how often each sample is in a batch)
     "epoch": ("epoch", 1, 1),
     "once": ("once", 1, 1),
     "iid": ("iid", 1, 1),
     "never": ("never", 1, 1),
-    "same_perm_per_rank": ("epoch", 1, WORKERS),
+    "same_perm_per_rank": ("epoch", WORKERS, WORKERS),
     "small": ("epoch", WORKERS, 1),
 }
 
@@ -45,7 +46,7 @@ def execute(config: dict, comm) -> dict:
     run = Shuffled(config, comm)
     if config["minimum"]:
         return run.minimum()
-    n, batch = len(run.data.train_x), config["batch"] * config["smaller"]
+    n, batch = len(run.data.train_x), config["batch"] * config["copies"]
     ends = [math.ceil(epoch * n / batch) for epoch in range(1, config["epochs"] + 1)]
     found, initial, loss = [], run.evaluate()["loss"], 0.0
     for end in ends:
@@ -70,12 +71,11 @@ class Shuffled(runner.Run):
         return replace(data, train_x=data.train_x[order], train_y=data.train_y[order])
 
     def step(self):
-        """A step; with copies, every rank's slice is that of the first, as if all had drawn with the same seed."""
+        """A step; with copies, every rank has the same samples, as if all had drawn with the same seed."""
         if (copies := self.config["copies"]) == 1:
             return super().step()
-        each = self.config["batch"] // copies
-        samples = np.tile(self.loader.sampler.indices(self.t)[:each], copies)
-        shard = Shard(0, samples, self.loader.dataset[samples])
+        samples = np.tile(self.loader.sampler.indices(self.t), copies)
+        shard = Shard(0, samples, self.loader.dataset[samples])  # type: ignore[arg-type]
         batch = Batch(self.t, 0, len(samples), 1, self.config["seed"], [shard])
         loss = self.parallel.backward(batch, self.loss)
         if math.isfinite(loss):
@@ -122,13 +122,13 @@ def run(
     data = work.loaded
     if data.vocabulary is not None:
         raise ConfigurationError(f"shuffle needs samples with one label or value each, and {data.name} is a text")
-    convex = replace(
+    convex: Workload = replace(
         work, model="softmax", label_noise=NOISE if data.classes else 0.0, objective=None, dropout=0.0, init="kaiming",
         shards=1,
     )  # fmt: skip
     floor_seeds = report_seeds[:FLOOR_SEEDS] if preset == "quick" else report_seeds
     known = target is not None or work.is_default
-    parts = [lambda: _floors(lab, convex, grid, floor_seeds)]
+    parts: list = [lambda: _floors(lab, convex, grid, floor_seeds)]
     if known:
         goal = {"target": target or steps.TARGETS.get(metric), "metric": metric}
         parts.append(lambda: _steps(lab, work, optimizers[0], goal, seeds, report_seeds, cap))
@@ -138,13 +138,13 @@ def run(
 
 def _floors(lab, work, grid, seeds):
     """({(arm, rate): excess losses of the seeds}, the least loss there is)."""
-    keys = [(arm, rate) for arm, (_, smaller, copies) in ARMS.items() for rate in grid["rates"]
-            if smaller == copies == 1 or rate == BUG_RATE]  # fmt: skip
+    keys = [(arm, rate) for arm, (_, smaller, _) in ARMS.items() for rate in grid["rates"]
+            if smaller == 1 or rate == BUG_RATE]  # fmt: skip
 
     def configure(arm, rate, seed, minimum=False):
         sampler, smaller, copies = ARMS[arm]
         return runner.configuration(
-            work, "sgd", kind="shuffle", batch=BATCH // smaller, smaller=smaller, copies=copies, sampler=sampler,
+            work, "sgd", kind="shuffle", batch=BATCH // smaller, copies=copies, sampler=sampler,
             lr=rate, weight_decay=L2, epochs=grid["epochs"], steps=1, minimum=minimum, seed=seed,
         )  # fmt: skip
 
@@ -192,7 +192,7 @@ def summarize(work, convex, floors, own, grid, floor_seeds, seeds, optimizer) ->
               f"Excess of the objective over its least value {least:.6g} at the ends of the last {LAST} epochs: "
               "geometric means over seeds with 95 % intervals.",
               {"order": "epoch: a new permutation each; once: one for all epochs; iid: with replacement; never: sorted "
-               f"by label; same_perm_per_rank: {WORKERS} ranks that all read the same slice; small: the batch of one "
+               f"by label; same_perm_per_rank: {WORKERS} ranks that all draw the same samples; small: the batch of one "
                "of them", "excess": "objective above its least value", "over_epoch": "excess over that of epoch",
                "budget": "length of the runs"}),
     ]  # fmt: skip
@@ -214,7 +214,8 @@ def summarize(work, convex, floors, own, grid, floor_seeds, seeds, optimizer) ->
     result.methods = (
         f"{convex.name}, {n:,} training samples{noise}, penalty {L2:g}/2 |w|^2: convex, least value by L-BFGS in "
         f"float64; SGD without momentum, B = {BATCH}, constant rates, {grid['epochs']} epochs, batches going on over "
-        f"the end of an epoch, {len(floor_seeds)} seeds. The bug: all {WORKERS} ranks read one rank's slice."
+        f"the end of an epoch, {len(floor_seeds)} seeds. The bug: all {WORKERS} ranks draw "
+        f"with one seed, so that each sample is in a batch {WORKERS} times."
     )
     if own:
         config = next(iter(own.values())).rows[0]["config"]
@@ -227,6 +228,11 @@ def summarize(work, convex, floors, own, grid, floor_seeds, seeds, optimizer) ->
         "The floors are those of a convex problem with noisy labels. On networks that come to fit all samples the "
         "orders end alike: there is no noise left at the floor.",
     ]
+    if (slow := grid["rates"][0]) < BUG_RATE:
+        result.notes.append(
+            f"At rate {slow:g} the {grid['epochs']} epochs are too few to forget the initial weights: part of the "
+            f"excess is that, for any order."
+        )
     if n % BATCH:
         result.notes.append(f"{n:,} samples are no whole number of batches of {BATCH}: the ends of epochs are those of "
                             f"the steps in which they lie.")  # fmt: skip
@@ -248,8 +254,8 @@ def _finite(values):
 def _row(arm, rate, values):
     low, high = fit.mean_interval(_finite(values))
     return {
-        "order": arm, "B": BATCH // ARMS[arm][1], "lr": rate, "excess": fit.gmean(_finite(values)), "ci_lo": low,
-        "ci_hi": high, "n_seeds": len(values), "n_fail": sum(not math.isfinite(v) for v in values),
+        "order": arm, "B": BATCH // ARMS[arm][1] * ARMS[arm][2], "lr": rate, "excess": fit.gmean(_finite(values)),
+        "ci_lo": low, "ci_hi": high, "n_seeds": len(values), "n_fail": sum(not math.isfinite(v) for v in values),
     }  # fmt: skip
 
 
@@ -264,13 +270,14 @@ def _step_row(name, found, base, optimizer):
     }  # fmt: skip
 
 
-def _ratio(first, second):
+def _ratio(first, second) -> tuple[float, float, float]:
     """The ratio of geometric means, with its interval over the seeds of both; nan if one has none."""
     first, second = _finite(first), _finite(second)
     if not (first and second):
-        return (math.nan,) * 3
+        return math.nan, math.nan, math.nan
     drawn = fit.resampled({0: first, 1: second})
-    return fit.gmean(first) / fit.gmean(second), *fit.interval(np.exp(drawn[:, 0] - drawn[:, 1]))
+    low, high = fit.interval(np.exp(drawn[:, 0] - drawn[:, 1]))
+    return fit.gmean(first) / fit.gmean(second), low, high
 
 
 def _checks(work, excess, own, grid, seeds):
@@ -278,22 +285,22 @@ def _checks(work, excess, own, grid, seeds):
     checks = []
 
     def check(claim, first, second, rate, least=-math.inf, most=math.inf):
-        value = _ratio(excess[first, rate], excess[second, rate])
-        checks.append(Check(f"{claim} (excess at rate {rate:g}, ratio)", *value, least, most, seeds))
+        value, low, high = _ratio(excess[first, rate], excess[second, rate])
+        checks.append(Check(f"{claim} (excess at rate {rate:g}, ratio)", value, low, high, least, most, seeds))
 
     check("drawing with replacement costs more than permutations", "iid", "epoch", BUG_RATE, 1.5 if default else 1.0)
     check("one permutation is as good as new ones", "once", "epoch", BUG_RATE, 0.65, 1.35)
     for rate in grid["rates"]:
         if rate >= BUG_RATE:
             check("sorted data is far worse than random draws", "never", "iid", rate, 3.0 if default else 1.0)
-    check("ranks that read the same slice have the floor of its batch alone", "same_perm_per_rank", "small", BUG_RATE,
+    check("ranks that draw the same samples have the floor of one alone", "same_perm_per_rank", "small", BUG_RATE,
           0.75, 1.33)  # fmt: skip
     check("and not that of the whole batch", "same_perm_per_rank", "epoch", BUG_RATE, 1.5)
     if {"epoch", "iid"} <= own.keys():
-        value = _ratio(own["iid"].steps, own["epoch"].steps)
+        value, low, high = _ratio(own["iid"].steps, own["epoch"].steps)
         claim = f"drawing with replacement takes more steps to the target at B = {BATCH} (ratio)"
         least, most = (1.2, 1.9) if default else (1.0, math.inf)
-        checks.append(Check(claim, *value, least, most, len(own["epoch"].rows)))
+        checks.append(Check(claim, value, low, high, least, most, len(own["epoch"].rows)))
     return checks
 
 
@@ -304,8 +311,8 @@ def _headline(excess, own, grid):
     said = (
         f"At rate {BUG_RATE:g} the excess loss of drawing with replacement is {over('iid', 'epoch')} times that of a "
         f"new permutation each epoch; of one permutation {over('once', 'epoch')}, of sorted data "
-        f"{over('never', 'epoch')}, of {WORKERS} ranks that read the same slice {over('same_perm_per_rank', 'epoch')} "
-        f"times, which is {over('same_perm_per_rank', 'small')} times that of one rank's batch alone."
+        f"{over('never', 'epoch')}, of {WORKERS} ranks that draw the same samples "
+        f"{over('same_perm_per_rank', 'epoch')} times, {over('same_perm_per_rank', 'small')} times that of one alone."
     )
     if {"epoch", "iid"} <= own.keys():
         first, second = (fit.gmean(_finite(own[name].steps)) for name in ("epoch", "iid"))
@@ -329,7 +336,7 @@ def _draw(excess, grid):
     figure, axes = figures.new()
     figures.logarithmic(axes.xaxis)
     figures.logarithmic(axes.yaxis)
-    names = {"same_perm_per_rank": "bug: all ranks read one slice", "small": f"epoch, B = {BATCH // WORKERS}"}
+    names = {"same_perm_per_rank": "bug: same samples on all ranks", "small": f"epoch, B = {BATCH // WORKERS}"}
     for i, arm in enumerate(ARMS):
         rows = [_row(arm, rate, excess[arm, rate]) for rate in grid["rates"] if (arm, rate) in excess]
         x = [row["lr"] * (1.0 + 0.05 * (i - 4)) if arm in names else row["lr"] for row in rows]

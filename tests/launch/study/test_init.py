@@ -1,0 +1,50 @@
+"""`allgrad study init`."""
+
+import math
+
+import numpy as np
+import pytest
+
+from launch.study import Lab, Workload, runner
+from launch.study.experiments import init
+
+
+def scheme(name, model="mlp:32,32", **given):
+    words = {"kind": "init", "batch": 32, "target": 1.0, "scheme": name, "seed": 3}
+    return runner.configuration(Workload(model=model), "sgd", **{**words, **given})
+
+
+def test_schemes_draw_what_they_say():
+    of = {name: init.Scheme(scheme(name)) for name in init.SCHEMES}
+    std = {name: float(run.model.layers[2].weight.numpy().std()) for name, run in of.items()}
+    for name, wanted in {"he": 2 / 32, "xavier": 2 / 64, "lecun": 1 / 32, "torch": 1 / 96, "small": 1e-4,
+                         "zero": 0.0, "unit-normal": 1.0}.items():  # fmt: skip
+        assert std[name] == pytest.approx(math.sqrt(wanted), rel=0.1), name
+    a, b = (of[name].model.layers[2].weight.numpy() for name in ("he", "lecun"))
+    np.testing.assert_allclose(a, b * math.sqrt(2.0), rtol=1e-5)  # the same numbers, scaled
+    assert all(float(np.abs(run.model.layers[0].bias.numpy()).max()) == 0.0 for run in of.values())
+
+
+def test_layers_of_zero_weights_compute_nothing_and_learn_nothing():
+    layers = init.Scheme(scheme("zero")).layers()
+    assert [layer["act_std"] for layer in layers] == [0.0] * 3 and all(x["grad_norm"] == 0.0 for x in layers)
+    small, unit = (init.Scheme(scheme(name)).layers() for name in ("small", "unit-normal"))
+    assert small[2]["act_std"] < 0.01 * small[0]["act_std"] and unit[2]["act_std"] > 10.0 * unit[0]["act_std"]
+
+
+def test_a_loss_that_begins_high_has_not_diverged():
+    run = init.Scheme(scheme("he"))
+    assert not run.diverged(90.0, 80.0) and run.diverged(161.0, 80.0) and run.diverged(51.0, 2.0)
+    assert run.diverged(math.nan, 80.0)
+
+
+def test_the_experiment(tmp_path, monkeypatch):
+    grid = {"schemes": ("he", "zero"), "deep": 2, "cap": 60, "seeds": (0,), "report_seeds": (100, 101)}
+    monkeypatch.setitem(init.GRIDS, "quick", grid)
+    with Lab(tmp_path, jobs=1) as lab:
+        result = init.run(lab, Workload(model="mlp:16"), target=1.0)
+    rows = {(row["scheme"], row["depth"]): row for row in result.tables[0].rows}
+    assert {*rows} == {("he", "1"), ("zero", "1"), ("he", "2"), ("zero", "2")}
+    assert rows["zero", "1"]["n_fail"] == 2 and rows["he", "1"]["n_fail"] == 0 and rows["he", "1"]["over_he"] == 1.0
+    assert [check.verdict for check in result.checks] == ["PASS", "PASS"] and "zero fail" in result.headline
+    assert any("no learning rate" in note for note in result.notes)

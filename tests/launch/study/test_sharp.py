@@ -1,0 +1,29 @@
+"""`allgrad study sharp`."""
+
+import numpy as np
+import pytest
+
+from ddp import ConfigurationError
+from launch.study import Lab, Workload
+from launch.study.experiments import sharp
+
+
+def test_the_experiment(tmp_path, monkeypatch):
+    grid = {"batches": (32, 256), "seeds": (0,), "report_seeds": (100, 101), "iterations": 3}
+    monkeypatch.setitem(sharp.GRIDS, "quick", grid)
+    with Lab(tmp_path, jobs=1) as lab:
+        result = sharp.run(lab, Workload(model="softmax"), target=0.5)
+    cells, rates = (table.rows for table in result.tables)
+    assert [row["B"] for row in cells] == [32, 256] and all(row["n_fail"] == 0 for row in cells)
+    assert all(0.0 < row["ci_lo"] <= row["lambda_max"] <= row["ci_hi"] for row in cells + rates)
+    assert all(row["train_loss"] <= 0.5 for row in cells)
+    assert [rates[-1]["lr"] / row["lr"] for row in rates] == pytest.approx([8, 4, 2, 1], rel=1e-4)
+    assert np.isclose(result.checks[0].value, cells[1]["lambda_max"] / cells[0]["lambda_max"])
+
+
+def test_what_is_wrong_is_said(tmp_path):
+    with Lab(tmp_path, jobs=1) as lab:
+        with pytest.raises(ConfigurationError, match="one optimizer, got sgd, adam"):
+            sharp.run(lab, Workload(), optimizers=("sgd", "adam"))
+        with pytest.raises(ConfigurationError, match="at which train_loss is digits, softmax to be measured"):
+            sharp.run(lab, Workload(model="softmax"))
