@@ -297,8 +297,8 @@ def _notes(work, arms):
             notes.append(f"{name}: the constant rate ends with the least loss: there was no noise to remove, and the "
                          f"comparison says little.")  # fmt: skip
         if name in SEESAW:
-            notes.append(f"{name} has betas {BETAS[0]:g}, {BETAS[1]:g}, chosen after a first try: with a beta2 of 0.999 "
-                         f"Seesaw fell behind decay on digits (training loss 0.433 against 0.312, 5 seeds). A likely "
+            notes.append(f"{name} has betas {BETAS[0]:g}, {BETAS[1]:g}, chosen after a first try: with a beta2 of "
+                         f"0.999 Seesaw fell behind decay on digits (training loss 0.433 against 0.312, 5 seeds). A likely "
                          f"reason, which was not tested, is that the second moment then remembers the gradients of "
                          f"smaller batches for longer than a phase.")  # fmt: skip
     if not work.label_noise:

@@ -40,7 +40,7 @@ def verbs(monkeypatch):
         module = ModuleType(name)
         module.run = run
         monkeypatch.setitem(sys.modules, f"launch.study.experiments.{name}", module)
-    kept = {verb: "" for verb in (*found, "all")}
+    kept = dict.fromkeys((*found, "all"), "")
     monkeypatch.setattr(experiments, "VERBS", kept)
     monkeypatch.setattr(everything, "VERBS", kept)
     return called
