@@ -298,9 +298,9 @@ def _notes(work, arms):
                          f"comparison says little.")  # fmt: skip
         if name in SEESAW:
             notes.append(f"{name} has betas {BETAS[0]:g}, {BETAS[1]:g}, chosen after a first try: with a beta2 of "
-                         f"0.999 Seesaw fell behind decay on digits (training loss 0.433 against 0.312, 5 seeds). A likely "
-                         f"reason, which was not tested, is that the second moment then remembers the gradients of "
-                         f"smaller batches for longer than a phase.")  # fmt: skip
+                         f"0.999 Seesaw fell behind decay on digits (training loss 0.433 against 0.312, 5 seeds). A "
+                         f"likely reason, which was not tested, is that the second moment then remembers the gradients "
+                         f"of smaller batches for longer than a phase.")  # fmt: skip
     if not work.label_noise:
         notes.append(
             "The labels are clean: a model that can fit them all needs no decay (--label-noise 0.2 adds noise)."
