@@ -226,7 +226,7 @@ def summarize(work, convex, floors, own, grid, floor_seeds, seeds, optimizer) ->
         )
     result.notes = [
         "The floors are those of a convex problem with noisy labels. On networks that come to fit all samples the "
-        "orders end alike: there is no noise left at the floor.",
+        "orders should end alike, with no noise left at the floor; that is not measured here.",
     ]
     if (slow := grid["rates"][0]) < BUG_RATE:
         result.notes.append(
