@@ -13,6 +13,7 @@ the largest ratio of one turn.
 import argparse
 import os
 import platform
+import statistics
 import time
 from contextlib import suppress
 
@@ -22,7 +23,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 
 import ddp
-from benchmarks.step import ratio, spread
+from benchmarks.report import ratio, spread
 from ddp.environment import Launch
 
 LENGTHS = (10**2, 10**3, 10**4, 10**5, 10**6, 10**7)
@@ -91,8 +92,10 @@ def main():
         times = measure(comm, sums, length, arguments.turns)
         if comm.rank == 0:
             ours = times["canonical"]
-            cells = [spread([1e6 * t for t in found], ",.1f") for found in times.values()]
-            cells += [ratio(ours, found) for name, found in times.items() if name != "canonical"]
+            cells = [
+                spread(*(1e6 * f(found) for f in (statistics.median, min, max)), ",.1f") for found in times.values()
+            ]
+            cells += [spread(*ratio(ours, found), ".2f") for name, found in times.items() if name != "canonical"]
             print(f"| {length:,} | {' | '.join(cells)} |", flush=True)
 
 

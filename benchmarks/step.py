@@ -1,92 +1,182 @@
-"""How long a training step takes, against peers, on one rank and one thread.
+"""How long a training step takes, against peers, on one thread a rank.
 
-    python -m benchmarks.step                      all workloads against eager PyTorch
+    python -m benchmarks.step                      all workloads against eager PyTorch, on one rank
+    python -m benchmarks.step --peers numpy,torch,torch-ddp,torch-compile,jax --ranks 1,2 --out DIR
     python -m benchmarks.step --only M1 --repeats 9
+    python -m benchmarks.step --memory             the peak of the memory of a step
+    python -m benchmarks.step --profile M3         where the time of our own step goes
 
-The competitors start from the same weights, see the same batches, and must have the same loss after 20 steps. Then
-they take turns; what is printed are medians over the turns, with the smallest and the largest, and the ratio
-peer / ours of the medians with the smallest and largest ratio of one turn.
+The competitors start from the same weights, see the same batches, and must have the same losses in the first 20 steps.
+Then they take turns, each in processes of its own, which sleep while others have theirs. A step takes as long as its
+slowest rank. Printed are medians over the turns, with the smallest and the largest, and the ratio peer / allgrad of
+the medians, with the smallest and the largest ratio of one turn. Of a peer with several settings the fastest counts.
 """
 
 import argparse
-import importlib
+import contextlib
+import json
 import os
-import platform
 import statistics
-import time
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+from benchmarks import report
+from benchmarks.groups import Failed, Group, why_not
+from benchmarks.peers import PEERS, Unavailable
+from benchmarks.worker import Rank
 from benchmarks.workloads import WORKLOADS
 
-AGREE = 20  # steps after which the losses must agree
-TURN = 0.25  # seconds a turn of one competitor lasts
+TOLERANCE = 1e-4  # relative difference of losses: float32, and what becomes of it where a ReLU changes sides
+PROFILED = 50  # steps
 
 
-def measure(workload, makers, repeats):
-    """{peer: [seconds a step, one for each turn]}."""
-    data = workload.data(AGREE)
-    steps, batches, losses = {}, {}, {}
-    for name, make in makers.items():
-        prepare, steps[name] = make(workload)
-        batches[name] = [prepare(x, y) for x, y in data]
-        losses[name] = [steps[name](batch) for batch in batches[name]][-1]
-    for name, loss in losses.items():
-        if abs(loss - losses["allgrad"]) > 1e-3 * (1.0 + abs(loss)):
-            raise SystemExit(
-                f"{workload.label}: {name} is at loss {loss}, allgrad at {losses['allgrad']}: not the same"
+def start(names, ranks):
+    """A group for each setting of each peer; those that cannot run are named."""
+    for name in names:
+        reason = why_not(name, ranks)
+        if reason:
+            print(f"left out: {name} {reason}, not on {ranks}")
+            continue
+        for setting in PEERS[name].settings:
+            yield Group(name, setting, ranks)
+
+
+def make(groups, number, ranks):
+    """{group: mean loss over the ranks, step by step} of those that can do the workload; those that fail leave."""
+    losses = {}
+    for group in list(groups):
+        try:
+            losses[group] = [statistics.fmean(found) for found in zip(*group.ask("make", number))]
+        except Unavailable:
+            continue
+        except Failed as error:
+            if group.name == "allgrad":
+                raise SystemExit(f"allgrad on {ranks} rank{'s' * (ranks > 1)}: {error}") from None
+            print(
+                f"left out: {report.shown(group.name, group.setting)} on {ranks} rank{'s' * (ranks > 1)} ({error})",
+                flush=True,
             )
-    times = {name: [] for name in steps}
+            groups.remove(group)
+    return losses
+
+
+def differences(losses, label):
+    """{group: largest relative difference of a loss from allgrad's}; SystemExit if that is more than rounding."""
+    ours = next(found for group, found in losses.items() if group.name == "allgrad")
+    largest = {}
+    for group, theirs in losses.items():
+        found = [abs(a - b) / abs(b) for a, b in zip(theirs, ours)]
+        largest[group] = max(found)
+        step = next((i for i, difference in enumerate(found) if not difference <= TOLERANCE), None)  # also if nan
+        if step is not None:
+            raise SystemExit(
+                f"{label}: {report.shown(group.name, group.setting)} has loss {theirs[step]} in step {step}, "
+                f"allgrad {ours[step]}: they do not train the same"
+            )
+    return largest
+
+
+def measure(groups, number, ranks, repeats, seconds):
+    """A row for each competitor, of turns of about so many seconds."""
+    label = WORKLOADS[number].label
+    differs = differences(make(groups, number, ranks), label)
+    steps = {group: max(1, round(seconds / max(group.ask("turn", 3)))) for group in differs}
+    times = {group: [] for group in differs}
     for _ in range(repeats):
-        for name, step in steps.items():
-            times[name].append(_turn(step, batches[name]))
-    return times
+        for group in differs:
+            times[group].append(max(group.ask("turn", steps[group])))
+    return [report.Row(ranks, label, g.name, g.setting, times[g], differs[g]) for g in differs]
 
 
-def _turn(step, batches):
-    done, began = 0, time.perf_counter()
-    while time.perf_counter() - began < TURN:
-        for batch in batches[:5]:
-            step(batch)
-        done += 5
-    return (time.perf_counter() - began) / done
+def compare(names, chosen, arguments):
+    """All rows, printed as they come."""
+    rows = []
+    print(f"{report.machine()}\n\n{report.HEAD}", flush=True)
+    for ranks in arguments.ranks:
+        with contextlib.ExitStack() as stack:
+            groups = []
+            for group in start(names, ranks):
+                stack.callback(group.close)
+                groups.append(group)
+            for number in chosen:
+                rows += (found := measure(groups, number, ranks, arguments.repeats, arguments.turn))
+                print("\n".join(report.lines(found)), flush=True)
+    return rows
 
 
-def spread(values, form):
-    """The median of some numbers, with the smallest and the largest."""
-    return f"{statistics.median(values):{form}} ({min(values):{form}} .. {max(values):{form}})"
+def save(rows, out):
+    """Table, times of all turns, and bars, in a directory."""
+    out.mkdir(parents=True, exist_ok=True)
+    described = report.machine()
+    (out / "step.md").write_text("\n".join([described, "", report.HEAD, *report.lines(rows), ""]), encoding="utf-8")
+    times = {"machine": described, "rows": [row._asdict() for row in rows]}
+    (out / "step.json").write_text(json.dumps(times, indent=1) + "\n", encoding="utf-8")
+    try:
+        figure = report.draw(rows)
+    except ImportError as error:
+        print(f"left out: the figure ({error}): pip install 'allgrad[study]'")
+        return
+    for kind in ("svg", "png"):
+        figure.savefig(out / f"step.{kind}", dpi=150)
 
 
-def ratio(these, those):
-    """these / those: of their medians, with the smallest and the largest of one turn."""
-    turns = [a / b for a, b in zip(these, those)]
-    return f"{statistics.median(these) / statistics.median(those):.2f} ({min(turns):.2f} .. {max(turns):.2f})"
+def memory(names, chosen, all_ranks):
+    """Print the resident memory of each competitor, from processes that do nothing else; the largest of the ranks."""
+    print("| ranks | workload | peer | MiB between steps | MiB more in a step |\n|--:|---|---|--:|--:|", flush=True)
+    for ranks in all_ranks:
+        for number in chosen:
+            for name in names:
+                for group in start([name], ranks):
+                    with contextlib.closing(group):
+                        if not make([group], number, ranks):
+                            continue
+                        before, more = (max(found) for found in zip(*group.ask("memory")))
+                    label = f"{WORKLOADS[number].label} | {report.shown(name, group.setting)}"
+                    print(f"| {ranks} | {label} | {before:.1f} | {more:.1f} |", flush=True)
+
+
+def profile(chosen):
+    """Print in which functions the time of our own step goes."""
+    import cProfile
+    import pstats
+
+    rank = Rank("allgrad", "")
+    for number in chosen:
+        rank.make(number)
+        with cProfile.Profile() as found:
+            rank.turn(PROFILED - 1)
+        print(f"{WORKLOADS[number].label}, {PROFILED} steps")
+        pstats.Stats(found).strip_dirs().sort_stats("tottime").print_stats(20)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", default="torch", help="comma-separated modules of benchmarks.peers [torch]")
-    parser.add_argument("--only", default="", help="only workloads whose label contains this text")
+    parser.add_argument("--peers", default="torch", help=f"comma-separated, of {', '.join(PEERS)} [torch]")
+    parser.add_argument("--ranks", default="1", help="comma-separated numbers of ranks [1]")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only workloads whose label contains this text")
     parser.add_argument("--repeats", type=int, default=7, help="turns of each competitor [7]")
+    parser.add_argument("--turn", type=float, default=0.25, metavar="SECONDS", help="length of a turn [0.25]")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="also write step.md, step.json, step.svg and step.png")
+    parser.add_argument("--memory", action="store_true", help="measure memory instead")
+    parser.add_argument("--profile", metavar="TEXT", help="profile our own step of the workloads with this text")
     arguments = parser.parse_args()
-    makers = {}
-    for name in ["allgrad", *arguments.peers.split(",")]:
-        try:
-            makers[name] = importlib.import_module(f"benchmarks.peers.{name}").make
-        except ImportError as error:
-            print(f"skipped: {name} ({error})")
-    if len(makers) == 1:
-        raise SystemExit("no peer to compare with: pip install 'allgrad[torch]'")
-    print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}; milliseconds a step")
-    print("| workload | allgrad | peer | milliseconds | ratio peer / allgrad |\n|---|---|---|---|---|")
-    for workload in WORKLOADS:
-        if arguments.only in workload.label:
-            times = measure(workload, makers, arguments.repeats)
-            ours = times.pop("allgrad")
-            for name, theirs in times.items():
-                cells = [spread([1e3 * t for t in ts], ".3f") for ts in (ours, theirs)]
-                print(f"| {workload.label} | {cells[0]} | {name} | {cells[1]} | {ratio(theirs, ours)} |", flush=True)
+    only = arguments.only if arguments.profile is None else arguments.profile
+    chosen = [number for number, workload in enumerate(WORKLOADS) if only in workload.label]
+    names = list(dict.fromkeys(["allgrad", *filter(None, arguments.peers.split(","))]))
+    if not chosen:
+        parser.error(f"no workload's label contains {only!r}: they are {'; '.join(w.label for w in WORKLOADS)}")
+    if unknown := [name for name in names if name not in PEERS]:
+        parser.error(f"there is no peer {unknown[0]!r}: use {', '.join(PEERS)}")
+    arguments.ranks = [int(ranks) for ranks in arguments.ranks.split(",")]
+    if arguments.profile is not None:
+        return profile(chosen)
+    if arguments.memory:
+        return memory(names, chosen, arguments.ranks)
+    rows = compare(names, chosen, arguments)
+    if arguments.out:
+        save(rows, arguments.out)
 
 
 if __name__ == "__main__":

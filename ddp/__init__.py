@@ -15,5 +15,6 @@ from ddp.placement import Placement
 from ddp.reduction import ShardSum
 from ddp.sampler import Sampler
 from ddp.start import init
+from ddp.timeline import Timeline
 from ddp.trainer import Trainer
 from ddp.zero import Zero

@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors, save as save_tensors
 
 from ddp.errors import ConfigurationError
+from ddp.timeline import Timeline
 
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 MARKER = "COMPLETE"
@@ -73,8 +74,8 @@ class Writer:
     The interpreter does not end before the last one is written.
     """
 
-    def __init__(self, directory: Path | None):
-        self.directory = directory
+    def __init__(self, directory: Path | None, timeline: Timeline | None = None):
+        self.directory, self.timeline = directory, timeline or Timeline()
         self.thread: threading.Thread | None = None
         self.error: BaseException | None = None
 
@@ -89,7 +90,8 @@ class Writer:
         """Begin a checkpoint, once the one before is done. The arrays are the writer's from here on; see `save`."""
         self.wait()
         # The state holds what training goes on changing; the arrays are copies that nobody else has.
-        self.thread = threading.Thread(target=self._save, args=(step, model, optimizer, copy.deepcopy(state)))
+        contents = step, model, optimizer, copy.deepcopy(state)
+        self.thread = threading.Thread(target=self._save, args=contents, name="checkpoint")
         self.thread.start()
 
     def wait(self) -> OSError | None:
@@ -104,7 +106,8 @@ class Writer:
         self.error = None
         try:
             assert self.directory is not None
-            save(self.directory, step, *contents)
+            with self.timeline.span("checkpoint", "write", step=step):
+                save(self.directory, step, *contents)
         except OSError as error:
             print(f"checkpoint of step {step} not written: {error}", file=sys.stderr, flush=True)
             self.error = error

@@ -78,6 +78,7 @@ class Lockstep:
                 return f(shard)
 
         turns = Turns(compute, own | {(here, "thread"): here.thread})
+        turns.thread.name = f"shard {shard.index}"
         return turns
 
     def _meet(self, batch, turns, leader):

@@ -75,39 +75,45 @@ class NoiseScale:
             raise ValueError(f"NoiseScale: decay is from 0 to 1, got {decay}")
         self.total, self.per_layer = Averages(decay), Averages(decay) if layers else None
         self.last: tuple[float, float] | None = None  # (trace, signal) of the last step alone, if it has any
-        self.names, self.views, self.chunks = [], [], []
+        self.names, self.chunks, self.squares = [], [], []
 
     # --- measuring ------------------------------------------------------------------------------------------------
 
     def attach(self, arena):
         """Measure the gradients of this arena."""
-        size = CHUNK if arena.on_cpu else len(arena.grad)
-        self.chunks = [arena.grad[i : i + size] for i in range(0, len(arena.grad), size)]
-        self.names, self.views = list(arena.spans), [arena.grad[span] for span in arena.spans.values()]
+        self.names, parts = list(arena.spans), [arena.grad[span] for span in arena.spans.values()]
+        if not arena.on_cpu and self.per_layer is None:
+            parts = [arena.grad]  # a device waits for each number that is read from it
+        size = CHUNK if arena.on_cpu else max(1, len(arena.grad))
+        self.chunks = [[g[i : i + size] for i in range(0, len(g), size)] for g in parts]
+        self.squares = [0.0] * len(parts)
 
-    def ride(self, riders, samples, length, squares):
-        """Write sum_v b_v |g_v|^2, for the total and each layer, of one shard of `length` samples.
+    def square(self, which=slice(None)):
+        """Take note of |g|^2 of a slice of the parameters, whose gradients the arena holds.
 
-        squares: those of the shard's gradient b_v g_v / n, by parameter or of all at once; n^2 / b_v times them is
-        b_v |g_v|^2
+        One parameter at a time, so that the sum of all does not depend on what is exchanged when.
+        """
+        for i in range(len(self.chunks))[which]:
+            self.squares[i] = sum([float(g @ g) for g in self.chunks[i]])
+
+    def ride(self, riders, samples, length):
+        """Write sum_v b_v |g_v|^2, for the total and each layer, of one squared shard of `length` samples.
+
+        The arena held the shard's gradient as b_v g_v / n, and n^2 / b_v times its square is b_v |g_v|^2.
         """
         factor = samples * samples / length
-        riders[0] = sum(squares) * factor
+        riders[0] = sum(self.squares) * factor
         if self.per_layer is not None:
-            squares = squares if len(squares) == len(self.views) else [g @ g for g in self.views]
-            for i, square in enumerate(squares, 1):
-                riders[i] = square * factor
+            for i, squared in enumerate(self.squares, 1):
+                riders[i] = squared * factor
 
     def observe(self, riders, samples, shards):
         """One step, from the riders' sums and the gradient of the batch that the arena holds."""
-        self.update(samples, shards, float(riders[0]), self._squared())
+        self.square()
+        self.update(samples, shards, float(riders[0]), sum(self.squares))
         if self.per_layer is not None and self.last is not None:
-            squared = np.array([float(g @ g) for g in self.views])
-            weighted = to_numpy(riders)[1 : len(squared) + 1].astype(np.float64)
-            self.per_layer.update(*_pair(samples, shards, weighted, squared))
-
-    def _squared(self):
-        return sum([float(g @ g) for g in self.chunks])
+            weighted = to_numpy(riders)[1 : len(self.squares) + 1].astype(np.float64)
+            self.per_layer.update(*_pair(samples, shards, weighted, np.array(self.squares)))
 
     def update(self, samples, shards, weighted, squared):
         """One step: samples and non-empty shards of the batch, sum_v b_v |g_v|^2, and |g|^2."""

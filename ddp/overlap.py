@@ -21,6 +21,7 @@ class Overlap:
     auto     the one of these whose steps are shortest: the median over some steps, each as long as on its slowest rank
 
     policy, why   the policy and the reason for it, in words; None and a remark while the trial goes on
+    hindrance     what takes all gradients at once and rules out any policy but `after`, or None
     """
 
     def __init__(self, asked, size, arena, comm, shards, total, settle, reduce, wire, compress, every, batch_norm):
@@ -34,7 +35,7 @@ class Overlap:
             f"--sync-every {every}": every, "--batch-norm sync": batch_norm == "sync",
             "--device cuda": not arena.on_cpu,
         }  # fmt: skip
-        hindrance = next((what for what, holds in whole.items() if holds), None)
+        self.hindrance = hindrance = next((what for what, holds in whole.items() if holds), None)
         if asked in ("bucket", "thread") and hindrance:
             raise ConfigurationError(
                 f"--overlap {asked} exchanges gradients while others are still computed, and {hindrance} takes them "

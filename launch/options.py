@@ -47,6 +47,14 @@ def size(value) -> int:
     return int(found[1]) * {"": 1, "KB": 1000, "MB": 1000**2}[found[2]]
 
 
+def span(value) -> str:
+    """Steps as "20:40": from the first to before the second; else ValueError."""
+    found = re.fullmatch(r"(\d+):(\d+)", str(value))
+    if not found or int(found[1]) >= int(found[2]):
+        raise ValueError(value)
+    return found[0]
+
+
 @dataclass(frozen=True)
 class Option:
     """name, type, default, help; values it is limited to; and whether it takes part in what the weights become."""
@@ -152,6 +160,10 @@ OPTIONS = (
     Option("log_every", int, 10, "steps between lines of metrics.jsonl", least=1, shapes_weights=False),
     Option("checkpoint_every", int, None, "steps between checkpoints (default: only at the end)", least=1,
            shapes_weights=False),
+    Option("trace", str, None, "write a timeline of all ranks to this file, for chrome://tracing or Perfetto, and say "
+           "in a few lines where the time goes", shapes_weights=False),
+    Option("trace_steps", span, None, "steps of the timeline, counted from 0: FIRST:STOP (default: 20, once the run is "
+           "warm)", shapes_weights=False),
     Option("out", str, None, "new directory for metrics, summary and checkpoints", shapes_weights=False),
     Option("resume", bool, False, "go on from the newest whole checkpoint in --out", shapes_weights=False),
 )  # fmt: skip
@@ -210,6 +222,7 @@ def _noun(option):
         int: "a whole number", float: "a number", bool: "true or false",
         length: "a number of steps, or of epochs as 5ep, or of samples as 20000samples",
         size: "a number of bytes, or 500KB, or 4MB",
+        span: "steps FIRST:STOP, such as 20:40",
     }  # fmt: skip
     return nouns.get(option.kind, "a text")
 
@@ -237,4 +250,4 @@ def resumed(saved: dict, asked: dict) -> dict:
             )
     if "epochs" in asked and "steps" not in asked:
         saved = {**saved, "steps": None}
-    return {**saved, **asked}
+    return {**saved, "trace": None, "trace_steps": None, **asked}  # a trace is of one start

@@ -68,13 +68,14 @@ def plan(config, sampler: Sampler) -> Plan:
 def measures_noise(config):
     """Whether the run can estimate its noise scale: several shards, and the exact gradient of each."""
     inexact = config["compress"] or config["sync_every"] or config["reduce"] == "adasum"
-    return config["shards"] > 1 and not inexact and config["batch_norm"] == "shard"
+    return config["shards"] > 1 and config["batch_norm"] == "shard" and not inexact
 
 
 def _needs_noise(what, config):
     if not measures_noise(config):
         raise ConfigurationError(
-            f"{what} needs the noise scale: give --shards 2 or more, and no --compress, --sync-every or --reduce adasum"
+            f"{what} needs the noise scale: give --shards 2 or more, and no --compress, --sync-every, --reduce adasum "
+            f"or --batch-norm sync"
         )
 
 

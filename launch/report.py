@@ -26,7 +26,7 @@ def print_summary(summary: dict):
 
 
 def _remark(key, summary):
-    """The interval of the noise scale, or why there is none; how gradients overlapped, and why."""
+    """Why the overlap is what it is; the interval of the noise scale, or why there is none."""
     if key == "overlap":
         return f" ({summary['overlap_why']})"
     if key != "noise_scale":

@@ -59,6 +59,7 @@ def train(asked: dict) -> dict:
     parallel = ddp.DistributedDataParallel(
         model, comm, shards, config["reduce"], noise, scale, config["wire"], config["compress"], config["sync_every"],
         config["sync_after"], config["batch_norm"], config["overlap"], config["bucket_size"],
+        _timeline(config),
     )  # fmt: skip
     if config["dtype"] in HALVES:
         model.compute_in(config["dtype"])
@@ -83,18 +84,22 @@ def train(asked: dict) -> dict:
     if comm.rank == 0:
         where = "" if placement.arrays == "numpy" else f", torch on {config['device']} in {config['dtype']}"
         ranks = f"{comm.size} rank{'s' if comm.size > 1 else ''} ({comm.launcher}, {comm.backend}{where})"
+        threads = f"{config['threads']} BLAS thread{'s' if config['threads'] > 1 else ''}{' each' * (comm.size > 1)}"
         parameters = sum(p.size for p in model.parameters())
         print(
             f"{config['data']}: {len(data.train_x):,} samples; {config['model']}: {parameters:,} parameters; "
-            f"batch {batch} in {shards} logical shard{'s' if shards > 1 else ''} on {ranks}; "
+            f"batch {batch} in {shards} logical shard{'s' if shards > 1 else ''} on {ranks}, {threads}; "
             f"steps {trainer.step} to {trainer.total}",
             flush=True,
         )
         print(*(f"{remark}\n" for remark in [*remarks, *over.remarks] if remark), sep="", end="", flush=True)
     summary = trainer.fit()
-    if config["lr_rule"] != "none" and config["noise_scale"] is None:
+    if comm.rank == 0 and config["lr_rule"] != "none" and config["noise_scale"] is None:
         remark = lr_rules.warning(batch, summary["noise_scale"], "measured at the end")
-        print(f"{remark}\n" if remark and comm.rank == 0 else "", end="", flush=True)
+        print(f"{remark}\n" if remark else "", end="", flush=True)
+    if comm.rank == 0 and config["trace"]:
+        untold = {"verdict": ["--trace: none of the steps to be traced was taken"]}
+        print(*summary.get("timeline", untold)["verdict"], sep="\n", flush=True)
     return summary
 
 
@@ -128,6 +133,13 @@ def _augmentation(config, data):
     return augmentation(config["augment"], data.image)
 
 
+def _timeline(config):
+    if config["trace_steps"] is None:
+        return ddp.Timeline(config["trace"])
+    first, stop = config["trace_steps"].split(":")
+    return ddp.Timeline(config["trace"], (int(first), int(stop)))
+
+
 def _finished(trainer):
     """The summary of a run that has nothing left to do."""
     if trainer.out is None or not trainer.finished or not (trainer.out / "summary.json").is_file():
@@ -154,9 +166,13 @@ def _consistent(asked, config, data, model):
         raise ConfigurationError("--zero shares out one optimizer, and with --sync-every each rank has its own")
     if config["noise_layers"] and not measures_noise(config):
         raise ConfigurationError(
-            "--noise-layers has no effect with one logical shard, --compress, --sync-every or --reduce adasum: give "
-            "--shards 2 or more and the exact gradient"
+            "--noise-layers has no effect with one logical shard, --compress, --sync-every, --reduce adasum or "
+            "--batch-norm sync: give --shards 2 or more and the exact gradient of each"
         )
+    if config["trace_steps"] and not config["trace"]:
+        raise ConfigurationError("--trace-steps has no effect without --trace")
+    if config["trace"] and config["out"] and Path(config["trace"]).resolve() == Path(config["out"]).resolve():
+        raise ConfigurationError(f"--trace {config['trace']} is the directory of --out: give a file in it")
     if "checkpoint_every" in asked and not config["out"]:
         raise ConfigurationError("--checkpoint-every needs an --out to write to")
     sources = {"data_sha256": data.sha256, "model_sha256": models.hash_of_file(config["model"])}
@@ -191,7 +207,7 @@ def _began_here(out, asked):
 def _configuration(asked, comm):
     """(configuration, checkpoint or None), on rank 0: defaults, what --resume finds, and what the user gave."""
     out = Path(asked["out"]) if asked.get("out") else None
-    for name in ("out", "init_from", "freeze"):
+    for name in ("out", "init_from", "freeze", "trace"):
         if asked.get(name) == "":
             raise ConfigurationError(f"--{name.replace('_', '-')} is empty: was a variable of the shell not set?")
     if "steps" in asked and "epochs" in asked:
@@ -250,10 +266,9 @@ def objective(model, data):
 
 
 def make_optimizer(config, parallel, rate, more=None):
-    """The optimizer of a configuration; `more` are arguments beside those that it names."""
+    """The optimizer of a configuration; `more` are options that the plan of the run or a study sets."""
     kind = config["optimizer"]
     options = {**(more or {}), "weight_decay": config["weight_decay"], "l1": config["l1"]}
-    options |= config.get("optimizer_options", {})
     for name, kinds in {"momentum": ("sgd", "rmsprop", "lars"), "nesterov": ("sgd",)}.items():
         if kind in kinds:
             options[name] = config[name]

@@ -1,4 +1,9 @@
-"""This project, by the loop of its README."""
+"""This project, by the loop of its README, on NumPy arrays or, as allgrad-torch, on torch tensors.
+
+allgrad-native adds gradients up by the library's all-reduce instead of the exact sum.
+"""
+
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -6,18 +11,18 @@ import autograd as ag
 import ddp
 from autograd import nn, optim
 from ddp.data import Batch, Shard
+from launch.models.sequences import Transformer
 
 
-def make(workload):
+def make(workload, settings):
+    comm = ddp.init()
+    model = _model(workload)
     weights = workload.weights()
-    layers = []
-    for weight, bias in weights:
-        layer = nn.Linear(weight.shape[1], weight.shape[0])
-        layer.weight.assign(weight)
-        layer.bias.assign(bias)
-        layers += [layer, nn.ReLU()]
-    model = nn.Sequential(*layers[:-1])
-    parallel = ddp.DistributedDataParallel(model, ddp.Communicator(), shards=1)
+    for name, parameter in model.named_parameters():
+        parameter.assign(weights[name])
+    place = ddp.Placement("cpu" if "torch" in settings else "numpy")
+    model.to(device=place.device)
+    parallel = ddp.DistributedDataParallel(model, comm, reduce="native" if "native" in settings else "canonical")
     if workload.optimizer == "sgd":
         optimizer = optim.SGD(parallel, lr=workload.lr, momentum=0.9)
     else:
@@ -25,11 +30,23 @@ def make(workload):
     samples = np.arange(workload.batch)
 
     def prepare(x, y):
-        return Batch(0, 0, len(x), 1, 0, [Shard(0, samples, (x, y))])
+        shard = Shard(comm.rank, samples, place((x, y.reshape(-1))))
+        return Batch(0, 0, len(x) * comm.size, comm.size, 0, [shard])
+
+    def loss(x, y):
+        return ag.cross_entropy(model(x).reshape(-1, workload.classes), y)
 
     def step(batch):
-        loss = parallel.backward(batch, lambda x, y: ag.cross_entropy(model(x), y))
+        value = parallel.backward(batch, loss)
         optimizer.step()
-        return loss
+        return value
 
     return prepare, step
+
+
+def _model(workload):
+    if workload.text:
+        t = workload.network
+        data = SimpleNamespace(classes=t.vocabulary, features=(t.context,))
+        return Transformer((t.width, t.heads, t.layers), data, None, 0.0)
+    return nn.Sequential(*(getattr(nn, layer.kind)(*layer.arguments, **layer.options) for layer in workload.network))

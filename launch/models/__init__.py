@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from autograd import init, nn, no_grad, random
 from ddp.errors import ConfigurationError
-from launch.models.dense import Autoencoder, mlp
+from launch.models.dense import ACTIVATIONS, Autoencoder, mlp
 from launch.models.images import ImageNetwork, ResNet, cnn, lenet5, vgg_small
 from launch.models.sequences import LSTM, Transformer
 
@@ -28,6 +28,7 @@ INITS = {
 class Family(NamedTuple):
     """make(sizes, data, init, dropout); how it is written; the data it needs; the options that have an effect on it.
 
+    A name may end in an activation if "activation" is among the options: make(..., activation=) as well.
     unit: what the sizes, the numbers after its name, count; example: a name with sizes; sizes: those of a bare name,
     None if they must be given; most: how many there can be, those left out being as in a bare name.
     """
@@ -45,7 +46,9 @@ class Family(NamedTuple):
 NUMBERS, IMAGES, TEXT = "numbers", "images", "text"
 BOTH = ("init", "dropout")
 FAMILIES = {
-    "mlp": Family(mlp, "mlp:H1,H2,...", NUMBERS, BOTH, "hidden units", "mlp:512,256", None),
+    "mlp": Family(
+        mlp, "mlp:H1,H2,...[:ACTIVATION]", NUMBERS, (*BOTH, "activation"), "hidden units", "mlp:512,256", None
+    ),
     "softmax": Family(mlp, "softmax", NUMBERS, ("init",)),
     "lenet5": Family(lenet5, "lenet5", IMAGES, ("init",)),
     "cnn": Family(cnn, "cnn[:C1,C2,...]", IMAGES, BOTH, "filters", "cnn:32,64,128", (32, 64, 128)),
@@ -117,14 +120,24 @@ def _known(spec, data, weights, dropout):
             f"--model {spec} needs {SOURCES[family.needs]}, and {data.name} has {_described(data, has)}: give such "
             f"data, or a model for these: {fitting}"
         )
-    sizes = family.sizes or ()
+    sizes, rest, more = family.sizes or (), *_activation(spec, rest, family)
     if colon or family.sizes is None:
         given = tuple(_size(text, spec, family) for text in rest.split(","))
         most = len(given) if family.most is None else family.most
         if len(given) > most:
             raise ConfigurationError(f"model {spec!r} has {len(given)} numbers after its name: write {family.form}")
         sizes = given + sizes[len(given) : most]
-    return family.make(sizes, data, weights, dropout)
+    return family.make(sizes, data, weights, dropout, **more)
+
+
+def _activation(spec, rest, family):
+    """The sizes of a name, and what the activation after them, if there is one, adds to the arguments."""
+    rest, named, activation = rest.partition(":")
+    if named and "activation" not in family.options:
+        raise ConfigurationError(f"model {spec!r}: it has no choice of activations; write {family.form}")
+    if named and activation not in ACTIVATIONS:
+        raise ConfigurationError(f"model {spec!r}: activation {activation!r} is not one of {', '.join(ACTIVATIONS)}")
+    return rest, {"activation": activation} if named else {}
 
 
 SOURCES = {

@@ -5,15 +5,26 @@ import math
 
 from autograd import nn
 
+ACTIVATIONS = {
+    "relu": nn.ReLU,
+    "leaky-relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+}
 
-def mlp(hidden, data, init, dropout):
-    """Linear layers with ReLU and dropout between them; flattens samples of more than one axis."""
+
+def mlp(hidden, data, init, dropout, activation="relu"):
+    """Linear layers with an activation and dropout between them; flattens samples of more than one axis."""
     layers: list[nn.Module] = [nn.Flatten()] if len(data.features) > 1 else []
     widths = [data.inputs, *hidden, data.outputs]
     for i, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
         layers.append(nn.Linear(inputs, outputs, init=init))
         if i < len(hidden):
-            layers.append(nn.ReLU())
+            layers.append(ACTIVATIONS[activation]())
             if dropout:
                 layers.append(nn.Dropout(dropout))
     return nn.Sequential(*layers)

@@ -17,6 +17,6 @@ from launch.study.workload import Workload
 
 
 def __getattr__(name):  # an experiment is imported when it is asked for
-    if name.replace("_", "-") in VERBS:
-        return importlib.import_module(f"launch.study.experiments.{name}").run
+    if name.replace("_", "-") in VERBS or name == "search":  # the verb tune, since `tune` is the protocol's
+        return importlib.import_module(f"launch.study.experiments.{'tune' if name == 'search' else name}").run
     raise AttributeError(f"launch.study has no {name!r}")

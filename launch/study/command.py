@@ -65,7 +65,7 @@ GRID = {  # what the experiments' `run` may take; each says so if it does not
     "optimizers": (words, "optimizers with commas between them: sgd, momentum, nesterov, adam, ..."),
     "batches": (numbers(int), "batch sizes with commas between them"),
     "target": (float, "value of the metric at which a run has succeeded"),
-    "metric": (str, "train_loss, val_loss, train_accuracy or val_accuracy [train_loss]"),
+    "metric": (str, "train_loss, val_loss, train_accuracy or val_accuracy [train_loss; of tune val_loss]"),
     "sampler": (str, "order of the samples: epoch, once, iid or never [epoch]"),
     "seeds": (seeds, "seeds to tune with: their number, or seeds with commas between them"),
     "report_seeds": (seeds, "fresh seeds for the best rate; a number n means 100 to 99 + n"),
@@ -88,9 +88,19 @@ GRID = {  # what the experiments' `run` may take; each says so if it does not
     "s_min": (float, "of scaling and project: S_min of steps to target [that of study steps in --out]"),
     "b_crit": (float, "of scaling and project: B_crit of steps to target [that of study steps in --out]"),
     "algorithm": (str, "of project: ring, rabenseifner, recursive-doubling, tree or best [best]"),
+    "space": (
+        str,
+        "of tune: NAME=log:A..B, NAME=A..B, NAME=A,B,C; once for each of lr, batch, depth, width, "
+        "activation, optimizer, momentum, weight_decay, l1, dropout, init, schedule, warmup, model",
+    ),
+    "search": (str, "of tune: grid, random, quasi or halving [quasi]"),
+    "trials": (int, "of tune: configurations to try"),
+    "eta": (int, "of tune: halving goes on with one in so many [3]"),
+    "search_seed": (int, "of tune: seed of what is tried [0]"),
     "max_ranks": (int, "of project: ranks to go up to [4096]"),
 }
 OPTIONS = {**WORKLOAD, **LAB, **GRID}
+REPEATED = ("space",)  # a list of words; in a file also a table
 ALIASES = {"optimizers": ("--optimizer", "--optimizers"), "batches": ("--batch", "--batches")}
 
 
@@ -105,7 +115,8 @@ def add_options(parser: argparse.ArgumentParser):
     parser.add_argument("--config", metavar="FILE.toml", help="options from a file; flags win over it")
     for name, (kind, text) in OPTIONS.items():
         flags = ALIASES.get(name, (f"--{name.replace('_', '-')}",))
-        parser.add_argument(*flags, dest=name, type=kind, default=argparse.SUPPRESS, help=text)
+        action = "append" if name in REPEATED else "store"
+        parser.add_argument(*flags, dest=name, type=kind, action=action, default=argparse.SUPPRESS, help=text)
 
 
 def run(verb: str, directory=None, preset=None, csv=False, config=None, **flags) -> int:
@@ -198,6 +209,9 @@ def _from_file(path):
         raise ConfigurationError(f"--config {path} has unknown keys: {', '.join(unknown)}")
     values = {}
     for key, value in found.items():
+        if key in REPEATED:
+            values[key] = value
+            continue
         text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
         kind = OPTIONS[key][0] if key in OPTIONS else str
         try:

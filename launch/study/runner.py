@@ -130,7 +130,7 @@ class Run:
             arrays, config["batch"], self.comm, shards, config["seed"], SAMPLERS[config["sampler"]], "carry"
         )
         self.budget = None if config["steps"] is None else steps_of(config["steps"], self.loader.sampler)
-        self.optimizer = make_optimizer(config, self.parallel, self.learning_rate())
+        self.optimizer = make_optimizer(config, self.parallel, self.learning_rate(), config["optimizer_options"])
         self.loss, self.metrics = workload.objective(config, self.model, self.data)
         self.parts = {"train": self._measured(*arrays), "val": self._measured(self.data.val_x, self.data.val_y)}
         self.t = 0
@@ -148,8 +148,8 @@ class Run:
     def learning_rate(self):
         """A number, or a function of the step counted from 0."""
         steps = self.budget or self.config["cap"]
-        sampler = self.loader.sampler
-        return schedule_of(self.config, self.config["lr"], steps, sampler, steps_of(self.config["warmup"], sampler))
+        warmup = steps_of(self.config["warmup"], self.loader.sampler)
+        return schedule_of(self.config, self.config["lr"], steps, self.loader.sampler, warmup)
 
     def step(self) -> float:
         """Take the step number `t`, and return the mean loss of its batch."""

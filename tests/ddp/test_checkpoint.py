@@ -2,8 +2,10 @@
 
 import ast
 import errno
+import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -123,12 +125,35 @@ def test_damage_is_named_and_the_checkpoint_before_is_used(file, kind, tmp_path)
         assert warnings == [f"{caught.value}; going back to the one before"]
 
 
-def test_files_of_another_checkpoint_are_damage(tmp_path):
+@pytest.mark.parametrize("file", EVERY_FILE)
+def test_files_of_another_checkpoint_are_damage(file, tmp_path):
     write(tmp_path, 1, 2)
     one, two = checkpoint.steps_in(tmp_path)
-    (two / "model.safetensors").write_bytes((one / "model.safetensors").read_bytes())
-    with pytest.raises(ConfigurationError, match=r"model\.safetensors does not have the checksum"):
+    (two / file).write_bytes((one / file).read_bytes())
+    named = FILES[0] if file == MARKER else file
+    with pytest.raises(ConfigurationError, match=rf"{re.escape(named)} does not have the checksum"):
         checkpoint.load(two)
+    assert same(checkpoint.load_latest(tmp_path, lambda text: None), 1)
+
+
+@pytest.mark.parametrize("one, other", [*itertools.combinations(EVERY_FILE, 2)])
+def test_files_that_have_changed_places_are_damage(one, other, tmp_path):
+    write(tmp_path, 1, 2)
+    path = tmp_path / "step-00000002"
+    first, second = (path / one).read_bytes(), (path / other).read_bytes()
+    (path / one).write_bytes(second)
+    (path / other).write_bytes(first)
+    with pytest.raises(ConfigurationError, match=r"step-00000002 is damaged"):
+        checkpoint.load(path)
+
+
+def test_checkpoints_that_have_changed_places_are_damage(tmp_path):
+    write(tmp_path, 1, 2)
+    for name, other in (("step-00000001", "kept"), ("step-00000002", "step-00000001"), ("kept", "step-00000002")):
+        (tmp_path / name).rename(tmp_path / other)
+    for path in checkpoint.steps_in(tmp_path):
+        with pytest.raises(ConfigurationError, match=r"is damaged: its files are those of step [12]"):
+            checkpoint.load(path)
 
 
 def test_damage_everywhere_leaves_nothing_to_go_on_with(tmp_path):

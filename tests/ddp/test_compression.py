@@ -206,7 +206,7 @@ def test_less_is_sent(simulate):
         return simulate(2, lambda comm: trainer_of(comm, way, shards=2).fit()["bytes_per_step"])[0]
 
     arena = Arena(model_of(0))
-    assert sent(None) == arena.message.nbytes == 4 * (480 + 32 + 80 + 16 + 8)
+    assert sent(None) == arena.message.nbytes == 4 * (480 + 32 + 80 + 16 + 8 + 4)
     rest, counts = len(arena.message) - 480 - 72, (48, 8)
     assert sent("topk:0.1") == 4 * rest + 8 * sum(counts)
     assert sent("powersgd:1") == 4 * (rest + 44 + 27)

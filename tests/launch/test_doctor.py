@@ -22,6 +22,7 @@ def test_doctor_reports_once(ranks, launcher, backend, start, tmp_path):
     ranks = ranks or 1
     lines = done.out.splitlines()
     assert lines[0].startswith("allgrad ") and "BLAS: " in done.out and "MPI library: " in done.out
+    assert sum(line.startswith("malloc: ") for line in lines) == 1
     assert f"mpirun: {Path(sys.executable).parent}" in done.out or shutil.which("mpirun") in done.out
     assert f"this launch: {launcher}, {ranks} rank(s), backend {backend}" in lines
     assert sum(line.startswith("  rank ") for line in lines) == ranks
@@ -110,6 +111,13 @@ CASES = [
     ("a clock ahead", [rank(), rank("b", clock=2000.0)], ["the clock of b is 2,000.0 s ahead of that of a"]),
     ("a clock nearly right", [rank(), rank("b", clock=0.4)], []),
     ("no affinity here", [rank() | {"cores": None} for _ in range(8)], []),
+    ("shared memory", [rank() | {"shm": 64 << 20} for _ in range(4)], []),
+    (
+        "too little shared memory",
+        [rank() | {"shm": 63 << 20} for _ in range(4)],
+        ["/dev/shm of a has 63 MiB free, and 4 ranks want 64: remove what is left there"],
+    ),
+    ("shared memory of one rank", [rank() | {"shm": 0}], []),
     ("no BLAS found", [rank() | {"blas": {}}], []),
 ]
 

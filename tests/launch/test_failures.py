@@ -61,7 +61,11 @@ TORN_IDX = {
 # what was asked for, the files beside it, and what the sentence says
 REFUSED = {
     "unknown data": ("train --data imagenet", {}, ["'imagenet'", "expected one of digits, mnist"]),
-    "unknown model": ("train --model densenet", {}, ["'densenet'", "mlp:H1,H2,..., softmax", "or PATH.py:CLASS"]),
+    "unknown model": (
+        "train --model densenet",
+        {},
+        ["'densenet'", "mlp:H1,H2,...[:ACTIVATION], softmax", "or PATH.py:CLASS"],
+    ),
     "model for other data": ("train --model lstm", {}, ["lstm needs text", "text:PATH", "digits has images"]),
     "bytes for a text": ("train --data text:t --model lstm", {"t": b"\xff"}, ["t is not text in UTF-8", "0xff"]),
     "nothing to start from": ("train --init-from none", {}, ["--init-from none", "no such directory"]),
@@ -270,7 +274,7 @@ SCRIPTS = {
         "rank 1 calls broadcast of float32 (1000,) from",
     ),
 }
-EVERYWHERE = "returns", "sleeps", "another shape"
+EVERYWHERE = "exits", "sleeps", "another shape"
 
 
 @pytest.mark.parametrize("case, launcher, ranks", matrix(SCRIPTS, EVERYWHERE))

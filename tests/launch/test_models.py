@@ -51,6 +51,14 @@ def test_dropout_follows_each_hidden_layer():
     assert nn.Dropout not in map(type, build("mlp:5,4", FLAT))
 
 
+def test_an_activation_by_name():
+    x = FLAT.train_x
+    for name, layer in (("tanh", nn.Tanh), ("gelu", nn.GELU), ("relu", nn.ReLU)):
+        model, plain = build(f"mlp:5:{name}", FLAT), build("mlp:5", FLAT)
+        assert type(model[1]) is layer and weights(model) == weights(plain)
+        assert np.array_equal(model(x).data, plain(x).data) == (name == "relu")
+
+
 def test_every_init_gives_other_weights():
     made = {name: weights(build("mlp:5", FLAT, init_name=name)) for name in INITS}
     assert not np.any(made["zeros"]["0.weight"])
@@ -122,10 +130,15 @@ def test_what_cannot_be_trained_is_refused(name, text, own):
     "spec, text",
     [
         ("none.py:Net", "there is no file none.py"),
-        ("densenet", "unknown model 'densenet': use mlp:H1,H2,..., softmax, lenet5, cnn[:C1,C2,...], vgg-small"),
+        ("densenet", "unknown model 'densenet': use mlp:H1,H2,...[:ACTIVATION], softmax, lenet5, cnn[:C1,C2,...]"),
         ("softmax:3", "unknown model 'softmax:3'"),
         ("mlp", "'' is not a number of hidden units"),
         ("mlp:0", "'0' is not a number of hidden units"),
+        ("mlp:8:", "activation '' is not one of relu, leaky-relu, elu"),
+        ("mlp:8:reul", "activation 'reul' is not one of relu"),
+        ("mlp:8:tanh:relu", "activation 'tanh:relu' is not one of"),
+        ("softmax:tanh", "unknown model 'softmax:tanh'"),
+        ("autoencoder:8:tanh", "it has no choice of activations; write autoencoder[:H1,H2,...]"),
     ],
 )
 def test_unknown_models_are_refused(spec, text):

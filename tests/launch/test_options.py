@@ -142,6 +142,13 @@ BAD = [
     ("--batch-schedule noise:1,50 --shards 2", "noise:1,50: the largest batch is below --global-batch 64"),
     ("--batch-schedule noise:0,500 --shards 2", "changes every so many epochs, above 0, and is between 2"),
     ("--checkpoint-every 5", "--checkpoint-every needs an --out to write to"),
+    ("--trace-steps 3:9", "--trace-steps has no effect without --trace"),
+    ("--trace t --trace-steps 9:3", "--trace-steps takes steps FIRST:STOP, such as 20:40, got '9:3'"),
+    ("--trace t --trace-steps 9", "--trace-steps takes steps FIRST:STOP, such as 20:40, got '9'"),
+    ("--trace /dev/null/t", "--trace /dev/null/t cannot be written ("),
+    ("--trace new/ --out new", "--trace new/ is the directory of --out: give a file in it"),
+    ("--steps 5 --trace t --trace-steps 5:9", "the trace is to begin at step 5, and the run ends with step 4"),
+    ("--trace=", "--trace is empty"),
     ("--config none.toml", "--config none.toml cannot be read"),
 ]
 
@@ -270,6 +277,7 @@ def test_an_interrupted_run_says_how_to_go_on(capsys, monkeypatch):
 MAY_CHANGE = {
     "epochs": 9, "log_every": 3, "checkpoint_every": 4, "data_dir": "/data", "out": "b", "backend": "gloo",
     "timeout": 9.0, "check_every": 5, "overlap": "thread", "bucket_size": 9000, "noise_layers": True,
+    "trace": "t.json", "trace_steps": "3:9",
 }  # fmt: skip
 
 

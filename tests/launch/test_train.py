@@ -70,11 +70,27 @@ def test_only_the_first_rank_prints(start, tmp_path):
     assert done.status == 0 and done.err == ""
     first, *table = done.out.splitlines()
     assert first == (
-        "digits: 1,437 samples; mlp:16: 1,210 parameters; batch 64 in 3 logical shards on 3 ranks (mpirun, mpi); "
-        "steps 0 to 3"
+        "digits: 1,437 samples; mlp:16: 1,210 parameters; batch 64 in 3 logical shards on 3 ranks (mpirun, mpi), "
+        "1 BLAS thread each; steps 0 to 3"
     )
     rows = dict(line.split("  ")[-2:] for line in table)
     assert {key.strip(): value for key, value in rows.items()}["ranks"] == "3"
+
+
+def test_a_trace_of_all_ranks_is_written_and_told_and_is_no_part_of_what_goes_on(train, start, tmp_path):
+    flags, steps = f"{SMALL} --shards 2 --steps 9 --checkpoint-every 4", "--trace out/trace.json --trace-steps 3:6"
+    done = start(f"train {flags} {steps} --out out", tmp_path, 2)
+    assert done.status == 0 and done.err == ""
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert "\n".join(summary["timeline"]["verdict"]) in done.out and summary["timeline"]["steps"] == [3, 6]
+    assert "traced steps 3 to 5 of 2 ranks" in done.out and "a step takes " in done.out
+    events = json.loads((tmp_path / "out" / "trace.json").read_text())["traceEvents"]
+    found = {(row["pid"], row["args"]["step"]) for row in events if row["name"] == "step"}
+    assert found == {(rank, step) for rank in (0, 1) for step in (3, 4, 5)}
+    assert summary["weights_sha256"] == train(flags)["weights_sha256"]
+    (tmp_path / "out" / "trace.json").unlink()
+    done = start("train --resume --out out --steps 12", tmp_path)
+    assert done.status == 0 and "traced" not in done.out and not (tmp_path / "out" / "trace.json").exists()
 
 
 # --- ways to exchange --------------------------------------------------------------------------------------------

@@ -3,11 +3,16 @@
 VERBS = {  # what `allgrad study` calls them; the module is the verb with _ for -
     "steps": "steps to a target against batch size, each with its learning rate tuned",
     "noise": "the noise scale along runs: predicted against measured critical batch size",
+    "lr-rules": "what the rules for scaling the learning rate with the batch are worth, next to tuning it",
+    "budgets": "batch sizes compared at equal epochs and at equal steps",
+    "schedule": "decaying the learning rate against growing the batch",
     "shuffle": "orders of the samples: a new permutation each epoch, one, with replacement, none",
     "local": "steps between averages of the parameters, against one large batch",
     "init": "initial weights: which reach the target, and in how many steps",
+    "branch": "the critical batch size along a run, by branches of its checkpoints",
     "sharp": "curvature where small and large batches end up, at equal training loss",
     "scaling": "weak and strong scaling on real ranks, and which part of a step is communication",
     "project": "time to target on up to thousands of ranks: calibration, cost model, steps to target",
     "all": "all of these in one directory and one report",
+    "tune": "hyper-parameters by grid, random, quasi-random search or successive halving, and how much each matters",
 }

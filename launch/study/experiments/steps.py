@@ -55,10 +55,9 @@ def run(
     eval_ratio = eval_ratio or grid.get("eval_ratio", 1.05)
     if len(batches) < 3:
         raise ConfigurationError(f"--batches: steps against batch size need at least 3 batch sizes, got {len(batches)}")
-    if target is None:
-        target = _known_target(work, metric)
     common = {
-        "target": target, "metric": metric, "sampler": sampler, "eval_ratio": eval_ratio, "sustain": sustain, **more,
+        "target": goal(work, metric, target), "metric": metric, "sampler": sampler, "eval_ratio": eval_ratio,
+        "sustain": sustain, **more,
     }  # fmt: skip
     setting = Setting(lab, work, common, seeds, cap, lr, float(batches[0]))
     chains = lab.map(lambda optimizer: setting.climb(optimizer, batches), optimizers)
@@ -67,22 +66,23 @@ def run(
     return summarize(work, cells, common, seeds, report_seeds, preset)
 
 
+def goal(work, metric, target=None):
+    """The target given, or that of the default workload; what another has to reach, only its user knows."""
+    if target is None and not work.is_default:
+        raise ConfigurationError(f"--target: which {metric} is to be reached on {work.name}? give a number")
+    return TARGETS.get(metric) if target is None else target
+
+
 def rates(lab, work, preset, optimizer, batch, *, target=None, metric="train_loss", sampler="epoch") -> dict:
     """{B: best learning rate} of this experiment's batches up to one, found by the same runs as those of `run`."""
     grid = GRIDS[preset]
     common = {
-        "target": target or _known_target(work, metric), "metric": metric, "sampler": sampler,
+        "target": goal(work, metric, target), "metric": metric, "sampler": sampler,
         "eval_ratio": grid.get("eval_ratio", 1.05), "sustain": 1,
     }  # fmt: skip
     setting = Setting(lab, work, common, grid["seeds"], 6000, None, float(grid["batches"][0]))
     cells = setting.climb(optimizer, [b for b in grid["batches"] if b <= batch])
     return {cell.batch: cell.tuned.lr for cell in cells if math.isfinite(cell.tuned.score)}
-
-
-def _known_target(work, metric):
-    if not work.is_default:
-        raise ConfigurationError(f"--target: which {metric} is to be reached on {work.name}? give a number")
-    return TARGETS.get(metric)
 
 
 @dataclass

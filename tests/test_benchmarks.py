@@ -1,0 +1,64 @@
+"""The step benchmark: what it writes, and that it refuses a peer that trains otherwise. Nothing is timed."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from benchmarks import step
+from benchmarks.worker import AGREE, Rank
+from benchmarks.workloads import WORKLOADS
+
+ROOT = Path(__file__).parents[1]
+LABEL = "M1 784-128-10, sgd, batch 8"
+
+
+def test_two_peers_take_turns_in_processes_of_their_own(tmp_path):
+    words = [sys.executable, "-m", "benchmarks.step", "--peers", "numpy,torch-ddp", "--only", LABEL, "--repeats", "2"]
+    done = subprocess.run(
+        [*words, "--turn", "0.001", "--out", str(tmp_path)], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert "left out: torch-ddp takes 2 ranks or more, not on 1" in done.stdout
+    table = [line.split(" | ") for line in (tmp_path / "step.md").read_text().splitlines() if line.startswith("| 1")]
+    assert [row[1:3] for row in table] == [[LABEL, "allgrad"], [LABEL, "numpy"]]
+    assert "\n".join(" | ".join(row) for row in table) in done.stdout
+    rows = json.loads((tmp_path / "step.json").read_text())["rows"]
+    assert [(row["peer"], len(row["seconds"])) for row in rows] == [("allgrad", 2), ("numpy", 2)]
+    assert 0.0 < rows[1]["differs"] < 1e-5
+    assert (tmp_path / "step.svg").stat().st_size > 1000 and (tmp_path / "step.png").stat().st_size > 1000
+
+
+class Competitor(NamedTuple):
+    name: str
+    setting: str = ""
+
+
+def test_a_peer_with_other_losses_is_refused():
+    ours, theirs = Competitor("allgrad"), Competitor("numpy")
+    assert step.differences({ours: [2.0, 1.0], theirs: [2.0, 1.00005]}, "M1")[theirs] == pytest.approx(5e-5)
+    for loss in (1.001, float("nan")):
+        with pytest.raises(SystemExit, match=r"M1: numpy has loss .* in step 1, allgrad 1.0: they do not train"):
+            step.differences({ours: [2.0, 1.0], theirs: [2.0, loss]}, "M1")
+
+
+@pytest.mark.parametrize("name", ["M1", "M2", "M3"])
+def test_the_peer_by_hand_trains_as_allgrad_does(name):
+    numbers = [n for n, w in enumerate(WORKLOADS) if w.name == name and w.batch == 8]
+    ranks = [Rank("allgrad", ""), Rank("numpy", "")]
+    assert numbers
+    for number in numbers:
+        ours, theirs = (rank.make(number) for rank in ranks)
+        assert len(ours) == AGREE and theirs == pytest.approx(ours, rel=1e-5)
+
+
+def test_weights_and_data_have_torchs_names_and_differ_between_ranks():
+    transformer = next(w for w in WORKLOADS if w.text)
+    weights = transformer.weights()
+    assert weights["blocks.1.self_attn.in_proj_weight"].shape == (384, 128) and len(weights) == 30
+    (x, y), (other, _) = (transformer.data(1, rank)[0] for rank in (0, 1))
+    assert x.shape == y.shape == (transformer.batch, 64) and x.max() < 96 and (x != other).any()
