@@ -190,8 +190,12 @@ def _made(make, name, data):
 
 def hash_of_file(spec) -> str | None:
     """SHA-256 of the file of a class of the user's own; None for other models."""
-    path = spec.partition(":")[0]
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path.endswith(".py") else None
+    path = Path(spec.partition(":")[0])
+    if path.suffix != ".py":
+        return None
+    if not path.is_file():
+        raise ConfigurationError(f"--model {spec}: there is no file {path}")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _try(model, spec, data, dtype):

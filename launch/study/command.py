@@ -33,15 +33,47 @@ def numbers(kind):
     return parse
 
 
+def positive(kind):
+    """A type for argparse: a number above 0."""
+
+    def parse(text):
+        try:
+            if kind(text) > 0:
+                return kind(text)
+        except ValueError:
+            pass
+        raise argparse.ArgumentTypeError(f"{text!r}: expected {'an integer' if kind is int else 'a number'} above 0")
+
+    return parse
+
+
 def words(text):
-    """Words with commas between them."""
-    return tuple(part.strip() for part in text.split(","))
+    """Different words with commas between them."""
+    return _different(text, tuple(part.strip() for part in text.split(",")))
+
+
+def sizes(text):
+    """Different sizes with commas between them."""
+    found = _different(text, numbers(int)(text))
+    if min(found) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected numbers of at least 1")
+    return found
 
 
 def seeds(text):
     """A number of seeds, or the seeds themselves."""
-    found = numbers(int)(text)
-    return tuple(range(found[0])) if len(found) == 1 else found
+    found = _different(text, numbers(int)(text))
+    if len(found) > 1:
+        return found
+    if found[0] < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected at least 1 seed, or the seeds with commas between them")
+    return tuple(range(found[0]))
+
+
+def _different(text, found):
+    if len({*found}) < len(found):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected each of them once")
+    return found
 
 
 WORKLOAD = {  # flag: (type, help); the fields of a Workload
@@ -52,32 +84,35 @@ WORKLOAD = {  # flag: (type, help); the fields of a Workload
     "dropout": (float, "probability of dropout [0]"),
     "dtype": (str, "float32 or float64 [float32]"),
     "label_noise": (float, "share of training labels drawn anew [0]"),
-    "shards": (int, "logical shards of a batch [--ranks-per-run]"),
-    "eval_samples": (int, "samples of each part that are measured [at most 2,048, of text 16,384 characters]"),
+    "shards": (positive(int), "logical shards of a batch [--ranks-per-run]"),
+    "eval_samples": (
+        positive(int),
+        "samples of each part that are measured [at most 2,048, of text 16,384 characters]",
+    ),
 }
 LAB = {
     "out": (str, "directory of the study; what it holds is not run again [runs/study]"),
-    "jobs": (int, "worker processes [one a core]"),
-    "ranks_per_run": (int, "ranks that share a run, under mpirun, torchrun or srun [1]"),
+    "jobs": (positive(int), "worker processes [one a core]"),
+    "ranks_per_run": (positive(int), "ranks that share a run, under mpirun, torchrun or srun [1]"),
     "retry": (str, "which runs of the directory are done again: error or all [error]"),
 }
 GRID = {  # what the experiments' `run` may take; each says so if it does not
     "optimizers": (words, "optimizers with commas between them: sgd, momentum, nesterov, adam, ..."),
-    "batches": (numbers(int), "batch sizes with commas between them"),
+    "batches": (sizes, "batch sizes with commas between them"),
     "target": (float, "value of the metric at which a run has succeeded"),
     "metric": (str, "train_loss, val_loss, train_accuracy or val_accuracy [train_loss; of tune val_loss]"),
     "sampler": (str, "order of the samples: epoch, once, iid or never [epoch]"),
     "seeds": (seeds, "seeds to tune with: their number, or seeds with commas between them"),
     "report_seeds": (seeds, "fresh seeds for the best rate; a number n means 100 to 99 + n"),
-    "cap": (int, "steps after which a run has failed [6000]"),
-    "eval_ratio": (float, "factor between evaluations after the first 20 steps [1.05]"),
-    "sustain": (int, "evaluations in a row that must meet the target [1]"),
-    "lr": (float, "learning rate to begin the search with, at the smallest batch"),
+    "cap": (positive(int), "steps after which a run has failed [6000]"),
+    "eval_ratio": (positive(float), "factor between evaluations after the first 20 steps [1.05]"),
+    "sustain": (positive(int), "evaluations in a row that must meet the target [1]"),
+    "lr": (positive(float), "learning rate to begin the search with, at the smallest batch"),
     "momentum": (float, "momentum of sgd, rmsprop and lars"),
     "weight_decay": (float, "weight decay"),
     "steps": (str, "budget: steps, 10ep or 20000samples"),
     "schedule": (str, "schedule of the learning rate over the budget, as in allgrad train"),
-    "ranks": (numbers(int), "of scaling: numbers of ranks with commas between them [1, 2, 4, ... cores]"),
+    "ranks": (sizes, "of scaling: numbers of ranks with commas between them [1, 2, 4, ... cores]"),
     "strong": (int, "of scaling: global batch at any number of ranks [256]"),
     "weak": (int, "of scaling: batch of each rank [64]"),
     "large": (str, "of scaling: a second, larger model, none for none [mlp:960,960]"),
@@ -94,8 +129,8 @@ GRID = {  # what the experiments' `run` may take; each says so if it does not
         "activation, optimizer, momentum, weight_decay, l1, dropout, init, schedule, warmup, model",
     ),
     "search": (str, "of tune: grid, random, quasi or halving [quasi]"),
-    "trials": (int, "of tune: configurations to try"),
-    "eta": (int, "of tune: halving goes on with one in so many [3]"),
+    "trials": (positive(int), "of tune: configurations to try"),
+    "eta": (positive(int), "of tune: halving goes on with one in so many [3]"),
     "search_seed": (int, "of tune: seed of what is tried [0]"),
     "max_ranks": (int, "of project: ranks to go up to [4096]"),
 }

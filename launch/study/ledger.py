@@ -1,5 +1,6 @@
 """runs.jsonl: one line a run, only ever appended to, shared by every sweep into one directory."""
 
+import errno
 import hashlib
 import json
 import os
@@ -18,6 +19,8 @@ import numpy as np
 from ddp import environment
 from ddp.errors import ConfigurationError
 
+PARTS = {"run_id", "exp", "config", "status"}  # what makes a line a row
+
 
 def run_id(config: dict) -> str:
     """The name of a run: the start of the SHA-256 of its configuration as canonical JSON."""
@@ -29,7 +32,7 @@ class Ledger:
     """The rows of a directory's runs, by id. The latest row of an id counts.
 
     A row is one write to a file opened for appending, and lies on the disk when `append` returns: whoever is killed
-    loses the line he was writing, and nobody else's. What is no whole line of JSON is passed over.
+    loses the line he was writing, and nobody else's. What is no whole row is passed over.
     """
 
     def __init__(self, out: str | Path, create=True):
@@ -42,6 +45,9 @@ class Ledger:
                 self.out.mkdir(parents=True, exist_ok=True)
             flags = (os.O_CREAT if create else 0) | (os.O_RDWR | os.O_APPEND if create else os.O_RDONLY)
             self.file = os.open(self.path, flags, 0o666)
+            if not self.path.is_file():
+                os.close(self.file)
+                raise IsADirectoryError(errno.EISDIR, "not a file")
         except OSError as error:
             if not create:
                 raise ConfigurationError(f"{self.path} cannot be read: give the directory of a study") from None
@@ -59,9 +65,10 @@ class Ledger:
         for line in new[:whole].splitlines():
             try:
                 row = json.loads(line)
-                self.rows[row["run_id"]] = row
-            except (ValueError, KeyError, TypeError):
+            except ValueError:
                 continue
+            if isinstance(row, dict) and PARTS <= row.keys():
+                self.rows[row["run_id"]] = row
 
     def append(self, row: dict):
         """Write a row."""

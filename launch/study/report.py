@@ -23,6 +23,10 @@ from launch.study.result import FAIL, INCONCLUSIVE, PASS, Check, Result, Table
 VERDICTS = FAIL, INCONCLUSIVE, PASS  # in the order of reading
 LONG = 12  # rows, from which on a table of the page is folded
 FLAGS = "at_edge", "n_fail", "fail"  # columns that mark a row which must not be read over
+LEGEND = (
+    "Measured values have 95 % intervals. PASS: the whole interval lies in what is accepted; FAIL: outside, the "
+    "phenomenon is not reproduced here; INCONCLUSIVE: across its edge, and how many seeds would decide."
+)
 NO_FIGURES = "No figures: matplotlib draws them and is not here (pip install 'allgrad[study]')."
 MEANINGS = {
     "B": "global batch size (examples a step)",
@@ -172,7 +176,7 @@ def _markdown(results, title, drawn):
 
     lines = [f"# {title}", "", *(f"**{result.advice}**\n" for result in results if result.advice)]
     lines += [f"- {result.name}: {result.headline}" for result in results]
-    lines += ["", _counts(check for _, check in _all_checks(results)), ""]
+    lines += ["", f"{_counts(check for _, check in _all_checks(results))}. {LEGEND}", ""]
     lines += ["| verdict | experiment | check | measured | accepted | |", "|---|---|---|---|---|---|"]
     for result, check in _all_checks(results):
         words = check.verdict, result.name, check.claim, measured(check), accepted(check), _undecided(check)
@@ -198,9 +202,7 @@ def _page(results, out, provenance, title, drawn):
     parts = [
         f"<header><h1>{_text(title)}</h1></header>",
         f'<section class="answer"><h2>The answer</h2>{advice}<ul>\n{answers}\n</ul></section>',
-        f"<section><h2>Checks against the literature</h2><p>{_counts(check for _, check in pairs)}. "
-        "Measured values have 95 % intervals. PASS: the whole interval lies in what is accepted; FAIL: outside, the "
-        "phenomenon is not reproduced here; INCONCLUSIVE: across its edge, and how many seeds would decide.</p>"
+        f"<section><h2>Checks against the literature</h2><p>{_counts(check for _, check in pairs)}. {LEGEND}</p>"
         f'<div class="wide"><table><thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody></table></div></section>'
         * bool(pairs),
         f"<p>{_text(NO_FIGURES)}</p>" * (not drawn),

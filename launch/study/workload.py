@@ -47,6 +47,12 @@ class Workload:
 
     def config(self) -> dict:
         """The workload's part of a run's configuration, as JSON values; what has no name is remembered by its hash."""
+        for name, known in (("init", models.INITS), ("dtype", ("float32", "float64"))):
+            if (given := getattr(self, name)) not in known:
+                raise ConfigurationError(f"--{name} {given} is not one of {', '.join(known)}")
+        if self.shards < 1 or (self.eval_samples is not None and self.eval_samples < 1):
+            given = self.shards, self.eval_samples
+            raise ConfigurationError("--shards and --eval-samples are at least 1, got {} and {}".format(*given))
         data = _load(self.data if isinstance(self.data, str) else _kept(self.data), self.data_dir, self.dtype)
         if not 0.0 <= self.label_noise < 1.0:
             raise ConfigurationError(f"label noise is a share from 0 to below 1, got {self.label_noise}")

@@ -38,10 +38,15 @@ class Cell:
     optimizer: str
     batch: int
     tuned: Tuned
+    why: str = ""  # no rate works
 
     @property
     def steps(self):
         return self.tuned.steps
+
+    @property
+    def meets(self):
+        return any(map(math.isfinite, self.steps))
 
 
 def run(
@@ -50,7 +55,7 @@ def run(
 ) -> Result:  # fmt: skip
     """The experiment. What is not given is the preset's; `more` goes into the runs' configurations."""
     grid = GRIDS[preset]
-    optimizers, batches = optimizers or grid["optimizers"], sorted(batches or grid["batches"])
+    optimizers, batches = optimizers or grid["optimizers"], sorted({*(batches or grid["batches"])})
     seeds, report_seeds = seeds or grid["seeds"], report_seeds or grid["report_seeds"]
     eval_ratio = eval_ratio or grid.get("eval_ratio", 1.05)
     if len(batches) < 3:
@@ -113,10 +118,10 @@ class Setting:
                     self.lab, configure, start, neighbour=tuned, seeds=self.seeds, report_seeds=(), cap=self.cap,
                     experiment="steps",
                 )  # fmt: skip
-            except NothingWorks:
+            except NothingWorks as error:
                 if tuned is None:
                     raise
-                cells.append(Cell(optimizer, batch, Tuned(math.nan, math.inf, True, {}, 0)))
+                cells.append(Cell(optimizer, batch, Tuned(math.nan, math.inf, True, {}, 0), str(error)))
                 continue
             cells.append(Cell(optimizer, batch, tuned))
             before = batch
@@ -136,6 +141,13 @@ def summarize(work, cells, common, seeds, report_seeds, preset) -> Result:
     """Tables, checks, figures and sentences from the cells."""
     optimizers = list(dict.fromkeys(cell.optimizer for cell in cells))
     of = {name: [cell for cell in cells if cell.optimizer == name] for name in optimizers}
+    for name in optimizers:
+        if (n := sum(cell.meets for cell in of[name])) < 3:
+            why = next((f"; {cell.why}" for cell in of[name] if cell.why), ": give other --batches or a larger --cap")
+            raise ConfigurationError(
+                f"{name} meets {common['metric']} {common['target']:g} with {n} of {len(of[name])} batch sizes, where "
+                f"3 are needed{why}"
+            )
     fits = {name: fit.bootstrap({c.batch: c.steps for c in of[name]}) for name in optimizers}
     rows = [row for name in optimizers for row in _rows(of[name], work, common, len(seeds))]
     fit_rows = [_fit_row(name, of[name], fits[name]) for name in optimizers]
@@ -228,6 +240,7 @@ def _headline(name, cells, found):
     low, high = found.b_crit_interval
     begin = f"S falls as 1/B up to B = {perfect}" if perfect > batches[0] else "S falls slower than 1/B from the start"
     gain = 100.0 * max(0.0, 1.0 - steps[-1] / steps[-2])
+    cells = [cell for cell in cells if cell.meets]
     return (
         f"{name}: {begin}; S_min = {found.fit.s_min:.3g}, B_crit = {found.fit.b_crit:.0f} [{low:.0f}, {high:.0f}]; "
         f"from {batches[-2]} to {batches[-1]} the larger batch saves {gain:.0f} % of the steps; best rate "
@@ -240,13 +253,24 @@ def _advice(of, fit_rows, common):
     best = min(fit_rows, key=lambda row: row["S_min"])
     batches, steps = _means(of[best["optimizer"]])
     useful = max(b for b in batches if b <= best["cbs20"])
-    s = steps[batches.index(useful)]
-    gain = s / steps[-1]
-    return (
+    if useful == batches[-1]:
+        return (
+            f"With {best['optimizer']}, train with batches of {useful} or more: of those tried, none costs over 20 % "
+            f"more examples than the cheapest."
+        )
+    s, critical, least = steps[batches.index(useful)], best["B_crit"], min(b * s for b, s in zip(batches, steps))
+    factor = 2.0 * best["S_min"] * critical / least if 0.0 < critical < math.inf else math.nan
+    twice = f", and B_crit = {critical:.0f} costs {factor:.1f} times as many" if factor > 1.2 else ""
+    begin = (
         f"With {best['optimizer']}, train with batches of about {best['cbs20']:.0f}: more than that costs over 20 % "
-        f"more examples than the cheapest batch, and B_crit = {best['B_crit']:.0f} costs twice as many. If only steps "
-        f"count, the largest batch tried, {batches[-1]}, takes {gain:.1f} times fewer than {useful} "
-        f"({steps[-1]:.0f} instead of {s:.0f}) for {batches[-1] * steps[-1] / (useful * s):.1f} times the examples."
+        f"more examples than the cheapest batch{twice}. "
+    )
+    if steps[-1] >= s:
+        return begin + f"The largest batch tried, {batches[-1]}, does not take fewer steps than {useful}."
+    return begin + (
+        f"If only steps count, the largest batch tried, {batches[-1]}, takes {s / steps[-1]:.1f} times fewer than "
+        f"{useful} ({steps[-1]:.3g} instead of {s:.3g}) for {batches[-1] * steps[-1] / (useful * s):.1f} times the "
+        f"examples."
     )
 
 
@@ -256,7 +280,7 @@ def _checks(work, common, of, fits, seeds):
     reference = reference and common["sampler"] == "epoch" and spanned
     checks = []
     for name, cells in of.items():
-        found = fits[name]
+        found, cells = fits[name], [cell for cell in cells if cell.meets]
         low, high = found.b_crit_interval
         known = reference and name == "sgd"
         # On the hyperbola the slope is -1 / (1 + B / B_crit), -0.75 at a third of B_crit.
@@ -323,7 +347,7 @@ def _notes(work, common, of, fits, n):
                     f"({endings}): it is at the edge of stability, and S is the mean of the others."
                 )
             if not cell.steps:
-                notes.append(f"{name} at B = {cell.batch}: no learning rate meets the target within the cap.")
+                notes.append(f"No learning rate works at B = {cell.batch}: {cell.why}.")
             elif cell.tuned.at_edge:
                 notes.append(
                     f"{name} at B = {cell.batch}: the best rate is the last one tried; a better one may exist."
@@ -338,7 +362,7 @@ def _notes(work, common, of, fits, n):
             )
         low, high = fits[name].b_crit_interval
         if not cells[0].batch < low <= high < cells[-1].batch:
-            notes.append(f"{name}: B_crit lies at or beyond the batches tried, an extrapolation of the hyperbola.")
+            notes.append(f"{name}: the interval of B_crit reaches beyond the batches tried: an extrapolation.")
     if cells[-1].batch > n / 4 and common["sampler"] != "iid":
         notes.append(
             f"The sampler is part of what B_crit means: with {common['sampler']} and {n:,} samples the largest batches "

@@ -47,7 +47,7 @@ import sys
 from launch.study.ledger import Ledger
 ledger = Ledger(sys.argv[1])
 for k in range(200):
-    ledger.append({"run_id": f"{sys.argv[2]}-{k}", "text": "x" * 500})
+    ledger.append({"run_id": f"{sys.argv[2]}-{k}", "exp": "", "config": {}, "status": "x" * 500})
 """
 
 
@@ -60,15 +60,15 @@ def test_writers_at_once_lose_no_line(tmp_path):
 
 def test_a_torn_line_is_passed_over_and_the_next_one_is_not_torn(tmp_path):
     ledger = Ledger(tmp_path)
-    ledger.append({"run_id": "a", "status": "ok"})
+    ledger.append({"run_id": "a", "exp": "", "config": {}, "status": "ok"})
     with open(ledger.path, "a") as file:
-        file.write('{"run_id": "b", "sta')
+        file.write('null\n{"run_id": "half of a row"}\n{"run_id": "b", "sta')
     again = Ledger(tmp_path)
     assert [*again.rows] == ["a"]
-    again.append({"run_id": "c", "status": "ok"})
+    again.append({"run_id": "c", "exp": "", "config": {}, "status": "ok"})
     ledger.refresh()
     assert [*ledger.rows] == [*Ledger(tmp_path).rows] == ["a", "c"]
-    again.append({"run_id": "a", "status": "error"})
+    again.append({"run_id": "a", "exp": "", "config": {}, "status": "error"})
     assert Ledger(tmp_path).rows["a"]["status"] == "error"  # the latest counts
 
 

@@ -1,11 +1,15 @@
 """`allgrad study steps`, and the command around it."""
 
 import json
+import math
 
 import pytest
 
+from ddp.errors import ConfigurationError
 from launch.study import Lab, Workload, steps
 from launch.study.command import seeds, status, table
+from launch.study.experiments.steps import Cell, summarize
+from launch.study.tune import Tuned
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +97,35 @@ def test_what_is_wrong_is_said_in_one_sentence(flags, message, tmp_path, monkeyp
     *before, said = capsys.readouterr().err.splitlines()
     assert said.startswith("allgrad: ") and re.search(message, said), said
     assert all(re.match(r"steps: \d+ of \d+ known runs", line) for line in before)
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("--batches 8,8,16", "'8,8,16': expected each of them once"),
+        ("--batches 0,8,16", "'0,8,16': expected numbers of at least 1"),
+        ("--seeds 0", "'0': expected at least 1 seed"),
+        ("--lr 0", "'0': expected a number above 0"),
+        ("--cap 1.5", "'1.5': expected an integer above 0"),
+        ("--eval-samples 0", "'0': expected an integer above 0"),
+        ("--init zeroes", "--init zeroes is not one of"),
+        ("--dtype float8", "--dtype float8 is not one of float32, float64"),
+        ("--model nowhere.py:Net", "--model nowhere.py:Net: there is no file nowhere.py"),
+        ("--metric val_accuracy --target 97", "an accuracy is a share: give a --target up to 1, got 97.0"),
+    ],
+)
+def test_values_that_no_run_can_take(start, tmp_path, words, said):
+    done = start(f"study steps --jobs 1 --out out {words}", tmp_path)
+    assert done.status == 2 and said in done.err and done.err.count("\n") == 1, done.err
+
+
+def test_batch_sizes_at_which_nothing_works():
+    row = {"status": "ok", "steps_to_target": 9.0, "config": {}}
+    works, fails = Tuned(0.1, 9.0, False, {0.1: 9.0}, 1, [row]), Tuned(math.nan, math.inf, True, {}, 0)
+    cells = [Cell("sgd", batch, works) for batch in (8, 16, 32)] + [Cell("sgd", 64, fails, "it diverges")]
+    common = {"target": 0.5, "metric": "train_loss", "sampler": "epoch", "eval_ratio": 1.05}
+    result = summarize(Workload(), cells, common, (0,), (100,), "quick")
+    assert "best rate 0.1 at B = 8, 0.1 at 32." in result.headline
+    assert "No learning rate works at B = 64: it diverges." in result.notes
+    with pytest.raises(ConfigurationError, match="with 2 of 3 batch sizes, where 3 are needed; it diverges"):
+        summarize(Workload(), cells[1:], common, (0,), (100,), "quick")
