@@ -409,7 +409,7 @@ def _draw_epochs(of):
         figures.points_with_interval(axes, rounds, *_losses(cells.values()), i=i, label=name, join=True)
         for every, x in zip(cells, rounds):
             if not i:
-                place = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center"}
+                place = {"xytext": (4, 4), "textcoords": "offset points"}
                 y = _row(cells[every])["train_loss"]
                 if math.isfinite(y):
                     axes.annotate(f"H = {every}", (x, y), color=figures.GREY, fontsize=figures.SMALL - 0.5, **place)

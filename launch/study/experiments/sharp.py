@@ -205,6 +205,7 @@ def _draw_rates(rates):
     x, y, low, high = ([row[name] for row in rates] for name in ("lr", "lambda_max", "ci_lo", "ci_hi"))
     figures.points_with_interval(axes, x, y, low, high, join=True)
     axes.set(xlabel="learning rate", ylabel="largest eigenvalue of the Hessian")
+    axes.set_ylim(top=max(axes.get_ylim()[1], 3.0 / rates[-1]["lr"]))
     figures.guide(axes, -1.0, (rates[-1]["lr"], 2.0 / rates[-1]["lr"]), "2 / rate", at=0.7)
     figures.failed(axes, [row["lr"] for row in rates if row["n_fail"]])
     return figure
