@@ -62,12 +62,12 @@ def sizes(text):
 
 def seeds(text):
     """A number of seeds, or the seeds themselves."""
-    found = _different(text, numbers(int)(text))
-    if len(found) > 1:
+    first, *more = found = _different(text, numbers(int)(text))
+    if more:
         return found
-    if found[0] < 1:
+    if first < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: expected at least 1 seed, or the seeds with commas between them")
-    return tuple(range(found[0]))
+    return tuple(range(first))
 
 
 def _different(text, found):
