@@ -67,7 +67,7 @@ class Ledger:
                 row = json.loads(line)
             except ValueError:
                 continue
-            if isinstance(row, dict) and PARTS <= row.keys():
+            if isinstance(row, dict) and row.keys() >= PARTS:
                 self.rows[row["run_id"]] = row
 
     def append(self, row: dict):
