@@ -70,7 +70,7 @@ def seeds(text):
     return tuple(range(first))
 
 
-def _different(text, found):
+def _different(text, found: tuple) -> tuple:
     if len({*found}) < len(found):
         raise argparse.ArgumentTypeError(f"{text!r}: expected each of them once")
     return found

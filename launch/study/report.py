@@ -7,6 +7,7 @@ import base64
 import html
 import importlib.util
 import math
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -90,7 +91,8 @@ def show(result: Result, out: Path | None = None):
     if out is not None:
         files = ["report.html", *(f"{result.stem(table)}.csv" for table in result.tables)]
         lines.append(("files: " + ", ".join(str(out / file) for file in files), ""))
-    if not sys.stdout.isatty():
+    # Open MPI gives rank 0 a terminal even if its own output is a file.
+    if not sys.stdout.isatty() or "OMPI_COMM_WORLD_RANK" in os.environ:
         return print("\n".join(line for line, _ in lines), flush=True)
     from rich.console import Console
     from rich.text import Text

@@ -314,7 +314,7 @@ def _notes(setting, tried, finalists, fresh, logs, matter, all_effects):
                      "of the variance; the rest is interactions, the seed, and change within groups.")  # fmt: skip
     if weak := [name for name, found in matter.items() if math.isnan(found.share)]:
         notes.append(f"There are too few trials to say how much {', '.join(weak)} matters.")
-    if len(setting.seeds) == 1:
+    if len(setting.seeds) == 1 and len(tried) > designs.BEST:
         notes.append(f"Each trial but the best {designs.BEST} is one seed: its score is luck as well as merit.")
     if setting.metric.startswith("val"):
         notes.append("The search chose by the validation part that is reported here: a test set of its own is fairer.")
@@ -355,6 +355,8 @@ def _figures(setting, tried, levels, scores, finalists, groups, logs, matter, or
                f"itself, with 95 % intervals; ticks: what chance exceeds in 1 of 20 cases. Budget: {budget}.",
                lambda: _draw_importance(matter, order)),
     ]  # fmt: skip
+    if all(math.isnan(one.share) for one in matter.values()):
+        del found[1]
     if len(levels) > 1:
         found.append(
             Figure("rungs", f"Successive halving: the {setting.measured} of each trial at its levels; those that went "

@@ -297,7 +297,8 @@ def _advice(of):
         reach = _reach(found, order[0])[0] if order else 1
         base = _base(found).batch
         if reach > 1:
-            said.append(f"With {name}, scale the rate by the rule {order[0]} up to a batch of {reach * base}")
+            scale = "keep the rate" if order[0] == "none" else f"scale the rate by the rule {order[0]}"
+            said.append(f"With {name}, {scale} up to a batch of {reach * base}")
         else:
             said.append(f"With {name}, tune the rate at every batch")
     return "; ".join(said) + ". Beyond that, tune the rate again: no rule here replaces it."
