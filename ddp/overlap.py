@@ -12,6 +12,15 @@ ROUNDS = 5  # steps of each policy that count in a trial, after one that does no
 GAIN = 0.97  # of the time of `after`, that another policy must stay below
 
 
+def hindrance_of(reduce, compress, every, batch_norm, on_cpu=True):
+    """What takes all gradients at once and rules out any policy but `after`, as the user's option, or None."""
+    whole = {
+        f"--compress {compress}": compress, f"--reduce {reduce}": reduce != "canonical",
+        f"--sync-every {every}": every, "--batch-norm sync": batch_norm == "sync", "--device cuda": not on_cpu,
+    }  # fmt: skip
+    return next((what for what, holds in whole.items() if holds), None)
+
+
 class Overlap:
     """The policy of a run, and until it is known a trial of all, one step each in turn.
 
@@ -21,7 +30,7 @@ class Overlap:
     auto     the one of these whose steps are shortest: the median over some steps, each as long as on its slowest rank
 
     policy, why   the policy and the reason for it, in words; None and a remark while the trial goes on
-    hindrance     what takes all gradients at once and rules out any policy but `after`, or None
+    hindrance     see `hindrance_of`
     """
 
     def __init__(self, asked, size, arena, comm, shards, total, settle, reduce, wire, compress, every, batch_norm):
@@ -30,12 +39,7 @@ class Overlap:
             raise ConfigurationError(f"overlap is {', '.join(POLICIES[:-1])} or {POLICIES[-1]}, got {asked!r}")
         if size is not None and size < 1:
             raise ConfigurationError(f"a bucket has at least 1 byte, got {size}: give more, or None")
-        whole = {
-            f"--compress {compress}": compress, f"--reduce {reduce}": reduce != "canonical",
-            f"--sync-every {every}": every, "--batch-norm sync": batch_norm == "sync",
-            "--device cuda": not arena.on_cpu,
-        }  # fmt: skip
-        self.hindrance = hindrance = next((what for what, holds in whole.items() if holds), None)
+        self.hindrance = hindrance = hindrance_of(reduce, compress, every, batch_norm, arena.on_cpu)
         if asked in ("bucket", "thread") and hindrance:
             raise ConfigurationError(
                 f"--overlap {asked} exchanges gradients while others are still computed, and {hindrance} takes them "

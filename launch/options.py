@@ -245,7 +245,8 @@ def resumed(saved: dict, asked: dict) -> dict:
         name = option.name
         if name in asked and name not in free and asked[name] != saved[name]:
             raise ConfigurationError(
-                f"{option.flag} {asked[name]} contradicts the checkpoint, which was trained with {saved[name]}: "
+                f"{option.flag} {asked[name]} contradicts the checkpoint, which was trained "
+                f"{'without it' if saved[name] is None else f'with {saved[name]}'}: "
                 f"leave it out to go on, or start anew with another --out"
             )
     if "epochs" in asked and "steps" not in asked:

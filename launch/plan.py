@@ -60,7 +60,7 @@ def plan(config, sampler: Sampler) -> Plan:
         rate = AdaScale(rate, base, steps)
     if rule != "none":
         text = lr_rules.sentence(rule, before, after, base, batch)
-        text += f", reached in {warmup} steps from {start:g}" if warmup else ""
+        text += f", reached in {warmup} step{'s' if warmup > 1 else ''} from {start:g}" if warmup else ""
         remarks = [text, lr_rules.warning(batch, noise)]
     return Plan(steps, warmup, rate, _options(config, before, after), batches, remarks)
 

@@ -9,7 +9,7 @@ import ddp
 from autograd import optim
 from autograd.core import innermost
 from autograd.kernels import to_numpy
-from ddp import checkpoint, lr_rules
+from ddp import checkpoint, lr_rules, overlap
 from ddp.augment import augmentation
 from ddp.environment import detect, pin_threads, torchrun
 from ddp.errors import ConfigurationError
@@ -70,7 +70,7 @@ def train(asked: dict) -> dict:
     out = Path(config["out"]) if config["out"] else None
     trainer = ddp.Trainer(
         parallel, optimizer, loader, loss, metrics,
-        validation=ddp.ArrayDataset(data.val_x, data.val_y), steps=None if over.batches else steps,
+        validation=ddp.ArrayDataset(data.val_x, data.val_y), steps=config["steps"] if over.batches else steps,
         epochs=config["epochs"], batches=over.batches, out=out, clip=config["clip"],
         clip_value=config["clip_value"], log_every=config["log_every"], eval_every=config["eval_every"],
         checkpoint_every=config["checkpoint_every"], patience=config["patience"], config=config,
@@ -168,6 +168,12 @@ def _consistent(asked, config, data, model):
         raise ConfigurationError(
             "--noise-layers has no effect with one logical shard, --compress, --sync-every, --reduce adasum or "
             "--batch-norm sync: give --shards 2 or more and the exact gradient of each"
+        )
+    hindrance = overlap.hindrance_of(config["reduce"], config["compress"], config["sync_every"], config["batch_norm"])
+    if "bucket_size" in asked and (config["overlap"] == "after" or hindrance):
+        raise ConfigurationError(
+            f"--bucket-size has no effect with {hindrance or '--overlap after'}, where all gradients are exchanged at "
+            f"once: leave it out"
         )
     if config["trace_steps"] and not config["trace"]:
         raise ConfigurationError("--trace-steps has no effect without --trace")

@@ -103,6 +103,8 @@ BAD = [
     ("--overlap never", "--overlap never is not one of auto, after, bucket, thread"),
     ("--bucket-size 4GB", "--bucket-size takes a number of bytes, or 500KB, or 4MB, got '4GB'"),
     ("--bucket-size 0KB", "--bucket-size is at least 1, got 0"),
+    ("--overlap after --bucket-size 4MB", "--bucket-size has no effect with --overlap after, where all gradients are"),
+    ("--compress topk:0.1 --bucket-size 4MB", "--bucket-size has no effect with --compress topk:0.1, where all grad"),
     ("--overlap thread --reduce native", "--overlap thread exchanges gradients while others are still computed, and"),
     ("--warmup 5e", "--warmup takes a number of steps, or of epochs as 5ep, or of samples as 20000samples, got '5e'"),
     ("--warmup -1", "--warmup takes a number of steps, or of epochs as 5ep, or of samples as 20000samples, got '-1'"),
@@ -289,8 +291,9 @@ def test_what_shapes_the_weights_may_not_change(name):
     if name in {*MAY_CHANGE, "resume", "steps", "zero"}:
         assert resumed(saved, {name: other})[name] == other
     else:
-        with pytest.raises(ConfigurationError, match=f"{option.flag} {other} contradicts the checkpoint"):
+        with pytest.raises(ConfigurationError, match=f"{option.flag} {other} contradicts the checkpoint") as error:
             resumed(saved, {name: other})
+        assert "None" not in str(error.value)
     assert resumed(saved, {name: saved[name]}) == saved
 
 

@@ -168,6 +168,12 @@ def test_a_batch_or_gain_that_changes_goes_on_where_it_was(text, tmp_path, monke
     assert again.get("batches") == whole.get("batches")
 
 
+def test_steps_end_a_run_whose_batch_follows_the_noise():
+    flags = "--model mlp:8 --global-batch 40 --shards 4 --batch-schedule noise:0.25,400 --lr 0.5"
+    summary, _ = run(f"{flags} --steps 40")
+    assert summary["steps"] == 40 and len(summary["batches"]) > 1
+
+
 def test_adascale_ends_when_it_has_made_the_steps_of_the_base_batch(tmp_path):
     flags = "--model mlp:8 --global-batch 160 --shards 8 --lr-rule adascale --base-batch 20 --lr 0.02 --epochs 1"
     summary, lines = run(f"{flags} --log-every 1", tmp_path / "out")
