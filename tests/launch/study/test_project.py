@@ -178,7 +178,7 @@ def test_steps_to_target_come_from_the_directory(lab):
     hand = {name: value for name, value in HAND.items() if name not in ("s_min", "b_crit")}
     with pytest.raises(ConfigurationError, match=r"run allgrad study steps into it before, or give --s-min"):
         project.run(lab, WORK, net="ib", **hand)
-    (lab.out / "steps_fit.csv").write_text("optimizer,s_min,b_crit\nsgd,13.02,103.5\nadam,0.0,inf\n")
+    (lab.out / "steps_fit.csv").write_text("optimizer,S_min,B_crit\nsgd,13.02,103.5\nadam,0.0,inf\n")
     found = project.run(lab, WORK, net="ib", **hand)
     assert found.tables[0].rows == project.run(lab, WORK, net="ib", **HAND).tables[0].rows
     with pytest.raises(ConfigurationError, match="of adam do not bend"):
