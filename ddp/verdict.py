@@ -130,7 +130,8 @@ def parts(events, step):
     """({part: seconds} of a rank's step, {rank waited for: seconds}), from its events in order of their begin.
 
     The `PARTS` add up to the `step`. An exchange is exposed while the main thread does nothing else, and `hidden` as
-    long as a bucket is under way meanwhile: it costs no time, unless by taking a processor from backward.
+    long as a bucket is under way meanwhile: it costs no time, unless by taking a processor from backward. What is
+    exposed is either `waiting` for other ranks or `moving` data.
     """
     begins = [bisect_left(events, when, key=lambda e: e.begin) for when in (step.begin, step.end)]
     inside = events[slice(*begins)]
@@ -151,7 +152,8 @@ def parts(events, step):
         if e.args.get("waited"):
             late[e.args["late"]].append((e.begin, e.begin + e.args["waited"]))
     waiting = {rank: length(exposed) - length(minus(exposed, union(intervals))) for rank, intervals in late.items()}
-    found["waiting"] = sum(waiting.values())
+    found["waiting"] = length(exposed) - length(minus(exposed, union(t for one in late.values() for t in one)))
+    found["moving"] = found["exposed"] - found["waiting"]
     return found, waiting
 
 
@@ -228,7 +230,7 @@ def _delays(each, noted):
 
 def suggestion(whole, overlap) -> str | None:
     """What is worth a try about the exchange, beyond waiting for others: one sentence, or None."""
-    moving = whole["exposed"] - whole["waiting"]
+    moving = whole["moving"]
     if overlap is None or moving < MUCH * whole["step"]:
         return None
     seen = f"exchanging takes {moving / whole['step']:.0%} of a step beyond waiting"

@@ -208,7 +208,7 @@ def test_what_is_hidden_and_what_is_exposed():
     found, waiting = parts(sorted(events, key=lambda e: (e.begin, -e.end)), step)
     assert found == {
         "step": 100.0, "exposed": 2.0 + 10.0 + 3.0, "data": 5.0, "forward": 20.0, "backward": 38.0, "optimizer": 5.0,
-        "other": 1.0 + 4.0 + 2.0 + 10.0, "hidden": 40.0 - 2.0 - 10.0, "waiting": 0.0,
+        "other": 1.0 + 4.0 + 2.0 + 10.0, "hidden": 40.0 - 2.0 - 10.0, "waiting": 0.0, "moving": 15.0,
     }  # fmt: skip
     assert sum(found[part] for part in PARTS) == found["step"] and waiting == {}
 
@@ -283,5 +283,5 @@ def test_the_wait_for_messages_of_a_bucket_is_that_for_who_started_it_last():
       " often"), (0.4, 0.3, 0.3, "bucket", None), (0.4, 0.1, 0.3, None, None)],
 )  # fmt: skip
 def test_what_is_worth_a_try(exposed, waiting, backward, overlap, said):
-    whole = {"step": 1.0, "exposed": exposed, "waiting": waiting, "backward": backward}
+    whole = {"step": 1.0, "moving": exposed - waiting, "backward": backward}
     assert suggestion(whole, overlap) == said
