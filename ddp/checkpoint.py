@@ -17,7 +17,6 @@ import json
 import os
 import re
 import shutil
-import sys
 import threading
 from pathlib import Path
 
@@ -25,7 +24,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors, save as save_tensors
 
-from ddp.errors import ConfigurationError
+from ddp.errors import ConfigurationError, tell
 from ddp.timeline import Timeline
 
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
@@ -109,7 +108,7 @@ class Writer:
             with self.timeline.span("checkpoint", "write", step=step):
                 save(self.directory, step, *contents)
         except OSError as error:
-            print(f"checkpoint of step {step} not written: {error}", file=sys.stderr, flush=True)
+            tell(f"checkpoint of step {step} not written: {error}")
             self.error = error
         except BaseException as error:  # a fault of the program: the training thread is to raise it
             self.error = error

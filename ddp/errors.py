@@ -1,5 +1,6 @@
-"""The errors whose text is for the user."""
+"""The errors whose text is for the user, and how it is told."""
 
+import sys
 
 class ConfigurationError(ValueError):
     """Something the user asked for cannot be done. The text is one sentence: what was seen, what to do instead.
@@ -18,3 +19,9 @@ class OutOfStep(RuntimeError):
 
 class PeerLost(RuntimeError):
     """Another rank has died; the cause is that rank's to tell."""
+
+
+def tell(text: str):
+    """Print on stderr, in one write: lines of several threads or ranks do not run into each other."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()

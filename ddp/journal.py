@@ -5,6 +5,8 @@ import os
 import sys
 from pathlib import Path
 
+from ddp.errors import tell
+
 
 class Journal:
     """Writes the lines of a run from step `step` on; silent on every rank but the one that is told to speak."""
@@ -53,7 +55,7 @@ class Journal:
         try:
             write()
         except OSError as error:
-            print(f"metrics not written: {error}", file=sys.stderr, flush=True)
+            tell(f"metrics not written: {error}")
 
 
 def screen():

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from ddp.communicator import Communicator
 from ddp.environment import Launch, detect, keep_memory, pin_threads
-from ddp.errors import ConfigurationError, PeerLost
+from ddp.errors import ConfigurationError, PeerLost, tell
 from ddp.watchdog import LEFT, Watchdog, here, place
 
 _world: Communicator | None = None
@@ -104,12 +104,12 @@ def _report_and_end(kind, error, trace):
         else:
             time.sleep(GRACE - LEFT)
             cause = f"{error}, and the launcher did not end this one"
-        print(f"rank {_world.rank} of {_world.size} {cause}", file=sys.stderr, flush=True)
+        tell(f"rank {_world.rank} of {_world.size} {cause}")
     elif not issubclass(kind, KeyboardInterrupt):
         wait_turn()
         cause = "".join(traceback.format_exception_only(kind, error)).strip()
         where = "" if issubclass(kind, ConfigurationError) else "\n" + "".join(traceback.format_tb(trace)).rstrip()
-        print(f"rank {_world.rank} of {_world.size} failed: {cause}{where}", file=sys.stderr, flush=True)
+        tell(f"rank {_world.rank} of {_world.size} failed: {cause}{where}")
     end_all_ranks(1)
 
 

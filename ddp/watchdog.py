@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ddp.errors import tell
+
 TICK = 0.2  # seconds between two looks at the main thread
 ANSWER = 1.5  # seconds in which a watchdog answers; it needs the interpreter for a moment
 LEFT = 2.0  # seconds until a message from a rank that has ended has certainly arrived
@@ -143,7 +145,7 @@ class Watchdog:
         lines += [f"  rank {rank}{self._told(rank, states)}" for rank in range(self.size)]
         if not cause:
             lines.append("  if such a wait is no error: --timeout SECONDS, or ddp.init(timeout=...)")
-        print("\n".join(lines), file=sys.stderr, flush=True)
+        tell("\n".join(lines))
         sys.stdout.flush()
         time.sleep(TICK)  # the launcher passes on what was printed
         self.end(1)

@@ -8,7 +8,7 @@ import sys
 import time
 
 from ddp.environment import speaks
-from ddp.errors import ConfigurationError, Diverged, OutOfStep
+from ddp.errors import ConfigurationError, Diverged, OutOfStep, tell
 from ddp.start import connected, end_all_ranks, wait_turn
 
 
@@ -105,17 +105,13 @@ def main(argv=None) -> int:
             if connected():
                 wait_turn()
         if speaks() or connected():  # a silent rank that is still here has found something wrong alone
-            print(f"allgrad: {error}", file=sys.stderr, flush=True)
+            tell(f"allgrad: {error}")
         if connected():
             end_all_ranks(status)
         return status
     except KeyboardInterrupt:
         if speaks():
-            print(
-                "allgrad: interrupted; --resume goes on from the newest checkpoint in --out",
-                file=sys.stderr,
-                flush=True,
-            )
+            tell("allgrad: interrupted; --resume goes on from the newest checkpoint in --out")
         if connected():
             end_all_ranks(130)
         return 130

@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 from ddp.environment import speaks
-from ddp.errors import ConfigurationError
+from ddp.errors import ConfigurationError, tell
 from launch.study.experiments import VERBS
 
 PRESETS = "quick", "full"
@@ -202,10 +202,7 @@ def _experiment(verb, given):
             found = experiment(lab, work, preset, **grid)
         except KeyboardInterrupt:
             lab.close()
-            print(
-                f"allgrad: interrupted; the same command goes on from the {len(lab.ledger.rows)} runs in {out}",
-                file=sys.stderr, flush=True,
-            )  # fmt: skip
+            tell(f"allgrad: interrupted; the same command goes on from the {len(lab.ledger.rows)} runs in {out}")
             if lab.comm.size > 1:
                 from ddp.start import end_all_ranks
 
