@@ -2,6 +2,7 @@
 
 import sys
 
+
 class ConfigurationError(ValueError):
     """Something the user asked for cannot be done. The text is one sentence: what was seen, what to do instead.
 
