@@ -51,6 +51,16 @@ def _parser(words):
     return parser
 
 
+def _check(words):
+    """Refuse what the ranks would refuse of what follows "--", before they are started or wait in a queue."""
+    from launch.options import given
+
+    words = words[words[:1] == ["--"] :]
+    arguments = vars(_parser(words).parse_args(words)) if words else {}
+    if arguments.pop("command", None) == "train":
+        given(arguments)
+
+
 def _command(arguments: dict) -> int:
     command = arguments.pop("command")
     if command == "train":
@@ -72,10 +82,12 @@ def _command(arguments: dict) -> int:
     if command == "run":
         from launch.launchers import run
 
+        _check(arguments["arguments"])
         return run(**arguments)
     if command == "slurm":
         from launch.slurm import slurm
 
+        _check(arguments["arguments"])
         return slurm(**arguments)
     if command == "doctor":
         from launch.doctor import doctor
