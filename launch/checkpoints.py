@@ -10,7 +10,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from ddp import checkpoint
-from ddp.errors import ConfigurationError
+from ddp.errors import ConfigurationError, counted
 from launch import transfer
 
 DTYPES = ("float16", "bfloat16", "float32")
@@ -130,7 +130,7 @@ def _natural(item):
 
 
 def _count(model):
-    return f"{len(model)} tensors of {sum(a.size for a in model.values()):,} numbers"
+    return f"{counted(len(model), 'tensor')} of {counted(sum(a.size for a in model.values()), 'number')}"
 
 
 def _flat(nested, prefix=""):

@@ -12,7 +12,7 @@ import numpy as np
 import ddp
 from autograd import no_grad
 from ddp.environment import BACKENDS
-from ddp.errors import ConfigurationError
+from ddp.errors import ConfigurationError, counted
 from ddp.placement import stored
 from launch import data as datasets, models, transfer
 
@@ -70,7 +70,7 @@ def predict(
         _write(target, table, index, batches)
     except OSError as error:
         raise ConfigurationError(f"--out {target} cannot be written ({error}): give another file") from None
-    print(f"{target}: {len(x):,} samples of {spec}{table.told()}", flush=True)
+    print(f"{target}: {counted(len(x), 'sample')} of {spec}{table.told()}", flush=True)
 
 
 def _saved(path, out, overwrite, global_batch, threads):

@@ -12,7 +12,7 @@ from autograd.kernels import to_numpy
 from ddp import checkpoint, lr_rules, overlap
 from ddp.augment import augmentation
 from ddp.environment import detect, pin_threads, torchrun
-from ddp.errors import ConfigurationError
+from ddp.errors import ConfigurationError, counted
 from ddp.placement import HALVES, stored
 from launch import data as datasets, models, transfer
 from launch.options import OPTIMIZERS, defaults, resumed
@@ -83,12 +83,13 @@ def train(asked: dict) -> dict:
     comm.agree(lambda: _begin(out, config, asked) if comm.rank == 0 and out is not None else None)
     if comm.rank == 0:
         where = "" if placement.arrays == "numpy" else f", torch on {config['device']} in {config['dtype']}"
-        ranks = f"{comm.size} rank{'s' if comm.size > 1 else ''} ({comm.launcher}, {comm.backend}{where})"
-        threads = f"{config['threads']} BLAS thread{'s' if config['threads'] > 1 else ''}{' each' * (comm.size > 1)}"
+        ranks = f"{counted(comm.size, 'rank')} ({comm.launcher}, {comm.backend}{where})"
+        threads = f"{counted(config['threads'], 'BLAS thread')}{' each' * (comm.size > 1)}"
         parameters = sum(p.size for p in model.parameters())
         print(
-            f"{config['data']}: {len(data.train_x):,} samples; {config['model']}: {parameters:,} parameters; "
-            f"batch {batch} in {shards} logical shard{'s' if shards > 1 else ''} on {ranks}, {threads}; "
+            f"{config['data']}: {counted(len(data.train_x), 'sample')}; "
+            f"{config['model']}: {counted(parameters, 'parameter')}; "
+            f"batch {batch} in {counted(shards, 'logical shard')} on {ranks}, {threads}; "
             f"steps {trainer.step} to {trainer.total}",
             flush=True,
         )
@@ -153,7 +154,7 @@ def _consistent(asked, config, data, model):
     batch, samples = config["global_batch"], len(data.train_x)
     if batch > samples and config["boundary"] == "short":
         raise ConfigurationError(
-            f"--global-batch {batch} is larger than the {samples} samples of {config['data']}: "
+            f"--global-batch {batch} is larger than the {counted(samples, 'sample')} of {config['data']}: "
             f"give at most {samples}, or --boundary carry to fill a batch from several epochs"
         )
     family = models.family_of(config["model"])

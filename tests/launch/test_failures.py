@@ -72,7 +72,7 @@ REFUSED = {
     "nothing to freeze": ("train --freeze 9.*", {}, ["--freeze '9.*' matches no parameter", "0.weight"]),
     "unknown flag": ("train --learning-rate 1", {}, ["unrecognized arguments: --learning-rate 1", "--help"]),
     "batch below shards": (f"{DIGITS} --shards 8 --global-batch 7", {}, ["7", "8 logical shards", "--global-batch 8"]),
-    "ranks above shards": (f"{DIGITS} --shards 1", {}, ["2 ranks cannot share 1 logical shards", "--shards 2"]),
+    "ranks above shards": (f"{DIGITS} --shards 1", {}, ["2 ranks cannot share 1 logical shard:", "--shards 2"]),
     "negative rate": (f"{DIGITS} --lr -0.1", {}, ["--lr is at least 0.0, got -0.1"]),
     "NaN as a label": ("train --data t.csv", {"t.csv": "a,label\n1,0\n2,nan\n"}, ["t.csv", "line 3", "label", "nan"]),
     "torn IDX file": ("train --data mnist --data-dir .", TORN_IDX, ["train-images-idx3-ubyte", "10 bytes", "32"]),
@@ -122,7 +122,7 @@ def test_two_launchers_at_once_are_refused(start, tmp_path):
 
 def test_torchrun_refuses_in_the_same_words(start, tmp_path):
     done = start(f"{DIGITS} --shards 1 --out out", tmp_path, 2, "torchrun")
-    assert refused(done, ["2 ranks cannot share 1 logical shards"], status=1)  # torchrun's own, whatever ranks return
+    assert refused(done, ["2 ranks cannot share 1 logical shard:"], status=1)  # torchrun's own, whatever ranks return
 
 
 def test_diverging_training_says_when_and_keeps_what_was_written(start, tmp_path):
@@ -335,7 +335,7 @@ def test_shards_too_small_for_batch_norm_are_refused_once(start, tmp_path):
     code = "from autograd import nn\ndef net(i, o): return nn.Sequential(nn.Linear(i, o), nn.BatchNorm1d(o))\n"
     (tmp_path / "net.py").write_text(code)
     done = start("train --model net.py:net --global-batch 5 --shards 4 --steps 20 --out out", tmp_path, 3)
-    assert refused(done, ["(1, 10) has 1 values a channel", "a shard with 1 of a batch of 5", "give fewer shards"])
+    assert refused(done, ["(1, 10) has 1 value a channel", "a shard with 1 of a batch of 5", "give fewer shards"])
 
 
 KILLED = {
