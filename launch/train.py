@@ -11,7 +11,7 @@ from autograd.core import innermost
 from autograd.kernels import to_numpy
 from ddp import checkpoint, lr_rules, overlap
 from ddp.augment import augmentation
-from ddp.environment import detect, pin_threads, torchrun
+from ddp.environment import detect, pin_threads, refuse_to_share, torchrun
 from ddp.errors import ConfigurationError, counted
 from ddp.placement import HALVES, stored
 from launch import data as datasets, models, transfer
@@ -23,10 +23,13 @@ STARTED_BY = "started_by"  # of config.json: [which torchrun, the options given]
 
 def train(asked: dict) -> dict:
     """Train with the options asked for (see `launch.options`) and return the summary, on every rank."""
+    for name in ("out", "trace") if asked.get("backend") == "solo" else ():
+        if asked.get(name):
+            refuse_to_share(f"--{name}", asked[name])
     comm = ddp.init(_backend(asked), timeout=asked.get("timeout", 300.0))
     config, saved = comm.broadcast_object(comm.agree(lambda: _configuration(asked, comm) if comm.rank == 0 else None))
     pin_threads(config["threads"])
-    data = comm.agree(lambda: _data(config))
+    data = comm.agree(lambda: data_of(config))
     if len({*comm.all_gather_object(data.sha256)}) > 1:
         raise ConfigurationError(f"--data {config['data']} differs between ranks: copy one version to every host")
     placement = comm.agree(lambda: _placement(asked, config, comm))
@@ -246,7 +249,8 @@ def _configuration(asked, comm):
     return config, None
 
 
-def _data(config):
+def data_of(config):
+    """The data set of a configuration, in the type that it computes in."""
     data = datasets.load(config["data"], config["data_dir"], config["seed"])
     cast = lambda a: a.astype(stored(config["dtype"])) if a.dtype.kind == "f" else a  # noqa: E731
     names = "train_x", "train_y", "val_x", "val_y"

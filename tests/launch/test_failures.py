@@ -76,6 +76,11 @@ REFUSED = {
     "negative rate": (f"{DIGITS} --lr -0.1", {}, ["--lr is at least 0.0, got -0.1"]),
     "NaN as a label": ("train --data t.csv", {"t.csv": "a,label\n1,0\n2,nan\n"}, ["t.csv", "line 3", "label", "nan"]),
     "torn IDX file": ("train --data mnist --data-dir .", TORN_IDX, ["train-images-idx3-ubyte", "10 bytes", "32"]),
+    "one directory for all": (
+        f"{DIGITS} --backend solo",
+        {},
+        ["Open MPI has started 2 processes", "--out out", "leave out --backend solo"],
+    ),
     "nothing to go on with": ("train --resume --out none", {}, ["--resume", "no run", "--out none"]),
 }
 
