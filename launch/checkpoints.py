@@ -50,7 +50,7 @@ def verify(path: Path) -> int:
     if not path.is_dir():
         raise ConfigurationError(f"checkpoint {path}: there is no such directory: give the --out of a run")
     files = (*checkpoint.FILES, checkpoint.MARKER)
-    single = path.name.startswith("step-") or any((path / name).exists() for name in files)
+    single = path.name.startswith("step-") or any(os.path.exists(path / name) for name in files)
     found = [path] if single else checkpoint.steps_in(path / "checkpoints") or checkpoint.steps_in(path)
     if not found:
         raise ConfigurationError(f"checkpoint {path}: there is no checkpoint in it: give the --out of a run")
