@@ -15,7 +15,7 @@ from ddp.environment import detect, pin_threads, refuse_to_share, torchrun
 from ddp.errors import ConfigurationError, counted
 from ddp.placement import HALVES, stored
 from launch import data as datasets, models, transfer
-from launch.options import OPTIMIZERS, defaults, resumed
+from launch.options import OPTIMIZERS, OPTIONS, defaults, resumed
 from launch.plan import measures_noise, plan
 
 STARTED_BY = "started_by"  # of config.json: [which torchrun, the options given]
@@ -27,6 +27,7 @@ def train(asked: dict) -> dict:
         if asked.get(name):
             refuse_to_share(f"--{name}", asked[name])
     comm = ddp.init(_backend(asked), timeout=asked.get("timeout", 300.0))
+    _same_options(comm.all_gather_object(asked))
     config, saved = comm.broadcast_object(comm.agree(lambda: _configuration(asked, comm) if comm.rank == 0 else None))
     pin_threads(config["threads"])
     data = comm.agree(lambda: data_of(config))
@@ -105,6 +106,20 @@ def train(asked: dict) -> dict:
         untold = {"verdict": ["--trace: none of the steps to be traced was taken"]}
         print(*summary.get("timeline", untold)["verdict"], sep="\n", flush=True)
     return summary
+
+
+def _same_options(everyones):
+    """Refuse options that differ between ranks: those of rank 0 would hold for all."""
+    for rank, theirs in enumerate(everyones):
+        for option in OPTIONS:
+            told = [
+                f"{option.flag} {given[option.name]}" if option.name in given else f"no {option.flag}"
+                for given in (theirs, everyones[0])
+            ]
+            if told[0] != told[1]:
+                raise ConfigurationError(
+                    f"rank {rank} was given {told[0]}, and rank 0 {told[1]}: start all ranks with the same options"
+                )
 
 
 def _backend(asked):

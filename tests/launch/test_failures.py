@@ -313,6 +313,42 @@ def test_a_refusal_of_one_rank_alone_ends_all(start, tmp_path):
     assert refused(start("train --model net.py:Net --steps 20", tmp_path, 2), ["this rank is tired"])
 
 
+def test_options_that_differ_between_ranks_are_refused(start, tmp_path):
+    code = "import sys; from ddp.environment import detect; from launch.__main__ import main\n"
+    code += f"sys.exit(main([*{DIGITS.split()}, '--out', 'out', *['--seed', '1'][: 2 * detect().rank]]))\n"
+    (tmp_path / "script.py").write_text(code)
+    done = start("", tmp_path, 2, script="script.py")
+    assert refused(done, ["rank 1 was given --seed 1, and rank 0 no --seed: start all ranks with the same options"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_rank_that_is_interrupted_alone_says_so(start, tmp_path):
+    (tmp_path / "net.py").write_text(FAULTY_NET.format(fault="raise KeyboardInterrupt"))
+    done = start("train --model net.py:Net --steps 20", tmp_path, 3)
+    (told,) = done.told()
+    assert done.status == 130 and told.startswith("interrupted on rank 1; --resume goes on")
+
+
+@pytest.mark.parametrize("ranks", [0, 2])
+def test_an_output_that_nobody_reads_is_told_in_one_sentence(ranks, start, tmp_path):
+    fault = "a, b = os.pipe(); os.close(a); os.dup2(b, 1); print('x', flush=True)"
+    code = FAULTY_NET.format(fault=fault).replace("rank == 1", "rank == 0")
+    (tmp_path / "net.py").write_text(code)
+    done = start("train --model net.py:Net --steps 20", tmp_path, ranks)
+    (told,) = done.told()
+    assert done.status == 1 and told.startswith("standard output was closed" + " on rank 0" * (ranks > 0))
+    assert "Traceback" not in done.err and "Exception ignored" not in done.err
+
+
+def test_a_rank_that_goes_without_a_word_is_named_by_one_of_the_others(start, tmp_path):
+    """Status 0, which torchrun takes for success."""
+    (tmp_path / "script.py").write_text(SCRIPT.format(fault="os._exit(0)"))
+    done = start("", tmp_path, 3, "torchrun", script="script.py")
+    (told,) = done.told("rank ")
+    assert done.status != 0 and told.startswith("0 of 3 failed: rank 1 is gone without a word while rank 0 waits at ")
+    assert "script.py:14 in main" in told
+
+
 STRAY = """
 import ddp
 from autograd import nn, optim
