@@ -103,7 +103,7 @@ def batch_norm(x, running_mean=None, running_var=None, weight=None, bias=None, t
         if _total is not None:
             return _batch_norm_of_part(x, weight, bias, eps=eps, moments=moments, total=_total)
         if count < 2:
-            seen = f"a batch of shape {tuple(x.shape)} has {count} values a channel"
+            seen = f"a batch of shape {tuple(x.shape)} has {count} value{'s' * (count != 1)} a channel"
             raise NoVarianceError(f"batch_norm: {seen}: no variance to train with")
         return _batch_norm(x, weight, bias, eps=eps, moments=moments)
     if running_mean is None or running_var is None:
@@ -180,7 +180,8 @@ def _batch_norm_of_part(x, weight, bias, *, eps, moments, total):  # x (N, C, ..
     n = whole[-1]
     if n < 2:
         raise NoVarianceError(
-            f"batch_norm: all parts of the batch have {n:.0f} values a channel: no variance to train with"
+            f"batch_norm: all parts of the batch have {n:.0f} value{'' if n == 1 else 's'} a channel: "
+            f"no variance to train with"
         )
     mean = whole[:-1] / n
     d = x - column(mean)

@@ -1,17 +1,18 @@
 """One result on any number of ranks: the SHA-256 of the weights after 200 steps, as a matrix.
 
-    python -m benchmarks.world_sizes                                        all of it: an hour on 2 busy cores
+    python -m benchmarks.world_sizes                                        all of it: hours on 2 busy cores
     python -m benchmarks.world_sizes --ranks 1,3 --launchers mpirun --cases mlp --steps 20
     python -m benchmarks.world_sizes --with="--wire float32" --cases lenet5
 
 Models, numbers of logical shards (on W ranks, each accumulates over V/W of them), exchanges and launchers are combined.
-Printed is a Markdown table with the start of each hash: a row is a PASS if it agrees with all others of its model and
-its shards, on any number of ranks. The status is 1 if one does not. --with=FLAGS, as often as wanted, adds an exchange
-to compare: FLAGS that must not change the weights, such as --zero.
+--accumulate asks for the shards as V/W a rank, where W divides V. Printed is a Markdown table with the start of each
+hash: a row is a PASS if it agrees with all others of its model and its shards, on any number of ranks. The status is 1
+if one does not. --with=FLAGS, as often as wanted, adds an exchange to compare: FLAGS that must not change the weights.
 """
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import subprocess
@@ -31,11 +32,13 @@ CASES = {
     "--optimizer adam --lr 0.003",
 }
 SHARDS = 8, 16
-EXCHANGES = "", "--zero"
+ACCUMULATE = "--accumulate"
+EXCHANGES = "", "--zero", "--overlap bucket --bucket-size 300", "--overlap thread --bucket-size 3000", ACCUMULATE
 RANKS = 1, 2, 3, 4, 5, 7, 8
 LAUNCHERS = "mpirun", "torchrun"
 BATCH = 20
 SHOWN = 8  # digits of a hash
+NONE, LEFT_OUT = "none", "-"  # instead of a hash: the training failed, or cannot be asked for
 
 
 class LeNet5(nn.Module):
@@ -54,26 +57,37 @@ class LeNet5(nn.Module):
         return self.out(self.head(self.features(resized(x.reshape(-1, 1, self.side, self.side), 16))))
 
 
-def train_all(jobs: dict[str, str], out: str):
-    """On every rank: train with each job's flags, and let rank 0 write {job: hash}."""
+def train_all(runs: list[str], out: str):
+    """On every rank: train with each of these flags, and let rank 0 write the list of hashes."""
     import ddp
     from launch.options import add_options, given
     from launch.train import train
 
-    parser, found = argparse.ArgumentParser(), {}
+    parser, found = argparse.ArgumentParser(), []
     add_options(parser)
-    for job, flags in jobs.items():
+    for flags in runs:
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-            found[job] = train(given(vars(parser.parse_args(flags.split()))))
+            found.append(train(given(vars(parser.parse_args(flags.split()))))["weights_sha256"])
     if ddp.init().rank == 0:
-        Path(out).write_text(json.dumps({job: summary["weights_sha256"] for job, summary in found.items()}))
+        Path(out).write_text(json.dumps(found))
 
 
-def started(launcher: str, ranks: int, jobs: dict[str, str]) -> dict[str, str]:
+def flags_of(job, ranks, steps):
+    """What `allgrad train` is given for (model, shards, exchange) on so many ranks; None if it cannot be."""
+    case, shards, exchange = job
+    if exchange == ACCUMULATE:
+        cut, exchange = f"{ACCUMULATE} {shards // ranks}" if shards % ranks == 0 else None, ""
+    else:
+        cut = f"--shards {shards}"
+    return cut and f"{CASES[case]} --global-batch {BATCH} {cut} --steps {steps} {exchange}"
+
+
+def started(launcher: str, ranks: int, steps: int, jobs: list[tuple]) -> dict[tuple, str]:
     """{job: hash} of one start of so many ranks; empty, and the reason on stderr, if they fail."""
+    runs = {job: flags for job in jobs if (flags := flags_of(job, ranks, steps))}
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "found.json"
-        words, variables = command(launcher, ranks, ["--worker", json.dumps(jobs), str(out)])
+        words, variables = command(launcher, ranks, ["--worker", json.dumps([*runs.values()]), str(out)])
         words[words.index("launch")] = "benchmarks.world_sizes"
         path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         done = subprocess.run(
@@ -82,7 +96,7 @@ def started(launcher: str, ranks: int, jobs: dict[str, str]) -> dict[str, str]:
         if done.returncode or not out.is_file():
             print(f"{launcher} with {ranks} ranks ended with status {done.returncode}:\n{done.stderr}", file=sys.stderr)
             return {}
-        return json.loads(out.read_text())
+        return {**dict.fromkeys(jobs, LEFT_OUT), **dict(zip(runs, json.loads(out.read_text()), strict=True))}
 
 
 def main(arguments=None) -> int:
@@ -105,23 +119,20 @@ def main(arguments=None) -> int:
     if max(given.ranks) > min(given.shards):
         parser.error(f"{max(given.ranks)} ranks cannot share {min(given.shards)} shards: give fewer ranks")
     exchanges = [*(() if given.only else EXCHANGES), *given.more]
-    jobs = {
-        f"{case} | {shards} | {exchange or 'plain'}":
-            f"{CASES[case]} --global-batch {BATCH} --shards {shards} --steps {given.steps} {exchange}"
-        for case in given.cases for shards in given.shards for exchange in exchanges
-    }  # fmt: skip
+    jobs = [*itertools.product(given.cases, given.shards, exchanges)]
     starts = [(launcher, ranks) for launcher in given.launchers for ranks in given.ranks]
     print("| model | shards | exchange | " + " | ".join(f"{launcher} {ranks}" for launcher, ranks in starts) + " | |")
     print("|---" * (len(starts) + 4) + "|", flush=True)
-    found = [started(launcher, ranks, jobs) for launcher, ranks in starts]
-    groups: dict = {}  # what must agree: all of one model and one number of shards
-    for job in jobs:
-        groups.setdefault(job.rpartition(" | ")[0], set()).update(of.get(job, "none") for of in found)
-    for job in jobs:
-        same = len(groups[job.rpartition(" | ")[0]]) == 1 and "none" not in groups[job.rpartition(" | ")[0]]
-        cells = [of.get(job, "none")[:SHOWN] for of in found]
-        print(f"| {job} | {' | '.join(cells)} | {'PASS' if same else 'FAIL'} |")
-    return int(any(len(hashes) > 1 or "none" in hashes for hashes in groups.values()))
+    found = [started(launcher, ranks, given.steps, jobs) for launcher, ranks in starts]
+    agree = {}  # whether all of one model and one number of shards do
+    for case, shards in itertools.product(given.cases, given.shards):
+        hashes = {of.get(job, NONE) for of in found for job in jobs if job[:2] == (case, shards)} - {LEFT_OUT}
+        agree[case, shards] = len(hashes) == 1 and NONE not in hashes
+    for case, shards, exchange in jobs:
+        cells = [of.get((case, shards, exchange), NONE)[:SHOWN] for of in found]
+        verdict = "PASS" if agree[case, shards] else "FAIL"
+        print(f"| {case} | {shards} | {exchange or 'plain'} | {' | '.join(cells)} | {verdict} |")
+    return int(not all(agree.values()))
 
 
 if __name__ == "__main__":

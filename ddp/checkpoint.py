@@ -54,14 +54,14 @@ def save(directory: Path, step: int, model: dict, optimizer: dict, state: dict, 
             _write(partial / name, content)
         _write(partial / MARKER, b"".join(map(_line, FILES, contents)))
         _flush(partial)
-        if final.exists():
+        if os.path.lexists(final):
             _remove(final)
         partial.rename(final)
         _flush(directory)
     except OSError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    until_now = [path for path in steps_in(directory) if path.name <= final.name]  # later ones are damaged, not newer
+    until_now = [path for path in _listed(directory) if path.name <= final.name]  # later ones are damaged, not newer
     for old in until_now[:-keep]:
         _remove(old)
     return final
@@ -115,8 +115,16 @@ class Writer:
 
 
 def steps_in(directory: Path) -> list[Path]:
-    """The checkpoints of a directory, oldest first, whole or not."""
-    return sorted(p for p in Path(directory).glob("step-*") if p.is_dir())
+    """The checkpoints of a directory, oldest first, whole or not; none if it does not exist.
+
+    ConfigurationError if it cannot be read: it may hold some.
+    """
+    try:
+        return _listed(directory)
+    except OSError as error:
+        raise ConfigurationError(
+            f"checkpoints in {directory} cannot be looked for ({error}): give a directory to read"
+        ) from None
 
 
 def load(path: Path) -> tuple[dict, dict, dict]:
@@ -163,8 +171,17 @@ def _name(step):
     return f"step-{step:08d}"
 
 
+def _listed(directory):
+    try:
+        return sorted(Path(directory, name) for name in os.listdir(directory) if name.startswith("step-"))
+    except FileNotFoundError:
+        return []
+
+
 def _remove(path):
     """Delete a checkpoint, so that one that is half deleted does not count as damaged."""
+    with contextlib.suppress(OSError):
+        path.unlink()  # a file or a link of its name
     with contextlib.suppress(OSError):
         path = path.rename(path.with_name(f".{path.name}.old.partial"))
     shutil.rmtree(path, ignore_errors=True)

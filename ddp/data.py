@@ -6,7 +6,7 @@ import numpy as np
 
 from ddp.augment import Draws
 from ddp.communicator import Communicator
-from ddp.errors import ConfigurationError
+from ddp.errors import ConfigurationError, counted
 from ddp.placement import Placement
 from ddp.reduction import run_of
 from ddp.sampler import Sampler, shard_bounds
@@ -78,7 +78,7 @@ class DataLoader:
         self.sampler = Sampler(len(self.dataset), global_batch, shuffle, seed, boundary)
         if global_batch < self.shards:
             raise ConfigurationError(
-                f"a global batch of {global_batch} cannot be cut into {self.shards} logical shards: "
+                f"a global batch of {global_batch} cannot be cut into {counted(self.shards, 'logical shard')}: "
                 f"give --global-batch {self.shards} or more, or fewer --shards"
             )
         self.run = run_of(self.comm.rank, self.comm.size, self.shards)

@@ -67,6 +67,17 @@ def detect(environment: Mapping[str, str] = os.environ, backend: str = "auto") -
     return Launch("solo", "solo")
 
 
+def refuse_to_share(flag: str, path: str, environment: Mapping[str, str] = os.environ):
+    """Refuse what processes would all write that were started together and do not know of each other."""
+    for launcher, names in VARIABLES.items():
+        size = _read(launcher, environment)[1] if _complete(names, environment) else 1
+        if size > 1:
+            raise ConfigurationError(
+                f"--backend solo: {launcher} has started {size} processes, and each by itself would write to {flag} "
+                f"{path}: leave out --backend solo, or start one process"
+            )
+
+
 def speaks(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether this process is the one to print what all ranks find wrong before they can talk to each other."""
     order = ("torchrun", *MPIRUN) if "TORCHELASTIC_RUN_ID" in environment else (*MPIRUN, "torchrun", "srun")

@@ -22,6 +22,11 @@ class PeerLost(RuntimeError):
     """Another rank has died; the cause is that rank's to tell."""
 
 
+def counted(number: int, noun: str) -> str:
+    """As in "1 shard" and "1,437 samples"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def tell(text: str):
     """Print on stderr, in one write: lines of several threads or ranks do not run into each other."""
     sys.stderr.write(f"{text}\n")

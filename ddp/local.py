@@ -3,7 +3,7 @@
 import numpy as np
 
 from autograd.kernels import beside, to_numpy
-from ddp.errors import ConfigurationError
+from ddp.errors import ConfigurationError, counted
 from ddp.reduction import ShardSum, gathered
 
 
@@ -25,7 +25,7 @@ class LocalSteps:
         if shards != comm.size:
             raise ConfigurationError(
                 f"--sync-every takes local steps on each rank, which needs as many logical shards as ranks: "
-                f"got {shards} shards on {comm.size} ranks"
+                f"got {counted(shards, 'shard')} on {counted(comm.size, 'rank')}"
             )
         self.arena, self.statistics, self.comm = arena, statistics, comm
         self.every, self.after = every, after

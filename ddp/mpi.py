@@ -7,7 +7,7 @@ import mpi4py
 from autograd.kernels import is_torch, to_numpy
 from ddp.communicator import Communicator, write_back
 from ddp.environment import Launch
-from ddp.errors import ConfigurationError
+from ddp.errors import ConfigurationError, counted
 from ddp.watchdog import described
 
 mpi4py.rc(initialize=False, finalize=True)  # `_start` starts it, once it is certain that it can be
@@ -40,7 +40,7 @@ class MPICommunicator(Communicator):
         self.comm = MPI.COMM_WORLD.Dup() if comm is None else comm
         if self.comm.Get_size() != launch.size:
             raise ConfigurationError(
-                f"{launch.launcher} started {launch.size} ranks, but MPI sees {self.comm.Get_size()}: "
+                f"{launch.launcher} started {counted(launch.size, 'rank')}, but MPI sees {self.comm.Get_size()}: "
                 f"use the mpirun of {library()}, which mpi4py loads, or in Slurm set SLURM_MPI_TYPE to what "
                 f"it takes (pmix for Open MPI, pmi2 for MPICH)"
             )

@@ -15,7 +15,7 @@ from autograd.kernels import full, to_numpy
 from autograd.normalization import NoVarianceError
 from ddp.communicator import Communicator
 from ddp.compression import Compression
-from ddp.errors import ConfigurationError, OutOfStep
+from ddp.errors import ConfigurationError, OutOfStep, counted
 from ddp.exchange import gradient_sum
 from ddp.local import LocalSteps
 from ddp.lockstep import Lockstep
@@ -148,8 +148,8 @@ class DistributedDataParallel:
         """
         if batch.logical_shards != self.shards:
             raise ConfigurationError(
-                f"the batch is cut into {batch.logical_shards} logical shards and the model expects {self.shards}: "
-                f"give both the same shards"
+                f"the batch is cut into {counted(batch.logical_shards, 'logical shard')} and the model expects "
+                f"{self.shards}: give both the same shards"
             )
         if [shard.index for shard in batch.shards] != self.run:
             raise ConfigurationError(
@@ -299,7 +299,7 @@ class DistributedDataParallel:
             except NoVarianceError as error:
                 fewer = "fewer shards, " if self.lockstep is None else ""
                 raise ConfigurationError(
-                    f"{error} in a shard with {samples} of a batch of {batch.size} samples: give {fewer}a "
+                    f"{error} in a shard with {samples} of a batch of {counted(batch.size, 'sample')}: give {fewer}a "
                     f"larger global batch, or --boundary carry if it is the short last batch of an epoch"
                 ) from None
         scale = 1.0 if self.scale is None else self.scale.value
@@ -309,8 +309,8 @@ class DistributedDataParallel:
             return value.item()
         if value.shape != (samples,):
             raise ValueError(
-                f"the loss of a shard of {samples} samples must be a scalar (their mean) or of shape ({samples},), "
-                f"got shape {value.shape}"
+                f"the loss of a shard of {counted(samples, 'sample')} must be a scalar (their mean) or of shape "
+                f"({samples},), got shape {value.shape}"
             )
         with watching, span("backward", shard=shard.index):
             value.backward(full((samples,), scale / count, innermost(value)))

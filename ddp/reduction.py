@@ -15,7 +15,7 @@ import numpy as np
 
 from autograd.kernels import full
 from ddp.communicator import Communicator
-from ddp.errors import ConfigurationError
+from ddp.errors import ConfigurationError, counted
 from ddp.wire import Wire
 
 SHORT = 1 << 22  # bytes up to which MPI's all-reduce of two ranks is faster than their exchanging halves
@@ -76,8 +76,8 @@ class ShardSum:
     def __init__(self, comm: Communicator, shards: int, canonical=True, wire: Wire | None = None):
         if not 1 <= comm.size <= shards:
             raise ConfigurationError(
-                f"{comm.size} ranks cannot share {shards} logical shards: "
-                f"start at most {shards} ranks, or give --shards {comm.size} or more"
+                f"{counted(comm.size, 'rank')} cannot share {counted(shards, 'logical shard')}: "
+                f"start at most {counted(shards, 'rank')}, or give --shards {comm.size} or more"
             )
         self.comm, self.shards, self.canonical, self.wire = comm, shards, canonical, wire
         self.first, self.stop = run_of(comm.rank, comm.size, shards)

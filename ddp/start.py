@@ -1,6 +1,7 @@
 """init(): become a rank, and see to it that no rank outlives another's failure."""
 
 import atexit
+import contextlib
 import faulthandler
 import sys
 import threading
@@ -51,6 +52,11 @@ def connected() -> bool:
     return _world is not None and _world.size > 1
 
 
+def on_rank() -> str:
+    """Which of several ranks this is, as " on rank 1"."""
+    return f" on rank {_world.rank}" if _world is not None and connected() else ""
+
+
 def wait_turn():
     """Where several ranks have failed alike, let the first of them report and end the others."""
     assert _world is not None
@@ -60,7 +66,8 @@ def wait_turn():
 def end_all_ranks(status: int):
     """End this rank and all others with this status."""
     assert _world is not None
-    sys.stdout.flush()
+    with contextlib.suppress(OSError, ValueError):  # it may be closed
+        sys.stdout.flush()
     time.sleep(PASSING)
     if _watchdog is not None:
         _watchdog.end(status)
@@ -90,7 +97,7 @@ def _connect(launch: Launch, timeout) -> Communicator:
 
 PASSING = 0.1  # seconds in which the launcher passes on what a rank has printed, before its own words about the end
 TURN = 0.3  # seconds between ranks that failed alike: the first one reports, and ends the others before they do
-GRACE = 10.0  # seconds a survivor leaves the failed rank to report the cause, and the launcher to end the job
+GRACE = 4.0  # seconds a survivor leaves the failed rank to report the cause, and the launcher to end the job
 
 
 def _report_and_end(kind, error, trace):
@@ -103,7 +110,10 @@ def _report_and_end(kind, error, trace):
             cause = f"failed: {gone} while rank {_world.rank} waits for it at {place(_last(trace))}"
         else:
             time.sleep(GRACE - LEFT)
-            cause = f"{error}, and the launcher did not end this one"
+            wait_turn()
+            silent = _watchdog.silent() if _watchdog is not None else []
+            who = f"rank {silent[0]} is gone without a word" if silent else str(error)
+            cause = f"failed: {who} while rank {_world.rank} waits at {place(_last(trace))}"
         tell(f"rank {_world.rank} of {_world.size} {cause}")
     elif not issubclass(kind, KeyboardInterrupt):
         wait_turn()

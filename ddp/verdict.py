@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import median
 
+from ddp.errors import counted
+
 COMPUTING = ("data", "forward", "backward", "optimizer")  # kinds of events that a step consists of, beside exchange
 PARTS = (*COMPUTING, "exposed", "other")  # add up to the step
 WORDS = {"data": "data wait", "exposed": "exposed exchange", "other": "all else"}
@@ -187,7 +189,7 @@ def verdict(ranks, slack=0.0, overlap=None) -> dict:
         if whole[part] or part != "exposed"
     )
     lines = [
-        f"traced {form.format(numbers[0], numbers[-1])} of {len(ranks)} rank{'s' if len(ranks) > 1 else ''}"
+        f"traced {form.format(numbers[0], numbers[-1])} of {counted(len(ranks), 'rank')}"
         + (f", whose clocks agree within {1e6 * slack:.3g} us" if slack else ""),
         f"a step takes {_ms(whole['step'])}: {share}",
         *_delays(each, noted),

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import secrets
+import signal
 import socket
 import sys
 import threading
@@ -81,8 +82,8 @@ class Watchdog:
         self.hosts = comm.all_gather_object(socket.gethostname())
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.bind(("127.0.0.1" if len({*self.hosts}) == 1 else "", 0))
-        found = comm.all_gather_object((self.socket.getsockname()[1], secrets.token_hex(16)))
-        self.ports, self.token = [port for port, _ in found], found[0][1]
+        found = comm.all_gather_object((self.socket.getsockname()[1], os.getpid(), secrets.token_hex(16)))
+        self.ports, self.processes, (self.token, *_) = map(list, zip(*found))
         self.left: dict[int, str] = {}
         self.answers: dict[int, dict] = {}
         self.asked = False
@@ -100,14 +101,22 @@ class Watchdog:
             time.sleep(TICK)
 
     def end(self, status):
-        """End all ranks, also where the launcher would leave them alone."""
+        """End all ranks, also where the launcher would leave them alone, or wait for one that is stopped."""
         self._tell_all("end", status=status)
+        for host, process in zip(self.hosts, self.processes):
+            with contextlib.suppress(OSError):
+                if host == self.hosts[self.rank]:
+                    os.kill(process, signal.SIGCONT)
         self.abort(status)
 
     def lost(self, ranks) -> str | None:
         """Which of these ranks has ended, and how; None if none has."""
         gone = sorted(self.left.keys() & {*ranks})
         return f"rank {gone[0]} has ended ({self.left[gone[0]]})" if gone else None
+
+    def silent(self) -> list[int]:
+        """The ranks that do not answer, though they have not said that they end."""
+        return sorted({*range(self.size)} - self._ask_all().keys() - self.left.keys())
 
     # --- the thread ----------------------------------------------------------------------------------------------
 
@@ -146,7 +155,8 @@ class Watchdog:
         if not cause:
             lines.append("  if such a wait is no error: --timeout SECONDS, or ddp.init(timeout=...)")
         tell("\n".join(lines))
-        sys.stdout.flush()
+        with contextlib.suppress(OSError, ValueError):  # it may be closed
+            sys.stdout.flush()
         time.sleep(TICK)  # the launcher passes on what was printed
         self.end(1)
         os._exit(1)
@@ -168,7 +178,10 @@ class Watchdog:
         if rank in self.left:
             return f" has ended ({self.left[rank]})"
         if rank not in states:
-            return f" on host {self.hosts[rank]} does not answer: it is gone or stopped, or no datagram reaches it"
+            return (
+                f" on host {self.hosts[rank]} does not answer: it is gone, stopped or inside a call into C, or no "
+                f"datagram reaches it"
+            )
         state = states[rank]
         step = "" if state["step"] is None else f" at step {state['step']}"
         if not state["doing"]:

@@ -4,12 +4,13 @@
 """
 
 import argparse
+import os
 import sys
 import time
 
 from ddp.environment import speaks
 from ddp.errors import ConfigurationError, Diverged, OutOfStep, tell
-from ddp.start import connected, end_all_ranks, wait_turn
+from ddp.start import connected, end_all_ranks, on_rank, wait_turn
 
 
 class _Parser(argparse.ArgumentParser):
@@ -51,6 +52,16 @@ def _parser(words):
     return parser
 
 
+def _check(words):
+    """Refuse what the ranks would refuse of what follows "--", before they are started or wait in a queue."""
+    from launch.options import given
+
+    words = words[words[:1] == ["--"] :]
+    arguments = vars(_parser(words).parse_args(words)) if words else {}
+    if arguments.pop("command", None) == "train":
+        given(arguments)
+
+
 def _command(arguments: dict) -> int:
     command = arguments.pop("command")
     if command == "train":
@@ -72,10 +83,12 @@ def _command(arguments: dict) -> int:
     if command == "run":
         from launch.launchers import run
 
+        _check(arguments["arguments"])
         return run(**arguments)
     if command == "slurm":
         from launch.slurm import slurm
 
+        _check(arguments["arguments"])
         return slurm(**arguments)
     if command == "doctor":
         from launch.doctor import doctor
@@ -110,11 +123,19 @@ def main(argv=None) -> int:
             end_all_ranks(status)
         return status
     except KeyboardInterrupt:
-        if speaks():
-            tell("allgrad: interrupted; --resume goes on from the newest checkpoint in --out")
+        if connected():
+            wait_turn()  # where all ranks are interrupted, the first tells it
+        if speaks() or connected():
+            tell(f"allgrad: interrupted{on_rank()}; --resume goes on from the newest checkpoint in --out")
         if connected():
             end_all_ranks(130)
         return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python fails again as it ends
+        tell(f"allgrad: standard output was closed{on_rank()}; 2> and > take what is printed to files")
+        if connected():
+            end_all_ranks(1)
+        return 1
     except SystemExit as error:  # --help; or called by somebody's model, and Python would leave the other ranks waiting
         if connected() and not getattr(error, "in_order", False):
             sys.excepthook(type(error), error, error.__traceback__)

@@ -10,7 +10,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from ddp import checkpoint
-from ddp.errors import ConfigurationError
+from ddp.errors import ConfigurationError, counted
 from launch import transfer
 
 DTYPES = ("float16", "bfloat16", "float32")
@@ -50,7 +50,7 @@ def verify(path: Path) -> int:
     if not path.is_dir():
         raise ConfigurationError(f"checkpoint {path}: there is no such directory: give the --out of a run")
     files = (*checkpoint.FILES, checkpoint.MARKER)
-    single = path.name.startswith("step-") or any((path / name).exists() for name in files)
+    single = path.name.startswith("step-") or any(os.path.exists(path / name) for name in files)
     found = [path] if single else checkpoint.steps_in(path / "checkpoints") or checkpoint.steps_in(path)
     if not found:
         raise ConfigurationError(f"checkpoint {path}: there is no checkpoint in it: give the --out of a run")
@@ -130,7 +130,7 @@ def _natural(item):
 
 
 def _count(model):
-    return f"{len(model)} tensors of {sum(a.size for a in model.values()):,} numbers"
+    return f"{counted(len(model), 'tensor')} of {counted(sum(a.size for a in model.values()), 'number')}"
 
 
 def _flat(nested, prefix=""):

@@ -17,7 +17,7 @@ import numpy as np
 
 import ddp
 from ddp.environment import blas, malloc
-from ddp.errors import ConfigurationError
+from ddp.errors import ConfigurationError, counted
 from launch.launchers import find_mpirun
 
 SIZES = (8, 8_192, 1_048_576)  # bytes: latency, a small model, bandwidth
@@ -64,11 +64,11 @@ def doctor(threads=1) -> int:
     print("libraries: " + ", ".join(f"{name} {_version(name)}" for name in LIBRARIES))
     b = mine["blas"]
     kernel = f"{b.get('internal_api')} {b.get('version')} ({b.get('architecture')})"
-    print(f"BLAS: {kernel}, {b.get('num_threads')} thread(s) a rank")
+    print(f"BLAS: {kernel}, {counted(b.get('num_threads') or 0, 'thread')} a rank")
     kept = ", ".join(f"{name} {size >> 20} MiB" for name, size in mine["malloc"].items())
     print(f"malloc: {kept or 'as the system or the environment has it'}")
     print(f"mpirun: {find_mpirun() or 'not found'}; MPI library: {library or 'mpi4py finds none'}{level}")
-    print(f"this launch: {comm.launcher}, {comm.size} rank(s), backend {comm.backend}")
+    print(f"this launch: {comm.launcher}, {counted(comm.size, 'rank')}, backend {comm.backend}")
     for rank, one in enumerate(ranks):
         cores = _ranges(one["cores"] or range(one["of"]))
         print(
@@ -85,7 +85,7 @@ def doctor(threads=1) -> int:
     problems = [*_installed(library), *found_wrong(ranks)]
     for problem in problems:
         print(f"problem: {problem}")
-    print("nothing wrong found" if not problems else f"{len(problems)} problem(s) found")
+    print("nothing wrong found" if not problems else f"{counted(len(problems), 'problem')} found")
     return 1 if problems else 0
 
 
@@ -168,10 +168,14 @@ def _crowded(host, ranks):
     cores = {rank: frozenset(one["cores"] or range(one["of"])) for rank, one in ranks.items()}
     threads = {rank: one["blas"].get("num_threads") or 1 for rank, one in ranks.items()}
     if len(ranks) > total:
-        yield f"{len(ranks)} ranks share {total} cores of {host}: results are right, timings mean nothing"
+        yield (
+            f"{counted(len(ranks), 'rank')} share {counted(total, 'core')} of {host}: results are right, timings mean "
+            f"nothing"
+        )
     elif sum(threads.values()) > total:
         yield (
-            f"{len(ranks)} ranks with {sum(threads.values())} BLAS threads share {total} cores of {host}: start fewer "
+            f"{counted(len(ranks), 'rank')} with {counted(sum(threads.values()), 'BLAS thread')} "
+            f"share{'s' * (len(ranks) == 1)} {counted(total, 'core')} of {host}: start fewer "
             f"ranks, or give a smaller --threads"
         )
     for few in sorted({c for c in cores.values() if len(c) < total}, key=sorted):
@@ -184,13 +188,15 @@ def _crowded(host, ranks):
     free = min((one["shm"] for one in ranks.values() if one.get("shm") is not None), default=None)
     if len(ranks) > 1 and free is not None and free < SEGMENT * len(ranks):
         yield (
-            f"{SHM} of {host} has {free >> 20} MiB free, and {len(ranks)} ranks want {SEGMENT * len(ranks) >> 20}: "
+            f"{SHM} of {host} has {free >> 20} MiB free, "
+            f"and {counted(len(ranks), 'rank')} want {SEGMENT * len(ranks) >> 20}: "
             f"remove what is left there, or give a container more (docker run --shm-size)"
         )
     if bound := [rank for rank in ranks if len(cores[rank]) < min(threads[rank], total)]:
         one = bound[0]
         yield (
-            f"{_named(bound)} of {host} may use {len(cores[one])} of {total} cores for {threads[one]} BLAS threads: "
+            f"{_named(bound)} of {host} may use {len(cores[one])} of {counted(total, 'core')} "
+            f"for {counted(threads[one], 'BLAS thread')}: "
             f"start with mpirun --bind-to none, or give a smaller --threads"
         )
 

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from ddp import checkpoint
-from ddp.errors import ConfigurationError
+from ddp.errors import ConfigurationError, counted
 from launch.options import given
 
 LAUNCHERS = ("mpirun", "torchrun", "srun")
@@ -49,6 +49,8 @@ def run(ranks: int, launcher: str | None, max_restarts: int, arguments: list[str
         raise ConfigurationError(f"--min-ranks is at least 1 and at most -n {ranks}, got {least}")
     if least < ranks and not max_restarts:
         raise ConfigurationError("--min-ranks has no effect without --max-restarts")
+    if max_restarts and arguments[0] == "train" and options.get("out") is None:
+        raise ConfigurationError("--max-restarts needs a run that leaves checkpoints: give it an --out")
     chosen = launcher or available()
     limit, failures, why = ranks, 0, ""
     for attempt in range(max_restarts + 1):
@@ -66,14 +68,14 @@ def run(ranks: int, launcher: str | None, max_restarts: int, arguments: list[str
                 limit, reason = ranks - 1, f"it failed again on {ranks} without a newer checkpoint"
             found = _most_that_start(chosen, least, limit)
             if found is None:
-                print(f"no {why}: {chosen} cannot start {least} rank(s), the fewest that --min-ranks allows")
+                print(f"no {why}: {chosen} cannot start {counted(least, 'rank')}, the fewest that --min-ranks allows")
                 break
             if found < limit:
                 reason = f"{chosen} cannot start {found + 1}"
             elif found > before:
                 reason = f"{chosen} can start them again"
             failures, ranks = failures if found == before else 0, found
-            why += f" on {ranks} rank(s), {reason}"
+            why += f" on {counted(ranks, 'rank')}, {reason}"
         why += ": "
     return status
 

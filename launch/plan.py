@@ -8,7 +8,7 @@ from autograd import schedule
 from ddp import lr_rules
 from ddp.adascale import AdaScale
 from ddp.batch_schedule import FollowNoise, grow, seesaw
-from ddp.errors import ConfigurationError
+from ddp.errors import ConfigurationError, counted
 from ddp.sampler import Sampler
 from launch.options import SCHEDULES, length
 
@@ -49,7 +49,7 @@ def plan(config, sampler: Sampler) -> Plan:
         if config["warmup"] is None:
             warmup = min(max(sampler.steps_in(Fraction(1, 2)), -(-steps // 20)), -(-steps // 2))
     if warmup > steps:
-        raise ConfigurationError(f"--warmup {config['warmup']} is longer than the run of {steps} steps")
+        raise ConfigurationError(f"--warmup {config['warmup']} is longer than the run of {counted(steps, 'step')}")
     rate = schedule_of(config, after.lr, steps, sampler, warmup, start)
     if config["batch_schedule"] and config["batch_schedule"].startswith("seesaw"):
         rate = seesaw(rate, *changes)
@@ -60,7 +60,7 @@ def plan(config, sampler: Sampler) -> Plan:
         rate = AdaScale(rate, base, steps)
     if rule != "none":
         text = lr_rules.sentence(rule, before, after, base, batch)
-        text += f", reached in {warmup} step{'s' if warmup > 1 else ''} from {start:g}" if warmup else ""
+        text += f", reached in {counted(warmup, 'step')} from {start:g}" if warmup else ""
         remarks = [text, lr_rules.warning(batch, noise)]
     return Plan(steps, warmup, rate, _options(config, before, after), batches, remarks)
 

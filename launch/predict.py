@@ -11,10 +11,11 @@ import numpy as np
 
 import ddp
 from autograd import no_grad
-from ddp.environment import BACKENDS
-from ddp.errors import ConfigurationError
+from ddp.environment import BACKENDS, refuse_to_share
+from ddp.errors import ConfigurationError, counted
 from ddp.placement import stored
 from launch import data as datasets, models, transfer
+from launch.train import data_of
 
 BLOCK = 64  # samples that are computed at once, at most: what the bits of a prediction depend on
 
@@ -49,6 +50,8 @@ def predict(
     name; `all` is the training part and then the validation part. The same bytes on any number of ranks. Raises
     ConfigurationError.
     """
+    if backend == "solo":
+        refuse_to_share("--out", out)
     comm = ddp.init(backend, threads)
     path, target = Path(checkpoint), Path(out)
     saved = comm.agree(lambda: _saved(path, target, overwrite, global_batch, threads) if comm.rank == 0 else None)
@@ -57,7 +60,10 @@ def predict(
     model = comm.agree(lambda: _model(path, tensors, config))
     spec = data or config["data"]
     part = split or ("val" if spec == config["data"] else "all")
-    x, y, index = comm.agree(lambda: _samples(spec, data_dir or config["data_dir"], part, config))
+    directory = data_dir or config["data_dir"]
+    x, y, index = comm.agree(lambda: _samples(spec, directory, part, config))
+    if spec == config["data"] and part != "all":
+        comm.agree(lambda: _as_trained({**config, "data_dir": directory}, part))
     if len({*comm.all_gather_object(hashlib.sha256(x.tobytes()).hexdigest())}) > 1:
         raise ConfigurationError(f"--data {spec} differs between ranks: copy one version to every host")
     table = _Table(form, model, y)
@@ -70,7 +76,7 @@ def predict(
         _write(target, table, index, batches)
     except OSError as error:
         raise ConfigurationError(f"--out {target} cannot be written ({error}): give another file") from None
-    print(f"{target}: {len(x):,} samples of {spec}{table.told()}", flush=True)
+    print(f"{target}: {counted(len(x), 'sample')} of {spec}{table.told()}", flush=True)
 
 
 def _saved(path, out, overwrite, global_batch, threads):
@@ -136,6 +142,15 @@ def _samples(spec, data_dir, part, config):
     if not np.isfinite(x).all():
         raise ConfigurationError(f"--data {spec} has numbers that are not finite, or too large for {x.dtype}")
     return x, y, index
+
+
+def _as_trained(config, part):
+    """Refuse a part of the run's own data if that is not what it was: others than the run's would be in the part."""
+    if data_of(config).sha256 != config["data_sha256"]:
+        raise ConfigurationError(
+            f"--data {config['data']} has changed since the model was trained, and --split {part} would not be the "
+            f"part of the run: give the data back, or --split all for all that is there now"
+        )
 
 
 def _batches(model, x, batch, comm):

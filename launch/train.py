@@ -11,11 +11,11 @@ from autograd.core import innermost
 from autograd.kernels import to_numpy
 from ddp import checkpoint, lr_rules, overlap
 from ddp.augment import augmentation
-from ddp.environment import detect, pin_threads, torchrun
-from ddp.errors import ConfigurationError
+from ddp.environment import detect, pin_threads, refuse_to_share, torchrun
+from ddp.errors import ConfigurationError, counted
 from ddp.placement import HALVES, stored
 from launch import data as datasets, models, transfer
-from launch.options import OPTIMIZERS, defaults, resumed
+from launch.options import OPTIMIZERS, OPTIONS, defaults, resumed
 from launch.plan import measures_noise, plan
 
 STARTED_BY = "started_by"  # of config.json: [which torchrun, the options given]
@@ -23,10 +23,14 @@ STARTED_BY = "started_by"  # of config.json: [which torchrun, the options given]
 
 def train(asked: dict) -> dict:
     """Train with the options asked for (see `launch.options`) and return the summary, on every rank."""
+    for name in ("out", "trace") if asked.get("backend") == "solo" else ():
+        if asked.get(name):
+            refuse_to_share(f"--{name}", asked[name])
     comm = ddp.init(_backend(asked), timeout=asked.get("timeout", 300.0))
+    _same_options(comm.all_gather_object(asked))
     config, saved = comm.broadcast_object(comm.agree(lambda: _configuration(asked, comm) if comm.rank == 0 else None))
     pin_threads(config["threads"])
-    data = comm.agree(lambda: _data(config))
+    data = comm.agree(lambda: data_of(config))
     if len({*comm.all_gather_object(data.sha256)}) > 1:
         raise ConfigurationError(f"--data {config['data']} differs between ranks: copy one version to every host")
     placement = comm.agree(lambda: _placement(asked, config, comm))
@@ -83,12 +87,13 @@ def train(asked: dict) -> dict:
     comm.agree(lambda: _begin(out, config, asked) if comm.rank == 0 and out is not None else None)
     if comm.rank == 0:
         where = "" if placement.arrays == "numpy" else f", torch on {config['device']} in {config['dtype']}"
-        ranks = f"{comm.size} rank{'s' if comm.size > 1 else ''} ({comm.launcher}, {comm.backend}{where})"
-        threads = f"{config['threads']} BLAS thread{'s' if config['threads'] > 1 else ''}{' each' * (comm.size > 1)}"
+        ranks = f"{counted(comm.size, 'rank')} ({comm.launcher}, {comm.backend}{where})"
+        threads = f"{counted(config['threads'], 'BLAS thread')}{' each' * (comm.size > 1)}"
         parameters = sum(p.size for p in model.parameters())
         print(
-            f"{config['data']}: {len(data.train_x):,} samples; {config['model']}: {parameters:,} parameters; "
-            f"batch {batch} in {shards} logical shard{'s' if shards > 1 else ''} on {ranks}, {threads}; "
+            f"{config['data']}: {counted(len(data.train_x), 'sample')}; "
+            f"{config['model']}: {counted(parameters, 'parameter')}; "
+            f"batch {batch} in {counted(shards, 'logical shard')} on {ranks}, {threads}; "
             f"steps {trainer.step} to {trainer.total}",
             flush=True,
         )
@@ -101,6 +106,20 @@ def train(asked: dict) -> dict:
         untold = {"verdict": ["--trace: none of the steps to be traced was taken"]}
         print(*summary.get("timeline", untold)["verdict"], sep="\n", flush=True)
     return summary
+
+
+def _same_options(everyones):
+    """Refuse options that differ between ranks: those of rank 0 would hold for all."""
+    for rank, theirs in enumerate(everyones):
+        for option in OPTIONS:
+            told = [
+                f"{option.flag} {given[option.name]}" if option.name in given else f"no {option.flag}"
+                for given in (theirs, everyones[0])
+            ]
+            if told[0] != told[1]:
+                raise ConfigurationError(
+                    f"rank {rank} was given {told[0]}, and rank 0 {told[1]}: start all ranks with the same options"
+                )
 
 
 def _backend(asked):
@@ -153,7 +172,7 @@ def _consistent(asked, config, data, model):
     batch, samples = config["global_batch"], len(data.train_x)
     if batch > samples and config["boundary"] == "short":
         raise ConfigurationError(
-            f"--global-batch {batch} is larger than the {samples} samples of {config['data']}: "
+            f"--global-batch {batch} is larger than the {counted(samples, 'sample')} of {config['data']}: "
             f"give at most {samples}, or --boundary carry to fill a batch from several epochs"
         )
     family = models.family_of(config["model"])
@@ -245,7 +264,8 @@ def _configuration(asked, comm):
     return config, None
 
 
-def _data(config):
+def data_of(config):
+    """The data set of a configuration, in the type that it computes in."""
     data = datasets.load(config["data"], config["data_dir"], config["seed"])
     cast = lambda a: a.astype(stored(config["dtype"])) if a.dtype.kind == "f" else a  # noqa: E731
     names = "train_x", "train_y", "val_x", "val_y"

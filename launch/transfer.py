@@ -1,6 +1,7 @@
 """Starting from weights that were trained before, and keeping some of them as they are."""
 
 import hashlib
+import os
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -16,7 +17,7 @@ LISTED = 8  # names that a printed line tells
 
 def find(path: Path, flag: str) -> tuple[dict, dict]:
     """(state dict, state) of a checkpoint: of the directory itself, or the newest whole one of a run's directory."""
-    if (path / "state.json").is_file() or (path / checkpoint.MARKER).is_file():
+    if os.path.isfile(path / "state.json") or os.path.isfile(path / checkpoint.MARKER):
         model, _, state = checkpoint.load(path)
         return model, state
     for directory in (path / "checkpoints", path):

@@ -203,9 +203,9 @@ TABLE = [
     (V, "group_norm: 3 channels cannot be cut into 2 groups", lambda: ag.group_norm(tensor(2, 3), 2)),
     (V, "group_norm: x of shape (3,) has no channels: it needs a shape (N, C, ...)",
      lambda: ag.group_norm(tensor(3), 1)),
-    (V, "batch_norm: a batch of shape (1, 3) has 1 values a channel: no variance to train with",
+    (V, "batch_norm: a batch of shape (1, 3) has 1 value a channel: no variance to train with",
      lambda: ag.batch_norm(tensor(1, 3), training=True)),
-    (V, "batch_norm: all parts of the batch have 1 values a channel: no variance to train with",
+    (V, "batch_norm: all parts of the batch have 1 value a channel: no variance to train with",
      lambda: in_parts(lambda x: ag.batch_norm(x, training=True))),
     (NotImplementedError, "batch_norm: over the parts of a batch it can be differentiated once: normalise each part by "
      "itself for derivatives of derivatives",

@@ -156,6 +156,28 @@ def test_checkpoints_that_have_changed_places_are_damage(tmp_path):
             checkpoint.load(path)
 
 
+@pytest.mark.parametrize("put", [lambda path: path.write_text("x"), lambda path: path.symlink_to("gone"), Path.mkdir])
+def test_what_is_no_checkpoint_is_named_and_can_be_replaced(put, tmp_path):
+    write(tmp_path, 1)
+    put(tmp_path / "step-00000002")
+    warnings = []
+    assert same(checkpoint.load_latest(tmp_path, warnings.append), 1)
+    assert len(warnings) == 1 and "step-00000002 is incomplete" in warnings[0]
+    assert write(tmp_path, 2) == ["step-00000001", "step-00000002"] and same(checkpoint.load_latest(tmp_path), 2)
+    assert len([*tmp_path.iterdir()]) == 2
+
+
+def test_a_directory_that_cannot_be_read_does_not_count_as_one_without_checkpoints(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigurationError, match=r"cannot be looked for .*Not a directory"):
+        checkpoint.load_latest(tmp_path / "file")
+    write(tmp_path, 1)
+    monkeypatch.setattr(os, "listdir", lambda path: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    for look in (checkpoint.load_latest, checkpoint.steps_in):
+        with pytest.raises(ConfigurationError, match=r"cannot be looked for .*Permission denied"):
+            look(tmp_path)
+
+
 def test_damage_everywhere_leaves_nothing_to_go_on_with(tmp_path):
     assert checkpoint.load_latest(tmp_path / "none") is None
     write(tmp_path, 1, 2, 3)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ddp import ConfigurationError, environment
-from ddp.environment import Launch, detect, speaks
+from ddp.environment import Launch, detect, refuse_to_share, speaks
 
 
 def torchrun(rank="1", size="4", **more):
@@ -168,3 +168,17 @@ def test_memory_is_kept_from_step_to_step_unless_the_environment_decides(variabl
     *names, faults = done.stdout.split()
     assert names == kept
     assert (int(faults) < 5000) == (len(kept) == 2), faults  # 256 for each of 160 arrays, if all are new memory
+
+
+@pytest.mark.parametrize("variables, launcher", [
+    (torchrun(), "torchrun"), (open_mpi("0"), "Open MPI"), (mpich(), "MPICH or Intel MPI"), (slurm("3"), "srun"),
+    (slurm("0", "1") | open_mpi(), "Open MPI"),
+])  # fmt: skip
+def test_processes_that_were_started_together_do_not_share_a_directory(variables, launcher):
+    with pytest.raises(ConfigurationError, match=f"{launcher} has started 4 processes.* would write to --out runs/a:"):
+        refuse_to_share("--out", "runs/a", variables)
+
+
+@pytest.mark.parametrize("variables", [{}, open_mpi("0", "1"), torchrun("0", "1"), BATCH_SCRIPT, {"PMI_FD": "3"}])
+def test_one_process_shares_with_nobody(variables):
+    assert refuse_to_share("--out", "runs/a", variables) is None

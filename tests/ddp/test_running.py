@@ -257,6 +257,6 @@ def test_shards_of_one_value_a_channel_are_refused(shards):
     model = Normalised()
     parallel = DistributedDataParallel(model, shards=len(shards))
     size = sum(map(len, shards))
-    text = rf"\(1, 2\) has 1 values a channel: .* a shard with 1 of a batch of {size} samples: give fewer shards"
+    text = rf"\(1, 2\) has 1 value a channel: .* a shard with 1 of a batch of {size} samples?: give fewer shards"
     with pytest.raises(ConfigurationError, match=text):
         parallel.backward(batch_of(*shards), model)

@@ -239,7 +239,7 @@ def test_shards_that_pass_other_layers_are_told():
 
 def test_one_value_a_channel_has_no_variance():
     with pytest.raises(
-        ConfigurationError, match=r"1 values a channel: no variance .* of a batch of 1 samples: give a larger"
+        ConfigurationError, match=r"1 value a channel: no variance .* of a batch of 1 sample: give a larger"
     ):
         model = nn.Sequential(nn.Linear(6, 3), nn.BatchNorm1d(3))
         step_of(Communicator(), [1, 0], "sync", model)

@@ -72,10 +72,15 @@ REFUSED = {
     "nothing to freeze": ("train --freeze 9.*", {}, ["--freeze '9.*' matches no parameter", "0.weight"]),
     "unknown flag": ("train --learning-rate 1", {}, ["unrecognized arguments: --learning-rate 1", "--help"]),
     "batch below shards": (f"{DIGITS} --shards 8 --global-batch 7", {}, ["7", "8 logical shards", "--global-batch 8"]),
-    "ranks above shards": (f"{DIGITS} --shards 1", {}, ["2 ranks cannot share 1 logical shards", "--shards 2"]),
+    "ranks above shards": (f"{DIGITS} --shards 1", {}, ["2 ranks cannot share 1 logical shard:", "--shards 2"]),
     "negative rate": (f"{DIGITS} --lr -0.1", {}, ["--lr is at least 0.0, got -0.1"]),
     "NaN as a label": ("train --data t.csv", {"t.csv": "a,label\n1,0\n2,nan\n"}, ["t.csv", "line 3", "label", "nan"]),
     "torn IDX file": ("train --data mnist --data-dir .", TORN_IDX, ["train-images-idx3-ubyte", "10 bytes", "32"]),
+    "one directory for all": (
+        f"{DIGITS} --backend solo",
+        {},
+        ["Open MPI has started 2 processes", "--out out", "leave out --backend solo"],
+    ),
     "nothing to go on with": ("train --resume --out none", {}, ["--resume", "no run", "--out none"]),
 }
 
@@ -122,7 +127,7 @@ def test_two_launchers_at_once_are_refused(start, tmp_path):
 
 def test_torchrun_refuses_in_the_same_words(start, tmp_path):
     done = start(f"{DIGITS} --shards 1 --out out", tmp_path, 2, "torchrun")
-    assert refused(done, ["2 ranks cannot share 1 logical shards"], status=1)  # torchrun's own, whatever ranks return
+    assert refused(done, ["2 ranks cannot share 1 logical shard:"], status=1)  # torchrun's own, whatever ranks return
 
 
 def test_diverging_training_says_when_and_keeps_what_was_written(start, tmp_path):
@@ -308,6 +313,42 @@ def test_a_refusal_of_one_rank_alone_ends_all(start, tmp_path):
     assert refused(start("train --model net.py:Net --steps 20", tmp_path, 2), ["this rank is tired"])
 
 
+def test_options_that_differ_between_ranks_are_refused(start, tmp_path):
+    code = "import sys; from ddp.environment import detect; from launch.__main__ import main\n"
+    code += f"sys.exit(main([*{DIGITS.split()}, '--out', 'out', *['--seed', '1'][: 2 * detect().rank]]))\n"
+    (tmp_path / "script.py").write_text(code)
+    done = start("", tmp_path, 2, script="script.py")
+    assert refused(done, ["rank 1 was given --seed 1, and rank 0 no --seed: start all ranks with the same options"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_rank_that_is_interrupted_alone_says_so(start, tmp_path):
+    (tmp_path / "net.py").write_text(FAULTY_NET.format(fault="raise KeyboardInterrupt"))
+    done = start("train --model net.py:Net --steps 20", tmp_path, 3)
+    (told,) = done.told()
+    assert done.status == 130 and told.startswith("interrupted on rank 1; --resume goes on")
+
+
+@pytest.mark.parametrize("ranks", [0, 2])
+def test_an_output_that_nobody_reads_is_told_in_one_sentence(ranks, start, tmp_path):
+    fault = "a, b = os.pipe(); os.close(a); os.dup2(b, 1); print('x', flush=True)"
+    code = FAULTY_NET.format(fault=fault).replace("rank == 1", "rank == 0")
+    (tmp_path / "net.py").write_text(code)
+    done = start("train --model net.py:Net --steps 20", tmp_path, ranks)
+    (told,) = done.told()
+    assert done.status == 1 and told.startswith("standard output was closed" + " on rank 0" * (ranks > 0))
+    assert "Traceback" not in done.err and "Exception ignored" not in done.err
+
+
+def test_a_rank_that_goes_without_a_word_is_named_by_one_of_the_others(start, tmp_path):
+    """Status 0, which torchrun takes for success."""
+    (tmp_path / "script.py").write_text(SCRIPT.format(fault="os._exit(0)"))
+    done = start("", tmp_path, 3, "torchrun", script="script.py")
+    (told,) = done.told("rank ")
+    assert done.status != 0 and told.startswith("0 of 3 failed: rank 1 is gone without a word while rank 0 waits at ")
+    assert "script.py:14 in main" in told
+
+
 STRAY = """
 import ddp
 from autograd import nn, optim
@@ -335,7 +376,7 @@ def test_shards_too_small_for_batch_norm_are_refused_once(start, tmp_path):
     code = "from autograd import nn\ndef net(i, o): return nn.Sequential(nn.Linear(i, o), nn.BatchNorm1d(o))\n"
     (tmp_path / "net.py").write_text(code)
     done = start("train --model net.py:net --global-batch 5 --shards 4 --steps 20 --out out", tmp_path, 3)
-    assert refused(done, ["(1, 10) has 1 values a channel", "a shard with 1 of a batch of 5", "give fewer shards"])
+    assert refused(done, ["(1, 10) has 1 value a channel", "a shard with 1 of a batch of 5", "give fewer shards"])
 
 
 KILLED = {

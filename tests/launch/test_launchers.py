@@ -124,11 +124,20 @@ def test_the_launcher_is_chosen_by_what_is_there(programs, job, torch, expected,
         ("run --max-restarts -1 -- train", "--max-restarts is at least 0, got -1"),
         ("run --max-restarts 1 --min-ranks 3 -- train", "--min-ranks is at least 1 and at most -n 2, got 3"),
         ("run --min-ranks 1 -- train", "--min-ranks has no effect without --max-restarts"),
+        ("run --max-restarts 3 -- train", "--max-restarts needs a run that leaves checkpoints: give it an --out"),
+        ("run -- train --bad-option", "unrecognized arguments: --bad-option (see allgrad --help)"),
+        ("run train --lr two", "--lr takes a number, got 'two'"),
+        ("run -- trian", "invalid choice: 'trian'"),
+        ("slurm -- train --bad-option", "unrecognized arguments: --bad-option (see allgrad --help)"),
+        ("slurm --out job.sh -- train --lr two", "--lr takes a number, got 'two'"),
+        ("slurm -- checkpoint burn out", "invalid choice: 'burn'"),
+        ("slurm -- predict --checkpoint out", "the following arguments are required: --out"),
     ],
 )
 def test_what_cannot_be_run_is_refused(words, text, start, tmp_path):
     done = start(words, tmp_path)
     assert done.status == 2 and text in done.told()[0] and done.out == ""
+    assert not [*tmp_path.iterdir()]
 
 
 # --- running -----------------------------------------------------------------------------------------------------
@@ -154,7 +163,7 @@ class Process:
         return next(self.statuses)
 
 
-TRAIN = "-m launch train --lr 1"
+TRAIN = "train --lr 1 --out none"
 
 
 @pytest.mark.parametrize(
@@ -171,10 +180,10 @@ def test_failures_are_started_again(statuses, restarts, status, count, machine, 
     machine("srun")
     process = Process(statuses)
     monkeypatch.setattr(launchers.subprocess, "Popen", process)
-    assert run(2, "srun", restarts, ["--", "train", "--lr", "1"]) == status
+    assert run(2, "srun", restarts, ["--", *TRAIN.split()]) == status
     assert len(process.commands) == count
     shown = capsys.readouterr().out.splitlines()
-    assert shown[0].endswith(TRAIN) and len(shown) == count
+    assert shown[0].endswith(f"-m launch {TRAIN}") and len(shown) == count
     for attempt, line in enumerate(shown[1:], 1):
         assert line.startswith(f"restart {attempt} of {restarts} after status ")
 
@@ -235,9 +244,9 @@ def test_failures_that_repeat_and_lost_slots_leave_fewer_ranks(case, machine, mo
     assert [int(words.split()[2]) for words in process.words] == sizes
     _, *told = capsys.readouterr().out.splitlines()
     for i, (size, line) in enumerate(zip(sizes[1:], told), 1):
-        assert line.startswith(f"restart {i} of {len(story)} after status 1 on {size} rank(s), ")
+        assert line.startswith(f"restart {i} of {len(story)} after status 1 on {size} rank{'s' * (size > 1)}, ")
     if case == "too few slots":
-        sentence = "no restart 1 of 1 after status 1: srun cannot start 2 rank(s), the fewest that --min-ranks allows"
+        sentence = "no restart 1 of 1 after status 1: srun cannot start 2 ranks, the fewest that --min-ranks allows"
         assert status == 1 and told == [sentence]
     else:
         assert status == 0 and len(told) == len(story)

@@ -69,7 +69,7 @@ def test_what_all_ranks_find_wrong_is_told_once(tmp_path):
 
 def test_doctor_names_it(tmp_path):
     done = ranks(2, "doctor", tmp_path)
-    assert "MPI library: MPICH" in done.stdout and "this launch: mpirun, 2 rank(s), backend mpi" in done.stdout
+    assert "MPI library: MPICH" in done.stdout and "this launch: mpirun, 2 ranks, backend mpi" in done.stdout
 
 
 def test_the_mpirun_of_open_mpi_is_refused_in_words(tmp_path):

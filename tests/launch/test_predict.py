@@ -164,6 +164,25 @@ def test_an_autoencoder_gives_what_it_reconstructs(predict, made):
     assert np.mean((values - load("digits").val_x) ** 2) == pytest.approx(loss, rel=1e-5)
 
 
+@pytest.mark.parametrize("run, name", [("table", "t.csv"), ("images", "images.npz")])
+def test_parts_of_data_that_has_changed_are_refused_and_all_of_it_is_taken(run, name, made, predict, tmp_path, capsys):
+    before = (made / name).read_bytes()
+    try:
+        if name == "t.csv":
+            (made / name).write_bytes(before.replace(b"yes", b"no", 1))
+        else:
+            np.savez(made / name, x=IMAGES[::-1], y=np.arange(40) % 2)
+        for split in ("val", "train"):
+            asked = ["--checkpoint", run, "--split", split, "--out", str(tmp_path / "p.csv")]
+            assert main(["predict", *asked]) == 2 and not (tmp_path / "p.csv").exists()
+            (line,) = capsys.readouterr().err.splitlines()
+            assert f"--data {name} has changed since the model was trained" in line and "--split all" in line
+        rows, _ = predict(run, "--split all")
+        assert len(rows) == (90 if name == "t.csv" else 40)
+    finally:
+        (made / name).write_bytes(before)
+
+
 def test_one_checkpoint_of_a_run_and_all_digits_of_float64(predict):
     assert predict("double/checkpoints/step-00000003")[0] == predict("double")[0]
     assert max(len(row["probability_0"]) for row in predict("double")[0]) > 15

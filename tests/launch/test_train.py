@@ -115,7 +115,7 @@ def test_local_steps_go_on_where_each_rank_was(train, start, tmp_path):
     whole = train(f"{flags} --steps 16", 2)
     train(f"{flags} --steps 10", 2, out=tmp_path / "out")
     done = start("train --steps 16 --resume --out out", tmp_path, 1)
-    assert done.status == 2 and "as many logical shards as ranks: got 2 shards on 1 ranks" in done.err
+    assert done.status == 2 and "as many logical shards as ranks: got 2 shards on 1 rank" in done.err
     last = train("--steps 16 --resume", 2, out=tmp_path / "out")
     for key in whole.keys() - UNLIKE - {"resumed_at", "best"}:
         assert last[key] == whole[key], key

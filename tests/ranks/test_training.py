@@ -155,7 +155,7 @@ def test_models_that_differ_are_refused_alike_on_every_rank(comm, build):
 
 def test_too_few_shards_are_refused_on_every_rank(comm):
     if comm.size > 1:
-        with pytest.raises(ConfigurationError, match=f"{comm.size} ranks cannot share 1 logical shards"):
+        with pytest.raises(ConfigurationError, match=f"{comm.size} ranks cannot share 1 logical shard:"):
             DistributedDataParallel(mlp(0), comm, shards=1)
 
 
