@@ -45,8 +45,9 @@ def competitors():
 
 
 def measure(commands, turns):
-    """{name: [seconds of a turn]}, after one that is not counted: it compiles and reads what later ones find."""
+    """{name: [seconds of a turn]}, after one that is not counted: it writes the bytecode that an installation has."""
     variables, times = os.environ | OPEN_MPI, {name: [] for name in commands}
+    variables.pop("PYTHONDONTWRITEBYTECODE", None)
     for turn in range(turns + 1):
         for name, words in commands.items():
             began = time.perf_counter()
