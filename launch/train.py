@@ -247,7 +247,7 @@ def _configuration(asked, comm):
 
 def _data(config):
     data = datasets.load(config["data"], config["data_dir"], config["seed"])
-    cast = lambda a: a.astype(stored(config["dtype"])) if a.dtype.kind == "f" else a  # noqa: E731
+    cast = lambda a: a.astype(stored(config["dtype"]), copy=False) if a.dtype.kind == "f" else a  # noqa: E731
     names = "train_x", "train_y", "val_x", "val_y"
     return replace(data, **{name: cast(getattr(data, name)) for name in names})
 
