@@ -86,6 +86,6 @@ def uniform_of(numbers, start, stop, *key):
     numbers = np.asarray(numbers).astype(np.int64).view(np.uint64)[:, None]
     blocks = np.arange(start // 4, -(-stop // 4), dtype=np.uint64)[None]
     words = philox(*key).state["state"]["key"][0].item()
-    counter = np.broadcast_arrays(numbers & LOW, numbers >> HALF, blocks, np.uint64(0))
+    counter = numbers & LOW, numbers >> HALF, blocks, np.uint64(0)  # (len(numbers), 1) and (1, blocks)
     drawn = np.stack(philox4x32(counter, (words & 0xFFFFFFFF, words >> 32)), axis=-1)
     return drawn.reshape(len(numbers), 4 * blocks.size)[:, start % 4 :][:, : stop - start] * 2.0**-32

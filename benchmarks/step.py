@@ -43,12 +43,12 @@ def start(names, ranks):
             yield Group(name, setting, ranks)
 
 
-def make(groups, number, ranks):
+def make(groups, workload, ranks):
     """{group: mean loss over the ranks, step by step} of those that can do the workload; those that fail leave."""
     losses = {}
     for group in list(groups):
         try:
-            losses[group] = [statistics.fmean(found) for found in zip(*group.ask("make", number))]
+            losses[group] = [statistics.fmean(found) for found in zip(*group.ask("make", workload))]
         except Unavailable:
             continue
         except Failed as error:
@@ -78,16 +78,21 @@ def differences(losses, label):
     return largest
 
 
-def measure(groups, number, ranks, repeats, seconds):
-    """A row for each competitor, of turns of about so many seconds."""
-    label = WORKLOADS[number].label
-    differs = differences(make(groups, number, ranks), label)
-    steps = {group: max(1, round(seconds / max(group.ask("turn", 3)))) for group in differs}
-    times = {group: [] for group in differs}
+def take_turns(groups, repeats, seconds):
+    """{group: seconds a step of its slowest rank, turn by turn}, of turns of about so many seconds."""
+    steps = {group: max(1, round(seconds / max(group.ask("turn", 3)))) for group in groups}
+    times = {group: [] for group in groups}
     for _ in range(repeats):
-        for group in differs:
+        for group in groups:
             times[group].append(max(group.ask("turn", steps[group])))
-    return [report.Row(ranks, label, g.name, g.setting, times[g], differs[g]) for g in differs]
+    return times
+
+
+def measure(groups, workload, ranks, repeats, seconds):
+    """A row for each competitor."""
+    differs = differences(make(groups, workload, ranks), workload.label)
+    times = take_turns(differs, repeats, seconds)
+    return [report.Row(ranks, workload.label, g.name, g.setting, times[g], differs[g]) for g in differs]
 
 
 def compare(names, chosen, arguments):
@@ -100,8 +105,8 @@ def compare(names, chosen, arguments):
             for group in start(names, ranks):
                 stack.callback(group.close)
                 groups.append(group)
-            for number in chosen:
-                rows += (found := measure(groups, number, ranks, arguments.repeats, arguments.turn))
+            for workload in chosen:
+                rows += (found := measure(groups, workload, ranks, arguments.repeats, arguments.turn))
                 print("\n".join(report.lines(found)), flush=True)
     return rows
 
@@ -126,14 +131,14 @@ def memory(names, chosen, all_ranks):
     """Print the resident memory of each competitor, from processes that do nothing else; the largest of the ranks."""
     print("| ranks | workload | peer | MiB between steps | MiB more in a step |\n|--:|---|---|--:|--:|", flush=True)
     for ranks in all_ranks:
-        for number in chosen:
+        for workload in chosen:
             for name in names:
                 for group in start([name], ranks):
                     with contextlib.closing(group):
-                        if not make([group], number, ranks):
+                        if not make([group], workload, ranks):
                             continue
                         before, more = (max(found) for found in zip(*group.ask("memory")))
-                    label = f"{WORKLOADS[number].label} | {report.shown(name, group.setting)}"
+                    label = f"{workload.label} | {report.shown(name, group.setting)}"
                     print(f"| {ranks} | {label} | {before:.1f} | {more:.1f} |", flush=True)
 
 
@@ -143,11 +148,11 @@ def profile(chosen):
     import pstats
 
     rank = Rank("allgrad", "")
-    for number in chosen:
-        rank.make(number)
+    for workload in chosen:
+        rank.make(workload)
         with cProfile.Profile() as found:
             rank.turn(PROFILED - 1)
-        print(f"{WORKLOADS[number].label}, {PROFILED} steps")
+        print(f"{workload.label}, {PROFILED} steps")
         pstats.Stats(found).strip_dirs().sort_stats("tottime").print_stats(20)
 
 
@@ -163,7 +168,7 @@ def main():
     parser.add_argument("--profile", metavar="TEXT", help="profile our own step of the workloads with this text")
     arguments = parser.parse_args()
     only = arguments.only if arguments.profile is None else arguments.profile
-    chosen = [number for number, workload in enumerate(WORKLOADS) if only in workload.label]
+    chosen = [workload for workload in WORKLOADS if only in workload.label]
     names = list(dict.fromkeys(["allgrad", *filter(None, arguments.peers.split(","))]))
     if not chosen:
         parser.error(f"no workload's label contains {only!r}: they are {'; '.join(w.label for w in WORKLOADS)}")

@@ -11,7 +11,6 @@ import time
 from multiprocessing.connection import Client, Connection
 
 from benchmarks.peers import PEERS, Unavailable
-from benchmarks.workloads import WORKLOADS
 from ddp.environment import detect
 
 AGREE = 20  # steps whose losses are compared
@@ -26,9 +25,8 @@ class Rank:
         self.settings = {*name.split("-")[1:], *setting.split()}
         self.make_peer = importlib.import_module(f"benchmarks.peers.{PEERS[name].module}").make
 
-    def make(self, number):
+    def make(self, workload):
         """Build a workload; the losses of its first steps."""
-        workload = WORKLOADS[number]
         self.batches = self.step = None
         gc.collect()
         prepare, self.step = self.make_peer(workload, self.settings)

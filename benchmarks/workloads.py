@@ -107,7 +107,7 @@ def _transformer(t):
     yield from (("head.weight", (t.vocabulary, e)), ("head.bias", (t.vocabulary,)))
 
 
-def _mlp(*widths):
+def mlp(*widths):
     layers = []
     for pair in itertools.pairwise(widths):
         layers += [Layer("Linear", pair), Layer("ReLU")]
@@ -134,8 +134,8 @@ CNN = (
 )  # fmt: skip
 GPT = Transformer(vocabulary=96, context=64, width=128, heads=4, layers=2)
 
-M1 = "M1", "784-128-10", _mlp(784, 128, 10), (784,)
-M2 = "M2", "784-512-512-10", _mlp(784, 512, 512, 10), (784,)
+M1 = "M1", "784-128-10", mlp(784, 128, 10), (784,)
+M2 = "M2", "784-512-512-10", mlp(784, 512, 512, 10), (784,)
 M3 = "M3", "LeNet-5", LENET5, (1, 28, 28)
 M4 = "M4", "transformer", GPT, (GPT.context,)
 M5 = "M5", "CNN", CNN, (3, 32, 32)

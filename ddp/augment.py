@@ -5,6 +5,8 @@ import numpy as np
 from autograd.random import uniform_of
 from ddp.errors import ConfigurationError
 
+WORDS = 4  # that the generator makes at once
+
 
 class Draws:
     """Uniform numbers for each of some samples, a function of (seed, epoch, sample) alone.
@@ -14,15 +16,17 @@ class Draws:
 
     def __init__(self, seed, samples, epochs):
         self.seed, self.samples, self.epochs = seed, samples, epochs
-        self.drawn = 0
+        self.drawn, self.known = 0, np.empty((len(samples), 0))
 
     def __call__(self, k):
         start, self.drawn = self.drawn, self.drawn + k
-        found = np.empty((len(self.samples), k))
-        for epoch in np.unique(self.epochs).tolist():  # one, or two where a batch goes over the end of an epoch
-            of = self.epochs == epoch
-            found[of] = uniform_of(self.samples[of], start, self.drawn, self.seed, "augment", epoch)
-        return found
+        if self.drawn > (had := self.known.shape[1]):
+            more = np.empty((len(self.samples), -(-(self.drawn - had) // WORDS) * WORDS))
+            for epoch in np.unique(self.epochs).tolist():  # one, or two where a batch goes over the end of an epoch
+                of = self.epochs == epoch
+                more[of] = uniform_of(self.samples[of], had, had + more.shape[1], self.seed, "augment", epoch)
+            self.known = np.concatenate((self.known, more), axis=1)
+        return self.known[:, start : self.drawn]
 
 
 def crop(x, draws, padding=4):
@@ -32,14 +36,19 @@ def crop(x, draws, padding=4):
     """
     height, width = x.shape[2:]
     down, right = (draws(2) * (2 * padding + 1)).astype(np.int64).T
-    padded = np.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(2, 3))
-    return windows[np.arange(len(x)), :, down, right]
+    padded = np.zeros((*x.shape[:2], height + 2 * padding, width + 2 * padding), x.dtype)
+    padded[..., padding : padding + height, padding : padding + width] = x
+    moved = np.empty(x.shape, x.dtype)
+    for image, source, i, j in zip(moved, padded, down.tolist(), right.tolist()):
+        image[...] = source[:, i : i + height, j : j + width]
+    return moved
 
 
 def flip(x, draws):
     """Images (N, C, H, W), each mirrored from left to right with probability 1/2."""
-    return np.where(draws(1)[:, :, None, None] < 0.5, x[..., ::-1], x)
+    flipped, chosen = x.copy(), draws(1)[:, 0] < 0.5
+    flipped[chosen] = x[chosen, :, :, ::-1]
+    return flipped
 
 
 AUGMENTATIONS = {"crop": crop, "flip": flip}

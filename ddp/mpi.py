@@ -22,7 +22,9 @@ def library() -> str:
     return " ".join(MPI.Get_library_version().splitlines()[0].split(",")[0].split())
 
 
-def _start():
+def _start(launch):
+    if launch.local_size == launch.size:  # Open MPI's module for fabrics sleeps for a second, and is for other hosts
+        os.environ.setdefault("OMPI_MCA_btl", "^ofi")
     # MPICH would end this process with an internal error instead, before Python could say anything.
     if "OMPI_COMM_WORLD_SIZE" in os.environ and not library().startswith("Open MPI"):
         raise ConfigurationError(
@@ -36,7 +38,7 @@ class MPICommunicator(Communicator):
     def __init__(self, launch: Launch, comm: MPI.Comm | None = None):
         super().__init__(launch)
         if not MPI.Is_initialized():
-            _start()
+            _start(launch)
         self.comm = MPI.COMM_WORLD.Dup() if comm is None else comm
         if self.comm.Get_size() != launch.size:
             raise ConfigurationError(

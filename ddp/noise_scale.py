@@ -16,7 +16,6 @@ above 0, which the delta method cannot say.
 import math
 
 import numpy as np
-from scipy.special import stdtrit
 
 from autograd.kernels import to_numpy
 
@@ -199,6 +198,8 @@ def fieller(x, y, spread, weights, level=LEVEL):
     total, squares = weights
     if not total or (n := total * total / squares) < 1.0 + 1e-9:
         return None
+    from scipy.special import stdtrit  # which imports a good part of SciPy: a run that needs no interval does without
+
     t = float(stdtrit(n - 1.0, 0.5 + level / 2.0))
     xx, xy, yy = (t * t * s / total / (n - 1.0) for s in spread)
     a, b, c = y * y - yy, x * y - xy, x * x - xx  # the set is a r^2 - 2 b r + c <= 0

@@ -4,6 +4,7 @@ import math
 import os
 import platform
 import time
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -139,7 +140,7 @@ class Trainer:
             "plateau": self.plateau.state_dict() if self.plateau is not None else None,
             "adascale": self.adascale.state_dict() if self.adascale is not None else None,
             "batches": sampler.pieces,
-            "fingerprint": fingerprint(self.loader.place),
+            "fingerprint": self.fingerprint,
         }
         if self.writer.directory is not None:
             optimizer |= {OWN + name: value for name, value in own.items()}
@@ -339,20 +340,20 @@ class Trainer:
             "malloc": environment.malloc(),
             "oversubscribed": self.comm.local_size > (os.cpu_count() or 1),
             "config": self.config,
-            "fingerprint": fingerprint(self.loader.place),
+            "fingerprint": self.fingerprint,
         }
 
     def _means(self, dataset):
         with self.timeline.span("evaluation"):
             return evaluate(self.model, dataset, self.metrics, self.comm, self.parallel.shards, place=self.loader.place)
 
-
-def fingerprint(placement) -> dict:
-    """What equal bits are claimed within: processor, libraries, BLAS and its threads."""
-    return {
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "machine": platform.machine(),
-        "blas": environment.blas(),
-        **placement.fingerprint(),
-    }
+    @cached_property
+    def fingerprint(self) -> dict:
+        """What equal bits are claimed within: processor, libraries, BLAS and its threads."""
+        return {
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "machine": platform.machine(),
+            "blas": environment.blas(),
+            **self.loader.place.fingerprint(),
+        }

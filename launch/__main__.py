@@ -4,51 +4,40 @@
 """
 
 import argparse
+import importlib
 import os
 import sys
 import time
 
-from ddp.environment import speaks
-from ddp.errors import ConfigurationError, Diverged, OutOfStep, tell
-from ddp.start import connected, end_all_ranks, on_rank, wait_turn
+COMMANDS = {  # name -> module with add_options, and help
+    "train": ("launch.options", "train a model on all ranks of this launch"),
+    "predict": ("launch.predict", "write what a trained model says of samples"),
+    "checkpoint": ("launch.checkpoints", "verify, show or export checkpoints"),
+    "run": ("launch.launchers", "start ranks on this machine or in this Slurm job"),
+    "slurm": ("launch.slurm", "write a batch file for Slurm"),
+    "doctor": ("launch.doctor", "say what this machine and this launch offer, and what is wrong"),
+    "demo": ("launch.demo", "train on 2 ranks and on 1, compare the weights, draw the curves"),
+    "study": ("launch.study.command", "how batch size, learning rate and epochs trade: tables and figures"),
+}
 
 
 class _Parser(argparse.ArgumentParser):
     """Reports bad usage like any other bad input: one sentence, on one rank."""
 
     def error(self, message):
+        from ddp.errors import ConfigurationError
+
         raise ConfigurationError(f"{message} (see {self.prog} --help)")
 
 
 def _parser(words):
+    """The parser of these words: of the command that they begin with, and the names of all others."""
     parser = _Parser(prog="allgrad", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
-    train = commands.add_parser("train", help="train a model on all ranks of this launch", allow_abbrev=False)
-    predict = commands.add_parser("predict", help="write what a trained model says of samples", allow_abbrev=False)
-    checkpoint = commands.add_parser("checkpoint", help="verify, show or export checkpoints", allow_abbrev=False)
-    run = commands.add_parser("run", help="start ranks on this machine or in this Slurm job", allow_abbrev=False)
-    slurm = commands.add_parser("slurm", help="write a batch file for Slurm", allow_abbrev=False)
-    doctor = commands.add_parser("doctor", help="say what this machine and this launch offer, and what is wrong")
-    demo = commands.add_parser("demo", help="train on 2 ranks and on 1, compare the weights, draw the curves")
-    study = commands.add_parser("study", help="how batch size, learning rate and epochs trade: tables and figures")
-    from launch.checkpoints import add_options as add_checkpoint_options
-    from launch.doctor import add_options as add_doctor_options
-    from launch.launchers import add_options as add_run_options
-    from launch.options import add_options
-    from launch.predict import add_options as add_predict_options
-    from launch.slurm import add_options as add_slurm_options
-
-    add_options(train)
-    add_predict_options(predict)
-    add_checkpoint_options(checkpoint)
-    add_run_options(run)
-    add_slurm_options(slurm)
-    add_doctor_options(doctor)
-    if words[:1] == ["study"]:  # nobody else needs its imports
-        from launch.study.command import add_options as add_study_options
-
-        add_study_options(study)
-    demo.add_argument("--out", default="runs/demo", help="directory for its two runs and the figure [runs/demo]")
+    for name, (module, text) in COMMANDS.items():
+        command = commands.add_parser(name, help=text, allow_abbrev=False)
+        if words[:1] == [name]:  # nobody else needs its imports
+            importlib.import_module(module).add_options(command)
     return parser
 
 
@@ -77,6 +66,7 @@ def _command(arguments: dict) -> int:
         predict(**arguments)
         return 0
     if command == "checkpoint":
+        from ddp.environment import speaks
         from launch.checkpoints import run
 
         return run(**arguments) if speaks() else 0
@@ -109,6 +99,12 @@ QUIET = 3.0  # seconds in which the rank that speaks reports what all have found
 def main(argv=None) -> int:
     """Run a command; returns the exit status: 0, 1 if training failed, 2 if what was asked for cannot be done."""
     words = sys.argv[1:] if argv is None else argv
+    if words[:1] in (["-h"], ["--help"]):  # at once: what is imported below imports NumPy
+        _parser(words).parse_args(words)
+    from ddp.environment import speaks
+    from ddp.errors import ConfigurationError, Diverged, OutOfStep, tell
+    from ddp.start import connected, end_all_ranks, on_rank, wait_turn
+
     try:
         return _command(vars(_parser(words).parse_args(words)))
     except (ConfigurationError, Diverged, OutOfStep) as error:

@@ -1,5 +1,6 @@
 """`allgrad demo`: the digits on two ranks and on one, the same weights, and the curves."""
 
+import argparse
 import json
 from pathlib import Path
 
@@ -12,6 +13,10 @@ RUN = (
     "train --data digits --model mlp:256 --dropout 0.2 --optimizer sgd --lr 0.1 --momentum 0.9 --schedule cosine "
     "--global-batch 64 --shards 8 --epochs 15"
 )
+
+
+def add_options(parser: argparse.ArgumentParser):
+    parser.add_argument("--out", default="runs/demo", help="directory for its two runs and the figure [runs/demo]")
 
 
 def demo(out: str) -> int:

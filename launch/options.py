@@ -2,7 +2,6 @@
 
 import argparse
 import re
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,6 +184,8 @@ def given(arguments: dict) -> dict:
     """The options that the user gave, checked: those of --config, and over them those of the command line."""
     values = {}
     if path := arguments.pop("config", None):
+        import tomllib
+
         try:
             values = {key.replace("-", "_"): value for key, value in tomllib.loads(Path(path).read_text()).items()}
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

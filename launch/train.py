@@ -267,7 +267,7 @@ def _configuration(asked, comm):
 def data_of(config):
     """The data set of a configuration, in the type that it computes in."""
     data = datasets.load(config["data"], config["data_dir"], config["seed"])
-    cast = lambda a: a.astype(stored(config["dtype"])) if a.dtype.kind == "f" else a  # noqa: E731
+    cast = lambda a: a.astype(stored(config["dtype"]), copy=False) if a.dtype.kind == "f" else a  # noqa: E731
     names = "train_x", "train_y", "val_x", "val_y"
     return replace(data, **{name: cast(getattr(data, name)) for name in names})
 

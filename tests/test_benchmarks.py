@@ -1,6 +1,7 @@
 """The step benchmark: what it writes, and that it refuses a peer that trains otherwise. Nothing is timed."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -9,9 +10,10 @@ from typing import NamedTuple
 
 import pytest
 
-from benchmarks import step
+from benchmarks import scaling, step
 from benchmarks.worker import AGREE, Rank
 from benchmarks.workloads import WORKLOADS
+from launch.study import figures
 
 ROOT = Path(__file__).parents[1]
 LABEL = "M1 784-128-10, sgd, batch 8"
@@ -48,11 +50,11 @@ def test_a_peer_with_other_losses_is_refused():
 
 @pytest.mark.parametrize("name", ["M1", "M2", "M3"])
 def test_the_peer_by_hand_trains_as_allgrad_does(name):
-    numbers = [n for n, w in enumerate(WORKLOADS) if w.name == name and w.batch == 8]
+    chosen = [w for w in WORKLOADS if w.name == name and w.batch == 8]
     ranks = [Rank("allgrad", ""), Rank("numpy", "")]
-    assert numbers
-    for number in numbers:
-        ours, theirs = (rank.make(number) for rank in ranks)
+    assert chosen
+    for workload in chosen:
+        ours, theirs = (rank.make(workload) for rank in ranks)
         assert len(ours) == AGREE and theirs == pytest.approx(ours, rel=1e-5)
 
 
@@ -62,3 +64,22 @@ def test_weights_and_data_have_torchs_names_and_differ_between_ranks():
     assert weights["blocks.1.self_attn.in_proj_weight"].shape == (384, 128) and len(weights) == 30
     (x, y), (other, _) = (transformer.data(1, rank)[0] for rank in (0, 1))
     assert x.shape == y.shape == (transformer.batch, 64) and x.max() < 96 and (x != other).any()
+
+
+def test_scaling_tells_where_overhead_ends(tmp_path):
+    """Curves t = a + b x, with a floor of 3 ms that a value of 30 doubles."""
+    points = []
+    for panel, peer, slow in (("batch", "allgrad", 1.0), ("batch", "torch", 2.0), ("width", "allgrad", 1.0)):
+        for value in (1, 10, 30, 1000, 100_000):
+            turns = [slow * (3e-3 + 1e-4 * value) * noise for noise in (1.0, 0.9, 1.1)]
+            ours = [seconds / slow for seconds in turns]
+            points.append(scaling.Point(panel, value, peer, turns, ours))
+    floor, twice, slope = scaling.curve(points[:5])
+    assert floor == pytest.approx(3.1) and 30 < twice < 45 and slope == pytest.approx(1.0, abs=0.01)
+    assert math.isnan(scaling.curve(points[:3])[1])
+    assert scaling.line(points[5]) == "| batch | 1 | torch | 6.200 (5.580 .. 6.820) | 2.00 (2.00 .. 2.00) |"
+    points.append(scaling.Point("weak", 2, "allgrad", [0.02, 0.03, 0.04], [0.018, 0.018, 0.018]))
+    assert scaling.line(points[-1]).endswith("| 30.000 (20.000 .. 40.000) | 0.60 (0.45 .. 0.90) |")
+    assert len([*scaling.curves(points)]) == 1 + 3
+    for path in figures.save(scaling.draw(points), tmp_path / "scaling"):
+        assert path.stat().st_size > 10_000

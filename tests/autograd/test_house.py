@@ -25,6 +25,22 @@ def test_importing_autograd_imports_neither_torch_nor_scipy_nor_mpi():
     assert done.stdout == "set()\n"
 
 
+def test_a_command_imports_what_it_needs_only():
+    """Which is most of the time it takes to start: help without NumPy, training without what others need."""
+    code = """
+import contextlib, sys
+from launch.__main__ import main
+with contextlib.suppress(SystemExit):
+    main(["--help"])
+found = {"numpy"} & {*sys.modules}
+main("train --data digits --steps 1".split())
+found |= {"launch.doctor", "launch.study", "matplotlib", "mpi4py", "scipy", "sklearn", "torch"} & {*sys.modules}
+print(*found, file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr == "\n" and "usage: allgrad" in done.stdout and "weights_sha256" in done.stdout
+
+
 def imported(path):
     """The packages that a file imports, at its top or inside a function."""
     for node in ast.walk(ast.parse(path.read_text())):
