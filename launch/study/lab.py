@@ -61,6 +61,8 @@ class Lab:
             )
         if ranks_per_run < 1 or (jobs is not None and jobs < 1):
             raise ConfigurationError(f"--jobs and --ranks-per-run are at least 1, got {jobs} and {ranks_per_run}")
+        if retry not in ("error", "all"):
+            raise ConfigurationError(f"--retry {retry} is not error or all")
         self.comm = ddp.init()
         if self.comm.size > 1 and self.comm.rank > 0:
             _serve_as_rank(self.comm, ranks_per_run)

@@ -54,6 +54,10 @@ DEFAULTS: dict[str, Any] = {
     "trace": False,
     "seed": 0,
 }
+MORE = (  # of these, what any experiment may be given as it is
+    "momentum", "nesterov", "weight_decay", "l1", "no_decay", "schedule", "warmup", "steps", "optimizer_options",
+    "trace",
+)  # fmt: skip
 
 
 def configuration(work: workload.Workload, optimizer: str | None = None, **given) -> dict:

@@ -12,11 +12,11 @@ import numpy as np
 import autograd as ag
 from autograd import init, nn, random
 from autograd.kernels import to_numpy
-from ddp.errors import ConfigurationError
 from launch.study import figures, fit, runner
 from launch.study.experiments import steps
+from launch.study.options import PRESET, experiment
 from launch.study.result import Check, Figure, Result, Table
-from launch.study.tune import SEEDS, NothingWorks, Tuned, tune
+from launch.study.tune import SEEDS, NothingWorks, Tuned, first_rate, tune
 
 SCHEMES = {
     "he": init.kaiming,
@@ -102,25 +102,17 @@ class Cell:
         return self.tuned.steps if self.tuned else [math.inf] * len(self.rows)
 
 
+@experiment(GRIDS)
 def run(
-    lab, work, preset="quick", *, optimizers=("sgd",), target=None, metric="train_loss", sampler="epoch", seeds=None,
-    report_seeds=None, cap=None, eval_ratio=1.05, lr=None,
+    lab, work, preset="quick", *, optimizers=("sgd",), target=None, metric="train_loss", sampler="epoch", seeds=PRESET,
+    report_seeds=PRESET, cap=PRESET, eval_ratio=1.05, lr=None,
 ) -> Result:  # fmt: skip
     """Steps to the target from each scheme's weights; a multilayer perceptron also at depth 6, of its first width."""
-    grid = GRIDS[preset]
-    if len(optimizers) > 1:
-        raise ConfigurationError(f"init takes one optimizer, got {', '.join(optimizers)}")
-    if target is None:
-        if not work.is_default:
-            raise ConfigurationError(f"--target: which {metric} is to be reached on {work.name}? give a number")
-        target = TARGETS.get(metric)
-    name, cap = optimizers[0], cap or grid["cap"]
-    seeds, report_seeds = seeds or grid["seeds"], report_seeds or grid["report_seeds"]
-    power = 1.0 if name in steps.START else 0.5
-    start = lr or steps.START.get(name, steps.ADAPTIVE) * (BATCH / 4.0) ** power
+    grid, (name,) = GRIDS[preset], optimizers
+    start = lr or first_rate(name, BATCH)
     common = {
-        "kind": "init", "batch": BATCH, "target": target, "metric": metric, "sampler": sampler,
-        "eval_ratio": eval_ratio,
+        "kind": "init", "batch": BATCH, "target": steps.goal(work, metric, target, TARGETS), "metric": metric,
+        "sampler": sampler, "eval_ratio": eval_ratio,
     }  # fmt: skip
 
     def cell(job):

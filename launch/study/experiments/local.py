@@ -15,6 +15,7 @@ from ddp.sampler import Sampler
 from launch.study import figures, fit, runner
 from launch.study.experiments import steps
 from launch.study.lab import Lab
+from launch.study.options import PRESET, experiment
 from launch.study.result import Check, Figure, Result, Table
 from launch.study.tune import tune
 from launch.study.workload import Workload
@@ -134,17 +135,16 @@ class Cell:
         return [row[key] if row["status"] == "ok" and row.get(key) is not None else math.nan for row in self.rows]
 
 
+@experiment(GRIDS)
 def run(
-    lab, work, preset="quick", *, optimizers=None, seeds=None, report_seeds=None, target=None, metric="train_loss",
-    sampler="epoch", lr=None,
+    lab, work, preset="quick", *, optimizers=PRESET, seeds=PRESET, report_seeds=PRESET, target=None,
+    metric="train_loss", sampler="epoch", lr=None,
 ) -> Result:  # fmt: skip
     """Three comparisons: equal examples, equal rounds and examples, and workers that have classes of their own.
 
     lr   rate of the workers in the first and third; if None, the one with which `steps` is fastest at a worker's batch
     """
     grid = GRIDS[preset]
-    optimizers, seeds = optimizers or grid["optimizers"], seeds or grid["seeds"]
-    report_seeds = report_seeds or grid["report_seeds"]
     setting = Setting(lab, work, sampler, seeds, report_seeds)
     least = grid["epochs"]["each"]
 

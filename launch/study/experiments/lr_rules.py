@@ -18,13 +18,14 @@ from ddp.adascale import AdaScale
 from ddp.errors import ConfigurationError
 from launch.study import figures, fit, runner
 from launch.study.experiments import steps
+from launch.study.options import PRESET, experiment
 from launch.study.result import Check, Figure, Result, Table
 from launch.study.tune import REPORT_SEEDS, SEEDS, Tuned, steps_of
 
 GRIDS = {
     "quick": {
         "optimizers": ("sgd", "momentum", "adam", "lars", "lamb"), "batches": tuple(4 * 2**i for i in range(9)),
-        "seeds": SEEDS, "report_seeds": REPORT_SEEDS, "patience": 1.5,
+        "seeds": SEEDS, "report_seeds": REPORT_SEEDS, "eval_ratio": 1.05, "patience": 1.5,
     },
     "full": {
         "optimizers": ("sgd", "momentum", "nesterov", "adam", "rmsprop", "lars", "lamb"),
@@ -79,21 +80,20 @@ class Cell:
         return 2 * self.failures > len(self.rows) or not self.met
 
 
+@experiment(GRIDS)
 def run(
-    lab, work, preset="quick", *, optimizers=None, batches=None, target=None, metric="train_loss", sampler="epoch",
-    seeds=None, report_seeds=None, cap=6000, eval_ratio=None, sustain=1, lr=None, **more,
+    lab, work, preset="quick", *, optimizers=PRESET, batches=PRESET, target=None, metric="train_loss", sampler="epoch",
+    seeds=PRESET, report_seeds=PRESET, cap=6000, eval_ratio=PRESET, sustain=1, lr=None, **more,
 ) -> Result:  # fmt: skip
     """The experiment; the smallest of the batches is the base. Tuned cells are those of `allgrad study steps`."""
-    grid = GRIDS[preset]
-    optimizers, batches = optimizers or grid["optimizers"], sorted(batches or grid["batches"])
-    seeds, report_seeds = seeds or grid["seeds"], report_seeds or grid["report_seeds"]
+    grid, batches = GRIDS[preset], sorted(batches)
     if len(batches) < 2:
         raise ConfigurationError(f"--batches: rules scale from a base batch to others, got {batches[0]} alone")
     common = {
         "target": steps.goal(work, metric, target), "metric": metric, "sampler": sampler,
-        "eval_ratio": eval_ratio or grid.get("eval_ratio", 1.05), "sustain": sustain, **more,
+        "eval_ratio": eval_ratio, "sustain": sustain, **more,
     }  # fmt: skip
-    setting = steps.Setting(lab, work, common, seeds, cap, lr, float(batches[0]))
+    setting = steps.Setting(lab, work, common, seeds, cap, lr)
 
     def of(optimizer):
         mine = batches[::2] if optimizer in SPARSE and len(batches) > 4 else batches

@@ -17,6 +17,7 @@ from ddp.errors import ConfigurationError
 from ddp.probe import Frozen, noise_of_examples
 from launch.study import figures, fit, runner, workload
 from launch.study.experiments import steps
+from launch.study.options import PRESET, experiment
 from launch.study.result import Check, Figure, Result, Table
 
 GRIDS = {
@@ -126,10 +127,10 @@ def _hessian_trace(frozen, halvings, key):
 # --- the experiment --------------------------------------------------------------------------------------------------
 
 
-def run(lab, work, preset="quick", *, optimizers=None, **options) -> Result:
+@experiment(GRIDS)
+def run(lab, work, preset="quick", *, optimizers=PRESET, **options) -> Result:
     """Measure B_crit by `steps` with these options, and the noise along runs at its learning rates."""
     grid = GRIDS[preset]
-    optimizers = optimizers or grid["optimizers"]
     first = steps.run(lab, work, preset, optimizers=optimizers, **options)
     cells = {(row["optimizer"], row["B"]): row for row in first.tables[0].rows if math.isfinite(row["S"])}
     fits = {row["optimizer"]: row for row in first.tables[1].rows}

@@ -13,8 +13,9 @@ from ddp.probe import Frozen
 from launch.study import figures, fit, runner, workload
 from launch.study.experiments import steps
 from launch.study.experiments.noise import Through
+from launch.study.options import PRESET, experiment
 from launch.study.result import Check, Figure, Result, Table
-from launch.study.tune import SEEDS, tune
+from launch.study.tune import SEEDS, first_rate, tune
 
 GRIDS = {
     "quick": {"batches": (8, 1024), "seeds": SEEDS, "report_seeds": tuple(range(100, 106)), "iterations": 30},
@@ -22,7 +23,7 @@ GRIDS = {
         "batches": (8, 64, 256, 1024), "seeds": SEEDS, "report_seeds": tuple(range(100, 112)), "iterations": 100,
     },
 }  # fmt: skip
-TARGET = 0.02  # training loss, on digits
+TARGETS = {"train_loss": 0.02}  # on digits
 LOWER = 8, 4, 2  # the largest batch is run at its best rate over these too
 
 
@@ -38,24 +39,17 @@ def execute(config: dict, comm) -> dict:
     return row
 
 
+@experiment(GRIDS)
 def run(
-    lab, work, preset="quick", *, optimizers=("sgd",), batches=None, target=None, sampler="epoch", seeds=None,
-    report_seeds=None, cap=6000, eval_ratio=1.02, lr=None,
+    lab, work, preset="quick", *, optimizers=("sgd",), batches=PRESET, target=None, sampler="epoch", seeds=PRESET,
+    report_seeds=PRESET, cap=6000, eval_ratio=1.02, lr=None,
 ) -> Result:  # fmt: skip
     """Train each batch to one training loss and measure the curvature there."""
-    grid = GRIDS[preset]
-    if len(optimizers) > 1:
-        raise ConfigurationError(f"sharp takes one optimizer, got {', '.join(optimizers)}")
-    if target is None:
-        if not work.is_default:
-            raise ConfigurationError(f"--target: at which train_loss is {work.name} to be measured? give a number")
-        target = TARGET
-    name, batches = optimizers[0], sorted(batches or grid["batches"])
+    grid, (name,), batches = GRIDS[preset], optimizers, sorted(batches)
+    target = steps.goal(work, "train_loss", target, TARGETS)
     if len(batches) < 2:
         raise ConfigurationError(f"--batches: sharpness is compared between 2 batch sizes or more, got {len(batches)}")
-    seeds, report_seeds = seeds or grid["seeds"], report_seeds or grid["report_seeds"]
-    power = 1.0 if name in steps.START else 0.5
-    least = lr or steps.START.get(name, steps.ADAPTIVE) * (batches[0] / 4.0) ** power
+    least = lr or first_rate(name, batches[0])
 
     def configure(batch, measured=True, **given):
         return runner.configuration(

@@ -15,8 +15,9 @@ from ddp.errors import ConfigurationError
 from ddp.probe import Frozen, mean
 from launch.study import figures, fit, runner, workload
 from launch.study.experiments import steps
+from launch.study.options import PRESET, experiment
 from launch.study.result import Check, Figure, Result, Table
-from launch.study.tune import NothingWorks, tune
+from launch.study.tune import NothingWorks, first_rate, tune
 from launch.study.workload import Workload
 
 GRIDS = {
@@ -110,15 +111,13 @@ class Shuffled(runner.Run):
 # --- the experiment --------------------------------------------------------------------------------------------------
 
 
+@experiment(GRIDS)
 def run(
-    lab, work, preset="quick", *, optimizers=("sgd",), seeds=None, report_seeds=None, target=None,
+    lab, work, preset="quick", *, optimizers=("sgd",), seeds=PRESET, report_seeds=PRESET, target=None,
     metric="train_loss", cap=6000,
 ) -> Result:  # fmt: skip
     """Floors of a convex problem in each order, and steps to the target of the workload's own model."""
     grid = GRIDS[preset]
-    seeds, report_seeds = seeds or grid["seeds"], report_seeds or grid["report_seeds"]
-    if len(optimizers) > 1:
-        raise ConfigurationError(f"shuffle takes one optimizer, got {', '.join(optimizers)}")
     data = work.loaded
     if data.vocabulary is not None:
         raise ConfigurationError(f"shuffle needs samples with one label or value each, and {data.name} is a text")
@@ -163,7 +162,7 @@ def _floors(lab, work, grid, seeds):
 
 def _steps(lab, work, optimizer, goal, seeds, report_seeds, cap):
     """{sampler: Tuned} of the workload's own model."""
-    start = steps.START.get(optimizer, steps.ADAPTIVE) * (BATCH / 4.0) ** (1.0 if optimizer in steps.START else 0.5)
+    start = first_rate(optimizer, BATCH)
 
     def tuned(sampler):
         common = {"batch": BATCH, "sampler": sampler, **goal}

@@ -5,20 +5,22 @@ Shallue et al. 2019 (JMLR 20:112) for the measurement, McCandlish et al. 2018 fo
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from ddp.errors import ConfigurationError
 from launch.study import figures, fit, runner
 from launch.study.lab import Lab
+from launch.study.options import PRESET, experiment
 from launch.study.result import Check, Figure, Result, Table
-from launch.study.tune import REPORT_SEEDS, SEEDS, NothingWorks, Tuned, report, tune
+from launch.study.tune import REPORT_SEEDS, SEEDS, Tuned, climb, report
 from launch.study.workload import Workload
 
 GRIDS = {
     "quick": {
         "optimizers": ("sgd", "momentum", "adam"), "batches": tuple(4 * 2**i for i in range(9)), "seeds": SEEDS,
-        "report_seeds": REPORT_SEEDS,
+        "report_seeds": REPORT_SEEDS, "eval_ratio": 1.05,
     },
     "full": {
         "optimizers": ("sgd", "momentum", "nesterov", "adam", "rmsprop"), "batches": tuple(2**i for i in range(1, 11)),
@@ -26,8 +28,6 @@ GRIDS = {
     },
 }  # fmt: skip
 TARGETS = {"train_loss": 0.05, "val_loss": 0.15, "train_accuracy": 0.99, "val_accuracy": 0.97}  # on digits
-START = {"sgd": 0.1, "momentum": 0.01, "nesterov": 0.01, "lars": 1.0, "adagrad": 0.02}  # at a batch of 4, on digits
-ADAPTIVE = 0.003
 DIGITS = {"sgd": (70.0, 150.0), "momentum": (110.0, 220.0), "adam": (130.0, 260.0)}  # where B_crit lies on digits
 
 
@@ -38,7 +38,6 @@ class Cell:
     optimizer: str
     batch: int
     tuned: Tuned
-    why: str = ""  # no rate works
 
     @property
     def steps(self):
@@ -49,33 +48,31 @@ class Cell:
         return any(map(math.isfinite, self.steps))
 
 
+@experiment(GRIDS)
 def run(
-    lab, work, preset="quick", *, optimizers=None, batches=None, target=None, metric="train_loss", sampler="epoch",
-    seeds=None, report_seeds=None, cap=6000, eval_ratio=None, sustain=1, lr=None, **more,
+    lab, work, preset="quick", *, optimizers=PRESET, batches=PRESET, target=None, metric="train_loss", sampler="epoch",
+    seeds=PRESET, report_seeds=PRESET, cap=6000, eval_ratio=PRESET, sustain=1, lr=None, **more,
 ) -> Result:  # fmt: skip
     """The experiment. What is not given is the preset's; `more` goes into the runs' configurations."""
-    grid = GRIDS[preset]
-    optimizers, batches = optimizers or grid["optimizers"], sorted({*(batches or grid["batches"])})
-    seeds, report_seeds = seeds or grid["seeds"], report_seeds or grid["report_seeds"]
-    eval_ratio = eval_ratio or grid.get("eval_ratio", 1.05)
+    batches = sorted(batches)
     if len(batches) < 3:
         raise ConfigurationError(f"--batches: steps against batch size need at least 3 batch sizes, got {len(batches)}")
     common = {
         "target": goal(work, metric, target), "metric": metric, "sampler": sampler, "eval_ratio": eval_ratio,
         "sustain": sustain, **more,
     }  # fmt: skip
-    setting = Setting(lab, work, common, seeds, cap, lr, float(batches[0]))
+    setting = Setting(lab, work, common, seeds, cap, lr)
     chains = lab.map(lambda optimizer: setting.climb(optimizer, batches), optimizers)
     cells = [cell for chain in chains for cell in chain]
     lab.map(lambda cell: setting.report(cell, report_seeds), cells)
     return summarize(work, cells, common, seeds, report_seeds, preset)
 
 
-def goal(work, metric, target=None):
-    """The target given, or that of the default workload; what another has to reach, only its user knows."""
+def goal(work, metric, target=None, known=TARGETS):
+    """The target given, or the one known of the default workload; what another has to reach, only its user knows."""
     if target is None and not work.is_default:
         raise ConfigurationError(f"--target: which {metric} is to be reached on {work.name}? give a number")
-    return TARGETS.get(metric) if target is None else target
+    return known.get(metric) if target is None else target
 
 
 def rates(lab, work, preset, optimizer, batch, *, target=None, metric="train_loss", sampler="epoch") -> dict:
@@ -83,9 +80,9 @@ def rates(lab, work, preset, optimizer, batch, *, target=None, metric="train_los
     grid = GRIDS[preset]
     common = {
         "target": goal(work, metric, target), "metric": metric, "sampler": sampler,
-        "eval_ratio": grid.get("eval_ratio", 1.05), "sustain": 1,
+        "eval_ratio": grid["eval_ratio"], "sustain": 1,
     }  # fmt: skip
-    setting = Setting(lab, work, common, grid["seeds"], 6000, None, float(grid["batches"][0]))
+    setting = Setting(lab, work, common, grid["seeds"], 6000, None)
     cells = setting.climb(optimizer, [b for b in grid["batches"] if b <= batch])
     return {cell.batch: cell.tuned.lr for cell in cells if math.isfinite(cell.tuned.score)}
 
@@ -100,38 +97,24 @@ class Setting:
     seeds: tuple
     cap: int
     lr: float | None
-    least: float
 
-    def configure(self, optimizer, batch):
-        return lambda **given: runner.configuration(self.work, optimizer, batch=batch, **self.common, **given)
+    def configure(self, optimizer, batch, **given):
+        return runner.configuration(self.work, optimizer, batch=batch, **self.common, **given)
 
     def climb(self, optimizer, batches):
         """Tune every batch size, the larger ones from the rate of their smaller neighbour."""
-        power = 1.0 if optimizer in START else 0.5
-        start = self.lr or START.get(optimizer, ADAPTIVE) * (self.least / 4.0) ** power
-        cells, tuned, before = [], None, self.least
-        for batch in batches:
-            start = start if tuned is None else tuned.lr * (batch / before) ** power
-            configure = self.configure(optimizer, batch)
-            try:
-                tuned = tune(
-                    self.lab, configure, start, neighbour=tuned, seeds=self.seeds, report_seeds=(), cap=self.cap,
-                    experiment="steps",
-                )  # fmt: skip
-            except NothingWorks as error:
-                if tuned is None:
-                    raise
-                cells.append(Cell(optimizer, batch, Tuned(math.nan, math.inf, True, {}, 0), str(error)))
-                continue
-            cells.append(Cell(optimizer, batch, tuned))
-            before = batch
-        return cells
+        found = climb(
+            self.lab, partial(self.configure, optimizer), optimizer, batches, self.lr, seeds=self.seeds,
+            report_seeds=(), cap=self.cap, experiment="steps",
+        )  # fmt: skip
+        return [Cell(optimizer, batch, tuned) for batch, tuned in found.items()]
 
     def report(self, cell, seeds):
         """Run a cell's best rate on fresh seeds, if there is one."""
         if math.isinf(cell.tuned.score):
             return
-        report(self.lab, self.configure(cell.optimizer, cell.batch), cell.tuned, seeds, experiment="steps")
+        configure = partial(self.configure, cell.optimizer, cell.batch)
+        report(self.lab, configure, cell.tuned, seeds, experiment="steps")
 
 
 # --- what the cells say ----------------------------------------------------------------------------------------------
@@ -143,7 +126,10 @@ def summarize(work, cells, common, seeds, report_seeds, preset) -> Result:
     of = {name: [cell for cell in cells if cell.optimizer == name] for name in optimizers}
     for name in optimizers:
         if (n := sum(cell.meets for cell in of[name])) < 3:
-            why = next((f"; {cell.why}" for cell in of[name] if cell.why), ": give other --batches or a larger --cap")
+            why = next(
+                (f"; {cell.tuned.why}" for cell in of[name] if cell.tuned.why),
+                ": give other --batches or a larger --cap",
+            )
             raise ConfigurationError(
                 f"{name} meets {common['metric']} {common['target']:g} with {n} of {len(of[name])} batch sizes, where "
                 f"3 are needed{why}"
@@ -347,7 +333,7 @@ def _notes(work, common, of, fits, n):
                     f"({endings}): it is at the edge of stability, and S is the mean of the others."
                 )
             if not cell.steps:
-                notes.append(f"No learning rate works at B = {cell.batch}: {cell.why}.")
+                notes.append(f"No learning rate works at B = {cell.batch}: {cell.tuned.why}.")
             elif cell.tuned.at_edge:
                 notes.append(
                     f"{name} at B = {cell.batch}: the best rate is the last one tried; a better one may exist."

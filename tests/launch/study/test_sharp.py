@@ -25,5 +25,5 @@ def test_what_is_wrong_is_said(tmp_path):
     with Lab(tmp_path, jobs=1) as lab:
         with pytest.raises(ConfigurationError, match="one optimizer, got sgd, adam"):
             sharp.run(lab, Workload(), optimizers=("sgd", "adam"))
-        with pytest.raises(ConfigurationError, match="at which train_loss is digits, softmax to be measured"):
+        with pytest.raises(ConfigurationError, match="which train_loss is to be reached on digits, softmax"):
             sharp.run(lab, Workload(model="softmax"))
