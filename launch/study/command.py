@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import shlex
+import signal
 import sys
 import tomllib
 from collections import Counter
@@ -67,17 +68,25 @@ def _experiment(verb, given):
     work = Workload(**{"shards": ranks, **{name: value for name, value in given.items() if name in WORKLOAD}})
     work.build()  # what is wrong with it is said before anything begins
     out = Path(given.get("out", "runs/study"))
+    heard: list[int] = []
+
+    def interrupt(number, frame):
+        heard.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)  # Slurm's word that the time is over
     with Progress(verb) as progress, Lab(out, given.get("jobs"), ranks, given.get("retry", "error"), progress) as lab:
         try:
             found = experiment(lab, work, preset, **grid)
         except KeyboardInterrupt:
             lab.close()
+            status = 128 + (heard or [signal.SIGINT])[0]
             tell(f"allgrad: interrupted; the same command goes on from the {len(lab.ledger.rows)} runs in {out}")
             if lab.comm.size > 1:
                 from ddp.start import end_all_ranks
 
-                end_all_ranks(130)
-            return 130
+                end_all_ranks(status)
+            return status
     results = found if isinstance(found, list) else [found]
     for result in results:
         result.command = shlex.join(["allgrad", *sys.argv[1:]])

@@ -307,7 +307,8 @@ def _message(config, told):
 
 def _serve(connection, parent):
     """The life of a worker process: it ends with its parent, however that ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
+    for number in (signal.SIGINT, signal.SIGTERM):  # which may go to all processes of a job: the parent ends this one
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     ddp.init("solo")
     with contextlib.suppress(EOFError, OSError):
