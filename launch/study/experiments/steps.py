@@ -166,7 +166,7 @@ def summarize(work, cells, common, seeds, report_seeds, preset) -> Result:
     result.methods = (
         f"{work.name}, {n:,} training {unit}; target {common['metric']} {common['target']:g}; batches "
         f"{rows[0]['B']} to {rows[-1]['B']}; sampler {common['sampler']}, batches going on over the end of an epoch; "
-        f"constant learning rate, tuned for each optimizer and batch on a grid of factor sqrt 2, {len(seeds)} seeds "
+        f"{common.get('schedule', 'constant')} learning rate, tuned for each optimizer and batch on a grid of factor sqrt 2, {len(seeds)} seeds "
         f"until two rates on both sides were worse, the winner run on {len(report_seeds)} fresh seeds; evaluations at "
         f"the first 20 steps and then at distances of {common['eval_ratio']:g}, the crossing interpolated between "
         f"logarithms{f', measured on {measured:,} training {unit}' if measured < n else ''}; 95 % intervals by "
@@ -249,7 +249,7 @@ def _advice(of, fit_rows, common):
     twice = f", and B_crit = {critical:.0f} costs {factor:.1f} times as many" if factor > 1.2 else ""
     begin = (
         f"With {best['optimizer']}, train with batches of about {best['cbs20']:.0f}: more than that costs over 20 % "
-        f"more examples than the cheapest batch{twice}. "
+        f"more examples than the cheapest batch tried{twice}. "
     )
     if steps[-1] >= s:
         return begin + f"The largest batch tried, {batches[-1]}, does not take fewer steps than {useful}."
@@ -347,6 +347,11 @@ def _notes(work, common, of, fits, n):
                 f"target resolves it better."
             )
         low, high = fits[name].b_crit_interval
+        if cells[0].batch > 0.2 * fits[name].fit.b_crit:  # on the hyperbola it costs 20 % more than the fewest examples
+            notes.append(
+                f"{name}: the smallest batch tried, {cells[0].batch}, is above a fifth of B_crit, so that smaller ones "
+                f"should be cheaper still: give some to see S fall as 1/B, and the largest that costs no more than 20 %."
+            )
         if not cells[0].batch < low <= high < cells[-1].batch:
             notes.append(f"{name}: the interval of B_crit reaches beyond the batches tried: an extrapolation.")
     if cells[-1].batch > n / 4 and common["sampler"] != "iid":
@@ -354,6 +359,9 @@ def _notes(work, common, of, fits, n):
             f"The sampler is part of what B_crit means: with {common['sampler']} and {n:,} samples the largest batches "
             f"are much of an epoch, while the theory draws samples independently (--sampler iid)."
         )
+    if work.loaded.vocabulary is not None:
+        length = work.loaded.features[0]
+        notes.append(f"An example is a window of {length} characters, each of which is predicted.")
     if common["metric"].startswith("val"):
         notes.append("The rates were tuned on the validation part that is reported here.")
     return notes
