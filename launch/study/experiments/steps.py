@@ -166,10 +166,11 @@ def summarize(work, cells, common, seeds, report_seeds, preset) -> Result:
     result.methods = (
         f"{work.name}, {n:,} training {unit}; target {common['metric']} {common['target']:g}; batches "
         f"{rows[0]['B']} to {rows[-1]['B']}; sampler {common['sampler']}, batches going on over the end of an epoch; "
-        f"{common.get('schedule', 'constant')} learning rate, tuned for each optimizer and batch on a grid of factor sqrt 2, {len(seeds)} seeds "
-        f"until two rates on both sides were worse, the winner run on {len(report_seeds)} fresh seeds; evaluations at "
-        f"the first 20 steps and then at distances of {common['eval_ratio']:g}, the crossing interpolated between "
-        f"logarithms{f', measured on {measured:,} training {unit}' if measured < n else ''}; 95 % intervals by "
+        f"{common.get('schedule', 'constant')} learning rate, tuned for each optimizer and batch on a grid of factor "
+        f"sqrt 2, {len(seeds)} seeds until two rates on both sides were worse, the winner run on {len(report_seeds)} "
+        f"fresh seeds; evaluations at the first 20 steps and then at distances of {common['eval_ratio']:g}, the "
+        f"crossing interpolated between logarithms"
+        f"{f', measured on {measured:,} training {unit}' if measured < n else ''}; 95 % intervals by "
         f"{fit.RESAMPLES} resamples of the seeds."
     )
     result.advice = _advice(of, fit_rows, common)
@@ -347,10 +348,10 @@ def _notes(work, common, of, fits, n):
                 f"target resolves it better."
             )
         low, high = fits[name].b_crit_interval
-        if cells[0].batch > 0.2 * fits[name].fit.b_crit:  # on the hyperbola it costs 20 % more than the fewest examples
+        if cells[0].batch > 0.2 * fits[name].fit.b_crit:  # on the hyperbola, 20 % more than the fewest examples
             notes.append(
                 f"{name}: the smallest batch tried, {cells[0].batch}, is above a fifth of B_crit, so that smaller ones "
-                f"should be cheaper still: give some to see S fall as 1/B, and the largest that costs no more than 20 %."
+                f"should be cheaper still: give some, to see S fall as 1/B and which is the largest at little cost."
             )
         if not cells[0].batch < low <= high < cells[-1].batch:
             notes.append(f"{name}: the interval of B_crit reaches beyond the batches tried: an extrapolation.")
