@@ -54,6 +54,18 @@ class Tuned:
         """How many of the report's seeds failed."""
         return sum(row["status"] != "ok" for row in self.rows)
 
+    def remarks(self, where) -> list[str]:
+        """What a reader must know to not be misled: that no rate works, seeds failed, or a better rate may exist."""
+        if not self.rows:
+            return [f"{where}: no learning rate works: {self.why}."]
+        endings = ", ".join(sorted({row["status"] for row in self.rows} - {"ok"}))
+        failed = (
+            f"{where}: {self.failures} of {len(self.rows)} fresh seeds failed with the tuned rate ({endings}): it is "
+            f"at the edge of stability, and means are those of the others."
+        )
+        edge = f"{where}: the best rate is the last one tried; a better one may exist."
+        return [failed] * bool(self.failures) + [edge] * self.at_edge
+
 
 class NothingWorks(ConfigurationError):
     """No learning rate leads to the target."""

@@ -295,9 +295,7 @@ def _draw(of):
 
 
 def _draw_branches(cells, batches):
-    figure, axes = figures.new()
-    figures.batches(axes.xaxis)
-    figures.logarithmic(axes.yaxis)
+    figure, axes = figures.new(x=figures.batches, y=figures.logarithmic)
     for i, cell in enumerate(cells):
         mean = _mean(cell["losses"])
         figures.points_with_interval(axes, batches, mean / mean[0], i=i, label=f"step {cell['checkpoint']}", join=True)

@@ -267,20 +267,12 @@ def _notes(cells):
         where = f"{cell.optimizer}, {_words(cell.budget)}, B = {cell.batch}"
         if cell.steps < FEW:
             notes.append(f"{where}: {cell.steps} step{'s' * (cell.steps != 1)} only; the cell is degenerate.")
-        if not cell.tuned.rows:
-            notes.append(f"{where}: every learning rate failed.")
-        elif cell.tuned.failures:
-            notes.append(f"{where}: {cell.tuned.failures} of {len(cell.tuned.rows)} fresh seeds diverged; the loss is "
-                         f"the mean of the others.")  # fmt: skip
-        elif cell.tuned.at_edge:
-            notes.append(f"{where}: the best rate is the last one tried; a better one may exist.")
+        notes += cell.tuned.remarks(where)
     return notes
 
 
 def _draw(found):
-    figure, axes = figures.new()
-    figures.batches(axes.xaxis)
-    figures.logarithmic(axes.yaxis)
+    figure, axes = figures.new(x=figures.batches, y=figures.logarithmic)
     for i, (budget, cells) in enumerate(found.items()):
         low, high = zip(*(fit.mean_interval(cell.losses, mean=np.mean) for cell in cells))
         figures.points_with_interval(

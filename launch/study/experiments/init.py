@@ -192,13 +192,11 @@ def summarize(work, models, cells, common, name, seeds, report_seeds, cap) -> Re
             )
     for cell in cells:
         where = f"{cell.scheme} at depth {cell.depth}"
-        endings = ", ".join(sorted({row["status"] for row in cell.rows} - {"ok"}))
         if cell.tuned is None:
+            endings = ", ".join(sorted({row["status"] for row in cell.rows} - {"ok"}))
             result.notes.append(f"{where}: no learning rate meets the target ({endings}).")
-        elif cell.tuned.failures:
-            result.notes.append(f"{where}: {cell.tuned.failures} of {len(cell.rows)} fresh seeds failed ({endings}).")
-        if cell.tuned and cell.tuned.at_edge:
-            result.notes.append(f"{where}: the best rate is the last one tried.")
+        else:
+            result.notes += cell.tuned.remarks(where)
     return result
 
 
@@ -286,8 +284,7 @@ def _figures(of, models, goal):
 
 
 def _draw_steps(of, models, goal):
-    figure, axes = figures.new()
-    figures.logarithmic(axes.yaxis)
+    figure, axes = figures.new(y=figures.logarithmic)
     schemes = list(dict.fromkeys(scheme for _, scheme in of))
     for i, depth in enumerate(models):
         rows = [_row(of[depth, scheme]) for scheme in schemes]
@@ -305,8 +302,7 @@ def _draw_steps(of, models, goal):
 
 
 def _draw_layers(of, depth):
-    figure, axes = figures.new()
-    figures.logarithmic(axes.yaxis)
+    figure, axes = figures.new(y=figures.logarithmic)
     cells = [cell for (at, _), cell in of.items() if at == depth]
     for i, cell in enumerate(cells):
         layers = cell.rows[0].get("layers", ())

@@ -306,11 +306,7 @@ def _row(c):
 
 def _ratio(first, second, key="final_train_loss") -> tuple[float, float, float]:
     """Geometric means of two cells as a ratio, with its interval over their seeds."""
-    finite = [[v for v in cell.values(key) if math.isfinite(v) and v > 0.0] for cell in (first, second)]
-    if not all(finite):
-        return math.nan, math.nan, math.nan
-    drawn = fit.resampled(dict(enumerate(finite)))
-    return fit.gmean(finite[0]) / fit.gmean(finite[1]), *fit.interval(np.exp(drawn[:, 0] - drawn[:, 1]))
+    return fit.ratio(first.values(key), second.values(key))
 
 
 def _drop(cell, base) -> tuple[float, float, float]:
@@ -401,9 +397,7 @@ def _losses(cells):
 
 
 def _draw_epochs(of):
-    figure, axes = figures.new()
-    figures.logarithmic(axes.xaxis)
-    figures.logarithmic(axes.yaxis)
+    figure, axes = figures.new(x=figures.logarithmic, y=figures.logarithmic)
     for i, (name, cells) in enumerate(of.items()):
         rounds = [_row(cell)["rounds"] for cell in cells.values()]
         figures.points_with_interval(axes, rounds, *_losses(cells.values()), i=i, label=name, join=True)
@@ -420,9 +414,7 @@ def _draw_epochs(of):
 
 
 def _draw(of, label):
-    figure, axes = figures.new()
-    figures.batches(axes.xaxis)
-    figures.logarithmic(axes.yaxis)
+    figure, axes = figures.new(x=figures.batches, y=figures.logarithmic)
     for i, (name, cells) in enumerate(of.items()):
         figures.points_with_interval(axes, [*cells], *_losses(cells.values()), i=i, label=name, join=True)
     axes.set(xlabel="steps between averages H", ylabel=label)

@@ -389,11 +389,7 @@ def _notes(of, common):
                 which = ", ".join(f"{c.failures} of {len(c.rows)} at B = {c.batch}" for c in some)
                 notes.append(f"{name}, {rule}: seeds failed, {which}; S is the mean of those that did not.")
         for cell in _cells(found, "tuned"):
-            if cell.failures:
-                notes.append(f"{name}, tuned: {cell.failures} of {len(cell.rows)} fresh seeds failed at "
-                             f"B = {cell.batch}: its rate is at the edge of stability.")  # fmt: skip
-            if cell.tuned.at_edge:
-                notes.append(f"{name}, tuned: at B = {cell.batch} the best rate is the last one tried.")
+            notes += cell.tuned.remarks(f"{name}, tuned, at B = {cell.batch}") if cell.rows else []
         if not all((r, b) in found for r in ("tuned",) for _, b in found):
             notes.append(f"{name}: at some batches no rate meets the target.")
     base = _base(next(iter(of.values())))
@@ -411,9 +407,7 @@ def _notes(of, common):
 
 
 def _draw(found, common):
-    figure, axes = figures.new()
-    figures.batches(axes.xaxis)
-    figures.logarithmic(axes.yaxis)
+    figure, axes = figures.new(x=figures.batches, y=figures.logarithmic)
     base = _base(found)
     names = ["tuned", *_rules(found)]
     for i, rule in enumerate(names):

@@ -211,8 +211,8 @@ def summarize(work, of, fits, cells, common, first, grid) -> Result:
         f"and at distances of {grid['ratio']:g}, over up to {work.config()['eval_samples']:,} training samples: "
         f"tr(Sigma) exactly from the gradients of all samples where the model is a stack of linear layers, else from "
         f"{PARTS} micro-batches; |G|^2 of the training set; tr(H Sigma) from {grid['draws']} pairs of random quarters "
-        f"of the samples; {ITERATIONS} power iterations for lambda_max. A run's prediction is the step-weighted mean, by "
-        f"trapezoids. The running estimate compares {SHARDS} shards of a batch. 95 % intervals over seeds by "
+        f"of the samples; {ITERATIONS} power iterations for lambda_max. A run's prediction is the step-weighted mean, "
+        f"by trapezoids. The running estimate compares {SHARDS} shards of a batch. 95 % intervals over seeds by "
         f"bootstrap; those of a ratio to B_crit add both in quadrature, in logarithms. B_crit: {first.methods}"
     )
     result.notes = _notes(of, n, common, grid)
@@ -373,9 +373,7 @@ def _draw_trace(of, found):
 
 
 def _draw_predicted(table):
-    figure, axes = figures.new()
-    figures.logarithmic(axes.xaxis)
-    figures.logarithmic(axes.yaxis)
+    figure, axes = figures.new(x=figures.logarithmic, y=figures.logarithmic)
     pairs = [(p, name) for p in PREDICTORS for name in dict.fromkeys(row["optimizer"] for row in table)]
     for i, (predictor, name) in enumerate(pairs):
         rows = [row for row in table if row["optimizer"] == name]

@@ -310,9 +310,7 @@ def _notes(work, arms):
 
 
 def _draw(of):
-    figure, axes = figures.new()
-    figures.logarithmic(axes.xaxis)
-    figures.logarithmic(axes.yaxis)
+    figure, axes = figures.new(x=figures.logarithmic, y=figures.logarithmic)
     for i, arm in enumerate(of.values()):
         rows = _rows(arm, {"steps": "", "sampler": ""})
         columns = [[row[key] for row in rows] for key in ("updates", "train_loss", "ci_lo", "ci_hi")]

@@ -100,10 +100,11 @@ def summarize(work, cells, at, name, target, sampler, grid, seeds) -> Result:
             row[f"{key}_lo"], row[f"{key}_hi"] = low, high
         rows.append(row)
     small, large = rows[0]["B"], rows[-1]["B"]
-    one, value = (_ratio(rows, cells[small].rows) for rows in (at[cells[small].lr], cells[large].rows))
+    found = [_values(runs, "sharpness") for runs in (at[cells[small].lr], cells[large].rows, cells[small].rows)]
+    one, value = (fit.ratio(over, found[2]) for over in found[:2])
     claim = f"B = {large} ends where the loss is sharper than B = {small}"
     n = len(cells[large].rows)
-    edge = [cells[large].lr * v for v in _values(cells[large].rows, "sharpness")]
+    edge = [cells[large].lr * v for v in found[1]]
     checks = [
         Check(f"{claim}, at one rate (ratio of lambda_max)", *one, 1.0, seeds=n),
         Check(f"{claim}, each at its best rate (ratio of lambda_max)", *value, 1.0, seeds=n),
@@ -155,11 +156,8 @@ def summarize(work, cells, at, name, target, sampler, grid, seeds) -> Result:
         f"{rates[-1]['lambda_max']:.2g} at {rates[-1]['lr']:.2g}. The claim of Keskar et al. 2017 is of one rate for "
         f"all batches; where each has its own best, it may fail.",
     ]
-    for row in rows:
-        if row["n_fail"]:
-            result.notes.append(f"B = {row['B']}: {row['n_fail']} of {row['n_seeds']} fresh seeds failed.")
-        if row["at_edge"]:
-            result.notes.append(f"B = {row['B']}: the best rate is the last one tried.")
+    for batch, found in cells.items():
+        result.notes += found.remarks(f"B = {batch}")
     return result
 
 
@@ -170,15 +168,6 @@ def _at_rate(batch, rate, found):
         "B": batch, "lr": rate, "S": fit.gmean(_values(found, "steps_to_target")), "lambda_max": fit.gmean(sharpness),
         "ci_lo": low, "ci_hi": high, "n_seeds": len(found), "n_fail": sum(row["status"] != "ok" for row in found),
     }  # fmt: skip
-
-
-def _ratio(rows, base) -> tuple[float, float, float]:
-    """The eigenvalue over that of other runs, with its interval over the seeds of both."""
-    over, under = (_values(found, "sharpness") for found in (rows, base))
-    if not (over and under) or min(*over, *under) <= 0.0:
-        return math.nan, math.nan, math.nan
-    drawn = fit.resampled({0: over, 1: under})
-    return fit.gmean(over) / fit.gmean(under), *fit.interval(np.exp(drawn[:, 0] - drawn[:, 1]))
 
 
 def _gap(small, large, key, unit) -> tuple[float, float, float]:
@@ -207,9 +196,7 @@ def _draw(rows, key):
 
 
 def _draw_rates(rates):
-    figure, axes = figures.new()
-    figures.logarithmic(axes.xaxis)
-    figures.logarithmic(axes.yaxis)
+    figure, axes = figures.new(x=figures.logarithmic, y=figures.logarithmic)
     x, y, low, high = ([row[name] for row in rates] for name in ("lr", "lambda_max", "ci_lo", "ci_hi"))
     figures.points_with_interval(axes, x, y, low, high, join=True)
     axes.set(xlabel="learning rate", ylabel="largest eigenvalue of the Hessian")

@@ -326,19 +326,7 @@ def _notes(work, common, of, fits, n):
     notes = []
     for name, cells in of.items():
         for cell in cells:
-            failed = cell.tuned.failures
-            if failed:
-                endings = ", ".join(sorted({row["status"] for row in cell.tuned.rows} - {"ok"}))
-                notes.append(
-                    f"{name} at B = {cell.batch}: {failed} of {len(cell.steps)} fresh seeds failed with the tuned rate "
-                    f"({endings}): it is at the edge of stability, and S is the mean of the others."
-                )
-            if not cell.steps:
-                notes.append(f"No learning rate works at B = {cell.batch}: {cell.tuned.why}.")
-            elif cell.tuned.at_edge:
-                notes.append(
-                    f"{name} at B = {cell.batch}: the best rate is the last one tried; a better one may exist."
-                )
+            notes += cell.tuned.remarks(f"{name} at B = {cell.batch}")
         _, steps = _means(cells)
         if steps[0] < 20.0:
             notes.append(f"{name}: the smallest batch needs {steps[0]:.0f} steps only: give a harder target.")
@@ -387,9 +375,7 @@ def _figures(of, fits, common):
 
 
 def _draw_steps(of, fits, goal):
-    figure, axes = figures.new()
-    figures.batches(axes.xaxis)
-    figures.logarithmic(axes.yaxis)
+    figure, axes = figures.new(x=figures.batches, y=figures.logarithmic)
     for i, (name, cells) in enumerate(of.items()):
         batches, steps = _means(cells)
         low, high = zip(*(fit.mean_interval(cell.steps) for cell in cells if cell.batch in batches))
@@ -409,9 +395,7 @@ def _draw_steps(of, fits, goal):
 
 
 def _draw_pareto(of, goal):
-    figure, axes = figures.new()
-    figures.logarithmic(axes.xaxis)
-    figures.logarithmic(axes.yaxis)
+    figure, axes = figures.new(x=figures.logarithmic, y=figures.logarithmic)
     for i, (name, cells) in enumerate(of.items()):
         batches, steps = _means(cells)
         examples = [b * s for b, s in zip(batches, steps)]
@@ -424,9 +408,7 @@ def _draw_pareto(of, goal):
 
 
 def _draw_rates(of):
-    figure, axes = figures.new()
-    figures.batches(axes.xaxis)
-    figures.logarithmic(axes.yaxis)
+    figure, axes = figures.new(x=figures.batches, y=figures.logarithmic)
     for i, (name, cells) in enumerate(of.items()):
         found = [cell for cell in cells if cell.steps]
         rates = [cell.tuned.lr for cell in found]

@@ -125,6 +125,6 @@ def test_batch_sizes_at_which_nothing_works():
     common = {"target": 0.5, "metric": "train_loss", "sampler": "epoch", "eval_ratio": 1.05}
     result = summarize(Workload(), cells, common, (0,), (100,), "quick")
     assert "best rate 0.1 at B = 8, 0.1 at 32." in result.headline
-    assert "No learning rate works at B = 64: it diverges." in result.notes
+    assert "sgd at B = 64: no learning rate works: it diverges." in result.notes
     with pytest.raises(ConfigurationError, match="with 2 of 3 batch sizes, where 3 are needed; it diverges"):
         summarize(Workload(), cells[1:], common, (0,), (100,), "quick")
