@@ -2,8 +2,8 @@
 
 import argparse
 import importlib
-import inspect
 import shlex
+import signal
 import sys
 import tomllib
 from collections import Counter
@@ -12,131 +12,13 @@ from pathlib import Path
 from ddp.environment import speaks
 from ddp.errors import ConfigurationError, tell
 from launch.study.experiments import VERBS
+from launch.study.options import ALIASES, GRID, OPTIONS, PRESETS, REPEATED, WORKLOAD, typed
 
-PRESETS = "quick", "full"
 EPILOG = """verbs:
 {verbs}
   status DIR        what the ledger of a study holds
   table DIR         its runs as a table; --csv: with every column, for pandas
 """
-
-
-def numbers(kind):
-    """A type for argparse: numbers with commas between them."""
-
-    def parse(text):
-        try:
-            return tuple(kind(part) for part in text.split(","))
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r}: expected numbers with commas between them") from None
-
-    return parse
-
-
-def positive(kind):
-    """A type for argparse: a number above 0."""
-
-    def parse(text):
-        try:
-            if kind(text) > 0:
-                return kind(text)
-        except ValueError:
-            pass
-        raise argparse.ArgumentTypeError(f"{text!r}: expected {'an integer' if kind is int else 'a number'} above 0")
-
-    return parse
-
-
-def words(text):
-    """Different words with commas between them."""
-    return _different(text, tuple(part.strip() for part in text.split(",")))
-
-
-def sizes(text):
-    """Different sizes with commas between them."""
-    found = _different(text, numbers(int)(text))
-    if min(found) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected numbers of at least 1")
-    return found
-
-
-def seeds(text):
-    """A number of seeds, or the seeds themselves."""
-    first, *more = found = _different(text, numbers(int)(text))
-    if more:
-        return found
-    if first < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected at least 1 seed, or the seeds with commas between them")
-    return tuple(range(first))
-
-
-def _different(text, found: tuple) -> tuple:
-    if len({*found}) < len(found):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected each of them once")
-    return found
-
-
-WORKLOAD = {  # flag: (type, help); the fields of a Workload
-    "data": (str, "data set, as in allgrad train [digits]"),
-    "data_dir": (str, "where mnist, fashion-mnist and cifar10 are"),
-    "model": (str, "model, as in allgrad train [mlp:128]"),
-    "init": (str, "initial weights [kaiming]"),
-    "dropout": (float, "probability of dropout [0]"),
-    "dtype": (str, "float32 or float64 [float32]"),
-    "label_noise": (float, "share of training labels drawn anew [0]"),
-    "shards": (positive(int), "logical shards of a batch [--ranks-per-run]"),
-    "eval_samples": (
-        positive(int),
-        "samples of each part that are measured [at most 2,048, of text 16,384 characters]",
-    ),
-}
-LAB = {
-    "out": (str, "directory of the study; what it holds is not run again [runs/study]"),
-    "jobs": (positive(int), "worker processes [one a core]"),
-    "ranks_per_run": (positive(int), "ranks that share a run, under mpirun, torchrun or srun [1]"),
-    "retry": (str, "which runs of the directory are done again: error or all [error]"),
-}
-GRID = {  # what the experiments' `run` may take; each says so if it does not
-    "optimizers": (words, "optimizers with commas between them: sgd, momentum, nesterov, adam, ..."),
-    "batches": (sizes, "batch sizes with commas between them"),
-    "target": (float, "value of the metric at which a run has succeeded"),
-    "metric": (str, "train_loss, val_loss, train_accuracy or val_accuracy [train_loss; of tune val_loss]"),
-    "sampler": (str, "order of the samples: epoch, once, iid or never [epoch]"),
-    "seeds": (seeds, "seeds to tune with: their number, or seeds with commas between them"),
-    "report_seeds": (seeds, "fresh seeds for the best rate; a number n means 100 to 99 + n"),
-    "cap": (positive(int), "steps after which a run has failed [6000]"),
-    "eval_ratio": (positive(float), "factor between evaluations after the first 20 steps [1.05]"),
-    "sustain": (positive(int), "evaluations in a row that must meet the target [1]"),
-    "lr": (positive(float), "learning rate to begin the search with, at the smallest batch"),
-    "momentum": (float, "momentum of sgd, rmsprop and lars"),
-    "weight_decay": (float, "weight decay"),
-    "steps": (str, "budget: steps, 10ep or 20000samples"),
-    "schedule": (str, "schedule of the learning rate over the budget, as in allgrad train"),
-    "ranks": (sizes, "of scaling: numbers of ranks with commas between them [1, 2, 4, ... cores]"),
-    "strong": (int, "of scaling: global batch at any number of ranks [256]"),
-    "weak": (int, "of scaling: batch of each rank [64]"),
-    "large": (str, "of scaling: a second, larger model, none for none [mlp:960,960]"),
-    "launcher": (str, "of scaling and project: what starts their ranks: mpirun, torchrun or srun"),
-    "net": (str, "of project: a network by name, or custom:A,B[,C] in seconds and seconds a byte [measured]"),
-    "compute": (numbers(float), "of project: c0,d in seconds a step and an example [measured]"),
-    "size": (int, "of project: bytes of the gradients [those of the model]"),
-    "s_min": (float, "of scaling and project: S_min of steps to target [that of study steps in --out]"),
-    "b_crit": (float, "of scaling and project: B_crit of steps to target [that of study steps in --out]"),
-    "algorithm": (str, "of project: ring, rabenseifner, recursive-doubling, tree or best [best]"),
-    "space": (
-        str,
-        "of tune: NAME=log:A..B, NAME=A..B, NAME=A,B,C; once for each of lr, batch, depth, width, "
-        "activation, optimizer, momentum, weight_decay, l1, dropout, init, schedule, warmup, model",
-    ),
-    "search": (str, "of tune: grid, random, quasi or halving [quasi]"),
-    "trials": (positive(int), "of tune: configurations to try"),
-    "eta": (positive(int), "of tune: halving goes on with one in so many [3]"),
-    "search_seed": (int, "of tune: seed of what is tried [0]"),
-    "max_ranks": (int, "of project: ranks to go up to [4096]"),
-}
-OPTIONS = {**WORKLOAD, **LAB, **GRID}
-REPEATED = ("space",)  # a list of words; in a file also a table
-ALIASES = {"optimizers": ("--optimizer", "--optimizers"), "batches": ("--batch", "--batches")}
 
 
 def add_options(parser: argparse.ArgumentParser):
@@ -180,34 +62,31 @@ def _experiment(verb, given):
     from launch.study.workload import Workload
 
     preset = given.pop("preset", PRESETS[0])
-    if preset not in PRESETS:
-        raise ConfigurationError(f"--preset {preset} is not one of {', '.join(PRESETS)}")
     experiment = importlib.import_module(f"launch.study.experiments.{verb.replace('-', '_')}").run
-    if given.get("report_seeds"):
-        given["report_seeds"] = _fresh(given["report_seeds"])
-    taken = inspect.signature(experiment).parameters
-    anything = any(p.kind is p.VAR_KEYWORD for p in taken.values())
-    grid = {name: value for name, value in given.items() if name in GRID}
-    if not anything and (foreign := grid.keys() - taken.keys()):
-        raise ConfigurationError(f"--{_flag(min(foreign))} has no effect on allgrad study {verb}")
+    grid = experiment.chosen(preset, {name: value for name, value in given.items() if name in GRID})
     ranks = given.get("ranks_per_run", 1)
     work = Workload(**{"shards": ranks, **{name: value for name, value in given.items() if name in WORKLOAD}})
     work.build()  # what is wrong with it is said before anything begins
     out = Path(given.get("out", "runs/study"))
-    retry = given.get("retry", "error")
-    if retry not in ("error", "all"):
-        raise ConfigurationError(f"--retry {retry} is not error or all")
-    with Progress(verb) as progress, Lab(out, given.get("jobs"), ranks, retry, progress) as lab:
+    heard: list[int] = []
+
+    def interrupt(number, frame):
+        heard.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)  # Slurm's word that the time is over
+    with Progress(verb) as progress, Lab(out, given.get("jobs"), ranks, given.get("retry", "error"), progress) as lab:
         try:
             found = experiment(lab, work, preset, **grid)
         except KeyboardInterrupt:
             lab.close()
+            status = 128 + (heard or [signal.SIGINT])[0]
             tell(f"allgrad: interrupted; the same command goes on from the {len(lab.ledger.rows)} runs in {out}")
             if lab.comm.size > 1:
                 from ddp.start import end_all_ranks
 
-                end_all_ranks(130)
-            return 130
+                end_all_ranks(status)
+            return status
     results = found if isinstance(found, list) else [found]
     for result in results:
         result.command = shlex.join(["allgrad", *sys.argv[1:]])
@@ -215,10 +94,6 @@ def _experiment(verb, given):
     for result in results:
         show(result, out)
     return 0
-
-
-def _fresh(seeds):
-    return tuple(100 + seed for seed in seeds) if seeds == tuple(range(len(seeds))) else seeds
 
 
 def _flag(name):
@@ -244,12 +119,7 @@ def _from_file(path):
         if key in REPEATED:
             values[key] = value
             continue
-        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-        kind = OPTIONS[key][0] if key in OPTIONS else str
-        try:
-            values[key] = kind(text)
-        except (ValueError, argparse.ArgumentTypeError):
-            raise ConfigurationError(f"--config {path}: {key} = {value!r} is not what --{_flag(key)} takes") from None
+        values[key] = str(value) if key == "preset" else typed(key, value, f"--config {path}: ")
     return values
 
 

@@ -15,43 +15,19 @@ COLUMN, PAGE = 3.4, 7.0  # inches: the width of one column of a paper, and of tw
 SMALL = 7  # points, the size of all words
 COLORS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"  # Okabe and Ito 2008, no yellow
 MARKERS = "o", "s", "^", "D", "v", "<", ">"
-DASHES = (
-    "-",
-    (0, (5, 1.5)),
-    (0, (1, 1)),
-    (0, (5, 1.5, 1, 1.5)),
-    (0, (5, 1.5, 1, 1.5, 1, 1.5)),
-    (0, (2, 1.5)),
-    (0, (9, 2)),
-)
+DASHES = "-", *((0, on_off) for on_off in (
+    (5, 1.5), (1, 1), (5, 1.5, 1, 1.5), (5, 1.5, 1, 1.5, 1, 1.5), (2, 1.5), (9, 2),
+))  # fmt: skip
 GREY = "#555555"
-STYLE = {
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.labelpad": 2.5,
-    "axes.labelsize": SMALL + 1,
-    "axes.linewidth": 0.6,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlesize": SMALL + 1,
-    "figure.facecolor": "white",
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so that figures are the same on all machines
-    "font.size": SMALL,
-    "grid.color": "#DDDDDD",
-    "grid.linewidth": 0.4,
-    "legend.fontsize": SMALL,
-    "legend.frameon": False,
-    "lines.linewidth": 1.2,
-    "lines.markersize": 4,
-    "svg.fonttype": "path",
-    "svg.hashsalt": "allgrad",
-    "xtick.labelsize": SMALL,
-    "xtick.major.width": 0.6,
-    "xtick.minor.pad": 5.0,  # as far from the axis as those of the longer major ticks
-    "ytick.labelsize": SMALL,
-    "ytick.major.width": 0.6,
-    "ytick.minor.pad": 5.0,
-}
+STYLE = {  # in DejaVu Sans, which comes with matplotlib, so that figures are the same on all machines
+    "axes.axisbelow": True, "axes.grid": True, "axes.labelpad": 2.5, "axes.labelsize": SMALL + 1,
+    "axes.linewidth": 0.6, "axes.spines.right": False, "axes.spines.top": False, "axes.titlesize": SMALL + 1,
+    "figure.facecolor": "white", "font.family": "DejaVu Sans", "font.size": SMALL, "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.4, "legend.fontsize": SMALL, "legend.frameon": False, "lines.linewidth": 1.2,
+    "lines.markersize": 4, "svg.fonttype": "path", "svg.hashsalt": "allgrad", "xtick.labelsize": SMALL,
+    "xtick.major.width": 0.6, "ytick.labelsize": SMALL, "ytick.major.width": 0.6,
+    "xtick.minor.pad": 5.0, "ytick.minor.pad": 5.0,  # as far from the axis as those of the longer major ticks
+}  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -65,18 +41,21 @@ def style():
         yield
 
 
-def new(rows=1, columns=1, width=COLUMN, height=None, **options):
+def new(rows=1, columns=1, width=COLUMN, height=None, x=None, y=None, **options):
     """A figure and its axes (an array if there are several), lettered (a), (b), ...; options as in Figure.subplots.
 
-    width, height: inches; without a height, axes are as high as looks well.
+    width, height: inches; without a height, axes are as high as looks well. x, y: `batches` or `logarithmic`, of all.
     """
     with style():
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(width, height or rows * 0.68 * min(width / columns, COLUMN)), layout="constrained")
         axes = figure.subplots(rows, columns, **options)
-        many = np.ravel(axes) if rows * columns > 1 else ()
-        for letter, panel in zip("abcdefghijkl", many):
+        every = np.ravel(axes).tolist()
+        for scale, axis in [(x, panel.xaxis) for panel in every] + [(y, panel.yaxis) for panel in every]:
+            if scale is not None:
+                scale(axis)
+        for letter, panel in zip("abcdefghijkl", every if len(every) > 1 else ()):
             place = {"xycoords": "axes fraction", "xytext": (-26, 8), "textcoords": "offset points"}
             panel.annotate(f"({letter})", (0, 1), **place, fontsize=SMALL + 1, fontweight="bold")
     return figure, axes

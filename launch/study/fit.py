@@ -135,6 +135,15 @@ def mean_interval(values: Sequence[float], n=RESAMPLES, seed=0, mean: Callable =
     return interval([mean(finite[k]) for k in rng.integers(len(finite), size=(n, len(finite)))])
 
 
+def ratio(values: Sequence[float], base: Sequence[float]) -> tuple[float, float, float]:
+    """Geometric means as a ratio, with its 95 % interval over the seeds of both: those of finite values above 0."""
+    cells = [[v for v in one if math.isfinite(v) and v > 0.0] for one in (values, base)]
+    if not all(cells):
+        return math.nan, math.nan, math.nan
+    drawn = resampled(dict(enumerate(cells)))
+    return gmean(cells[0]) / gmean(cells[1]), *interval(np.exp(drawn[:, 0] - drawn[:, 1]))
+
+
 def slopes(batches: Sequence[float], steps: Sequence[float]) -> list[float]:
     """d ln S / d ln B between neighbouring batch sizes: one fewer than there are."""
     return (np.diff(np.log(np.asarray(steps, float))) / np.diff(np.log(np.asarray(batches, float)))).tolist()

@@ -61,6 +61,8 @@ class Lab:
             )
         if ranks_per_run < 1 or (jobs is not None and jobs < 1):
             raise ConfigurationError(f"--jobs and --ranks-per-run are at least 1, got {jobs} and {ranks_per_run}")
+        if retry not in ("error", "all"):
+            raise ConfigurationError(f"--retry {retry} is not error or all")
         self.comm = ddp.init()
         if self.comm.size > 1 and self.comm.rank > 0:
             _serve_as_rank(self.comm, ranks_per_run)
@@ -305,7 +307,7 @@ def _message(config, told):
 
 def _serve(connection, parent):
     """The life of a worker process: it ends with its parent, however that ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
+    _leave_signals_to_the_first()
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     ddp.init("solo")
     with contextlib.suppress(EOFError, OSError):
@@ -314,6 +316,12 @@ def _serve(connection, parent):
             config, extra = connection.recv()
             workload.provide(extra)
             connection.send(_one(config, ddp.Communicator()))
+
+
+def _leave_signals_to_the_first():
+    """A launcher sends them to all processes of a job; the one that leads ends the others."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _end_with(parent):
@@ -376,6 +384,7 @@ def _gather_ranks(comm, ranks_per_run):
 
 def _serve_as_rank(comm, ranks_per_run):
     """The life of a rank other than 0; ends the program."""
+    _leave_signals_to_the_first()
     groups = _groups(comm.size, ranks_per_run)
     comm.all_gather_object(socket.gethostname())
     host, port, key = comm.broadcast_object(None)

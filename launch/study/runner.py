@@ -30,30 +30,15 @@ OPTIMIZERS = {  # what a study calls by one word
 METRICS = "train_loss", "val_loss", "train_accuracy", "val_accuracy"
 LARGEST_LOSS = 50.0  # a cross-entropy above it has diverged; another loss, at a thousand times what it began with
 DEFAULTS: dict[str, Any] = {
-    "schema": SCHEMA,
-    "kind": "steps_to_target",
-    "optimizer": "sgd",
-    "optimizer_options": {},
-    "lr": 0.1,
-    "momentum": 0.0,
-    "nesterov": False,
-    "weight_decay": 0.0,
-    "l1": 0.0,
-    "no_decay": False,
-    "schedule": "constant",
-    "warmup": 0,
-    "batch": 64,
-    "sampler": "epoch",
-    "steps": None,
-    "metric": "train_loss",
-    "target": None,
-    "cap": 6000,
-    "prune": None,
-    "eval_ratio": 1.05,
-    "sustain": 1,
-    "trace": False,
-    "seed": 0,
-}
+    "schema": SCHEMA, "kind": "steps_to_target", "optimizer": "sgd", "optimizer_options": {}, "lr": 0.1,
+    "momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "l1": 0.0, "no_decay": False, "schedule": "constant",
+    "warmup": 0, "batch": 64, "sampler": "epoch", "steps": None, "metric": "train_loss", "target": None, "cap": 6000,
+    "prune": None, "eval_ratio": 1.05, "sustain": 1, "trace": False, "seed": 0,
+}  # fmt: skip
+MORE = (  # of these, what any experiment may be given as it is
+    "momentum", "nesterov", "weight_decay", "l1", "no_decay", "schedule", "warmup", "steps", "optimizer_options",
+    "trace",
+)  # fmt: skip
 
 
 def configuration(work: workload.Workload, optimizer: str | None = None, **given) -> dict:
@@ -241,18 +226,12 @@ def to_target(run: Run, at_evaluation: Callable[[Run], Any] | None = None) -> di
             break
     train, val = run.evaluate("train"), run.evaluate("val")
     found = {
-        "status": status,
-        "steps_to_target": met,
-        "censored_at": None if status == "ok" else run.t,
-        "steps": run.t,
-        "examples": run.examples,
-        "epochs": run.examples / len(run.data.train_x),
-        "n_evals": len(measured),
-        "initial_train_loss": initial,
-        **{f"final_train_{name}": value for name, value in train.items()},
+        "status": status, "steps_to_target": met, "censored_at": None if status == "ok" else run.t, "steps": run.t,
+        "examples": run.examples, "epochs": run.examples / len(run.data.train_x), "n_evals": len(measured),
+        "initial_train_loss": initial, **{f"final_train_{name}": value for name, value in train.items()},
         **{f"final_val_{name}": value for name, value in val.items()},
         **({"probes": probes} if at_evaluation is not None else {}),
-    }
+    }  # fmt: skip
     found = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in found.items()}
     if config["trace"]:
         found["trace"] = {"step": [t for t, _ in measured], config["metric"]: [v for _, v in measured]}

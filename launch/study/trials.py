@@ -72,9 +72,7 @@ def _ratio(claim, fresh, role):
     if not (ours and theirs):
         value = math.inf if theirs else 0.0 if ours else math.nan
         return Check(claim, value, value, value, most=1.0)
-    drawn = fit.resampled({0: ours, 1: theirs})
-    low, high = fit.interval(np.exp(drawn[:, 0] - drawn[:, 1]))
-    return Check(claim, fit.gmean(ours) / fit.gmean(theirs), low, high, most=1.0, seeds=min(len(ours), len(theirs)))
+    return Check(claim, *fit.ratio(ours, theirs), most=1.0, seeds=min(len(ours), len(theirs)))
 
 
 def _interval(values):
@@ -430,9 +428,7 @@ def _draw_importance(matter, order):
 
 
 def _draw_rungs(setting, levels, scores, finalists):
-    figure, axes = figures.new()
-    figures.logarithmic(axes.xaxis)
-    figures.logarithmic(axes.yaxis)
+    figure, axes = figures.new(x=figures.logarithmic, y=figures.logarithmic)
     shares = [1.0 / level.divisor for level in levels]
     for k in scores[0]:
         curve = [found[k] for found in scores if k in found and math.isfinite(found[k])]

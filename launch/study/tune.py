@@ -7,12 +7,15 @@ function of finished rows, so that a sweep that was killed replays to where it w
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ddp.errors import ConfigurationError
 from launch.study import fit
 
 FACTOR = math.sqrt(2.0)  # between neighbouring rates
+START = {"sgd": 0.1, "momentum": 0.01, "nesterov": 0.01, "lars": 1.0, "adagrad": 0.02}  # at a batch of 4, on digits
+ADAPTIVE = 0.003
 COARSE = (0, 4)  # where to look first, in powers of FACTOR, if no neighbour tells
 LOWER, ANYWHERE = (-2, -4, -8), (0, -2, -4, -8, -12, 4, 8, 12)  # and where next, as long as no rate works
 FARTHEST = 24
@@ -30,6 +33,7 @@ class Tuned:
     tried       {rate: score}, inf where a seed failed
     trials      how many runs that took
     rows        those of the winner on the report's seeds
+    why         what is wrong if no rate works; `lr` is nan then, and `score` inf
     """
 
     lr: float
@@ -38,6 +42,7 @@ class Tuned:
     tried: dict[float, float]
     trials: int
     rows: list[dict] = field(default_factory=list)
+    why: str = ""
 
     @property
     def steps(self) -> list[float]:
@@ -49,6 +54,18 @@ class Tuned:
         """How many of the report's seeds failed."""
         return sum(row["status"] != "ok" for row in self.rows)
 
+    def remarks(self, where) -> list[str]:
+        """What a reader must know to not be misled: that no rate works, seeds failed, or a better rate may exist."""
+        if not self.rows:
+            return [f"{where}: no learning rate works: {self.why}."]
+        endings = ", ".join(sorted({row["status"] for row in self.rows} - {"ok"}))
+        failed = (
+            f"{where}: {self.failures} of {len(self.rows)} fresh seeds failed with the tuned rate ({endings}): it is "
+            f"at the edge of stability, and means are those of the others."
+        )
+        edge = f"{where}: the best rate is the last one tried; a better one may exist."
+        return [failed] * bool(self.failures) + [edge] * self.at_edge
+
 
 class NothingWorks(ConfigurationError):
     """No learning rate leads to the target."""
@@ -57,6 +74,39 @@ class NothingWorks(ConfigurationError):
 def steps_of(row: dict) -> float:
     """A row's steps to the target; inf if it never met it."""
     return row["steps_to_target"] if row["status"] == "ok" else math.inf
+
+
+def power(optimizer) -> float:
+    """By which power of a small batch its best rate grows: Malladi et al. 2022 for Adam and its like."""
+    return 1.0 if optimizer in START else 0.5
+
+
+def first_rate(optimizer, batch) -> float:
+    """Where to look first for the rate of a batch."""
+    return START.get(optimizer, ADAPTIVE) * (batch / 4.0) ** power(optimizer)
+
+
+def climb(
+    lab, configure: Callable[..., dict], optimizer, batches: Sequence[int], lr=None, **options
+) -> dict[int, Tuned]:
+    """Tune every batch size, from the smallest, `lr` being where to look first, to larger ones from their neighbour's.
+
+    configure(batch, lr=, seed=, cap=, prune=) -> the configuration of a run; options: those of `tune`.
+    Raises NothingWorks if no rate does at the smallest.
+    """
+    found: dict[int, Tuned] = {}
+    rate, before, near = lr or first_rate(optimizer, batches[0]), batches[0], None
+    for batch in batches:
+        rate *= (batch / before) ** power(optimizer)
+        before = batch
+        try:
+            found[batch] = near = tune(lab, partial(configure, batch), rate, neighbour=near, **options)
+            rate = near.lr
+        except NothingWorks as error:
+            if near is None:
+                raise
+            found[batch] = Tuned(math.nan, math.inf, True, {}, 0, why=str(error))
+    return found
 
 
 def tune(

@@ -22,7 +22,8 @@ _own: dict[str, Any] = {}  # by hash: data, models and objectives that no name c
 class Workload:
     """Data and model of a study.
 
-    data         a name as in `allgrad train --data`, or arrays of one's own: (train_x, train_y, val_x, val_y)
+    data         a name as in `allgrad train --data`, or arrays of one's own: (train_x, train_y, val_x, val_y), y being
+                 labels, as whole numbers from 0 or as words, or real values
     model        a name as in `allgrad train --model`, or a class or function that makes an `autograd.nn.Module`, called
                  with (inputs, outputs) or nothing; at the top of a module, so that worker processes can import it
     init, dropout, dtype   as in `allgrad train`
@@ -183,16 +184,51 @@ def _kept(arrays):
 
 def _data(*arrays):
     train_x, train_y, val_x, val_y = map(np.asarray, arrays)
-    if len(train_x) != len(train_y) or len(val_x) != len(val_y) or not len(train_x) or not len(val_x):
+    if len({len(train_x), len(train_y)}) > 1 or len({len(val_x), len(val_y)}) > 1 or not (len(train_x) and len(val_x)):
         lengths = [len(a) for a in (train_x, train_y, val_x, val_y)]
         raise ConfigurationError(f"train_x and train_y, and val_x and val_y, have one length above 0, got {lengths}")
-    if train_y.dtype.kind in "iub":
-        classes = int(max(train_y.max(), val_y.max())) + 1
-        train_y, val_y = train_y.astype(np.int64), val_y.astype(np.int64)
+    if train_x.shape[1:] != val_x.shape[1:]:
+        raise ConfigurationError(f"samples have one shape, got {train_x.shape[1:]} and, in val_x, {val_x.shape[1:]}")
+    classes = None
+    worded = train_y.dtype.kind == "O" and all(isinstance(label, str) for label in train_y.flat)
+    if train_y.dtype.kind in "iubUS" or worded:
+        train_y, val_y, classes = _labels(train_y, val_y)
     else:
-        classes = None
-        train_y, val_y = (y.reshape(len(y), -1).astype(np.float32) for y in (train_y, val_y))
-    return datasets.Data("own", train_x.astype("f4"), train_y, val_x.astype("f4"), val_y, classes)
+        train_y, val_y = (_finite(y, name).reshape(len(y), -1) for y, name in ((train_y, "train_y"), (val_y, "val_y")))
+    return datasets.Data("own", _finite(train_x, "train_x"), train_y, _finite(val_x, "val_x"), val_y, classes)
+
+
+def _labels(train, val):
+    """Labels as numbers from 0, and how many classes there are; words count in their sorted order."""
+    if train.size != len(train) or val.size != len(val):
+        raise ConfigurationError(f"there is one label a sample, got labels of shapes {train.shape} and {val.shape}")
+    train, val = train.ravel(), val.ravel()
+    if train.dtype.kind in "USO":
+        names, train = np.unique(train.astype(str), return_inverse=True)
+        val = val.astype(str)
+        if strangers := sorted({*val.tolist()} - {*names.tolist()}):
+            raise ConfigurationError(f"val_y has the label {strangers[0]!r}, which train_y does not have: leave it out")
+        val = np.searchsorted(names, val)
+    elif val.dtype.kind not in "iub" or (least := min(train.min(), val.min())) < 0:
+        found = f"{val.dtype} in val_y" if val.dtype.kind not in "iub" else least
+        raise ConfigurationError(f"labels that are whole numbers count from 0, got {found}: number them anew")
+    return train.astype(np.int64), val.astype(np.int64), int(max(train.max(), val.max())) + 1
+
+
+def _finite(array, name):
+    """The array as float32; ConfigurationError if it holds anything but finite numbers."""
+    try:
+        with np.errstate(over="ignore"):
+            found = array.astype(np.float32)
+    except (TypeError, ValueError):
+        raise ConfigurationError(f"{name} holds numbers, got {array.dtype}: turn words into numbers first") from None
+    bad = np.argwhere(~np.isfinite(found))
+    if len(bad):
+        raise ConfigurationError(
+            f"{name} has {len(bad):,} values that are not finite in float32, the first in sample {bad[0][0]}: mend "
+            f"them or leave those samples out"
+        )
+    return found
 
 
 def _keep(f):

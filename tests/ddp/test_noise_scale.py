@@ -149,6 +149,32 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(shards, size, each, st
         assert np.median([high - low for low, high in intervals]) < 100.0
 
 
+@pytest.mark.parametrize("shards, each", [(2, 16), (8, 8), (32, 2)])
+def test_it_does_in_training_on_any_number_of_ranks(shards, each, simulate):
+    """The loss is linear, so that a sample is its own gradient: |G|^2 = 1 and tr(Sigma) = 100 at any weights."""
+    size, steps, batch = 100, 12, shards * each
+    deviations = np.sqrt(np.linspace(0.5, 1.5, size) * 100.0 / size)
+
+    def train(comm, seed):
+        x = (
+            1.0 / math.sqrt(size)
+            + generator("gaussian", seed, shards).standard_normal((steps * batch, size)) * deviations
+        )
+        model, noise = nn.Module(), NoiseScale(decay=0.95)
+        model.w = nn.Parameter(np.zeros(size), "float64")
+        parallel = DistributedDataParallel(model, comm, shards=shards, noise=noise)
+        loader = DataLoader((x,), batch, comm, shards=shards, shuffle="never")
+        for step in range(steps):
+            parallel.backward(loader.batch(step), lambda x: x @ model.w)
+        return noise.interval
+
+    (intervals,) = simulate(1, lambda comm: [train(comm, seed) for seed in range(100)])
+    for ranks in {2, min(3, shards)}:  # the same to the last bit
+        assert all(found == intervals[:4] for found in simulate(ranks, lambda comm: [train(comm, k) for k in range(4)]))
+    assert 90 <= sum(low <= 100.0 <= high for low, high in intervals) <= 99
+    assert sum(high < math.inf for _, high in intervals) >= 50
+
+
 def test_more_steps_narrow_the_interval_as_the_root_of_their_number():
     lengths = {n: np.subtract(*measured(0, 8, 1000, 256, n, decay=1.0).interval[::-1]) for n in (100, 1600)}
     assert lengths[100] / lengths[1600] == pytest.approx(4.0, rel=0.3)

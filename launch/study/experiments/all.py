@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from ddp.errors import ConfigurationError
 from launch.study import runner
-from launch.study.experiments import VERBS
+from launch.study.experiments import VERBS, steps
+from launch.study.options import experiment
 from launch.study.result import FAIL, INCONCLUSIVE, PASS, Result, Table
 
 FIRST = (
@@ -19,31 +20,35 @@ NOT_HERE = "all", "tune"  # the second searches a space that only its user can g
 GRIDS = {"quick": {}, "full": {}}  # those of the experiments
 
 
+@experiment(GRIDS)
 def run(lab, work, preset="quick", **options) -> list[Result]:
     """Every experiment with those of the options that it takes, and in front of their results one about all of them."""
     order = [verb for verb in FIRST if verb in VERBS]
     order += [verb for verb in VERBS if verb not in (*order, *NOT_HERE)]
+    runs = {verb: importlib.import_module(f"launch.study.experiments.{verb.replace('-', '_')}").run for verb in order}
+    taken = {verb: _taken(run, options) for verb, run in runs.items()}
+    if foreign := options.keys() - {key for own in taken.values() for key in own}:
+        raise ConfigurationError(f"--{min(foreign).replace('_', '-')} has no effect on any of these experiments")
     results, missing = [], {}
-    for verb in order:
-        experiment = importlib.import_module(f"launch.study.experiments.{verb.replace('-', '_')}").run
+    for verb, run_it in runs.items():
         try:
-            found = experiment(lab, work, preset, **_taken(experiment, verb, options))
+            results.append(run_it(lab, work, preset, **taken[verb]))
         except ConfigurationError as error:
             missing[verb] = str(error)
-            continue
-        results.append(found)
     if not results:
         raise ConfigurationError("no experiment could be done: " + "; ".join(f"{k}: {v}" for k, v in missing.items()))
     return [summary(work, preset, results, missing), *(replace(result, advice="") for result in results)]
 
 
-def _taken(experiment, verb, options):
-    """The options that an experiment has words for; others go into the configurations of runs, where it takes any."""
-    words = inspect.signature(experiment).parameters
-    anything = any(p.kind is p.VAR_KEYWORD for p in words.values())
-    taken = {key: v for key, v in options.items() if key in words or (anything and key in runner.DEFAULTS)}
-    default = words["optimizers"].default if "optimizers" in words else None
-    if "optimizers" in taken and default is not None:  # one that takes a single optimizer
+def _taken(experiment, options):
+    """The options that an experiment has words for, itself or in `steps`, which **options are for; others go into the
+    configurations of runs, where it takes any."""
+    words = dict(inspect.signature(experiment).parameters)
+    more = ()
+    if words.keys() & {"options", "more"}:
+        more = runner.MORE + (tuple(inspect.signature(steps.run).parameters) if "options" in words else ())
+    taken = {key: value for key, value in options.items() if key in words or key in more}
+    if "optimizers" in taken and isinstance(default := words["optimizers"].default, tuple):  # a single optimizer
         taken["optimizers"] = taken["optimizers"][: len(default)]
     return taken
 

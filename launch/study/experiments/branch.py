@@ -11,47 +11,44 @@ import numpy as np
 
 from launch.study import figures, fit, runner
 from launch.study.experiments import steps
+from launch.study.options import PRESET, experiment
 from launch.study.result import Check, Figure, Result, Table
-from launch.study.tune import SEEDS, tune
+from launch.study.tune import SEEDS, power
 
 GRIDS = {
     "quick": {
-        "optimizers": ("sgd",), "checkpoints": (0, 50, 200, 400, 800, 1600), "factors": tuple(2**i for i in range(8)),
-        "seeds": SEEDS, "report_seeds": tuple(range(100, 106)),
+        "optimizers": ("sgd",), "checkpoints": (0, 50, 200, 400, 800, 1600),
+        "batches": tuple(4 * 2**i for i in range(8)), "seeds": SEEDS, "report_seeds": tuple(range(100, 106)),
     },
     "full": {
         "optimizers": ("sgd", "momentum", "adam"), "checkpoints": (0, 25, 50, 100, 200, 400, 800, 1600),
-        "factors": tuple(2**i for i in range(9)), "seeds": (*SEEDS, 3), "report_seeds": tuple(range(100, 112)),
+        "batches": tuple(4 * 2**i for i in range(9)), "seeds": (*SEEDS, 3), "report_seeds": tuple(range(100, 112)),
     },
 }  # fmt: skip
-BASE, DELTA, TOLERANCE = 4, "1ep", 0.15
+DELTA, TOLERANCE = "1ep", 0.15
 
 
+@experiment(GRIDS)
 def run(
-    lab, work, preset="quick", *, optimizers=None, batches=None, target=None, metric="train_loss", sampler="epoch",
-    seeds=None, report_seeds=None, cap=6000, eval_ratio=1.05, sustain=1, lr=None, checkpoints=None, **more,
+    lab, work, preset="quick", *, optimizers=PRESET, batches=PRESET, target=None, metric="train_loss", sampler="epoch",
+    seeds=PRESET, report_seeds=PRESET, cap=6000, eval_ratio=1.05, sustain=1, lr=None, checkpoints=PRESET, **more,
 ) -> Result:  # fmt: skip
     """The experiment. The smallest of `batches` is the base, the others are branches; its rate is tuned on steps to
     the target, as in `allgrad study steps`, or `lr` if given."""
-    grid = GRIDS[preset]
-    optimizers, seeds = optimizers or grid["optimizers"], seeds or grid["seeds"]
-    batches = sorted(batches or [BASE * k for k in grid["factors"]])
-    report_seeds, checkpoints = report_seeds or grid["report_seeds"], sorted(checkpoints or grid["checkpoints"])
+    batches, checkpoints = sorted(batches), sorted(checkpoints)
 
     def of(optimizer):
         rate, trials, edge = lr, 0, None
         if rate is None:
             common = {"target": steps.goal(work, metric, target), "metric": metric, "sampler": sampler,
                       "eval_ratio": eval_ratio, "sustain": sustain, **more}  # fmt: skip
-            setting = steps.Setting(lab, work, common, seeds, cap, None, float(batches[0]))
-            start = steps.START.get(optimizer, steps.ADAPTIVE) * (batches[0] / 4.0) ** _power(optimizer)
-            tuned = tune(lab, setting.configure(optimizer, batches[0]), start, seeds=seeds, report_seeds=(), cap=cap,
-                         experiment="steps")  # fmt: skip
+            setting = steps.Setting(lab, work, common, seeds, cap, None)
+            tuned = setting.climb(optimizer, batches[:1])[0].tuned
             rate, trials, edge = tuned.lr, tuned.trials, tuned.at_edge
         configs = [
             runner.configuration(
                 work, optimizer, kind="branch", lr=rate, batch=batches[0], branches=batches, checkpoints=checkpoints,
-                steps=checkpoints[-1] or 1, delta=DELTA, power=_power(optimizer), sampler=sampler, seed=seed,
+                steps=checkpoints[-1] or 1, delta=DELTA, power=power(optimizer), sampler=sampler, seed=seed,
                 cap=10**9, **more,
             ) for seed in report_seeds
         ]  # fmt: skip
@@ -59,11 +56,6 @@ def run(
 
     found = dict(zip(optimizers, lab.map(of, optimizers)))
     return summarize(work, found, batches, checkpoints, sampler, seeds, report_seeds)
-
-
-def _power(optimizer):
-    """Of k in the rate of a branch: linear, and the root for adaptive optimizers."""
-    return 1.0 if optimizer in steps.START else 0.5
 
 
 # --- one run ---------------------------------------------------------------------------------------------------------
@@ -303,9 +295,7 @@ def _draw(of):
 
 
 def _draw_branches(cells, batches):
-    figure, axes = figures.new()
-    figures.batches(axes.xaxis)
-    figures.logarithmic(axes.yaxis)
+    figure, axes = figures.new(x=figures.batches, y=figures.logarithmic)
     for i, cell in enumerate(cells):
         mean = _mean(cell["losses"])
         figures.points_with_interval(axes, batches, mean / mean[0], i=i, label=f"step {cell['checkpoint']}", join=True)

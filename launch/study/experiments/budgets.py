@@ -11,20 +11,19 @@ import numpy as np
 from ddp import Sampler
 from launch.plan import steps_of
 from launch.study import figures, fit, runner
-from launch.study.experiments import steps
-from launch.study.lab import Lab
+from launch.study.options import PRESET, experiment
 from launch.study.result import Check, Figure, Result, Table
-from launch.study.tune import REPORT_SEEDS, SEEDS, NothingWorks, Tuned, tune
-from launch.study.workload import Workload
+from launch.study.tune import REPORT_SEEDS, SEEDS, Tuned, climb
 
 GRIDS = {
     "quick": {
-        "optimizers": ("sgd",), "batches": (4, 16, 64, 256, 1024), "budgets": ("2ep", "10ep", 50, 400), "seeds": SEEDS,
-        "report_seeds": REPORT_SEEDS,
+        "optimizers": ("sgd",), "batches": (4, 16, 64, 256, 1024), "budgets": ("2ep", "10ep", "50", "400"),
+        "seeds": SEEDS, "report_seeds": REPORT_SEEDS,
     },
     "full": {
         "optimizers": ("sgd", "momentum", "adam"), "batches": tuple(4 * 2**i for i in range(9)),
-        "budgets": ("2ep", "10ep", "40ep", 50, 400, 1600), "seeds": (*SEEDS, 3), "report_seeds": tuple(range(100, 110)),
+        "budgets": ("2ep", "10ep", "40ep", "50", "400", "1600"), "seeds": (*SEEDS, 3),
+        "report_seeds": tuple(range(100, 110)),
     },
 }  # fmt: skip
 FEW = 5  # steps; a cell with fewer says nothing about training
@@ -58,63 +57,37 @@ class Cell:
         return _mean([row[key] for row in self.tuned.rows if row["status"] == "ok" and row.get(key) is not None])
 
 
+@experiment(GRIDS)
 def run(
-    lab, work, preset="quick", *, optimizers=None, batches=None, budgets=None, sampler="epoch", seeds=None,
-    report_seeds=None, lr=None, steps=None, schedule="linear", **more,
+    lab, work, preset="quick", *, optimizers=PRESET, batches=PRESET, budgets=None, sampler="epoch", seeds=PRESET,
+    report_seeds=PRESET, lr=None, steps=None, schedule="linear", **more,
 ) -> Result:  # fmt: skip
-    """The experiment. budgets: steps as numbers, epochs as "10ep"; `steps`, one of them, is what --steps gives."""
-    grid = GRIDS[preset]
-    optimizers, batches = optimizers or grid["optimizers"], sorted(batches or grid["batches"])
-    budgets = [str(b) for b in budgets or ((steps,) if steps else grid["budgets"])]
-    seeds, report_seeds = seeds or grid["seeds"], report_seeds or grid["report_seeds"]
+    """The experiment. budgets: steps as numbers, epochs as "10ep"; `steps` gives a single one."""
+    batches = sorted(batches)
+    budgets = budgets or ((str(steps),) if steps else GRIDS[preset]["budgets"])
     common = {
         "target": None, "metric": "val_loss", "sampler": sampler, "schedule": schedule, "eval_ratio": 2.0, **more,
     }  # fmt: skip
-    setting = Setting(lab, work, common, seeds, report_seeds, lr, batches)
+
+    def chain(pair):
+        optimizer, budget = pair
+
+        def configure(batch, **given):
+            return runner.configuration(work, optimizer, batch=batch, steps=budget, **common, **given)
+
+        found = climb(
+            lab, configure, optimizer, batches, lr, seeds=seeds, report_seeds=report_seeds, cap=10**9, measure=_loss,
+            experiment="budgets",
+        )  # fmt: skip
+        n = len(work.loaded.train_x)
+        return [
+            Cell(optimizer, budget, batch, steps_of(budget, Sampler(n, batch, "epoch", 0, "carry")), tuned)
+            for batch, tuned in found.items()
+        ]
+
     pairs = [(optimizer, budget) for optimizer in optimizers for budget in budgets]
-    cells = [cell for chain in lab.map(lambda pair: setting.climb(*pair), pairs) for cell in chain]
+    cells = [cell for found in lab.map(chain, pairs) for cell in found]
     return summarize(work, cells, common, seeds, report_seeds)
-
-
-@dataclass
-class Setting:
-    """What all cells have in common."""
-
-    lab: Lab
-    work: Workload
-    common: dict
-    seeds: tuple
-    report_seeds: tuple
-    lr: float | None
-    batches: list
-
-    def climb(self, optimizer, budget):
-        """Tune every batch size within a budget, the larger ones from the rate of their smaller neighbour."""
-        power = 1.0 if optimizer in steps.START else 0.5
-        start = self.lr or steps.START.get(optimizer, steps.ADAPTIVE) * (self.batches[0] / 4.0) ** power
-        cells, found, before = [], None, self.batches[0]
-        for batch in self.batches:
-            start = start if found is None else found.lr * (batch / before) ** power
-            configure = self.configure(optimizer, budget, batch)
-            count = steps_of(budget, Sampler(len(self.work.loaded.train_x), batch, "epoch", 0, "carry"))
-            try:
-                found = tune(
-                    self.lab, configure, start, neighbour=found, seeds=self.seeds, report_seeds=self.report_seeds,
-                    cap=count + 1, measure=_loss, experiment="budgets",
-                )  # fmt: skip
-            except NothingWorks:
-                if found is None:
-                    raise
-                cells.append(Cell(optimizer, budget, batch, count, Tuned(math.nan, math.inf, True, {}, 0)))
-                continue
-            cells.append(Cell(optimizer, budget, batch, count, found))
-            before = batch
-        return cells
-
-    def configure(self, optimizer, budget, batch):
-        return lambda **given: runner.configuration(
-            self.work, optimizer, batch=batch, steps=budget, **self.common, **given
-        )
 
 
 def _loss(row):
@@ -294,20 +267,12 @@ def _notes(cells):
         where = f"{cell.optimizer}, {_words(cell.budget)}, B = {cell.batch}"
         if cell.steps < FEW:
             notes.append(f"{where}: {cell.steps} step{'s' * (cell.steps != 1)} only; the cell is degenerate.")
-        if not cell.tuned.rows:
-            notes.append(f"{where}: every learning rate failed.")
-        elif cell.tuned.failures:
-            notes.append(f"{where}: {cell.tuned.failures} of {len(cell.tuned.rows)} fresh seeds diverged; the loss is "
-                         f"the mean of the others.")  # fmt: skip
-        elif cell.tuned.at_edge:
-            notes.append(f"{where}: the best rate is the last one tried; a better one may exist.")
+        notes += cell.tuned.remarks(where)
     return notes
 
 
 def _draw(found):
-    figure, axes = figures.new()
-    figures.batches(axes.xaxis)
-    figures.logarithmic(axes.yaxis)
+    figure, axes = figures.new(x=figures.batches, y=figures.logarithmic)
     for i, (budget, cells) in enumerate(found.items()):
         low, high = zip(*(fit.mean_interval(cell.losses, mean=np.mean) for cell in cells))
         figures.points_with_interval(

@@ -15,6 +15,7 @@ from ddp.sampler import Sampler
 from launch.study import figures, fit, runner
 from launch.study.experiments import steps
 from launch.study.lab import Lab
+from launch.study.options import PRESET, experiment
 from launch.study.result import Check, Figure, Result, Table
 from launch.study.tune import tune
 from launch.study.workload import Workload
@@ -134,17 +135,16 @@ class Cell:
         return [row[key] if row["status"] == "ok" and row.get(key) is not None else math.nan for row in self.rows]
 
 
+@experiment(GRIDS)
 def run(
-    lab, work, preset="quick", *, optimizers=None, seeds=None, report_seeds=None, target=None, metric="train_loss",
-    sampler="epoch", lr=None,
+    lab, work, preset="quick", *, optimizers=PRESET, seeds=PRESET, report_seeds=PRESET, target=None,
+    metric="train_loss", sampler="epoch", lr=None,
 ) -> Result:  # fmt: skip
     """Three comparisons: equal examples, equal rounds and examples, and workers that have classes of their own.
 
     lr   rate of the workers in the first and third; if None, the one with which `steps` is fastest at a worker's batch
     """
     grid = GRIDS[preset]
-    optimizers, seeds = optimizers or grid["optimizers"], seeds or grid["seeds"]
-    report_seeds = report_seeds or grid["report_seeds"]
     setting = Setting(lab, work, sampler, seeds, report_seeds)
     least = grid["epochs"]["each"]
 
@@ -306,11 +306,7 @@ def _row(c):
 
 def _ratio(first, second, key="final_train_loss") -> tuple[float, float, float]:
     """Geometric means of two cells as a ratio, with its interval over their seeds."""
-    finite = [[v for v in cell.values(key) if math.isfinite(v) and v > 0.0] for cell in (first, second)]
-    if not all(finite):
-        return math.nan, math.nan, math.nan
-    drawn = fit.resampled(dict(enumerate(finite)))
-    return fit.gmean(finite[0]) / fit.gmean(finite[1]), *fit.interval(np.exp(drawn[:, 0] - drawn[:, 1]))
+    return fit.ratio(first.values(key), second.values(key))
 
 
 def _drop(cell, base) -> tuple[float, float, float]:
@@ -401,9 +397,7 @@ def _losses(cells):
 
 
 def _draw_epochs(of):
-    figure, axes = figures.new()
-    figures.logarithmic(axes.xaxis)
-    figures.logarithmic(axes.yaxis)
+    figure, axes = figures.new(x=figures.logarithmic, y=figures.logarithmic)
     for i, (name, cells) in enumerate(of.items()):
         rounds = [_row(cell)["rounds"] for cell in cells.values()]
         figures.points_with_interval(axes, rounds, *_losses(cells.values()), i=i, label=name, join=True)
@@ -420,9 +414,7 @@ def _draw_epochs(of):
 
 
 def _draw(of, label):
-    figure, axes = figures.new()
-    figures.batches(axes.xaxis)
-    figures.logarithmic(axes.yaxis)
+    figure, axes = figures.new(x=figures.batches, y=figures.logarithmic)
     for i, (name, cells) in enumerate(of.items()):
         figures.points_with_interval(axes, [*cells], *_losses(cells.values()), i=i, label=name, join=True)
     axes.set(xlabel="steps between averages H", ylabel=label)

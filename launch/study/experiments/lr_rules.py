@@ -18,13 +18,14 @@ from ddp.adascale import AdaScale
 from ddp.errors import ConfigurationError
 from launch.study import figures, fit, runner
 from launch.study.experiments import steps
+from launch.study.options import PRESET, experiment
 from launch.study.result import Check, Figure, Result, Table
 from launch.study.tune import REPORT_SEEDS, SEEDS, Tuned, steps_of
 
 GRIDS = {
     "quick": {
         "optimizers": ("sgd", "momentum", "adam", "lars", "lamb"), "batches": tuple(4 * 2**i for i in range(9)),
-        "seeds": SEEDS, "report_seeds": REPORT_SEEDS, "patience": 1.5,
+        "seeds": SEEDS, "report_seeds": REPORT_SEEDS, "eval_ratio": 1.05, "patience": 1.5,
     },
     "full": {
         "optimizers": ("sgd", "momentum", "nesterov", "adam", "rmsprop", "lars", "lamb"),
@@ -79,21 +80,20 @@ class Cell:
         return 2 * self.failures > len(self.rows) or not self.met
 
 
+@experiment(GRIDS)
 def run(
-    lab, work, preset="quick", *, optimizers=None, batches=None, target=None, metric="train_loss", sampler="epoch",
-    seeds=None, report_seeds=None, cap=6000, eval_ratio=None, sustain=1, lr=None, **more,
+    lab, work, preset="quick", *, optimizers=PRESET, batches=PRESET, target=None, metric="train_loss", sampler="epoch",
+    seeds=PRESET, report_seeds=PRESET, cap=6000, eval_ratio=PRESET, sustain=1, lr=None, **more,
 ) -> Result:  # fmt: skip
     """The experiment; the smallest of the batches is the base. Tuned cells are those of `allgrad study steps`."""
-    grid = GRIDS[preset]
-    optimizers, batches = optimizers or grid["optimizers"], sorted(batches or grid["batches"])
-    seeds, report_seeds = seeds or grid["seeds"], report_seeds or grid["report_seeds"]
+    grid, batches = GRIDS[preset], sorted(batches)
     if len(batches) < 2:
         raise ConfigurationError(f"--batches: rules scale from a base batch to others, got {batches[0]} alone")
     common = {
         "target": steps.goal(work, metric, target), "metric": metric, "sampler": sampler,
-        "eval_ratio": eval_ratio or grid.get("eval_ratio", 1.05), "sustain": sustain, **more,
+        "eval_ratio": eval_ratio, "sustain": sustain, **more,
     }  # fmt: skip
-    setting = steps.Setting(lab, work, common, seeds, cap, lr, float(batches[0]))
+    setting = steps.Setting(lab, work, common, seeds, cap, lr)
 
     def of(optimizer):
         mine = batches[::2] if optimizer in SPARSE and len(batches) > 4 else batches
@@ -389,11 +389,7 @@ def _notes(of, common):
                 which = ", ".join(f"{c.failures} of {len(c.rows)} at B = {c.batch}" for c in some)
                 notes.append(f"{name}, {rule}: seeds failed, {which}; S is the mean of those that did not.")
         for cell in _cells(found, "tuned"):
-            if cell.failures:
-                notes.append(f"{name}, tuned: {cell.failures} of {len(cell.rows)} fresh seeds failed at "
-                             f"B = {cell.batch}: its rate is at the edge of stability.")  # fmt: skip
-            if cell.tuned.at_edge:
-                notes.append(f"{name}, tuned: at B = {cell.batch} the best rate is the last one tried.")
+            notes += cell.tuned.remarks(f"{name}, tuned, at B = {cell.batch}") if cell.rows else []
         if not all((r, b) in found for r in ("tuned",) for _, b in found):
             notes.append(f"{name}: at some batches no rate meets the target.")
     base = _base(next(iter(of.values())))
@@ -411,9 +407,7 @@ def _notes(of, common):
 
 
 def _draw(found, common):
-    figure, axes = figures.new()
-    figures.batches(axes.xaxis)
-    figures.logarithmic(axes.yaxis)
+    figure, axes = figures.new(x=figures.batches, y=figures.logarithmic)
     base = _base(found)
     names = ["tuned", *_rules(found)]
     for i, rule in enumerate(names):

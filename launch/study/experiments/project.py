@@ -11,6 +11,7 @@ from launch.study import calibrate, cost_model, measure, projection, replay, wor
 from launch.study.calibrate import Compute, Line
 from launch.study.cost_model import Network
 from launch.study.experiments import scaling
+from launch.study.options import experiment
 from launch.study.result import Check, Result, Table
 
 GRIDS = {
@@ -45,6 +46,7 @@ class Measured:
         return calibrate.network(some, self.added)
 
 
+@experiment(GRIDS)
 def run(
     lab, work, preset="quick", *, net: str | None = None, compute: tuple[float, float] | None = None,
     size: int | None = None, s_min: float | None = None, b_crit: float | None = None, optimizers=("sgd",),
@@ -58,11 +60,7 @@ def run(
     s_min, b_crit  steps to the target, S = s_min (1 + b_crit / B); if None, those of `study steps` with the optimizer
     algorithm      of the all-reduce: one of cost_model.ALGORITHMS, or the best of them for each number of ranks
     """
-    optimizer, *others = optimizers
-    if others:
-        raise ConfigurationError(f"one optimizer's steps to target can be projected, got {', '.join(optimizers)}")
-    if max_ranks < 1:
-        raise ConfigurationError(f"the projection goes to at least 1 rank, got {max_ranks}")
+    (optimizer,) = optimizers
     if compute is not None and not (len(compute) == 2 and 0.0 <= compute[0] < math.inf and 0.0 < compute[1] < math.inf):
         raise ConfigurationError(f"compute is c0, d in seconds a step and an example, d above 0, got {compute}")
     given = None if net is None else cost_model.network(net)

@@ -8,6 +8,7 @@ import numpy as np
 
 from ddp.errors import ConfigurationError
 from launch.study import cost_model, measure
+from launch.study.options import experiment
 from launch.study.result import Check, Figure, Result, Table
 
 GRIDS = {
@@ -30,6 +31,7 @@ SHARES = "The parts of the fastest step; exchange is what the ranks stand still 
 PARTS = dict(zip(measure.PARTS, ("t_data", "t_fwd", "t_bwd", "t_comm_exposed", "t_opt")))
 
 
+@experiment(GRIDS)
 def run(
     lab, work, preset="quick", *, ranks: Sequence[int] | None = None, strong=STRONG, weak=WEAK,
     large: str | None = LARGE, launcher: str | None = None, s_min: float | None = None, b_crit: float | None = None,
@@ -45,8 +47,6 @@ def run(
     grid = GRIDS[preset]
     fit = fit_given(s_min, b_crit) or fit_found(lab)
     ranks = sorted({1, *(ranks or counts(lab))})
-    if ranks[0] < 1 or weak < 1:
-        raise ConfigurationError(f"--ranks and --weak are at least 1, got {ranks[0]} and {weak}")
     if strong < ranks[-1]:
         raise ConfigurationError(
             f"{ranks[-1]} ranks cannot share a batch of {strong}: give --strong {ranks[-1]} or more"

@@ -15,9 +15,9 @@ from autograd import schedule as rates
 from ddp.batch_schedule import grow
 from ddp.errors import ConfigurationError
 from launch.study import figures, fit, runner
-from launch.study.experiments import steps
+from launch.study.options import PRESET, experiment
 from launch.study.result import Check, Figure, Result, Table
-from launch.study.tune import REPORT_SEEDS, Tuned, tune
+from launch.study.tune import REPORT_SEEDS, START, Tuned, first_rate, tune
 
 GRIDS = {
     "quick": {"optimizers": ("sgd", "adam"), "seeds": (0,), "report_seeds": REPORT_SEEDS, "phases": 3, "epochs": 8},
@@ -41,14 +41,13 @@ SEESAW = "adam", "adamw"
 BETAS = (0.9, 0.95)  # of Adam: a memory of 20 steps, short next to a phase
 
 
+@experiment(GRIDS)
 def run(
-    lab, work, preset="quick", *, optimizers=None, batches=None, sampler="epoch", seeds=None, report_seeds=None,
+    lab, work, preset="quick", *, optimizers=PRESET, batches=None, sampler="epoch", seeds=PRESET, report_seeds=PRESET,
     lr=None, **more,
 ) -> Result:  # fmt: skip
     """The experiment. The first of `batches` is the one to begin with; `lr`, if given, is taken and not tuned."""
-    grid = GRIDS[preset]
-    optimizers, batch = optimizers or grid["optimizers"], min(batches or (BATCH,))
-    seeds, report_seeds = seeds or grid["seeds"], report_seeds or grid["report_seeds"]
+    grid, batch = GRIDS[preset], min(batches or (BATCH,))
     reference = work.is_default
     if reference:
         work = replace(work, model="mlp:32", label_noise=NOISE)
@@ -67,8 +66,7 @@ def run(
                 work, optimizer, **{**own, **common}, fall=fall, rise=rise, **given
             )
 
-        power = 1.0 if optimizer in steps.START else 0.5
-        start = steps.START.get(optimizer, steps.ADAPTIVE) * (batch / 4.0) ** power
+        start = first_rate(optimizer, batch)
         tuned = Tuned(lr, math.nan, False, {}, 0) if lr else tune(
             lab, configure("decay"), start, seeds=seeds, report_seeds=(), cap=10**9, measure=_loss,
             experiment="schedule",
@@ -268,7 +266,7 @@ def _checks(arms, reference, seeds):
         checks.append(_ratio(claim, equal, decay, seeds, 0.95, 1.05))
         if const.good and (reference or decay.loss < const.loss):
             claim = f"{name}: without either, noise remains (loss of const over that of decay)"
-            checks.append(_ratio(claim, const, decay, seeds, 1.5 if reference and name in steps.START else 1.0))
+            checks.append(_ratio(claim, const, decay, seeds, 1.5 if reference and name in START else 1.0))
         if both.good:
             claim = f"{name}: doing both differs (loss of both over that of decay)"
             checks.append(_ratio(claim, both, decay, seeds, 1.1))
@@ -312,9 +310,7 @@ def _notes(work, arms):
 
 
 def _draw(of):
-    figure, axes = figures.new()
-    figures.logarithmic(axes.xaxis)
-    figures.logarithmic(axes.yaxis)
+    figure, axes = figures.new(x=figures.logarithmic, y=figures.logarithmic)
     for i, arm in enumerate(of.values()):
         rows = _rows(arm, {"steps": "", "sampler": ""})
         columns = [[row[key] for row in rows] for key in ("updates", "train_loss", "ci_lo", "ci_hi")]

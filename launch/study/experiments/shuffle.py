@@ -15,8 +15,9 @@ from ddp.errors import ConfigurationError
 from ddp.probe import Frozen, mean
 from launch.study import figures, fit, runner, workload
 from launch.study.experiments import steps
+from launch.study.options import PRESET, experiment
 from launch.study.result import Check, Figure, Result, Table
-from launch.study.tune import NothingWorks, tune
+from launch.study.tune import NothingWorks, first_rate, tune
 from launch.study.workload import Workload
 
 GRIDS = {
@@ -110,15 +111,13 @@ class Shuffled(runner.Run):
 # --- the experiment --------------------------------------------------------------------------------------------------
 
 
+@experiment(GRIDS)
 def run(
-    lab, work, preset="quick", *, optimizers=("sgd",), seeds=None, report_seeds=None, target=None,
+    lab, work, preset="quick", *, optimizers=("sgd",), seeds=PRESET, report_seeds=PRESET, target=None,
     metric="train_loss", cap=6000,
 ) -> Result:  # fmt: skip
     """Floors of a convex problem in each order, and steps to the target of the workload's own model."""
     grid = GRIDS[preset]
-    seeds, report_seeds = seeds or grid["seeds"], report_seeds or grid["report_seeds"]
-    if len(optimizers) > 1:
-        raise ConfigurationError(f"shuffle takes one optimizer, got {', '.join(optimizers)}")
     data = work.loaded
     if data.vocabulary is not None:
         raise ConfigurationError(f"shuffle needs samples with one label or value each, and {data.name} is a text")
@@ -163,7 +162,7 @@ def _floors(lab, work, grid, seeds):
 
 def _steps(lab, work, optimizer, goal, seeds, report_seeds, cap):
     """{sampler: Tuned} of the workload's own model."""
-    start = steps.START.get(optimizer, steps.ADAPTIVE) * (BATCH / 4.0) ** (1.0 if optimizer in steps.START else 0.5)
+    start = first_rate(optimizer, BATCH)
 
     def tuned(sampler):
         common = {"batch": BATCH, "sampler": sampler, **goal}
@@ -189,7 +188,8 @@ def summarize(work, convex, floors, own, grid, floor_seeds, seeds, optimizer) ->
     tables = [
         Table("floors", ["order", "B", "lr", "excess", "ci_lo", "ci_hi", "over_epoch", "n_seeds", "n_fail", "budget"],
               [{**row, "budget": f"{grid['epochs']} epochs",
-                "over_epoch": _ratio(excess[row["order"], row["lr"]], excess["epoch", row["lr"]])[0]} for row in rows],
+                "over_epoch": fit.ratio(excess[row["order"], row["lr"]], excess["epoch", row["lr"]])[0]}
+               for row in rows],
               f"Excess of the objective over its least value {least:.6g} at the ends of the last {LAST} epochs: "
               "geometric means over seeds with 95 % intervals.",
               {"order": "epoch: a new permutation each; once: one for all epochs; iid: with replacement; never: sorted "
@@ -244,8 +244,7 @@ def summarize(work, convex, floors, own, grid, floor_seeds, seeds, optimizer) ->
         if failed := sum(not math.isfinite(v) for v in values):
             result.notes.append(f"{arm} at rate {rate:g}: {failed} of {len(values)} seeds diverged.")
     for name, found in own.items():
-        if found.failures or found.at_edge:
-            result.notes.append(f"{name}: {found.failures} fresh seeds failed{', rate at the edge' * found.at_edge}.")
+        result.notes += found.remarks(name)
     return result
 
 
@@ -266,20 +265,10 @@ def _step_row(name, found, base, optimizer):
     low, high = fit.mean_interval(found.steps)
     return {
         "order": name, "optimizer": optimizer, "B": BATCH, "lr": found.lr, "S": fit.gmean(_finite(found.steps)),
-        "ci_lo": low, "ci_hi": high, "over_epoch": _ratio(found.steps, base.steps)[0] if base else None,
+        "ci_lo": low, "ci_hi": high, "over_epoch": fit.ratio(found.steps, base.steps)[0] if base else None,
         "n_seeds": len(found.rows), "n_fail": found.failures, "at_edge": found.at_edge, "n_trials": found.trials,
         "budget": f"{config['metric']} {config['target']:g}", "eval_ratio": config["eval_ratio"],
     }  # fmt: skip
-
-
-def _ratio(first, second) -> tuple[float, float, float]:
-    """The ratio of geometric means, with its interval over the seeds of both; nan if one has none."""
-    first, second = _finite(first), _finite(second)
-    if not (first and second):
-        return math.nan, math.nan, math.nan
-    drawn = fit.resampled({0: first, 1: second})
-    low, high = fit.interval(np.exp(drawn[:, 0] - drawn[:, 1]))
-    return fit.gmean(first) / fit.gmean(second), low, high
 
 
 def _checks(work, excess, own, grid, seeds):
@@ -287,7 +276,7 @@ def _checks(work, excess, own, grid, seeds):
     checks = []
 
     def check(claim, first, second, rate, least=-math.inf, most=math.inf):
-        value, low, high = _ratio(excess[first, rate], excess[second, rate])
+        value, low, high = fit.ratio(excess[first, rate], excess[second, rate])
         checks.append(Check(f"{claim} (excess at rate {rate:g}, ratio)", value, low, high, least, most, seeds))
 
     check("drawing with replacement costs more than permutations", "iid", "epoch", BUG_RATE, 1.5 if default else 1.0)
@@ -299,7 +288,7 @@ def _checks(work, excess, own, grid, seeds):
           0.75, 1.33)  # fmt: skip
     check("and not that of the whole batch", "same_perm_per_rank", "epoch", BUG_RATE, 1.5)
     if {"epoch", "iid"} <= own.keys():
-        value, low, high = _ratio(own["iid"].steps, own["epoch"].steps)
+        value, low, high = fit.ratio(own["iid"].steps, own["epoch"].steps)
         claim = f"drawing with replacement takes more steps to the target at B = {BATCH} (ratio)"
         least, most = (1.2, 1.9) if default else (1.0, math.inf)
         checks.append(Check(claim, value, low, high, least, most, len(own["epoch"].rows)))
@@ -308,7 +297,7 @@ def _checks(work, excess, own, grid, seeds):
 
 def _headline(excess, own, grid):
     def over(arm, base):
-        return f"{_ratio(excess[arm, BUG_RATE], excess[base, BUG_RATE])[0]:.2g}"
+        return f"{fit.ratio(excess[arm, BUG_RATE], excess[base, BUG_RATE])[0]:.2g}"
 
     said = (
         f"At rate {BUG_RATE:g} the excess loss of drawing with replacement is {over('iid', 'epoch')} times that of a "
@@ -335,9 +324,7 @@ def _figures(excess, own, grid):
 
 
 def _draw(excess, grid):
-    figure, axes = figures.new()
-    figures.logarithmic(axes.xaxis)
-    figures.logarithmic(axes.yaxis)
+    figure, axes = figures.new(x=figures.logarithmic, y=figures.logarithmic)
     names = {"same_perm_per_rank": "bug: same samples on all ranks", "small": f"epoch, B = {BATCH // WORKERS}"}
     for i, arm in enumerate(ARMS):
         rows = [_row(arm, rate, excess[arm, rate]) for rate in grid["rates"] if (arm, rate) in excess]

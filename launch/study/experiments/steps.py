@@ -5,20 +5,22 @@ Shallue et al. 2019 (JMLR 20:112) for the measurement, McCandlish et al. 2018 fo
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from ddp.errors import ConfigurationError
 from launch.study import figures, fit, runner
 from launch.study.lab import Lab
+from launch.study.options import PRESET, experiment
 from launch.study.result import Check, Figure, Result, Table
-from launch.study.tune import REPORT_SEEDS, SEEDS, NothingWorks, Tuned, report, tune
+from launch.study.tune import REPORT_SEEDS, SEEDS, Tuned, climb, report
 from launch.study.workload import Workload
 
 GRIDS = {
     "quick": {
         "optimizers": ("sgd", "momentum", "adam"), "batches": tuple(4 * 2**i for i in range(9)), "seeds": SEEDS,
-        "report_seeds": REPORT_SEEDS,
+        "report_seeds": REPORT_SEEDS, "eval_ratio": 1.05,
     },
     "full": {
         "optimizers": ("sgd", "momentum", "nesterov", "adam", "rmsprop"), "batches": tuple(2**i for i in range(1, 11)),
@@ -26,8 +28,6 @@ GRIDS = {
     },
 }  # fmt: skip
 TARGETS = {"train_loss": 0.05, "val_loss": 0.15, "train_accuracy": 0.99, "val_accuracy": 0.97}  # on digits
-START = {"sgd": 0.1, "momentum": 0.01, "nesterov": 0.01, "lars": 1.0, "adagrad": 0.02}  # at a batch of 4, on digits
-ADAPTIVE = 0.003
 DIGITS = {"sgd": (70.0, 150.0), "momentum": (110.0, 220.0), "adam": (130.0, 260.0)}  # where B_crit lies on digits
 
 
@@ -38,7 +38,6 @@ class Cell:
     optimizer: str
     batch: int
     tuned: Tuned
-    why: str = ""  # no rate works
 
     @property
     def steps(self):
@@ -49,33 +48,31 @@ class Cell:
         return any(map(math.isfinite, self.steps))
 
 
+@experiment(GRIDS)
 def run(
-    lab, work, preset="quick", *, optimizers=None, batches=None, target=None, metric="train_loss", sampler="epoch",
-    seeds=None, report_seeds=None, cap=6000, eval_ratio=None, sustain=1, lr=None, **more,
+    lab, work, preset="quick", *, optimizers=PRESET, batches=PRESET, target=None, metric="train_loss", sampler="epoch",
+    seeds=PRESET, report_seeds=PRESET, cap=6000, eval_ratio=PRESET, sustain=1, lr=None, **more,
 ) -> Result:  # fmt: skip
     """The experiment. What is not given is the preset's; `more` goes into the runs' configurations."""
-    grid = GRIDS[preset]
-    optimizers, batches = optimizers or grid["optimizers"], sorted({*(batches or grid["batches"])})
-    seeds, report_seeds = seeds or grid["seeds"], report_seeds or grid["report_seeds"]
-    eval_ratio = eval_ratio or grid.get("eval_ratio", 1.05)
+    batches = sorted(batches)
     if len(batches) < 3:
         raise ConfigurationError(f"--batches: steps against batch size need at least 3 batch sizes, got {len(batches)}")
     common = {
         "target": goal(work, metric, target), "metric": metric, "sampler": sampler, "eval_ratio": eval_ratio,
         "sustain": sustain, **more,
     }  # fmt: skip
-    setting = Setting(lab, work, common, seeds, cap, lr, float(batches[0]))
+    setting = Setting(lab, work, common, seeds, cap, lr)
     chains = lab.map(lambda optimizer: setting.climb(optimizer, batches), optimizers)
     cells = [cell for chain in chains for cell in chain]
     lab.map(lambda cell: setting.report(cell, report_seeds), cells)
     return summarize(work, cells, common, seeds, report_seeds, preset)
 
 
-def goal(work, metric, target=None):
-    """The target given, or that of the default workload; what another has to reach, only its user knows."""
+def goal(work, metric, target=None, known=TARGETS):
+    """The target given, or the one known of the default workload; what another has to reach, only its user knows."""
     if target is None and not work.is_default:
         raise ConfigurationError(f"--target: which {metric} is to be reached on {work.name}? give a number")
-    return TARGETS.get(metric) if target is None else target
+    return known.get(metric) if target is None else target
 
 
 def rates(lab, work, preset, optimizer, batch, *, target=None, metric="train_loss", sampler="epoch") -> dict:
@@ -83,9 +80,9 @@ def rates(lab, work, preset, optimizer, batch, *, target=None, metric="train_los
     grid = GRIDS[preset]
     common = {
         "target": goal(work, metric, target), "metric": metric, "sampler": sampler,
-        "eval_ratio": grid.get("eval_ratio", 1.05), "sustain": 1,
+        "eval_ratio": grid["eval_ratio"], "sustain": 1,
     }  # fmt: skip
-    setting = Setting(lab, work, common, grid["seeds"], 6000, None, float(grid["batches"][0]))
+    setting = Setting(lab, work, common, grid["seeds"], 6000, None)
     cells = setting.climb(optimizer, [b for b in grid["batches"] if b <= batch])
     return {cell.batch: cell.tuned.lr for cell in cells if math.isfinite(cell.tuned.score)}
 
@@ -100,38 +97,24 @@ class Setting:
     seeds: tuple
     cap: int
     lr: float | None
-    least: float
 
-    def configure(self, optimizer, batch):
-        return lambda **given: runner.configuration(self.work, optimizer, batch=batch, **self.common, **given)
+    def configure(self, optimizer, batch, **given):
+        return runner.configuration(self.work, optimizer, batch=batch, **self.common, **given)
 
     def climb(self, optimizer, batches):
         """Tune every batch size, the larger ones from the rate of their smaller neighbour."""
-        power = 1.0 if optimizer in START else 0.5
-        start = self.lr or START.get(optimizer, ADAPTIVE) * (self.least / 4.0) ** power
-        cells, tuned, before = [], None, self.least
-        for batch in batches:
-            start = start if tuned is None else tuned.lr * (batch / before) ** power
-            configure = self.configure(optimizer, batch)
-            try:
-                tuned = tune(
-                    self.lab, configure, start, neighbour=tuned, seeds=self.seeds, report_seeds=(), cap=self.cap,
-                    experiment="steps",
-                )  # fmt: skip
-            except NothingWorks as error:
-                if tuned is None:
-                    raise
-                cells.append(Cell(optimizer, batch, Tuned(math.nan, math.inf, True, {}, 0), str(error)))
-                continue
-            cells.append(Cell(optimizer, batch, tuned))
-            before = batch
-        return cells
+        found = climb(
+            self.lab, partial(self.configure, optimizer), optimizer, batches, self.lr, seeds=self.seeds,
+            report_seeds=(), cap=self.cap, experiment="steps",
+        )  # fmt: skip
+        return [Cell(optimizer, batch, tuned) for batch, tuned in found.items()]
 
     def report(self, cell, seeds):
         """Run a cell's best rate on fresh seeds, if there is one."""
         if math.isinf(cell.tuned.score):
             return
-        report(self.lab, self.configure(cell.optimizer, cell.batch), cell.tuned, seeds, experiment="steps")
+        configure = partial(self.configure, cell.optimizer, cell.batch)
+        report(self.lab, configure, cell.tuned, seeds, experiment="steps")
 
 
 # --- what the cells say ----------------------------------------------------------------------------------------------
@@ -143,7 +126,10 @@ def summarize(work, cells, common, seeds, report_seeds, preset) -> Result:
     of = {name: [cell for cell in cells if cell.optimizer == name] for name in optimizers}
     for name in optimizers:
         if (n := sum(cell.meets for cell in of[name])) < 3:
-            why = next((f"; {cell.why}" for cell in of[name] if cell.why), ": give other --batches or a larger --cap")
+            why = next(
+                (f"; {cell.tuned.why}" for cell in of[name] if cell.tuned.why),
+                ": give other --batches or a larger --cap",
+            )
             raise ConfigurationError(
                 f"{name} meets {common['metric']} {common['target']:g} with {n} of {len(of[name])} batch sizes, where "
                 f"3 are needed{why}"
@@ -180,10 +166,11 @@ def summarize(work, cells, common, seeds, report_seeds, preset) -> Result:
     result.methods = (
         f"{work.name}, {n:,} training {unit}; target {common['metric']} {common['target']:g}; batches "
         f"{rows[0]['B']} to {rows[-1]['B']}; sampler {common['sampler']}, batches going on over the end of an epoch; "
-        f"constant learning rate, tuned for each optimizer and batch on a grid of factor sqrt 2, {len(seeds)} seeds "
-        f"until two rates on both sides were worse, the winner run on {len(report_seeds)} fresh seeds; evaluations at "
-        f"the first 20 steps and then at distances of {common['eval_ratio']:g}, the crossing interpolated between "
-        f"logarithms{f', measured on {measured:,} training {unit}' if measured < n else ''}; 95 % intervals by "
+        f"{common.get('schedule', 'constant')} learning rate, tuned for each optimizer and batch on a grid of factor "
+        f"sqrt 2, {len(seeds)} seeds until two rates on both sides were worse, the winner run on {len(report_seeds)} "
+        f"fresh seeds; evaluations at the first 20 steps and then at distances of {common['eval_ratio']:g}, the "
+        f"crossing interpolated between logarithms"
+        f"{f', measured on {measured:,} training {unit}' if measured < n else ''}; 95 % intervals by "
         f"{fit.RESAMPLES} resamples of the seeds."
     )
     result.advice = _advice(of, fit_rows, common)
@@ -263,7 +250,7 @@ def _advice(of, fit_rows, common):
     twice = f", and B_crit = {critical:.0f} costs {factor:.1f} times as many" if factor > 1.2 else ""
     begin = (
         f"With {best['optimizer']}, train with batches of about {best['cbs20']:.0f}: more than that costs over 20 % "
-        f"more examples than the cheapest batch{twice}. "
+        f"more examples than the cheapest batch tried{twice}. "
     )
     if steps[-1] >= s:
         return begin + f"The largest batch tried, {batches[-1]}, does not take fewer steps than {useful}."
@@ -339,19 +326,7 @@ def _notes(work, common, of, fits, n):
     notes = []
     for name, cells in of.items():
         for cell in cells:
-            failed = cell.tuned.failures
-            if failed:
-                endings = ", ".join(sorted({row["status"] for row in cell.tuned.rows} - {"ok"}))
-                notes.append(
-                    f"{name} at B = {cell.batch}: {failed} of {len(cell.steps)} fresh seeds failed with the tuned rate "
-                    f"({endings}): it is at the edge of stability, and S is the mean of the others."
-                )
-            if not cell.steps:
-                notes.append(f"No learning rate works at B = {cell.batch}: {cell.why}.")
-            elif cell.tuned.at_edge:
-                notes.append(
-                    f"{name} at B = {cell.batch}: the best rate is the last one tried; a better one may exist."
-                )
+            notes += cell.tuned.remarks(f"{name} at B = {cell.batch}")
         _, steps = _means(cells)
         if steps[0] < 20.0:
             notes.append(f"{name}: the smallest batch needs {steps[0]:.0f} steps only: give a harder target.")
@@ -361,6 +336,11 @@ def _notes(work, common, of, fits, n):
                 f"target resolves it better."
             )
         low, high = fits[name].b_crit_interval
+        if cells[0].batch > 0.2 * fits[name].fit.b_crit:  # on the hyperbola, 20 % more than the fewest examples
+            notes.append(
+                f"{name}: the smallest batch tried, {cells[0].batch}, is above a fifth of B_crit, so that smaller ones "
+                f"should be cheaper still: give some, to see S fall as 1/B and which is the largest at little cost."
+            )
         if not cells[0].batch < low <= high < cells[-1].batch:
             notes.append(f"{name}: the interval of B_crit reaches beyond the batches tried: an extrapolation.")
     if cells[-1].batch > n / 4 and common["sampler"] != "iid":
@@ -368,6 +348,9 @@ def _notes(work, common, of, fits, n):
             f"The sampler is part of what B_crit means: with {common['sampler']} and {n:,} samples the largest batches "
             f"are much of an epoch, while the theory draws samples independently (--sampler iid)."
         )
+    if work.loaded.vocabulary is not None:
+        length = work.loaded.features[0]
+        notes.append(f"An example is a window of {length} characters, each of which is predicted.")
     if common["metric"].startswith("val"):
         notes.append("The rates were tuned on the validation part that is reported here.")
     return notes
@@ -392,9 +375,7 @@ def _figures(of, fits, common):
 
 
 def _draw_steps(of, fits, goal):
-    figure, axes = figures.new()
-    figures.batches(axes.xaxis)
-    figures.logarithmic(axes.yaxis)
+    figure, axes = figures.new(x=figures.batches, y=figures.logarithmic)
     for i, (name, cells) in enumerate(of.items()):
         batches, steps = _means(cells)
         low, high = zip(*(fit.mean_interval(cell.steps) for cell in cells if cell.batch in batches))
@@ -414,9 +395,7 @@ def _draw_steps(of, fits, goal):
 
 
 def _draw_pareto(of, goal):
-    figure, axes = figures.new()
-    figures.logarithmic(axes.xaxis)
-    figures.logarithmic(axes.yaxis)
+    figure, axes = figures.new(x=figures.logarithmic, y=figures.logarithmic)
     for i, (name, cells) in enumerate(of.items()):
         batches, steps = _means(cells)
         examples = [b * s for b, s in zip(batches, steps)]
@@ -429,9 +408,7 @@ def _draw_pareto(of, goal):
 
 
 def _draw_rates(of):
-    figure, axes = figures.new()
-    figures.batches(axes.xaxis)
-    figures.logarithmic(axes.yaxis)
+    figure, axes = figures.new(x=figures.batches, y=figures.logarithmic)
     for i, (name, cells) in enumerate(of.items()):
         found = [cell for cell in cells if cell.steps]
         rates = [cell.tuned.lr for cell in found]

@@ -14,6 +14,7 @@ from launch import models
 from launch.options import length
 from launch.study import designs, runner
 from launch.study.designs import Dimension
+from launch.study.options import PRESET, experiment
 from launch.study.result import Result
 from launch.study.trials import summarize
 
@@ -22,14 +23,14 @@ SPACE = {
     "activation": "relu,tanh,gelu", "optimizer": "sgd,momentum,adam", "weight_decay": "log:1e-6..1e-2",
 }  # fmt: skip
 GRIDS = {
-    "quick": {"space": SPACE, "trials": 96, "steps": "10ep", "report_seeds": tuple(range(100, 105))},
+    "quick": {"space": SPACE, "trials": 96, "steps": "10ep", "seeds": (0,), "report_seeds": tuple(range(100, 105))},
     "full": {
         "space": {
             **SPACE, "lr": "log:1e-4..2", "batch": "log:8..512", "depth": "1,2,3,4", "width": "log:16..512",
             "optimizer": "sgd,momentum,nesterov,adam,rmsprop", "dropout": "0..0.5", "init": "kaiming,xavier,gaussian",
             "schedule": "constant,linear,cosine", "warmup": "0,1ep",
         },
-        "trials": 512, "steps": "30ep", "report_seeds": tuple(range(100, 110)),
+        "trials": 512, "steps": "30ep", "seeds": (0,), "report_seeds": tuple(range(100, 110)),
     },
 }  # fmt: skip
 OF_A_GRID = "lr", "batch", "optimizer"  # all that a grid by default has room for
@@ -42,10 +43,11 @@ SHAPE = "depth", "width", "activation"
 SHAPED = {"mlp": SHAPE, "lstm": ("depth", "width"), "transformer": ("depth", "width")}
 
 
+@experiment(GRIDS, as_given=("optimizers", "batches", "momentum", "weight_decay", "schedule"))
 def run(
-    lab, work, preset="quick", *, space=None, search="quasi", trials=None, steps=None, metric="val_loss", eta=3,
-    search_seed=0, optimizers=None, batches=None, momentum=None, weight_decay=None, schedule=None, sampler="epoch",
-    seeds=(0,), report_seeds=None,
+    lab, work, preset="quick", *, space=None, search="quasi", trials=None, steps=None, metric="val_loss", eta=None,
+    search_seed=None, optimizers=None, batches=None, momentum=None, weight_decay=None, schedule=None, sampler="epoch",
+    seeds=PRESET, report_seeds=PRESET,
 ) -> Result:  # fmt: skip
     """The experiment. What is not given is the preset's.
 
@@ -55,13 +57,18 @@ def run(
     optimizers, batches, momentum, weight_decay, schedule: one value or several, as if given in the space
     """
     grid = GRIDS[preset]
+    if eta is not None and search != "halving":
+        raise ConfigurationError(f"--eta has no effect on --search {search}: leave it out, or give --search halving")
+    if search_seed is not None and search == "grid":
+        raise ConfigurationError("--search-seed has no effect on --search grid, which draws nothing: leave it out")
+    eta = 3 if eta is None else eta
     more = {"optimizer": optimizers, "batch": batches, "momentum": momentum, "weight_decay": weight_decay,
             "schedule": schedule}  # fmt: skip
     found = _space(work, grid["space"], search, space, {name: v for name, v in more.items() if v is not None})
     budget = _budget(grid["steps"] if steps is None else steps)
     trials = trials or (2 * SMALLEST * eta if search == "halving" and preset == "quick" else grid["trials"])
-    setting = Setting(lab, work, found, search, budget, metric, sampler, tuple(seeds))
-    tried = setting.tried(designs.design(found, search, trials, search_seed))
+    setting = Setting(lab, work, found, search, budget, metric, sampler, seeds)
+    tried = setting.tried(designs.design(found, search, trials, search_seed or 0))
     smallest = min(SMALLEST, budget) if isinstance(budget, int) else SMALLEST
     levels = designs.rungs(len(tried), eta, smallest) if search == "halving" else [designs.Rung(len(tried), 1)]
     scores = designs.halving(levels, range(len(tried)), lambda ids, level: setting.score(tried, ids, level))
@@ -71,7 +78,6 @@ def run(
     middle = designs.promoted(scores[0], len(scores[0]))
     middle = sorted(middle, key=lambda k: (scores[0][k], k))[len(middle) // 2]
     finalists = dict(zip(("winner", "runner-up"), ranking)) | ({"median": middle} if middle != ranking[0] else {})
-    report_seeds = tuple(report_seeds or grid["report_seeds"])
     lab.map(lambda k: setting.again(tried[k], report_seeds), list(dict.fromkeys(finalists.values())))
     return summarize(setting, tried, levels, scores, finalists, report_seeds, eta)
 

@@ -47,7 +47,7 @@ def verbs(monkeypatch):
 
 
 def test_every_experiment_gets_the_options_it_takes(verbs):
-    options = {"optimizers": ("adam", "sgd"), "target": 0.3, "weight_decay": 0.1, "net": "ib"}
+    options = {"optimizers": ("adam", "sgd"), "target": 0.3, "weight_decay": 0.1}
     first, *others = everything.run(None, Workload(), "quick", **options)
     assert verbs == {"steps": {"optimizers": ("adam", "sgd"), "target": 0.3, "weight_decay": 0.1},
                      "one": {"optimizers": ("adam",), "target": 0.3}}  # fmt: skip
@@ -55,6 +55,12 @@ def test_every_experiment_gets_the_options_it_takes(verbs):
     assert first.notes == ["refuses was not done: not with texts"]
     counts = {row["experiment"]: (row["FAIL"], row["INCONCLUSIVE"], row["PASS"]) for row in first.tables[0].rows}
     assert counts == {"steps": (1, 0, 1), "one": (0, 0, 0), "refuses": (0, 0, 0)}
+
+
+def test_an_option_that_none_of_them_takes_is_refused(verbs):
+    with pytest.raises(ConfigurationError, match=r"^--eta has no effect on any of these experiments$"):
+        everything.run(None, Workload(), "quick", eta=3)
+    assert not verbs
 
 
 def test_the_advice_names_the_largest_useful_batch_and_why(verbs):

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -148,27 +149,51 @@ def alive(pids):
     return found
 
 
-def test_a_sweep_killed_at_any_moment_ends_with_the_same_table(whole, tmp_path):
-    out, rng = tmp_path / "out", random.Random(0)
-    words = [sys.executable, "-m", "launch", "study", *FLAGS.split(), "--jobs", "2", "--out", str(out)]
+@pytest.fixture
+def sweep(tmp_path):
+    """Starts the study of `whole` in a process of its own, with that many workers."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    for _ in range(3):
-        before = len(lines(out))
-        process = subprocess.Popen(words, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        while len(lines(out)) <= before and process.poll() is None:
+
+    def start(jobs):
+        words = [sys.executable, "-m", "launch", "study", *FLAGS.split(), "--jobs", str(jobs), "--out", "out"]
+        return subprocess.Popen(words, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    return start
+
+
+def test_a_sweep_ended_at_any_moment_ends_with_the_same_table(whole, sweep, tmp_path):
+    out, rng = tmp_path / "out", random.Random(0)
+    for number in (signal.SIGINT, signal.SIGTERM, *[signal.SIGKILL] * 5):
+        asked = number != signal.SIGKILL
+        goal = len(lines(out)) + (1 if asked else rng.randrange(3))  # none: while it starts
+        process = sweep(jobs=2)
+        while len(lines(out)) < goal and process.poll() is None:
             time.sleep(0.01)
         time.sleep(rng.uniform(0.0, 0.15))
         found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
-        process.kill()
-        process.communicate()
+        process.send_signal(number)
+        said = process.communicate()[1].decode()
+        if asked:
+            assert process.returncode == 128 + number
+            assert re.search(rf"allgrad: interrupted; the same command goes on from the {len(lines(out))} runs in out$",
+                             said, re.MULTILINE) and "Traceback" not in said, said  # fmt: skip
         deadline = time.monotonic() + 30
         while alive(found) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not alive(found), "workers outlive their parent"
-    assert subprocess.run(words, env=environment, cwd=tmp_path, capture_output=True).returncode == 0
+    last = sweep(jobs=2)
+    assert last.communicate()[1] is not None and last.returncode == 0
     assert tables(out) == tables(whole) and len(tables(out)) == 2
     ids = [json.loads(line)["run_id"] for line in lines(out)]
     assert len(ids) == len({*ids}) == len(lines(whole))  # nothing was run twice
+
+
+def test_two_sweeps_in_one_directory_lose_nothing(whole, sweep, tmp_path):
+    both = [sweep(jobs=1), sweep(jobs=2)]
+    said = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert tables(tmp_path / "out") == tables(whole)
+    assert {json.loads(line)["run_id"] for line in lines(tmp_path / "out")} == {*Ledger(whole).rows}
 
 
 @pytest.mark.parametrize("flags", ["", "--ranks-per-run 2"])

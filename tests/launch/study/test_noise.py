@@ -12,14 +12,14 @@ from launch.study.experiments import noise
 
 def config(work=None, **given):
     work = work or Workload(model="mlp:4")
-    words = {"kind": "noise", "batch": 32, "lr": 0.3, "target": 1.5, "shards": 4, "halvings": 3, "probe_ratio": 2.0}
+    words = {"kind": "noise", "batch": 32, "lr": 0.3, "target": 1.5, "shards": 4, "draws": 3, "probe_ratio": 2.0}
     return runner.configuration(work, "sgd", **{**words, **given})
 
 
 def test_traces_are_those_of_every_sample():
     rng = np.random.default_rng(0)
     arrays = rng.normal(size=(60, 5)), rng.integers(3, size=60), rng.normal(size=(9, 5)), rng.integers(3, size=9)
-    run = noise.Probed(config(Workload(arrays, "mlp:4"), batch=8, halvings=150))
+    run = noise.Probed(config(Workload(arrays, "mlp:4"), batch=8, draws=150))
     probe = run.probe()
     frozen = Frozen(run.snapshot(), ag.cross_entropy, *run.parts["train"])
     rows = np.array([frozen.gradient(slice(i, i + 1)) for i in range(60)])
@@ -28,7 +28,7 @@ def test_traces_are_those_of_every_sample():
     assert probe["signal"] == pytest.approx(mean @ mean) and probe["corrected"] < probe["signal"]
     weighted = sum(v @ hessian_product(frozen, v) for v in spread) / 59
     along = mean @ hessian_product(frozen, mean)
-    assert probe["B_noise"] == pytest.approx(weighted / along, rel=0.25)  # of 150 halvings
+    assert probe["B_noise"] == pytest.approx(weighted / along, rel=0.25)  # of 150 draws
     assert probe["eta_max"] == pytest.approx(mean @ mean / along)
 
 
@@ -57,7 +57,7 @@ def test_the_prediction_is_the_mean_over_steps():
 
 
 def test_the_experiment(tmp_path, monkeypatch):
-    grid = {"optimizers": ("sgd",), "at": (16,), "runs": (200, 201), "halvings": 2, "ratio": 3.0}
+    grid = {"optimizers": ("sgd",), "at": (16,), "runs": (200, 201), "draws": 2, "ratio": 3.0}
     monkeypatch.setitem(noise.GRIDS, "quick", grid)
     with Lab(tmp_path, jobs=1) as lab:
         result = noise.run(lab, Workload(), target=0.5, batches=(16, 64, 256), seeds=(0,), report_seeds=(100, 101))

@@ -7,7 +7,7 @@ import pytest
 
 from ddp.errors import ConfigurationError
 from launch.study import Lab, Workload, steps
-from launch.study.command import seeds, status, table
+from launch.study.command import status, table
 from launch.study.experiments.steps import Cell, summarize
 from launch.study.tune import Tuned
 
@@ -70,10 +70,6 @@ def test_a_file_of_options(start, tmp_path):
     assert done.out.startswith("momentum: ")
 
 
-def test_seeds_are_a_number_or_a_list():
-    assert seeds("3") == (0, 1, 2) and seeds("4,7") == (4, 7)
-
-
 @pytest.mark.parametrize(
     "flags, message",
     [("stairs", "unknown study 'stairs': expected one of steps"), ("steps --preset huge", "huge is not one of"),
@@ -121,11 +117,14 @@ def test_values_that_no_run_can_take(start, tmp_path, words, said):
 
 def test_batch_sizes_at_which_nothing_works():
     row = {"status": "ok", "steps_to_target": 9.0, "config": {}}
-    works, fails = Tuned(0.1, 9.0, False, {0.1: 9.0}, 1, [row]), Tuned(math.nan, math.inf, True, {}, 0)
-    cells = [Cell("sgd", batch, works) for batch in (8, 16, 32)] + [Cell("sgd", 64, fails, "it diverges")]
+    works, fails = (
+        Tuned(0.1, 9.0, False, {0.1: 9.0}, 1, [row]),
+        Tuned(math.nan, math.inf, True, {}, 0, why="it diverges"),
+    )
+    cells = [Cell("sgd", batch, works) for batch in (8, 16, 32)] + [Cell("sgd", 64, fails)]
     common = {"target": 0.5, "metric": "train_loss", "sampler": "epoch", "eval_ratio": 1.05}
     result = summarize(Workload(), cells, common, (0,), (100,), "quick")
     assert "best rate 0.1 at B = 8, 0.1 at 32." in result.headline
-    assert "No learning rate works at B = 64: it diverges." in result.notes
+    assert "sgd at B = 64: no learning rate works: it diverges." in result.notes
     with pytest.raises(ConfigurationError, match="with 2 of 3 batch sizes, where 3 are needed; it diverges"):
         summarize(Workload(), cells[1:], common, (0,), (100,), "quick")
