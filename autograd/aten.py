@@ -152,15 +152,10 @@ def _convolution_backward(g, x, w, options, i):
     return aten.convolution_backward.default(g, x, w, None, *options, (i == 0, i == 1, False))[i]
 
 
-def _before(windows):
-    """The padding above and to the left, which is all that the kernels know of."""
-    return tuple(before for before, _ in windows.padding)
-
-
 def _padded(x, windows, value=0.0):
     """The image, and the padding left to the kernel: all of it where both sides are alike, none otherwise."""
     if all(before == after for before, after in windows.padding):
-        return x, _before(windows)
+        return x, windows.before
     return windows.pad(x, value), (0, 0)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from autograd.core import Tensor, primitive, shape_of
 from autograd.shapes import unsqueeze
-from autograd.windows import BACK, Pair, Windows, in_order, pair
+from autograd.windows import BACK, Pair, Windows, in_order, pair, windows_over
 
 
 def conv2d(x, weight, bias=None, stride: Pair = 1, padding: Pair | str = 0, dilation: Pair = 1, groups=1):
@@ -32,7 +32,7 @@ def _correlation(name, x, weight, bias, stride, padding, dilation, groups):
     if x.ndim == 3:
         return _correlation(name, unsqueeze(x, 0), weight, bias, stride, padding, dilation, groups)[0]
     _fitting(name, x, weight, bias, 1, groups)
-    windows = Windows(name, x.shape[2:], weight.shape[2:], stride, padding, dilation)
+    windows = windows_over(name, x.shape[2:], weight.shape[2:], stride, padding, dilation)
     return _conv2d(x, weight, bias, windows=windows, groups=groups)
 
 
@@ -67,8 +67,9 @@ def conv_transpose2d(
     size = [(n - 1) * s - 2 * p + d * (k - 1) + extra + 1 for n, k, s, p, d, extra in options]
     if min(size) < 1:
         raise ValueError(f"conv_transpose2d: padding {padding} leaves an image {tuple(size)} of {tuple(x.shape)}")
-    windows = Windows("conv_transpose2d", size, weight.shape[2:], stride, padding, dilation)
-    windows.outputs = tuple(x.shape[2:])  # output_padding may have made room for more
+    most = windows_over("conv_transpose2d", size, weight.shape[2:], stride, padding, dilation)
+    # output_padding may have made room for more outputs than there are
+    windows = Windows(most.size, most.kernel, most.stride, most.padding, most.dilation, tuple(x.shape[2:]))
     return _conv_transpose2d(x, weight, bias, windows=windows, groups=groups)
 
 

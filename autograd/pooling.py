@@ -3,11 +3,11 @@
 import numpy as np
 
 from autograd.core import Tensor, innermost as raw, primitive
-from autograd.kernels import astype, beside, full, xp
+from autograd.kernels import astype, beside, xp
 from autograd.reductions import mean
 from autograd.shapes import concatenate
 from autograd.transforms import linear_map
-from autograd.windows import Windows, pair
+from autograd.windows import pair, windows_over
 
 
 def max_pool2d(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
@@ -56,7 +56,7 @@ def _regions(length, count):
 
 def _windows(name, x, kernel, stride, padding, dilation, ceil_mode):
     stride = kernel if stride is None or stride == () else stride
-    windows = Windows(name, x.shape[-2:], kernel, stride, padding, dilation, ceil_mode)
+    windows = windows_over(name, x.shape[-2:], kernel, stride, padding, dilation, ceil_mode)
     if any(2 * p > d * (k - 1) + 1 for p, d, k in zip(pair(padding), windows.dilation, windows.kernel)):
         raise ValueError(f"{name}: padding {padding} is more than half of the windows {windows.kernel}")
     return windows
@@ -80,7 +80,7 @@ def _sum_pool(x, *, windows):
 def _sums(x, windows):
     x = windows.pad(x)
     n, y = xp[type(x)], None
-    for tap in windows.taps():
+    for tap in windows.taps:
         y = n.array(x[tap]) if y is None else n.add(y, x[tap], out=y)
     return y
 
@@ -88,7 +88,7 @@ def _sums(x, windows):
 def _spread(g, windows):
     """Each output's number to every element of its window: the transpose of `_sums`."""
     x = windows.blank(g)
-    for tap in windows.taps():
+    for tap in windows.taps:
         if windows.disjoint:
             x[tap] = g
         else:
@@ -106,12 +106,11 @@ def _max_pool(x, *, windows):
 def _largest(x, windows):
     """The largest value in each window, and which of its places has it first."""
     x = windows.pad(x, -np.inf)
-    n, (first, *others) = xp[type(x)], windows.taps()
+    n, (first, *others) = xp[type(x)], windows.taps
     y = n.array(x[first])
     places = y > y  # zeros, in the memory order of y
     for k, tap in enumerate(others, 1):
-        number = full((), k, y, "uint8" if len(others) < 256 else "int32")
-        places = n.maximum(places, (x[tap] > y) * number)
+        places = n.maximum(places, (x[tap] > y) * (np.uint8 if len(others) < 256 else np.int32)(k))
         n.maximum(y, x[tap], out=y)
     return y, places
 
@@ -119,13 +118,13 @@ def _largest(x, windows):
 def _pick(x, windows, places):
     """The elements of x at these places of the windows."""
     x = windows.pad(x)
-    return sum(x[tap] * (places == k) for k, tap in enumerate(windows.taps()))
+    return sum(x[tap] * (places == k) for k, tap in enumerate(windows.taps))
 
 
 def _put(g, windows, places):
     """The transpose of `_pick`."""
     x = windows.blank(g)
-    for k, tap in enumerate(windows.taps()):
+    for k, tap in enumerate(windows.taps):
         if windows.disjoint:
             xp[type(g)].multiply(g, places == k, out=x[tap])
         else:
