@@ -6,8 +6,8 @@ arguments, and its own derivatives are the other two maps. All are products with
 
 columns   (N, C, H, W) -> (OH, G, KH * C/G * KW, OW * N)     a matrix for each row of outputs, a column for each output
 df/dy     W @ columns of x
-df/dw     y @ columns^T of x, summed over the rows
-df/dx     W turned by 180 degrees @ columns of y, with zeros around it
+df/dw     y @ columns^T of x, summed over the rows of outputs
+df/dx     columns W^T @ y, added to where those of x are taken
 """
 
 import math
@@ -108,41 +108,44 @@ def _conv2d_by_weight(g, x, *, windows, groups):
 def _correlate(x, w, bias, windows, groups):
     if Tensor in map(type, (x, w, bias)):
         return _conv2d(x, w, bias, windows=windows, groups=groups)
-    o, c, kh, kw = w.shape
-    matrix = w.reshape(groups, o // groups, c, kh, kw).swapaxes(2, 3).reshape(groups, o // groups, kh * c * kw)
-    return _product(matrix, windows.columns(x, groups), bias, *windows.outputs, len(x))
+    y = _matrix(w, groups) @ windows.columns(x, groups)  # (OH, G, O/G, OW * N)
+    if bias is not None:
+        y += bias.reshape(groups, len(w) // groups, 1)
+    height, width = windows.outputs
+    return y.reshape(height, len(w), width, len(x)).transpose(BACK)
 
 
 def _transpose(g, w, bias, windows, groups):
     if Tensor in map(type, (g, w, bias)):
         return _conv_transpose2d(g, w, bias, windows=windows, groups=groups)
-    o, c, kh, kw = w.shape
-    turned = w[:, :, ::-1, ::-1].reshape(groups, o // groups, c, kh, kw).transpose(0, 2, 3, 1, 4)
-    matrix = turned.reshape(groups, c, kh * (o // groups) * kw)
-    return _product(matrix, windows.columns_back(g, groups), bias, *windows.size, len(g))
-
-
-def _product(matrix, columns, bias, height, width, n):
-    """(G, O/G, K) @ (OH, G, K, OW * N), as images (N, O, OH, OW)."""
-    y = matrix @ columns  # (OH, G, O/G, OW * N)
-    groups, outputs, _ = matrix.shape
+    x = windows.fold(_matrix(w, groups).mT, _rows(g, groups))
     if bias is not None:
-        y += bias.reshape(groups, outputs, 1)
-    return y.reshape(height, groups * outputs, width, n).transpose(BACK)
+        x += bias.reshape(-1, 1, 1)
+    return x
 
 
 def _by_weight(g, x, windows, groups):
     if type(g) is Tensor or type(x) is Tensor:
         return _conv2d_by_weight(g, x, windows=windows, groups=groups)
-    n, o, oh, ow = g.shape
-    c, (kh, kw) = x.shape[1] // groups, windows.kernel
-    rows = in_order(g).reshape(oh, groups, o // groups, ow * n)
-    d = (rows @ windows.columns(x, groups).mT).sum(axis=0)  # (G, O/G, KH * C/G * KW)
+    o, c, (kh, kw) = g.shape[1], x.shape[1] // groups, windows.kernel
+    d = (_rows(g, groups) @ windows.columns(x, groups).mT).sum(axis=0)  # (G, O/G, KH * C/G * KW)
     return d.reshape(o, kh, c, kw).swapaxes(1, 2)
 
 
 def _by_bias(g):
     return np.einsum("hown->o", in_order(g)) if type(g) is np.ndarray else g.sum(axis=(0, 2, 3))
+
+
+def _matrix(w, groups):
+    """The weight (O, C/G, KH, KW) as (G, O/G, KH * C/G * KW)."""
+    o, c, kh, kw = w.shape
+    return w.swapaxes(1, 2).reshape(groups, o // groups, kh * c * kw)
+
+
+def _rows(g, groups):
+    """Outputs (N, O, OH, OW) as (OH, G, O/G, OW * N)."""
+    n, o, oh, ow = g.shape
+    return in_order(g).reshape(oh, groups, o // groups, ow * n)
 
 
 def _fitting(name, x, weight, bias, axis, groups, rank=4):

@@ -5,7 +5,8 @@ them element by element: what is copied of a row has the length W * N, and needs
 """
 
 import itertools
-from functools import cached_property, lru_cache
+import math
+from functools import lru_cache
 
 import numpy as np
 
@@ -61,6 +62,8 @@ class Windows:
     outputs   (OH, OW), the number of windows
     taps      for each place in the window, row by row, the index of the elements there: one for each output
     disjoint  whether no two windows overlap
+    rows      how many rows of the image the windows reach
+    moves     for each column of the kernel, which outputs have an element of the image under it, and which elements
     """
 
     def __init__(self, size, kernel, stride, padding, dilation, outputs):
@@ -71,6 +74,11 @@ class Windows:
         each = [[slice(at * d, at * d + s * (n - 1) + 1, s) for at in range(k)] for k, s, d, n in sides]
         self.taps = [(..., *tap) for tap in itertools.product(*each)]
         self.disjoint = all(s > d * (k - 1) for k, s, d, _ in sides)
+        reach, _ = [(n - 1) * s + (k - 1) * d + 1 for k, s, d, n in sides]
+        self.rows = max(0, min(size[0], reach - self.before[0]))
+        self.moves = [
+            _move(at * dilation[1] - self.before[1], stride[1], size[1], outputs[1]) for at in range(kernel[1])
+        ]
 
     def pad(self, x, value=0.0):
         """The image with the padding around it."""
@@ -92,62 +100,54 @@ class Windows:
             return full(shape, value, like)
         return full([shape[i] for i in ORDER], value, like).transpose(BACK)
 
-    @cached_property
-    def columns(self):
-        """The columns of the patches under the outputs, of the image."""
-        return Columns(self.size, self.before, self.kernel, self.outputs, self.stride, self.dilation)
+    def columns(self, x, groups):
+        """The patches of images (N, C, H, W) as columns: matrices (OH, G, KH * C/G * KW, OW * N), not to be written in.
 
-    @cached_property
-    def columns_back(self):
-        """The columns of the patches of which an element of the image is part, of the outputs."""
-        around = [d * (k - 1) - before for k, d, before in zip(self.kernel, self.dilation, self.before)]
-        return Columns(self.outputs, around, self.kernel, self.size, (1, 1), self.dilation, self.stride)
-
-
-class Columns:
-    """Columns of the patches of images (N, C, H, W): a matrix for each row of outputs, and a column for each output.
-
-    before   zeros above and to the left of the image; there are as many below and to the right as the patches need
-    apart    how far apart its elements are put, with zeros in between
-    """
-
-    def __init__(self, size, before, kernel, outputs, stride, dilation, apart=(1, 1)):
-        self.kernel, self.outputs, self.stride, self.dilation = kernel, outputs, stride, dilation
-        self.size = tuple((o - 1) * s + (k - 1) * d + 1 for o, s, k, d in zip(outputs, stride, kernel, dilation))
-        self.whole = self.size == size and not any(before) and apart == (1, 1)
-        self.inside, self.taken = [], []
-        for n, limit, start, step in zip(size, self.size, before, apart):
-            first = max(0, -(start // step))  # the first element that is not cut off
-            count = max(0, min(n, -(-(limit - start) // step)) - first)
-            at = start + first * step
-            self.inside.append(slice(at, at + count * step, step))
-            self.taken.append(slice(first, first + count))
-
-    def __call__(self, x, groups):
-        """Matrices (OH, G, KH * C/G * KW, OW * N), not to be written in.
-
-        KW shifts of the image are copied, and nothing else unless the kernel is dilated: KH rows (C/G, KW, OW, N), one
-        below the other, are such a matrix, which overlaps with the next one.
+        KW shifts of the images are copied, and nothing else unless the kernel is dilated: KH of their rows, one below
+        the other, are such a matrix, which overlaps with the next one.
         """
-        n, c = x.shape[0], x.shape[1] // groups
-        (kh, kw), (oh, ow), (sh, sw), (dh, dw) = self.kernel, self.outputs, self.stride, self.dilation
-        image = self._placed(x)
-        row, channel, line, one = image.strides
-        shape = groups, self.size[0], c, kw, ow, n
-        strides = channel * c, row, channel, line * dw, line * sw, one
-        shifts = np.ascontiguousarray(np.ndarray(shape, x.dtype, image, 0, strides))
-        group, row, *rest = shifts.strides
-        patches = np.ndarray((oh, groups, kh, c, kw, ow, n), x.dtype, shifts, 0, (row * sh, group, row * dh, *rest))
-        return patches.reshape(oh, groups, kh * c * kw, ow * n)
+        (n, c), (h, w), (oh, ow) = x.shape[:2], self.size, self.outputs
+        patches, shifts = self._shifts(n, c, groups, x.dtype)
+        image = in_order(x).reshape(h, groups, c // groups, w, n).swapaxes(0, 1)
+        for k, (here, there) in enumerate(self.moves):
+            shifts[:, :, :, k, here] = image[:, : self.rows, :, there]
+        return patches.reshape(oh, groups, math.prod(patches.shape[2:5]), ow * n)
 
-    def _placed(self, x):
-        """The images in the order (H, C, W, N), in the midst of zeros, or cut to what the patches have of them."""
-        if self.whole:
-            return in_order(x)
-        (height, width), (rows, columns) = self.size, self.inside
-        out = np.zeros((height, x.shape[1], width, len(x)), x.dtype)
-        out[rows, :, columns] = x[..., *self.taken].transpose(ORDER)
-        return out
+    def fold(self, matrix, rows):
+        """The images of which `columns` would take the columns of matrix @ rows, each added to where it came from.
+
+        matrix is (G, KH * C/G * KW, K), rows are (OH, G, K, OW * N), the images (N, C, H, W).
+        """
+        (groups, length, _), (h, w) = matrix.shape, self.size
+        n, c = rows.shape[-1] // self.outputs[1], length // math.prod(self.kernel)
+        patches, shifts = self._shifts(n, c * groups, groups, np.result_type(matrix, rows))
+        for patch, row in zip(patches, rows):
+            patch += (matrix @ row).reshape(patch.shape)
+        out = np.zeros((h, groups, c, w, n), shifts.dtype)
+        image = out.swapaxes(0, 1)
+        for k, (here, there) in enumerate(self.moves):
+            image[:, : self.rows, :, there] += shifts[:, :, :, k, here]
+        return out.reshape(h, groups * c, w, n).transpose(BACK)
+
+    def _shifts(self, n, c, groups, dtype):
+        """Zeros for KW shifts of padded images: as patches (OH, G, KH, C/G, KW, OW, N), and their rows of the images.
+
+        Patches lie in the same memory (G, H, C/G, KW, OW, N) as often as they overlap.
+        """
+        (kh, kw), (oh, ow), (sh, _), (dh, _) = self.kernel, self.outputs, self.stride, self.dilation
+        zeros = np.zeros((groups, (oh - 1) * sh + (kh - 1) * dh + 1, c // groups, kw, ow, n), dtype)
+        group, row, *rest = zeros.strides
+        shape, strides = (oh, groups, kh, *zeros.shape[2:]), (row * sh, group, row * dh, *rest)
+        top = self.before[0]
+        return np.ndarray(shape, dtype, zeros, 0, strides), zeros[:, top : top + self.rows]
+
+
+def _move(start, stride, length, outputs):
+    """The outputs i for which start + i * stride is on a line of this length, and those places, as slices."""
+    first = max(0, -(start // stride))
+    count = max(0, min(outputs, (length - 1 - start) // stride + 1) - first)
+    at = start + first * stride
+    return slice(first, first + count), slice(at, at + count * stride, stride)
 
 
 def in_order(x):
