@@ -6,9 +6,10 @@ Sums over half-precision numbers are taken in float32 inside the kernels; the cr
 
 import torch
 
-from autograd import activations, arithmetic, convolution, indexing, losses, normalization, pooling, products
+from autograd import activations, arithmetic, convolution, indexing, losses, normalization, optim, pooling, products
 from autograd.core import Tensor, shared
 from autograd.kernels import OuterProduct
+from autograd.optim.base import above_zero
 
 aten = torch.ops.aten
 MEAN_SUM_NONE = {"none": 0, "mean": 1, "sum": 2}  # how the kernels of losses number them
@@ -112,12 +113,18 @@ def embedding(w, *, indices, padding):
 @on_torch(convolution._conv2d)
 def conv2d(x, w, bias, *, windows, groups):
     image, padding = _padded(x, windows)
+    if image.is_cpu:  # whose kernels are faster with the channels innermost; what follows keeps the order
+        image = image.contiguous(memory_format=torch.channels_last)
     options = windows.stride, padding, windows.dilation, False, (0, 0), groups
+
+    def by_weight_and_bias(g):
+        sizes = None if bias is None else bias.shape
+        return aten.convolution_backward.default(g, image, w, sizes, *options, (False, True, bias is not None))[1:]
+
     return (
         torch.convolution(image, w, bias, *options),
         lambda g: _cropped(_convolution_backward(g, image, w, options, 0), windows),
-        lambda g: _convolution_backward(g, image, w, options, 1),
-        lambda g: g.sum((0, 2, 3)),
+        *shared(by_weight_and_bias, 2),
     )
 
 
@@ -231,3 +238,40 @@ def softmax_cross_entropy(z, *, labels, reduction):
         return aten._log_softmax_backward_data.default(d, p, 1, p.dtype).to(z.dtype)
 
     return loss, vjp
+
+
+# --- optimizers ------------------------------------------------------------------------------------------------
+
+
+def fused(optimizer):
+    """Decorator: the optimizer updates torch's tensors so, by one kernel, unless there is an L1 penalty to add."""
+
+    def register(update):
+        usual = optimizer.update
+
+        def chosen(self, lr, h, chunks):
+            by_kernel = type(self.arena.data) is torch.Tensor and not h.l1
+            (update if by_kernel else usual)(self, lr, h, chunks)
+
+        optimizer.update = chosen
+        return update
+
+    return register
+
+
+@fused(optim.SGD)
+def sgd(self, lr, h, chunks):
+    w, g, v, *_ = map(list, zip(*chunks))
+    options = {"weight_decay": h.weight_decay, "momentum": h.momentum, "nesterov": h.nesterov}
+    nothing = {"dampening": 0.0, "maximize": False, "is_first_step": False}
+    aten._fused_sgd_.default(w, g, v if h.momentum else [], lr=lr, **options, **nothing)
+
+
+@fused(optim.Adam)
+def adam(self, lr, h, chunks):
+    w, g, m, v, *_ = map(list, zip(*chunks))
+    kernel = (aten._fused_adamw_ if self.decoupled else aten._fused_adam_).default
+    steps = [w[0].new_tensor(float(self.steps), dtype=torch.float32)] * len(w)
+    eps = above_zero(h.eps, self.arena.dtype)  # the padding stays 0 = 0 / eps
+    options = {"beta1": h.betas[0], "beta2": h.betas[1], "weight_decay": h.weight_decay, "eps": eps}
+    kernel(w, g, m, v, [], steps, lr=lr, **options, amsgrad=False, maximize=False)
