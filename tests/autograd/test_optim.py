@@ -140,7 +140,7 @@ def test_a_part_of_the_arrays_is_updated_to_the_same_bits(name, options):
             optimizers.append((p, getattr(optim, name)({"p": p}, **options), part))
             optimizers[-1][1].keep(part)
         for _ in range(3):
-            for p, optimizer, part in optimizers:
+            for p, optimizer, _ in optimizers:
                 optimizer.arena.zero_grad()
                 (p * gradient).sum().backward()
                 optimizer.step()
