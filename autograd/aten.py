@@ -6,9 +6,10 @@ Sums over half-precision numbers are taken in float32 inside the kernels; the cr
 
 import torch
 
-from autograd import activations, arithmetic, convolution, indexing, losses, normalization, pooling, products
+from autograd import activations, arithmetic, convolution, indexing, losses, normalization, optim, pooling, products
 from autograd.core import Tensor, shared
 from autograd.kernels import OuterProduct
+from autograd.optim.base import above_zero
 
 aten = torch.ops.aten
 MEAN_SUM_NONE = {"none": 0, "mean": 1, "sum": 2}  # how the kernels of losses number them
@@ -110,38 +111,64 @@ def embedding(w, *, indices, padding):
 
 
 @on_torch(convolution._conv2d)
-def conv2d(x, w, *, windows, groups):
+def conv2d(x, w, bias, *, windows, groups):
     image, padding = _padded(x, windows)
-    y, by_image, by_weight = _convolution(image, w, windows.stride, padding, windows.dilation, False, (0, 0), groups)
-    return y, by_image if image is x else lambda g: windows.crop(by_image(g)), by_weight
+    if image.is_cpu:  # whose kernels are faster with the channels innermost; what follows keeps the order
+        image = image.contiguous(memory_format=torch.channels_last)
+    options = windows.stride, padding, windows.dilation, False, (0, 0), groups
 
+    def by_weight_and_bias(g):
+        sizes = None if bias is None else bias.shape
+        return aten.convolution_backward.default(g, image, w, sizes, *options, (False, True, bias is not None))[1:]
 
-@on_torch(convolution._conv_transpose2d)
-def conv_transpose2d(x, w, *, windows, groups):
-    sides = zip(windows.size, x.shape[2:], windows.kernel, windows.stride, windows.dilation, _before(windows))
-    extra = [size - ((n - 1) * s - 2 * p + d * (k - 1) + 1) for size, n, k, s, d, p in sides]
-    return _convolution(x, w, windows.stride, _before(windows), windows.dilation, True, extra, groups)
-
-
-def _convolution(x, w, *options):
-    back = aten.convolution_backward.default
     return (
-        torch.convolution(x, w, None, *options),
-        lambda g: back(g, x, w, None, *options, (True, False, False))[0],
-        lambda g: back(g, x, w, None, *options, (False, True, False))[1],
+        torch.convolution(image, w, bias, *options),
+        lambda g: _cropped(_convolution_backward(g, image, w, options, 0), windows),
+        *shared(by_weight_and_bias, 2),
     )
 
 
-def _before(windows):
-    """The padding above and to the left, which is all that the kernels know of."""
-    return tuple(before for before, _ in windows.padding)
+@on_torch(convolution._conv_transpose2d)
+def conv_transpose2d(g, w, bias, *, windows, groups):
+    image, padding = _padded(g.new_empty((len(g), w.shape[1] * groups, *windows.size)), windows)
+    sides = zip(image.shape[2:], g.shape[2:], windows.kernel, windows.stride, windows.dilation, padding)
+    extra = [size - ((n - 1) * s - 2 * p + d * (k - 1) + 1) for size, n, k, s, d, p in sides]
+    options = windows.stride, padding, windows.dilation, True, extra, groups
+    return (
+        _cropped(torch.convolution(g, w, bias, *options), windows),
+        lambda x: _convolution_backward(_padded(x, windows)[0], g, w, options, 0),
+        lambda x: _convolution_backward(_padded(x, windows)[0], g, w, options, 1),
+        lambda x: x.sum((0, 2, 3)),
+    )
+
+
+@on_torch(convolution._conv2d_by_weight)
+def conv2d_by_weight(g, x, *, windows, groups):
+    image, padding = _padded(x, windows)
+    options = windows.stride, padding, windows.dilation, False, (0, 0), groups
+    like = g.new_empty((g.shape[1], x.shape[1] // groups, *windows.kernel))
+    return (
+        _convolution_backward(g, image, like, options, 1),
+        lambda w: torch.convolution(image, w, None, *options),
+        lambda w: _cropped(_convolution_backward(g, image, w, options, 0), windows),
+    )
+
+
+def _convolution_backward(g, x, w, options, i):
+    """The gradient of a convolution by its input (i = 0) or by the weight (i = 1)."""
+    return aten.convolution_backward.default(g, x, w, None, *options, (i == 0, i == 1, False))[i]
 
 
 def _padded(x, windows, value=0.0):
     """The image, and the padding left to the kernel: all of it where both sides are alike, none otherwise."""
     if all(before == after for before, after in windows.padding):
-        return x, _before(windows)
+        return x, windows.before
     return windows.pad(x, value), (0, 0)
+
+
+def _cropped(x, windows):
+    """The image without the padding that `_padded` may have put around it."""
+    return x if tuple(x.shape[-2:]) == windows.size else windows.crop(x)
 
 
 @on_torch(pooling._max_pool)
@@ -151,8 +178,7 @@ def max_pool(x, *, windows):
     y, places = aten.max_pool2d_with_indices.default(image, *options)
 
     def vjp(g):
-        d = aten.max_pool2d_with_indices_backward.default(g, image, *options, places)
-        return d if image is x else windows.crop(d)
+        return _cropped(aten.max_pool2d_with_indices_backward.default(g, image, *options, places), windows)
 
     return y, vjp
 
@@ -163,8 +189,7 @@ def sum_pool(x, *, windows):
     options = (windows.kernel, windows.stride, padding, False, True, 1)
 
     def vjp(g):
-        d = aten.avg_pool2d_backward.default(g, image, *options)
-        return d if image is x else windows.crop(d)
+        return _cropped(aten.avg_pool2d_backward.default(g, image, *options), windows)
 
     return aten.avg_pool2d.default(image, *options), vjp
 
@@ -213,3 +238,40 @@ def softmax_cross_entropy(z, *, labels, reduction):
         return aten._log_softmax_backward_data.default(d, p, 1, p.dtype).to(z.dtype)
 
     return loss, vjp
+
+
+# --- optimizers ------------------------------------------------------------------------------------------------
+
+
+def fused(optimizer):
+    """Decorator: the optimizer updates torch's tensors so, by one kernel, unless there is an L1 penalty to add."""
+
+    def register(update):
+        usual = optimizer.update
+
+        def chosen(self, lr, h, chunks):
+            by_kernel = type(self.arena.data) is torch.Tensor and not h.l1
+            (update if by_kernel else usual)(self, lr, h, chunks)
+
+        optimizer.update = chosen
+        return update
+
+    return register
+
+
+@fused(optim.SGD)
+def sgd(self, lr, h, chunks):
+    w, g, v, *_ = map(list, zip(*chunks))
+    options = {"weight_decay": h.weight_decay, "momentum": h.momentum, "nesterov": h.nesterov}
+    nothing = {"dampening": 0.0, "maximize": False, "is_first_step": False}
+    aten._fused_sgd_.default(w, g, v if h.momentum else [], lr=lr, **options, **nothing)
+
+
+@fused(optim.Adam)
+def adam(self, lr, h, chunks):
+    w, g, m, v, *_ = map(list, zip(*chunks))
+    kernel = (aten._fused_adamw_ if self.decoupled else aten._fused_adam_).default
+    steps = [w[0].new_tensor(float(self.steps), dtype=torch.float32)] * len(w)
+    eps = above_zero(h.eps, self.arena.dtype)  # the padding stays 0 = 0 / eps
+    options = {"beta1": h.betas[0], "beta2": h.betas[1], "weight_decay": h.weight_decay, "eps": eps}
+    kernel(w, g, m, v, [], steps, lr=lr, **options, amsgrad=False, maximize=False)

@@ -1,15 +1,22 @@
 """Convolutions, as matrix products over columns of patches; images are (N, C, H, W), weights (O, C / groups, KH, KW).
 
-columns   (N, C, H, W) -> (N, G, C/G * KH * KW, OH * OW)     each column the patch under one output pixel
-value     W @ columns,  dW = g @ columns^T,  dX = the columns W^T @ g, added back to where they were taken
+With y the outputs, f(x, w, y) = sum of y[n,o,i,j] w[o,c,k,l] x[n,c,i+k,j+l] over all indices is linear in all three.
+The convolution is df/dy, its transpose df/dx, and the gradient by the weight df/dw: each is linear in the other two
+arguments, and its own derivatives are the other two maps. All are products with the columns of patches:
+
+columns   (N, C, H, W) -> (OH, G, KH * C/G * KW, OW * N)     a matrix for each row of outputs, a column for each output
+df/dy     W @ columns of x
+df/dw     y @ columns^T of x, summed over the rows of outputs
+df/dx     columns W^T @ y, added to where those of x are taken
 """
 
 import math
 
-from autograd.core import primitive, shape_of, shared
+import numpy as np
+
+from autograd.core import Tensor, primitive, shape_of
 from autograd.shapes import unsqueeze
-from autograd.transforms import linear_map
-from autograd.windows import Pair, Windows, pair
+from autograd.windows import BACK, Pair, Windows, in_order, pair, windows_over
 
 
 def conv2d(x, weight, bias=None, stride: Pair = 1, padding: Pair | str = 0, dilation: Pair = 1, groups=1):
@@ -25,8 +32,8 @@ def _correlation(name, x, weight, bias, stride, padding, dilation, groups):
     if x.ndim == 3:
         return _correlation(name, unsqueeze(x, 0), weight, bias, stride, padding, dilation, groups)[0]
     _fitting(name, x, weight, bias, 1, groups)
-    windows = Windows(name, x.shape[2:], weight.shape[2:], stride, padding, dilation)
-    return _biased(_conv2d(x, weight, windows=windows, groups=groups), bias)
+    windows = windows_over(name, x.shape[2:], weight.shape[2:], stride, padding, dilation)
+    return _conv2d(x, weight, bias, windows=windows, groups=groups)
 
 
 def conv1d(x, weight, bias=None, stride=1, padding: Pair | str = 0, dilation=1, groups=1):
@@ -60,62 +67,85 @@ def conv_transpose2d(
     size = [(n - 1) * s - 2 * p + d * (k - 1) + extra + 1 for n, k, s, p, d, extra in options]
     if min(size) < 1:
         raise ValueError(f"conv_transpose2d: padding {padding} leaves an image {tuple(size)} of {tuple(x.shape)}")
-    windows = Windows("conv_transpose2d", size, weight.shape[2:], stride, padding, dilation)
-    windows.outputs = tuple(x.shape[2:])  # output_padding may have made room for more
-    return _biased(_conv_transpose2d(x, weight, windows=windows, groups=groups), bias)
+    most = windows_over("conv_transpose2d", size, weight.shape[2:], stride, padding, dilation)
+    # output_padding may have made room for more outputs than there are
+    windows = Windows(most.size, most.kernel, most.stride, most.padding, most.dilation, tuple(x.shape[2:]))
+    return _conv_transpose2d(x, weight, bias, windows=windows, groups=groups)
 
 
 @primitive
-def _conv2d(x, w, *, windows, groups):
-    columns = _columns(x, windows, groups)
+def _conv2d(x, w, bias, *, windows, groups):
     return (
-        _correlate(w, columns, windows, groups),
-        lambda g: _back(g, w, windows, groups),
-        lambda g: _by_weight(g, columns, w.shape, groups),
+        _correlate(x, w, bias, windows, groups),
+        lambda g: _transpose(g, w, None, windows, groups),
+        lambda g: _by_weight(g, x, windows, groups),
+        _by_bias,
     )
 
 
 @primitive
-def _conv_transpose2d(x, w, *, windows, groups):
-    (columns,) = shared(lambda g: (_columns(g, windows, groups),), 1)
+def _conv_transpose2d(g, w, bias, *, windows, groups):
     return (
-        _back(x, w, windows, groups),
-        lambda g: _correlate(w, columns(g), windows, groups),
-        lambda g: _by_weight(x, columns(g), w.shape, groups),
+        _transpose(g, w, bias, windows, groups),
+        lambda x: _correlate(x, w, None, windows, groups),
+        lambda x: _by_weight(g, x, windows, groups),
+        _by_bias,
     )
 
 
-def _columns(x, windows, groups):
-    columns = linear_map(windows.unfold, windows.fold, x)  # (N, C, KH*KW, OH, OW)
-    n, c, k, *outputs = columns.shape
-    return columns.reshape(n, groups, c // groups * k, math.prod(outputs))
+@primitive
+def _conv2d_by_weight(g, x, *, windows, groups):
+    return (
+        _by_weight(g, x, windows, groups),
+        lambda w: _correlate(x, w, None, windows, groups),
+        lambda w: _transpose(g, w, None, windows, groups),
+    )
 
 
-def _correlate(w, columns, windows, groups):
-    y = _matrix(w, groups) @ columns  # (N, G, O/G, OH*OW)
-    return y.reshape(y.shape[0], w.shape[0], *windows.outputs)
+# Each of the three maps, of arrays; of Tensors the operation, which can be differentiated again.
 
 
-def _back(g, w, windows, groups):
-    columns = _matrix(w, groups).mT @ _grouped(g, groups)
-    columns = columns.reshape(g.shape[0], w.shape[1] * groups, math.prod(windows.kernel), *windows.outputs)
-    return linear_map(windows.fold, windows.unfold, columns)
+def _correlate(x, w, bias, windows, groups):
+    if Tensor in map(type, (x, w, bias)):
+        return _conv2d(x, w, bias, windows=windows, groups=groups)
+    y = _matrix(w, groups) @ windows.columns(x, groups)  # (OH, G, O/G, OW * N)
+    if bias is not None:
+        y += bias.reshape(groups, len(w) // groups, 1)
+    height, width = windows.outputs
+    return y.reshape(height, len(w), width, len(x)).transpose(BACK)
 
 
-def _by_weight(g, columns, shape, groups):
-    return (_grouped(g, groups) @ columns.mT).sum(axis=0).reshape(shape)
+def _transpose(g, w, bias, windows, groups):
+    if Tensor in map(type, (g, w, bias)):
+        return _conv_transpose2d(g, w, bias, windows=windows, groups=groups)
+    x = windows.fold(_matrix(w, groups).mT, _rows(g, groups))
+    if bias is not None:
+        x += bias.reshape(-1, 1, 1)
+    return x
+
+
+def _by_weight(g, x, windows, groups):
+    if type(g) is Tensor or type(x) is Tensor:
+        return _conv2d_by_weight(g, x, windows=windows, groups=groups)
+    o, c, (kh, kw) = g.shape[1], x.shape[1] // groups, windows.kernel
+    d = (_rows(g, groups) @ windows.columns(x, groups).mT).sum(axis=0)  # (G, O/G, KH * C/G * KW)
+    return d.reshape(o, kh, c, kw).swapaxes(1, 2)
+
+
+def _by_bias(g):
+    return np.einsum("hown->o", in_order(g)) if type(g) is np.ndarray else g.sum(axis=(0, 2, 3))
 
 
 def _matrix(w, groups):
-    return w.reshape(groups, w.shape[0] // groups, math.prod(w.shape[1:]))  # (G, O/G, C/G*KH*KW)
+    """The weight (O, C/G, KH, KW) as (G, O/G, KH * C/G * KW)."""
+    o, c, kh, kw = w.shape
+    return w.swapaxes(1, 2).reshape(groups, o // groups, kh * c * kw)
 
 
-def _grouped(g, groups):
-    return g.reshape(g.shape[0], groups, g.shape[1] // groups, math.prod(g.shape[2:]))  # (N, G, O/G, OH*OW)
-
-
-def _biased(y, bias):
-    return y if bias is None else y + bias.reshape(-1, 1, 1)
+def _rows(g, groups):
+    """Outputs (N, O, OH, OW) as (OH, G, O/G, OW * N)."""
+    n, o, oh, ow = g.shape
+    return in_order(g).reshape(oh, groups, o // groups, ow * n)
 
 
 def _fitting(name, x, weight, bias, axis, groups, rank=4):

@@ -133,7 +133,7 @@ def _counting(name, rule, costs):
         value, *vjps = rule(*operands, **static)
         n = multiply_adds(name, value, operands, static)
         for i, vjp in enumerate(vjps):
-            costs[vjp] = n, math.prod(value.shape) if name == "linear" and i == 2 else n  # a bias is only summed
+            costs[vjp] = n, math.prod(value.shape) if name in BIASED and i == 2 else n  # a bias is only summed
         return value, *vjps
 
     return counting
@@ -144,11 +144,13 @@ def _einsum(y, *operands, inputs, **_):
     return math.prod(lengths.values())
 
 
+BIASED = "linear", "conv2d", "conv_transpose2d"
 PRODUCTS = {  # multiply-adds, from the shapes of the value and the operands
     "matmul": lambda y, a, b: math.prod(y) * a[-1],
     "linear": lambda y, x, w, *bias: math.prod(y) * w[-1],
-    "conv2d": lambda y, x, w, **_: math.prod(y) * math.prod(w[1:]),
-    "conv_transpose2d": lambda y, x, w, **_: math.prod(x) * math.prod(w[1:]),
+    "conv2d": lambda y, x, w, *bias, **_: math.prod(y) * math.prod(w[1:]),
+    "conv_transpose2d": lambda y, x, w, *bias, **_: math.prod(x) * math.prod(w[1:]),
+    "conv2d_by_weight": lambda y, g, x, **_: math.prod(g) * math.prod(y[1:]),
     "einsum": _einsum,
 }
 

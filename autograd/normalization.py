@@ -13,6 +13,7 @@ import numpy as np
 from autograd.core import Tensor, innermost as raw, primitive, shared
 from autograd.kernels import as_like, astype, sum_rows, to_numpy, xp
 from autograd.transforms import unfused
+from autograd.windows import BACK, in_order
 
 
 class NoVarianceError(ValueError):
@@ -119,12 +120,12 @@ def _batch_norm(x, weight, bias, *, eps, moments):  # x (N, C, ...), weight and 
     if any(type(a) is Tensor for a in (x, weight, bias)):
         axes, by_channel = (0, *range(2, x.ndim)), lambda p: _by_channel(p, x.ndim)
         return _unfused(lambda x: _standardize(x, axes=axes, eps=eps, moments=moments), x, weight, bias, by_channel)
-    shape = x.shape
-    x = x.reshape(*shape[:2], -1)  # (N, C, L)
+    rows, images = _by_rows(x.shape)
+    x = rows(x)  # (R, C, L)
     n = len(x) * x.shape[2]
-    mean = np.einsum("ncl->c", x) / n
+    mean = np.einsum("rcl->c", x) / n
     d = x - mean[:, None]
-    variance = np.einsum("ncl,ncl->c", d, d) / n
+    variance = np.einsum("rcl,rcl->c", d, d) / n
     if moments is not None:
         moments(mean, variance)
     r = 1.0 / np.sqrt(variance + eps)
@@ -134,15 +135,27 @@ def _batch_norm(x, weight, bias, *, eps, moments):  # x (N, C, ...), weight and 
         y += bias[:, None]
 
     def pullback(g):
-        g = g.reshape(d.shape)
-        by_bias, by_weight = np.einsum("ncl->c", g), np.einsum("ncl,ncl->c", g, d) * r
+        g = rows(g)
+        by_bias, by_weight = np.einsum("rcl->c", g), np.einsum("rcl,rcl->c", g, d) * r
         by_x = d * (by_weight * r / -n)[:, None]
         by_x += g
         by_x -= (by_bias / n)[:, None]
         by_x *= scale[:, None]
-        return by_x.reshape(shape), by_weight, by_bias
+        return images(by_x), by_weight, by_bias
 
-    return y.reshape(shape), *shared(pullback, 3)
+    return images(y), *shared(pullback, 3)
+
+
+def _by_rows(shape):
+    """Two functions: from arrays (N, C, ...) to (R, C, L), with all that belongs to a channel in R pieces, and back.
+
+    Those of images are the rows of all of them, in their order in memory; the others are the samples.
+    """
+    n, c, *lengths = shape
+    if len(lengths) != 2:
+        return lambda x: x.reshape(n, c, math.prod(lengths)), lambda y: y.reshape(shape)
+    h, w = lengths
+    return lambda x: in_order(x).reshape(h, c, w * n), lambda y: y.reshape(h, c, w, n).transpose(BACK)
 
 
 _total: Any = None

@@ -3,11 +3,11 @@
 import numpy as np
 
 from autograd.core import Tensor, innermost as raw, primitive
-from autograd.kernels import astype, beside, full, xp
+from autograd.kernels import astype, beside, xp
 from autograd.reductions import mean
 from autograd.shapes import concatenate
 from autograd.transforms import linear_map
-from autograd.windows import Windows, pair
+from autograd.windows import pair, windows_over
 
 
 def max_pool2d(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
@@ -21,7 +21,7 @@ def max_pool2d(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=Fal
     if not return_indices:
         return y
     places = beside(np.arange(x.shape[-2] * x.shape[-1]).reshape(x.shape[-2:]), raw(x))
-    return y, _pick(places, windows, *_largest(raw(x), windows))
+    return y, _pick(places, windows, _largest(raw(x), windows)[1])
 
 
 def avg_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None):
@@ -56,7 +56,7 @@ def _regions(length, count):
 
 def _windows(name, x, kernel, stride, padding, dilation, ceil_mode):
     stride = kernel if stride is None or stride == () else stride
-    windows = Windows(name, x.shape[-2:], kernel, stride, padding, dilation, ceil_mode)
+    windows = windows_over(name, x.shape[-2:], kernel, stride, padding, dilation, ceil_mode)
     if any(2 * p > d * (k - 1) + 1 for p, d, k in zip(pair(padding), windows.dilation, windows.kernel)):
         raise ValueError(f"{name}: padding {padding} is more than half of the windows {windows.kernel}")
     return windows
@@ -80,7 +80,7 @@ def _sum_pool(x, *, windows):
 def _sums(x, windows):
     x = windows.pad(x)
     n, y = xp[type(x)], None
-    for tap in windows.taps():
+    for tap in windows.taps:
         y = n.array(x[tap]) if y is None else n.add(y, x[tap], out=y)
     return y
 
@@ -88,46 +88,45 @@ def _sums(x, windows):
 def _spread(g, windows):
     """Each output's number to every element of its window: the transpose of `_sums`."""
     x = windows.blank(g)
-    for tap in windows.taps():
-        x[tap] += g
+    for tap in windows.taps:
+        if windows.disjoint:
+            x[tap] = g
+        else:
+            x[tap] += g
     return windows.crop(x)
 
 
 @primitive
 def _max_pool(x, *, windows):
-    array, y = _largest(raw(x), windows)
+    y, places = _largest(raw(x), windows)
     value = _max_pool(x, windows=windows) if type(x) is Tensor else y
-    return value, lambda g: linear_map(_put, _pick, g, windows, array, y)
+    return value, lambda g: linear_map(_put, _pick, g, windows, places)
 
 
 def _largest(x, windows):
-    """The padded image, and the largest value in each window."""
+    """The largest value in each window, and which of its places has it first."""
     x = windows.pad(x, -np.inf)
-    n, (first, *others) = xp[type(x)], windows.taps()
+    n, (first, *others) = xp[type(x)], windows.taps
     y = n.array(x[first])
-    for tap in others:
+    places = y > y  # zeros, in the memory order of y
+    for k, tap in enumerate(others, 1):
+        places = n.maximum(places, (x[tap] > y) * (np.uint8 if len(others) < 256 else np.int32)(k))
         n.maximum(y, x[tap], out=y)
-    return x, y
+    return y, places
 
 
-def _firsts(windows, array, y):
-    """For each place in the window: its elements, and in which windows it holds the first largest value."""
-    left = full(y.shape, True, y, bool)
-    for tap in windows.taps():
-        first = (array[tap] == y) & left
-        left &= ~first
-        yield tap, first
-
-
-def _pick(x, windows, array, y):
-    """The elements of x where the windows of the array have their largest values."""
+def _pick(x, windows, places):
+    """The elements of x at these places of the windows."""
     x = windows.pad(x)
-    return sum(x[tap] * first for tap, first in _firsts(windows, array, y))
+    return sum(x[tap] * (places == k) for k, tap in enumerate(windows.taps))
 
 
-def _put(g, windows, array, y):
+def _put(g, windows, places):
     """The transpose of `_pick`."""
     x = windows.blank(g)
-    for tap, first in _firsts(windows, array, y):
-        x[tap] += g * first
+    for k, tap in enumerate(windows.taps):
+        if windows.disjoint:
+            xp[type(g)].multiply(g, places == k, out=x[tap])
+        else:
+            x[tap] += g * (places == k)
     return windows.crop(x)

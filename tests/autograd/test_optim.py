@@ -9,6 +9,7 @@ import torch
 
 import autograd as ag
 from autograd import nn, optim
+from autograd.kernels import as_like
 from autograd.optim import base
 from autograd.random import generator
 
@@ -83,7 +84,7 @@ def model_and_twin():
 def train(model, optimizer, steps):
     for _ in range(steps):
         optimizer.zero_grad()
-        ag.cross_entropy(model(X.astype(optimizer.arena.dtype)), LABELS).backward()
+        ag.cross_entropy(model(as_like(X, optimizer.arena.data)), LABELS).backward()
         optimizer.step()
 
 
@@ -115,6 +116,37 @@ def test_training_is_that_of_torch(name, options):
     train(model, getattr(optim, name)(model, **options), 50)
     train_torch(twin, getattr(torch.optim, name)(twin.parameters(), **options), 50)
     close(model, twin)
+
+
+@of_torch
+def test_training_on_torch_tensors_is_that_of_torch(name, options):
+    """Where torch has a kernel for the whole update, it is used."""
+    model, twin = model_and_twin()
+    model.to(device="cpu")
+    train(model, getattr(optim, name)(model, **options), 50)
+    train_torch(twin, getattr(torch.optim, name)(twin.parameters(), **options), 50)
+    close(model, twin)
+
+
+@of_torch
+def test_a_part_of_the_arrays_is_updated_to_the_same_bits(name, options):
+    """On torch tensors too, if parts begin where a vector register does: what ranks that share the state depend on."""
+    weights, gradient = torch.randn(2, 1008, generator=torch.Generator().manual_seed(0))
+
+    def trained(*cuts):
+        optimizers = []
+        for part in map(slice, cuts, cuts[1:]):
+            p = ag.tensor(weights, requires_grad=True)
+            optimizers.append((p, getattr(optim, name)({"p": p}, **options), part))
+            optimizers[-1][1].keep(part)
+        for _ in range(3):
+            for p, optimizer, _ in optimizers:
+                optimizer.arena.zero_grad()
+                (p * gradient).sum().backward()
+                optimizer.step()
+        return torch.cat([p.data[part] for p, _, part in optimizers]).numpy().tobytes()
+
+    assert trained(0, 16, 64, 528, 1008) == trained(0, 1008)
 
 
 @of_torch
