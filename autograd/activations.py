@@ -2,8 +2,10 @@
 
 import math
 
+import numpy as np
+
 from autograd.core import innermost as raw, methods, primitive
-from autograd.kernels import astype, erf, logistic, top_of, xp
+from autograd.kernels import astype, erf, logistic, pieces, top_of, xp
 
 SQRT_HALF = math.sqrt(0.5)
 SQRT_2_OVER_PI = math.sqrt(2.0 / math.pi)
@@ -50,8 +52,42 @@ def gelu(a, approximate="none"):
 
 @primitive
 def _gelu(a):
+    if type(a) is np.ndarray and a.dtype == np.float32:
+        y, slope = _gelu_in_single(a)
+        return y, lambda g: g * slope
     p = 0.5 * (erf(a * SQRT_HALF) + 1.0)
     return a * p, lambda g: g * (p + a * (xp[type(a)].exp(a * a * -0.5) * INVERSE_SQRT_TAU))
+
+
+def _gelu_in_single(a):
+    """gelu and its derivative for a float32 array, four times as fast as by SciPy's erf, and as accurate.
+
+    The normal distribution is P(-x) = exp(-x^2 / 2) m(x) for x >= 0, where m is smooth: the Mills ratio over
+    sqrt(2 pi), with Laplace's continued fraction a / (x + b + a' / (x + b' + ...)). Four such terms, fitted to it by
+    minimax, have a relative error below 6e-8 (1 + x^2 / 2), which is how exp turns out for x^2 / 2 rounded.
+    """
+    y, slope = np.empty(a.shape, a.dtype), np.empty(a.shape, a.dtype)
+    with np.errstate(over="ignore"):  # of the square of what is beyond 1e19
+        for x, value, d in pieces(a, y, slope):
+            t = np.abs(x)
+            m = t + 1.43624991
+            for numerator, b in ((17.1089754, 3.88491949), (-10.6093847, 2.21124696), (1.24934003, -0.0138361839)):
+                np.divide(numerator, m, out=m)
+                m += t
+                m += b
+            np.multiply(x, x, out=t)
+            t *= -0.5
+            e = np.exp(t, out=t)
+            p = np.divide(0.398804814, m, out=m)
+            p *= e  # P(-|x|)
+            np.subtract(0.5, p, out=p)
+            np.copysign(p, x, out=p)
+            p += 0.5  # P(x)
+            np.multiply(x, p, out=value)
+            e *= INVERSE_SQRT_TAU
+            e *= x
+            np.add(p, e, out=d)
+    return y, slope
 
 
 @primitive

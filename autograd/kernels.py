@@ -14,6 +14,7 @@ from numpy.lib.array_utils import normalize_axis_index
 OPERANDS = {float, int, bool, complex, np.ndarray}  # what may meet a tensor as it is
 COMPUTES_ON = "autograd computes on NumPy arrays, torch tensors, numbers and Tensors, not on"
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
+PIECE = 16_384  # elements: a few float32 arrays of this length share a core's own cache
 
 
 class _Namespaces(dict):
@@ -157,6 +158,13 @@ def erf(a):
     from scipy.special import erf
 
     return erf(a)
+
+
+def pieces(*arrays):
+    """Matching flat pieces of contiguous arrays: what is computed of one stays in the cache from pass to pass."""
+    flat = [a.reshape(-1) for a in arrays]
+    for start in range(0, len(flat[0]), PIECE):
+        yield [a[start : start + PIECE] for a in flat]
 
 
 def axis_of(axis, ndim, name):
