@@ -7,6 +7,7 @@ one rule serves all of them. torch is imported when the first of its tensors com
 
 import math
 import sys
+from typing import Any
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
@@ -212,3 +213,31 @@ class OuterProduct:
             xp[type(out)].matmul(self.x.mT, self.g, out=out.mT)
         else:
             out[...] = self.value()
+
+
+class Scattered:
+    """Zeros of this shape with g at the index, which names no element twice: the gradient of a[index].
+
+    A sum of several, for the pieces that an array was cut into, is computed in the memory of the first.
+    """
+
+    __slots__ = ("g", "index", "shape", "dtype", "total")
+
+    def __init__(self, g, index, shape):
+        self.g, self.index, self.shape, self.dtype = g, index, shape, g.dtype
+        self.total: Any = None
+
+    def value(self):
+        if self.total is None:
+            self.total = np.zeros(self.shape, self.dtype)
+            self.total[self.index] = self.g
+        return self.total
+
+    def plus(self, other):
+        """The sum with another or with an array; self must not be used again."""
+        if type(other) is not Scattered:
+            return self.value() + other
+        if other.dtype != self.dtype:
+            return self.value() + other.value()
+        self.value()[other.index] += other.g
+        return self
