@@ -62,31 +62,29 @@ def _gelu(a):
 def _gelu_in_single(a):
     """gelu and its derivative for a float32 array, four times as fast as by SciPy's erf, and as accurate.
 
-    The normal distribution is P(-x) = exp(-x^2 / 2) m(x) for x >= 0, where m is smooth: the Mills ratio over
-    sqrt(2 pi), with Laplace's continued fraction a / (x + b + a' / (x + b' + ...)). Four such terms, fitted to it by
-    minimax, have a relative error below 6e-8 (1 + x^2 / 2), which is how exp turns out for x^2 / 2 rounded.
+    The normal distribution is P(-x) = p(x) / (x + b + a / (x + b' + a' / ...)) for x >= 0, with the density p. Laplace
+    found 1, 2, 3 ... for the a and 0 for the b. These were fitted to need four terms only: the relative error is below
+    6e-8 (1 + 2 x^2), hardly more than what exp makes of the rounding of x^2 / 2.
     """
     y, slope = np.empty(a.shape, a.dtype), np.empty(a.shape, a.dtype)
     with np.errstate(over="ignore"):  # of the square of what is beyond 1e19
-        for x, value, d in pieces(a, y, slope):
+        for x, value, derivative in pieces(a, y, slope):
             t = np.abs(x)
-            m = t + 1.43624991
-            for numerator, b in ((17.1089754, 3.88491949), (-10.6093847, 2.21124696), (1.24934003, -0.0138361839)):
-                np.divide(numerator, m, out=m)
-                m += t
-                m += b
+            fraction = t + 0.0395554056
+            for numerator, b in ((22.5777467, 5.83062826), (-8.56470818, 1.40076696), (1.11086045, -0.00365196333)):
+                np.divide(numerator, fraction, out=fraction)
+                fraction += t
+                fraction += b
             np.multiply(x, x, out=t)
             t *= -0.5
-            e = np.exp(t, out=t)
-            p = np.divide(0.398804814, m, out=m)
-            p *= e  # P(-|x|)
-            np.subtract(0.5, p, out=p)
-            np.copysign(p, x, out=p)
-            p += 0.5  # P(x)
+            density = np.exp(t, out=t)
+            density *= INVERSE_SQRT_TAU
+            p = np.divide(density, fraction, out=fraction)  # P(-|x|)
+            np.subtract(x > 0.0, p, out=p)
+            np.abs(p, out=p)  # P(x)
             np.multiply(x, p, out=value)
-            e *= INVERSE_SQRT_TAU
-            e *= x
-            np.add(p, e, out=d)
+            density *= x
+            np.add(p, density, out=derivative)
     return y, slope
 
 

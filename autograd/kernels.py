@@ -15,7 +15,7 @@ from numpy.lib.array_utils import normalize_axis_index
 OPERANDS = {float, int, bool, complex, np.ndarray}  # what may meet a tensor as it is
 COMPUTES_ON = "autograd computes on NumPy arrays, torch tensors, numbers and Tensors, not on"
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
-PIECE = 16_384  # elements: a few float32 arrays of this length share a core's own cache
+PIECE = 32_768  # elements: a few arrays of this length share a core's own cache, and a call is worth its overhead
 
 
 class _Namespaces(dict):
