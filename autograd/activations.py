@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from autograd.core import innermost as raw, methods, primitive
-from autograd.kernels import astype, erf, logistic, pieces, top_of, xp
+from autograd.kernels import astype, erf, logistic, pieces, top_of, total, xp
 
 SQRT_HALF = math.sqrt(0.5)
 SQRT_2_OVER_PI = math.sqrt(2.0 / math.pi)
@@ -150,9 +150,15 @@ def softmax(a, axis=-1, *, dim=None):
 
 @primitive
 def _softmax(a, *, axis):
-    e = xp[type(a)].exp(a - top_of(raw(a), axis))
-    y = e / e.sum(axis=axis, keepdims=True)
-    return y, lambda g: y * (g - (g * y).sum(axis=axis, keepdims=True))
+    y = xp[type(a)].exp(a - top_of(raw(a), axis))
+    y /= total(y, axis)
+
+    def vjp(g):
+        d = g - total(g * y, axis)
+        d *= y
+        return d
+
+    return y, vjp
 
 
 def log_softmax(a, axis=-1, *, dim=None):
@@ -165,8 +171,8 @@ def _log_softmax(a, *, axis):
     n = xp[type(a)]
     z = a - top_of(raw(a), axis)
     e = n.exp(z)
-    s = e.sum(axis=axis, keepdims=True)
-    return z - n.log(s), lambda g: g - e * (g.sum(axis=axis, keepdims=True) / s)
+    s = total(e, axis)
+    return z - n.log(s), lambda g: g - e * (total(g, axis) / s)
 
 
 methods(relu, leaky_relu, elu, gelu, silu, softplus, hardtanh, sigmoid, softmax, log_softmax)

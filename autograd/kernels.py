@@ -138,6 +138,13 @@ def sum_rows(g):
     return g.sum(axis=0)
 
 
+def total(a, axis):
+    """Sum along an axis, kept with length 1; along the last one the BLAS does it, as in `sum_rows`."""
+    if type(a) is np.ndarray and axis in (-1, a.ndim - 1):
+        return (a @ np.ones(a.shape[-1], a.dtype))[..., None]
+    return a.sum(axis=axis, keepdims=True)
+
+
 def top_of(x, axis):
     """The largest values of an array along the axis, with length 1 there; 0 of an empty array."""
     return xp[type(x)].amax(x, axis=axis, keepdims=True) if math.prod(x.shape) else full((), 0, x)
