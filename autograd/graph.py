@@ -101,10 +101,11 @@ def backward(root, g, retain_graph=False):
                 d = d.value()
             if d.shape != parent.shape:
                 d = unbroadcast(d, parent.shape)
-            if type(parent.grad) is Scattered:
-                d = parent.grad.plus(d)
-            elif parent.grad is not None:  # never in place: a vjp may have returned g itself
-                d = parent.grad + (d.value() if type(d) is Scattered else d)
+            if parent.grad is not None:
+                if type(parent.grad) is Scattered:
+                    d = parent.grad.plus(d)
+                else:  # never in place: a vjp may have returned g itself
+                    d = parent.grad + (d.value() if type(d) is Scattered else d)
             parent.pending -= 1
             if type(d) is Scattered and not parent.pending:
                 d = d.value()

@@ -34,10 +34,9 @@ def linear(x, weight, bias=None):
         y += bias
     elif bias is not None:  # one of them belongs to the level below
         y = y + bias
-    y = y.reshape((*shape[:-1], y.shape[-1]))
     return (
-        y,
-        lambda g: (_rows(g) @ weight).reshape(shape),
+        _stack(y, shape),
+        lambda g: _stack(_rows(g) @ weight, shape),
         lambda g: _outer(x, _rows(g)),
         lambda g: sum_rows(_rows(g)),
     )
@@ -51,6 +50,11 @@ def _outer(x, g):
 def _rows(x):
     """x (..., n) as a matrix of rows."""
     return x if x.ndim == 2 else x.reshape((math.prod(x.shape[:-1]), x.shape[-1]))
+
+
+def _stack(y, shape):
+    """A matrix of rows as an array (..., n) with the leading axes of this shape."""
+    return y if len(shape) == 2 else y.reshape((*shape[:-1], y.shape[-1]))
 
 
 def mm(a, b):
