@@ -6,7 +6,7 @@ import numpy as np
 
 from autograd.core import Tensor, innermost, shape_of
 from autograd.graph import Leaf, in_order
-from autograd.kernels import OuterProduct, namespace
+from autograd.kernels import OuterProduct, Scattered, namespace
 from autograd.observe import observing, replaced, spelt, users_line
 
 
@@ -30,7 +30,7 @@ def detect_anomaly():
 
 def _fault(x):
     """ "nan", "inf" or "-inf" if an array has one; None if all of it is finite, or if it is no array of numbers."""
-    x = innermost(x.value() if type(x) is OuterProduct else x)
+    x = innermost(x.value() if type(x) in (OuterProduct, Scattered) else x)
     if isinstance(x, (float, complex)):
         x = np.asarray(x)
     if not hasattr(x, "dtype") or namespace(x).isfinite(x).all():

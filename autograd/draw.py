@@ -6,7 +6,7 @@ import numpy as np
 
 from autograd.core import Tensor, innermost
 from autograd.graph import in_order
-from autograd.kernels import OuterProduct, unbroadcast, xp
+from autograd.kernels import OuterProduct, Scattered, unbroadcast, xp
 from autograd.observe import replaced, table
 
 
@@ -110,7 +110,7 @@ def _partials(result, order):
 
 def _through(vjp, g, parent):
     d = vjp(g)
-    d = d.value() if type(d) is OuterProduct else d
+    d = d.value() if type(d) in (OuterProduct, Scattered) else d
     return unbroadcast(d, parent.shape) if d.shape != parent.shape else d
 
 

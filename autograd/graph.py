@@ -2,7 +2,7 @@
 
 import warnings
 
-from autograd.kernels import OuterProduct, unbroadcast, xp
+from autograd.kernels import OuterProduct, Scattered, unbroadcast, xp
 
 
 class Node:
@@ -102,8 +102,13 @@ def backward(root, g, retain_graph=False):
             if d.shape != parent.shape:
                 d = unbroadcast(d, parent.shape)
             if parent.grad is not None:
-                d = parent.grad + d  # never in place: a vjp may have returned g itself
+                if type(parent.grad) is Scattered:
+                    d = parent.grad.plus(d)
+                else:  # never in place: a vjp may have returned g itself
+                    d = parent.grad + (d.value() if type(d) is Scattered else d)
             parent.pending -= 1
+            if type(d) is Scattered and not parent.pending:
+                d = d.value()
             if parent.pending:
                 parent.grad = d
             elif parent.edges:

@@ -6,7 +6,7 @@ import numpy as np
 
 from autograd.arithmetic import where
 from autograd.core import Tensor, innermost as raw, methods, primitive, shape_of
-from autograd.kernels import axis_of, integers, kind, xp
+from autograd.kernels import Scattered, axis_of, integers, kind, xp
 from autograd.transforms import linear_map
 
 
@@ -25,8 +25,13 @@ def _part(i, a):
 @primitive
 def _getitem(a, *, index):
     shape = a.shape
-    value = a[index] if type(a) is Tensor else _pick(a, index, shape)
-    return value, lambda g: linear_map(_scatter, _pick, g, index, shape)
+
+    def vjp(g):
+        if type(g) is np.ndarray and not _may_repeat(index):
+            return Scattered(g, index, shape)
+        return linear_map(_scatter, _pick, g, index, shape)
+
+    return a[index] if type(a) is Tensor else _pick(a, index, shape), vjp
 
 
 def _pick(a, index, shape):

@@ -7,6 +7,7 @@ one rule serves all of them. torch is imported when the first of its tensors com
 
 import math
 import sys
+from typing import Any
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
@@ -14,6 +15,7 @@ from numpy.lib.array_utils import normalize_axis_index
 OPERANDS = {float, int, bool, complex, np.ndarray}  # what may meet a tensor as it is
 COMPUTES_ON = "autograd computes on NumPy arrays, torch tensors, numbers and Tensors, not on"
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
+PIECE = 32_768  # elements: a few arrays of this length share a core's own cache, and a call is worth its overhead
 
 
 class _Namespaces(dict):
@@ -136,6 +138,13 @@ def sum_rows(g):
     return g.sum(axis=0)
 
 
+def total(a, axis):
+    """Sum along an axis, kept with length 1; along the last one the BLAS does it, as in `sum_rows`."""
+    if type(a) is np.ndarray and axis in (-1, a.ndim - 1):
+        return (a @ np.ones(a.shape[-1], a.dtype))[..., None]
+    return a.sum(axis=axis, keepdims=True)
+
+
 def top_of(x, axis):
     """The largest values of an array along the axis, with length 1 there; 0 of an empty array."""
     return xp[type(x)].amax(x, axis=axis, keepdims=True) if math.prod(x.shape) else full((), 0, x)
@@ -157,6 +166,13 @@ def erf(a):
     from scipy.special import erf
 
     return erf(a)
+
+
+def pieces(*arrays):
+    """Matching flat pieces of contiguous arrays: what is computed of one stays in the cache from pass to pass."""
+    flat = [a.reshape(-1) for a in arrays]
+    for start in range(0, len(flat[0]), PIECE):
+        yield [a[start : start + PIECE] for a in flat]
 
 
 def axis_of(axis, ndim, name):
@@ -204,3 +220,31 @@ class OuterProduct:
             xp[type(out)].matmul(self.x.mT, self.g, out=out.mT)
         else:
             out[...] = self.value()
+
+
+class Scattered:
+    """Zeros of this shape with g at the index, which names no element twice: the gradient of a[index].
+
+    A sum of several, for the pieces that an array was cut into, is computed in the memory of the first.
+    """
+
+    __slots__ = ("g", "index", "shape", "dtype", "total")
+
+    def __init__(self, g, index, shape):
+        self.g, self.index, self.shape, self.dtype = g, index, shape, g.dtype
+        self.total: Any = None
+
+    def value(self):
+        if self.total is None:
+            self.total = np.zeros(self.shape, self.dtype)
+            self.total[self.index] = self.g
+        return self.total
+
+    def plus(self, other):
+        """The sum with another or with an array; self must not be used again."""
+        if type(other) is not Scattered:
+            return self.value() + other
+        if other.dtype != self.dtype:
+            return self.value() + other.value()
+        self.value()[other.index] += other.g
+        return self

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from autograd.core import Tensor, innermost as raw, primitive, shared
-from autograd.kernels import as_like, astype, sum_rows, to_numpy, xp
+from autograd.kernels import as_like, astype, sum_rows, to_numpy, total, xp
 from autograd.transforms import unfused
 from autograd.windows import BACK, in_order
 
@@ -54,7 +54,7 @@ def _layer_norm(x, weight, bias, *, shape, eps):  # x (..., *shape), weight and 
     before, n = x.shape, math.prod(shape)
     w, b = (None if a is None else a.reshape(n) for a in (weight, bias))
     d = x.reshape(-1, n)  # (R, n): a row for each sample
-    d = d - d.mean(axis=1, keepdims=True)
+    d = d - total(d, -1) / n
     r = 1.0 / np.sqrt(np.einsum("ri,ri->r", d, d)[:, None] / n + eps)
     y = d * r
     value = y if w is None else y * w
@@ -63,11 +63,13 @@ def _layer_norm(x, weight, bias, *, shape, eps):  # x (..., *shape), weight and 
 
     def pullback(g):
         g = g.reshape(d.shape)
-        by_weight, by_bias = (None if w is None else sum_rows(g * y)), (None if b is None else sum_rows(g))
-        g = g if w is None else g * w
-        by_x = y * (np.einsum("ri,ri->r", g, y)[:, None] / -n)
-        by_x += g
-        by_x -= g.mean(axis=1, keepdims=True)
+        gy = g * y
+        by_weight, by_bias = (None if w is None else sum_rows(gy)), (None if b is None else sum_rows(g))
+        v = (np.ones(n, g.dtype) if w is None else w)[:, None] / n
+        along, mean = gy @ v, g @ v  # of g w: means of its products with y, and of itself
+        by_x = np.multiply(y, along, out=gy)
+        np.subtract(g if w is None else g * w, by_x, out=by_x)
+        by_x -= mean
         by_x *= r
         return by_x.reshape(before), *(a if a is None else a.reshape(shape) for a in (by_weight, by_bias))
 

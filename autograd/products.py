@@ -28,12 +28,18 @@ def matmul(a, b):
 @primitive
 def linear(x, weight, bias=None):
     """x @ weight.T + bias for x (..., in), weight (out, in), bias (out,) or None."""
+    shape, x = x.shape, _rows(x)  # one product, which is faster than one for each matrix of a stack
     y = x @ weight.mT
     if type(bias) is type(y):
         y += bias
     elif bias is not None:  # one of them belongs to the level below
         y = y + bias
-    return (y, lambda g: g @ weight, lambda g: _outer(_rows(x), _rows(g)), lambda g: sum_rows(_rows(g)))
+    return (
+        _stack(y, shape),
+        lambda g: _stack(_rows(g) @ weight, shape),
+        lambda g: _outer(x, _rows(g)),
+        lambda g: sum_rows(_rows(g)),
+    )
 
 
 def _outer(x, g):
@@ -44,6 +50,11 @@ def _outer(x, g):
 def _rows(x):
     """x (..., n) as a matrix of rows."""
     return x if x.ndim == 2 else x.reshape((math.prod(x.shape[:-1]), x.shape[-1]))
+
+
+def _stack(y, shape):
+    """A matrix of rows as an array (..., n) with the leading axes of this shape."""
+    return y if len(shape) == 2 else y.reshape((*shape[:-1], y.shape[-1]))
 
 
 def mm(a, b):

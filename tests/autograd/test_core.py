@@ -259,3 +259,24 @@ def test_a_leaf_assigned_after_use_is_refused_and_before_use_is_not():
         y.backward()
     (x * 2.0).sum().backward()
     np.testing.assert_array_equal(x.grad, np.full(3, 2.0))
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda y: (y[0] * y[1] + y[1:, 2].sum() * y[0]).sum(),
+        lambda y: (y[0] * y).sum() + (y[y.data > 0] ** 2).sum(),
+        lambda y: (y * y[1]).sum() + (y[[0, 0]] * y[2]).sum(),
+    ],
+)
+def test_pieces_of_an_array_add_up_with_each_other_and_the_whole(f):
+    x = np.random.default_rng(0).normal(size=(3, 3))
+    ag.gradcheck(lambda x: f(x * 1.0), x)
+    hessian = ag.hessian(lambda x: f(x * 1.0))(x).reshape(9, 9)
+    np.testing.assert_allclose(hessian, hessian.T, rtol=1e-12)
+    leaf = ag.tensor(x, requires_grad=True)
+    loss = f(leaf * 1.0)
+    loss.backward(retain_graph=True)
+    once = leaf.grad.copy()
+    loss.backward()
+    np.testing.assert_array_equal(leaf.grad, 2.0 * once)

@@ -357,6 +357,16 @@ def test_large_inputs_neither_overflow_nor_lose_the_gradient(expression):
     compare_with_torch(Case(expression, ((2, 3),)), [1000.0 * TIES])
 
 
+def test_gelu_in_single_precision_follows_the_exact_one_over_the_whole_line():
+    x = np.concatenate([np.linspace(-14.0, 14.0, 200_001), [1e30, -1e30, 1e-40, -20.0, np.nan]]).astype("f")
+    with np.errstate(over="ignore"):
+        exact, slope = ag.vjp(ag.gelu, x.astype("d"))
+    y, pullback = ag.vjp(ag.gelu, x)
+    np.testing.assert_allclose(y, exact, rtol=3e-7, atol=3e-7)
+    np.testing.assert_allclose(pullback(np.ones_like(x))[0], slope(np.ones(x.shape))[0], rtol=0, atol=3e-7)
+    np.testing.assert_array_equal(ag.gelu(x.reshape(-1, 2).T).numpy().T.reshape(-1), y, strict=True)  # in any order
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_losses_of_an_empty_batch_are_zero(reduction):  # the mean too, where torch's is nan
     for expression in (
