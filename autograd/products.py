@@ -7,7 +7,7 @@ import numpy as np
 
 from autograd.core import Tensor, primitive, shape_of
 from autograd.indexing import getitem
-from autograd.kernels import OuterProduct, as_operand, namespace, sum_rows, xp
+from autograd.kernels import OuterProduct, as_operand, namespace, product, sum_rows, xp
 
 
 @primitive
@@ -28,12 +28,12 @@ def matmul(a, b):
 @primitive
 def linear(x, weight, bias=None):
     """x @ weight.T + bias for x (..., in), weight (out, in), bias (out,) or None."""
-    y = x @ weight.mT
+    y = product(x, weight.mT)
     if type(bias) is type(y):
         y += bias
     elif bias is not None:  # one of them belongs to the level below
         y = y + bias
-    return (y, lambda g: g @ weight, lambda g: _outer(_rows(x), _rows(g)), lambda g: sum_rows(_rows(g)))
+    return (y, lambda g: product(g, weight), lambda g: _outer(_rows(x), _rows(g)), lambda g: sum_rows(_rows(g)))
 
 
 def _outer(x, g):
