@@ -129,10 +129,8 @@ class Moments(Optimizer):
 
         This is c1 / c2 times mhat / (sqrt(vhat) + eps).
         """
-        n, (b1, b2) = self.xp, map(self.number, h.betas)
-        rest1, rest2, eps = map(
-            self.number, (1.0 - h.betas[0], 1.0 - h.betas[1], above_zero(h.eps * c2, self.arena.dtype))
-        )
+        n, (b1, b2), eps = self.xp, h.betas, above_zero(h.eps * c2, self.arena.dtype)
+        rest1, rest2, b1, b2, eps = map(self.number, (1.0 - b1, 1.0 - b2, b1, b2, eps))
 
         def direction(g, m, v, t):
             m *= b1
