@@ -132,11 +132,6 @@ def unbroadcast(g, shape):
     return g.reshape(shape)
 
 
-def product(a, b):
-    """a @ b: for two matrices NumPy's dot, which calls the same BLAS with less ado."""
-    return a.dot(b) if type(a) is type(b) is np.ndarray and a.ndim == b.ndim == 2 else a @ b
-
-
 @lru_cache
 def ones(length, dtype):
     """A vector of ones, not to be written to: the BLAS adds up rows and columns faster than NumPy's reductions."""
