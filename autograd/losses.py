@@ -118,11 +118,11 @@ def cross_entropy(logits, target, reduction="mean", weight=None, ignore_index=-1
         return _smoothed(z, t, reduction, weight, ignore_index, label_smoothing)
     if type(t) is np.ndarray or t.device.type == "cpu":  # another device checks them when it gets there: do not wait
         numbers, classes = np.asarray(t, np.int64), shape[1 if len(shape) > 1 else 0]
-        t = numbers if type(t) is np.ndarray else t
         if np.maximum.reduce(numbers.view(np.uint64), axis=None, initial=0) >= classes:  # or negative
             if np.minimum.reduce(numbers, axis=None) == ignore_index:
                 return _smoothed(z, t, reduction, weight, ignore_index, label_smoothing)
             raise _not_a_class("cross_entropy", t.reshape(-1), classes)
+        t = numbers if type(t) is np.ndarray else t
     if len(shape) == 2:
         return _softmax_cross_entropy(z, labels=t, reduction=reduction)
     z = z.reshape(1, -1) if len(shape) == 1 else z.permute(0, *range(2, len(shape)), 1).reshape(-1, shape[1])
