@@ -69,7 +69,7 @@ class Arena:
                 total[...] = 0.0 if leaf.fresh else leaf.total
             leaf.total, leaf.name, leaf.in_arena = total, name, True
             self.leaves.append(leaf)
-        self.totals = [leaf.total for leaf in self.leaves]
+        self.totals = self.home = [leaf.total for leaf in self.leaves]
         self.views = [p.data for p in named.values()]
 
     arena = property(lambda self: self)  # as that of a module, of which it may take the place
@@ -99,6 +99,12 @@ class Arena:
         """Forget the gradients: the next one to arrive overwrites what is there."""
         for leaf in self.leaves:
             leaf.fresh = True
+
+    def receive(self, totals=None):
+        """Let gradients arrive in these views of another array, until told otherwise; in `message` if None."""
+        self.totals = self.home if totals is None else totals
+        for leaf, total in zip(self.leaves, self.totals):
+            leaf.total = total
 
     def finish(self):
         """Give parameters that no gradient reached since `zero_grad` a gradient of zero, and fire their hooks.

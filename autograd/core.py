@@ -146,7 +146,10 @@ class Tensor:
                 raise RuntimeError(f"{seen}: reduce the loss, or pass a gradient of that shape")
             gradient = 1.0
         like = innermost(self)
-        g = as_like(innermost(gradient), like)[()]  # a NumPy scalar for ()
+        if type(gradient) is float and isinstance(like, np.generic):
+            g = type(like)(gradient)
+        else:
+            g = as_like(innermost(gradient), like)[()]  # a NumPy scalar for ()
         if g.shape != self.shape:
             raise RuntimeError(f"backward() of shape {self.shape} got a gradient of shape {g.shape}")
         backward(self.node, g, retain_graph)

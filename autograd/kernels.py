@@ -7,6 +7,7 @@ one rule serves all of them. torch is imported when the first of its tensors com
 
 import math
 import sys
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,8 @@ def beside(a, like):
 
 def integers(a, like):
     """Indices or labels where `like` lives; those of torch in the one dtype that all its kernels take."""
+    if type(a) is type(like) is np.ndarray:
+        return a
     a = beside(a, like)
     return a if type(a) is np.ndarray or kind(a.dtype) not in "iu" else a.long()
 
@@ -131,17 +134,23 @@ def unbroadcast(g, shape):
     return g.reshape(shape)
 
 
+@lru_cache
+def ones(length, dtype):
+    """A vector of ones, not to be written to: the BLAS adds up rows and columns faster than NumPy's reductions."""
+    array = np.ones(length, dtype)
+    array.flags.writeable = False
+    return array
+
+
 def sum_rows(g):
-    """Sum a matrix over its rows: for more than a few of them the BLAS is faster at it than NumPy's reduction."""
-    if type(g) is np.ndarray:
-        return np.ones(len(g), g.dtype) @ g if len(g) > 32 else np.add.reduce(g)
-    return g.sum(axis=0)
+    """Sum a matrix over its rows."""
+    return ones(len(g), g.dtype).dot(g) if type(g) is np.ndarray else g.sum(axis=0)
 
 
 def total(a, axis):
     """Sum along an axis, kept with length 1; along the last one the BLAS does it, as in `sum_rows`."""
     if type(a) is np.ndarray and axis in (-1, a.ndim - 1):
-        return (a @ np.ones(a.shape[-1], a.dtype))[..., None]
+        return (a @ ones(a.shape[-1], a.dtype))[..., None]
     return a.sum(axis=axis, keepdims=True)
 
 

@@ -1,6 +1,7 @@
 """Losses. `reduction` is "mean", "sum" or "none" (one number a sample), as in torch."""
 
 import math
+from functools import lru_cache
 
 import numpy as np
 
@@ -8,7 +9,7 @@ from autograd.activations import log_softmax, softplus
 from autograd.arithmetic import abs, clamp, exp, log, sub, where
 from autograd.core import Tensor, exemplar, innermost as raw, primitive, shape_of
 from autograd.indexing import take_along_dim
-from autograd.kernels import as_operand, astype, beside, full, integers, kind, logistic, namespace, xp
+from autograd.kernels import as_operand, astype, beside, full, integers, kind, logistic, namespace, ones, xp
 from autograd.reductions import logsumexp
 from autograd.shapes import squeeze
 from autograd.transforms import unfused
@@ -113,14 +114,15 @@ def cross_entropy(logits, target, reduction="mean", weight=None, ignore_index=-1
         return _cross_entropy_with_probabilities(z, target, reduction, weight, label_smoothing)
     shape = z.shape
     _labels_fit("cross_entropy", shape, t)
-    if type(t) is np.ndarray or t.device.type == "cpu":
-        lowest = np.minimum.reduce(np.asarray(t), axis=None, initial=0)
-    else:  # the device checks them when it gets there: to look now would be to wait for it
-        lowest = 0
-    if weight is not None or label_smoothing or ignore_index >= 0 or lowest == ignore_index:
+    if weight is not None or label_smoothing or ignore_index >= 0:
         return _smoothed(z, t, reduction, weight, ignore_index, label_smoothing)
-    if lowest < 0:  # a label above the last class raises by itself, this would count from the end
-        raise _not_a_class("cross_entropy", t.reshape(-1), shape[1 if len(shape) > 1 else 0])
+    if type(t) is np.ndarray or t.device.type == "cpu":  # another device checks them when it gets there: do not wait
+        numbers, classes = np.asarray(t, np.int64), shape[1 if len(shape) > 1 else 0]
+        if np.maximum.reduce(numbers.view(np.uint64), axis=None, initial=0) >= classes:  # or negative
+            if np.minimum.reduce(numbers, axis=None) == ignore_index:
+                return _smoothed(z, t, reduction, weight, ignore_index, label_smoothing)
+            raise _not_a_class("cross_entropy", t.reshape(-1), classes)
+        t = numbers if type(t) is np.ndarray else t
     if len(shape) == 2:
         return _softmax_cross_entropy(z, labels=t, reduction=reduction)
     z = z.reshape(1, -1) if len(shape) == 1 else z.permute(0, *range(2, len(shape)), 1).reshape(-1, shape[1])
@@ -135,8 +137,8 @@ def _weighs(name, weight, shape):
 
 
 def _labels_fit(name, shape, t):
-    wanted = shape[:-1][:1] + shape[2:]
-    if not shape or kind(t.dtype) not in "iu" or t.shape != wanted:
+    wanted = shape[:-1] if len(shape) < 3 else shape[:1] + shape[2:]
+    if not shape or t.shape != wanted or kind(t.dtype) not in "iu":
         needed = f"integer labels of shape {tuple(wanted)} or probabilities of shape {tuple(shape)}"
         raise ValueError(f"{name}: logits {tuple(shape)} need {needed}, got {t.dtype} of shape {tuple(t.shape)}")
 
@@ -156,30 +158,34 @@ def _smoothed(z, t, reduction, weight, ignore_index, smoothing):
     return (1.0 - smoothing) * loss + (smoothing / z.shape[classes]) * uniform
 
 
+@lru_cache
+def _starts(rows, length):
+    """Where the rows of a matrix start in its flat form."""
+    return np.arange(0, rows * length, length)
+
+
 @primitive
 def _softmax_cross_entropy(z, *, labels, reduction):  # z (N, C), labels (N,)
-    n = len(labels)
-    at = np.arange(n), labels
+    n, classes = z.shape
     if type(z) is Tensor:
-        return unfused(lambda z: _reduce(logsumexp(z, 1) - z[at], reduction), z)
-    z = z - np.maximum.reduce(z, axis=1, keepdims=True)
+        return unfused(lambda z: _reduce(logsumexp(z, 1) - z[np.arange(n), labels], reduction), z)
+    z = np.subtract(z, np.maximum.reduce(z, axis=1, keepdims=True), order="C")
+    at = _starts(n, classes) + labels  # in the flat z
     e = np.exp(z)
-    s = np.add.reduce(e, axis=1)
+    s = e.dot(ones(classes, e.dtype))
     loss = np.log(s)
-    try:
-        loss -= z[at]
-    except IndexError:
-        raise _not_a_class("cross_entropy", labels, z.shape[1]) from None
+    loss -= z.take(at)
+    total = loss if reduction == "none" else loss.dot(ones(n, loss.dtype))
 
     def vjp(g):
         g = g / max(n, 1) if reduction == "mean" else g
-        d = e * (g / s)[:, None]
         if type(g) is Tensor:  # a pullback of arrays may be given one
-            return d - (labels[:, None] == np.arange(z.shape[1])) * (g[:, None] if g.ndim else g)
-        d[at] -= g
+            return e * (g / s)[:, None] - (labels[:, None] == np.arange(classes)) * (g[:, None] if g.ndim else g)
+        d = e * np.divide(g, s)[:, None]
+        d.reshape(-1)[at] -= g
         return d
 
-    return _reduce(loss, reduction), vjp
+    return total * (1.0 / max(n, 1)) if reduction == "mean" else total, vjp
 
 
 def _not_a_class(name, labels, classes):

@@ -13,7 +13,7 @@ from autograd.kernels import OuterProduct, as_operand, namespace, sum_rows, xp
 @primitive
 def matmul(a, b):
     """a @ b for vectors (k,), matrices (n, k) @ (k, m), and stacks of matrices with broadcast leading axes."""
-    y = a @ b
+    y = _product(a, b)
     if a.ndim == 1 and b.ndim == 1:
         return y, lambda g: g * b, lambda g: g * a
     if a.ndim == 1:  # (k,) @ (..., k, m) -> (..., m)
@@ -21,25 +21,26 @@ def matmul(a, b):
     if b.ndim == 1:  # (..., n, k) @ (k,) -> (..., n)
         return y, lambda g: g[..., None] * b, lambda g: (a.mT @ g[..., None])[..., 0]
     if b.ndim == 2:  # one product over all rows, instead of a stack of products to sum
-        return y, lambda g: g @ b.mT, lambda g: _rows(a).mT @ _rows(g)
+        return y, lambda g: _product(g, b.mT), lambda g: _rows(a).mT @ _rows(g)
     return y, lambda g: g @ b.mT, lambda g: a.mT @ g
 
 
 @primitive
 def linear(x, weight, bias=None):
     """x @ weight.T + bias for x (..., in), weight (out, in), bias (out,) or None."""
-    shape, x = x.shape, _rows(x)  # one product, which is faster than one for each matrix of a stack
-    y = x @ weight.mT
+    y = _product(x, weight.mT)
     if type(bias) is type(y):
         y += bias
     elif bias is not None:  # one of them belongs to the level below
         y = y + bias
-    return (
-        _stack(y, shape),
-        lambda g: _stack(_rows(g) @ weight, shape),
-        lambda g: _outer(x, _rows(g)),
-        lambda g: sum_rows(_rows(g)),
-    )
+    return (y, lambda g: _product(g, weight), lambda g: _outer(_rows(x), _rows(g)), lambda g: sum_rows(_rows(g)))
+
+
+def _product(x, w):
+    """x @ w: of arrays (..., n) and (n, m) one product over all rows, instead of a stack of products."""
+    if not (type(x) is type(w) is np.ndarray and w.ndim == 2 <= x.ndim):
+        return x @ w
+    return x.dot(w) if x.ndim == 2 else (_rows(x) @ w).reshape(*x.shape[:-1], w.shape[1])
 
 
 def _outer(x, g):

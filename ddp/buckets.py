@@ -34,14 +34,21 @@ class After:
 
     settle(which): called once for each parameter and shard, with a slice of the parameters whose gradients are final,
     before they are added to any others.
+    direct: whether gradients may arrive where `total` wants them, so that nothing has to be copied there.
     """
 
-    def __init__(self, arena, total, settle):
-        self.arena, self.total, self.settle = arena, total, settle
+    def __init__(self, arena, total, settle, direct=False):
+        self.arena, self.total, self.settle, self.direct = arena, total, settle, direct
+        self.views: dict[int, tuple] = {}  # the gradients in each array that was used, which is kept for its id
 
     def begin(self, shard):
         """Before a shard's backward."""
         self.shard = shard
+        if self.direct:
+            place = self.place = self.total.place(shard, self.arena.message)
+            if place is not None and id(place) not in self.views:
+                self.views[id(place)] = place, [*self.arena.unflatten(place).values()]
+            self.arena.receive(None if place is None else self.views[id(place)][1])
 
     def watching(self):
         """Context of a shard's backward."""
@@ -53,7 +60,11 @@ class After:
 
     def push(self):
         """Take in the shard's gradients, and what rides behind them."""
-        self.total.push(self.shard, self.arena.message)
+        if self.direct and self.place is not None:
+            self.place[len(self.arena.grad) :] = self.arena.riders
+            self.total.push(self.shard, self.place, placed=True)
+        else:
+            self.total.push(self.shard, self.arena.message)
 
     def finish(self):
         """The arena's message becomes the sum over the shards of all ranks."""

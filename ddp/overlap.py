@@ -33,8 +33,10 @@ class Overlap:
     hindrance     see `hindrance_of`
     """
 
-    def __init__(self, asked, size, arena, comm, shards, total, settle, reduce, wire, compress, every, batch_norm):
-        """total, settle: see `After`; reduce and what follows: what `DistributedDataParallel` was given."""
+    def __init__(
+        self, asked, size, arena, comm, shards, total, settle, direct, reduce, wire, compress, every, batch_norm
+    ):
+        """total, settle, direct: see `After`; reduce and what follows: what `DistributedDataParallel` was given."""
         if asked not in POLICIES:
             raise ConfigurationError(f"overlap is {', '.join(POLICIES[:-1])} or {POLICIES[-1]}, got {asked!r}")
         if size is not None and size < 1:
@@ -56,7 +58,7 @@ class Overlap:
 
         def make(policy):
             if policy == "after":
-                return After(arena, total, settle)
+                return After(arena, total, settle, direct)
             form = None if wire == WIRES[0] else Wire(wire)
             return (Buckets if policy == "bucket" else Threaded)(arena, comm, shards, form, size, settle)
 

@@ -81,9 +81,11 @@ class DistributedDataParallel:
         self.pieces = [self.arena.grad[span] for span in self.arena.spans.values()]
         if not self.arena.on_cpu:
             self.pieces = [self.arena.grad]
+        # A sum of gradients as they come out of backward, that nothing else looks at.
+        direct = type(self.total) is ShardSum and self.lockstep is noise is scale is None
         self.overlap = Overlap(
-            overlap, bucket, self.arena, self.comm, self.shards, self.total, self._settle, reduce, wire, compress,
-            sync_every, batch_norm,
+            overlap, bucket, self.arena, self.comm, self.shards, self.total, self._settle, direct, reduce, wire,
+            compress, sync_every, batch_norm,
         )  # fmt: skip
         self.timeline = timeline or Timeline()
         self.timeline.watch(self)
@@ -278,14 +280,17 @@ class DistributedDataParallel:
                 exchange.begin(shard.index)
                 yield shard, mean
             return
-        for shard in batch.shards:
-            self.arena.zero_grad()
-            self.arena.riders[:] = 0.0
-            exchange.begin(shard.index)
-            # Adasum weighs the shards by itself, and takes the mean gradient of each.
-            count = len(shard) if self.adasum else batch.size
-            mean = self._descend(batch, shard, loss, count, exchange.watching()) if len(shard) else 0.0
-            yield shard, mean
+        try:
+            for shard in batch.shards:
+                self.arena.zero_grad()
+                self.arena.riders[:] = 0.0
+                exchange.begin(shard.index)
+                # Adasum weighs the shards by itself, and takes the mean gradient of each.
+                count = len(shard) if self.adasum else batch.size
+                mean = self._descend(batch, shard, loss, count, exchange.watching()) if len(shard) else 0.0
+                yield shard, mean
+        finally:
+            self.arena.receive()
 
     def _descend(self, batch, shard, loss, count, watching):
         """Backward from a shard's losses, summed and divided by `count`, in the context `watching`.

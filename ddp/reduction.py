@@ -30,15 +30,20 @@ class Counter:
     """Adds up a run of the tree's leaves, or of its subtrees, from left to right, as a binary counter carries.
 
     At most log2(V) sums are held at once, 2 log2(V) if the run does not start at the first leaf: `stack`, left to
-    right, with entries (level, index, array). `add` adds its second array to its first, in place.
+    right, with entries (level, index, array). `add` adds its second array to its first, in place. Addition commutes:
+    a sum may be made in either child.
     """
 
     def __init__(self, leaves, release=lambda array: None, add: Any = operator.iadd):
         self.leaves, self.release, self.add = leaves, release, add
         self.stack: list = []
 
-    def push(self, level, index, array):
-        """Take in the next node. It is added to in place as far as its left neighbours allow."""
+    def push(self, level, index, array, keep=False):
+        """Take in the next node. It is added to in place as far as its left neighbours allow.
+
+        keep: add it to them instead, if there are any, and it remains the caller's.
+        """
+        given = array
         while 1 << level < self.leaves:
             if index % 2 == 0 and (index + 1) << level < self.leaves:
                 break  # the right sibling is still to come
@@ -47,8 +52,10 @@ class Counter:
                     break  # the left sibling is another rank's
                 left = self.stack.pop()[2]
                 if array is not None:
-                    self.add(array, left)
-                    self.release(left)
+                    array, other = (left, array) if keep else (array, left)
+                    self.add(array, other)
+                    if other is not given:
+                        self.release(other)
             level, index = level + 1, index // 2
         self.stack.append((level, index, array))
 
@@ -64,7 +71,7 @@ def subtrees(first, stop, leaves):
 class ShardSum:
     """The sum of one array per logical shard, over all shards of all ranks.
 
-        total.push(shard, array)      for each of this rank's shards, in order
+        total.push(shard, array)      for each of this rank's shards, in order: its own, or what `place` gave for it
         total.finish(array)           the last array pushed now holds the sum, on every rank
 
     canonical: add in the order of the tree. Otherwise the ranks' parts are added by the library's all-reduce, which
@@ -88,20 +95,34 @@ class ShardSum:
         self._scratch: Any = np.empty(0)
         self._counter = Counter(shards, self._free.append, self._add)
 
-    def push(self, shard, array):
-        """Add a shard's array. It is changed; unless it is the run's last, the caller may then overwrite it."""
+    def place(self, shard, like):
+        """Where to write a shard's array, of the form of `like`, that `push` would copy; None if it would not."""
+        alone = shard % 2 == 0 or shard == self.first  # its left sibling, if any, is another rank's
+        return self._spare(like) if alone and shard < self.stop - 1 else None
+
+    def push(self, shard, array, placed=False):
+        """Add a shard's array. It is changed; unless it is the run's last, the caller may then overwrite it.
+
+        placed: it comes from `place`, and is the caller's no more.
+        """
         if shard == self.first:
             self._counter.stack.clear()
-            if self._free and (self._free[0].shape, self._free[0].dtype) != (array.shape, array.dtype):
-                self._free.clear()
         if self.wire is not None:
             self.wire.round(array)
-        self._counter.push(0, shard, array)
-        if shard < self.stop - 1:
-            level, index, _ = self._counter.stack.pop()
-            kept = self._free.pop() if self._free else full(array.shape, 0, array)
+        last = shard == self.stop - 1
+        if not last and not placed and (shard % 2 == 0 or shard == self.first):
+            kept = self._spare(array)
             kept[...] = array
-            self._counter.stack.append((level, index, kept))
+            array = kept
+        self._counter.push(0, shard, array, keep=not last)
+
+    def _spare(self, like):
+        """An array of the form of this one: released by the counter, or new."""
+        while self._free:
+            spare = self._free.pop()
+            if (type(spare), spare.shape, spare.dtype) == (type(like), like.shape, like.dtype):
+                return spare
+        return full(like.shape, 0, like)
 
     def finish(self, array):
         """Exchange with the other ranks. `array`, pushed last, becomes the sum over all shards."""

@@ -70,6 +70,10 @@ class Optimizer:
         """
         raise TypeError(f"{type(self).__name__} defines no update(self, lr, h, chunks)")
 
+    def number(self, x):
+        """A factor for whole chunks: as an array, since a ufunc converts a Python number again in every call."""
+        return np.asarray(x, self.arena.dtype) if self.xp is np else x
+
     def check(self, h):
         """Raise ValueError if the hyperparameters h make no sense."""
         name, given = type(self).__name__, vars(h)

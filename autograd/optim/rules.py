@@ -2,8 +2,6 @@
 
 import math
 
-import numpy as np
-
 from autograd.optim.base import Optimizer, above_zero, below_one, regularized
 from autograd.optim.clip import norm_of
 
@@ -29,9 +27,7 @@ class SGD(Optimizer):
             raise ValueError("SGD: nesterov needs a momentum above 0")
 
     def update(self, lr, h, chunks):
-        n, m, c = self.xp, h.momentum, h.weight_decay
-        if n is np:  # as arrays: a ufunc would convert a Python number again in every call
-            m, c, lr = (np.asarray(x, self.arena.dtype) for x in (m, c, lr))
+        n, m, c, lr = self.xp, self.number(h.momentum), self.number(h.weight_decay), self.number(lr)
         for w, g, v, t, u in chunks:
             g = regularized(g, w, c, h.l1, t, u)
             if m:
@@ -128,18 +124,26 @@ class Moments(Optimizer):
     def corrections(self, h):
         return 1.0 - h.betas[0] ** self.steps, math.sqrt(1.0 - h.betas[1] ** self.steps)
 
-    def direction(self, g, m, v, h, c2, t):
-        """Update the moments; m / (sqrt(v) + eps c2), which is c1 / c2 times mhat / (sqrt(vhat) + eps), in t."""
-        n, (b1, b2) = self.xp, h.betas
-        m *= b1
-        m += n.multiply(g, 1.0 - b1, out=t)
-        v *= b2
-        n.multiply(g, g, out=t)
-        t *= 1.0 - b2
-        v += t
-        n.sqrt(v, out=t)
-        t += above_zero(h.eps * c2, self.arena.dtype)
-        n.divide(m, t, out=t)
+    def directions(self, h, c2):
+        """The function (g, m, v, t) that updates the moments, and leaves m / (sqrt(v) + eps c2) in t.
+
+        This is c1 / c2 times mhat / (sqrt(vhat) + eps).
+        """
+        n, (b1, b2), eps = self.xp, h.betas, above_zero(h.eps * c2, self.arena.dtype)
+        rest1, rest2, b1, b2, eps = map(self.number, (1.0 - b1, 1.0 - b2, b1, b2, eps))
+
+        def direction(g, m, v, t):
+            m *= b1
+            m += n.multiply(g, rest1, out=t)
+            v *= b2
+            n.multiply(g, g, out=t)
+            t *= rest2
+            v += t
+            n.sqrt(v, out=t)
+            t += eps
+            n.divide(m, t, out=t)
+
+        return direction
 
 
 class Adam(Moments):
@@ -156,12 +160,13 @@ class Adam(Moments):
 
     def update(self, lr, h, chunks):
         c1, c2 = self.corrections(h)
+        direction, rate = self.directions(h, c2), self.number(lr * c2 / c1)
         for w, g, m, v, t, u in chunks:
             g = regularized(g, w, 0.0 if self.decoupled else h.weight_decay, h.l1, u, t)
             if self.decoupled and h.weight_decay:
                 w *= 1.0 - lr * h.weight_decay
-            self.direction(g, m, v, h, c2, t)
-            t *= lr * c2 / c1
+            direction(g, m, v, t)
+            t *= rate
             w -= t
 
 
@@ -229,8 +234,9 @@ class LAMB(Moments):
 
     def update(self, lr, h, chunks):
         n, (c1, c2) = self.xp, self.corrections(h)
+        direction = self.directions(h, c2)
         for w, g, m, v, d, u in chunks:
-            self.direction(regularized(g, w, 0.0, h.l1, u, d), m, v, h, c2, d)
+            direction(regularized(g, w, 0.0, h.l1, u, d), m, v, d)
             d *= c2 / c1
             d += n.multiply(w, h.weight_decay, out=u)
             norm, length = norm_of([w]), norm_of([d])

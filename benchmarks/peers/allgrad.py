@@ -34,7 +34,8 @@ def make(workload, settings):
         return Batch(0, 0, len(x) * comm.size, comm.size, 0, [shard])
 
     def loss(x, y):
-        return ag.cross_entropy(model(x).reshape(-1, workload.classes), y)
+        z = model(x)
+        return ag.cross_entropy(z.reshape(-1, workload.classes) if workload.text else z, y)
 
     def step(batch):
         value = parallel.backward(batch, loss)

@@ -45,7 +45,8 @@ def make(workload, settings):
         return torch.from_numpy(x).to(**layout), torch.from_numpy(y.reshape(-1))
 
     def loss_of(x, y):
-        return nn.functional.cross_entropy(model(x).reshape(-1, workload.classes), y)
+        z = model(x)
+        return nn.functional.cross_entropy(z.reshape(-1, workload.classes) if workload.text else z, y)
 
     if "compile" in settings:
         torch.compiler.reset()  # or the ninth network would not be compiled: it takes them for one that changes

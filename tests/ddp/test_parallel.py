@@ -111,6 +111,28 @@ def test_the_gradient_is_that_of_the_mean_over_the_batch(shards):
             assert shards > 1 or np.array_equal(p.grad, q.grad)
 
 
+def test_a_gradient_that_is_looked_at_has_the_same_bits():
+    """With a noise scale the gradients of each shard arrive in the arena; without, where the sum keeps them."""
+    bits = []
+    for noise in (None, NoiseScale()):
+        model = mlp(dtype="float32")
+        parallel = DistributedDataParallel(model, shards=7, noise=noise)
+        for batch in DataLoader((X.astype("f"), LABELS), 50, shards=7).steps(0, 2):
+            parallel.backward(batch, lambda x, y: ag.cross_entropy(model(x), y))
+            bits.append(parallel.arena.grad.tobytes())
+    assert bits[:2] == bits[2:]
+
+
+def test_a_failed_backward_leaves_gradients_to_arrive_in_the_arena():
+    model = Scalar()
+    parallel = DistributedDataParallel(model, shards=3)
+    with pytest.raises(ZeroDivisionError):
+        parallel.backward(batch_of([1.0], [1.0], [1.0]), lambda x: 1 / 0)
+    parallel.arena.zero_grad()
+    (model.w * 4.0).sum().backward()
+    assert parallel.arena.grad[0] == 4.0 and model.w.grad[0] == 4.0
+
+
 def test_a_backward_forgets_the_one_before():
     model = Scalar()
     parallel = DistributedDataParallel(model, shards=2)

@@ -23,13 +23,15 @@ def leaves_of(shards, length, dtype="float32"):
     return list((rng.standard_normal((shards, length)) * scale).astype(dtype))
 
 
-def reduced(comm, leaves, canonical=True, total=None):
-    """What one rank holds in the end: it may reuse one array for all its shards."""
+def reduced(comm, leaves, canonical=True, total=None, placing=False):
+    """What one rank holds in the end: it may reuse one array for all its shards, or write where they will be kept."""
     total = total or ShardSum(comm, len(leaves), canonical)
     array = np.empty_like(leaves[0])
     for shard in range(total.first, total.stop):
-        array[...] = leaves[shard]
-        total.push(shard, array)
+        place = total.place(shard, array) if placing else None
+        given = array if place is None else place
+        given[...] = leaves[shard]
+        total.push(shard, given, placed=place is not None)
     total.finish(array)
     return array
 
@@ -84,7 +86,9 @@ def test_any_ranks_give_the_bits_of_the_tree(shards, ranks, simulate, tree):
     for length in (1, ranks - 1 or 1, 50):
         leaves = leaves_of(shards, length)
         expected = tree(leaves).tobytes()
-        assert [a.tobytes() for a in simulate(ranks, lambda comm: reduced(comm, leaves))] == [expected] * ranks
+        for placing in (False, True):
+            found = simulate(ranks, lambda comm: reduced(comm, leaves, placing=placing))
+            assert [a.tobytes() for a in found] == [expected] * ranks
 
 
 @pytest.mark.parametrize("short, few", [(0, False), (0, True), (10**9, False)])
