@@ -81,7 +81,10 @@ def _sums(x, windows):
     """Of the rows of each window first, which are long, and then of what that leaves of its columns."""
     x = windows.pad(x)
     for first, *others in windows.sides:
-        x = sum((x[part] for part in others), x[first])
+        y = x[first]
+        for part in others:
+            y = y + x[part]
+        x = y
     return x
 
 
