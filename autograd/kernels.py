@@ -164,7 +164,9 @@ def logistic(a):
     if xp[type(a)] is not np:
         return xp[type(a)].sigmoid(a)
     with np.errstate(over="ignore"):
-        return 1.0 / (1.0 + np.exp(-a))
+        y = np.exp(-a)
+    y += 1.0
+    return np.divide(1.0, y, out=y) if type(y) is np.ndarray else 1.0 / y
 
 
 def erf(a):

@@ -32,7 +32,7 @@ def avg_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode=False, count_in
         raise ValueError("avg_pool2d: divisor_override must not be 0: leave it out to divide by the window's size")
     if divisor_override is not None:
         return y / divisor_override
-    if not np.any(windows.padding):
+    if not windows.padded:
         return y / (windows.kernel[0] * windows.kernel[1])
     return y / astype(beside(_counts(windows, pair(padding), count_include_pad), raw(x)), x.dtype)
 
@@ -78,22 +78,27 @@ def _sum_pool(x, *, windows):
 
 
 def _sums(x, windows):
+    """Of the rows of each window first, which are long, and then of what that leaves of its columns."""
     x = windows.pad(x)
-    n, y = xp[type(x)], None
-    for tap in windows.taps:
-        y = n.array(x[tap]) if y is None else n.add(y, x[tap], out=y)
-    return y
+    for first, *others in windows.sides:
+        y = x[first]
+        for part in others:
+            y = y + x[part]
+        x = y
+    return x
 
 
 def _spread(g, windows):
     """Each output's number to every element of its window: the transpose of `_sums`."""
-    x = windows.blank(g)
-    for tap in windows.taps:
-        if windows.disjoint:
-            x[tap] = g
-        else:
-            x[tap] += g
-    return windows.crop(x)
+    for parts, n in ((windows.sides[1], windows.outputs[0]), (windows.sides[0], None)):
+        x = windows.blank(g, rows=n)
+        for part in parts:
+            if windows.disjoint:
+                x[part] = g
+            else:
+                x[part] += g
+        g = x
+    return windows.crop(g)
 
 
 @primitive

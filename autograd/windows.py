@@ -58,9 +58,10 @@ class Windows:
     """Windows of `kernel` elements, `dilation` apart, beginning every `stride` elements of the padded image.
 
     size      (H, W) of the image
-    padding   ((top, bottom), (left, right))
+    padding   ((top, bottom), (left, right)); padded says whether there is any
     outputs   (OH, OW), the number of windows
     taps      for each place in the window, row by row, the index of the elements there: one for each output
+    sides     the same for each of its rows, and for each of its columns
     disjoint  whether no two windows overlap
     rows      how many rows of the image the windows reach
     moves     for each column of the kernel, which outputs have an element of the image under it, and which elements
@@ -73,6 +74,8 @@ class Windows:
         sides = list(zip(kernel, stride, dilation, outputs))
         each = [[slice(at * d, at * d + s * (n - 1) + 1, s) for at in range(k)] for k, s, d, n in sides]
         self.taps = [(..., *tap) for tap in itertools.product(*each)]
+        self.sides = [(..., rows, slice(None)) for rows in each[0]], [(..., columns) for columns in each[1]]
+        self.padded = any(map(any, padding))
         self.disjoint = all(s > d * (k - 1) for k, s, d, _ in sides)
         reach, _ = [(n - 1) * s + (k - 1) * d + 1 for k, s, d, n in sides]
         self.rows = max(0, min(size[0], reach - self.before[0]))
@@ -82,7 +85,7 @@ class Windows:
 
     def pad(self, x, value=0.0):
         """The image with the padding around it."""
-        if not np.any(self.padding):
+        if not self.padded:
             return x
         out = self.blank(x, value)
         self.crop(out)[...] = x
@@ -93,9 +96,10 @@ class Windows:
         (top, left), (height, width) = self.before, self.size
         return x[..., top : top + height, left : left + width]
 
-    def blank(self, like, value=0.0):
-        """A padded image of this value, with the leading axes of the images or outputs `like`."""
-        shape = (*like.shape[:-2], *(n + sum(p) for n, p in zip(self.size, self.padding)))
+    def blank(self, like, value=0.0, rows=None):
+        """A padded image of this value, with the leading axes of the images or outputs `like`, and maybe other rows."""
+        height, width = (n + sum(p) for n, p in zip(self.size, self.padding))
+        shape = (*like.shape[:-2], height if rows is None else rows, width)
         if len(shape) != 4 or type(like) is not np.ndarray:
             return full(shape, value, like)
         return full([shape[i] for i in ORDER], value, like).transpose(BACK)
