@@ -53,11 +53,6 @@ def _rows(x):
     return x if x.ndim == 2 else x.reshape((math.prod(x.shape[:-1]), x.shape[-1]))
 
 
-def _stack(y, shape):
-    """A matrix of rows as an array (..., n) with the leading axes of this shape."""
-    return y if len(shape) == 2 else y.reshape((*shape[:-1], y.shape[-1]))
-
-
 def mm(a, b):
     """The product of two matrices."""
     return _of_rank("mm", 2, a, b)
