@@ -101,7 +101,7 @@ def distance(have, want):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("dtype, accuracy", [("float64", 1e-10), ("float32", 1e-5)])
+@pytest.mark.parametrize("dtype, accuracy", [("float64", 1e-10), ("float32", 3e-5)])  # torch is 6e-6 off itself
 @pytest.mark.parametrize("device", ["numpy", "cpu"])
 def test_networks_train_as_torchs(name, dtype, accuracy, device):
     """Loss, gradients and state over steps of plain SGD, then the outputs in evaluation."""
