@@ -39,8 +39,8 @@ def crop(x, draws, padding=4):
     padded = np.zeros((*x.shape[:2], height + 2 * padding, width + 2 * padding), x.dtype)
     padded[..., padding : padding + height, padding : padding + width] = x
     moved = np.empty(x.shape, x.dtype)
-    for image, source, i, j in zip(moved, padded, down.tolist(), right.tolist()):
-        image[...] = source[:, i : i + height, j : j + width]
+    for n, (i, j) in enumerate(zip(down.tolist(), right.tolist())):
+        moved[n] = padded[n, :, i : i + height, j : j + width]
     return moved
 
 
