@@ -251,7 +251,7 @@ def _told(words):
 
 def _gpus():
     """Names of the GPUs that torch sees."""
-    if importlib.util.find_spec("torch") is None:
+    if importlib.util.find_spec("torch") is None or _version("torch").endswith("+cpu"):  # whose import takes seconds
         return []
     from torch import cuda
 
