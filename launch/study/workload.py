@@ -225,8 +225,8 @@ def _finite(array, name):
     bad = np.argwhere(~np.isfinite(found))
     if len(bad):
         raise ConfigurationError(
-            f"{name} has {len(bad):,} values that are not finite in float32, the first in sample {bad[0][0]}: mend "
-            f"them or leave those samples out"
+            f"{name} has values that are not finite in float32, {len(bad):,} in all, the first in sample {bad[0][0]}: "
+            f"mend them or leave those samples out"
         )
     return found
 

@@ -119,9 +119,9 @@ def with_at(value):
 
 @pytest.mark.parametrize(
     "arrays, said",
-    [((with_at(math.nan), Y, X, Y), "train_x has 1 values that are not finite in float32, the first in sample 4"),
-     ((X, Y, with_at(1e60), Y), "val_x has 1 values that are not finite in float32, the first in sample 4"),
-     ((X, with_at(math.inf), X, X), "train_y has 1 values that are not finite in float32, the first in sample 4"),
+    [((with_at(math.nan), Y, X, Y), "train_x has values that are not finite in float32, 1 in all, the first in"),
+     ((X, Y, with_at(1e60), Y), "val_x has values that are not finite in float32, 1 in all, the first in"),
+     ((X, with_at(math.inf), X, X), "train_y has values that are not finite in float32, 1 in all, the first in"),
      ((X.astype(str) + "m", Y, X, Y), "train_x holds numbers, got <U"),
      ((X, WORDS, X[:1], ["d"]), "val_y has the label 'd', which train_y does not have: leave it out"),
      ((X, Y - 1, X, Y), "labels that are whole numbers count from 0, got -1: number them anew"),
@@ -133,4 +133,5 @@ def with_at(value):
 def test_arrays_that_no_model_can_learn(arrays, said):
     with pytest.raises(ConfigurationError) as raised:
         Workload(arrays, "softmax").config()
-    assert str(raised.value).startswith(said)
+    message = str(raised.value)
+    assert message.startswith(said) and ("finite" not in said or "the first in sample 4: mend" in message)
