@@ -23,7 +23,7 @@ def test_two_peers_take_turns_in_processes_of_their_own(tmp_path):
     words = [sys.executable, "-m", "benchmarks.step", "--peers", "numpy,torch-ddp", "--only", LABEL, "--repeats", "2"]
     done = subprocess.run(
         [*words, "--turn", "0.001", "--out", str(tmp_path)], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, timeout=60, check=True,
+        capture_output=True, text=True, timeout=300, check=True,
     )  # fmt: skip
     assert "left out: torch-ddp takes 2 ranks or more, not on 1" in done.stdout
     table = [line.split(" | ") for line in (tmp_path / "step.md").read_text().splitlines() if line.startswith("| 1")]

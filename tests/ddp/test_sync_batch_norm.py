@@ -88,9 +88,9 @@ def of_parts(parts, weight, bias):
     def total(a):
         me = threading.current_thread().name
         sums[me] = a
-        meeting.wait(10)
+        meeting.wait(100)
         whole = sum(sums[str(v)] for v in range(n))
-        meeting.wait(10)
+        meeting.wait(100)
         return whole
 
     def run(v):

@@ -48,7 +48,7 @@ def started(tmp_path_factory):
     @functools.cache
     def start(command):
         done = subprocess.run(
-            shlex.split(command), cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+            shlex.split(command), cwd=folder, env=environment, capture_output=True, text=True, timeout=300
         )
         assert done.returncode == 0, done.stderr
         assert "Warning" not in done.stderr, done.stderr
@@ -180,7 +180,7 @@ def test_two_ranks_share_out_the_runs_and_print_and_draw_what_one_does(name, sta
 def test_without_matplotlib_an_example_says_so_in_one_sentence(name, tmp_path):
     code = "import runpy, sys; sys.modules['matplotlib'] = None; runpy.run_path(sys.argv[1], run_name='__main__')"
     done = subprocess.run(
-        [sys.executable, "-c", code, EXAMPLES / f"{name}.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code, EXAMPLES / f"{name}.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     sentence = "there is no matplotlib here to draw the figure with: pip install 'allgrad[study]'\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", sentence)
@@ -339,7 +339,7 @@ def test_what_is_drawn_of_a_network_is_what_it_computes(name, check, tmp_path):
     code = f"import runpy, sys; globals().update(runpy.run_path(sys.argv[0], run_name='__main__'))\n{check}"
     start = f"import sys; sys.argv[0] = {str(EXAMPLES / name)!r} + '.py'\n"
     command = [sys.executable, "-c", start + code, "--steps", "2"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
 
 

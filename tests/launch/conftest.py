@@ -13,7 +13,7 @@ from ddp.environment import VARIABLES
 from launch.launchers import command
 
 ROOT = Path(__file__).parents[2]
-TIME_OUT = 120  # seconds; a launch takes one or two, those of torchrun up to ten
+TIME_OUT = 300  # seconds; a launch takes one or two, those of torchrun up to ten, on a busy machine many more
 
 LEFT_BY_LAUNCHERS = {name for names in VARIABLES.values() for name in names} | {"TORCHELASTIC_RUN_ID"}
 

@@ -55,21 +55,15 @@ def test_unknown_names_list_the_known_ones(spec):
     refuses(spec, repr(spec), "digits", "mnist", "fashion-mnist", "csv:PATH", "npz:PATH")
 
 
-def test_import_is_cheap_and_digits_are_fast():
+def test_digits_need_neither_a_download_nor_scikit_learn():
     code = """
-import sys, time
+import sys
 import launch.data
 assert not {"pooch", "sklearn", "torch", "mpi4py"} & set(sys.modules)
-seconds = []
-for _ in range(5):
-    start = time.perf_counter()
-    launch.data.load("digits")
-    seconds.append(time.perf_counter() - start)
+launch.data.load("digits")
 assert not {"pooch", "sklearn"} & set(sys.modules)
-print(min(seconds))
 """
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert float(result.stdout) < 0.05
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 # Digits

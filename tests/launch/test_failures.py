@@ -174,7 +174,7 @@ def test_a_stall_tells_where_each_rank_is(launcher, start, tmp_path):
     code = FAULTY_NET.format(fault="time.sleep(600)")
     (tmp_path / "net.py").write_text(code)
     line = 1 + code.splitlines().index(" " * 12 + "time.sleep(600)")
-    done = start("train --model net.py:Net --steps 20 --timeout 2 --out out", tmp_path, 3, launcher)
+    done = start("train --model net.py:Net --steps 20 --timeout 4 --out out", tmp_path, 3, launcher)
     (told,) = done.told("rank ")
     assert done.status == 1 and done.told() == [] and told.startswith("0 of 3 failed: no progress for ")
     ranks = done.told("  rank ")[:3]
@@ -216,7 +216,7 @@ def test_a_fault_while_gradients_are_on_their_way_ends_all_and_is_told_once(over
 
 def test_a_stall_while_gradients_are_on_their_way_tells_where_each_rank_is(start, tmp_path):
     (tmp_path / "net.py").write_text(HOOKED_NET.format(fault="time.sleep(600)"))
-    flags = "--overlap thread --bucket-size 1 --timeout 2"
+    flags = "--overlap thread --bucket-size 1 --timeout 4"
     done = start(f"train --model net.py:Net --steps 20 {flags}", tmp_path, 2)
     (told,) = done.told("rank ")
     first, second = done.told("  rank ")

@@ -28,7 +28,7 @@ def under_mpich(words, directory, **variables):
     root = str(Path(__file__).parents[2])
     environment = {**os.environ, "PYTHONPATH": root, "MPI4PY_LIBMPI": LIBRARY or "", **variables}
     return subprocess.run(
-        words, cwd=directory, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120,
+        words, cwd=directory, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300,
         check=False,
     )  # fmt: skip
 

@@ -122,7 +122,7 @@ BAD = [
     ("--model mlp:", "'' is not a number of hidden units; write mlp:512,256"),
     ("--model mlp:16,-3", "'-3' is not a number of hidden units"),
     ("--resume", "--resume: there is no run to go on with"),
-    ("--global-batch 1438", "--global-batch 1438 is larger than the 1437 samples of digits: give at most 1437"),
+    ("--global-batch 1438", "--global-batch 1438 is larger than the 1,437 samples of digits: give at most 1437"),
     ("--steps 5 --warmup 6", "--warmup 6 is longer than the run of 5 steps"),
     ("--base-batch 32", "--base-batch has no effect without an --lr-rule"),
     ("--noise-layers", "--noise-layers has no effect with one logical shard"),

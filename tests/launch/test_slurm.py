@@ -176,7 +176,7 @@ def batch(file, directory, **variables):
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **variables}
     return subprocess.run(
         ["bash", file], cwd=directory, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        check=False, timeout=100,
+        check=False, timeout=300,
     )  # fmt: skip
 
 
