@@ -221,7 +221,7 @@ def test_a_stall_while_gradients_are_on_their_way_tells_where_each_rank_is(start
     (told,) = done.told("rank ")
     first, second = done.told("  rank ")
     assert done.status == 1 and told.startswith("0 of 2 failed: no progress for ")
-    assert first.startswith("0 at step 4 waits in an exchange of float32 (") and "for rank 1, since" in first
+    assert first.startswith("0 at step 4 waits in all_reduce of float32 (") and "for rank 1, since" in first
     assert second.startswith("1 at step 4 is not in a collective, but at net.py:") and second.endswith(" in hook")
 
 
