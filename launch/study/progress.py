@@ -5,7 +5,7 @@ import statistics
 import sys
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +13,7 @@ from ddp.environment import speaks
 from ddp.journal import screen
 
 RECENT = 16  # runs of which the mean is taken
+ENDS = {"diverged": "diverged", "error": "failed"}  # that a reader hears of while runs go on
 UNLIKE = "seed", "lr", "cap", "prune"  # runs that differ in these only take about as long as each other
 
 
@@ -32,7 +33,7 @@ class Progress:
     def __init__(self, name="runs", total=0, every=30.0, speak=None, clock=time.monotonic):
         self.name, self.every, self.clock = name, every, clock
         self.speak = speaks() if speak is None else speak
-        self.known, self.done, self.failed, self.cached = total, 0, 0, 0
+        self.known, self.done, self.cached, self.ends = total, 0, 0, Counter()
         self.running: dict[Any, list[float]] = defaultdict(list)  # when runs began, by likeness
         self.seconds: dict[Any, list[float]] = defaultdict(list)  # of finished runs, by likeness; None: of all
         self.lock = threading.RLock()
@@ -86,7 +87,7 @@ class Progress:
                 self.seconds[like].append(lasted)
                 self.seconds[None].append(lasted)
             self.done += 1
-            self.failed += row["status"] in ("diverged", "error")
+            self.ends[row["status"]] += 1
             self._show()
 
     def left(self) -> float | None:
@@ -109,7 +110,8 @@ class Progress:
             active = sum(map(len, self.running.values()))
             parts = [f"{self.name}: {self.done} of {max(self.known, self.done + active)} known runs"]
             parts += [f"{self.cached} from the ledger"] * bool(self.cached)
-            parts += [f"{active} running"] * bool(active) + [f"{self.failed} failed"] * bool(self.failed)
+            parts += [f"{active} running"] * bool(active)
+            parts += [f"{self.ends[end]} {word}" for end, word in ENDS.items() if self.ends[end]]
             parts.append(_clock(self.clock() - self.began))
             left = self.left()
             return ", ".join(parts) + (f", about {_clock(left)} left" if left else "")

@@ -54,16 +54,16 @@ def test_time_left_grows_with_what_becomes_known_and_shrinks_with_runs_side_by_s
     assert progress.left() == pytest.approx(25.0)
 
 
-def test_the_line_counts_known_done_running_failed_and_those_of_the_ledger(clock):
+def test_the_line_counts_known_done_running_diverged_failed_and_those_of_the_ledger(clock):
     progress = Progress("steps", total=6, clock=clock)
     progress.finished(row(4, 1.0, seed=9))
     progress.started(config(4))
     progress.started(config(8))
     progress.finished(row(4, 1.0, status="diverged"))
     progress.started(config(16))
-    progress.finished(row(16, 1.0, status="pruned"))
+    progress.finished(row(16, 1.0, status="error"))
     clock.now += 3725.0
-    words = "steps: 3 of 6 known runs, 1 from the ledger, 1 running, 1 failed, 1:02:05, about 0:02 left"
+    words = "steps: 3 of 6 known runs, 1 from the ledger, 1 running, 1 diverged, 1 failed, 1:02:05, about 0:02 left"
     assert progress.line() == words
 
 
@@ -110,5 +110,5 @@ def test_many_threads_lose_nothing(capsys):
         thread.start()
     for thread in threads:
         thread.join()
-    assert (progress.known, progress.done, progress.failed, progress.cached) == (1600, 1600, 800, 0)
+    assert (progress.known, progress.done, progress.ends["error"], progress.cached) == (1600, 1600, 800, 0)
     assert progress.left() == 0.0
