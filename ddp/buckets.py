@@ -88,7 +88,7 @@ class Buckets(After):
         self.form = f"{self.parts[0][1].form}, in {len(spans)} buckets of {size} bytes"
         self.bucket = {i: number for number, run in enumerate(self.runs) for i in range(*run)}
         self.index = {leaf: i for i, leaf in enumerate(arena.leaves)}
-        self.launched, self.tag = 0, -len(self.parts)
+        self.launched = self.tag = 0
         self.waiting: list[set] = []
         self.hooks: list = []
         self.flights: list[Flight] = []
@@ -98,7 +98,9 @@ class Buckets(After):
         self.waiting = [{*range(*run)} for run in self.runs] if shard == self.last else []
         self._forget()
         if shard == self.first:
-            self.tag += len(self.parts)  # what a step that was cut short has left under way never pairs up with this
+            # What a step that was cut short has left under way, of this model or of another, never pairs up with this.
+            self.tag = self.comm.tags
+            self.comm.tags += len(self.parts)
 
     @contextmanager
     def watching(self):

@@ -31,6 +31,7 @@ class Communicator:
     threads                  whether a thread beside the main one may talk, while that one does not
     count                    calls so far in which all ranks take part
     sent                     bytes this rank has given to `exchange`, for each receiver, and to `all_reduce`, once
+    tags                     the last of the tags that have been used for `start`
 
     The ranks compare what they are about to do: with every object, with every barrier, and before the first call of a
     kind that follows one of another kind. They differ in a ConfigurationError on all ranks. What is not compared, since
@@ -47,7 +48,7 @@ class Communicator:
         self.count = 0
         self._last: Any = None
         self._known: set = set()
-        self.sent = 0
+        self.sent = self.tags = 0
 
     def exchange(self, sends, receives):
         """Send and receive at once: lists of (array, rank). Messages between two ranks pair up in list order.

@@ -66,19 +66,26 @@ def test_the_trial_comes_to_the_same_decision_on_all_ranks_and_changes_no_bits(c
     assert overlap.policy in ("after", "bucket", "thread") and ("measured" in overlap.why) == (comm.size > 1)
 
 
-@pytest.mark.parametrize("overlap", ["bucket", "thread"])
-def test_after_an_exception_in_the_middle_of_backward_on_all_ranks_the_next_step_is_right(comm, overlap):
-    def run(comm, shards, fail):
+@pytest.mark.parametrize("overlap, other", [("bucket", False), ("bucket", True), ("thread", False)])
+def test_after_an_exception_in_the_middle_of_backward_on_all_ranks_the_next_step_is_right(comm, overlap, other):
+    """That of the same model, or of another one."""
+
+    def made(comm, shards):
         ag.manual_seed(2)
         model = Net()
         parallel = DistributedDataParallel(model, comm, shards, overlap=overlap, bucket=1)
-        loss = lambda x, y: ag.cross_entropy(model(x), y)  # noqa: E731
+        return parallel, model.middle.weight, lambda x, y: ag.cross_entropy(model(x), y)
+
+    def run(comm, shards, fail):
+        parallel, weight, loss = made(comm, shards)
         batches = [*DataLoader((X, LABELS), 13, comm, shards).steps(0, 2)]
         if fail:
-            model.middle.weight.register_hook(lambda leaf: {}["x"])
+            weight.register_hook(lambda leaf: {}["x"])
             with pytest.raises(KeyError, match="x"):
                 parallel.backward(batches[0], loss)
-            model.middle.weight.register_hook(None)
+            weight.register_hook(None)
+            if other:
+                parallel, _, loss = made(comm, shards)
         parallel.backward(batches[1], loss)
         return parallel.arena.grad.tobytes()
 
