@@ -4,7 +4,7 @@ from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from itertools import pairwise
-from statistics import median
+from statistics import fmean, median
 
 from ddp.errors import counted
 
@@ -163,17 +163,19 @@ def parts(events, step):
 
 
 def verdict(ranks, slack=0.0, overlap=None) -> dict:
-    """The numbers behind the verdict, and its lines as "verdict"; seconds are medians over the steps.
+    """The numbers behind the verdict, and its lines as "verdict"; seconds are means over the steps of usual length.
 
     ranks    of each rank its events, as `waits` has left them
     slack    seconds by which the clocks of two ranks may differ
     overlap  the policy that would be worth a try; "" if none, but exchanging less often might be; None: one rank
     """
     steps = [[parts(events, e) for e in events if e.kind == "step"] for events in ranks]
-    each = [{part: median(found[part] for found, _ in rank) for part in rank[0][0]} for rank in steps]
-    whole = {part: median(found[part] for rank in steps for found, _ in rank) for part in each[0]}
+    order = sorted(range(len(steps[0])), key=lambda i: max(rank[i][0]["step"] for rank in steps))
+    usual = order[len(order) // 4 : len(order) - len(order) // 4]  # without the shortest and the longest quarter
+    each = [{part: fmean(rank[i][0][part] for i in usual) for part in rank[0][0]} for rank in steps]
+    whole = {part: fmean(one[part] for one in each) for part in each[0]}
     pairs = {
-        (rank, late): median(waiting.get(late, 0.0) for _, waiting in steps[rank])
+        (rank, late): fmean(steps[rank][i][1].get(late, 0.0) for i in usual)
         for rank in range(len(ranks))
         for late in range(len(ranks))
         if late != rank
@@ -191,7 +193,7 @@ def verdict(ranks, slack=0.0, overlap=None) -> dict:
     lines = [
         f"traced {form.format(numbers[0], numbers[-1])} of {counted(len(ranks), 'rank')}"
         + (f", whose clocks agree within {1e6 * slack:.3g} us" if slack else ""),
-        f"a step takes {_ms(whole['step'])}: {share}",
+        f"a step takes {_ms(whole['step'])}{', on average over the ranks' * (len(ranks) > 1)}: {share}",
         *_delays(each, noted),
         *([said] if said else []),
     ]

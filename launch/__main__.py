@@ -4,6 +4,7 @@
 """
 
 import argparse
+import difflib
 import importlib
 import os
 import sys
@@ -28,6 +29,15 @@ class _Parser(argparse.ArgumentParser):
         from ddp.errors import ConfigurationError
 
         raise ConfigurationError(f"{message} (see {self.prog} --help)")
+
+    def parse_known_args(self, args=None, namespace=None):
+        """As usual; an option that this command does not have is refused by it, and not by those above."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown and self._subparsers is None:
+            like = difflib.get_close_matches(unknown[0].partition("=")[0], self._option_string_actions, 1)
+            meant = f", is {like[0]} meant?" if like else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
+        return found, unknown
 
 
 def _parser(words):
@@ -98,7 +108,7 @@ QUIET = 3.0  # seconds in which the rank that speaks reports what all have found
 
 def main(argv=None) -> int:
     """Run a command; returns the exit status: 0, 1 if training failed, 2 if what was asked for cannot be done."""
-    words = sys.argv[1:] if argv is None else argv
+    words = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if words[:1] in (["-h"], ["--help"]):  # at once: what is imported below imports NumPy
         _parser(words).parse_args(words)
     from ddp.environment import speaks

@@ -245,7 +245,8 @@ def _configuration(asked, comm):
         if saved is not None:
             return resumed(saved[2]["config"], asked), saved
         if out is None or not (out / "config.json").is_file():
-            raise ConfigurationError(f"--resume: there is no run to go on with in --out {out}")
+            where = f"in --out {out}" if out else "without --out: give its directory"
+            raise ConfigurationError(f"--resume: there is no run to go on with {where}")
         print(f"--resume: no whole checkpoint in {out}, starting from step 0", flush=True)
         try:
             before = json.loads((out / "config.json").read_text(encoding="utf-8"))

@@ -257,8 +257,11 @@ def test_flags_win_over_the_file(flags, expected, tmp_path):
 
 
 def test_commands_that_do_not_exist_and_help(capsys):
-    assert main([]) == 2 and "required: command" in capsys.readouterr().err
     assert main(["fly"]) == 2 and "invalid choice: 'fly'" in capsys.readouterr().err
+    assert main(["train", "--epoch", "5"]) == 2 and "--epoch 5, is --epochs meant?" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as left:
+        main([])
+    assert left.value.code == 0 and "{train,predict" in capsys.readouterr().out
     with pytest.raises(SystemExit) as left:
         main(["train", "--help"])
     printed = capsys.readouterr().out
