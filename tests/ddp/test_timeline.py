@@ -239,8 +239,6 @@ def test_a_straggler_is_named_with_what_takes_it_so_long():
     assert told["verdict"][2:] == ["rank 1 waits 8 ms a step for rank 0, whose forward takes 1.4 times as long"]
     parts = "data wait 1 ms, forward 24 ms, backward 0 ms"
     assert told["verdict"][1].startswith(f"a step takes 32 ms, on average over the ranks: {parts}")
-        "a step takes 32 ms, on average over the ranks: data wait 1 ms, forward 24 ms, backward 0 ms"
-    )
     assert told["seconds_by_rank"][1]["waiting"] == pytest.approx(0.008) and told["suggestion"] is None
 
 
