@@ -12,8 +12,11 @@ from launch.launchers import command, run
 
 # Kills its own process in its fifth step with two shards, as often as the file `lives` says.
 MORTAL = """
-import os, pathlib
+import os, pathlib, time
 from autograd import nn
+
+def steps():
+    return [int(path.parent.name[5:]) for path in pathlib.Path().glob("*/checkpoints/step-*/COMPLETE")]
 
 class Net(nn.Module):
     def __init__(self, inputs, outputs):
@@ -25,6 +28,8 @@ class Net(nn.Module):
         if self.calls == 9 and lives.exists() and os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("RANK")) == "1":
             left = int(lives.read_text()) - 1
             lives.write_text(str(left)) if left else lives.unlink()
+            while max(steps(), default=0) < 6:  # which another rank writes meanwhile
+                time.sleep(0.01)
             os.kill(os.getpid(), 9)
         return self.fc(x)
 """
