@@ -22,7 +22,10 @@ def make(workload, settings):
         parameter.assign(weights[name])
     place = ddp.Placement("cpu" if "torch" in settings else "numpy")
     model.to(device=place.device)
-    parallel = ddp.DistributedDataParallel(model, comm, reduce="native" if "native" in settings else "canonical")
+    parallel = ddp.DistributedDataParallel(
+        model, comm, reduce="native" if "native" in settings else "canonical",
+        capture="capture" in settings,
+    )  # fmt: skip
     if workload.optimizer == "sgd":
         optimizer = optim.SGD(parallel, lr=workload.lr, momentum=0.9)
     else:
