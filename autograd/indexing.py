@@ -6,7 +6,7 @@ import numpy as np
 
 from autograd.arithmetic import where
 from autograd.core import Tensor, innermost as raw, methods, primitive, shape_of
-from autograd.kernels import ARRAYS, Scattered, axis_of, integers, kind, whole, xp
+from autograd.kernels import ARRAYS, Scattered, axis_of, integers, kind, template, whole, xp
 from autograd.transforms import linear_map
 
 
@@ -42,7 +42,7 @@ def _scatter(g, index, shape):
     """Zeros of this shape with g added at the index: the transpose of a[index]."""
     if xp[type(g)] is not np:
         return xp[type(g)].scatter(g, index, shape)
-    out = np.zeros(shape, g.dtype, like=g)
+    out = np.zeros(shape, g.dtype, like=template(g))
     if _may_repeat(index):
         np.add.at(out, index, g)
     else:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 
-ARRAYS = {np.ndarray}  # the types of NumPy arrays as the rules know them; `autograd.capture` adds its own
+ARRAYS = {np.ndarray}  # the types of NumPy arrays; `autograd.recorder` adds its own
 OPERANDS = {float, int, bool, complex, *ARRAYS}  # what may meet a tensor as it is
 COMPUTES_ON = "autograd computes on NumPy arrays, torch tensors, numbers and Tensors, not on"
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
@@ -94,25 +94,25 @@ def integers(a, like):
 def as_like(a, like):
     """Numbers or an array as an array where `like` lives and of its dtype."""
     if isinstance(like, (np.ndarray, np.generic)):
-        return np.asarray(a := to_numpy(a), like.dtype, like=_dispatching(a))
+        return np.asarray(a := to_numpy(a), like.dtype, like=template(a))
     return xp[type(like)].asarray(a, like.dtype, like)
 
 
 def full(shape, value, like, dtype=None):
     """An array of this shape filled with a number, of the dtype of `like` if no other is given."""
     if isinstance(like, (np.ndarray, np.generic)):
-        dtype, like = dtype or like.dtype, _dispatching(like)
+        dtype, like = dtype or like.dtype, template(like)
         return np.full(shape, value, dtype, like=like) if value else np.zeros(shape, dtype, like=like)
     return like.new_full(shape, value, dtype=xp[type(like)].dtype_of(dtype or like.dtype))
 
 
-def _dispatching(a):
-    """What NumPy's functions take as `like`, for arrays that record what is made beside them (`autograd.capture`)."""
+def template(a):
+    """What NumPy's functions take as `like`: an array that may record what is made beside it (`autograd.recorder`)."""
     return a if type(a) in ARRAYS else None
 
 
 def whole(function):
-    """A function whose steps depend on values: of an array that records what is computed, it is recorded as one step."""
+    """A function whose steps depend on values: `autograd.recorder` takes it as one step."""
 
     def called(a, *args):
         if isinstance(a, np.ndarray) and type(a) is not np.ndarray:
@@ -266,7 +266,7 @@ class Scattered:
 
     def value(self):
         if self.total is None:
-            self.total = np.zeros(self.shape, self.dtype, like=self.g)
+            self.total = np.zeros(self.shape, self.dtype, like=template(self.g))
             self.total[self.index] = self.g
         return self.total
 

@@ -10,7 +10,18 @@ from autograd.arithmetic import abs, clamp, exp, log, sub, where
 from autograd.core import Tensor, exemplar, innermost as raw, primitive, shape_of
 from autograd.indexing import take_along_dim
 from autograd.kernels import (
-    ARRAYS, as_operand, astype, beside, full, integers, kind, logistic, namespace, ones, to_numpy, xp,
+    ARRAYS,
+    as_operand,
+    astype,
+    beside,
+    full,
+    integers,
+    kind,
+    logistic,
+    namespace,
+    ones,
+    to_numpy,
+    xp,
 )  # fmt: skip
 from autograd.reductions import logsumexp
 from autograd.shapes import squeeze

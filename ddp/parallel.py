@@ -68,7 +68,8 @@ class DistributedDataParallel:
         self.noise, self.scale = noise, scale
         self.suspect: int | None = None  # this rank's first shard of the batch whose loss or gradient is not finite
         self.adasum = reduce == "adasum"
-        self.captured: dict | None = {} if capture else None
+        self.capture = capture
+        self.captured: dict = {}
         self._refuse(reduce, wire, compress, sync_every, sync_after, batch_norm, timeline)
         if noise is not None:
             noise.attach(self.arena)
@@ -120,7 +121,7 @@ class DistributedDataParallel:
             "--batch-norm sync": batch_norm == "sync", "a model with running statistics": self.statistics.tensors,
             "--arrays torch": is_torch(self.arena.data), "--trace": timeline is not None and timeline.path is not None,
         }  # fmt: skip
-        if self.captured is not None and any(moving.values()):
+        if self.capture and any(moving.values()):
             other = next(way for way, given in moving.items() if given)
             raise ConfigurationError(
                 f"--capture replays forward and backward as one list of NumPy's functions, which {other} does not "
@@ -314,7 +315,7 @@ class DistributedDataParallel:
         """
         samples, span = len(shard), self.timeline.span
         scale = 1.0 if self.scale is None else self.scale.value
-        if self.captured is not None:
+        if self.capture:
             with random.keyed(batch.seed, "forward", batch.step, shard.index), watching:
                 return _mean(self._replayed(loss, samples, scale, count)(*shard.arrays), samples)
         with random.keyed(batch.seed, "forward", batch.step, shard.index), span("forward", shard=shard.index):
