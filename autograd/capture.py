@@ -81,7 +81,7 @@ class Program:
             raise RuntimeError(f"cannot be captured: {failed}") from None
         move = plan(recorder, result)
         self.result = mapped(move, result)
-        self.steps = [step for step in map(_bound, mapped(move, recorder.steps)) if step]
+        self.steps: list = [step for step in map(_bound, mapped(move, recorder.steps)) if step]
         self._compare(recorder.delivered, result)
 
     def __call__(self, arrays):

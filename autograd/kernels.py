@@ -106,7 +106,7 @@ def full(shape, value, like, dtype=None):
     return like.new_full(shape, value, dtype=xp[type(like)].dtype_of(dtype or like.dtype))
 
 
-def template(a):
+def template(a) -> Any:
     """What NumPy's functions take as `like`: an array that may record what is made beside it (`autograd.recorder`)."""
     return a if type(a) in ARRAYS else None
 

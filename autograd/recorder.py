@@ -184,7 +184,7 @@ class Recorder:
             self.add(function, args, {**kwargs, "out": out})
         elif function in FILLED:
             self.add(np.ndarray.fill, (out, out.reshape(-1)[0] if out.size else 0))
-        elif function in (np.ndarray.astype, np.ndarray.copy, np.copy):
+        elif function in (np.ndarray.astype, np.ndarray.copy, np.copy, np.array) and out.shape == args[0].shape:
             self.add(np.copyto, (out, args[0], "unsafe"))
         elif function is np.ndarray.reshape and out.flags.c_contiguous:
             self.add(np.copyto, (out.reshape(args[0].shape), args[0]))
@@ -201,7 +201,7 @@ class Recorded(np.ndarray):
         function = ufunc if method == "__call__" else getattr(ufunc, method)
         return _compute(function, inputs, kwargs, out[0] if out else None)
 
-    def __array_function__(self, func, types, args, kwargs):
+    def __array_function__(self, func, types, args: Any, kwargs):
         if func in SIZED_BY_VALUES or (func is np.where and len(args) == 1):
             _refuse(f"takes from numpy's {func.__name__} a result whose shape depends on values")
         kwargs = dict(kwargs)

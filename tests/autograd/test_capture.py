@@ -39,14 +39,14 @@ def mlp():
 def lenet():
     return nn.Sequential(
         nn.Conv2d(1, 6, 5, padding=2), nn.Sigmoid(), nn.AvgPool2d(2), nn.Conv2d(6, 16, 5), nn.Sigmoid(),
-        nn.AvgPool2d(2), nn.Flatten(), nn.Linear(64, 20), nn.Sigmoid(), nn.Linear(20, 10),
+        nn.AvgPool2d(2), nn.Flatten(), nn.Linear(144, 20), nn.Sigmoid(), nn.Linear(20, 10),
     )  # fmt: skip
 
 
 def cnn():
     return nn.Sequential(
         nn.Conv2d(1, 4, 3, stride=2), nn.ReLU(), nn.MaxPool2d(3, 1), nn.GroupNorm(2, 4), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(16, 10),
+        nn.Flatten(), nn.Linear(36, 10),
     )  # fmt: skip
 
 
