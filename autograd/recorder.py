@@ -180,6 +180,9 @@ class Recorder:
                 self.add(function, args, {**kwargs, "out": out})
             else:
                 self.add(function, (*args, out), kwargs)
+        elif getattr(function, "__name__", "") == "reduce" and kwargs.keys() <= {"axis", "dtype", "keepdims"}:
+            keep = kwargs.get("keepdims", False)
+            self.add(function, (args[0], kwargs.get("axis", 0), kwargs.get("dtype"), out, keep))  # by place: less time
         elif function in TAKE_OUT or isinstance(getattr(function, "__self__", None), np.ufunc):
             self.add(function, args, {**kwargs, "out": out})
         elif function in FILLED:
@@ -199,6 +202,8 @@ class Recorded(np.ndarray):
         if ufunc.nout > 1:
             _refuse(f"computes numpy's {ufunc.__name__}, which has several results")
         function = ufunc if method == "__call__" else getattr(ufunc, method)
+        if kwargs.get("where") is True:
+            del kwargs["where"]
         return _compute(function, inputs, kwargs, out[0] if out else None)
 
     def __array_function__(self, func, types, args: Any, kwargs):
