@@ -54,9 +54,9 @@ def capture(function):
             raise RuntimeError("capture: detect_anomaly finds no operations in a replay: call the function itself")
         key = tuple([(a.shape, a.dtype, a.strides) for a in arrays])
         program = programs.get(key)
-        if program is not None:
+        if program is not None and all(tensor.data is data for tensor, data in program.tensors):
             return program(arrays)
-        if len(programs) == PROGRAMS:
+        if program is None and len(programs) == PROGRAMS:
             return function(*arrays)
         program = programs[key] = Program(function, arrays)
         return program.replay()
@@ -79,6 +79,7 @@ class Program:
             if type(failed) is not Refused:
                 function(*arrays)  # says itself what is wrong with the arrays
             raise RuntimeError(f"cannot be captured: {failed}") from None
+        self.tensors = list(recorder.tensors.values())  # whose arrays are replaced when an arena takes them in
         move = plan(recorder, result)
         self.result = mapped(move, result)
         self.steps: list = [step for step in map(_bound, mapped(move, recorder.steps)) if step]

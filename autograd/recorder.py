@@ -52,6 +52,7 @@ class Recorder:
     steps      (function, arguments, named arguments), in the order of the computation
     memory     {id: array} of all memory that arrays on the way lie in, and `made`, the part that was allocated here
     delivered  copies of the gradients that arrived; the leaves get none while recording
+    tensors    {id: (tensor, its array)} of parameters and constants that were looked at
     """
 
     def __init__(self):
@@ -59,12 +60,20 @@ class Recorder:
         self.memory: dict = {}
         self.made: dict = {}
         self.delivered: list = []
+        self.tensors: dict = {}
         self.operation = "the function"
         self.errors = np.geterr()
 
     def run(self, function, inputs):
         global _recorder
-        usual, grad, refuse = graph.backward, Tensor.grad, self.refusing
+        usual, grad, refuse, slot = graph.backward, Tensor.grad, self.refusing, vars(Tensor)["data"]
+
+        def data(tensor):
+            found = slot.__get__(tensor)
+            if type(found) is not np.ndarray or found.dtype.kind != "f":  # such as a counter of batches
+                return found
+            self.tensors[id(tensor)] = tensor, found
+            return self.visible(found)
 
         def backward(root, g, retain_graph=False):
             return usual(root, self.visible(np.array(g) if isinstance(g, np.generic) else g), retain_graph)
@@ -72,6 +81,7 @@ class Recorder:
         with (
             lock, observing(self._seeing), replaced(Leaf, accumulate=here(ACCUMULATE, self._accumulate)),
             replaced(core, backward=here(usual, backward)),
+            replaced(Tensor, data=property(here(slot.__get__, data), slot.__set__)),
             replaced(random, philox=here(random.philox, refuse("draws random numbers"))),
             replaced(Tensor, assign=here(Tensor.assign, refuse("assigns to a tensor, as running statistics do"))),
             replaced(Tensor, grad=property(here(grad.fget, refuse("looks at gradients, which come later")), grad.fset)),

@@ -261,6 +261,23 @@ def test_replays_need_no_more_memory_and_little_in_all():
     assert peak(step, 50) < 40_000
 
 
+def test_parameters_may_move_to_an_arena_after_the_first_calls():
+    for calls in (1, 2, 3):
+        found = []
+        for wrap in (ag.capture, lambda f: f):
+            f, w, x = step_of(lambda x, w: x @ w * (w.data * 2.0)[0])
+            step = wrap(f)
+            for i in range(calls):
+                step(x + np.float32(i))
+            optimizer = optim.SGD([w], lr=0.1)
+            for i in range(4):
+                optimizer.zero_grad()
+                step(x + np.float32(i))
+                optimizer.step()
+            found.append(optimizer.arena.sha256())
+        assert found[0] == found[1]
+
+
 def test_a_ninth_shape_is_computed_by_the_function_itself():
     f, w, _ = step_of(lambda x, w: x @ w)
     step = ag.capture(f)
