@@ -11,7 +11,7 @@ import numpy as np
 
 from autograd.anomaly import detect_anomaly
 from autograd.graph import Leaf
-from autograd.kernels import aligned_zeros
+from autograd.kernels import ALIGNMENT, aligned_zeros
 from autograd.observe import replaced
 from autograd.recorder import (
     ACCUMULATE,
@@ -136,25 +136,28 @@ def _bound(step):
 
 def plan(recorder, result):
     """A function that moves arrays to where they lie in replays: memory is used again once its array is not needed."""
-    touched = [{id(root(x)) for x in arrays_of(step)} for step in [*recorder.steps, result]]
-    last = {key: i for i, found in enumerate(touched) for key in found & recorder.made.keys()}
-    chunks, free = {}, []
-    for i, found in enumerate(touched):
-        for key in found & last.keys() - chunks.keys():
-            size = max(recorder.made[key].nbytes, 1)
-            fitting = [
-                c for c in reversed(free) if size <= len(c) <= 2 * size + 256
-            ]  # the last one freed is in the cache
-            chunks[key] = chunk = min(fitting, key=len) if fitting else aligned_zeros(size, np.empty(0, np.uint8))
-            free = [c for c in free if c is not chunk]
-        if i < len(recorder.steps):
-            free += [chunks[key] for key in found if last.get(key) == i]
+    first, last = {}, {}
+    for i, step in enumerate([*recorder.steps, result]):
+        for key in {id(root(x)) for x in arrays_of(step)} & recorder.made.keys():
+            first.setdefault(key, i)
+            last[key] = i
+    places: dict = {}  # the lowest ones, the largest arrays first (Pisarchyk and Lee 2020)
+    sizes = {key: -(-max(recorder.made[key].nbytes, 1) // ALIGNMENT) * ALIGNMENT for key in first}
+    for key in sorted(first, key=lambda key: (-sizes[key], first[key])):
+        place = 0
+        others = [other for other in places if first[other] <= last[key] and first[key] <= last[other]]
+        for start, other in sorted((places[other], other) for other in others):
+            if place + sizes[key] <= start:
+                break
+            place = max(place, start + sizes[other])
+        places[key] = place
+    memory = aligned_zeros(max((places[key] + sizes[key] for key in places), default=0), np.empty(0, np.uint8))
 
     def move(x):
-        if (key := id(root(x))) not in chunks:
+        if (key := id(root(x))) not in places:
             return plain(x)
-        offset = _address(x) - _address(recorder.made[key])
-        return np.ndarray(x.shape, x.dtype, chunks[key], offset, x.strides)
+        offset = places[key] + _address(x) - _address(recorder.made[key])
+        return np.ndarray(x.shape, x.dtype, memory, offset, x.strides)
 
     return move
 
