@@ -19,6 +19,7 @@ from autograd.arithmetic import (
     sin, sqrt, square, sub, tanh, where,
 )  # fmt: skip
 from autograd.attention import scaled_dot_product_attention
+from autograd.capture import capture
 from autograd.check import gradcheck
 from autograd.convolution import conv1d, conv2d, conv_transpose2d
 from autograd.core import (

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from autograd.core import innermost as raw, methods, primitive
-from autograd.kernels import astype, erf, logistic, pieces, top_of, total, xp
+from autograd.kernels import ARRAYS, astype, erf, logistic, pieces, top_of, total, xp
 
 SQRT_HALF = math.sqrt(0.5)
 SQRT_2_OVER_PI = math.sqrt(2.0 / math.pi)
@@ -52,7 +52,7 @@ def gelu(a, approximate="none"):
 
 @primitive
 def _gelu(a):
-    if type(a) is np.ndarray and a.dtype == np.float32:
+    if type(a) in ARRAYS and a.dtype == np.float32:
         y, slope = _gelu_in_single(a)
         return y, lambda g: g * slope
     p = 0.5 * (erf(a * SQRT_HALF) + 1.0)
@@ -66,7 +66,7 @@ def _gelu_in_single(a):
     found 1, 2, 3 ... for the a and 0 for the b. These were fitted to need four terms only: the relative error is below
     6e-8 (1 + 2 x^2), hardly more than what exp makes of the rounding of x^2 / 2.
     """
-    y, slope = np.empty(a.shape, a.dtype), np.empty(a.shape, a.dtype)
+    y, slope = np.empty(a.shape, a.dtype, like=a), np.empty(a.shape, a.dtype, like=a)
     with np.errstate(over="ignore"):  # of the square of what is beyond 1e19
         for x, value, derivative in pieces(a, y, slope):
             t = np.abs(x)

@@ -15,6 +15,7 @@ import math
 import numpy as np
 
 from autograd.core import Tensor, primitive, shape_of
+from autograd.kernels import ARRAYS
 from autograd.shapes import unsqueeze
 from autograd.windows import BACK, Pair, Windows, in_order, pair, windows_over
 
@@ -133,7 +134,7 @@ def _by_weight(g, x, windows, groups):
 
 
 def _by_bias(g):
-    return np.einsum("hown->o", in_order(g)) if type(g) is np.ndarray else g.sum(axis=(0, 2, 3))
+    return np.einsum("hown->o", in_order(g)) if type(g) in ARRAYS else g.sum(axis=(0, 2, 3))
 
 
 def _matrix(w, groups):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autograd.graph import Leaf, Node, backward
-from autograd.kernels import OPERANDS, as_like, as_operand, beside, is_torch, kind, to_device, to_numpy, xp
+from autograd.kernels import OPERANDS, as_like, as_operand, beside, is_torch, kind, template, to_device, to_numpy, xp
 
 
 class Tensor:
@@ -219,7 +219,9 @@ def tensor(data, requires_grad=False, dtype=None, name="tensor", device=None):
         dtype = _default_dtype if np.asarray(data).dtype == np.float64 else None
     if device is not None:
         data = to_device(np.array(data, dtype=dtype) if not hasattr(data, "dtype") else data, device)
-    array = xp[type(data)].array(data, dtype=dtype) if is_torch(data) else np.array(data, dtype=dtype)
+    array = (
+        xp[type(data)].array(data, dtype=dtype) if is_torch(data) else np.array(data, dtype=dtype, like=template(data))
+    )
     if kind(array.dtype) not in "biufc":
         held = "numbers, in arrays, torch tensors, numbers and lists of one length"
         raise TypeError(f"tensor: holds {held}, not {data!r:.60}")

@@ -6,7 +6,7 @@ import numpy as np
 
 from autograd.arithmetic import where
 from autograd.core import Tensor, innermost as raw, methods, primitive, shape_of
-from autograd.kernels import Scattered, axis_of, integers, kind, xp
+from autograd.kernels import ARRAYS, Scattered, axis_of, integers, kind, template, whole, xp
 from autograd.transforms import linear_map
 
 
@@ -27,7 +27,7 @@ def _getitem(a, *, index):
     shape = a.shape
 
     def vjp(g):
-        if type(g) is np.ndarray and not _may_repeat(index):
+        if type(g) in ARRAYS and not _may_repeat(index):
             return Scattered(g, index, shape)
         return linear_map(_scatter, _pick, g, index, shape)
 
@@ -42,7 +42,7 @@ def _scatter(g, index, shape):
     """Zeros of this shape with g added at the index: the transpose of a[index]."""
     if xp[type(g)] is not np:
         return xp[type(g)].scatter(g, index, shape)
-    out = np.zeros(shape, g.dtype)
+    out = np.zeros(shape, g.dtype, like=template(g))
     if _may_repeat(index):
         np.add.at(out, index, g)
     else:
@@ -114,7 +114,7 @@ def masked_fill(a, mask, value):
 def embedding(indices, weight, padding_idx=None):
     """Rows of the table weight (V, D) for integers of any shape (...): (..., D). Row padding_idx gets no gradient."""
     indices = integers(raw(indices), raw(weight))
-    if kind(indices.dtype) not in "iu" or (type(indices) is np.ndarray and indices.min(initial=0) < 0):
+    if kind(indices.dtype) not in "iu" or (type(indices) in ARRAYS and indices.min(initial=0) < 0):
         got = f"{indices.dtype} indices from {indices.min()} on"
         raise ValueError(f"embedding: rows of a table {weight.shape} are numbered from 0, got {got}")
     if weight.ndim != 2 or (padding_idx is not None and not -weight.shape[0] <= padding_idx < weight.shape[0]):
@@ -134,9 +134,10 @@ def _embedding(w, *, indices, padding):
     return _embedding(w, indices=indices, padding=padding) if type(w) is Tensor else w[indices], vjp
 
 
+@whole
 def _add_rows(rows, indices, shape):
     """Zeros with each row added at its index: rows of one index are summed together, in order."""
-    if type(rows) is not np.ndarray:
+    if type(rows) not in ARRAYS:
         return xp[type(rows)].scatter(rows, indices, shape)
     out = np.zeros(shape, rows.dtype)
     if len(indices):

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 
-OPERANDS = {float, int, bool, complex, np.ndarray}  # what may meet a tensor as it is
+ARRAYS = {np.ndarray}  # the types of NumPy arrays; `autograd.recorder` adds its own
+OPERANDS = {float, int, bool, complex, *ARRAYS}  # what may meet a tensor as it is
 COMPUTES_ON = "autograd computes on NumPy arrays, torch tensors, numbers and Tensors, not on"
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 PIECE = 32_768  # elements: a few arrays of this length share a core's own cache, and a call is worth its overhead
@@ -63,7 +64,7 @@ def to_device(a, device):
 
 def to_numpy(a):
     """An array of either library as a NumPy array: itself, a view of the same memory, or a copy from a device."""
-    return np.asarray(a) if not is_torch(a) else xp[type(a)].to_numpy(a)
+    return a if type(a) in ARRAYS else np.asarray(a) if not is_torch(a) else xp[type(a)].to_numpy(a)
 
 
 def namespace(*operands):
@@ -79,29 +80,47 @@ def beside(a, like):
     """Numbers, lists or an array of either library, as an array where `like` lives."""
     if not isinstance(like, (np.ndarray, np.generic)):
         return xp[type(like)].asarray(a, like=like)
-    return a if type(a) is np.ndarray else to_numpy(a)
+    return to_numpy(a)
 
 
 def integers(a, like):
     """Indices or labels where `like` lives; those of torch in the one dtype that all its kernels take."""
-    if type(a) is type(like) is np.ndarray:
+    if type(a) in ARRAYS and type(like) in ARRAYS:
         return a
     a = beside(a, like)
-    return a if type(a) is np.ndarray or kind(a.dtype) not in "iu" else a.long()
+    return a if type(a) in ARRAYS or kind(a.dtype) not in "iu" else a.long()
 
 
 def as_like(a, like):
     """Numbers or an array as an array where `like` lives and of its dtype."""
     if isinstance(like, (np.ndarray, np.generic)):
-        return np.asarray(to_numpy(a), like.dtype)
+        return np.asarray(a := to_numpy(a), like.dtype, like=template(a))
     return xp[type(like)].asarray(a, like.dtype, like)
 
 
 def full(shape, value, like, dtype=None):
     """An array of this shape filled with a number, of the dtype of `like` if no other is given."""
     if isinstance(like, (np.ndarray, np.generic)):
-        return np.full(shape, value, dtype or like.dtype) if value else np.zeros(shape, dtype or like.dtype)
+        dtype, like = dtype or like.dtype, template(like)
+        return np.full(shape, value, dtype, like=like) if value else np.zeros(shape, dtype, like=like)
     return like.new_full(shape, value, dtype=xp[type(like)].dtype_of(dtype or like.dtype))
+
+
+def template(a) -> Any:
+    """What NumPy's functions take as `like`: an array that may record what is made beside it (`autograd.recorder`)."""
+    return a if type(a) in ARRAYS else None
+
+
+def whole(function):
+    """A function whose steps depend on values: `autograd.recorder` takes it as one step."""
+
+    def called(a, *args):
+        if isinstance(a, np.ndarray) and type(a) is not np.ndarray:
+            return a.__array_function__(called, (type(a),), (a, *args), {})
+        return function(a, *args)
+
+    called.__name__ = function.__name__
+    return called
 
 
 def astype(a, dtype):
@@ -144,12 +163,12 @@ def ones(length, dtype):
 
 def sum_rows(g):
     """Sum a matrix over its rows."""
-    return ones(len(g), g.dtype).dot(g) if type(g) is np.ndarray else g.sum(axis=0)
+    return np.dot(ones(len(g), g.dtype), g) if type(g) in ARRAYS else g.sum(axis=0)
 
 
 def total(a, axis):
     """Sum along an axis, kept with length 1; along the last one the BLAS does it, as in `sum_rows`."""
-    if type(a) is np.ndarray and axis in (-1, a.ndim - 1):
+    if type(a) in ARRAYS and axis in (-1, a.ndim - 1):
         return (a @ ones(a.shape[-1], a.dtype))[..., None]
     return a.sum(axis=axis, keepdims=True)
 
@@ -166,7 +185,7 @@ def logistic(a):
     with np.errstate(over="ignore"):
         y = np.exp(-a)
     y += 1.0
-    return np.divide(1.0, y, out=y) if type(y) is np.ndarray else 1.0 / y
+    return np.divide(1.0, y, out=y) if type(y) in ARRAYS else 1.0 / y
 
 
 def erf(a):
@@ -201,7 +220,7 @@ def axes_of(axes, ndim, name):
 
 def aligned_zeros(length, like):
     """A flat array of zeros of the dtype of `like` that starts on a multiple of `ALIGNMENT` bytes."""
-    if type(like) is not np.ndarray:
+    if type(like) not in ARRAYS:
         return like.new_zeros(length)  # torch aligns all its memory
     dtype = like.dtype
     memory = np.zeros(length * dtype.itemsize + ALIGNMENT, np.uint8)
@@ -247,7 +266,7 @@ class Scattered:
 
     def value(self):
         if self.total is None:
-            self.total = np.zeros(self.shape, self.dtype)
+            self.total = np.zeros(self.shape, self.dtype, like=template(self.g))
             self.total[self.index] = self.g
         return self.total
 

@@ -9,7 +9,20 @@ from autograd.activations import log_softmax, softplus
 from autograd.arithmetic import abs, clamp, exp, log, sub, where
 from autograd.core import Tensor, exemplar, innermost as raw, primitive, shape_of
 from autograd.indexing import take_along_dim
-from autograd.kernels import as_operand, astype, beside, full, integers, kind, logistic, namespace, ones, xp
+from autograd.kernels import (
+    ARRAYS,
+    as_operand,
+    astype,
+    beside,
+    full,
+    integers,
+    kind,
+    logistic,
+    namespace,
+    ones,
+    to_numpy,
+    xp,
+)  # fmt: skip
 from autograd.reductions import logsumexp
 from autograd.shapes import squeeze
 from autograd.transforms import unfused
@@ -116,13 +129,13 @@ def cross_entropy(logits, target, reduction="mean", weight=None, ignore_index=-1
     _labels_fit("cross_entropy", shape, t)
     if weight is not None or label_smoothing or ignore_index >= 0:
         return _smoothed(z, t, reduction, weight, ignore_index, label_smoothing)
-    if type(t) is np.ndarray or t.device.type == "cpu":  # another device checks them when it gets there: do not wait
-        numbers, classes = np.asarray(t, np.int64), shape[1 if len(shape) > 1 else 0]
+    if type(t) in ARRAYS or t.device.type == "cpu":  # another device checks them when it gets there: do not wait
+        numbers, classes = astype(to_numpy(t), np.int64), shape[1 if len(shape) > 1 else 0]
         if np.maximum.reduce(numbers.view(np.uint64), axis=None, initial=0) >= classes:  # or negative
             if np.minimum.reduce(numbers, axis=None) == ignore_index:
                 return _smoothed(z, t, reduction, weight, ignore_index, label_smoothing)
             raise _not_a_class("cross_entropy", t.reshape(-1), classes)
-        t = numbers if type(t) is np.ndarray else t
+        t = numbers if type(t) in ARRAYS else t
     if len(shape) == 2:
         return _softmax_cross_entropy(z, labels=t, reduction=reduction)
     z = z.reshape(1, -1) if len(shape) == 1 else z.permute(0, *range(2, len(shape)), 1).reshape(-1, shape[1])

@@ -41,6 +41,9 @@ def array(a, dtype=None):
     return a.detach().clone() if dtype is None else a.detach().to(dtype_of(dtype), copy=True)
 
 
+copy = array
+
+
 def to_numpy(a):
     """The values in a NumPy array; bfloat16, which NumPy lacks, as float32."""
     a = a.detach().cpu()

@@ -112,7 +112,7 @@ def _largest(x, windows):
     """The largest value in each window, and which of its places has it first."""
     x = windows.pad(x, -np.inf)
     n, (first, *others) = xp[type(x)], windows.taps
-    y = n.array(x[first])
+    y = n.copy(x[first])
     places = y > y  # zeros, in the memory order of y
     for k, tap in enumerate(others, 1):
         places = n.maximum(places, (x[tap] > y) * (np.uint8 if len(others) < 256 else np.int32)(k))

@@ -7,7 +7,7 @@ import numpy as np
 
 from autograd.core import Tensor, primitive, shape_of
 from autograd.indexing import getitem
-from autograd.kernels import OuterProduct, as_operand, namespace, sum_rows, xp
+from autograd.kernels import ARRAYS, OuterProduct, as_operand, namespace, sum_rows, xp
 
 
 @primitive
@@ -38,7 +38,7 @@ def linear(x, weight, bias=None):
 
 def _product(x, w):
     """x @ w: of arrays (..., n) and (n, m) one product over all rows, instead of a stack of products."""
-    if not (type(x) is type(w) is np.ndarray and w.ndim == 2 <= x.ndim):
+    if not (type(x) in ARRAYS and type(w) in ARRAYS and w.ndim == 2 <= x.ndim):
         return x @ w
     return x.dot(w) if x.ndim == 2 else (_rows(x) @ w).reshape(*x.shape[:-1], w.shape[1])
 

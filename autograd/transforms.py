@@ -23,7 +23,7 @@ class _Input(Leaf):
         return None
 
     def accumulate(self, g):
-        self.total = g if type(g) is Tensor else xp[type(g)].array(g)[()]  # a NumPy scalar for ()
+        self.total = g if type(g) is Tensor else xp[type(g)].copy(g)[()]  # a NumPy scalar for ()
         self.fresh = False
 
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from autograd.kernels import full
+from autograd.kernels import ARRAYS, full
 
 Pair = int | tuple
 ORDER, BACK = (2, 1, 3, 0), (3, 1, 0, 2)  # from the axes (N, C, H, W) to those of the memory, and back
@@ -100,7 +100,7 @@ class Windows:
         """A padded image of this value, with the leading axes of the images or outputs `like`, and maybe other rows."""
         height, width = (n + sum(p) for n, p in zip(self.size, self.padding))
         shape = (*like.shape[:-2], height if rows is None else rows, width)
-        if len(shape) != 4 or type(like) is not np.ndarray:
+        if len(shape) != 4 or type(like) not in ARRAYS:
             return full(shape, value, like)
         return full([shape[i] for i in ORDER], value, like).transpose(BACK)
 
@@ -111,7 +111,7 @@ class Windows:
         the other, are such a matrix, which overlaps with the next one.
         """
         (n, c), (h, w), (oh, ow) = x.shape[:2], self.size, self.outputs
-        patches, shifts = self._shifts(n, c, groups, x.dtype)
+        patches, shifts = self._shifts(n, c, groups, x.dtype, x)
         image = in_order(x).reshape(h, groups, c // groups, w, n).swapaxes(0, 1)
         for k, (here, there) in enumerate(self.moves):
             shifts[:, :, :, k, here] = image[:, : self.rows, :, there]
@@ -124,26 +124,26 @@ class Windows:
         """
         (groups, length, _), (h, w) = matrix.shape, self.size
         n, c = rows.shape[-1] // self.outputs[1], length // math.prod(self.kernel)
-        patches, shifts = self._shifts(n, c * groups, groups, np.result_type(matrix, rows))
+        patches, shifts = self._shifts(n, c * groups, groups, np.result_type(matrix, rows), rows)
         for patch, row in zip(patches, rows):
             patch += (matrix @ row).reshape(patch.shape)
-        out = np.zeros((h, groups, c, w, n), shifts.dtype)
+        out = np.zeros((h, groups, c, w, n), shifts.dtype, like=shifts)
         image = out.swapaxes(0, 1)
         for k, (here, there) in enumerate(self.moves):
             image[:, : self.rows, :, there] += shifts[:, :, :, k, here]
         return out.reshape(h, groups * c, w, n).transpose(BACK)
 
-    def _shifts(self, n, c, groups, dtype):
+    def _shifts(self, n, c, groups, dtype, like):
         """Zeros for KW shifts of padded images: as patches (OH, G, KH, C/G, KW, OW, N), and their rows of the images.
 
         Patches lie in the same memory (G, H, C/G, KW, OW, N) as often as they overlap.
         """
         (kh, kw), (oh, ow), (sh, _), (dh, _) = self.kernel, self.outputs, self.stride, self.dilation
-        zeros = np.zeros((groups, (oh - 1) * sh + (kh - 1) * dh + 1, c // groups, kw, ow, n), dtype)
+        zeros = np.zeros((groups, (oh - 1) * sh + (kh - 1) * dh + 1, c // groups, kw, ow, n), dtype, like=like)
         group, row, *rest = zeros.strides
         shape, strides = (oh, groups, kh, *zeros.shape[2:]), (row * sh, group, row * dh, *rest)
         top = self.before[0]
-        return np.ndarray(shape, dtype, zeros, 0, strides), zeros[:, top : top + self.rows]
+        return type(zeros)(shape, dtype, zeros, 0, strides), zeros[:, top : top + self.rows]
 
 
 def _move(start, stride, length, outputs):
@@ -156,7 +156,7 @@ def _move(start, stride, length, outputs):
 
 def in_order(x):
     """Images (N, C, H, W) as an array (H, C, W, N), copied if they do not lie so in memory."""
-    return np.ascontiguousarray(x.transpose(ORDER))
+    return x.transpose(ORDER).astype(x.dtype, order="C", copy=False)
 
 
 def pair(value):

@@ -10,8 +10,9 @@ import numpy as np
 
 from autograd import random
 from autograd.arena import arena_of
+from autograd.capture import capture as captured
 from autograd.core import innermost
-from autograd.kernels import full, to_numpy
+from autograd.kernels import full, is_torch, to_numpy
 from autograd.normalization import NoVarianceError
 from ddp.communicator import Communicator
 from ddp.compression import Compression
@@ -26,6 +27,7 @@ from ddp.timeline import Timeline
 from ddp.watchdog import here
 
 BATCH_NORMS = ("shard", "sync")
+CAPTURED = 8  # functions, each for shards of one weight, that are kept
 LOSS, WEIGHTED = 0, 1  # what rides behind the gradients: the sum of losses, and from there on what `NoiseScale` needs
 
 
@@ -48,12 +50,14 @@ class DistributedDataParallel:
     overlap, bucket         when gradients are exchanged, see `Overlap`, and how many bytes a bucket has at least (an
                             eighth of all if None, from 256 kB to 25 MB); the same bits whatever they are
     timeline                a `Timeline` that is to record some steps, or None
+    capture                 replay forward and backward of shards of one shape and weight, see `autograd.capture`: then
+                            `backward` takes the same loss every time
     """
 
     def __init__(
         self, model, comm: Communicator | None = None, shards=None, reduce="canonical", noise=None, scale=None,
         wire="float32", compress=None, sync_every: int | None = None, sync_after=0, batch_norm="shard",
-        overlap="auto", bucket: int | None = None, timeline: Timeline | None = None,
+        overlap="auto", bucket: int | None = None, timeline: Timeline | None = None, capture=False,
     ):  # fmt: skip
         self.model, self.comm = model, comm or Communicator()
         self.shards = self.comm.size if shards is None else shards
@@ -64,7 +68,9 @@ class DistributedDataParallel:
         self.noise, self.scale = noise, scale
         self.suspect: int | None = None  # this rank's first shard of the batch whose loss or gradient is not finite
         self.adasum = reduce == "adasum"
-        self._refuse(reduce, wire, compress, sync_every, sync_after, batch_norm)
+        self.capture = capture
+        self.captured: dict = {}
+        self._refuse(reduce, wire, compress, sync_every, sync_after, batch_norm, timeline)
         if noise is not None:
             noise.attach(self.arena)
         self.local = None
@@ -97,7 +103,7 @@ class DistributedDataParallel:
                 self.comm.broadcast(values.view(np.uint8))  # bytes: a buffer may have any dtype
                 buffer.assign(values.reshape(buffer.shape))
 
-    def _refuse(self, reduce, wire, compress, sync_every, sync_after, batch_norm):
+    def _refuse(self, reduce, wire, compress, sync_every, sync_after, batch_norm, timeline):
         """Stop where two of the ways contradict each other."""
         if batch_norm not in BATCH_NORMS:
             raise ConfigurationError(f"batch_norm is {' or '.join(BATCH_NORMS)}, got {batch_norm!r}")
@@ -110,6 +116,16 @@ class DistributedDataParallel:
             raise ConfigurationError(
                 f"--batch-norm sync makes each shard's gradient depend on all others, and {other} takes each by "
                 f"itself: leave one out"
+            )
+        moving = {
+            "--batch-norm sync": batch_norm == "sync", "a model with running statistics": self.statistics.tensors,
+            "--arrays torch": is_torch(self.arena.data), "--trace": timeline is not None and timeline.path is not None,
+        }  # fmt: skip
+        if self.capture and any(moving.values()):
+            other = next(way for way, given in moving.items() if given)
+            raise ConfigurationError(
+                f"--capture replays forward and backward as one list of NumPy's functions, which {other} does not "
+                f"allow: leave one out"
             )
         if sync_every is None and sync_after:
             raise ConfigurationError(f"--sync-after {sync_after} has no effect without --sync-every")
@@ -298,6 +314,10 @@ class DistributedDataParallel:
         Returns the mean loss of the shard's samples.
         """
         samples, span = len(shard), self.timeline.span
+        scale = 1.0 if self.scale is None else self.scale.value
+        if self.capture:
+            with random.keyed(batch.seed, "forward", batch.step, shard.index), watching:
+                return _mean(self._replayed(loss, samples, scale, count)(*shard.arrays), samples)
         with random.keyed(batch.seed, "forward", batch.step, shard.index), span("forward", shard=shard.index):
             try:
                 value = loss(*shard.arrays)
@@ -307,19 +327,39 @@ class DistributedDataParallel:
                     f"{error} in a shard with {samples} of a batch of {counted(batch.size, 'sample')}: give {fewer}a "
                     f"larger global batch, or --boundary carry if it is the short last batch of an epoch"
                 ) from None
-        scale = 1.0 if self.scale is None else self.scale.value
-        if value.shape == ():
-            with watching, span("backward", shard=shard.index):
-                value.backward(scale * samples / count)
-            return value.item()
-        if value.shape != (samples,):
-            raise ValueError(
-                f"the loss of a shard of {counted(samples, 'sample')} must be a scalar (their mean) or of shape "
-                f"({samples},), got shape {value.shape}"
-            )
         with watching, span("backward", shard=shard.index):
-            value.backward(full((samples,), scale / count, innermost(value)))
-        return math.fsum(value.tolist()) / samples
+            _backward(value, samples, scale, count)
+        return _mean(value, samples)
+
+    def _replayed(self, loss, samples, scale, count):
+        """Forward and backward of shards of so many samples as one captured function of their arrays."""
+        key = loss, samples, scale, count
+
+        def forward_backward(*arrays):
+            value = loss(*arrays)
+            _backward(value, samples, scale, count)
+            return value
+
+        if key not in self.captured:
+            if len(self.captured) == CAPTURED:
+                self.captured.clear()
+            self.captured[key] = captured(forward_backward)
+        return self.captured[key]
+
+
+def _backward(value, samples, scale, count):
+    """Backward from the losses of a shard's samples, or from their mean: times `scale`, divided by `count`."""
+    if value.shape not in ((), (samples,)):
+        raise ValueError(
+            f"the loss of a shard of {counted(samples, 'sample')} must be a scalar (their mean) or of shape "
+            f"({samples},), got shape {value.shape}"
+        )
+    like = innermost(value)
+    value.backward(scale * samples / count if value.shape == () else full((samples,), scale / count, like))
+
+
+def _mean(value, samples):
+    return value.item() if value.shape == () else math.fsum(value.tolist()) / samples
 
 
 def _describe(parameter):

@@ -63,7 +63,7 @@ def train(asked: dict) -> dict:
     parallel = ddp.DistributedDataParallel(
         model, comm, shards, config["reduce"], noise, scale, config["wire"], config["compress"], config["sync_every"],
         config["sync_after"], config["batch_norm"], config["overlap"], config["bucket_size"],
-        _timeline(config),
+        _timeline(config), config["capture"],
     )  # fmt: skip
     if config["dtype"] in HALVES:
         model.compute_in(config["dtype"])

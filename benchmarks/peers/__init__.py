@@ -25,7 +25,7 @@ class Peer(NamedTuple):
 
 
 PEERS = {
-    "allgrad": Peer("allgrad", starter="mpirun"),
+    "allgrad": Peer("allgrad", ("", "capture"), "mpirun"),
     "allgrad-native": Peer("allgrad", starter="mpirun", fewest=2),
     "allgrad-torch": Peer("allgrad", starter="mpirun"),
     "numpy": Peer("numpy", starter="mpirun"),

@@ -1,6 +1,7 @@
 """This project, by the loop of its README, on NumPy arrays or, as allgrad-torch, on torch tensors.
 
-allgrad-native adds gradients up by the library's all-reduce instead of the exact sum.
+allgrad-native adds gradients up by the library's all-reduce instead of the exact sum. The setting capture replays
+forward and backward.
 """
 
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import numpy as np
 import autograd as ag
 import ddp
 from autograd import nn, optim
+from benchmarks.peers import Unavailable
 from ddp.data import Batch, Shard
 from launch.models.sequences import Transformer
 
@@ -22,7 +24,12 @@ def make(workload, settings):
         parameter.assign(weights[name])
     place = ddp.Placement("cpu" if "torch" in settings else "numpy")
     model.to(device=place.device)
-    parallel = ddp.DistributedDataParallel(model, comm, reduce="native" if "native" in settings else "canonical")
+    if "capture" in settings and any(module.running_statistics for module in model.modules()):
+        raise Unavailable("running statistics cannot be captured")
+    parallel = ddp.DistributedDataParallel(
+        model, comm, reduce="native" if "native" in settings else "canonical",
+        capture="capture" in settings,
+    )  # fmt: skip
     if workload.optimizer == "sgd":
         optimizer = optim.SGD(parallel, lr=workload.lr, momentum=0.9)
     else:

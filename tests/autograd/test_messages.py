@@ -38,6 +38,23 @@ def apart():
     return ag.Arena({"a": nn.Parameter([1.0]), "b": nn.Parameter(torch.ones(1))})
 
 
+def changing():
+    w, scale = tensor(2), [1.0]
+
+    def f(x):
+        scale[0] += 1.0
+        (w * x * scale[0]).sum().backward()
+
+    step = ag.capture(f)
+    step(np.ones(2))
+    step(np.ones(2))
+
+
+def anomalous():
+    with ag.detect_anomaly():
+        ag.capture(lambda x: None)(np.ones(2))
+
+
 def moved():
     p = nn.Parameter([1.0], name="p")
     arena = ag.Arena({"p": p})
@@ -431,6 +448,12 @@ TABLE = [
     (V, "Plateau: patience, threshold and cooldown are at least 0, got -1, 0.0001 and 0",
      lambda: schedule.Plateau(0.1, patience=-1)),
     (V, "inverse: half must be above 0, got nan", lambda: schedule.inverse(0.1, np.nan)),
+    (TypeError, "capture: takes NumPy arrays, got list, Tensor", lambda: ag.capture(len)([1.0], tensor(2))),
+    (R, "cannot be captured: dropout draws random numbers",
+     lambda: ag.capture(lambda x: ag.dropout(x * tensor(2)))(np.ones(2))),
+    (R, "cannot be captured: a replay gives other bits than the function itself, which depends on more than arguments "
+     "and parameters", changing),
+    (R, "capture: detect_anomaly finds no operations in a replay: call the function itself", anomalous),
     (V, "warmup: steps must be above 0, got -2", lambda: schedule.warmup(0.1, -2)),
     (V, "join: 2 schedules need 1 rising boundaries, got [1, 2]",
      lambda: schedule.join([schedule.constant(1.0)] * 2, [1, 2])),

@@ -384,7 +384,7 @@ def test_the_table_covers_every_exported_operation():
     others = {
         "Tensor", "Arena", "tensor", "default_dtype", "get_default_dtype", "no_grad", "enable_grad", "manual_seed",
         "gradcheck", "draw_graph", "to_dot", "summary", "count_operations", "detect_anomaly", "vjp", "grad", "jvp",
-        "hvp", "jacobian", "hessian", "primitive", "shared",
+        "hvp", "jacobian", "hessian", "primitive", "shared", "capture",
     }  # fmt: skip
     exported = {name for name, x in vars(ag).items() if callable(x) and not name.startswith("_")}
     assert exported - others == used - {"array"}

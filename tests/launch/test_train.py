@@ -91,6 +91,14 @@ def test_a_trace_of_all_ranks_is_written_and_told_and_is_no_part_of_what_goes_on
     assert done.status == 0 and "traced" not in done.out and not (tmp_path / "out" / "trace.json").exists()
 
 
+def test_captured_steps_give_the_same_weights(train, start, tmp_path):
+    flags = f"{SMALL} --global-batch 50 --shards 3 --momentum 0.9 --steps 12"
+    captured = train(f"{flags} --capture", out=tmp_path / "out")
+    assert captured["config"]["capture"] is True and captured["weights_sha256"] == train(flags)["weights_sha256"]
+    done = start(f"train {flags} --dropout 0.3 --capture", tmp_path)
+    assert done.status != 0 and "cannot be captured: dropout draws random numbers" in done.err
+
+
 # --- ways to exchange --------------------------------------------------------------------------------------------
 
 WAYS = {"--wire bfloat16": "mpirun", "--compress powersgd:2": "torchrun"}  # and who starts the last part of the run
