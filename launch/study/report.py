@@ -176,7 +176,7 @@ def _markdown(results, title, drawn):
     def cell(text):
         return str(text).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
 
-    lines = [f"# {title}", "", *(f"**{result.advice}**\n" for result in results if result.advice)]
+    lines = [f"# {title}", "", *(f"**{line}**\n" for result in results for line in result.advice.splitlines())]
     lines += [f"- {result.name}: {result.headline}" for result in results]
     lines += ["", f"{_counts(check for _, check in _all_checks(results))}. {LEGEND}", ""]
     lines += ["| verdict | experiment | check | measured | accepted | |", "|---|---|---|---|---|---|"]
@@ -193,7 +193,7 @@ def _markdown(results, title, drawn):
 
 def _page(results, out, provenance, title, drawn):
     pairs = _all_checks(results)
-    advice = "\n".join(f"<p>{_text(result.advice)}</p>" for result in results if result.advice)
+    advice = "\n".join(f"<p>{_text(line)}</p>" for result in results for line in result.advice.splitlines())
     answers = "\n".join(
         f'<li><a href="#{_id(result.name)}">{_text(result.name)}</a> {_worst(result)} {_text(result.headline)}</li>'
         for result in results

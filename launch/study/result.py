@@ -99,7 +99,7 @@ class Result:
     methods    data, model, optimizer, batch sizes, seeds, tuning, target, sampling: enough to do it again
     notes      what a reader must know to not be misled: failures, edges of grids, budgets, limits
     command    the command line that gives this result again
-    advice     what to do and why, in a sentence or two, for who reads nothing else: the report begins with it
+    advice     what to do and why, for who reads nothing else: the report begins with it, a paragraph a line
     """
 
     name: str
