@@ -263,8 +263,8 @@ def _advice(work, of, fits, fit_rows, common, seeds):
             "On the fitted curve S_min (1 + B_crit / B) a doubling far below B_crit halves the steps; from B_crit to "
             "twice it, it saves 25 % of the steps and costs 50 % more examples; every further one saves less for more."
         )
-    return "\n".join([*lines, "Not known from this: other data, models and targets; the seconds of a step; more ranks "
-                      "than were timed."])  # fmt: skip
+    unknown = "Not known from this: other data, models and targets, and more ranks than were timed."
+    return "\n".join([*lines, unknown])
 
 
 def _choices(row, cells, found):
@@ -279,12 +279,12 @@ def _choices(row, cells, found):
     else:
         cheap = f"cheapest up to B = {batches[-1]} or more (20 % more examples than the fewest, {least:,.0f}, at most)"
     perfect = _halving(batches, steps)
-    halved = f"up to {perfect} a doubling nearly halves the steps" if perfect > batches[0] else (
-        f"already from {batches[0]} on a doubling does not halve the steps"
+    halved = f"up to {perfect} a doubling divides the steps by 1.8 or more" if perfect > batches[0] else (
+        f"from {batches[0]} on a doubling divides the steps by less than 1.8"
     )  # fmt: skip
     if 0.0 < critical < math.inf:
         missed, n = _missed(cells, found)
-        doubt = f"; the curve misses {missed} of {n} points" if 10 * missed > n else ""
+        doubt = f"; the curve misses {missed} of {n} points" if 5 * missed > n else ""
         beyond = "" if batches[0] <= critical <= batches[-1] else ", an extrapolation"
         middle = (
             f"compromise B_crit = {critical:.0f} [{row['B_crit_lo']:.0f}, {row['B_crit_hi']:.0f}]{beyond} (on the "
@@ -376,7 +376,7 @@ def _notes(work, common, of, fits, n):
                 f"target resolves it better."
             )
         missed, of_all = _missed(cells, fits[name])
-        if 10 * missed > of_all:  # more than the 5 % that chance would, with room
+        if 5 * missed > of_all:  # far more than by chance
             notes.append(
                 f"{name}: the fitted curve misses {missed} of {of_all} points (it is outside their 95 % intervals): "
                 f"the interval of B_crit is that of the seeds, without misfit and rate grid."

@@ -144,7 +144,11 @@ def test_the_advice_gives_the_setting_the_choices_and_what_is_not_known():
     assert first.startswith("digits, mlp:128, to train_loss 0.5: batch sizes 4 to 512") and "3 report seeds" in first
     assert "B_crit = 128 [" in choices and "S_min = 10," in choices and "misses" not in choices
     assert "fastest tried B = 512 (12.5 steps, 4.8 times" in choices and "0.1 at B = 128" in choices
-    assert "up to 16 a doubling nearly halves" in choices and "25 %" in doubling and last.startswith("Not known")
+    assert (
+        "up to 16 a doubling divides the steps by 1.8" in choices
+        and "25 %" in doubling
+        and last.startswith("Not known")
+    )
     bent = {b: s * (1.3 if b in (8, 64) else 1.0) for b, s in curve.items()}
     cells = _cells({b: (0.99 * s, s, 1.01 * s) for b, s in bent.items()})
     result = summarize(Workload(), cells, common, (0,), (100, 101, 102), "quick")
