@@ -77,5 +77,7 @@ def test_one_page_for_all(verbs, tmp_path, monkeypatch, capsys):
     assert main(["study", "all", "--jobs", "1", "--out", "here"]) == 0
     page = (tmp_path / "here" / "report.html").read_text()
     assert page.index("<p>Do.</p>") < page.index("How?") and "not with texts" in page
+    assert "<h1>Batch size on digits, mlp:128</h1>" in page and "<dt>argv</dt>" not in page
+    assert "<dt>command</dt>" in page
     said = capsys.readouterr().out
     assert "2 experiments on digits, mlp:128: 1 checks PASS, 0 INCONCLUSIVE, 1 FAIL." in said and "So." in said
