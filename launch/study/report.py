@@ -38,7 +38,8 @@ MEANINGS = {
     "S": "steps to the target, geometric mean over seeds",
     "S_ideal": "steps if k times the batch took 1/k of the steps",
     "E": "examples to the target, B S",
-    "eff": "efficiency: fewest examples of all batch sizes over E",
+    "eff": "efficiency of this batch size: fewest examples of all batch sizes tried over E",
+    "epochs": "passes over the training samples to the target",
     "slope": "d ln S / d ln B from the batch size before; -1 is perfect scaling",
     "region": "perfect: slope below -0.9; flat: above -0.1; diminishing: between",
     "S_min": "steps to the target in the limit of a large batch",
@@ -147,7 +148,9 @@ def accepted(check: Check) -> str:
 def _undecided(check, before=""):
     if check.verdict != INCONCLUSIVE:
         return ""
-    had = f"undecided with {check.seeds} seeds" if check.seeds else "undecided, and of no known spread"
+    had = f"undecided with {check.seeds} {check.of}" if check.seeds else "undecided"
+    if not check.seeds and check.low < check.high:
+        had += "; its spread is known over blocks of one run only"
     return before + had + (f", about {needed:,} would decide" if (needed := check.seeds_needed) else "")
 
 
