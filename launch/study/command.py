@@ -90,7 +90,9 @@ def _experiment(verb, given):
     results = found if isinstance(found, list) else [found]
     for result in results:
         result.command = shlex.join(["allgrad", *sys.argv[1:]])
-    write(results, out, {**software(), **hardware(), "argv": None})
+    about = "Batch size" if verb in ("steps", "all") else f"Study {verb}"
+    ran = {"command": results[0].command, **software(), **hardware()}
+    write(results, out, {key: value for key, value in ran.items() if key != "argv"}, f"{about} on {work.name}")
     for result in results:
         show(result, out)
     return 0

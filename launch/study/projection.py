@@ -22,6 +22,13 @@ CAPTION = (
     "where statistical means compute that a larger batch spends on steps that hardly get fewer (B* above B_crit); "
     "extrapolation: W / ranks timed."
 )
+MEANINGS = {
+    "algo": "algorithm of the all-reduce", "b*": "batch size of a rank (examples): B* / W",
+    "steps": "steps to the target with B*", "t_compute": "compute of a step on a typical rank (s)",
+    "t_straggle": "waiting for the slowest rank (s)", "t_latency": "all-reduce of no bytes (s)",
+    "t_bandwidth": "what the bytes add to it (s)", "t_step": "step with B* (s)", "T_target": "time to the target (s)",
+    "speedup": "T_target of one rank over that of W", "eff": "efficiency of the ranks: speedup / W",
+}  # fmt: skip
 BUCKETS = 1, 2, 4, 8, 16  # into how many the gradients may be cut where exchange overlaps with backward
 WATERMARK = "model, not measurement"
 
@@ -103,13 +110,19 @@ def overlap(model: Model, W: int, B: int, recording, buckets: int):
     return replay.replay(course, all_reduce, most, slowdown=model.compute.straggling(W))
 
 
-def headline(model: Model, rows) -> str:
-    best = min(rows, key=lambda row: row["T_target"])
-    where = f"{model.net.name} (A = {model.net.A * 1e6:.3g} us, B = {model.net.B * 1e9:.3g} ns/byte)"
+def headline(model: Model, rows, source: str) -> str:
+    """Where the target is reached soonest; source: of the steps to it, "given" or "study steps, sgd"."""
+    best, net = min(rows, key=lambda row: row["T_target"]), model.net
+    where = "the network measured here" if net.name == "measured" else net.name
+    on = f"W = {best['W']:,} ranks" if best["W"] > 1 else "one rank"
+    sooner = f"{two_digits(best['speedup'])} times sooner than on one rank with its best batch "
+    sooner += f"({best['eff']:.0%} efficiency, {best['bound']} bound)"
     said = (
-        f"On {where} the target is reached soonest with W = {best['W']:,} and B = {best['B*']:,}: "
-        f"{seconds(best['T_target'])}, {best['speedup']:.1f}x sooner than on one rank with its best batch "
-        f"({best['eff']:.0%} efficiency, {best['bound']} bound)"
+        f"Modelled, not measured, from the steps to target of {source.removeprefix('study steps, ')}: on {where} "
+        f"(alpha = {two_digits(net.A * 1e6)} us a message, beta = {two_digits(net.B * 1e9)} ns/byte) the target is "
+        f"reached soonest with {on} and batch size B = {best['B*']:,}: {seconds(best['T_target'])}"
+        + f", {sooner}"
+        * (best["W"] > 1)
     )
     last = rows[-1]
     if best is last:
@@ -120,12 +133,16 @@ def headline(model: Model, rows) -> str:
     return f"{said}; {more}. At least half of each rank's time is of use up to W = {good:,}."
 
 
+def two_digits(value: float) -> str:
+    return f"{float(f'{value:.2g}'):,.12g}"
+
+
 def seconds(t: float) -> str:
-    """A time in the unit that suits it."""
+    """A time in the unit that suits it, of two digits."""
     for unit, name in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
         if t >= unit:
-            return f"{t / unit:.4g} {name}"
-    return f"{t * 1e9:.3g} ns"
+            return f"{two_digits(t / unit)} {name}"
+    return f"{two_digits(t * 1e9)} ns"
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------
@@ -161,6 +178,8 @@ def figures(model: Model, rows, seen, found, recording) -> list[Figure]:
 
 
 def draw_times(rows, seen):
+    from matplotlib.ticker import LogLocator
+
     from launch.study import figures
 
     figure, axes = figures.new()
@@ -168,13 +187,16 @@ def draw_times(rows, seen):
     for i, (column, label) in enumerate(series):
         some = [row for row in rows if row[column] is not None]
         figures.points_with_interval(
-            axes, [r["W"] for r in some], [r[column] for r in some], i=i, label=label, join=True
+            axes, [r["W"] for r in some], [r[column] * 1e3 for r in some], i=i, label=label, join=True
         )
     figures.batches(axes.xaxis)
     figures.logarithmic(axes.yaxis)
-    figures.guide(axes, -1, (1, rows[0]["T_target"]), "ideal", at=0.2)
+    low, high = axes.get_ylim()
+    if high / low < 4.0:  # 2 to 9 alone would leave hardly a label
+        axes.yaxis.set_minor_locator(LogLocator(subs=(1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)))
+    figures.guide(axes, -1, (1, rows[0]["T_target"] * 1e3), "ideal", at=0.2)
     figures.band(axes, axes.get_xlim()[0], max(seen, 1), "timed", axis="x")
-    axes.set(xlabel="ranks W", ylabel="time to target (s)")
+    axes.set(xlabel="ranks W", ylabel="time to target (ms)")
     factor = rows[-1]["W"] / seen
     axes.set_title(f"extrapolated {factor:,.0f} times beyond W = {seen}", fontsize=figures.SMALL + 1)
     _watermark(axes)

@@ -38,7 +38,8 @@ MEANINGS = {
     "S": "steps to the target, geometric mean over seeds",
     "S_ideal": "steps if k times the batch took 1/k of the steps",
     "E": "examples to the target, B S",
-    "eff": "efficiency: fewest examples of all batch sizes over E",
+    "eff": "efficiency of this batch size: fewest examples of all batch sizes tried over E",
+    "epochs": "passes over the training samples to the target",
     "slope": "d ln S / d ln B from the batch size before; -1 is perfect scaling",
     "region": "perfect: slope below -0.9; flat: above -0.1; diminishing: between",
     "S_min": "steps to the target in the limit of a large batch",
@@ -147,7 +148,9 @@ def accepted(check: Check) -> str:
 def _undecided(check, before=""):
     if check.verdict != INCONCLUSIVE:
         return ""
-    had = f"undecided with {check.seeds} seeds" if check.seeds else "undecided, and of no known spread"
+    had = f"undecided with {check.seeds} {check.of}" if check.seeds else "undecided"
+    if not check.seeds and check.low < check.high:
+        had += "; its spread is known over blocks of one run only"
     return before + had + (f", about {needed:,} would decide" if (needed := check.seeds_needed) else "")
 
 
@@ -176,7 +179,7 @@ def _markdown(results, title, drawn):
     def cell(text):
         return str(text).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
 
-    lines = [f"# {title}", "", *(f"**{result.advice}**\n" for result in results if result.advice)]
+    lines = [f"# {title}", "", *(f"**{line}**\n" for result in results for line in result.advice.splitlines())]
     lines += [f"- {result.name}: {result.headline}" for result in results]
     lines += ["", f"{_counts(check for _, check in _all_checks(results))}. {LEGEND}", ""]
     lines += ["| verdict | experiment | check | measured | accepted | |", "|---|---|---|---|---|---|"]
@@ -193,7 +196,7 @@ def _markdown(results, title, drawn):
 
 def _page(results, out, provenance, title, drawn):
     pairs = _all_checks(results)
-    advice = "\n".join(f"<p>{_text(result.advice)}</p>" for result in results if result.advice)
+    advice = "\n".join(f"<p>{_text(line)}</p>" for result in results for line in result.advice.splitlines())
     answers = "\n".join(
         f'<li><a href="#{_id(result.name)}">{_text(result.name)}</a> {_worst(result)} {_text(result.headline)}</li>'
         for result in results

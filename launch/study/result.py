@@ -19,7 +19,8 @@ class Check:
 
     value, low, high    the estimate and its 95 % interval; low = high = value for a number without spread
     least, most         the accepted interval; -inf or inf where it is open
-    seeds               how many seeds the interval rests on; 0 if it rests on none
+    seeds               how many seeds the interval rests on; 0 if on blocks of one run, or if there is none
+    of                  what these seeds are, in words
     """
 
     claim: str
@@ -29,6 +30,7 @@ class Check:
     least: float = -math.inf
     most: float = math.inf
     seeds: int = 0
+    of: str = "report seeds"
 
     @property
     def verdict(self) -> str:
@@ -99,7 +101,7 @@ class Result:
     methods    data, model, optimizer, batch sizes, seeds, tuning, target, sampling: enough to do it again
     notes      what a reader must know to not be misled: failures, edges of grids, budgets, limits
     command    the command line that gives this result again
-    advice     what to do and why, in a sentence or two, for who reads nothing else: the report begins with it
+    advice     what to do and why, for who reads nothing else: the report begins with it, a paragraph a line
     """
 
     name: str

@@ -9,6 +9,7 @@ from dataclasses import replace
 from ddp.errors import ConfigurationError
 from launch.study import runner
 from launch.study.experiments import VERBS, steps
+from launch.study.experiments.noise import PREDICTORS
 from launch.study.options import experiment
 from launch.study.result import FAIL, INCONCLUSIVE, PASS, Result, Table
 
@@ -83,37 +84,16 @@ def summary(work, preset, results, missing) -> Result:
 
 
 def _advice(of):
-    """The largest useful batch and why, in words for who reads nothing else."""
-    steps = of.get("steps")
-    if steps is None:
+    """The advice of `steps`, with what the noise and the projection add before its last line: what is not known."""
+    if "steps" not in of:
         return ""
-    fits = {row["optimizer"]: row for row in steps.tables[1].rows}
-    known = [row for row in fits.values() if row["S_min"] > 0.0 and math.isfinite(row["B_crit"])]
-    if not known:
-        return steps.advice
-    best = min(known, key=lambda row: row["S_min"])
-    name = best["optimizer"]
-    cells = [row for row in steps.tables[0].rows if row["optimizer"] == name and math.isfinite(row["S"])]
-    near = min(cells, key=lambda row: abs(math.log(row["B"] / max(best["B_crit"], 1.0))))
-    said = [
-        f"The largest useful batch here is about {best['B_crit']:.0f} examples with {name} (critical batch size, 95 % "
-        f"between {best['B_crit_lo']:.0f} and {best['B_crit_hi']:.0f}), because up to there a larger batch still saves "
-        f"steps nearly in proportion, while beyond it every further doubling costs more examples than it saves steps: "
-        f"at it a run takes twice the fewest steps there can be, {best['S_min']:.0f}, and twice the fewest examples.",
-        f"If examples are what you pay for, stay at or below {best['cbs20']:.0f}, which costs 20 % more than the "
-        f"fewest; if only time on many ranks counts, go beyond, knowing the price.",
-        f"Near it (B = {near['B']}) the best constant learning rate is {near['lr']:.2g}; tune it anew for each batch.",
-    ]
-    noise = of.get("noise")
-    if noise is not None:
-        found = [row["B_simple/B_crit"] for row in noise.tables[0].rows if row["optimizer"] == name]
-        found = [value for value in found if math.isfinite(value)]
-        if found:
-            said.append(
-                f"The noise scale of one run predicts this batch within a factor of "
-                f"{max(max(value, 1.0 / value) for value in found):.1f}."
-            )
-    project = of.get("project")
-    if project is not None:
-        said.append(f"On more ranks: {project.headline}")
-    return " ".join(said)
+    *lines, unknown = of["steps"].advice.splitlines()
+    if "noise" in of:
+        rows = of["noise"].tables[0].rows
+        spans = {p: [v for row in rows if math.isfinite(v := row[f"{p}/B_crit"])] for p in PREDICTORS}
+        said = [f"{p} is {min(found):.2g} to {max(found):.2g} times B_crit" for p, found in spans.items() if found]
+        names = ", ".join(dict.fromkeys(row["optimizer"] for row in rows))
+        lines += [f"Predicted from the gradient noise along single runs ({names}): {', '.join(said)}."] * bool(said)
+    if "project" in of:
+        lines.append(f"On more ranks: {of['project'].headline}")
+    return "\n".join([*lines, unknown])

@@ -418,7 +418,7 @@ def _draw(found, common):
                 axes, [c.batch for c in cells], [c.mean for c in cells], low, high, i=i, label=rule, join=True
             )
     goal = f"{common['metric'].replace('_', ' ')} {common['target']:g}"
-    axes.set(xlabel="batch size B (examples)", ylabel=f"steps to {goal}")
+    axes.set(xlabel=f"batch size B (examples), {base.optimizer}", ylabel=f"steps to {goal}")
     axes.set_ylim(bottom=min(c.mean for c in found.values() if c.met and not c.lost) / 1.5)
     figures.guide(axes, -1.0, (base.batch, base.mean), "ideal", at=0.8, below=True)
     row = 0

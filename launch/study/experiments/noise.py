@@ -278,13 +278,14 @@ def _checks(work, common, of, fits, table):
         where = f"{row['optimizer']}, B = {row['B']}"
         for predictor in PREDICTORS:
             claim = f"{where}: {predictor} predicts B_crit within {factor:g}x (ratio)"
-            checks.append(Check(claim, *_ratio(row, predictor), 1.0 / factor, factor, row["n_seeds"] - row["n_fail"]))
+            seeds = row["n_seeds"] - row["n_fail"]
+            checks.append(Check(claim, *_ratio(row, predictor), 1.0 / factor, factor, seeds, "probed runs"))
     for (name, batch), rows in of.items():
         grown = [g for g in map(growth, rows) if math.isfinite(g)]
         low, high = fit.mean_interval(grown)
         claim = f"{name}, B = {batch}: B_simple grows along the run (last over first)"
         least = 5.0 if work.is_default else 1.0
-        checks.append(Check(claim, fit.gmean(grown), low, high, least, seeds=len(grown)))
+        checks.append(Check(claim, fit.gmean(grown), low, high, least, seeds=len(grown), of="probed runs"))
     return checks
 
 
@@ -351,7 +352,7 @@ def _figures(of, fits, table, goal):
 
 def _draw_trace(of, found):
     figure, panels = figures.new(columns=len(of), width=figures.PAGE, sharey=True, squeeze=False)
-    for axes, ((_, batch), rows) in zip(panels[0], of.items()):
+    for axes, ((name, batch), rows) in zip(panels[0], of.items()):
         figures.logarithmic(axes.yaxis)
         figures.logarithmic(axes.xaxis)
         for i, key in enumerate(("B_simple", "B_noise", "B_ema")):
@@ -364,7 +365,7 @@ def _draw_trace(of, found):
             label = key if key != "B_ema" else "B_simple, running estimate"
             low, high = [min(v) for v in at.values()], [max(v) for v in at.values()]
             figures.line_with_interval(axes, [*at], [fit.gmean(v) for v in at.values()], low, high, i=i, label=label)
-        axes.set(xlabel="step + 1", title=f"B = {batch}")
+        axes.set(xlabel="step + 1", title=f"{name}, B = {batch}")
         if all(map(math.isfinite, (found["B_crit_lo"], found["B_crit_hi"]))):
             figures.band(axes, found["B_crit_lo"], found["B_crit_hi"], "measured B_crit")
     panels[0][0].set_ylabel("noise scale (examples)")

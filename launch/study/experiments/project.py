@@ -80,9 +80,9 @@ def run(
     result = Result(
         "project",
         f"How soon would the target be reached on up to {rows[-1]['W']:,} ranks, and what stops it from being sooner?",
-        projection.headline(model, rows),
+        projection.headline(model, rows, source),
         _checks(rows, validation),
-        [Table("projection", projection.COLUMNS, rows, projection.CAPTION)],
+        [Table("projection", projection.COLUMNS, rows, projection.CAPTION, projection.MEANINGS)],
         projection.figures(model, rows, seen, found, recording),
     )
     if found:
@@ -93,8 +93,9 @@ def run(
         f"({source});"
         f" a step takes {own.line.a * 1e6:.4g} us + {own.line.b * 1e6:.4g} us b on a rank with b examples "
         f"({'given' if compute else f'measured on one rank{crowded}'}), as long as on the slowest rank, and an "
-        f"all-reduce after backward; network {network.name}: A = {network.A * 1e6:.4g} us, B = {network.B * 1e9:.4g} "
-        f"ns/byte, C = {network.C * 1e9:.4g} ns/byte ({network.basis}); algorithm of the all-reduce: {algorithm}."
+        f"all-reduce after backward; network {network.name}: alpha = {network.A * 1e6:.4g} us a message, "
+        f"beta = {network.B * 1e9:.4g} ns a byte sent, gamma = {network.C * 1e9:.4g} ns a byte added "
+        f"({network.basis}); algorithm of the all-reduce: {algorithm}."
     )
     result.notes = _notes(work, model, rows, seen, found, validation)
     return result
@@ -175,7 +176,7 @@ def _recorded(work):
 def _steps_to_target(lab, work, preset, s_min, b_crit, optimizer) -> tuple[tuple[float, float], str]:
     """(S_min, B_crit) as given, as a table in the directory says, or from `study steps`, whose runs may be known."""
     if found := scaling.fit_given(s_min, b_crit):
-        return found, "given"
+        return found, "the fit that was given"
     found = scaling.fit_found(lab, optimizer)
     if found is None:
         from launch.study.experiments import steps
@@ -251,6 +252,10 @@ def _calibration_tables(found: Measured, validation):
             "Lines a + b x in seconds: x in bytes, or in examples of one rank for compute; worst_error of predicting "
             "each point from the others; crowding: seconds with all cores at work, relative to one; late_p90: the 90th "
             "percentile of a step's compute, relative to its median.",
+            {"W": "ranks", "a": "seconds whatever the size", "b": "slope: seconds a byte, or an example",
+             "worst_error": "largest relative error of a point that the line is not fitted to",
+             "crowding": "seconds with all cores at work over those with one",
+             "late_p90": "90th percentile of a step's compute over its median"},
         )
     ]  # fmt: skip
     if validation:
@@ -258,6 +263,7 @@ def _calibration_tables(found: Measured, validation):
             "validation", list(validation[0]), validation,
             "Medians of steps in seconds, predicted from one rank and calibration; least and most of the blocks; "
             "t_uncrowded: as if a rank computed as fast among others as alone; network_from: ranks of the all-reduces.",
+            {"t_exchange": "the all-reduce's part of t_predicted (s)", "error": "t_predicted / t_measured - 1"},
         ))  # fmt: skip
     return tables
 

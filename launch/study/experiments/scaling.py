@@ -23,6 +23,18 @@ COLUMNS = [
     "t_step_median", "p90", "ex_per_s", "speedup", "eff", "eff_low", "eff_high", "karp_flatt", "eff_target",
     "oversubscribed", "loadavg",
 ]  # fmt: skip
+MEANINGS = {
+    "mode": "strong: the global batch stays; weak: that of each rank does", "bytes": "bytes of the gradients",
+    "t_data": "fetching the examples (s)", "t_fwd": "forward (s)", "t_bwd": "backward (s)",
+    "t_comm_exposed": "exchange for which the ranks stand still (s)", "t_opt": "update by the optimizer (s)",
+    "t_step": "fastest step of the middle block (s)", "t_step_median": "median over all steps (s)",
+    "p90": "90th percentile over all steps (s)", "ex_per_s": "examples a second of the fastest step",
+    "speedup": "examples a second over those of one rank", "eff": "efficiency of the ranks: speedup / W",
+    "eff_low": "least eff of the blocks", "eff_high": "largest eff of the blocks",
+    "karp_flatt": "share of a step on one rank that is serial, if that explains the speedup (Karp and Flatt 1990)",
+    "eff_target": "efficiency in time to the target: eff times the examples to it of one rank's batch over those of B",
+    "oversubscribed": "whether ranks share cores", "loadavg": "largest load average, of one minute",
+}  # fmt: skip
 SPEEDUPS = (
     "Examples a second against ranks, relative to one rank, at a fixed global batch (strong) and at a fixed batch of "
     "each rank (weak); bars from the least to the largest of the blocks, hollow markers where ranks share cores."
@@ -214,7 +226,7 @@ def summarised(rows, drift: float) -> Result:
         "How much faster are steps on more ranks, and which part of a step is communication?",
         _headline(counted),
         checks,
-        [Table("scaling", COLUMNS, rows, "Seconds of a step and its parts; bytes of the gradients.")],
+        [Table("scaling", COLUMNS, rows, "Seconds of a step and its parts; bytes of the gradients.", MEANINGS)],
         [
             Figure("scaling", SPEEDUPS, lambda: draw_speedups(rows)),
             Figure("scaling_parts", SHARES, lambda: draw_parts(rows)),

@@ -102,6 +102,10 @@ class Arm:
         return float(self.losses.mean()) if self.good else math.nan
 
     @property
+    def val_loss(self):
+        return float(np.mean([row["final_val_loss"] for row in self.good])) if self.good else math.nan
+
+    @property
     def updates(self):
         return self.good[0]["steps"] if self.good else 0
 
@@ -225,13 +229,18 @@ def _headline(name, of):
         if not arm.good or not decay.good:
             said.append(f"{arm.name}: all seeds diverged")
             continue
-        near = abs(arm.loss / decay.loss - 1.0) < 0.05
-        word = "matches" if near else "is worse than" if arm.loss > decay.loss else "is better than"
+        word, word_val = _against(arm.loss, decay.loss), _against(arm.val_loss, decay.val_loss)
         what = "growing B" if arm.name == "grow" else "growing B and halving the rate (Seesaw)"
-        said.append(f"{what} {word} LR decay ({arm.loss:.3g} vs {decay.loss:.3g}) with "
-                    f"{100.0 * arm.updates / decay.updates:.0f} % of the updates")  # fmt: skip
+        val = f"; by validation loss it {word_val.removesuffix(' than')}, {arm.val_loss:.3g} vs {decay.val_loss:.3g}"
+        said.append(f"{what} {word} LR decay (train loss {arm.loss:.3g} vs {decay.loss:.3g}{val * (word != word_val)}) "
+                    f"with {100.0 * arm.updates / decay.updates:.0f} % of the updates")  # fmt: skip
     rest = ", ".join(f"{of[key].name} {of[key].loss:.3g}" for key in ("const", "both"))
     return f"{name}: {'; '.join(said)}; {rest}."
+
+
+def _against(loss, other):
+    near = abs(loss / other - 1.0) < 0.05
+    return "matches" if near else "is worse than" if loss > other else "is better than"
 
 
 def _advice(arms):
@@ -241,7 +250,8 @@ def _advice(arms):
         arm = of.get("seesaw", of["grow"])
         if arm.good and decay.good and arm.loss <= 1.05 * decay.loss:
             said.append(
-                f"with {name}, {arm.name} costs no loss and needs {arm.updates:,} updates for {decay.updates:,}"
+                f"with {name}, {arm.name} costs no training loss and needs {arm.updates:,} updates for "
+                f"{decay.updates:,}"
             )
         else:
             said.append(f"with {name}, keep to decaying the rate")

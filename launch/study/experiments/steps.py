@@ -173,7 +173,7 @@ def summarize(work, cells, common, seeds, report_seeds, preset) -> Result:
         f"{f', measured on {measured:,} training {unit}' if measured < n else ''}; 95 % intervals by "
         f"{fit.RESAMPLES} resamples of the seeds."
     )
-    result.advice = _advice(of, fit_rows, common)
+    result.advice = _advice(work, of, fits, fit_rows, common, len(report_seeds))
     result.notes = _notes(work, common, of, fits, n)
     return result
 
@@ -216,14 +216,19 @@ def _fit_row(name, cells, found):
     }  # fmt: skip
 
 
-def _headline(name, cells, found):
-    batches, steps = _means(cells)
-    slopes = fit.slopes(batches, steps)
-    perfect = batches[0]
-    for batch, slope in zip(batches[1:], slopes):
+def _halving(batches, steps):
+    """The largest batch tried up to which every doubling divides the steps by 1.8 (a slope of -0.85) or more."""
+    last = batches[0]
+    for batch, slope in zip(batches[1:], fit.slopes(batches, steps)):
         if slope > -0.85:
             break
-        perfect = batch
+        last = batch
+    return last
+
+
+def _headline(name, cells, found):
+    batches, steps = _means(cells)
+    perfect = _halving(batches, steps)
     low, high = found.b_crit_interval
     begin = f"S falls as 1/B up to B = {perfect}" if perfect > batches[0] else "S falls slower than 1/B from the start"
     gain = 100.0 * max(0.0, 1.0 - steps[-1] / steps[-2])
@@ -235,29 +240,64 @@ def _headline(name, cells, found):
     )
 
 
-def _advice(of, fit_rows, common):
-    """What to do with the best optimizer: the one that meets the target in the fewest steps it can."""
-    best = min(fit_rows, key=lambda row: row["S_min"])
-    batches, steps = _means(of[best["optimizer"]])
-    useful = max(b for b in batches if b <= best["cbs20"])
-    if useful == batches[-1]:
-        return (
-            f"With {best['optimizer']}, train with batches of {useful} or more: of those tried, none costs over 20 % "
-            f"more examples than the cheapest."
+def _missed(cells, found):
+    """At how many of how many batch sizes the fitted curve is outside the 95 % interval of the steps."""
+    ends = {cell.batch: fit.mean_interval(cell.steps) for cell in cells}
+    ends = {b: (low, high) for b, (low, high) in ends.items() if low < high and math.isfinite(found.fit.b_crit)}
+    return sum(not low <= found.fit(b) <= high for b, (low, high) in ends.items()), len(ends)
+
+
+def _advice(work, of, fits, fit_rows, common, seeds):
+    """The setting, the batches to choose from with each optimizer, what doubling costs, and, last, what is not known.
+
+    A line each.
+    """
+    tried = sorted({cell.batch for cells in of.values() for cell in cells})
+    lines = [
+        f"{work.name}, to {common['metric']} {common['target']:g}: batch sizes {tried[0]} to {tried[-1]}, each with "
+        f"its own tuned learning rate; {seeds} report seed{'s' * (seeds != 1)}."
+    ]
+    lines += [_choices(row, of[row["optimizer"]], fits[row["optimizer"]]) for row in fit_rows]
+    if any(0.0 < row["B_crit"] < math.inf for row in fit_rows):
+        lines.append(
+            "On the fitted curve S_min (1 + B_crit / B) a doubling far below B_crit halves the steps; from B_crit to "
+            "twice it, it saves 25 % of the steps and costs 50 % more examples; every further one saves less for more."
         )
-    s, critical, least = steps[batches.index(useful)], best["B_crit"], min(b * s for b, s in zip(batches, steps))
-    factor = 2.0 * best["S_min"] * critical / least if 0.0 < critical < math.inf else math.nan
-    twice = f", and B_crit = {critical:.0f} costs {factor:.1f} times as many" if factor > 1.2 else ""
-    begin = (
-        f"With {best['optimizer']}, train with batches of about {best['cbs20']:.0f}: more than that costs over 20 % "
-        f"more examples than the cheapest batch tried{twice}. "
-    )
-    if steps[-1] >= s:
-        return begin + f"The largest batch tried, {batches[-1]}, does not take fewer steps than {useful}."
-    return begin + (
-        f"If only steps count, the largest batch tried, {batches[-1]}, takes {s / steps[-1]:.1f} times fewer than "
-        f"{useful} ({steps[-1]:.3g} instead of {s:.3g}) for {batches[-1] * steps[-1] / (useful * s):.1f} times the "
-        f"examples."
+    unknown = "Not known from this: other data, models and targets, and more ranks than were timed."
+    return "\n".join([*lines, unknown])
+
+
+def _choices(row, cells, found):
+    """The cheapest batch of an optimizer, the compromise, and the fastest tried, each with its price."""
+    batches, steps = _means(cells)
+    examples = [b * s for b, s in zip(batches, steps)]
+    least, critical = min(examples), row["B_crit"]
+    if row["cbs20"] < batches[-1]:
+        cheap = (
+            f"cheapest up to about B = {row['cbs20']:.0f} (at most 20 % more examples than the fewest, {least:,.0f})"
+        )
+    else:
+        cheap = f"cheapest up to B = {batches[-1]} or more (20 % more examples than the fewest, {least:,.0f}, at most)"
+    perfect = _halving(batches, steps)
+    halved = f"up to {perfect} a doubling divides the steps by 1.8 or more" if perfect > batches[0] else (
+        f"from {batches[0]} on a doubling divides the steps by less than 1.8"
+    )  # fmt: skip
+    if 0.0 < critical < math.inf:
+        missed, n = _missed(cells, found)
+        doubt = f"; the curve misses {missed} of {n} points" if 5 * missed > n else ""
+        beyond = "" if batches[0] <= critical <= batches[-1] else ", an extrapolation"
+        middle = (
+            f"compromise B_crit = {critical:.0f} [{row['B_crit_lo']:.0f}, {row['B_crit_hi']:.0f}]{beyond} (on the "
+            f"fitted curve twice the fewest steps, S_min = {row['S_min']:.3g}, and twice the fewest examples{doubt})"
+        )
+    else:
+        middle = "no compromise, since the steps do not bend within the batch sizes tried"
+    k = min(range(len(steps)), key=steps.__getitem__)
+    near = min((c for c in cells if c.meets), key=lambda c: abs(math.log(c.batch / min(max(critical, 1.0), 1e9))))
+    return (
+        f"{row['optimizer']}: {cheap}, {halved}; {middle}; fastest tried B = {batches[k]} ({steps[k]:.3g} steps, "
+        f"{examples[k] / least:.1f} times the fewest examples); best learning rate {near.tuned.lr:.2g} at "
+        f"B = {near.batch}, to be tuned anew for each batch."
     )
 
 
@@ -332,8 +372,14 @@ def _notes(work, common, of, fits, n):
             notes.append(f"{name}: the smallest batch needs {steps[0]:.0f} steps only: give a harder target.")
         if fits[name].fit.s_min < 30.0:
             notes.append(
-                f"{name}: S_min is {fits[name].fit.s_min:.1f} steps, so that S is coarse at large batches; a harder "
+                f"{name}: S_min is {fits[name].fit.s_min:.3g} steps, so that S is coarse at large batches; a harder "
                 f"target resolves it better."
+            )
+        missed, of_all = _missed(cells, fits[name])
+        if 5 * missed > of_all:  # far more than by chance
+            notes.append(
+                f"{name}: the fitted curve misses {missed} of {of_all} points (it is outside their 95 % intervals): "
+                f"the interval of B_crit is that of the seeds, without misfit and rate grid."
             )
         low, high = fits[name].b_crit_interval
         if cells[0].batch > 0.2 * fits[name].fit.b_crit:  # on the hyperbola, 20 % more than the fewest examples

@@ -1,5 +1,6 @@
 """`allgrad study all`: every experiment in one directory and one report."""
 
+import math
 import sys
 from types import ModuleType
 
@@ -10,12 +11,6 @@ from launch.__main__ import main
 from launch.study import Check, Result, Table, Workload, experiments
 from launch.study.experiments import all as everything
 
-FITS = [
-    {"optimizer": "sgd", "S_min": 13.0, "B_crit": 100.0, "B_crit_lo": 90.0, "B_crit_hi": 110.0, "cbs20": 40.0},
-    {"optimizer": "adam", "S_min": 8.0, "B_crit": 187.0, "B_crit_lo": 170.0, "B_crit_hi": 199.0, "cbs20": 60.0},
-]
-CELLS = [{"optimizer": "adam", "B": b, "S": 900.0 / b, "lr": 0.01} for b in (64, 128, 256)]
-
 
 @pytest.fixture
 def verbs(monkeypatch):
@@ -25,8 +20,7 @@ def verbs(monkeypatch):
     def steps(lab, work, preset, *, optimizers=None, target=None, **more):
         called["steps"] = {"optimizers": optimizers, "target": target, **more}
         checks = [Check("a", 2.0, 2.0, 2.0, 3.0), Check("b", 2.0, 1.0, 3.0, 0.0)]
-        tables = [Table("cells", ["B"], CELLS), Table("fit", ["B_crit"], FITS)]
-        return Result("steps", "How?", "So.", checks, tables, advice="Do.")
+        return Result("steps", "How?", "So.", checks, advice="Do.")
 
     def one(lab, work, preset, *, optimizers=("sgd",), target=None):
         called["one"] = {"optimizers": optimizers, "target": target}
@@ -63,11 +57,16 @@ def test_an_option_that_none_of_them_takes_is_refused(verbs):
     assert not verbs
 
 
-def test_the_advice_names_the_largest_useful_batch_and_why(verbs):
-    first, *others = everything.run(None, Workload(), "quick")
-    assert first.advice.startswith("The largest useful batch here is about 187 examples with adam (critical batch size")
-    assert "because" in first.advice and "below 60" in first.advice and "(B = 256) the best" in first.advice
-    assert not any(result.advice for result in others)
+def test_the_advice_is_that_of_steps_with_noise_and_ranks_before_what_is_not_known():
+    rows = [{"optimizer": name, "B_simple/B_crit": x, "B_noise/B_crit": y} for name, x, y in
+            (("sgd", 2.64, 0.98), ("adam", 1.2, math.nan))]  # fmt: skip
+    of = {"steps": Result("steps", "", "", advice="Setting.\nadam: cheapest.\nNot known."),
+          "noise": Result("noise", "", "", tables=[Table("predicted", [], rows)]),
+          "project": Result("project", "", "Modelled.")}  # fmt: skip
+    lines = everything._advice(of).splitlines()
+    assert lines[:2] == ["Setting.", "adam: cheapest."] and lines[3:] == ["On more ranks: Modelled.", "Not known."]
+    assert "(sgd, adam): B_simple is 1.2 to 2.6 times B_crit, B_noise is 0.98 to 0.98 times" in lines[2]
+    assert everything._advice({}) == "" and everything._advice({"steps": of["steps"]}) == of["steps"].advice
 
 
 def test_one_page_for_all(verbs, tmp_path, monkeypatch, capsys):
@@ -77,6 +76,8 @@ def test_one_page_for_all(verbs, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["study", "all", "--jobs", "1", "--out", "here"]) == 0
     page = (tmp_path / "here" / "report.html").read_text()
-    assert page.index("largest useful batch") < page.index("How?") and "not with texts" in page
+    assert page.index("<p>Do.</p>") < page.index("How?") and "not with texts" in page
+    assert "<h1>Batch size on digits, mlp:128</h1>" in page and "<dt>argv</dt>" not in page
+    assert "<dt>command</dt>" in page
     said = capsys.readouterr().out
     assert "2 experiments on digits, mlp:128: 1 checks PASS, 0 INCONCLUSIVE, 1 FAIL." in said and "So." in said

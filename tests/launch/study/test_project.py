@@ -43,7 +43,9 @@ def test_by_hand(lab, net, algorithm, W, B, milliseconds):
     assert min(times, key=lambda ranks: times[ranks]) == W
     assert times[W] * 1e3 == approx(milliseconds, abs=0.005)
     assert of(result, "B*")[W] == B
-    assert f"W = {W:,} and B = {B:,}" in result.headline
+    assert f"W = {W:,} ranks and batch size B = {B:,}" in result.headline
+    assert result.headline.startswith("Modelled, not measured, from the steps to target of the fit that was given: on ")
+    assert "alpha = " in result.headline and "beta = 1 ns/byte" in result.headline
     assert ("still falling" in result.headline) == (W == 4096)
     assert [check.verdict for check in result.checks] == ["PASS"]
     assert result.tables[0].csv() == project.run(lab, WORK, net=net, algorithm=algorithm, **HAND).tables[0].csv()

@@ -235,7 +235,7 @@ def test_the_answer_comes_first_then_the_checks_failures_first(page):
     assert (
         "7 checks: 2 FAIL, 1 INCONCLUSIVE, 4 PASS" in page
         and page.count("2 of 5 FAIL") == 1
-        and "undecided with 8 seeds, about 21 would decide" in rows
+        and "undecided with 8 report seeds, about 21 would decide" in rows
     )
 
 
@@ -371,3 +371,17 @@ def test_a_measured_value_is_rounded_to_its_interval_and_stays_on_its_side(numbe
 )
 def test_what_is_accepted_is_said_in_words(limits, text):
     assert report.accepted(Check("", 1.0, 1.0, 1.0, *limits)) == text
+
+
+@pytest.mark.parametrize(
+    ("check", "text"),
+    [
+        (Check("", 1.0, 0.5, 2.0, 0.8, seeds=5), "undecided with 5 report seeds, about 71 would decide"),
+        (Check("", 1.0, 0.5, 2.0, 1.0, seeds=4, of="probed runs"), "undecided with 4 probed runs"),
+        (Check("", 1.0, 0.5, 2.0, 0.8), "undecided; its spread is known over blocks of one run only"),
+        (Check("", math.inf, math.inf, math.inf, 0.8), "undecided"),
+        (Check("", 1.0, 0.9, 2.0, 0.8), ""),
+    ],
+)
+def test_what_leaves_a_check_undecided_is_said(check, text):
+    assert report._undecided(check) == text

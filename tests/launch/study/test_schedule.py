@@ -40,3 +40,16 @@ def test_its_figure_is_drawn_and_foreign_options_are_refused(small, tmp_path):
     assert len(small.figures[0].draw().axes[0].lines) >= 5
     with Lab(tmp_path, jobs=1) as lab, pytest.raises(ConfigurationError, match="its arms set both"):
         schedule.run(lab, Workload(), schedule="cosine")
+
+
+@pytest.mark.parametrize("val, said", [(0.3, False), (0.5, True)])
+def test_the_validation_loss_is_said_where_it_disagrees(val, said):
+    def arm(name, train, val, updates):
+        row = {"status": "ok", "final_train_loss": train, "final_val_loss": val, "steps": updates}
+        return schedule.Arm("adam", name, None, [row])
+
+    of = {"decay": arm("decay", 0.3, 0.4, 100), "grow": arm("grow", 0.2, val, 50)}
+    of |= {name: arm(name, 0.5, 0.5, 100) for name in ("const", "both")}
+    headline = schedule._headline("adam", of)
+    assert "growing B is better than LR decay (train loss 0.2 vs 0.3" in headline and "with 50 % of" in headline
+    assert ("by validation loss it is worse, 0.5 vs 0.4)" in headline) == said

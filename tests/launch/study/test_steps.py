@@ -128,3 +128,36 @@ def test_batch_sizes_at_which_nothing_works():
     assert "sgd at B = 64: no learning rate works: it diverges." in result.notes
     with pytest.raises(ConfigurationError, match="with 2 of 3 batch sizes, where 3 are needed; it diverges"):
         summarize(Workload(), cells[1:], common, (0,), (100,), "quick")
+
+
+def _cells(steps, rate=0.1):
+    rows = [[{"status": "ok", "steps_to_target": s, "config": {}} for s in some] for some in steps.values()]
+    return [Cell("sgd", b, Tuned(rate, 9.0, False, {rate: 9.0}, 1, found)) for b, found in zip(steps, rows)]
+
+
+def test_the_advice_gives_the_setting_the_choices_and_what_is_not_known():
+    common = {"target": 0.5, "metric": "train_loss", "sampler": "epoch", "eval_ratio": 1.05}
+    curve = {b: 10.0 * (1.0 + 128.0 / b) for b in (4, 8, 16, 32, 64, 128, 256, 512)}
+    cells = _cells({b: (0.99 * s, s, 1.01 * s) for b, s in curve.items()})
+    result = summarize(Workload(), cells, common, (0,), (100, 101, 102), "quick")
+    first, choices, doubling, last = result.advice.splitlines()
+    assert first.startswith("digits, mlp:128, to train_loss 0.5: batch sizes 4 to 512") and "3 report seeds" in first
+    assert "B_crit = 128 [" in choices and "S_min = 10," in choices and "misses" not in choices
+    assert "fastest tried B = 512 (12.5 steps, 4.8 times" in choices and "0.1 at B = 128" in choices
+    assert (
+        "up to 16 a doubling divides the steps by 1.8" in choices
+        and "25 %" in doubling
+        and last.startswith("Not known")
+    )
+    bent = {b: s * (1.3 if b in (8, 64) else 1.0) for b, s in curve.items()}
+    cells = _cells({b: (0.99 * s, s, 1.01 * s) for b, s in bent.items()})
+    result = summarize(Workload(), cells, common, (0,), (100, 101, 102), "quick")
+    (said,) = [note for note in result.notes if "misses" in note]
+    assert "of 8 points" in said and "without misfit and rate grid" in said and "of 8 points" in result.advice
+
+
+@pytest.mark.parametrize("steps", [dict.fromkeys((4, 8, 16), 10.0), {b: 4000.0 / b for b in (4, 8, 16)}])
+def test_steps_that_do_not_bend_have_no_compromise(steps):
+    common = {"target": 0.5, "metric": "train_loss", "sampler": "epoch", "eval_ratio": 1.05}
+    advice = summarize(Workload(), _cells({b: (s,) for b, s in steps.items()}), common, (0,), (100,), "quick").advice
+    assert "no compromise" in advice and "25 %" not in advice and "misses" not in advice
