@@ -176,7 +176,7 @@ def test_a_sweep_ended_at_any_moment_ends_with_the_same_table(whole, sweep, tmp_
         process.send_signal(number)
         process.send_signal(signal.SIGCONT)
         said = process.communicate()[1].decode()
-        if asked:
+        if asked and process.returncode:  # on a busy machine it may have come to its end before
             assert process.returncode == 128 + number
             assert re.search(rf"allgrad: interrupted; the same command goes on from the {len(lines(out))} runs in out$",
                              said, re.MULTILINE) and "Traceback" not in said, said  # fmt: skip
