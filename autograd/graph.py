@@ -107,11 +107,12 @@ def backward(root, g, retain_graph=False):
                 else:  # never in place: a vjp may have returned g itself
                     d = parent.grad + (d.value() if type(d) is Scattered else d)
             parent.pending -= 1
-            if type(d) is Scattered and not parent.pending:
-                d = d.value()
             if parent.pending:
                 parent.grad = d
-            elif parent.edges:
+                continue
+            if type(d) is Scattered:
+                d = d.value()
+            if parent.edges:
                 parent.grad = d
                 ready.append(parent)
             else:  # a leaf: deliver now and not when its turn comes, so that its exchange can start

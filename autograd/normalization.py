@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from autograd.core import Tensor, innermost as raw, primitive, shared
-from autograd.kernels import as_like, astype, sum_rows, to_numpy, total, xp
+from autograd.kernels import as_like, astype, ones, sum_rows, to_numpy, total, xp
 from autograd.transforms import unfused
 from autograd.windows import BACK, in_order
 
@@ -65,7 +65,7 @@ def _layer_norm(x, weight, bias, *, shape, eps):  # x (..., *shape), weight and 
         g = g.reshape(d.shape)
         gy = g * y
         by_weight, by_bias = (None if w is None else sum_rows(gy)), (None if b is None else sum_rows(g))
-        v = (np.ones(n, g.dtype) if w is None else w)[:, None] / n
+        v = (ones(n, g.dtype) if w is None else w)[:, None] / n
         along, mean = gy @ v, g @ v  # of g w: means of its products with y, and of itself
         by_x = np.multiply(y, along, out=gy)
         np.subtract(g if w is None else g * w, by_x, out=by_x)

@@ -14,6 +14,7 @@ W processes without exchange show what is lost by sharing caches, memory and clo
 
 import argparse
 import contextlib
+import functools
 import itertools
 import math
 import os
@@ -94,14 +95,14 @@ def sweep(panel, groups, arguments):
 
 def on_ranks(groups, arguments):
     """The points of weak and strong scaling: 1 rank, several, and several that do not talk take turns."""
-    m2 = lambda batch: network(784, 512, 512, 10, batch=batch)  # noqa: E731
+    m2 = functools.partial(network, 784, 512, 512, 10)
     for ranks in (2**k for k in range(1, (os.cpu_count() or 1).bit_length())):
         with contextlib.ExitStack() as stack:
             apart = [one for _ in range(ranks) for one in started(stack, {"allgrad": ""}, 1)]
             several = [*started(stack, SEVERAL, ranks), Apart(apart)]
             for panel, share in (("weak", 1), ("strong", 1 / ranks)):
-                step.make(groups, m2(BATCH), 1)
-                found = step.make(several, m2(round(BATCH * share)), ranks)
+                step.make(groups, m2(batch=BATCH), 1)
+                found = step.make(several, m2(batch=round(BATCH * share)), ranks)
                 times = step.take_turns([*groups, *found], arguments.repeats, arguments.turn)
                 one = {group.name: [t * share for t in times[group]] for group in groups}
                 for group in found:

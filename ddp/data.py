@@ -1,6 +1,7 @@
 """Batches of a data set, as the logical shards that this rank computes."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -70,7 +71,7 @@ class DataLoader:
         self, dataset, global_batch, comm=None, shards=None, seed=0, shuffle="epoch", boundary="short", place=None,
         augment=None,
     ):  # fmt: skip
-        self.dataset = ArrayDataset(*dataset) if isinstance(dataset, (tuple, list)) else dataset
+        self.dataset: Any = ArrayDataset(*dataset) if isinstance(dataset, (tuple, list)) else dataset
         self.comm = comm or Communicator()
         self.shards = self.comm.size if shards is None else shards
         self.seed = seed

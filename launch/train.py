@@ -1,7 +1,6 @@
 """`allgrad train`: one run, on as many ranks as the launcher started."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import autograd as ag
@@ -267,10 +266,7 @@ def _configuration(asked, comm):
 
 def data_of(config):
     """The data set of a configuration, in the type that it computes in."""
-    data = datasets.load(config["data"], config["data_dir"], config["seed"])
-    cast = lambda a: a.astype(stored(config["dtype"]), copy=False) if a.dtype.kind == "f" else a  # noqa: E731
-    names = "train_x", "train_y", "val_x", "val_y"
-    return replace(data, **{name: cast(getattr(data, name)) for name in names})
+    return datasets.load(config["data"], config["data_dir"], config["seed"]).astype(stored(config["dtype"]))
 
 
 def objective(model, data):

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -65,6 +65,11 @@ class Data:
             "name": self.name, "features": self.features, "outputs": self.outputs, "classes": self.classes,
             "vocabulary": self.vocabulary, "grid": self.grid, "table": self.table,
         }  # fmt: skip
+
+    def astype(self, dtype) -> "Data":
+        """The same with floating arrays of this dtype; those that are of it are shared."""
+        arrays = {name: getattr(self, name) for name in ("train_x", "train_y", "val_x", "val_y")}
+        return replace(self, **{k: a.astype(dtype, copy=False) for k, a in arrays.items() if a.dtype.kind == "f"})
 
     @cached_property
     def sha256(self) -> str:

@@ -144,9 +144,7 @@ def objective(config: dict, model, data):
 @lru_cache(maxsize=4)
 def _load(spec, data_dir, dtype):
     data = spec.data if isinstance(spec, _Kept) else datasets.load(spec, data_dir)
-    cast = lambda a: a.astype(stored(dtype), copy=False) if a.dtype.kind == "f" else a  # noqa: E731
-    names = "train_x", "train_y", "val_x", "val_y"
-    return replace(data, **{name: cast(getattr(data, name)) for name in names})
+    return data.astype(stored(dtype))
 
 
 @lru_cache(maxsize=2)

@@ -75,7 +75,7 @@ class Local(runner.Run):
             self.arena.touch()
             for name, values in self.optimizer.state.items():
                 values[...] = self.kept[w][name]
-            shard = Shard(0, samples, self.loader.dataset[samples])  # type: ignore[arg-type]
+            shard = Shard(0, samples, self.loader.dataset[samples])
             batch = Batch(self.t, 0, self.each, 1, self.config["seed"] * self.workers + w, [shard])
             losses.append(self.parallel.backward(batch, self.loss))
             if not math.isfinite(losses[-1]):

@@ -76,7 +76,7 @@ class Shuffled(runner.Run):
         if (copies := self.config["copies"]) == 1:
             return super().step()
         samples = np.tile(self.loader.sampler.indices(self.t), copies)
-        shard = Shard(0, samples, self.loader.dataset[samples])  # type: ignore[arg-type]
+        shard = Shard(0, samples, self.loader.dataset[samples])
         batch = Batch(self.t, 0, len(samples), 1, self.config["seed"], [shard])
         loss = self.parallel.backward(batch, self.loss)
         if math.isfinite(loss):
