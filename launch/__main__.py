@@ -4,7 +4,6 @@
 """
 
 import argparse
-import difflib
 import importlib
 import os
 import sys
@@ -34,6 +33,8 @@ class _Parser(argparse.ArgumentParser):
         """As usual; an option that this command does not have is refused by it, and not by those above."""
         found, unknown = super().parse_known_args(args, namespace)
         if unknown and self._subparsers is None:
+            import difflib
+
             like = difflib.get_close_matches(unknown[0].partition("=")[0], self._option_string_actions, 1)
             meant = f", is {like[0]} meant?" if like else ""
             self.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
