@@ -102,9 +102,12 @@ class Arena:
 
     def receive(self, totals=None):
         """Let gradients arrive in these views of another array, until told otherwise; in `message` if None."""
-        self.totals = self.home if totals is None else totals
-        for leaf, total in zip(self.leaves, self.totals):
-            leaf.total = total
+        totals = self.home if totals is None else totals
+        if totals is not self.totals:
+            for leaf, before, total in zip(self.leaves, self.totals, totals):
+                if leaf.total is before:  # it has not left for another arena
+                    leaf.total = total
+            self.totals = totals
 
     def finish(self):
         """Give parameters that no gradient reached since `zero_grad` a gradient of zero, and fire their hooks.

@@ -6,6 +6,7 @@ have other values by then. So the bits are those of the function itself.
 
 import operator
 from functools import partial
+from itertools import groupby
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from autograd.recorder import (
     mapped,
     plain,
     root,
+    under,
 )  # fmt: skip
 
 PROGRAMS = 8  # of a captured function, for different shapes
@@ -82,7 +84,10 @@ class Program:
         self.tensors = list(recorder.tensors.values())  # whose arrays are replaced when an arena takes them in
         move = plan(recorder, result)
         self.result = mapped(move, result)
-        self.steps: list = [step for step in map(_bound, mapped(move, recorder.steps)) if step]
+        self.steps: list = []
+        for errors, some in groupby(mapped(move, recorder.steps), operator.itemgetter(3)):
+            bound = [step for step in map(_bound, some) if step]
+            self.steps += bound if errors is None else [(under, (errors, bound))]
         self._compare(recorder.delivered, result)
 
     def __call__(self, arrays):
@@ -122,7 +127,7 @@ class Program:
 
 def _bound(step):
     """A recorded step as (function, arguments); None if it has nothing to do."""
-    function, args, kwargs = step
+    function, args, kwargs, _ = step
     if function is operator.setitem:
         target, index, value = args
         index = index if isinstance(index, tuple) else (index,)

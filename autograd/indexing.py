@@ -136,16 +136,14 @@ def _embedding(w, *, indices, padding):
 
 @whole
 def _add_rows(rows, indices, shape):
-    """Zeros with each row added at its index: rows of one index are summed together, in order."""
+    """Zeros with each row added at its index, in order: a product with the sparse matrix that is 1 at (index, row)."""
     if type(rows) not in ARRAYS:
         return xp[type(rows)].scatter(rows, indices, shape)
-    out = np.zeros(shape, rows.dtype)
-    if len(indices):
-        order = np.argsort(indices, kind="stable")
-        sorted_indices = indices[order]
-        starts = np.flatnonzero(np.diff(sorted_indices, prepend=sorted_indices[0] - 1))
-        out[sorted_indices[starts]] = np.add.reduceat(rows[order], starts, axis=0)
-    return out
+    from scipy.sparse import csc_array  # a fifth of a second to import, which models without tables do without
+
+    n = len(indices)
+    places = csc_array((np.ones(n, rows.dtype), indices, np.arange(n + 1)), shape=(shape[0], n))
+    return (places @ rows).astype(rows.dtype, copy=False)
 
 
 Tensor.__getitem__ = getitem

@@ -49,7 +49,8 @@ class Changed(Exception):
 class Recorder:
     """Runs a function and records what it computes.
 
-    steps      (function, arguments, named arguments), in the order of the computation
+    steps      (function, arguments, named arguments, how NumPy treats overflow and the like, or None for as ever), in
+               the order of the computation
     memory     {id: array} of all memory that arrays on the way lie in, and `made`, the part that was allocated here
     delivered  copies of the gradients that arrived; the leaves get none while recording
     tensors    {id: (tensor, its array)} of parameters and constants that were looked at
@@ -131,10 +132,10 @@ class Recorder:
         return mapped(known, x)
 
     def add(self, function, args, kwargs=None):
-        """Append a step, with what is in force of how NumPy treats overflow and the like."""
-        errors, kwargs = np.geterr(), kwargs or {}
-        step = function, args, kwargs
-        self.steps.append(step if errors == self.errors else (under, (errors, *step), {}))
+        """Append a step."""
+        errors = np.geterr()
+        usual = errors == self.errors or function is deliver
+        self.steps.append((function, args, kwargs or {}, None if usual else errors))
 
     def decide(self, x):
         """The truth of an array, for which alone the steps recorded from here on hold."""
@@ -286,9 +287,10 @@ def assigned(out, function, args):
     out[...] = function(*args)
 
 
-def under(errors, function, args, kwargs):
+def under(errors, steps):
     with np.errstate(**errors):
-        function(*args, **kwargs)
+        for function, args in steps:
+            function(*args)
 
 
 # --- arrays in structures ----------------------------------------------------------------------------------------

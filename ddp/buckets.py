@@ -44,8 +44,9 @@ class After:
     def begin(self, shard):
         """Before a shard's backward."""
         self.shard = shard
+        self.place = self.total.place(shard, self.arena.message) if self.direct else None
         if self.direct:
-            place = self.place = self.total.place(shard, self.arena.message)
+            place = self.place
             if place is not None and id(place) not in self.views:
                 self.views[id(place)] = place, [*self.arena.unflatten(place).values()]
             self.arena.receive(None if place is None else self.views[id(place)][1])
@@ -60,7 +61,7 @@ class After:
 
     def push(self):
         """Take in the shard's gradients, and what rides behind them."""
-        if self.direct and self.place is not None:
+        if self.place is not None:
             self.place[len(self.arena.grad) :] = self.arena.riders
             self.total.push(self.shard, self.place, placed=True)
         else:

@@ -17,7 +17,7 @@ class Journal:
         if self.out is not None:
             self.out.mkdir(parents=True, exist_ok=True)
             path = self.out / "metrics.jsonl"
-            _replace(path, _lines_until(path, step))
+            replace(path, _lines_until(path, step))
             self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115
         if speak and (terminal := screen()):
             from rich.console import Console
@@ -49,7 +49,7 @@ class Journal:
 
     def finish(self, summary):
         if out := self.out:
-            self._try(lambda: _replace(out / "summary.json", json.dumps(summary, indent=1) + "\n"))
+            self._try(lambda: replace(out / "summary.json", json.dumps(summary, indent=1) + "\n"))
 
     def _try(self, write):
         try:
@@ -81,7 +81,8 @@ def _lines_until(path, step):
     return "".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step)
 
 
-def _replace(path, text):
+def replace(path, text):
+    """Write a file as a whole, or not at all."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)

@@ -84,13 +84,18 @@ class Overlap:
         """What exchanges the gradients of the next step."""
         return list(self.ways.values())[self.steps % len(self.ways)]
 
+    @property
+    def trial(self):
+        """How many steps a trial takes; none if there is nothing to try."""
+        return 0 if self.policy else (ROUNDS + 1) * len(self.ways)
+
     def took(self, seconds):
         """Take note of how long a step took on this rank, and come to a decision once enough are known. Collective."""
         if self.policy:
             return
         list(self.seconds.values())[self.steps % len(self.ways)].append(seconds)
         self.steps += 1
-        if self.steps == (ROUNDS + 1) * len(self.ways):
+        if self.steps == self.trial:
             self._decide()
 
     def _decide(self):

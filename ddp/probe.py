@@ -30,15 +30,19 @@ ELEMENTWISE = (
 
 @dataclass(frozen=True)
 class NoiseEstimate:
-    """trace = tr(Sigma), signal = |G|^2, noise_scale = tr(Sigma) / |G|^2 or None where no signal is above the noise.
+    """trace = tr(Sigma) and signal = |G|^2.
 
     interval   95 % confidence interval (low, high) of the noise scale, high possibly inf; None of an exact value
     """
 
     trace: float
     signal: float
-    noise_scale: float | None
     interval: tuple[float, float] | None = None
+
+    @property
+    def noise_scale(self) -> float | None:
+        """tr(Sigma) / |G|^2, or None where no signal is above the noise."""
+        return ratio(self.trace, self.signal)
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ def noise_of_batches(model, loss, x, *targets, batch, count=32, seed=0, comm=Non
     pseudo = count * np.array([trace, signal]) - (count - 1) * np.array(without)  # (count, 2)
     x, y = (pseudo - pseudo.mean(0)).T
     interval = fieller(trace, signal, [x @ x, x @ y, y @ y], (count, count))
-    return NoiseEstimate(trace, signal, ratio(trace, signal), interval)
+    return NoiseEstimate(trace, signal, interval)
 
 
 def _analysis(products, batch):
@@ -164,8 +168,8 @@ def noise_of_examples(model, loss, x, *targets) -> ExactNoise:
     trace = (math.fsum(squares) / n - signal) * n / (n - 1)
     unbiased = signal - trace / n
     return ExactNoise(
-        NoiseEstimate(trace, unbiased, ratio(trace, unbiased)),
-        NoiseEstimate(trace, signal, ratio(trace, signal)),
+        NoiseEstimate(trace, unbiased),
+        NoiseEstimate(trace, signal),
         squares,
     )
 

@@ -109,12 +109,10 @@ class ShardSum:
             self._counter.stack.clear()
         if self.wire is not None:
             self.wire.round(array)
-        last = shard == self.stop - 1
-        if not last and not placed and (shard % 2 == 0 or shard == self.first):
-            kept = self._spare(array)
+        if not placed and (kept := self.place(shard, array)) is not None:
             kept[...] = array
             array = kept
-        self._counter.push(0, shard, array, keep=not last)
+        self._counter.push(0, shard, array, keep=shard < self.stop - 1)
 
     def _spare(self, like):
         """An array of the form of this one: released by the counter, or new."""

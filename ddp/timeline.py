@@ -17,7 +17,7 @@ import numpy as np
 
 from ddp.buckets import Buckets, Threaded
 from ddp.errors import ConfigurationError
-from ddp.overlap import ROUNDS as TRIAL
+from ddp.journal import replace
 from ddp.verdict import Event, layers, verdict, waits
 
 STEPS, WARM = 20, 2  # recorded by default, and passed by before
@@ -56,9 +56,9 @@ class Timeline:
             self.comm.agree(self._refuse_unwritable)
 
     def plan(self, total):
-        """Take note that the run has so many steps."""
+        """Take note that the run has so many steps, or None if nobody knows."""
         self.total = total
-        if self.steps is not None and self.steps[0] >= total:
+        if total is not None and self.steps is not None and self.steps[0] >= total:
             raise ConfigurationError(
                 f"the trace is to begin at step {self.steps[0]}, and the run ends with step {total - 1}: "
                 f"give --trace-steps that are part of it"
@@ -113,14 +113,11 @@ class Timeline:
             if self.path.is_dir():
                 raise IsADirectoryError("it is a directory")
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._partial().touch()
-            self._partial().unlink()
+            probe = self.path.with_name(f".{self.path.name}.partial")
+            probe.touch()
+            probe.unlink()
         except OSError as error:
             raise ConfigurationError(f"--trace {self.path} cannot be written ({error}): give another file") from None
-
-    def _partial(self):
-        assert self.path is not None
-        return self.path.with_name(f".{self.path.name}.partial")
 
     def _write(self, events, everyones, found) -> OSError | None:
         clocks = {
@@ -129,8 +126,7 @@ class Timeline:
         }
         whole = {"traceEvents": events, "displayTimeUnit": "ms", "otherData": {"clocks": clocks, **found}}
         try:
-            self._partial().write_text(json.dumps(whole), encoding="utf-8")
-            os.replace(self._partial(), found["file"])
+            replace(self.path, json.dumps(whole))
         except OSError as error:
             return error
 
@@ -147,8 +143,7 @@ class Timeline:
     # --- recording -----------------------------------------------------------------------------------------------
 
     def _once_warm(self, number):
-        overlap = self.parallel.overlap
-        first = number + WARM + (0 if overlap.policy else (TRIAL + 1) * len(overlap.ways))
+        first = number + WARM + self.parallel.overlap.trial
         if self.total is not None:
             first = max(number, min(first, self.total - STEPS))
         return first, first + STEPS

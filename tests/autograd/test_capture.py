@@ -231,6 +231,32 @@ def test_gradients_add_up_hooks_fire_and_old_ones_are_kept():
     np.testing.assert_array_equal(w.grad, once * 2.0)
 
 
+def test_replays_treat_overflow_as_the_function_does_and_deliver_once():
+    def f(x, w):
+        with np.errstate(over="raise"):
+            return ag.exp(x @ w)
+
+    step, w, x = step_of(f)
+    captured = ag.capture(step)
+    with np.errstate(over="ignore"):
+
+        def whole(x):
+            with np.errstate(over="raise"):
+                return step(x)
+
+        around = ag.capture(whole)
+    for replay in (captured, around):
+        for factor in (1.0, 2.0, 3.0):
+            w.grad = None
+            replay(factor * x)
+            delivered = w.grad.copy()
+            w.grad = None
+            step(factor * x)
+            assert delivered.tobytes() == w.grad.tobytes()
+        with np.errstate(over="ignore"), pytest.raises(FloatingPointError):
+            replay(1000.0 * x)
+
+
 def test_replays_need_no_more_memory_and_little_in_all():
     model = nn.Sequential(*(nn.Linear(64, 64) if i % 2 else nn.ReLU() for i in range(24)))
     optimizer = optim.SGD(model, lr=0.01)

@@ -91,6 +91,12 @@ def test_a_trace_of_all_ranks_is_written_and_told_and_is_no_part_of_what_goes_on
     assert done.status == 0 and "traced" not in done.out and not (tmp_path / "out" / "trace.json").exists()
 
 
+def test_a_trace_of_a_run_whose_length_nobody_knows(start, tmp_path):
+    flags = f"{SMALL} --shards 2 --batch-schedule noise:0.25,400 --epochs 2 --trace trace.json --trace-steps 3:5"
+    done = start(f"train {flags}", tmp_path)
+    assert done.status == 0 and "traced steps 3 to 4" in done.out
+
+
 def test_captured_steps_give_the_same_weights(train, start, tmp_path):
     flags = f"{SMALL} --global-batch 50 --shards 3 --momentum 0.9 --steps 12"
     captured = train(f"{flags} --capture", out=tmp_path / "out")
