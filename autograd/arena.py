@@ -109,6 +109,14 @@ class Arena:
                     leaf.total = total
             self.totals = totals
 
+    def lie_in(self, message):
+        """Move the gradients and what rides behind them into this array, which is of the form of `message`."""
+        message[...] = self.message
+        size = len(self.data)
+        self.message, self.grad, self.riders = message, message[:size], message[size:]
+        self.home = [*self.unflatten(self.grad).values()]
+        self.receive()
+
     def finish(self):
         """Give parameters that no gradient reached since `zero_grad` a gradient of zero, and fire their hooks.
 

@@ -3,11 +3,11 @@
     mpirun -n 2 python -m benchmarks.allreduce
     torchrun --nproc-per-node 2 -m benchmarks.allreduce
 
-canonical is `ddp.ShardSum` with a logical shard a rank, native the all-reduce of the backend (MPI_Allreduce under
-mpirun, Gloo's under torchrun), gloo that of torch.distributed where torch is installed, and copy one of the array in
-memory, on all ranks at once. They take turns on float32 arrays of zeros; a turn lasts as long as on its slowest rank.
-Printed are medians over the turns, with the smallest and the largest, and ratios of the medians with the smallest and
-the largest ratio of one turn.
+canonical is `ddp.ShardSum` with a logical shard a rank, in shared memory where ranks have any, and messages the same
+without; native is the all-reduce of the backend (MPI_Allreduce under mpirun, Gloo's under torchrun), gloo that of
+torch.distributed where torch is installed, and copy one of the array in memory, on all ranks at once. They take turns
+on float32 arrays of zeros; a turn lasts as long as on its slowest rank. Printed are medians over the turns, with the
+smallest and the largest, and ratios of the medians with the smallest and the largest ratio of one turn.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import platform
 import statistics
 import time
 from contextlib import suppress
+from functools import partial
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -31,47 +32,52 @@ TURN = 2e-2  # seconds that a turn of one competitor lasts, or one call
 
 
 def competitors(comm):
-    """{name: f(array)}, each a sum over the ranks in place, but the copy."""
-    total, room = ddp.ShardSum(comm, comm.size), np.ones(max(LENGTHS), np.float32)
-    found = {}
+    """{name: f(array)}, where f() is a sum over the ranks in place, but for the copy."""
+    room = np.ones(max(LENGTHS), np.float32)
 
-    def canonical(array):
-        total.push(comm.rank, array)
-        total.finish(array)
+    def exact(array, shared=False):
+        total = ddp.ShardSum(comm, comm.size)
+        array = total.share(array) if shared else array
 
-    found["canonical"], found["native"] = canonical, comm.all_reduce
+        def add():
+            total.push(comm.rank, array)
+            total.finish(array)
+
+        return add
+
+    found = {"canonical": partial(exact, shared=True), "messages": exact, "native": partial(partial, comm.all_reduce)}
     if comm.backend == "mpi":
         from mpi4py import MPI
 
-        found["native"] = lambda array: comm.comm.Allreduce(MPI.IN_PLACE, array)
+        found["native"] = partial(partial, comm.comm.Allreduce, MPI.IN_PLACE)
         with suppress(ImportError):
             from ddp.torch_distributed import TorchCommunicator
 
             place = comm.rank, comm.size, comm.local_rank, comm.local_size
-            found["gloo"] = TorchCommunicator(Launch(comm.launcher, "gloo", *place)).all_reduce
-    found["copy"] = lambda array: np.copyto(room[: len(array)], array)
+            found["gloo"] = partial(partial, TorchCommunicator(Launch(comm.launcher, "gloo", *place)).all_reduce)
+    found["copy"] = lambda array: partial(np.copyto, room[: len(array)], array)
     return found
 
 
 def measure(comm, sums, length, turns):
     """{name: [seconds a call, one for each turn]}, on the slowest rank."""
-    array, times = np.full(length, 0.0, np.float32), {name: [] for name in sums}
-    calls = {}
-    for name, f in sums.items():
-        f(array)
-        calls[name] = comm.broadcast_object(max(1, int(TURN / _seconds(comm, f, array, 1))))
+    times, calls = {name: [] for name in sums}, {}
+    sums = {name: f(np.full(length, 0.0, np.float32)) for name, f in sums.items()}
+    for name, add in sums.items():
+        add()
+        calls[name] = comm.broadcast_object(max(1, int(TURN / _seconds(comm, add, 1))))
     for _ in range(turns):
-        for name, f in sums.items():
-            times[name].append(_seconds(comm, f, array, calls[name]))
+        for name, add in sums.items():
+            times[name].append(_seconds(comm, add, calls[name]))
     everyones = comm.all_gather_object(times)
     return {name: [max(turn) for turn in zip(*[theirs[name] for theirs in everyones])] for name in sums}
 
 
-def _seconds(comm, f, array, calls):
+def _seconds(comm, add, calls):
     comm.barrier()
     began = time.perf_counter()
     for _ in range(calls):
-        f(array)
+        add()
     return (time.perf_counter() - began) / calls
 
 

@@ -30,7 +30,10 @@ class Communicator:
     ranks                    the numbers of its ranks in the whole job
     threads                  whether a thread beside the main one may talk, while that one does not
     count                    calls so far in which all ranks take part
-    sent                     bytes this rank has given to `exchange`, for each receiver, and to `all_reduce`, once
+    fence                    a function that returns when every rank has called it, and sees what the others have
+                             written to shared memory until then; None if there is none
+    sent                     bytes this rank has given to `exchange`, for each receiver, and to `all_reduce`, once, and
+                             bytes that the others have read of its shared memory
     tags                     the last of the tags that have been used for `start`
 
     The ranks compare what they are about to do: with every object, with every barrier, and before the first call of a
@@ -45,6 +48,7 @@ class Communicator:
         self.local_rank, self.local_size = launch.local_rank, launch.local_size
         self.ranks: Any = range(self.size)
         self.threads = True
+        self.fence: Callable[[], None] | None = None
         self.count = 0
         self._last: Any = None
         self._known: set = set()
@@ -88,6 +92,14 @@ class Communicator:
         here.inside = "all_reduce", self, (array,)
         try:
             self._all_reduce(array)
+        finally:
+            here.inside = None
+
+    def together(self, name, array, f):
+        """Call f, in which all ranks meet in the memory that they share, as one collective over the array."""
+        here.inside = name, self, (array,)
+        try:
+            f()
         finally:
             here.inside = None
 

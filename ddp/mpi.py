@@ -48,6 +48,7 @@ class MPICommunicator(Communicator):
             )
         self.words = self.comm.Dup()  # so that a comparison never meets another operation
         self.rank, self.size = self.comm.Get_rank(), self.comm.Get_size()
+        self.fence = self.comm.Barrier
         self.threads = MPI.Query_thread() == MPI.THREAD_MULTIPLE
 
     def _exchange(self, sends, receives):

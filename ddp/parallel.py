@@ -64,6 +64,10 @@ class DistributedDataParallel:
         self.run = list(range(*run_of(self.comm.rank, self.comm.size, self.shards)))  # the shards this rank computes
         self.arena = arena_of(model)
         self.total = gradient_sum(self.arena, self.comm, self.shards, reduce, wire, compress)
+        if type(self.total) is ShardSum and self.arena.on_cpu:
+            message = self.total.share(self.arena.message)
+            if message is not self.arena.message:
+                self.arena.lie_in(message)
         self.statistics = RunningStatistics(model, self.comm, self.shards, reduce != "native")
         self.noise, self.scale = noise, scale
         self.suspect: int | None = None  # this rank's first shard of the batch whose loss or gradient is not finite

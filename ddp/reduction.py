@@ -13,12 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from autograd.kernels import full
+from autograd.kernels import ALIGNMENT, beside, full, to_numpy
 from ddp.communicator import Communicator
 from ddp.errors import ConfigurationError, counted
+from ddp.shared_memory import SharedMemory, share
 from ddp.wire import Wire
 
 SHORT = 1 << 22  # bytes up to which MPI's all-reduce of two ranks is faster than their exchanging halves
+SHARED = 1 << 13  # bytes from which on two ranks are faster in shared memory than by MPI's all-reduce
+BLOCK = 1 << 15  # elements: one of each subtree stays in the cache while they are added up
 
 
 def run_of(rank, size, shards):
@@ -91,6 +94,10 @@ class ShardSum:
         self.nodes = [subtrees(*run_of(rank, comm.size, shards), shards) for rank in range(comm.size)]
         self.halves = self._halves()
         self.form = f" over {shards} shards, {'canonical' if canonical else 'native'}"
+        self.memory: SharedMemory | None = None
+        self.shared: Any = None  # the array that lies in it
+        self.rows: list = []  # each rank's subtrees in it
+        self.kept: dict = {}  # {first shard of a subtree of this rank, but for the last: where it is added up}
         self._free: list = []
         self._scratch: Any = np.empty(0)
         self._counter = Counter(shards, self._free.append, self._add)
@@ -98,7 +105,9 @@ class ShardSum:
     def place(self, shard, like):
         """Where to write a shard's array, of the form of `like`, that `push` would copy; None if it would not."""
         alone = shard % 2 == 0 or shard == self.first  # its left sibling, if any, is another rank's
-        return self._spare(like) if alone and shard < self.stop - 1 else None
+        if not alone or shard == self.stop - 1:
+            return None
+        return self.kept[shard] if like is self.shared and shard in self.kept else self._spare(like)
 
     def push(self, shard, array, placed=False):
         """Add a shard's array. It is changed; unless it is the run's last, the caller may then overwrite it.
@@ -126,8 +135,55 @@ class ShardSum:
         """Exchange with the other ranks. `array`, pushed last, becomes the sum over all shards."""
         if self.comm.size > 1:
             self.comm.compare("a sum", array, self.form)
+        if array is self.shared:
+            self._counter.stack.clear()
+            self.comm.sent += self.given
+            return self.comm.together("a sum", array, self._in_memory)
         for sends, receives in self.steps(array):
             self.comm.exchange(sends, receives)
+
+    def share(self, array):
+        """The array, to be summed step after step, in memory that all ranks see; itself if that cannot be. Collective.
+
+        Its sum then needs no messages, and has the same bits: see `_in_memory`.
+        """
+        few = self.comm.size == 2 and self.comm.backend == "mpi" and array.nbytes < SHARED
+        if not self.canonical or self.wire is not None or few:
+            return array
+        itemsize, length = array.nbytes // len(array), len(array)
+        stride = -(-length * itemsize // ALIGNMENT) * ALIGNMENT
+        self.memory = share(self.comm, [stride * len(nodes) for nodes in self.nodes])
+        if self.memory is None:
+            return array
+        self.rows = [
+            [np.ndarray(length, to_numpy(array).dtype, region, i * stride) for i in range(len(nodes))]
+            for nodes, region in zip(self.nodes, self.memory.regions)
+        ]
+        *kept, self.shared = [beside(row, array) for row in self.rows[self.comm.rank]]
+        firsts = [index << level for level, index in self.nodes[self.comm.rank]]
+        self.kept = dict(zip(firsts, kept))
+        self.own = slice(*(-(-length * r // self.comm.size) for r in (self.comm.rank, self.comm.rank + 1)))
+        own = self.own.stop - self.own.start
+        self.given = ((length - own) * len(self.rows[self.comm.rank]) + own * (self.comm.size - 1)) * itemsize
+        self.shared[...] = array
+        return self.shared
+
+    def _in_memory(self):
+        """Each rank finishes the tree for its own slice, where all subtrees lie, and writes the sum to every rank.
+
+        Between the two meetings nobody else touches that slice.
+        """
+        assert self.memory is not None
+        self.memory.meet()
+        for start in range(self.own.start, self.own.stop, BLOCK):
+            block = slice(start, min(start + BLOCK, self.own.stop))
+            counter = Counter(self.shards, add=self._add)
+            for nodes, rows in zip(self.nodes, self.rows):
+                for (level, index), row in zip(nodes, rows):
+                    counter.push(level, index, row[block])
+            for *_, row in self.rows[:-1]:  # the sum is where the last subtree was
+                row[block] = counter.stack[0][2]
+        self.memory.meet()
 
     def steps(self, array, few=False):
         """What `finish` does, as the arguments of `Communicator.exchange`, each to be called before the next is taken.

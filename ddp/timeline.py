@@ -200,7 +200,7 @@ class Timeline:
         if comm.size > 1:
             self._replace(comm, "exchange", self._exchange)
             self._replace(comm, "start", self._start)
-            for name in ("all_reduce", "broadcast", "_together"):
+            for name in ("all_reduce", "together", "broadcast", "_together"):
                 self._replace(comm, name, self._collective)
         for way in self.parallel.overlap.ways.values():
             if isinstance(way, Buckets):

@@ -35,6 +35,7 @@ class Optimizer:
         needed = {name for _, h in self.runs for name in self.needs(h)}
         self.state = {name: self.xp.zeros_like(self.arena.data) for name in self.arrays if name in needed}
         self._chunks: list | None = None
+        self._of = None  # the gradients that the chunks are views of
 
     @property
     def current_lr(self):
@@ -54,8 +55,8 @@ class Optimizer:
 
     def step(self):
         """Update every parameter once."""
-        if self._chunks is None:
-            self._chunks = self._cut()
+        if self._chunks is None or self._of is not self.arena.grad:
+            self._chunks, self._of = self._cut(), self.arena.grad
         self.arena.finish()
         lr = self.current_lr
         self.steps += 1
@@ -131,7 +132,7 @@ class Optimizer:
         return [slice(i, min(i + length, stop)) for i in range(start, stop, length)]
 
     def __getstate__(self):
-        return {**vars(self), "_chunks": None, "xp": None}  # views, which a copy has to cut anew
+        return {**vars(self), "_chunks": None, "_of": None, "xp": None}  # views, which a copy has to cut anew
 
     def __setstate__(self, state):
         vars(self).update(state, xp=xp[type(state["arena"].data)])

@@ -39,8 +39,10 @@ def copied(array):
 
 class SimulatedRank(Communicator):
     def __init__(self, post, rank, size):
-        super().__init__(Launch("simulated", "simulated", rank, size, rank, size))
+        local = size if size < 4 else 2  # as if on one host with memory to share, or on several
+        super().__init__(Launch("simulated", "simulated", rank, size, rank % local, local))
         self.post, self.looks = post, 0
+        self.fence = self._meet
         self.threads = size == 1
 
     def _exchange(self, sends, receives):
@@ -74,6 +76,9 @@ class SimulatedRank(Communicator):
         for rank in range(self.size):
             self.post.send(("object", self.rank, rank), value)
         return [self.post.receive(("object", rank, self.rank)) for rank in range(self.size)]
+
+    def _meet(self):
+        self._gather(None)
 
     def _all_reduce(self, array):
         array[...] = sum(self._gather(copied(array)))

@@ -1,0 +1,91 @@
+"""Memory that all ranks of a host see: to add up what others have computed, nobody has to send it."""
+
+import contextlib
+import mmap
+import os
+import platform
+import secrets
+import time
+
+import numpy as np
+
+from ddp.errors import PeerLost
+
+HEADER = 4096  # bytes in front of a rank's memory: a token that tells it from other files, and its meetings so far
+TOKEN = 32  # bytes
+LOOKS, NAP = 20_000, 5e-5  # at another rank before this one sleeps in between, and for how many seconds
+SILENCE = 1.0  # seconds after which a rank that waits looks whether the others are alive
+
+
+class SharedMemory:
+    """Memory of each rank of a communicator, as bytes, which every one of them reads and writes.
+
+    regions   each rank's, in the order of the ranks
+    """
+
+    def __init__(self, comm, files):
+        self.comm, self.files, self.turn = comm, files, 0
+        self.regions = [np.frombuffer(file, np.uint8)[HEADER:] for file in files]
+        self.turns = [memoryview(file)[TOKEN : TOKEN + 8].cast("q") for file in files]
+        self.processes: list[int] = []
+
+    def meet(self):
+        """Return when every rank has called it; what they wrote before can then be read."""
+        if self.comm.fence is not None:
+            return self.comm.fence()
+        self.turn += 1
+        self.turns[self.comm.rank][0] = self.turn
+        for rank, turns in enumerate(self.turns):
+            looks, began = 0, time.monotonic()
+            while turns[0] < self.turn:
+                looks += 1
+                if looks > LOOKS:
+                    time.sleep(NAP)
+                    if time.monotonic() - began > SILENCE:
+                        self._alive(rank)
+
+    def _alive(self, rank):
+        try:
+            os.kill(self.processes[rank], 0)
+        except ProcessLookupError:
+            raise PeerLost(f"rank {rank} is gone") from None
+
+
+def share(comm, sizes) -> SharedMemory | None:
+    """So many bytes of memory for each rank, all zero; None where the ranks cannot share any. Collective.
+
+    They can on one host that runs Linux, if they may open each other's files. The memory has no name: it is given back
+    when the last of them ends, however that is.
+    """
+    # Without a fence, what another processor has written has to become visible in the order in which it was written.
+    ordered = comm.fence is not None or platform.machine() in ("x86_64", "AMD64")
+    if not (1 < comm.size == comm.local_size and hasattr(os, "memfd_create") and ordered):
+        return None
+    token = secrets.token_bytes(TOKEN)
+    descriptor = os.memfd_create("allgrad")
+    try:
+        os.ftruncate(descriptor, HEADER + sizes[comm.rank])
+        os.pwrite(descriptor, token, 0)
+        offers = comm.all_gather_object((os.getpid(), descriptor, token))
+        files = []
+        with contextlib.suppress(OSError):
+            for (process, number, theirs), size in zip(offers, sizes):
+                files.append(_opened(f"/proc/{process}/fd/{number}", theirs, HEADER + size))
+        if not all(comm.all_gather_object(len(files) == comm.size)):
+            return None
+    finally:
+        os.close(descriptor)
+    memory = SharedMemory(comm, files)
+    memory.processes = [process for process, *_ in offers]
+    return memory
+
+
+def _opened(path, token, size):
+    """The file as memory; OSError if it is not the one that was meant, as where processes have other numbers."""
+    descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if os.fstat(descriptor).st_size != size or os.pread(descriptor, TOKEN, 0) != token:
+            raise OSError(f"{path} is another file")
+        return mmap.mmap(descriptor, size)
+    finally:
+        os.close(descriptor)
