@@ -106,7 +106,7 @@ def _median_seconds(comm, f: Callable[[], None], repeats=7):
 def _all_reduce_seconds(comm, size):
     """Time of one exact all-reduce of this many bytes."""
     total = ddp.ShardSum(comm, comm.size)
-    array = np.ones(size // 4, np.float32)
+    array = total.share(np.ones(size // 4, np.float32))
 
     def reduce():
         array[:] = 1.0

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
-from ddp.reduction import SHORT
+from ddp.reduction import SHARED
 from launch.study import cost_model
 from launch.study.cost_model import Network
 
@@ -54,11 +54,12 @@ def _fit(x, t):
 
 
 def exact(ranks: int, nbytes: float) -> str:
-    """Which of `cost_model.ALGORITHMS` has the costs of the exact all-reduce of `ddp`.
+    """Which of `cost_model.ALGORITHMS` has the costs of the exact all-reduce of `ddp` on one host.
 
-    With ranks that are no power of two, each sends a share to each of the others and has it back: a ring's costs.
+    Each rank adds up a share of the others' memory and writes it back, between two meetings; with ranks that are no
+    power of two, these are a ring's costs. What is short goes in one message between two ranks.
     """
-    if ranks == 2 and nbytes <= SHORT:
+    if ranks == 2 and nbytes < SHARED:
         return "recursive-doubling"
     return "rabenseifner" if ranks & (ranks - 1) == 0 else "ring"
 

@@ -92,11 +92,11 @@ def all_reduce_times(comm, sizes: list[int], repeats: int, reduce="canonical") -
 
     The sizes take turns, so that a slow moment of the machine does not fall on one of them.
     """
-    total = ddp.ShardSum(comm, comm.size, reduce == "canonical")
-    arrays = [np.ones(max(size // 4, 1), np.float32) for size in sizes]
+    totals = [ddp.ShardSum(comm, comm.size, reduce == "canonical") for _ in sizes]
+    arrays = [total.share(np.ones(max(size // 4, 1), np.float32)) for total, size in zip(totals, sizes)]
     seconds = np.empty((len(sizes), WARM_UPS + repeats))
     for turn in range(WARM_UPS + repeats):
-        for row, array in zip(seconds, arrays):
+        for row, total, array in zip(seconds, totals, arrays):
             array[:] = 1.0
             comm.barrier()
             began = time.perf_counter()
