@@ -4,8 +4,9 @@ A global batch is cut into V logical shards. Their gradients are the leaves of a
 a node at level l covers the leaves [i * 2^l, (i + 1) * 2^l), cut off at V, and is the sum of its two children; a
 child without leaves is left out. Floating-point addition is not associative, so this order is what makes the result
 the same, bit for bit, on any number of ranks. A rank owns a contiguous run of shards and adds it up to the largest
-complete subtrees; then each rank finishes the tree for its own slice of the elements, and the slices are gathered.
-Every element is added in the order of the tree, so slicing and buckets cannot change it.
+complete subtrees; then each rank finishes the tree for its own slice of the elements, and the slices are gathered: by
+messages, or on one host in memory that all ranks see. Every element is added in the order of the tree, so slicing and
+buckets cannot change it.
 """
 
 import operator
@@ -16,7 +17,7 @@ import numpy as np
 from autograd.kernels import ALIGNMENT, beside, full, to_numpy
 from ddp.communicator import Communicator
 from ddp.errors import ConfigurationError, counted
-from ddp.shared_memory import SharedMemory, share
+from ddp.shared_memory import share
 from ddp.wire import Wire
 
 SHORT = 1 << 22  # bytes up to which MPI's all-reduce of two ranks is faster than their exchanging halves
@@ -71,6 +72,45 @@ def subtrees(first, stop, leaves):
     return [(level, index) for level, index, _ in counter.stack]
 
 
+class Board:
+    """Where each rank has the sums of its subtrees, in memory that all ranks see.
+
+    array   this rank's last one, of the form of what is to be summed
+    kept    {first shard of a subtree: where it is added up} of its others
+    given   bytes of its own that the others read or get in a sum
+    """
+
+    def __init__(self, comm, memory, nodes, like, stride):
+        self.memory, self.nodes = memory, nodes
+        self.rows = [
+            [np.ndarray(like.shape, to_numpy(like).dtype, region, i * stride) for i in range(len(some))]
+            for some, region in zip(nodes, memory.regions)
+        ]
+        *kept, self.array = [beside(row, like) for row in self.rows[comm.rank]]
+        self.kept = {index << level: row for (level, index), row in zip(nodes[comm.rank], kept)}
+        self.array[...] = like
+        start, stop = (comm.rank * len(like) // comm.size, (comm.rank + 1) * len(like) // comm.size)
+        self.blocks = [slice(i, min(i + BLOCK, stop)) for i in range(start, stop, BLOCK)]
+        others = (len(like) - (stop - start)) * len(nodes[comm.rank]) + (stop - start) * (comm.size - 1)
+        self.given = others * like.nbytes // max(len(like), 1)
+
+    def add_up(self, counter):
+        """Finish the tree for this rank's slice of the elements, and write the sum to every rank's `array`.
+
+        Between the two meetings nobody else touches that slice.
+        """
+        self.memory.meet()
+        for block in self.blocks:
+            counter.stack.clear()
+            for nodes, rows in zip(self.nodes, self.rows):
+                for (level, index), row in zip(nodes, rows):
+                    counter.push(level, index, row[block])
+            total = counter.stack[0][2]  # which is where the last subtree was
+            for *_, row in self.rows[:-1]:
+                row[block] = total
+        self.memory.meet()
+
+
 class ShardSum:
     """The sum of one array per logical shard, over all shards of all ranks.
 
@@ -94,10 +134,7 @@ class ShardSum:
         self.nodes = [subtrees(*run_of(rank, comm.size, shards), shards) for rank in range(comm.size)]
         self.halves = self._halves()
         self.form = f" over {shards} shards, {'canonical' if canonical else 'native'}"
-        self.memory: SharedMemory | None = None
-        self.shared: Any = None  # the array that lies in it
-        self.rows: list = []  # each rank's subtrees in it
-        self.kept: dict = {}  # {first shard of a subtree of this rank, but for the last: where it is added up}
+        self.board: Board | None = None
         self._free: list = []
         self._scratch: Any = np.empty(0)
         self._counter = Counter(shards, self._free.append, self._add)
@@ -107,7 +144,9 @@ class ShardSum:
         alone = shard % 2 == 0 or shard == self.first  # its left sibling, if any, is another rank's
         if not alone or shard == self.stop - 1:
             return None
-        return self.kept[shard] if like is self.shared and shard in self.kept else self._spare(like)
+        if (board := self.board) is not None and like is board.array and shard in board.kept:
+            return board.kept[shard]
+        return self._spare(like)
 
     def push(self, shard, array, placed=False):
         """Add a shard's array. It is changed; unless it is the run's last, the caller may then overwrite it.
@@ -135,55 +174,26 @@ class ShardSum:
         """Exchange with the other ranks. `array`, pushed last, becomes the sum over all shards."""
         if self.comm.size > 1:
             self.comm.compare("a sum", array, self.form)
-        if array is self.shared:
+        if (board := self.board) is not None and array is board.array:
             self._counter.stack.clear()
-            self.comm.sent += self.given
-            return self.comm.together("a sum", array, self._in_memory)
+            self.comm.sent += board.given
+            return self.comm.together("a sum", array, lambda: board.add_up(Counter(self.shards)))
         for sends, receives in self.steps(array):
             self.comm.exchange(sends, receives)
 
     def share(self, array):
         """The array, to be summed step after step, in memory that all ranks see; itself if that cannot be. Collective.
 
-        Its sum then needs no messages, and has the same bits: see `_in_memory`.
+        Its sum then needs no messages, and has the same bits.
         """
         few = self.comm.size == 2 and self.comm.backend == "mpi" and array.nbytes < SHARED
-        if not self.canonical or self.wire is not None or few:
-            return array
-        itemsize, length = array.nbytes // len(array), len(array)
-        stride = -(-length * itemsize // ALIGNMENT) * ALIGNMENT
-        self.memory = share(self.comm, [stride * len(nodes) for nodes in self.nodes])
-        if self.memory is None:
-            return array
-        self.rows = [
-            [np.ndarray(length, to_numpy(array).dtype, region, i * stride) for i in range(len(nodes))]
-            for nodes, region in zip(self.nodes, self.memory.regions)
-        ]
-        *kept, self.shared = [beside(row, array) for row in self.rows[self.comm.rank]]
-        firsts = [index << level for level, index in self.nodes[self.comm.rank]]
-        self.kept = dict(zip(firsts, kept))
-        self.own = slice(*(-(-length * r // self.comm.size) for r in (self.comm.rank, self.comm.rank + 1)))
-        own = self.own.stop - self.own.start
-        self.given = ((length - own) * len(self.rows[self.comm.rank]) + own * (self.comm.size - 1)) * itemsize
-        self.shared[...] = array
-        return self.shared
-
-    def _in_memory(self):
-        """Each rank finishes the tree for its own slice, where all subtrees lie, and writes the sum to every rank.
-
-        Between the two meetings nobody else touches that slice.
-        """
-        assert self.memory is not None
-        self.memory.meet()
-        for start in range(self.own.start, self.own.stop, BLOCK):
-            block = slice(start, min(start + BLOCK, self.own.stop))
-            counter = Counter(self.shards, add=self._add)
-            for nodes, rows in zip(self.nodes, self.rows):
-                for (level, index), row in zip(nodes, rows):
-                    counter.push(level, index, row[block])
-            for *_, row in self.rows[:-1]:  # the sum is where the last subtree was
-                row[block] = counter.stack[0][2]
-        self.memory.meet()
+        if self.canonical and self.wire is None and not few:
+            stride = -(-array.nbytes // ALIGNMENT) * ALIGNMENT
+            memory = share(self.comm, [stride * len(nodes) for nodes in self.nodes])
+            if memory is not None:
+                self.board = Board(self.comm, memory, self.nodes, array, stride)
+                return self.board.array
+        return array
 
     def steps(self, array, few=False):
         """What `finish` does, as the arguments of `Communicator.exchange`, each to be called before the next is taken.

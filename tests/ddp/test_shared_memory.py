@@ -27,7 +27,7 @@ def sums(comm, batches, shared, placing=True):
     total, array = ShardSum(comm, len(batches[0])), np.empty_like(batches[0][0])
     if shared:
         array = total.share(array)
-        assert array is total.shared
+        assert array is total.board.array
     found = []
     for leaves in batches:
         for shard in range(total.first, total.stop):
