@@ -14,6 +14,7 @@ the medians, with the smallest and the largest ratio of one turn. Of a peer with
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import statistics
@@ -32,15 +33,13 @@ TOLERANCE = 1e-4  # relative difference of losses: float32, and what becomes of 
 PROFILED = 50  # steps
 
 
-def start(names, ranks):
-    """A group for each setting of each peer; those that cannot run are named."""
-    for name in names:
-        reason = why_not(name, ranks)
+def able(names, ranks):
+    """[(peer, setting), ...] of all settings of the peers that can run on so many ranks; the others are named."""
+    reasons = {name: why_not(name, ranks) for name in names}
+    for name, reason in reasons.items():
         if reason:
             print(f"left out: {name} {reason}, not on {ranks}")
-            continue
-        for setting in PEERS[name].settings:
-            yield Group(name, setting, ranks)
+    return [(name, setting) for name in names if not reasons[name] for setting in PEERS[name].settings]
 
 
 def make(groups, workload, ranks):
@@ -102,9 +101,9 @@ def compare(names, chosen, arguments):
     for ranks in arguments.ranks:
         with contextlib.ExitStack() as stack:
             groups = []
-            for group in start(names, ranks):
-                stack.callback(group.close)
-                groups.append(group)
+            for name, setting in able(names, ranks):
+                groups.append(Group(name, setting, ranks))
+                stack.callback(groups[-1].close)
             for workload in chosen:
                 rows += (found := measure(groups, workload, ranks, arguments.repeats, arguments.turn))
                 print("\n".join(report.lines(found)), flush=True)
@@ -131,15 +130,13 @@ def memory(names, chosen, all_ranks):
     """Print the resident memory of each competitor, from processes that do nothing else; the largest of the ranks."""
     print("| ranks | workload | peer | MiB between steps | MiB more in a step |\n|--:|---|---|--:|--:|", flush=True)
     for ranks in all_ranks:
-        for workload in chosen:
-            for name in names:
-                for group in start([name], ranks):
-                    with contextlib.closing(group):
-                        if not make([group], workload, ranks):
-                            continue
-                        before, more = (max(found) for found in zip(*group.ask("memory")))
-                    label = f"{workload.label} | {report.shown(name, group.setting)}"
-                    print(f"| {ranks} | {label} | {before:.1f} | {more:.1f} |", flush=True)
+        for workload, (name, setting) in itertools.product(chosen, able(names, ranks)):
+            with contextlib.closing(Group(name, setting, ranks)) as group:
+                if not make([group], workload, ranks):
+                    continue
+                before, more = (max(found) for found in zip(*group.ask("memory")))
+            label = f"{workload.label} | {report.shown(name, setting)}"
+            print(f"| {ranks} | {label} | {before:.1f} | {more:.1f} |", flush=True)
 
 
 def profile(chosen):
