@@ -78,6 +78,11 @@ def refuse_to_share(flag: str, path: str, environment: Mapping[str, str] = os.en
             )
 
 
+def cores() -> set[int]:
+    """The cores that this process may use."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
 def speaks(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether this process is the one to print what all ranks find wrong before they can talk to each other."""
     order = ("torchrun", *MPIRUN) if "TORCHELASTIC_RUN_ID" in environment else (*MPIRUN, "torchrun", "srun")

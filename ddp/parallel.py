@@ -63,6 +63,8 @@ class DistributedDataParallel:
         self.shards = self.comm.size if shards is None else shards
         self.run = list(range(*run_of(self.comm.rank, self.comm.size, self.shards)))  # the shards this rank computes
         self.arena = arena_of(model)
+        buffers = dict(model.named_buffers())
+        self._verify({**self.arena.parameters, **buffers})
         self.total = gradient_sum(self.arena, self.comm, self.shards, reduce, wire, compress)
         if type(self.total) is ShardSum and self.arena.on_cpu:
             message = self.total.share(self.arena.message)
@@ -75,8 +77,6 @@ class DistributedDataParallel:
         self.capture = capture
         self.captured: dict = {}
         self._refuse(reduce, wire, compress, sync_every, sync_after, batch_norm, timeline)
-        if noise is not None:
-            noise.attach(self.arena)
         self.local = None
         if sync_every is not None:
             self.local = LocalSteps(
@@ -85,12 +85,7 @@ class DistributedDataParallel:
         self.lockstep = None
         if batch_norm == "sync":
             self.lockstep = Lockstep(self.arena, self.statistics, self.comm, self.shards, reduce != "native")
-        buffers = dict(model.named_buffers())
-        self._verify({**self.arena.parameters, **buffers})
-        # What is settled one by one; on a device, where nothing overlaps, all at once.
-        self.pieces = [self.arena.grad[span] for span in self.arena.spans.values()]
-        if not self.arena.on_cpu:
-            self.pieces = [self.arena.grad]
+        self._attach()
         # A sum of gradients as they come out of backward, that nothing else looks at.
         direct = type(self.total) is ShardSum and self.lockstep is noise is scale is None
         self.overlap = Overlap(
@@ -149,6 +144,16 @@ class DistributedDataParallel:
                 f"a NoiseScale needs the exact gradient, which {asked[0]} does not compute: give noise=None"
             )
 
+    def _attach(self):
+        """Take the gradients from where they lie: another model of the same parameters may have moved them."""
+        self.gradients = self.arena.grad
+        # What is settled one by one; on a device, where nothing overlaps, all at once.
+        self.pieces = [self.arena.grad[span] for span in self.arena.spans.values()]
+        if not self.arena.on_cpu:
+            self.pieces = [self.arena.grad]
+        if self.noise is not None:
+            self.noise.attach(self.arena)
+
     def _verify(self, tensors):
         """Stop on every rank if the models differ: a sum over different parameters would be meaningless."""
         mine = [(name, list(t.shape), str(t.dtype)) for name, t in tensors.items()]
@@ -181,6 +186,8 @@ class DistributedDataParallel:
         began = time.perf_counter()
         here.step = batch.step
         self.suspect = None
+        if self.gradients is not self.arena.grad:
+            self._attach()
         self.statistics.begin()
         if self.local is not None:
             self.local.go_on()

@@ -135,6 +135,7 @@ class ShardSum:
         self.halves = self._halves()
         self.form = f" over {shards} shards, {'canonical' if canonical else 'native'}"
         self.board: Board | None = None
+        self.kept: dict = {}  # the board's
         self._free: list = []
         self._scratch: Any = np.empty(0)
         self._counter = Counter(shards, self._free.append, self._add)
@@ -144,9 +145,8 @@ class ShardSum:
         alone = shard % 2 == 0 or shard == self.first  # its left sibling, if any, is another rank's
         if not alone or shard == self.stop - 1:
             return None
-        if (board := self.board) is not None and like is board.array and shard in board.kept:
-            return board.kept[shard]
-        return self._spare(like)
+        kept = self.kept.get(shard)
+        return kept if kept is not None and _alike(kept, like) else self._spare(like)
 
     def push(self, shard, array, placed=False):
         """Add a shard's array. It is changed; unless it is the run's last, the caller may then overwrite it.
@@ -166,7 +166,7 @@ class ShardSum:
         """An array of the form of this one: released by the counter, or new."""
         while self._free:
             spare = self._free.pop()
-            if (type(spare), spare.shape, spare.dtype) == (type(like), like.shape, like.dtype):
+            if _alike(spare, like):
                 return spare
         return full(like.shape, 0, like)
 
@@ -192,6 +192,7 @@ class ShardSum:
             memory = share(self.comm, [stride * len(nodes) for nodes in self.nodes])
             if memory is not None:
                 self.board = Board(self.comm, memory, self.nodes, array, stride)
+                self.kept = self.board.kept
                 return self.board.array
         return array
 
@@ -203,7 +204,7 @@ class ShardSum:
         parts = [part for _, _, part in self._counter.stack]
         if self.comm.size > 1 and len(array):
             yield from self._across_ranks(parts, array, few)
-        self._free.extend(parts[:-1])
+        self._free.extend(part for part in parts[:-1] if all(part is not kept for kept in self.kept.values()))
         self._counter.stack.clear()
 
     def _add(self, array, left):
@@ -309,6 +310,10 @@ class ShardSum:
         if len(self._scratch) < length or (type(self._scratch), self._scratch.dtype) != (type(like), like.dtype):
             self._scratch = full((length,), 0, like)
         return self._scratch[:length]
+
+
+def _alike(a, b):
+    return (type(a), a.shape, a.dtype) == (type(b), b.shape, b.dtype)
 
 
 def _filled(messages):

@@ -43,30 +43,41 @@ class SharedMemory:
                     time.sleep(NAP)
                     if time.monotonic() - began > SILENCE:
                         self._alive(rank)
+                        began = time.monotonic()
 
     def _alive(self, rank):
         try:
-            os.kill(self.processes[rank], 0)
-        except ProcessLookupError:
-            raise PeerLost(f"rank {rank} is gone") from None
+            with open(f"/proc/{self.processes[rank]}/stat", "rb") as file:
+                state = file.read().rpartition(b")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            state = b"X"
+        except OSError:  # too many open files
+            return
+        if state in (b"X", b"Z"):  # Z: it has ended, and its parent has not asked for it yet
+            raise PeerLost(f"rank {rank} is gone")
 
 
 def share(comm, sizes) -> SharedMemory | None:
     """So many bytes of memory for each rank, all zero; None where the ranks cannot share any. Collective.
 
-    They can on one host that runs Linux, if they may open each other's files. The memory has no name: it is given back
-    when the last of them ends, however that is.
+    They can on one host that runs Linux, if they may open each other's files; without a fence on x86-64 only. The
+    memory has no name: it is given back when nobody uses it any more, however a rank ends. A forked child has it too.
     """
     # Without a fence, what another processor has written has to become visible in the order in which it was written.
     ordered = comm.fence is not None or platform.machine() in ("x86_64", "AMD64")
-    if not (1 < comm.size == comm.local_size and hasattr(os, "memfd_create") and ordered):
+    if comm.size == 1:
         return None
-    token = secrets.token_bytes(TOKEN)
-    descriptor = os.memfd_create("allgrad")
+    token, descriptor, offer = secrets.token_bytes(TOKEN), -1, None
+    with contextlib.suppress(OSError):  # forbidden, a limit of files or of their size, too little memory
+        if comm.size == comm.local_size and hasattr(os, "memfd_create") and ordered:
+            descriptor = os.memfd_create("allgrad")
+            os.posix_fallocate(descriptor, 0, HEADER + sizes[comm.rank])
+            os.pwrite(descriptor, token, 0)
+            offer = os.getpid(), descriptor, token
     try:
-        os.ftruncate(descriptor, HEADER + sizes[comm.rank])
-        os.pwrite(descriptor, token, 0)
-        offers = comm.all_gather_object((os.getpid(), descriptor, token))
+        offers = comm.all_gather_object(offer)
+        if None in offers:
+            return None
         files = []
         with contextlib.suppress(OSError):
             for (process, number, theirs), size in zip(offers, sizes):
@@ -74,7 +85,8 @@ def share(comm, sizes) -> SharedMemory | None:
         if not all(comm.all_gather_object(len(files) == comm.size)):
             return None
     finally:
-        os.close(descriptor)
+        if descriptor >= 0:
+            os.close(descriptor)
     memory = SharedMemory(comm, files)
     memory.processes = [process for process, *_ in offers]
     return memory
@@ -82,7 +94,7 @@ def share(comm, sizes) -> SharedMemory | None:
 
 def _opened(path, token, size):
     """The file as memory; OSError if it is not the one that was meant, as where processes have other numbers."""
-    descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
         if os.fstat(descriptor).st_size != size or os.pread(descriptor, TOKEN, 0) != token:
             raise OSError(f"{path} is another file")

@@ -52,6 +52,11 @@ def plan(config, sampler: Sampler) -> Plan:
         raise ConfigurationError(f"--warmup {config['warmup']} is longer than the run of {counted(steps, 'step')}")
     rate = schedule_of(config, after.lr, steps, sampler, warmup, start)
     if config["batch_schedule"] and config["batch_schedule"].startswith("seesaw"):
+        if isinstance(rate, schedule.Plateau):
+            raise ConfigurationError(
+                f"--schedule plateau and --batch-schedule {config['batch_schedule']} both lower the rate as they go: "
+                f"give another --schedule, or grow:F,EPOCH,..."
+            )
         rate = seesaw(rate, *changes)
     if rule == "adascale":
         _needs_noise("--lr-rule adascale", config)

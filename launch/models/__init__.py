@@ -78,8 +78,8 @@ def build(spec: str | Callable, data, seed=0, init_name="kaiming", dropout=0.0, 
     """
     name = spec if isinstance(spec, str) else f"{spec.__module__}:{spec.__qualname__}"
     kind, _, rest = name.partition(":")
-    if dropout >= 1.0:
-        raise ConfigurationError(f"--dropout is a probability below 1, got {dropout}")
+    if not 0.0 <= dropout < 1.0:
+        raise ConfigurationError(f"--dropout is a probability from 0 to below 1, got {dropout}")
     with random.keyed(seed, "init"):
         if not isinstance(spec, str):
             model = _made(spec, name, data)

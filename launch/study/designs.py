@@ -93,11 +93,13 @@ def parse(name: str, spec: Any) -> Dimension:
     """The hyper-parameter of "log:1e-3..1", "16,32,64", "int:32..256", or of a sequence of choices."""
     if name not in NAMES:
         raise ConfigurationError(f"--space {name} is not one of {', '.join(NAMES)}")
-    text = spec if isinstance(spec, str) else "|".join(map(str, spec)) if isinstance(spec, list | tuple) else str(spec)
+    several = isinstance(spec, list | tuple)
+    text = "|".join(map(str, spec)) if several else str(spec)
     scale, _, rest = text.rpartition(":")
     first, ranged, last = rest.partition("..")
     if not ranged or name not in BOUNDS:
-        values = tuple(_value(name, part.strip(), text) for part in text.split("|" if "|" in text else ","))
+        parts = text.split("|" if several or "|" in text else ",")
+        values = tuple(_value(name, part.strip(), text) for part in parts)
         if len({*values}) < len(values):
             raise ConfigurationError(f"--space {name}={text} has a value twice: give each of them once")
         return Dimension(name, values)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import ddp
+from ddp import environment
 from ddp.errors import ConfigurationError
 from launch.study import ledger, runner, workload
 
@@ -66,7 +67,7 @@ class Lab:
         self.comm = ddp.init()
         if self.comm.size > 1 and self.comm.rank > 0:
             _serve_as_rank(self.comm, ranks_per_run)
-        self.jobs = jobs or len(os.sched_getaffinity(0)) if self.comm.size == 1 else 0
+        self.jobs = jobs or len(environment.cores()) if self.comm.size == 1 else 0
         self.retry, self.progress = retry, progress
         self.asked = self.known = self.done = 0
         self.out = Path(out)

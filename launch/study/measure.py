@@ -22,6 +22,7 @@ import numpy as np
 
 import ddp
 from autograd.observe import replaced
+from ddp import environment
 from ddp.errors import ConfigurationError
 from launch import launchers
 from launch.options import OPTIMIZERS
@@ -156,8 +157,7 @@ def measured(comm, ranks: int, cells: list[dict], known: dict) -> dict:
     host in the minute before}.
     """
     workload.provide(known)
-    affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    places = comm.all_gather_object((socket.gethostname(), {*affinity}))
+    places = comm.all_gather_object((socket.gethostname(), environment.cores()))
     crowded = any(
         sum(host == other for other, _ in places) > len(set().union(*(c for other, c in places if other == host)))
         for host, _ in places
@@ -179,7 +179,7 @@ def measured(comm, ranks: int, cells: list[dict], known: dict) -> dict:
 
 def cores() -> int:
     """Cores this process may use, and so the ranks it starts."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(environment.cores())
 
 
 def times(lab, ranks: int, cells: list[dict], launcher: str | None = None) -> dict:

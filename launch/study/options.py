@@ -4,14 +4,15 @@ import argparse
 import functools
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 from ddp.errors import ConfigurationError
 from launch.study import runner, workload
+from launch.study.result import Result
 
 PRESETS = "quick", "full"
 PRESET: Any = object()  # default of an option whose value is the preset's
-Run = TypeVar("Run", bound=Callable)
+R = TypeVar("R")
 
 
 # --- types -----------------------------------------------------------------------------------------------------------
@@ -125,7 +126,7 @@ GRID = {  # what the experiments' `run` may take; each says so if it does not
     "launcher": (str, "of scaling and project: what starts their ranks: mpirun, torchrun or srun"),
     "net": (str, "of project: a network by name, or custom:A,B[,C] in seconds and seconds a byte [measured]"),
     "compute": (numbers(float), "of project: c0,d in seconds a step and an example [measured]"),
-    "size": (int, "of project: bytes of the gradients [those of the model]"),
+    "size": (positive(int), "of project: bytes of the gradients [those of the model]"),
     "s_min": (float, "of scaling and project: S_min of steps to target [that of study steps in --out]"),
     "b_crit": (float, "of scaling and project: B_crit of steps to target [that of study steps in --out]"),
     "algorithm": (str, "of project: ring, rabenseifner, recursive-doubling, tree or best [best]"),
@@ -167,50 +168,52 @@ def _word(value):
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def experiment(grids: dict, as_given: tuple[str, ...] = ()) -> Callable[[Run], Run]:
+class Experiment(Generic[R]):
+    """What `experiment` makes of an experiment's function: called as it is, with options in their types."""
+
+    def __init__(self, run: Callable[..., R], grids: dict, as_given: tuple[str, ...]):
+        functools.update_wrapper(self, run)
+        self.run, self.grids, self.as_given = run, grids, as_given
+        self.name = run.__module__.rpartition(".")[2].replace("_", "-")
+        self.parameters = inspect.signature(run).parameters
+
+    def chosen(self, preset, given) -> dict:
+        """The options that the function would get: those given, in their types, and the preset's."""
+        if preset not in PRESETS:
+            raise ConfigurationError(f"--preset {preset} is not one of {', '.join(PRESETS)}")
+        default = {key: self.grids[preset][key] for key, p in self.parameters.items() if p.default is PRESET}
+        known = {*self.parameters, *(runner.MORE if "more" in self.parameters else ())}
+        if "options" not in self.parameters and (foreign := given.keys() - known):
+            raise ConfigurationError(f"--{_flag(min(foreign))} has no effect on allgrad study {self.name}")
+        plain = {key for key in GRID if key not in (*REPEATED, *self.as_given) and given.get(key) is not None}
+        given = {key: typed(key, value) if key in plain else value for key, value in given.items()}
+        single = "optimizers" in self.parameters.keys() - {*default, *self.as_given}
+        if single and len(several := given.get("optimizers", ())) > 1:
+            raise ConfigurationError(f"{self.name} takes one optimizer, got {', '.join(several)}")
+        return default | {key: v for key, v in given.items() if v is not None or key not in default}
+
+    def __call__(self, lab, work, preset="quick", **given) -> R:
+        if not isinstance(work, workload.Workload):
+            raise ConfigurationError(f"a study is of a Workload(data, model), got {type(work).__name__}")
+        given = self.chosen(preset, given)
+        result = self.run(lab, work, preset, **given)
+        twice = sorted({*given.get("seeds", ())} & {*given.get("report_seeds", ())})
+        if twice and isinstance(result, Result):
+            result.notes.append(
+                f"Seeds {', '.join(map(str, twice))} are reported and were tuned with as well: they are not fresh, "
+                f"and favour the rates found."
+            )
+        return result
+
+
+def experiment(grids: dict, as_given: tuple[str, ...] = ()) -> Callable[[Callable[..., R]], Experiment[R]]:
     """Decorates an experiment, `run(lab, work, preset, *, ...)`: it gets its options in the types that they have on the
     command line, but those of `as_given`, and where there is none the preset's if its default is PRESET.
 
     One that declares **more takes further words of a run's configuration, and with **options those of other
     experiments; what else has no effect is refused. `run.chosen(preset, given)` are the options it would get.
     """
-
-    def decorate(run):
-        name = run.__module__.rpartition(".")[2].replace("_", "-")
-        parameters = inspect.signature(run).parameters
-        known = {*parameters, *(runner.MORE if "more" in parameters else ())}
-
-        def chosen(preset, given):
-            if preset not in PRESETS:
-                raise ConfigurationError(f"--preset {preset} is not one of {', '.join(PRESETS)}")
-            default = {key: grids[preset][key] for key, p in parameters.items() if p.default is PRESET}
-            if "options" not in parameters and (foreign := given.keys() - known):
-                raise ConfigurationError(f"--{_flag(min(foreign))} has no effect on allgrad study {name}")
-            plain = {key for key in GRID if key not in (*REPEATED, *as_given) and given.get(key) is not None}
-            given = {key: typed(key, value) if key in plain else value for key, value in given.items()}
-            single = "optimizers" in parameters.keys() - {*default, *as_given}
-            if single and len(several := given.get("optimizers", ())) > 1:
-                raise ConfigurationError(f"{name} takes one optimizer, got {', '.join(several)}")
-            return default | {key: v for key, v in given.items() if v is not None or key not in default}
-
-        @functools.wraps(run)
-        def asked(lab, work, preset="quick", **given):
-            if not isinstance(work, workload.Workload):
-                raise ConfigurationError(f"a study is of a Workload(data, model), got {type(work).__name__}")
-            given = chosen(preset, given)
-            result = run(lab, work, preset, **given)
-            twice = sorted({*given.get("seeds", ())} & {*given.get("report_seeds", ())})
-            if twice and not isinstance(result, list):
-                result.notes.append(
-                    f"Seeds {', '.join(map(str, twice))} are reported and were tuned with as well: they are not fresh, "
-                    f"and favour the rates found."
-                )
-            return result
-
-        asked.chosen = chosen  # type: ignore[attr-defined]
-        return cast(Run, asked)
-
-    return decorate
+    return lambda run: Experiment(run, grids, as_given)
 
 
 def _flag(name):

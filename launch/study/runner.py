@@ -15,7 +15,7 @@ import numpy as np
 
 import ddp
 from ddp.errors import ConfigurationError
-from launch.options import OPTIMIZERS as RULES
+from launch.options import OPTIMIZERS as RULES, length
 from launch.plan import schedule_of, steps_of
 from launch.study import fit, workload
 from launch.train import make_optimizer
@@ -72,6 +72,13 @@ def configuration(work: workload.Workload, optimizer: str | None = None, **given
     for key, least in {"eval_ratio": 1.0, "sustain": 1, "batch": 1, "cap": 1, "lr": 0.0}.items():
         if not least <= config[key] < math.inf:
             raise ConfigurationError(f"{key} is at least {least}, got {config[key]}")
+    for key in ("steps", "warmup"):
+        try:
+            length(0 if config[key] is None else config[key])
+        except ValueError:
+            raise ConfigurationError(
+                f"--{key} takes a number of steps, epochs as 10ep or samples as 20000samples, got {config[key]!r}"
+            ) from None
     if wrong := [key for key, value in config.items() if isinstance(value, float) and not math.isfinite(value)]:
         raise ConfigurationError(f"{wrong[0]} is a finite number, got {config[wrong[0]]}")
     return json.loads(json.dumps(config, allow_nan=False))

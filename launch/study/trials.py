@@ -7,6 +7,7 @@ from collections import Counter
 
 import numpy as np
 
+from launch import data as datasets
 from launch.options import defaults
 from launch.study import designs, figures, fit, importance, runner
 from launch.study.result import Check, Figure, Result, Table
@@ -70,7 +71,7 @@ def _ratio(claim, fresh, role):
     """The claim that the winner's geometric mean over seeds is below another's; without a seed that works, nan."""
     ours, theirs = _finite(fresh["winner"]), _finite(fresh[role.split()[0]])
     if not (ours and theirs):
-        value = math.inf if theirs else 0.0 if ours else math.nan
+        value = 0.0 if ours else math.nan  # nan fails
         return Check(claim, value, value, value, most=1.0)
     return Check(claim, *fit.ratio(ours, theirs), most=1.0, seeds=min(len(ours), len(theirs)))
 
@@ -172,7 +173,8 @@ def _importance_table(setting, groups, logs, matter, order):
         found, rates = matter[name], [bad / n for _, n, bad, _ in _by_group(groups[name], logs) if n]
         rows.append({
             "name": name, "share": found.share, "ci_lo": found.low, "ci_hi": found.high, "chance": found.chance,
-            "groups": found.groups, "n": found.n, "fail_least": min(rates), "fail_most": max(rates),
+            "groups": found.groups, "n": found.n, "fail_least": min(rates, default=math.nan),
+            "fail_most": max(rates, default=math.nan),
         })  # fmt: skip
     return Table(
         "importance",
@@ -325,7 +327,8 @@ def command(work, row) -> str | None:
     """The `allgrad train` that does a row's run again; None if its data, model or loss have no name there."""
     config = row["config"]
     unnamed = not isinstance(work.data, str) or not isinstance(work.model, str) or config["objective"]
-    if unnamed or config["label_noise"]:
+    resplit = datasets.split(str(config["data"]))[0] in ("csv:", "npz:") and config["seed"]  # a study splits by seed 0
+    if unnamed or config["label_noise"] or resplit:
         return None
     given = {"data": config["data"], "data_dir": work.data_dir, "model": config["model"]}
     names = "init", "dropout", "dtype", "optimizer", "lr", "momentum", "nesterov", "weight_decay", "l1", "schedule"
@@ -381,7 +384,8 @@ def _draw_trials(setting, tried, finalists, groups, logs):
         if not dimension.choices and dimension.scale == "log":
             figures.logarithmic(axes.xaxis)
         good = [(x, math.exp(y)) for x, y in zip(places, logs) if x is not None and math.isfinite(y)]
-        axes.plot(*zip(*good), ".", color=figures.GREY, markersize=3, alpha=0.6, zorder=2)
+        if good:
+            axes.plot(*zip(*good), ".", color=figures.GREY, markersize=3, alpha=0.6, zorder=2)
         for i in range(len(labels)):
             values = [math.exp(y) for g, y in zip(group, logs) if g == i and math.isfinite(y)]
             if values:
@@ -409,7 +413,8 @@ def _places(dimension, tried, group):
         places = [None if g is None else g + s for g, s in zip(group, shift)]
         return places, [(i - 0.35, i + 0.35) for i in range(len(dimension.choices))]
     places = [trial.values.get(dimension.name) for trial in tried]
-    of = [[x for x, g in zip(places, group) if g == i] for i in range(1 + max(g for g in group if g is not None))]
+    last = max((g for g in group if g is not None), default=-1)
+    of = [[x for x, g in zip(places, group) if g == i] for i in range(1 + last)]
     return places, [(min(found), max(found)) if found else (math.nan, math.nan) for found in of]
 
 

@@ -211,13 +211,19 @@ class _Search:
             return f"every learning rate fails: {errors[0]}"
         config = self.rows[-1]["config"]
         endings = ", ".join(sorted({row["status"] for row in self.rows}))
+        rates = f"from {self.rate(min(self.found)):g} to {self.rate(max(self.found)):g}"
+        if self.measure is not None:
+            return (
+                f"{config['optimizer']} with batch {config['batch']} comes to the end of its budget with no learning "
+                f"rate {rates} ({endings}): give smaller ones to begin with by --lr, or other data or another model"
+            )
         ends = [row[f"final_{config['metric']}"] for row in self.rows]
         closest = max if config["metric"].endswith("accuracy") else min
         best = closest((end for end in ends if end is not None), default=math.nan)
         return (
             f"{config['optimizer']} with batch {config['batch']} meets {config['metric']} {config['target']} with no "
-            f"learning rate from {self.rate(min(self.found)):g} to {self.rate(max(self.found)):g} ({endings}; the best "
-            f"run came to {best:.4g}): give a target that is easier to meet, or more steps with --cap"
+            f"learning rate {rates} ({endings}; the best run came to {best:.4g}): give a target that is easier to "
+            f"meet, or more steps with --cap"
         )
 
 

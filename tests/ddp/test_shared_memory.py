@@ -11,8 +11,9 @@ import pytest
 
 from autograd import nn, optim
 from autograd.random import generator
-from ddp import Communicator, ShardSum, shared_memory
+from ddp import Communicator, DataLoader, DistributedDataParallel, NoiseScale, ShardSum, shared_memory
 from ddp.errors import PeerLost
+from ddp.loss_scale import LossScale
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="only Linux has memory files without a name")
 
@@ -52,20 +53,23 @@ def test_the_bits_are_those_of_messages(simulate, ranks, shards):
 
 
 def test_any_other_array_is_summed_by_messages(simulate):
-    leaves = leaves_of(5, 40)
+    leaves = leaves_of(7, 40)
 
-    def both(comm):
-        total = ShardSum(comm, 5)
+    def all_ways(comm):
+        total = ShardSum(comm, 7)
         shared, found = total.share(np.empty_like(leaves[0])), []
-        for array in (shared, np.empty_like(shared), shared, np.empty_like(shared)):
-            for shard in range(total.first, total.stop):
-                array[...] = leaves[shard]
-                total.push(shard, array)
-            total.finish(array)
-            found.append(array.tobytes())
+        for last in (shared, np.empty_like(shared), shared, np.empty_like(shared)):
+            for before in (last, shared, np.empty_like(shared)):
+                for shard in range(total.first, total.stop):
+                    array = last if shard == total.stop - 1 else before
+                    array[...] = leaves[shard]
+                    total.push(shard, array)
+                total.finish(last)
+                found.append(last.tobytes())
         return found
 
-    assert len({one for found in simulate(3, both) for one in found}) == 1
+    for ranks in (2, 3):
+        assert len({one for found in simulate(ranks, all_ways) for one in found}) == 1
 
 
 def test_what_others_read_is_counted_as_sent(simulate):
@@ -97,6 +101,42 @@ def test_where_one_rank_cannot_share_none_does(simulate, monkeypatch, fails):
     assert simulate(2, lambda comm: ShardSum(comm, 2).share(array) is array) == [True, True]
 
 
+def test_where_the_system_has_no_memory_to_give_messages_are_sent(simulate, monkeypatch):
+    made, calls = os.memfd_create, []
+
+    def making(name):
+        calls.append(name)
+        if len(calls) == 2:
+            raise PermissionError("not allowed")
+        return made(name)
+
+    monkeypatch.setattr(os, "memfd_create", making)
+    array = np.zeros(100, np.float32)
+    assert simulate(3, lambda comm: ShardSum(comm, 3).share(array) is array) == [True] * 3
+
+
+@pytest.mark.parametrize("options", [{}, {"noise": NoiseScale}, {"scale": LossScale}])
+def test_a_model_may_be_wrapped_again_and_the_first_goes_on(simulate, options):
+    x = np.random.default_rng(0).standard_normal((64, 30)).astype("f")
+
+    def trained(comm, again):
+        model = nn.Sequential(nn.Linear(30, 20), nn.ReLU(), nn.Linear(20, 4))
+        for name, p in model.named_parameters():
+            p.assign(0.1 * generator(name).standard_normal(p.shape).astype("f"))
+        parallel = DistributedDataParallel(model, comm, 5, **{key: make() for key, make in options.items()})
+        optimizer = optim.SGD(model, lr=0.01)
+        for batch in DataLoader((x,), 16, comm, 5).steps(0, 4):
+            if again and batch.step == 2:
+                DistributedDataParallel(model, comm, 5)
+            parallel.backward(batch, lambda x: (model(x) ** 2).mean())
+            optimizer.step()
+        noise = parallel.noise and (parallel.noise.trace, parallel.noise.signal)
+        return parallel.arena.sha256(), noise
+
+    found = {one for again in (False, True) for one in simulate(2, lambda comm: trained(comm, again))}
+    assert found == {*simulate(1, lambda comm: trained(comm, False))}
+
+
 def test_on_several_hosts_or_one_rank_nothing_is_shared(simulate):
     array = np.zeros(100, np.float32)
     assert all(simulate(4, lambda comm: ShardSum(comm, 4).share(array) is array))  # 2 ranks a host
@@ -123,11 +163,14 @@ def test_ranks_meet_and_one_that_is_gone_is_missed(monkeypatch):
     monkeypatch.setattr(shared_memory, "LOOKS", 1)
     monkeypatch.setattr(shared_memory, "SILENCE", 0.0)
     ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # and nobody has asked for its status
     memory = meeting(ended.pid)
     memory.turns[1][0] = 2
     memory.meet()
     memory.meet()
+    with pytest.raises(PeerLost, match=r"^rank 1 is gone$"):
+        memory.meet()
+    ended.wait()
     with pytest.raises(PeerLost, match=r"^rank 1 is gone$"):
         memory.meet()
 

@@ -118,7 +118,7 @@ BAD = [
     ("--momentum 1.0", "SGD: momentum is in [0, 1), got 1.0"),
     ("--nesterov", "SGD: nesterov needs a momentum above 0"),
     ("--optimizer adam --momentum 0.9", "--momentum belongs to sgd, rmsprop, lars, not to adam"),
-    ("--dropout 1.0", "--dropout is a probability below 1, got 1.0"),
+    ("--dropout 1.0", "--dropout is a probability from 0 to below 1, got 1.0"),
     ("--model mlp:", "'' is not a number of hidden units; write mlp:512,256"),
     ("--model mlp:16,-3", "'-3' is not a number of hidden units"),
     ("--resume", "--resume: there is no run to go on with"),

@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 
+from ddp.errors import ConfigurationError
 from launch.study import figures, fit, runner
 from launch.study.experiments import steps
 from launch.study.options import PRESET, experiment
@@ -36,6 +37,8 @@ def run(
     """The experiment. The smallest of `batches` is the base, the others are branches; its rate is tuned on steps to
     the target, as in `allgrad study steps`, or `lr` if given."""
     batches, checkpoints = sorted(batches), sorted(checkpoints)
+    if checkpoints[0] < 0:
+        raise ConfigurationError(f"--checkpoints are numbers of steps, 0 or more, got {checkpoints[0]}")
 
     def of(optimizer):
         rate, trials, edge = lr, 0, None
@@ -52,7 +55,10 @@ def run(
                 cap=10**9, **more,
             ) for seed in report_seeds
         ]  # fmt: skip
-        return {"lr": rate, "trials": trials, "at_edge": edge, "rows": lab.run(configs, "branch")}
+        rows = lab.run(configs, "branch")
+        if broken := [row["error"] for row in rows if row["status"] == "error"]:
+            raise ConfigurationError(f"the branches of {optimizer} cannot be run: {broken[0]}")
+        return {"lr": rate, "trials": trials, "at_edge": edge, "rows": rows}
 
     found = dict(zip(optimizers, lab.map(of, optimizers)))
     return summarize(work, found, batches, checkpoints, sampler, seeds, report_seeds)

@@ -138,11 +138,12 @@ def run(
 def _models(work, deep):
     """{depth: workload}: the workload itself, and a deeper one if its model has a depth."""
     spec = work.model if isinstance(work.model, str) else ""
-    kind, _, widths = spec.partition(":")
+    kind, _, rest = spec.partition(":")
     if kind != "mlp":
         return {"as it is": work}
-    widths = widths.split(",")
-    deeper = replace(work, model="mlp:" + ",".join(widths[:1] * deep))
+    sizes, colon, activation = rest.partition(":")
+    widths = sizes.split(",")
+    deeper = replace(work, model="mlp:" + ",".join(widths[:1] * deep) + colon + activation)
     return {str(len(widths)): work, **({str(deep): deeper} if len(widths) < deep else {})}
 
 

@@ -265,13 +265,13 @@ def _reach(found, rule, slack=1.2):
     """(k up to which a rule needs at most `slack` times the tuned steps, first k at which most seeds fail)."""
     base, reach, lost = _base(found), 1, None
     for cell in _cells(found, rule):
-        k = cell.batch // base.batch
+        k = cell.batch / base.batch
         if cell.lost and lost is None:
             lost = k
     for cell in _cells(found, rule):
         if not _ratio(cell, found["tuned", cell.batch]) <= slack:
             break
-        reach = cell.batch // base.batch
+        reach = cell.batch / base.batch
     return reach, lost
 
 
@@ -282,11 +282,11 @@ def _headline(name, found):
         if not cells:
             continue
         reach, lost = _reach(found, rule)
-        last = cells[-1].batch // _base(found).batch
-        end = "" if lost is None else f", fails at {lost}"
-        if reach == last < max(batch for _, batch in found) // _base(found).batch:
+        last = cells[-1].batch / _base(found).batch
+        end = "" if lost is None else f", fails at {lost:g}"
+        if reach == last < max(batch for _, batch in found) / _base(found).batch:
             end = ", as far as it is defined"
-        said.append(f"{rule} up to k = {reach}{end}" if reach > 1 else f"{rule} never{end}")
+        said.append(f"{rule} up to k = {reach:g}{end}" if reach > 1 else f"{rule} never{end}")
     return f"{name}: within 20 % of the steps with a tuned rate are {'; '.join(said)}."
 
 
@@ -298,7 +298,7 @@ def _advice(of):
         base = _base(found).batch
         if reach > 1:
             scale = "keep the rate" if order[0] == "none" else f"scale the rate by the rule {order[0]}"
-            said.append(f"With {name}, {scale} up to a batch of {reach * base}")
+            said.append(f"With {name}, {scale} up to a batch of {round(reach * base)}")
         else:
             said.append(f"With {name}, tune the rate at every batch")
     return "; ".join(said) + ". Beyond that, tune the rate again: no rule here replaces it."
@@ -313,18 +313,18 @@ def _checks(work, of, common, seeds):
     checks = []
     for name, found in of.items():
         base = _base(found)
-        k = {cell.batch: cell.batch // base.batch for cell in found.values()}
+        k = {cell.batch: cell.batch / base.batch for cell in found.values()}
         rules = {rule: _cells(found, rule) for rule in _rules(found)}
         few = [c for c in rules.get("linear", ()) if k[c.batch] <= (8 if reference else 2)]
         if few and name in ("sgd", "momentum", "nesterov"):
             most = 1.2 if name == "sgd" else 1.3
-            claim = f"{name}: linear scaling divides the steps by k up to k = {k[few[-1].batch]} (S k / S0, worst)"
+            claim = f"{name}: linear scaling divides the steps by k up to k = {k[few[-1].batch]:g} (S k / S0, worst)"
             checks.append(_worst(claim, [(c, base, k[c.batch]) for c in few], most, seeds))
         if name == "sgd" and reference and base.batch == 4:
             for cell in [c for c in rules["linear"] if k[c.batch] in (32, 64)]:
                 share = cell.failures / len(cell.rows)
                 drawn = np.random.default_rng(0).binomial(len(cell.rows), share, fit.RESAMPLES) / len(cell.rows)
-                claim = f"sgd: linear scaling fails at k = {k[cell.batch]} (share of seeds)"
+                claim = f"sgd: linear scaling fails at k = {k[cell.batch]:g} (share of seeds)"
                 checks.append(Check(claim, share, *fit.interval(drawn), least=0.5, seeds=seeds))
         if name in ("sgd", "momentum") and len(rules.get("none", ())) > 1:
             claim = f"{name}: without scaling, larger batches save no steps (S over its mean, where it differs most)"
@@ -355,13 +355,7 @@ def _worst(claim, pairs, most, seeds):
         value = math.nan if kept else 0.0  # nan fails
         return Check(claim, value, value, value, most=most, seeds=seeds)
     a, b, factor = max(kept, key=lambda pair: pair[0].mean / pair[1].mean * pair[2])
-    return Check(claim, a.mean / b.mean * factor, *_interval(a, b, factor), most=most, seeds=seeds)
-
-
-def _interval(a, b, factor=1.0):
-    """That of the ratio of two cells' steps, over seeds."""
-    drawn = fit.resampled({0: a.met, 1: b.met})
-    return fit.interval(np.exp(drawn[:, 0] - drawn[:, 1]) * factor)
+    return Check(claim, *(factor * end for end in fit.ratio(a.met, b.met)), most=most, seeds=seeds)
 
 
 def _constant(claim, cells, seeds):
@@ -389,9 +383,7 @@ def _notes(of, common):
                 which = ", ".join(f"{c.failures} of {len(c.rows)} at B = {c.batch}" for c in some)
                 notes.append(f"{name}, {rule}: seeds failed, {which}; S is the mean of those that did not.")
         for cell in _cells(found, "tuned"):
-            notes += cell.tuned.remarks(f"{name}, tuned, at B = {cell.batch}") if cell.rows else []
-        if not all((r, b) in found for r in ("tuned",) for _, b in found):
-            notes.append(f"{name}: at some batches no rate meets the target.")
+            notes += cell.tuned.remarks(f"{name}, tuned, at B = {cell.batch}")
     base = _base(next(iter(of.values())))
     notes.append(f"All rules start from the rate that was best for B = {base.batch} on {base.tuned.trials} runs of the "
                  f"tuning seeds; a base rate tuned for a final loss lies nearer to the edge of stability, and linear "

@@ -63,12 +63,9 @@ class Probed(runner.Run):
     def probe(self) -> dict:
         """The noise of the training part that is measured, and the curvature; None for what is not defined here."""
         self.next = max(self.t + 1, math.ceil(self.t * self.config["probe_ratio"]))
-        x, y = self.parts["train"]
         model = self.snapshot()
-        frozen = Frozen(model, None, x, y)
-        frozen.model = Through(frozen.model)
-        frozen.loss, _ = workload.objective(self.config, frozen.model.model, self.data)
-        gradient, m, n = frozen.gradient(), len(x), len(self.data.train_x)
+        frozen = frozen_at(self, model)
+        gradient, m, n = frozen.gradient(), len(frozen), len(self.data.train_x)
         trace = self._trace(frozen, model)
         measured = float(gradient @ gradient)
         corrected = measured - trace / m  # |G|^2 of the distribution that the samples were drawn from
@@ -112,6 +109,14 @@ class Through:
         return self.model.modules()
 
 
+def frozen_at(run, model) -> Frozen:
+    """The run's loss at the weights of a model, over the training samples that are measured."""
+    frozen = Frozen(model, None, *run.parts["train"])
+    frozen.model = Through(frozen.model)
+    frozen.loss, _ = workload.objective(run.config, frozen.model.model, run.data)
+    return frozen
+
+
 def _hessian_trace(frozen, draws, key):
     """tr(H Sigma), as a mean of v'Hv over vectors v of covariance Sigma, each time with the H of other samples.
 
@@ -139,9 +144,8 @@ def run(lab, work, preset="quick", *, optimizers=PRESET, **options) -> Result:
     cells = {(row["optimizer"], row["B"]): row for row in first.tables[0].rows if math.isfinite(row["S"])}
     fits = {row["optimizer"]: row for row in first.tables[1].rows}
     keys = ("seeds", "report_seeds", "batches", "cap", "lr")
-    common = {
-        "metric": "train_loss", **{key: value for key, value in options.items() if key not in keys and value},
-    }  # fmt: skip
+    given = {key: value for key, value in options.items() if key not in keys and value is not None}
+    common = {"metric": "train_loss", **given}
     common["target"] = common.get("target") or steps.TARGETS[common["metric"]]
     chosen = list(dict.fromkeys(
         min((key for key in cells if key[0] == name), key=lambda key: abs(math.log(key[1] / wanted)))

@@ -67,11 +67,11 @@ def run(
     cost_model.all_reduce(algorithm, 2, 1, given or cost_model.Network("", 0.0, 0.0))
     steps, source = _steps_to_target(lab, work, preset, s_min, b_crit, optimizer)
     found = recording = None
-    if compute is None or given is None:
-        found = measured(lab, work, GRIDS[preset], launcher, network=given is None)
+    network, own = given, None if compute is None else Compute(Line(*compute, (), (), ()), (1.0,))
+    if network is None or own is None:
+        found = measured(lab, work, GRIDS[preset], launcher, network=network is None)
         recording = _recorded(work)
-    network = given or found.network()  # type: ignore[union-attr]
-    own = found.compute["own"] if compute is None else Compute(Line(*compute, (), (), ()), (1.0,))  # type: ignore
+        network, own = network or found.network(), own or found.compute["own"]
     nbytes: int = size or (found.bytes["own"] if found else arena_of(work.build()).message.nbytes)
     model = projection.Model(network, algorithm, own, nbytes, *steps)
     seen = max((W for _, W, _ in found.steps), default=1) if found else 1

@@ -171,6 +171,8 @@ def _towards_target(eff, B1, B, fit):
     if fit is None:
         return eff if B1 == B else None
     s_min, b_crit = fit
+    if math.isinf(b_crit):  # the steps fall as 1/B: every batch takes the same examples
+        return eff
     examples = [s_min * (batch + b_crit) for batch in (B1, B)]
     return eff * examples[0] / examples[1]
 

@@ -13,10 +13,9 @@ import numpy as np
 
 from ddp.curvature import largest_eigenvalue
 from ddp.errors import ConfigurationError
-from ddp.probe import Frozen
-from launch.study import figures, fit, runner, workload
+from launch.study import figures, fit, runner
 from launch.study.experiments import steps
-from launch.study.experiments.noise import Through
+from launch.study.experiments.noise import frozen_at
 from launch.study.options import PRESET, experiment
 from launch.study.result import Check, Figure, Result, Table
 from launch.study.tune import SEEDS, first_rate, tune
@@ -36,10 +35,7 @@ def execute(config: dict, comm) -> dict:
     run = runner.Run(config, comm)
     row = runner.to_target(run)
     if row["status"] == "ok" and config["iterations"]:
-        frozen = Frozen(run.snapshot(), None, *run.parts["train"])
-        frozen.model = Through(frozen.model)
-        frozen.loss, _ = workload.objective(config, frozen.model.model, run.data)
-        row["sharpness"] = largest_eigenvalue(frozen, config["iterations"])
+        row["sharpness"] = largest_eigenvalue(frozen_at(run, run.snapshot()), config["iterations"])
     return row
 
 

@@ -123,7 +123,7 @@ def run(
         raise ConfigurationError(f"shuffle needs samples with one label or value each, and {data.name} is a text")
     convex: Workload = replace(
         work, model="softmax", label_noise=NOISE if data.classes else 0.0, objective=None, dropout=0.0, init="kaiming",
-        shards=1,
+        shards=1, eval_samples=max(work.config()["eval_samples"], len(data.train_x)),  # the minimum is of all of them
     )  # fmt: skip
     floor_seeds = report_seeds[:FLOOR_SEEDS] if preset == "quick" else report_seeds
     known = target is not None or work.is_default

@@ -333,8 +333,9 @@ def _checks(work, common, of, fits, seeds):
             checks += _rates(cells)
     for first, second, least in (("sgd", "momentum", 1.2), ("momentum", "adam", 1.0)):
         if first in of and second in of and (least > 1.0 or reference):
-            ratio = fits[second].fit.b_crit / fits[first].fit.b_crit
-            low, high = fit.interval(fits[second].b_crit / fits[first].b_crit)
+            with np.errstate(divide="ignore", invalid="ignore"):  # B_crit is 0 or inf where the steps do not bend
+                ratio = float(np.divide(fits[second].fit.b_crit, fits[first].fit.b_crit))
+                low, high = fit.interval(fits[second].b_crit / fits[first].b_crit)
             claim = f"{second} makes use of larger batches than {first} (ratio of B_crit)"
             checks.append(Check(claim, ratio, low, high, least, seeds=seeds))
     return checks

@@ -7,6 +7,7 @@ import math
 import re
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from itertools import count, islice
 from typing import Any
 
 from ddp.errors import ConfigurationError
@@ -61,6 +62,8 @@ def run(
         raise ConfigurationError(f"--eta has no effect on --search {search}: leave it out, or give --search halving")
     if search_seed is not None and search == "grid":
         raise ConfigurationError("--search-seed has no effect on --search grid, which draws nothing: leave it out")
+    if search_seed is not None and search_seed < 0:
+        raise ConfigurationError(f"--search-seed is at least 0, got {search_seed}")
     eta = 3 if eta is None else eta
     more = {"optimizer": optimizers, "batch": batches, "momentum": momentum, "weight_decay": weight_decay,
             "schedule": schedule}  # fmt: skip
@@ -74,7 +77,7 @@ def run(
     scores = designs.halving(levels, range(len(tried)), lambda ids, level: setting.score(tried, ids, level))
     if not any(math.isfinite(value) for value in scores[0].values()):
         raise ConfigurationError(_complaint(tried))
-    ranking = setting.confirm(tried)
+    ranking = setting.confirm(tried, report_seeds)
     middle = designs.promoted(scores[0], len(scores[0]))
     middle = sorted(middle, key=lambda k: (scores[0][k], k))[len(middle) // 2]
     finalists = dict(zip(("winner", "runner-up"), ranking)) | ({"median": middle} if middle != ranking[0] else {})
@@ -172,9 +175,10 @@ class Setting:
         reached = {k: math.inf if tried[k].confirmed else len(tried[k].rows) for k in good}
         return sorted(good, key=lambda k: (-reached[k], self.mean(tried[k].last), k))
 
-    def confirm(self, tried) -> list[int]:
-        """Run the best trials with more seeds and the whole budget, so that it is not one seed's luck who wins."""
-        more = [max(self.seeds) + 1 + k for k in range(designs.MORE_SEEDS)]
+    def confirm(self, tried, fresh) -> list[int]:
+        """Run the best trials with more seeds, none of those kept fresh, and the whole budget: so that it is not one
+        seed's luck who wins."""
+        more = list(islice((s for s in count(max(self.seeds) + 1) if s not in fresh), designs.MORE_SEEDS))
         best = self.rank(tried)[: designs.BEST]
         rows = self.lab.run([self.configure(tried[k].values, s) for k in best for s in (*self.seeds, *more)], "tune")
         n = len(self.seeds) + len(more)
