@@ -6,7 +6,7 @@ import numpy as np
 
 from autograd.arithmetic import where
 from autograd.core import Tensor, innermost as raw, methods, primitive, shape_of
-from autograd.kernels import ARRAYS, Scattered, axis_of, integers, kind, template, whole, xp
+from autograd.kernels import ARRAYS, Scattered, axis_of, integers, is_torch, kind, template, whole, xp
 from autograd.transforms import linear_map
 
 
@@ -27,7 +27,7 @@ def _getitem(a, *, index):
     shape = a.shape
 
     def vjp(g):
-        if type(g) in ARRAYS and not _may_repeat(index):
+        if (not _may_repeat(index)) if type(g) in ARRAYS else (is_torch(g) and _is_basic(index)):
             return Scattered(g, index, shape)
         return linear_map(_scatter, _pick, g, index, shape)
 
@@ -53,6 +53,12 @@ def _scatter(g, index, shape):
 def _may_repeat(index):
     parts = index if isinstance(index, tuple) else (index,)
     return any(isinstance(i, (list, tuple, np.ndarray)) and np.asarray(i).dtype != bool for i in parts)
+
+
+def _is_basic(index):
+    """Whether it has only integers, slices that go forwards, None and ...: what NumPy and torch agree about."""
+    parts = index if isinstance(index, tuple) else (index,)
+    return all(i is None or i is ... or type(i) is int or (type(i) is slice and (i.step or 1) > 0) for i in parts)
 
 
 def take_along_dim(a, indices, axis=None, *, dim=None):

@@ -266,7 +266,7 @@ class Scattered:
 
     def value(self):
         if self.total is None:
-            self.total = np.zeros(self.shape, self.dtype, like=template(self.g))
+            self.total = full(self.shape, 0, self.g)
             self.total[self.index] = self.g
         return self.total
 

@@ -40,6 +40,7 @@ class Placement:
             torch.cuda.set_device(self.device)
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         torch.use_deterministic_algorithms(deterministic)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # of new arrays, with nan: a pass over each
 
     def _gpu(self, torch, local_rank):
         # cuBLAS reads this when it starts, and is not deterministic without.
