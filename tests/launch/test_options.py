@@ -139,6 +139,10 @@ BAD = [
     ("--batch-schedule grow:0.5,1", "grow:0.5,1: a batch grows by a factor above 1 at rising epochs, got 0.5 and 1"),
     ("--batch-schedule grow:9,1,2", "grow:9,1,2 makes batches of 5184 of 1437 samples: let it grow less"),
     ("--batch-schedule seesaw:2,1", "--batch-schedule seesaw is for adam and adamw: give grow:2,1"),
+    (
+        "--batch-schedule seesaw:2,1 --optimizer adam --schedule plateau:0.5,3 --eval-every 5",
+        "--schedule plateau and --batch-schedule seesaw:2,1 both lower the rate as they go",
+    ),
     ("--batch-schedule noise:1,500", "--batch-schedule noise:1,500 needs the noise scale: give --shards 2 or more"),
     ("--batch-schedule noise:1,500 --shards 2 --schedule cosine", "--schedule cosine counts steps, and with --batch-"),
     ("--batch-schedule noise:1,50 --shards 2", "noise:1,50: the largest batch is below --global-batch 64"),

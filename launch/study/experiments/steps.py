@@ -337,7 +337,8 @@ def _checks(work, common, of, fits, seeds):
                 ratio = float(np.divide(fits[second].fit.b_crit, fits[first].fit.b_crit))
                 low, high = fit.interval(fits[second].b_crit / fits[first].b_crit)
             claim = f"{second} makes use of larger batches than {first} (ratio of B_crit)"
-            checks.append(Check(claim, ratio, low, high, least, seeds=seeds))
+            if not math.isnan(ratio):  # neither of them bends: nothing is known
+                checks.append(Check(claim, ratio, low, high, least, seeds=seeds))
     return checks
 
 

@@ -38,6 +38,12 @@ def test_a_loss_that_begins_high_has_not_diverged():
     assert run.diverged(math.nan, 80.0)
 
 
+@pytest.mark.parametrize("model, deeper", [("mlp:8", "mlp:8,8,8"), ("mlp:8,4:gelu", "mlp:8,8,8:gelu")])
+def test_a_deeper_model_has_the_first_width_and_the_same_activation(model, deeper):
+    shallow, deep = init._models(Workload(model=model), 3).values()
+    assert (shallow.model, deep.model) == (model, deeper) and deep.build()
+
+
 def test_the_experiment(tmp_path, monkeypatch):
     grid = {"schemes": ("he", "zero"), "deep": 2, "cap": 60, "seeds": (0,), "report_seeds": (100, 101)}
     monkeypatch.setitem(init.GRIDS, "quick", grid)

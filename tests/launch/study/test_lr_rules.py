@@ -66,9 +66,12 @@ def test_adascale_gains_more_where_the_gradient_is_noisier():
     assert run.optimizer.current_lr == pytest.approx(0.1 * gains[-1])
 
 
+def rows(*steps):
+    return [{"status": "ok" if math.isfinite(s) else "capped", "steps_to_target": s} for s in steps]
+
+
 def cell(*steps):
-    rows = [{"status": "ok" if math.isfinite(s) else "capped", "steps_to_target": s} for s in steps]
-    return lr_rules.Cell("sgd", "linear", 8, 0.1, rows, Tuned(0.1, 1.0, False, {}, 0))
+    return lr_rules.Cell("sgd", "linear", 8, 0.1, rows(*steps), Tuned(0.1, 1.0, False, {}, 0))
 
 
 def test_failures_decide_a_claim():
@@ -78,3 +81,21 @@ def test_failures_decide_a_claim():
     assert lr_rules._worst("", [(failed, good, 1.0)], 9.0, 3).verdict == "FAIL"
     assert lr_rules._worst("", [(good, failed, 1.0)], 0.5, 3).verdict == "PASS"
     assert failed.lost and not cell(math.inf, 5, 5).lost
+
+
+def test_a_batch_that_is_no_multiple_of_the_base_and_one_at_which_no_rate_works():
+    nothing = Tuned(math.nan, math.inf, True, {}, 0, why="it diverges")
+    cells = [
+        lr_rules.Cell("sgd", "tuned", 8, 0.1, rows(30, 30), Tuned(0.1, 30.0, False, {}, 9, rows(30, 30))),
+        lr_rules.Cell("sgd", "tuned", 12, 0.1, rows(20, 20), Tuned(0.1, 20.0, False, {}, 9, rows(20, 20))),
+        lr_rules.Cell("sgd", "tuned", 20, math.nan, [], nothing),
+        lr_rules.Cell("sgd", "linear", 12, 0.15, rows(22, 22)),
+        lr_rules.Cell("sgd", "linear", 20, 0.25, rows(math.inf, math.inf)),
+    ]
+    common = {"metric": "train_loss", "target": 0.2, "eval_ratio": 1.05, "sampler": "epoch"}
+    result = lr_rules.summarize(Workload(), {"sgd": cells}, common, (0,), (100, 101), 4)
+    assert "linear up to k = 1.5, fails at 2.5." in result.headline
+    assert "by the rule linear up to a batch of 12." in result.advice
+    (check,) = result.checks
+    assert "up to k = 1.5 " in check.claim and check.value == pytest.approx(22 * 1.5 / 30)
+    assert "sgd, tuned, at B = 20: no learning rate works: it diverges." in result.notes

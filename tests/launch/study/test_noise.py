@@ -1,9 +1,12 @@
 """`allgrad study noise`."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 import autograd as ag
+from ddp import ConfigurationError
 from ddp.curvature import hessian_product
 from ddp.probe import Frozen
 from launch.study import Lab, Workload, runner
@@ -67,3 +70,18 @@ def test_the_experiment(tmp_path, monkeypatch):
     assert row["B_simple/B_crit"] == pytest.approx(row["B_simple"] / row["B_crit"])
     assert trace[0]["t"] == 0 and trace[0]["B_ema"] is None and trace[0]["n_seeds"] == 2
     assert len(result.checks) == 3 and "measured B_crit" in result.headline
+
+
+@pytest.mark.parametrize("given, momentum", [({"momentum": 0}, 0.0), ({"momentum": 0.5}, 0.5), ({}, 0.9)])
+def test_the_noise_is_that_of_the_optimizer_whose_steps_are_counted(given, momentum, monkeypatch):
+    tables = [SimpleNamespace(rows=[{"optimizer": "momentum", "B": 16, "S": 9.0, "lr": 0.1}])] * 2
+    monkeypatch.setattr(noise.steps, "run", lambda *work, **options: SimpleNamespace(tables=tables))
+    asked = []
+
+    def run(configs, name):
+        asked.extend(config["momentum"] for config in configs)
+        return [{"status": "error", "error": "enough"}] * len(configs)
+
+    with pytest.raises(ConfigurationError, match=r"^the noise cannot be measured: enough$"):
+        noise.run(SimpleNamespace(run=run), Workload(), optimizers="momentum", **given)
+    assert {*asked} == {momentum}

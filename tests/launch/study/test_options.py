@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ddp import ConfigurationError
-from launch.study import Lab, Result, Workload, init, noise, search, sharp, steps
+from launch.study import Lab, Result, Workload, branch, init, noise, project, schedule, search, sharp, steps
 from launch.study.experiments import all as everything
 from launch.study.options import PRESET, experiment, typed
 
@@ -89,7 +89,10 @@ def test_what_cannot_be_is_said_in_one_sentence(options, said):
      (sharp, {"batches": 8}, "--batches: sharpness is compared between 2 batch sizes or more, got 1"),
      (search, {"eta": 4}, "--eta has no effect on --search quasi: leave it out, or give --search halving"),
      (search, {"search": "grid", "search_seed": 1}, "--search-seed has no effect on --search grid, which draws "
-                                                    "nothing: leave it out")],
+                                                    "nothing: leave it out"),
+     (search, {"search_seed": -1}, "--search-seed is at least 0, got -1"),
+     (project, {"size": 0}, "size = 0: expected an integer above 0"),
+     (branch, {"checkpoints": (-5, 2)}, "--checkpoints are numbers of steps, 0 or more, got -5")],
 )  # fmt: skip
 def test_experiments_from_python(run, options, said, tmp_path):
     with Lab(tmp_path, jobs=1) as lab, pytest.raises(ConfigurationError) as raised:
@@ -97,6 +100,16 @@ def test_experiments_from_python(run, options, said, tmp_path):
     assert str(raised.value) == said
     with pytest.raises(ConfigurationError, match=r"^a study is of a Workload\(data, model\), got str$"):
         run(lab, "digits")
+
+
+@pytest.mark.parametrize(
+    "run, options, said",
+    [(branch, {"batches": (8, 64), "checkpoints": (0, 2)}, "the branches of adam cannot be run"),
+     (schedule, {}, "the arms of adam cannot be run")],
+)  # fmt: skip
+def test_runs_that_end_in_an_error_are_no_result(run, options, said, tmp_path):
+    with Lab(tmp_path, jobs=1) as lab, pytest.raises(ConfigurationError, match=f"^{said}: .*momentum belongs to"):
+        run(lab, Workload(), optimizers="adam", momentum=0.5, lr=0.01, report_seeds=[100], **options)
 
 
 # --- data of one's own -----------------------------------------------------------------------------------------------

@@ -124,7 +124,9 @@ def test_data_and_models_of_ones_own():
     [({"optimizer": "sdg"}, "optimizer 'sdg' is not one of adagrad, adam"),
      ({"sampler": "random"}, "sampler 'random' is not one of epoch, once, iid, never"),
      ({"metric": "f1"}, "metric 'f1' is not one of"), ({"target": None}, "needs a target to reach, or a budget"),
-     ({"target": math.nan}, "target is a finite number"), ({"eval_ratio": 0.5}, "eval_ratio is at least 1.0, got 0.5")],
+     ({"target": math.nan}, "target is a finite number"), ({"eval_ratio": 0.5}, "eval_ratio is at least 1.0, got 0.5"),
+     ({"steps": "10epochs"}, "^--steps takes a number of steps, epochs as 10ep or .*, got '10epochs'$"),
+     ({"warmup": "-1"}, "^--warmup takes a number of steps, epochs as 10ep or .*, got '-1'$")],
 )  # fmt: skip
 def test_what_cannot_be_run(given, message):
     with pytest.raises(ddp.ConfigurationError, match=message):

@@ -94,6 +94,13 @@ def test_fit_of_steps_is_read_from_the_directory(lab):
     assert scaling.fit_found(lab, "lars") is None
 
 
+@pytest.mark.parametrize(
+    "fit, left", [(None, None), ((20.0, 0.0), 0.45), ((10.0, 64.0), 0.6), ((0.0, np.inf), 0.9)]
+)  # fmt: skip
+def test_efficiency_towards_the_target_counts_the_examples(fit, left):
+    assert scaling._towards_target(0.9, 64, 128, fit) == (left and approx(left))
+
+
 def test_numbers_of_ranks(lab, monkeypatch):
     monkeypatch.setattr(measure, "cores", lambda: 6)
     assert scaling.counts(lab) == [1, 2, 4, 6]

@@ -5,14 +5,15 @@ import math
 import re
 import shlex
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from ddp.errors import ConfigurationError
-from launch.study import Lab, Workload, search
+from launch.study import Lab, Workload, configuration, search, trials
 from launch.study.designs import Rung, design, halving, parse, part, promoted, rungs, spaces
-from launch.study.experiments.tune import shaped
+from launch.study.experiments.tune import Setting, Trial, shaped
 from launch.study.importance import bins, crossed, importance, together
 
 # --- spaces ----------------------------------------------------------------------------------------------------------
@@ -28,6 +29,7 @@ def test_a_space_is_read_from_words_and_from_values():
     assert space["schedule"].choices == ("constant", "step:30ep,0.1") and space["warmup"].choices == (0, "1ep")
     assert space["momentum"].fixed and not space["momentum"].at_edge(0.9)
     assert spaces({"batch": (16, 32), "lr": "log:1e-3..1"}) == {"batch": space["batch"], "lr": lr}
+    assert parse("schedule", ["step:30ep,0.1"]).choices == ("step:30ep,0.1",)  # a list has no commas to split at
 
 
 def test_whole_numbers_of_a_range_are_drawn_equally_often():
@@ -237,6 +239,53 @@ def test_its_figures_are_drawn(whole):
         drawn.canvas.draw()
         shown = [axes for axes in drawn.axes if axes.get_visible()]
         assert len(shown) == (len(WORDS) if figure.name == "trials" else 1) and all(a.get_xlabel() for a in shown)
+
+
+def test_the_best_are_confirmed_with_seeds_that_are_not_kept_fresh():
+    asked = []
+
+    def run(configs, name):
+        asked.extend(config["seed"] for config in configs)
+        return [{"status": "ok", "final_val_loss": 1.0}] * len(configs)
+
+    setting = Setting(SimpleNamespace(run=run), Workload(), {}, "random", 4, "val_loss", "epoch", (0,))
+    trial = Trial({}, [[{"status": "ok", "final_val_loss": 2.0}]])
+    assert setting.confirm([trial], (1, 3, 4)) == [0]
+    assert asked == [0, 2, 5]
+
+
+@pytest.mark.parametrize(
+    "winner, median, verdict",
+    [((math.inf,), (0.5,), "FAIL"), ((math.inf,), (math.inf,), "FAIL"), ((0.5,), (math.inf,), "PASS"),
+     ((0.5, math.inf), (0.6,), "PASS")],
+)  # fmt: skip
+def test_a_winner_that_fails_with_every_fresh_seed_is_no_winner(winner, median, verdict):
+    assert trials._ratio("", {"winner": winner, "median": median}, "median trial").verdict == verdict
+
+
+@pytest.mark.parametrize("spec", ["0.5..0.9", "0.5,0.9"])
+def test_a_hyperparameter_may_apply_to_no_trial(spec, tmp_path):
+    pytest.importorskip("matplotlib")
+    space = {"lr": "0.01..0.1", "optimizer": "adam,momentum", "momentum": spec}
+    with Lab(tmp_path, jobs=1) as lab:
+        result = search(
+            lab, Workload(model="softmax"), space=space, search="random", search_seed=1, trials=2, steps=3,
+            report_seeds=(100,),
+        )  # fmt: skip
+    tried, _, shares, *_ = (table.rows for table in result.tables)
+    assert {row["optimizer"] for row in tried} == {"adam"}
+    (momentum,) = [row for row in shares if row["name"] == "momentum"]
+    assert momentum["n"] == 0 and math.isnan(momentum["fail_least"]) and math.isnan(momentum["fail_most"])
+    assert all(figure.draw().axes for figure in result.figures)
+
+
+@pytest.mark.parametrize("seed, said", [(0, True), (1, False)])
+def test_a_file_that_a_run_splits_by_its_seed_has_no_command(seed, said, tmp_path):
+    lines = [f"{0.1 * i},{i % 7},{'ab'[i % 2]}" for i in range(20)]
+    (tmp_path / "rows.csv").write_text("\n".join(["u,v,label", *lines]))
+    work = Workload(str(tmp_path / "rows.csv"), "softmax")
+    row = {"config": configuration(work, "sgd", steps=4, batch=4, seed=seed), "steps": 4}
+    assert (trials.command(work, row) is not None) == said
 
 
 def test_a_space_from_a_file_and_equal_steps(tmp_path, monkeypatch, capsys):

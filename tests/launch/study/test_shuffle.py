@@ -1,8 +1,11 @@
 """`allgrad study shuffle`."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from ddp import ConfigurationError
 from launch.study import Lab, Workload, runner
 from launch.study.experiments import shuffle
 
@@ -29,6 +32,19 @@ def test_ranks_with_the_same_samples_step_as_one_of_them():
         for run.t in range(5):
             run.step()
     np.testing.assert_allclose(bug.arena.data, alone.arena.data, rtol=1e-4, atol=1e-6)
+
+
+def test_the_floors_are_of_all_training_samples():
+    asked = []
+
+    def run(configs, name):
+        asked.extend(config["eval_samples"] for config in configs)
+        return [{"status": "error", "error": "enough"}] * len(configs)
+
+    lab = SimpleNamespace(run=run, map=lambda f, jobs: [*map(f, jobs)])
+    with pytest.raises(ConfigurationError, match=r"^the softmax regression cannot be trained: enough$"):
+        shuffle.run(lab, Workload(eval_samples=100), target=1.0)
+    assert {*asked} == {1437}
 
 
 def test_never_is_the_order_of_the_labels():

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -81,6 +82,7 @@ def test_a_file_of_options(start, tmp_path):
      ("steps --retry some", "--retry some is not error or all"), ("steps --config no.toml", "no.toml cannot be read"),
      ("steps --optimizer sdg --jobs 1", "optimizer 'sdg' is not one of"),
      ("steps --target 1e-9 --cap 9 --batches 64,128,256 --jobs 1", "meets train_loss 1e-09 with no learning rate"),
+     ("steps --dropout -0.5 --jobs 1", "--dropout is a probability from 0 to below 1, got -0.5"),
      ("steps --schedule spiral --jobs 1", "every learning rate fails: .*--schedule spiral is not one of")],
 )  # fmt: skip
 def test_what_is_wrong_is_said_in_one_sentence(flags, message, tmp_path, monkeypatch, capsys):
@@ -161,3 +163,19 @@ def test_steps_that_do_not_bend_have_no_compromise(steps):
     common = {"target": 0.5, "metric": "train_loss", "sampler": "epoch", "eval_ratio": 1.05}
     advice = summarize(Workload(), _cells({b: (s,) for b, s in steps.items()}), common, (0,), (100,), "quick").advice
     assert "no compromise" in advice and "25 %" not in advice and "misses" not in advice
+
+
+@pytest.mark.parametrize(
+    "sgd, momentum, verdict",
+    [(30, 90, "PASS"), (30, 30, "FAIL"), (math.inf, 90, "FAIL"), (90, 0, "FAIL"), (0, 90, "INCONCLUSIVE"),
+     (90, math.inf, "INCONCLUSIVE"), (0, 0, None), (math.inf, math.inf, None)],
+)  # fmt: skip
+def test_batches_of_two_optimizers_are_compared_also_where_steps_do_not_bend(sgd, momentum, verdict):
+    common = {"target": 0.5, "metric": "train_loss", "sampler": "epoch", "eval_ratio": 1.05}
+    cells = []
+    for name, critical in (("sgd", sgd), ("momentum", momentum)):
+        curve = {b: 4000.0 / b if math.isinf(critical) else 10.0 * (1.0 + critical / b) for b in (4, 16, 64, 256)}
+        cells += [replace(cell, optimizer=name) for cell in _cells({b: (s, s) for b, s in curve.items()})]
+    checks = summarize(Workload(), cells, common, (0,), (100, 101), "quick").checks
+    found = [check.verdict for check in checks if "makes use of larger batches" in check.claim]
+    assert found == ([verdict] if verdict else [])

@@ -88,3 +88,5 @@ def test_no_rate_works():
         NothingWorks, match=r"sgd with batch 8 meets train_loss 0.1 with no learning rate from .* \(div"
     ):
         tune(Formula(lambda lr: math.inf), configure, 0.1)
+    with pytest.raises(NothingWorks, match=r"sgd with batch 8 comes to the end of its budget with no learning rate fr"):
+        tune(Formula(lambda lr: math.inf), configure, 0.1, measure=lambda row: 1.0)
