@@ -27,7 +27,8 @@ def _getitem(a, *, index):
     shape = a.shape
 
     def vjp(g):
-        if (not _may_repeat(index)) if type(g) in ARRAYS else (is_torch(g) and _is_basic(index)):
+        once = _is_basic(index) if is_torch(g) else type(g) in ARRAYS and not _may_repeat(index)
+        if once:
             return Scattered(g, index, shape)
         return linear_map(_scatter, _pick, g, index, shape)
 
@@ -58,7 +59,7 @@ def _may_repeat(index):
 def _is_basic(index):
     """Whether it has only integers, slices that go forwards, None and ...: what NumPy and torch agree about."""
     parts = index if isinstance(index, tuple) else (index,)
-    return all(i is None or i is ... or type(i) is int or (type(i) is slice and (i.step or 1) > 0) for i in parts)
+    return all(i is None or i is ... or type(i) is int or (isinstance(i, slice) and (i.step or 1) > 0) for i in parts)
 
 
 def take_along_dim(a, indices, axis=None, *, dim=None):

@@ -23,11 +23,10 @@ class SharedMemory:
     regions   each rank's, in the order of the ranks
     """
 
-    def __init__(self, comm, files):
-        self.comm, self.files, self.turn = comm, files, 0
+    def __init__(self, comm, files, processes):
+        self.comm, self.processes, self.turn = comm, processes, 0
         self.regions = [np.frombuffer(file, np.uint8)[HEADER:] for file in files]
         self.turns = [memoryview(file)[TOKEN : TOKEN + 8].cast("q") for file in files]
-        self.processes: list[int] = []
 
     def meet(self):
         """Return when every rank has called it; what they wrote before can then be read."""
@@ -63,10 +62,10 @@ def share(comm, sizes) -> SharedMemory | None:
     They can on one host that runs Linux, if they may open each other's files; without a fence on x86-64 only. The
     memory has no name: it is given back when nobody uses it any more, however a rank ends. A forked child has it too.
     """
-    # Without a fence, what another processor has written has to become visible in the order in which it was written.
-    ordered = comm.fence is not None or platform.machine() in ("x86_64", "AMD64")
     if comm.size == 1:
         return None
+    # Without a fence, what another processor has written has to become visible in the order in which it was written.
+    ordered = comm.fence is not None or platform.machine() in ("x86_64", "AMD64")
     token, descriptor, offer = secrets.token_bytes(TOKEN), -1, None
     with contextlib.suppress(OSError):  # forbidden, a limit of files or of their size, too little memory
         if comm.size == comm.local_size and hasattr(os, "memfd_create") and ordered:
@@ -87,9 +86,7 @@ def share(comm, sizes) -> SharedMemory | None:
     finally:
         if descriptor >= 0:
             os.close(descriptor)
-    memory = SharedMemory(comm, files)
-    memory.processes = [process for process, *_ in offers]
-    return memory
+    return SharedMemory(comm, files, [process for process, *_ in offers])
 
 
 def _opened(path, token, size):

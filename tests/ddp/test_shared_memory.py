@@ -154,9 +154,8 @@ def test_a_file_of_something_else_is_not_taken(tmp_path):
 
 def meeting(process):
     """Memory of this process and another one, which meet without a fence."""
-    memory = shared_memory.SharedMemory(Communicator(), [bytearray(shared_memory.HEADER + 8) for _ in range(2)])
-    memory.processes = [os.getpid(), process]
-    return memory
+    files = [bytearray(shared_memory.HEADER + 8) for _ in range(2)]
+    return shared_memory.SharedMemory(Communicator(), files, [os.getpid(), process])
 
 
 def test_ranks_meet_and_one_that_is_gone_is_missed(monkeypatch):
