@@ -43,10 +43,9 @@ class After:
 
     def begin(self, shard):
         """Before a shard's backward."""
-        self.shard = shard
-        self.place = self.total.place(shard, self.arena.message) if self.direct else None
+        self.shard, self.place = shard, None
         if self.direct:
-            place = self.place
+            place = self.place = self.total.place(shard, self.arena.message)
             if place is not None and id(place) not in self.views:
                 self.views[id(place)] = place, [*self.arena.unflatten(place).values()]
             self.arena.receive(None if place is None else self.views[id(place)][1])

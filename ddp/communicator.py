@@ -60,11 +60,7 @@ class Communicator:
         Everything exact is built from this one operation, so that no library decides an order of additions.
         """
         self.sent += sum([array.nbytes for array, _ in sends])
-        here.inside = "exchange", self, (sends, receives)
-        try:
-            self._exchange(sends, receives)
-        finally:
-            here.inside = None
+        self._inside("exchange", (sends, receives), self._exchange, sends, receives)
 
     def start(self, sends, receives, tag) -> Callable[[bool], bool]:
         """Begin an exchange of arrays in the processor's memory. Messages pair up with those of the same tag, from 1.
@@ -77,11 +73,7 @@ class Communicator:
         def done(wait):
             if not wait:
                 return over(False)
-            here.inside = "exchange", self, (sends, receives)
-            try:
-                return over(True)
-            finally:
-                here.inside = None
+            return self._inside("exchange", (sends, receives), over, True)
 
         return done
 
@@ -89,28 +81,16 @@ class Communicator:
         """Sum over the ranks in whatever order the library likes: fast, and not the same bits for every size."""
         self.compare("all_reduce", array)
         self.sent += array.nbytes
-        here.inside = "all_reduce", self, (array,)
-        try:
-            self._all_reduce(array)
-        finally:
-            here.inside = None
+        self._inside("all_reduce", (array,), self._all_reduce, array)
 
     def together(self, name, array, f):
         """Call f, in which all ranks meet in the memory that they share, as one collective over the array."""
-        here.inside = name, self, (array,)
-        try:
-            f()
-        finally:
-            here.inside = None
+        self._inside(name, (array,), f)
 
     def broadcast(self, array, root=0):
         """Overwrite the array with that of the root."""
         self.compare("broadcast", array, f" from rank {root}")
-        here.inside = "broadcast", self, (array, root)
-        try:
-            self._broadcast(array, root)
-        finally:
-            here.inside = None
+        self._inside("broadcast", (array, root), self._broadcast, array, root)
 
     def all_gather_object(self, value):
         """A list with every rank's value, for small things outside the training loop."""
@@ -145,11 +125,8 @@ class Communicator:
         self.count += 1
         if self.size == 1:
             return [value]
-        here.inside = COMPARISON + what if checks else what, self, ()
-        try:
-            found = self._gather((self.count, what, place(), value))
-        finally:
-            here.inside = None
+        mine = self.count, what, place(), value
+        found = self._inside(COMPARISON + what if checks else what, (), self._gather, mine)
         for rank, (count, other, there, _) in enumerate(found):
             if (count, other) != found[0][:2]:
                 first, number = found[0][1], found[0][0]
@@ -159,6 +136,14 @@ class Communicator:
                     f"calls in the same order, with arrays of the same shape and dtype"
                 )
         return [theirs for *_, theirs in found]
+
+    def _inside(self, name, args, f, *given) -> Any:
+        """f(*given), while the watchdog knows that this rank is in the collective of this name and arguments."""
+        here.inside = name, self, args
+        try:
+            return f(*given)
+        finally:
+            here.inside = None
 
     def _exchange(self, sends, receives):
         """What `exchange` does, and the next four do what all others are made of."""

@@ -10,11 +10,12 @@ buckets cannot change it.
 """
 
 import operator
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
-from autograd.kernels import ALIGNMENT, beside, full, to_numpy
+from autograd.kernels import ALIGNMENT, beside, full, pieces, to_numpy
 from ddp.communicator import Communicator
 from ddp.errors import ConfigurationError, counted
 from ddp.shared_memory import share
@@ -22,7 +23,6 @@ from ddp.wire import Wire
 
 SHORT = 1 << 22  # bytes up to which MPI's all-reduce of two ranks is faster than their exchanging halves
 SHARED = 1 << 13  # bytes from which on two ranks are faster in shared memory than by MPI's all-reduce
-BLOCK = 1 << 15  # elements: one of each subtree stays in the cache while they are added up
 
 
 def run_of(rank, size, shards):
@@ -80,17 +80,18 @@ class Board:
     given   bytes of its own that the others read or get in a sum
     """
 
-    def __init__(self, comm, memory, nodes, like, stride):
-        self.memory, self.nodes = memory, nodes
-        self.rows = [
-            [np.ndarray(like.shape, to_numpy(like).dtype, region, i * stride) for i in range(len(some))]
+    def __init__(self, comm, memory, nodes, like):
+        self.memory, self.nodes = memory, [node for some in nodes for node in some]
+        rows = [
+            [*region.reshape(len(some), -1)[:, : like.nbytes].view(to_numpy(like).dtype)]
             for some, region in zip(nodes, memory.regions)
         ]
-        *kept, self.array = [beside(row, like) for row in self.rows[comm.rank]]
+        *kept, self.array = [beside(row, like) for row in rows[comm.rank]]
         self.kept = {index << level: row for (level, index), row in zip(nodes[comm.rank], kept)}
         self.array[...] = like
         start, stop = (comm.rank * len(like) // comm.size, (comm.rank + 1) * len(like) // comm.size)
-        self.blocks = [slice(i, min(i + BLOCK, stop)) for i in range(start, stop, BLOCK)]
+        self.own = [row[start:stop] for some in rows for row in some]  # the slice of every subtree
+        self.sums = [last - 1 for last in accumulate(map(len, nodes))]  # which of them are the last of a rank
         others = (len(like) - (stop - start)) * len(nodes[comm.rank]) + (stop - start) * (comm.size - 1)
         self.given = others * like.nbytes // max(len(like), 1)
 
@@ -100,14 +101,12 @@ class Board:
         Between the two meetings nobody else touches that slice.
         """
         self.memory.meet()
-        for block in self.blocks:
+        for parts in pieces(*self.own):
             counter.stack.clear()
-            for nodes, rows in zip(self.nodes, self.rows):
-                for (level, index), row in zip(nodes, rows):
-                    counter.push(level, index, row[block])
-            total = counter.stack[0][2]  # which is where the last subtree was
-            for *_, row in self.rows[:-1]:
-                row[block] = total
+            for (level, index), part in zip(self.nodes, parts):
+                counter.push(level, index, part)
+            for i in self.sums[:-1]:
+                parts[i][...] = parts[-1]  # where the last subtree was, all have been added up
         self.memory.meet()
 
 
@@ -135,7 +134,6 @@ class ShardSum:
         self.halves = self._halves()
         self.form = f" over {shards} shards, {'canonical' if canonical else 'native'}"
         self.board: Board | None = None
-        self.kept: dict = {}  # the board's
         self._free: list = []
         self._scratch: Any = np.empty(0)
         self._counter = Counter(shards, self._free.append, self._add)
@@ -145,7 +143,7 @@ class ShardSum:
         alone = shard % 2 == 0 or shard == self.first  # its left sibling, if any, is another rank's
         if not alone or shard == self.stop - 1:
             return None
-        kept = self.kept.get(shard)
+        kept = None if self.board is None else self.board.kept.get(shard)
         return kept if kept is not None and _alike(kept, like) else self._spare(like)
 
     def push(self, shard, array, placed=False):
@@ -191,8 +189,7 @@ class ShardSum:
             stride = -(-array.nbytes // ALIGNMENT) * ALIGNMENT
             memory = share(self.comm, [stride * len(nodes) for nodes in self.nodes])
             if memory is not None:
-                self.board = Board(self.comm, memory, self.nodes, array, stride)
-                self.kept = self.board.kept
+                self.board = Board(self.comm, memory, self.nodes, array)
                 return self.board.array
         return array
 
@@ -204,7 +201,8 @@ class ShardSum:
         parts = [part for _, _, part in self._counter.stack]
         if self.comm.size > 1 and len(array):
             yield from self._across_ranks(parts, array, few)
-        self._free.extend(part for part in parts[:-1] if all(part is not kept for kept in self.kept.values()))
+        kept = () if self.board is None else self.board.kept.values()
+        self._free.extend(part for part in parts[:-1] if all(part is not row for row in kept))
         self._counter.stack.clear()
 
     def _add(self, array, left):

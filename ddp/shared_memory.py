@@ -3,7 +3,6 @@
 import contextlib
 import mmap
 import os
-import platform
 import secrets
 import time
 
@@ -65,7 +64,7 @@ def share(comm, sizes) -> SharedMemory | None:
     if comm.size == 1:
         return None
     # Without a fence, what another processor has written has to become visible in the order in which it was written.
-    ordered = comm.fence is not None or platform.machine() in ("x86_64", "AMD64")
+    ordered = comm.fence is not None or (hasattr(os, "uname") and os.uname().machine == "x86_64")
     token, descriptor, offer = secrets.token_bytes(TOKEN), -1, None
     with contextlib.suppress(OSError):  # forbidden, a limit of files or of their size, too little memory
         if comm.size == comm.local_size and hasattr(os, "memfd_create") and ordered:

@@ -84,6 +84,12 @@ def configuration(work: workload.Workload, optimizer: str | None = None, **given
     return json.loads(json.dumps(config, allow_nan=False))
 
 
+def refuse_failed(rows, what):
+    """Raise ConfigurationError, "WHAT: why", if a run has ended by an error: unlike a divergence, it is no finding."""
+    if errors := [row["error"] for row in rows if row["status"] == "error"]:
+        raise ConfigurationError(f"{what}: {errors[0]}")
+
+
 def execute(config: dict, comm=None) -> dict:
     """Run a configuration on the ranks of `comm`; what an exception says becomes a row of status "error"."""
     began = time.perf_counter()

@@ -4,10 +4,12 @@ import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
 from ddp.communicator import Communicator
 from ddp.environment import Launch
+from ddp.reduction import ShardSum
 
 PATIENCE = 30.0  # seconds until a rank that waits for a message calls it a deadlock
 
@@ -106,6 +108,24 @@ def simulate(size, f):
     if errors:
         raise errors[0]
     return results
+
+
+def reduced(comm, leaves, canonical=True, total=None, placing=False, array=None):
+    """What one rank holds in the end: it may reuse one array for all its shards, or write where they will be kept."""
+    total = total or ShardSum(comm, len(leaves), canonical)
+    array = np.empty_like(leaves[0]) if array is None else array
+    for shard in range(total.first, total.stop):
+        place = total.place(shard, array) if placing else None
+        given = array if place is None else place
+        given[...] = leaves[shard]
+        total.push(shard, given, placed=place is not None)
+    total.finish(array)
+    return array
+
+
+@pytest.fixture(scope="session", name="reduced")
+def reduced_fixture():
+    return reduced
 
 
 @pytest.fixture(scope="session", name="simulate")

@@ -23,19 +23,6 @@ def leaves_of(shards, length, dtype="float32"):
     return list((rng.standard_normal((shards, length)) * scale).astype(dtype))
 
 
-def reduced(comm, leaves, canonical=True, total=None, placing=False):
-    """What one rank holds in the end: it may reuse one array for all its shards, or write where they will be kept."""
-    total = total or ShardSum(comm, len(leaves), canonical)
-    array = np.empty_like(leaves[0])
-    for shard in range(total.first, total.stop):
-        place = total.place(shard, array) if placing else None
-        given = array if place is None else place
-        given[...] = leaves[shard]
-        total.push(shard, given, placed=place is not None)
-    total.finish(array)
-    return array
-
-
 # --- the tree ----------------------------------------------------------------------------------------------------
 
 
@@ -82,7 +69,7 @@ def test_a_counter_holds_few_sums(shards):
 
 
 @pytest.mark.parametrize("shards, ranks", PAIRS + LARGE)
-def test_any_ranks_give_the_bits_of_the_tree(shards, ranks, simulate, tree):
+def test_any_ranks_give_the_bits_of_the_tree(shards, ranks, simulate, reduced, tree):
     for length in (1, ranks - 1 or 1, 50):
         leaves = leaves_of(shards, length)
         expected = tree(leaves).tobytes()
@@ -119,7 +106,7 @@ def test_these_arrays_can_tell_the_tree_from_a_sum_from_left_to_right(shards, tr
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_any_shards_ranks_length_and_dtype(data, simulate, tree):
+def test_any_shards_ranks_length_and_dtype(data, simulate, reduced, tree):
     shards = data.draw(st.integers(1, 40), "shards")
     ranks = data.draw(st.integers(1, min(shards, 9)), "ranks")
     leaves = leaves_of(shards, data.draw(st.integers(1, 30), "length"), data.draw(st.sampled_from("fd"), "dtype"))
@@ -128,7 +115,7 @@ def test_any_shards_ranks_length_and_dtype(data, simulate, tree):
 
 
 @pytest.mark.parametrize("shards, ranks", [(1, 1), (5, 1), (4, 4), (9, 2), (100, 3)])
-def test_native_sums_agree_within_rounding(shards, ranks, simulate, tree):
+def test_native_sums_agree_within_rounding(shards, ranks, simulate, reduced, tree):
     leaves = leaves_of(shards, 50, "float64")
     scale = sum(np.abs(leaf) for leaf in leaves)
     for array in simulate(ranks, lambda comm: reduced(comm, leaves, canonical=False)):
@@ -136,7 +123,7 @@ def test_native_sums_agree_within_rounding(shards, ranks, simulate, tree):
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
-def test_one_sum_serves_arrays_of_every_length_and_dtype_in_turn(ranks, simulate, tree):
+def test_one_sum_serves_arrays_of_every_length_and_dtype_in_turn(ranks, simulate, reduced, tree):
     rounds = [leaves_of(13, length, dtype) for length, dtype in [(8, "f"), (1, "f"), (8, "d"), (9, "d"), (8, "f")]]
 
     def run(comm):
@@ -147,7 +134,7 @@ def test_one_sum_serves_arrays_of_every_length_and_dtype_in_turn(ranks, simulate
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_a_step_that_was_cut_short_leaves_nothing_behind(ranks, simulate, tree):
+def test_a_step_that_was_cut_short_leaves_nothing_behind(ranks, simulate, reduced, tree):
     leaves = leaves_of(13, 50)
 
     def run(comm):

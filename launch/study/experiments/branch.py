@@ -56,8 +56,7 @@ def run(
             ) for seed in report_seeds
         ]  # fmt: skip
         rows = lab.run(configs, "branch")
-        if broken := [row["error"] for row in rows if row["status"] == "error"]:
-            raise ConfigurationError(f"the branches of {optimizer} cannot be run: {broken[0]}")
+        runner.refuse_failed(rows, f"the branches of {optimizer} cannot be run")
         return {"lr": rate, "trials": trials, "at_edge": edge, "rows": rows}
 
     found = dict(zip(optimizers, lab.map(of, optimizers)))

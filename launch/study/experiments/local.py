@@ -158,8 +158,7 @@ def run(
     if data.classes and data.vocabulary is None:
         jobs.append((setting.shards, optimizers[0], rates[optimizers[0]], grid["shards"]))
     cells = [cell for found in lab.map(lambda job: job[0](*job[1:]), jobs) for cell in found]
-    if broken := [row["error"] for cell in cells for row in cell.rows if row["status"] == "error"]:
-        raise ConfigurationError(f"local steps cannot be taken: {broken[0]}")
+    runner.refuse_failed([row for cell in cells for row in cell.rows], "local steps cannot be taken")
     return summarize(work, cells, grid, setting, optimizers)
 
 

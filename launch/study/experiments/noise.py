@@ -160,8 +160,7 @@ def run(lab, work, preset="quick", *, optimizers=PRESET, **options) -> Result:
         for name, batch in chosen for seed in grid["runs"]
     ]  # fmt: skip
     rows = lab.run(configs, "noise")
-    if broken := [row["error"] for row in rows if row["status"] == "error"]:
-        raise ConfigurationError(f"the noise cannot be measured: {broken[0]}")
+    runner.refuse_failed(rows, "the noise cannot be measured")
     of = {key: rows[i * len(grid["runs"]) :][: len(grid["runs"])] for i, key in enumerate(chosen)}
     return summarize(work, of, fits, cells, common, first, grid)
 

@@ -74,8 +74,7 @@ def run(
         names = [arm for arm in ARMS if arm != "seesaw" or optimizer in SEESAW]
         configs = [configure(arm)(lr=tuned.lr, seed=seed, cap=10**9) for arm in names for seed in report_seeds]
         rows, n = lab.run(configs, "schedule"), len(report_seeds)
-        if broken := [row["error"] for row in rows if row["status"] == "error"]:
-            raise ConfigurationError(f"the arms of {optimizer} cannot be run: {broken[0]}")
+        runner.refuse_failed(rows, f"the arms of {optimizer} cannot be run")
         return {arm: Arm(optimizer, arm, tuned, rows[k * n : (k + 1) * n]) for k, arm in enumerate(names)}
 
     arms = dict(zip(optimizers, lab.map(of, optimizers)))

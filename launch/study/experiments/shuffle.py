@@ -151,8 +151,7 @@ def _floors(lab, work, grid, seeds):
     least, *rows = lab.run(
         [configure("epoch", 1.0, 0, True), *(configure(*key, seed) for key in keys for seed in seeds)], "shuffle"
     )
-    if broken := [row["error"] for row in (least, *rows) if row["status"] == "error"]:
-        raise ConfigurationError(f"the softmax regression cannot be trained: {broken[0]}")
+    runner.refuse_failed((least, *rows), "the softmax regression cannot be trained")
     excess = [
         float(np.mean(row["objective"])) - least["minimum"] if row["status"] == "ok" else math.inf for row in rows
     ]
