@@ -1,6 +1,6 @@
 """A compact reverse-mode autograd over NumPy arrays: tensors, operations, derivatives of any order, networks.
 
-import autograd as ag
+import allgrad as ag
 x = ag.tensor([1.0, 2.0], requires_grad=True)
 (x * x).sum().backward()
 x.grad                                     # array([2., 4.])
@@ -8,43 +8,30 @@ x.grad                                     # array([2., 4.])
 
 import sys
 
-from autograd import random
-from autograd.activations import (
-    elu, gelu, hardtanh, leaky_relu, log_softmax, relu, sigmoid, silu, softmax, softplus,
+if __name__ == "autograd":  # in a checkout, `import autograd` is `import allgrad.autograd`
+    from allgrad.names import also_known_as
+
+    also_known_as(__name__)
+
+from allgrad.autograd.arena import Arena
+from allgrad.autograd.arrays import xp as _xp
+from allgrad.autograd.engine import (
+    default_dtype, enable_grad, get_default_dtype, grad, hessian, hvp, jacobian, jvp, no_grad, primitive, shared,
+    Tensor, tensor, vjp,
 )  # fmt: skip
-from autograd.anomaly import detect_anomaly
-from autograd.arena import Arena
-from autograd.arithmetic import (
-    abs, add, clamp, cos, div, erf, exp, expm1, log, log1p, maximum, minimum, mul, neg, pow, reciprocal, rsqrt, sign,
-    sin, sqrt, square, sub, tanh, where,
+from allgrad.autograd.ops import (
+    abs, adaptive_avg_pool2d, add, amax, amin, argmax, argmin, avg_pool2d, batch_norm, binary_cross_entropy,
+    binary_cross_entropy_with_logits, bmm, broadcast_to, cat, chunk, clamp, concatenate, conv1d, conv2d,
+    conv_transpose2d, cos, cross_entropy, cumsum, div, dropout, einsum, elu, embedding, erf, exp, expand, expm1,
+    flatten, flip, gather, gelu, group_norm, hardtanh, huber_loss, index_select, kl_div, l1_loss, layer_norm,
+    leaky_relu, linear, log, log1p, log_softmax, logsumexp, masked_fill, matmul, max, max_pool2d, maximum, mean,
+    min, minimum, mm, mse_loss, mul, neg, nll_loss, norm, outer, pad, permute, pow, prod, reciprocal, relu, reshape,
+    roll, rsqrt, scaled_dot_product_attention, sigmoid, sign, silu, sin, softmax, softplus, split, sqrt, square,
+    squeeze, stack, std, sub, sum, take_along_dim, tanh, transpose, tril, triu, unsqueeze, var, where,
 )  # fmt: skip
-from autograd.attention import scaled_dot_product_attention
-from autograd.capture import capture
-from autograd.check import gradcheck
-from autograd.convolution import conv1d, conv2d, conv_transpose2d
-from autograd.core import (
-    Tensor, default_dtype, enable_grad, get_default_dtype, no_grad, primitive, shared, tensor,
-)  # fmt: skip
-from autograd.count import count_operations
-from autograd.draw import draw_graph, to_dot
-from autograd.dropout import dropout
-from autograd.indexing import embedding, gather, index_select, masked_fill, take_along_dim
-from autograd.kernels import xp as _xp
-from autograd.losses import (
-    binary_cross_entropy, binary_cross_entropy_with_logits, cross_entropy, huber_loss, kl_div, l1_loss, mse_loss,
-    nll_loss,
-)  # fmt: skip
-from autograd.normalization import batch_norm, group_norm, layer_norm
-from autograd.pooling import adaptive_avg_pool2d, avg_pool2d, max_pool2d
-from autograd.products import bmm, einsum, linear, matmul, mm, outer
-from autograd.random import manual_seed
-from autograd.reductions import amax, amin, argmax, argmin, cumsum, logsumexp, max, mean, min, norm, prod, std, sum, var
-from autograd.shapes import (
-    broadcast_to, cat, chunk, concatenate, expand, flatten, flip, pad, permute, reshape, roll, split, squeeze, stack,
-    transpose, tril, triu, unsqueeze,
-)  # fmt: skip
-from autograd.summary import summary
-from autograd.transforms import grad, hessian, hvp, jacobian, jvp, vjp
+from allgrad.autograd.random import manual_seed
+from allgrad.autograd.replay import capture
+from allgrad.autograd.tools import count_operations, detect_anomaly, draw_graph, gradcheck, summary, to_dot
 
 permute_dims, clip = permute, clamp
 _xp[Tensor] = sys.modules[__name__]  # inside a nested transformation the rules compute with our own operations

@@ -10,9 +10,8 @@ import math
 
 import numpy as np
 
-from autograd.core import Tensor
-from autograd.graph import Leaf
-from autograd.kernels import ALIGNMENT, aligned_zeros, astype, full, is_torch, to_numpy, xp
+from allgrad.autograd.arrays import ALIGNMENT, aligned_zeros, astype, full, is_torch, to_numpy, xp
+from allgrad.autograd.engine import Leaf, Tensor
 
 HALVES = "bfloat16", "float16"
 RIDERS = 8  # numbers, besides one a parameter, that may travel behind the gradients in the same message

@@ -9,6 +9,8 @@ import hashlib
 
 import numpy as np
 
+from allgrad.autograd.engine import switch
+
 
 def philox(*key):
     """The Philox bit generator of a key: integers and strings in any number."""
@@ -29,6 +31,7 @@ def permutation(n, *key):
 
 _key: tuple = (0,)
 _drawn = 0
+switch(__name__, "_key", "_drawn")
 
 
 def manual_seed(seed):

@@ -23,9 +23,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 
-import ddp
+from allgrad import ddp
+from allgrad.ddp.comm import Launch
 from benchmarks.report import ratio, spread
-from ddp.environment import Launch
 
 LENGTHS = (10**2, 10**3, 10**4, 10**5, 10**6, 10**7)
 TURN = 2e-2  # seconds that a turn of one competitor lasts, or one call
@@ -51,7 +51,7 @@ def competitors(comm):
 
         found["native"] = partial(partial, comm.comm.Allreduce, MPI.IN_PLACE)
         with suppress(ImportError):
-            from ddp.torch_distributed import TorchCommunicator
+            from allgrad.ddp.comm.torch_distributed import TorchCommunicator
 
             place = comm.rank, comm.size, comm.local_rank, comm.local_size
             found["gloo"] = partial(partial, TorchCommunicator(Launch(comm.launcher, "gloo", *place)).all_reduce)

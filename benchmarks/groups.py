@@ -12,9 +12,9 @@ import sys
 import tempfile
 from multiprocessing.connection import Connection, wait
 
+from allgrad.ddp.comm import VARIABLES
+from allgrad.launch.launchers import find_mpirun
 from benchmarks.peers import PEERS, Unavailable
-from ddp.environment import VARIABLES
-from launch.launchers import find_mpirun
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 OPEN_MPI = {

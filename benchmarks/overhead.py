@@ -17,7 +17,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 import torch
 
-import autograd as ag
+import allgrad as ag
 
 LINKS, ELEMENTS, TURNS, STEPS = 50, 8, 15, 20
 

@@ -6,7 +6,7 @@ import platform
 import statistics
 from typing import NamedTuple
 
-from ddp.environment import blas
+from allgrad.ddp.process import blas
 
 
 class Row(NamedTuple):

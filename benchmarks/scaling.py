@@ -28,11 +28,11 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 
+from allgrad.ddp.errors import ConfigurationError
+from allgrad.launch.study import figures
 from benchmarks import report, step
 from benchmarks.groups import Group, why_not
 from benchmarks.workloads import Workload, mlp
-from ddp.errors import ConfigurationError
-from launch.study import figures
 
 ALONE, SEVERAL = {"allgrad": "", "torch": "fused"}, {"allgrad": "", "torch-ddp": "views static fused"}
 APART = "allgrad, no exchange"

@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from launch import launchers
+from allgrad.launch import launchers
 
 MOST = 5  # ranks
 EVERY = 3  # steps between checkpoints
@@ -46,7 +46,7 @@ def soak(kills: int, seed: int, folder: Path, starters=("mpirun", "torchrun")) -
     for step in [*at, None]:
         launcher, ranks = rng.choice(starters), rng.randint(1, MOST)
         resume = ["--resume"] if (out / "config.json").exists() else []
-        words = [sys.executable, "-m", "launch", "run", "-n", str(ranks), "--launcher", launcher, "--"]
+        words = [sys.executable, "-m", "allgrad", "run", "-n", str(ranks), "--launcher", launcher, "--"]
         began, born, token = time.monotonic(), time.time(), f"{os.getpid()}-{seed}-{len(rows)}"
         log = folder / f"life-{len(rows)}.txt"
         with open(log, "wb") as file:
@@ -90,7 +90,7 @@ def soak(kills: int, seed: int, folder: Path, starters=("mpirun", "torchrun")) -
 
 def compare(train, out, undisturbed):
     """Raise Failed if a run has other weights than an undisturbed one, or other lines of metrics."""
-    words = [sys.executable, "-m", "launch", *train, "--out", str(undisturbed)]
+    words = [sys.executable, "-m", "allgrad", *train, "--out", str(undisturbed)]
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
     lines, expected = (path.joinpath("metrics.jsonl").read_text().split("\n") for path in (out, undisturbed))
     if lines.pop() or len(lines) != len(expected) - 1:

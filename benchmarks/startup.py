@@ -18,9 +18,9 @@ import time
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+from allgrad.launch.launchers import command, find_mpirun
 from benchmarks import report
 from benchmarks.groups import OPEN_MPI
-from launch.launchers import command, find_mpirun
 
 NUMPY, TORCH, MPI = "import numpy", "import torch", "from mpi4py import MPI"
 TRAIN = ("train", "--data", "digits", "--steps", "1")
@@ -28,7 +28,7 @@ TRAIN = ("train", "--data", "digits", "--steps", "1")
 
 def competitors():
     """{name: the words that start it}, the floors first."""
-    ours, has = [sys.executable, "-m", "launch"], lambda name: importlib.util.find_spec(name) is not None
+    ours, has = [sys.executable, "-m", "allgrad"], lambda name: importlib.util.find_spec(name) is not None
     found = {f"python, {NUMPY}": [sys.executable, "-c", NUMPY]}
     if has("torch"):
         found[f"python, {TORCH}"] = [sys.executable, "-c", TORCH]

@@ -10,8 +10,8 @@ import sys
 import time
 from multiprocessing.connection import Client, Connection
 
+from allgrad.ddp.comm import detect
 from benchmarks.peers import PEERS, Unavailable
-from ddp.environment import detect
 
 AGREE = 20  # steps whose losses are compared
 KEPT = 5  # of their batches, for the turns

@@ -20,9 +20,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from autograd import nn
-from launch.launchers import command
-from launch.models.images import resized
+from allgrad import nn
+from allgrad.launch.launchers import command
+from allgrad.launch.models.images import resized
 
 ROOT = Path(__file__).parents[1]
 CASES = {
@@ -59,9 +59,9 @@ class LeNet5(nn.Module):
 
 def train_all(runs: list[str], out: str):
     """On every rank: train with each of these flags, and let rank 0 write the list of hashes."""
-    import ddp
-    from launch.options import add_options, given
-    from launch.train import train
+    from allgrad import ddp
+    from allgrad.launch.options import add_options, given
+    from allgrad.launch.train import train
 
     parser, found = argparse.ArgumentParser(), []
     add_options(parser)
@@ -88,7 +88,7 @@ def started(launcher: str, ranks: int, steps: int, jobs: list[tuple]) -> dict[tu
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "found.json"
         words, variables = command(launcher, ranks, ["--worker", json.dumps([*runs.values()]), str(out)])
-        words[words.index("launch")] = "benchmarks.world_sizes"
+        words[words.index("allgrad")] = "benchmarks.world_sizes"
         path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         done = subprocess.run(
             words, env={**os.environ, **variables, "PYTHONPATH": path}, capture_output=True, text=True, check=False
@@ -101,7 +101,7 @@ def started(launcher: str, ranks: int, steps: int, jobs: list[tuple]) -> dict[tu
 
 def main(arguments=None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.world_sizes")
-    listed = lambda kind: lambda text: [kind(word) for word in text.split(",")]  # noqa: E731
+    listed = lambda kind: lambda text: [kind(word) for word in text.split(",")]
     parser.add_argument("--ranks", type=listed(int), default=RANKS, metavar="W,...")
     parser.add_argument("--launchers", type=listed(str), default=LAUNCHERS, metavar="NAME,...")
     parser.add_argument("--cases", type=listed(str), default=[*CASES], metavar="NAME,...", help=", ".join(CASES))

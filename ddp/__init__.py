@@ -1,20 +1,20 @@
 """Data-parallel training: ranks, logical shards, exact reduction, checkpoints.
 
-import ddp
+from allgrad import ddp
+
 comm = ddp.init()          # mpirun, torchrun, srun or alone, from the environment
 """
 
-from ddp.communicator import Communicator
-from ddp.data import ArrayDataset, Batch, DataLoader, Shard
-from ddp.errors import ConfigurationError, Diverged, OutOfStep, PeerLost
-from ddp.evaluation import evaluate
-from ddp.loss_scale import LossScale
-from ddp.noise_scale import NoiseScale
-from ddp.parallel import DistributedDataParallel
-from ddp.placement import Placement
-from ddp.reduction import ShardSum
-from ddp.sampler import Sampler
-from ddp.start import init
-from ddp.timeline import Timeline
-from ddp.trainer import Trainer
-from ddp.zero import Zero
+if __name__ == "ddp":  # in a checkout, `import ddp` is `import allgrad.ddp`
+    from allgrad.names import also_known_as
+
+    also_known_as(__name__)
+
+from allgrad.ddp.comm import Communicator, init
+from allgrad.ddp.data import ArrayDataset, Batch, DataLoader, Placement, Sampler, Shard
+from allgrad.ddp.errors import ConfigurationError, Diverged, OutOfStep, PeerLost
+from allgrad.ddp.parallel import DistributedDataParallel, evaluate, LossScale, Zero
+from allgrad.ddp.reduce import ShardSum
+from allgrad.ddp.scaling import NoiseScale
+from allgrad.ddp.trace import Timeline
+from allgrad.ddp.trainer import Trainer

@@ -14,10 +14,10 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-import autograd as ag
-import ddp
-from autograd import nn, optim, schedule
-from launch.data import digits
+import allgrad as ag
+from allgrad import ddp, nn, optim
+from allgrad.autograd import schedule
+from allgrad.launch.data import digits
 
 CODE = 2  # numbers that an image is squeezed into
 HIDDEN = (128, 64)  # units of the layers down to the code; the same in reverse up to the image

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-import autograd as ag
-import ddp
-from autograd import nn, optim
-from launch import data
+import allgrad as ag
+from allgrad import ddp, nn, optim
+from allgrad.launch import data
 
 BATCHES = (16, 64, 256, 1024)  # images a step, over all ranks; the first is the base
 COLORS = ("#56B4E9", "#009E73", "#000000", "#D55E00")  # Okabe and Ito's, safe for colour-blind readers

@@ -17,10 +17,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from scipy.special import entr
 
-import autograd as ag
-import ddp
-from autograd import optim, schedule
-from launch import data, models
+import allgrad as ag
+from allgrad import ddp, optim
+from allgrad.autograd import schedule
+from allgrad.launch import data, models
 
 HIDDEN = 128  # memory cells
 GLOBAL_BATCH = 32  # windows of 64 characters a step, over all ranks

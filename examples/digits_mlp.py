@@ -7,10 +7,9 @@
 The hash printed at the end is the same each time: the weights are equal bit for bit, however many ranks there are.
 """
 
-import autograd as ag
-import ddp
-from autograd import nn, optim
-from launch import data
+import allgrad as ag
+from allgrad import ddp, nn, optim
+from allgrad.launch import data
 
 EPOCHS = 5  # passes over the 1,437 training images
 GLOBAL_BATCH = 64  # images a step, over all ranks

@@ -16,9 +16,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-import autograd as ag
-import ddp
-from autograd import nn, optim, random
+import allgrad as ag
+from allgrad import ddp, nn, optim
+from allgrad.autograd import random
 
 MODES, RADIUS, STD = 8, 2.0, 0.1  # Gaussians on the ring, its radius, and their standard deviation
 SAMPLES = 4096  # points in the data set

@@ -15,10 +15,10 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-import autograd as ag
-import ddp
-from autograd import init, nn, optim, random, schedule
-from launch.data import digits
+import allgrad as ag
+from allgrad import ddp, nn, optim
+from allgrad.autograd import init, random, schedule
+from allgrad.launch.data import digits
 
 SIDE, CANVAS = 12, 24  # pixels along a digit, enlarged from 8, and along the canvas
 GLOBAL_BATCH = 64  # images a step, over all ranks

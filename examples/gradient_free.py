@@ -16,9 +16,8 @@ from pathlib import Path
 import numpy as np
 from scipy import optimize
 
-import autograd as ag
-import ddp
-from autograd import optim
+import allgrad as ag
+from allgrad import ddp, optim
 
 try:
     import matplotlib.pyplot as plt

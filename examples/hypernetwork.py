@@ -15,9 +15,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-import autograd as ag
-import ddp
-from autograd import nn, optim, random, schedule
+import allgrad as ag
+from allgrad import ddp, nn, optim
+from allgrad.autograd import random, schedule
 
 TASKS = 7  # frequencies of the training, evenly spaced
 LOWEST, HIGHEST = 0.5, 2.0  # of them, in periods over the length 1 of the inputs

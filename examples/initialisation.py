@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-import autograd as ag
-import ddp
-from autograd import init, nn, optim
-from launch import data
+import allgrad as ag
+from allgrad import ddp, nn, optim
+from allgrad.autograd import init
+from allgrad.launch import data
 
 try:
     import matplotlib.pyplot as plt

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-import autograd as ag
-import ddp
-from autograd import nn, optim
-from launch import data
+import allgrad as ag
+from allgrad import ddp, nn, optim
+from allgrad.launch import data
 
 RATES = (0.01, 0.1, 1.0, 2.0, 10.0)  # learning rates to compare; at 2 a rounding error decides where a run ends
 COLORS = ("#0072B2", "#009E73", "#000000", "#E69F00", "#D55E00")  # Okabe and Ito's, safe for colour-blind readers

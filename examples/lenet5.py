@@ -15,10 +15,10 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-import autograd as ag
-import ddp
-from autograd import init, nn, optim
-from launch.data import digits, idx
+import allgrad as ag
+from allgrad import ddp, nn, optim
+from allgrad.autograd import init
+from allgrad.launch.data import digits, idx
 
 GLOBAL_BATCH = 64  # images a step, over all ranks
 SHARDS = 4  # logical shards a batch is cut into: up to 4 ranks share them out

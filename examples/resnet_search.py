@@ -16,11 +16,11 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-import autograd as ag
-import ddp
-from autograd import nn, optim, schedule
-from launch import data
-from launch.models.images import ImageNetwork, Residual
+import allgrad as ag
+from allgrad import ddp, nn, optim
+from allgrad.autograd import schedule
+from allgrad.launch import data
+from allgrad.launch.models.images import ImageNetwork, Residual
 
 RATES = (1e-3, 10.0)  # learning rates between these
 BATCHES = (16, 64, 256)  # images a step, one of these

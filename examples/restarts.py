@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-import autograd as ag
-import ddp
-from autograd import nn, optim, schedule
+import allgrad as ag
+from allgrad import ddp, nn, optim
+from allgrad.autograd import schedule
 
 try:
     import matplotlib.pyplot as plt

@@ -8,9 +8,9 @@ the runs are spread over the cores of this machine; of several ranks, the first 
 runs/scaling_study has from an earlier start is not run again.
 """
 
-from autograd import nn
-from launch.data import digits
-from launch.study import Lab, Workload, steps
+from allgrad import nn
+from allgrad.launch.data import digits
+from allgrad.launch.study import Lab, Workload, steps
 
 
 def odd_or_even():

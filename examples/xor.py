@@ -12,9 +12,8 @@ import math
 
 import numpy as np
 
-import autograd as ag
-import ddp
-from autograd import nn, optim
+import allgrad as ag
+from allgrad import ddp, nn, optim
 
 HIDDEN = 2  # hidden units: XOR cannot be done with fewer
 LR = 1.0  # learning rate: how far a step goes against the gradient

@@ -1,6 +1,6 @@
 """The command line: `allgrad train`, `predict`, `checkpoint`, `run`, `slurm`, `doctor`, `demo`, `study`.
 
-`python -m launch` is the same.
+`python -m allgrad` is the same, and so is `python -m launch` in a checkout.
 """
 
 import argparse
@@ -10,14 +10,14 @@ import sys
 import time
 
 COMMANDS = {  # name -> module with add_options, and help
-    "train": ("launch.options", "train a model on all ranks of this launch"),
-    "predict": ("launch.predict", "write what a trained model says of samples"),
-    "checkpoint": ("launch.checkpoints", "verify, show or export checkpoints"),
-    "run": ("launch.launchers", "start ranks on this machine or in this Slurm job"),
-    "slurm": ("launch.slurm", "write a batch file for Slurm"),
-    "doctor": ("launch.doctor", "say what this machine and this launch offer, and what is wrong"),
-    "demo": ("launch.demo", "train on 2 ranks and on 1, compare the weights, draw the curves"),
-    "study": ("launch.study.command", "how batch size, learning rate and epochs trade: tables and figures"),
+    "train": ("allgrad.launch.options", "train a model on all ranks of this launch"),
+    "predict": ("allgrad.launch.predict", "write what a trained model says of samples"),
+    "checkpoint": ("allgrad.launch.checkpoints", "verify, show or export checkpoints"),
+    "run": ("allgrad.launch.launchers", "start ranks on this machine or in this Slurm job"),
+    "slurm": ("allgrad.launch.slurm", "write a batch file for Slurm"),
+    "doctor": ("allgrad.launch.doctor", "say what this machine and this launch offer, and what is wrong"),
+    "demo": ("allgrad.launch.demo", "train on 2 ranks and on 1, compare the weights, draw the curves"),
+    "study": ("allgrad.launch.study.command", "how batch size, learning rate and epochs trade: tables and figures"),
 }
 
 
@@ -25,7 +25,7 @@ class _Parser(argparse.ArgumentParser):
     """Reports bad usage like any other bad input: one sentence, on one rank."""
 
     def error(self, message):
-        from ddp.errors import ConfigurationError
+        from allgrad.ddp.errors import ConfigurationError
 
         raise ConfigurationError(f"{message} (see {self.prog} --help)")
 
@@ -54,7 +54,7 @@ def _parser(words):
 
 def _check(words):
     """Refuse what the ranks would refuse of what follows "--", before they are started or wait in a queue."""
-    from launch.options import given
+    from allgrad.launch.options import given
 
     words = words[words[:1] == ["--"] :]
     arguments = vars(_parser(words).parse_args(words)) if words else {}
@@ -65,41 +65,41 @@ def _check(words):
 def _command(arguments: dict) -> int:
     command = arguments.pop("command")
     if command == "train":
-        from launch.options import given
-        from launch.report import print_summary
-        from launch.train import train
+        from allgrad.launch.options import given
+        from allgrad.launch.report import print_summary
+        from allgrad.launch.train import train
 
         print_summary(train(given(arguments)))
         return 0
     if command == "predict":
-        from launch.predict import predict
+        from allgrad.launch.predict import predict
 
         predict(**arguments)
         return 0
     if command == "checkpoint":
-        from ddp.environment import speaks
-        from launch.checkpoints import run
+        from allgrad.ddp.comm import speaks
+        from allgrad.launch.checkpoints import run
 
         return run(**arguments) if speaks() else 0
     if command == "run":
-        from launch.launchers import run
+        from allgrad.launch.launchers import run
 
         _check(arguments["arguments"])
         return run(**arguments)
     if command == "slurm":
-        from launch.slurm import slurm
+        from allgrad.launch.slurm import slurm
 
         _check(arguments["arguments"])
         return slurm(**arguments)
     if command == "doctor":
-        from launch.doctor import doctor
+        from allgrad.launch.doctor import doctor
 
         return doctor(**arguments)
     if command == "study":
-        from launch.study.command import run
+        from allgrad.launch.study.command import run
 
         return run(**arguments)
-    from launch.demo import demo
+    from allgrad.launch.demo import demo
 
     return demo(arguments["out"])
 
@@ -112,9 +112,8 @@ def main(argv=None) -> int:
     words = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if words[:1] in (["-h"], ["--help"]):  # at once: what is imported below imports NumPy
         _parser(words).parse_args(words)
-    from ddp.environment import speaks
-    from ddp.errors import ConfigurationError, Diverged, OutOfStep, tell
-    from ddp.start import connected, end_all_ranks, on_rank, wait_turn
+    from allgrad.ddp.comm import connected, end_all_ranks, on_rank, speaks, wait_turn
+    from allgrad.ddp.errors import ConfigurationError, Diverged, OutOfStep, tell
 
     try:
         return _command(vars(_parser(words).parse_args(words)))

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
-from ddp import checkpoint
-from ddp.errors import ConfigurationError, counted
-from launch import transfer
+from allgrad.ddp.errors import ConfigurationError, counted
+from allgrad.ddp.trainer import checkpoint
+from allgrad.launch import transfer
 
 DTYPES = ("float16", "bfloat16", "float32")
 WIDTH = 100  # characters of a value that is shown

@@ -4,10 +4,10 @@ import argparse
 import json
 from pathlib import Path
 
-from ddp.errors import ConfigurationError
-from launch.launchers import run
-from launch.report import ROWS, cell
-from launch.study import figures
+from allgrad.ddp.errors import ConfigurationError
+from allgrad.launch.launchers import run
+from allgrad.launch.report import ROWS, cell
+from allgrad.launch.study import figures
 
 RUN = (
     "train --data digits --model mlp:256 --dropout 0.2 --optimizer sgd --lr 0.1 --momentum 0.9 --schedule cosine "

@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-import ddp
-from ddp.environment import blas, malloc
-from ddp.errors import ConfigurationError, counted
-from launch.launchers import find_mpirun
+from allgrad import ddp
+from allgrad.ddp.errors import ConfigurationError, counted
+from allgrad.ddp.process import blas, malloc
+from allgrad.launch.launchers import find_mpirun
 
 SIZES = (8, 8_192, 1_048_576)  # bytes: latency, a small model, bandwidth
 LIBRARIES = ("numpy", "mpi4py", "torch", "safetensors")
@@ -125,7 +125,7 @@ def _pair_seconds(comm, first):
     seconds = []
     for size in (SIZES[0], SIZES[-1]):
         mine, theirs = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
-        send = lambda a=mine, b=theirs: None if other is None else comm.exchange([(a, other)], [(b, other)])  # noqa: E731
+        send = lambda a=mine, b=theirs: None if other is None else comm.exchange([(a, other)], [(b, other)])
         seconds.append(_median_seconds(comm, send))
     return seconds
 
@@ -229,10 +229,10 @@ def _family(text):
 def _mpi(comm):
     """(library, thread level) of MPI, which is started only if this launch has done so."""
     if comm.backend != "mpi":
-        return _told([sys.executable, "-c", "from ddp.mpi import library; print(library())"]).strip(), ""
+        return _told([sys.executable, "-c", "from allgrad.ddp.comm.mpi import library; print(library())"]).strip(), ""
     from mpi4py import MPI
 
-    from ddp.mpi import library
+    from allgrad.ddp.comm.mpi import library
 
     levels = {
         MPI.THREAD_SINGLE: "single", MPI.THREAD_FUNNELED: "funneled",

@@ -10,9 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ddp import checkpoint
-from ddp.errors import ConfigurationError, counted
-from launch.options import given
+from allgrad.ddp.errors import ConfigurationError, counted
+from allgrad.ddp.trainer import checkpoint
+from allgrad.launch.options import given
 
 LAUNCHERS = ("mpirun", "torchrun", "srun")
 MPIRUNS = ("mpirun", "mpiexec")
@@ -33,7 +33,7 @@ def add_options(parser: argparse.ArgumentParser):
 
 
 def run(ranks: int, launcher: str | None, max_restarts: int, arguments: list[str], min_ranks: int | None = None) -> int:
-    """Start `python -m launch ARGUMENTS` on this many ranks, print the command, and return its exit status.
+    """Start `python -m allgrad ARGUMENTS` on this many ranks, print the command, and return its exit status.
 
     After a failure that is not bad usage, the run is started again from its newest checkpoint, at most max_restarts
     times, and on fewer ranks, down to min_ranks, if the launcher can start no more (a host is gone), or if it has
@@ -126,12 +126,12 @@ def started(arguments: list[str], example: str) -> tuple[list[str], dict]:
         raise ConfigurationError(f"{error} (see allgrad {arguments[0]} --help)") from None
 
 
-def program(arguments: list[str], module="launch") -> list[str]:
+def program(arguments: list[str], module="allgrad") -> list[str]:
     """The words of one rank's command."""
     return [sys.executable, "-m", module, *arguments]
 
 
-def command(launcher: str, ranks: int, arguments: list[str], module="launch") -> tuple[list[str], dict[str, str]]:
+def command(launcher: str, ranks: int, arguments: list[str], module="allgrad") -> tuple[list[str], dict[str, str]]:
     """The words of the command that starts the ranks, and the environment variables it needs."""
     return _words(launcher, ranks, program(arguments, module))
 

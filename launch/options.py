@@ -7,17 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autograd import optim
-from ddp.environment import BACKENDS
-from ddp.errors import ConfigurationError
-from ddp.exchange import REDUCTIONS
-from ddp.lr_rules import RULES
-from ddp.overlap import POLICIES
-from ddp.parallel import BATCH_NORMS
-from ddp.placement import HALVES
-from ddp.sampler import BOUNDARIES, SHUFFLES
-from ddp.wire import WIRES
-from launch.models import FORMS, INITS
+from allgrad.autograd import optim
+from allgrad.ddp.comm import BACKENDS
+from allgrad.ddp.data import BOUNDARIES, HALVES, SHUFFLES
+from allgrad.ddp.errors import ConfigurationError
+from allgrad.ddp.parallel import BATCH_NORMS
+from allgrad.ddp.reduce import POLICIES, REDUCTIONS, WIRES
+from allgrad.ddp.scaling import RULES
+from allgrad.launch.models import FORMS, INITS
 
 OPTIMIZERS = {
     "sgd": optim.SGD, "adagrad": optim.Adagrad, "rmsprop": optim.RMSprop, "adam": optim.Adam, "adamw": optim.AdamW,

@@ -4,13 +4,11 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
-from autograd import schedule
-from ddp import lr_rules
-from ddp.adascale import AdaScale
-from ddp.batch_schedule import FollowNoise, grow, seesaw
-from ddp.errors import ConfigurationError, counted
-from ddp.sampler import Sampler
-from launch.options import SCHEDULES, length
+from allgrad.autograd import schedule
+from allgrad.ddp.data import Sampler
+from allgrad.ddp.errors import ConfigurationError, counted
+from allgrad.ddp.scaling import AdaScale, FollowNoise, grow, lr_rules, seesaw
+from allgrad.launch.options import SCHEDULES, length
 
 MOMENTS = "adam", "adamw", "lamb"
 
@@ -155,7 +153,7 @@ def _batches(config, sampler):
 
 
 def steps_of(length, sampler):
-    """A length of training (`launch.options.length`) as the number of steps in which it is complete."""
+    """A length of training (`allgrad.launch.options.length`) as the number of steps in which it is complete."""
     text = str(length)
     if text.endswith("ep"):
         return sampler.steps_in(Fraction(text.removesuffix("ep")))

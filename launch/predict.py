@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-import ddp
-from autograd import no_grad
-from ddp.environment import BACKENDS, refuse_to_share
-from ddp.errors import ConfigurationError, counted
-from ddp.placement import stored
-from launch import data as datasets, models, transfer
-from launch.train import data_of
+from allgrad import ddp
+from allgrad.autograd import no_grad
+from allgrad.ddp.comm import BACKENDS, refuse_to_share
+from allgrad.ddp.data import stored
+from allgrad.ddp.errors import ConfigurationError, counted
+from allgrad.launch import data as datasets, models, transfer
+from allgrad.launch.train import data_of
 
 BLOCK = 64  # samples that are computed at once, at most: what the bits of a prediction depend on
 
@@ -119,7 +119,7 @@ def _samples(spec, data_dir, part, config):
             f"data of the same kind"
         )
     if form["table"] is not None:
-        from launch.data import tables
+        from allgrad.launch.data import tables
 
         x, y, index = tables.samples(path, label, kind == "npz:", shape, form["table"], config["seed"], part)
         if y is not None and form["classes"] is None and y.shape[1:] != (outputs,):

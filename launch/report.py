@@ -17,7 +17,7 @@ ROWS = (
 
 def print_summary(summary: dict):
     """Print the summary of a run as a table, on rank 0 only."""
-    from ddp.environment import speaks
+    from allgrad.ddp.comm import speaks
 
     if speaks():
         for label, key, form in ROWS:

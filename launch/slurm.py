@@ -6,8 +6,8 @@ import shlex
 import sys
 from pathlib import Path
 
-from ddp.errors import ConfigurationError
-from launch.launchers import USAGE, program, started
+from allgrad.ddp.errors import ConfigurationError
+from allgrad.launch.launchers import USAGE, program, started
 
 SCRIPT = """\
 #!/bin/bash

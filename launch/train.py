@@ -3,25 +3,26 @@
 import json
 from pathlib import Path
 
-import autograd as ag
-import ddp
-from autograd import optim
-from autograd.core import innermost
-from autograd.kernels import to_numpy
-from ddp import checkpoint, lr_rules, overlap
-from ddp.augment import augmentation
-from ddp.environment import detect, pin_threads, refuse_to_share, torchrun
-from ddp.errors import ConfigurationError, counted
-from ddp.placement import HALVES, stored
-from launch import data as datasets, models, transfer
-from launch.options import OPTIMIZERS, OPTIONS, defaults, resumed
-from launch.plan import measures_noise, plan
+from allgrad import autograd as ag, ddp
+from allgrad.autograd import optim
+from allgrad.autograd.arrays import to_numpy
+from allgrad.autograd.engine import innermost
+from allgrad.ddp.comm import detect, refuse_to_share, torchrun
+from allgrad.ddp.data import HALVES, augmentation, stored
+from allgrad.ddp.errors import ConfigurationError, counted
+from allgrad.ddp.process import pin_threads
+from allgrad.ddp.reduce import overlap
+from allgrad.ddp.scaling import lr_rules
+from allgrad.ddp.trainer import checkpoint
+from allgrad.launch import data as datasets, models, transfer
+from allgrad.launch.options import OPTIMIZERS, OPTIONS, defaults, resumed
+from allgrad.launch.plan import measures_noise, plan
 
 STARTED_BY = "started_by"  # of config.json: [which torchrun, the options given]
 
 
 def train(asked: dict) -> dict:
-    """Train with the options asked for (see `launch.options`) and return the summary, on every rank."""
+    """Train with the options asked for (see `allgrad.launch.options`) and return the summary, on every rank."""
     for name in ("out", "trace") if asked.get("backend") == "solo" else ():
         if asked.get(name):
             refuse_to_share(f"--{name}", asked[name])
@@ -273,8 +274,8 @@ def objective(model, data):
     """The training loss of a shard, and the metrics of each sample; those of a text are means over its positions."""
     if data.classes is None or isinstance(model, models.Autoencoder):
         target = (lambda x, y: x) if isinstance(model, models.Autoencoder) else (lambda x, y: y)
-        squared = lambda x, y, how: ag.mse_loss(model(x), target(x, y), how)  # noqa: E731
-        each = lambda x, y: squared(x, y, "none").reshape(len(x), -1).mean(1)  # noqa: E731
+        squared = lambda x, y, how: ag.mse_loss(model(x), target(x, y), how)
+        each = lambda x, y: squared(x, y, "none").reshape(len(x), -1).mean(1)
         return lambda x, y: squared(x, y, "mean"), lambda x, y: {"loss": each(x, y)}
 
     def logits(x):

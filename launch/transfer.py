@@ -8,9 +8,9 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from autograd import Tensor, nn
-from ddp import checkpoint
-from ddp.errors import ConfigurationError
+from allgrad.autograd import Tensor, nn
+from allgrad.ddp.errors import ConfigurationError
+from allgrad.ddp.trainer import checkpoint
 
 LISTED = 8  # names that a printed line tells
 

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import pytest
 
+from allgrad.launch.study import figures
 from benchmarks import scaling, step
 from benchmarks.worker import AGREE, Rank
 from benchmarks.workloads import WORKLOADS
-from launch.study import figures
 
 ROOT = Path(__file__).parents[1]
 LABEL = "M1 784-128-10, sgd, batch 8"

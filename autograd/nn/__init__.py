@@ -1,16 +1,38 @@
 """Layers and containers, with the names, shapes and state dicts of torch.nn."""
 
-from autograd.nn.attention import MultiheadAttention, TransformerDecoderLayer, TransformerEncoderLayer
-from autograd.nn.functions import (
-    AdaptiveAvgPool2d, AvgPool2d, ELU, GELU, Hardtanh, LeakyReLU, LogSoftmax, MaxPool2d, ReLU, Sigmoid, SiLU, Softmax,
-    Softplus, Tanh,
-)  # fmt: skip
-from autograd.nn.layers import (
-    BatchNorm1d, BatchNorm2d, Conv1d, Conv2d, ConvTranspose2d, Dropout, Embedding, Flatten, GroupNorm, Identity,
-    LayerNorm, Linear,
-)  # fmt: skip
-from autograd.nn.module import Module, ModuleList, Parameter, Sequential
-from autograd.nn.recurrent import GRU, LSTM, RNN
+from allgrad.autograd.nn.attention import MultiheadAttention, TransformerDecoderLayer, TransformerEncoderLayer
+from allgrad.autograd.nn.functions import (
+    AdaptiveAvgPool2d,
+    AvgPool2d,
+    ELU,
+    GELU,
+    Hardtanh,
+    LeakyReLU,
+    LogSoftmax,
+    MaxPool2d,
+    ReLU,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Softplus,
+    Tanh,
+)
+from allgrad.autograd.nn.layers import (
+    BatchNorm1d,
+    BatchNorm2d,
+    Conv1d,
+    Conv2d,
+    ConvTranspose2d,
+    Dropout,
+    Embedding,
+    Flatten,
+    GroupNorm,
+    Identity,
+    LayerNorm,
+    Linear,
+)
+from allgrad.autograd.nn.module import Module, ModuleList, Parameter, Sequential
+from allgrad.autograd.nn.recurrent import GRU, LSTM, RNN
 
 __all__ = [
     "AdaptiveAvgPool2d", "AvgPool2d", "BatchNorm1d", "BatchNorm2d", "Conv1d", "Conv2d", "ConvTranspose2d", "Dropout",

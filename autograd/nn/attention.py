@@ -2,17 +2,13 @@
 
 import numpy as np
 
-from autograd import init as initial
-from autograd.activations import gelu, relu
-from autograd.attention import scaled_dot_product_attention
-from autograd.core import innermost as raw
-from autograd.dropout import dropout
-from autograd.kernels import kind
-from autograd.nn.layers import LayerNorm, Linear
-from autograd.nn.module import Module, Parameter
-from autograd.products import linear
-from autograd.random import draw
-from autograd.shapes import chunk, permute
+from allgrad.autograd import init as initial
+from allgrad.autograd.arrays import kind
+from allgrad.autograd.engine import innermost as raw
+from allgrad.autograd.nn.layers import LayerNorm, Linear
+from allgrad.autograd.nn.module import Module, Parameter
+from allgrad.autograd.ops import chunk, dropout, gelu, linear, permute, relu, scaled_dot_product_attention
+from allgrad.autograd.random import draw
 
 
 class MultiheadAttention(Module):
@@ -115,6 +111,6 @@ class TransformerDecoderLayer(_TransformerLayer):
 
     def __call__(self, tgt, memory, tgt_mask=None, memory_mask=None, tgt_is_causal=False, memory_is_causal=False):
         x = self._residual(tgt, lambda y: self.self_attn(y, y, y, tgt_mask, tgt_is_causal), self.norm1)
-        look = lambda y: self.multihead_attn(y, memory, memory, memory_mask, memory_is_causal)  # noqa: E731
+        look = lambda y: self.multihead_attn(y, memory, memory, memory_mask, memory_is_causal)
         x = self._residual(x, look, self.norm2)
         return self._residual(x, self._feed_forward, self.norm3)

@@ -4,8 +4,8 @@ import inspect
 from collections.abc import Callable
 from functools import partial
 
-from autograd import activations, arithmetic, pooling
-from autograd.nn.module import Module
+from allgrad.autograd.nn.module import Module
+from allgrad.autograd.ops import activations, elementwise, pooling
 
 
 class _Function(Module):
@@ -72,7 +72,7 @@ class Sigmoid(_Function):
 class Tanh(_Function):
     """Hyperbolic tangent: see `ag.tanh`."""
 
-    function = staticmethod(arithmetic.tanh)
+    function = staticmethod(elementwise.tanh)
 
 
 class Softmax(_Function):

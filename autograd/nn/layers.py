@@ -5,15 +5,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from autograd import convolution, init as initial
-from autograd.core import Tensor, get_default_dtype
-from autograd.dropout import dropout
-from autograd.indexing import embedding
-from autograd.nn.module import Module, Parameter
-from autograd.normalization import batch_norm, group_norm, layer_norm
-from autograd.products import linear
-from autograd.random import draw
-from autograd.shapes import flatten
+from allgrad.autograd import init as initial
+from allgrad.autograd.engine import Tensor, get_default_dtype
+from allgrad.autograd.nn.module import Module, Parameter
+from allgrad.autograd.ops import batch_norm, convolution, dropout, embedding, flatten, group_norm, layer_norm, linear
+from allgrad.autograd.random import draw
 
 
 def _drawn(shape, outputs, bias, init, rng):
@@ -29,7 +25,7 @@ class Linear(Module):
     """x @ weight.T + bias, for x (..., inputs); weight (outputs, inputs), bias (outputs,).
 
     init: a function from `autograd.init`; torch's default if absent. The bias starts at zero, or as torch's does
-    when init is absent. rng: a numpy Generator; drawn from `autograd.manual_seed`'s stream if absent.
+    when init is absent. rng: a numpy Generator; drawn from `ag.manual_seed`'s stream if absent.
     """
 
     def __init__(self, inputs, outputs, bias=True, init=None, rng=None):

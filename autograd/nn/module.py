@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from autograd.core import Tensor, get_default_dtype, innermost, shape_of
-from autograd.graph import Leaf
-from autograd.kernels import astype, is_torch, kind, to_device, to_numpy, xp
+from allgrad.autograd.arrays import astype, is_torch, kind, to_device, to_numpy, xp
+from allgrad.autograd.engine import Leaf, Tensor, get_default_dtype, innermost, shape_of
 
 
 def Parameter(data, dtype=None, name="parameter"):

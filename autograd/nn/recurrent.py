@@ -8,15 +8,11 @@ import math
 
 import numpy as np
 
-from autograd.activations import relu, sigmoid
-from autograd.arithmetic import tanh
-from autograd.core import Tensor, innermost
-from autograd.dropout import dropout
-from autograd.kernels import full
-from autograd.nn.module import Module, Parameter
-from autograd.products import linear
-from autograd.random import draw
-from autograd.shapes import chunk, concatenate, permute, stack
+from allgrad.autograd.arrays import full
+from allgrad.autograd.engine import Tensor, innermost
+from allgrad.autograd.nn.module import Module, Parameter
+from allgrad.autograd.ops import chunk, concatenate, dropout, linear, permute, relu, sigmoid, stack, tanh
+from allgrad.autograd.random import draw
 
 
 class _Recurrent(Module):

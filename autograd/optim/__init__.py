@@ -16,6 +16,6 @@ pattern that matches a parameter counts; where two set the same hyperparameter, 
 makes the most usual groups.
 """
 
-from autograd.optim.base import Optimizer, no_decay
-from autograd.optim.clip import clip_grad_norm, clip_grad_value, grad_norm
-from autograd.optim.rules import LAMB, LARS, SGD, Adagrad, Adam, AdamW, RMSprop
+from allgrad.autograd.optim.base import Optimizer, no_decay
+from allgrad.autograd.optim.clip import clip_grad_norm, clip_grad_value, grad_norm
+from allgrad.autograd.optim.optimizers import LAMB, LARS, SGD, Adagrad, Adam, AdamW, RMSprop

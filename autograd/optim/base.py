@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from autograd.arena import arena_of, held, named_parameters
-from autograd.kernels import beside, full, to_numpy, xp
+from allgrad.autograd.arena import arena_of, held, named_parameters
+from allgrad.autograd.arrays import beside, full, to_numpy, xp
 
 SMALLEST = {n: float(np.finfo(f"f{n}").tiny) for n in (2, 4, 8)}  # by bytes an element
 AT_LEAST_ZERO = "lr_scale", "weight_decay", "l1", "eps", "trust"  # hyperparameters

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from autograd.arena import held, named_parameters
+from allgrad.autograd.arena import held, named_parameters
 
 
 def grad_norm(owner):

@@ -8,12 +8,11 @@ from types import SimpleNamespace
 
 import numpy as np
 
-import autograd as ag
-import ddp
-from autograd import nn, optim
+import allgrad as ag
+from allgrad import ddp, nn, optim
+from allgrad.ddp.data import Batch, Shard
+from allgrad.launch.models.sequences import Transformer
 from benchmarks.peers import Unavailable
-from ddp.data import Batch, Shard
-from launch.models.sequences import Transformer
 
 
 def make(workload, settings):

@@ -9,8 +9,8 @@ import math
 
 import numpy as np
 
+from allgrad.ddp.comm import detect
 from benchmarks.peers import Unavailable
-from ddp.environment import detect
 
 CHUNK = 1 << 16  # elements that the optimizer updates at once: they and their temporaries stay in the cache
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ddp.errors import ConfigurationError
+from allgrad.ddp.errors import ConfigurationError
 
 KNOWN = (
     "digits", "mnist", "fashion-mnist", "cifar10", "text[:PATH][?context=CHARACTERS]", "csv:PATH[?label=COLUMN]",
@@ -25,7 +25,7 @@ class Data:
     text, int64 (N, context), the code of the next character at each position, one of `classes`.
     vocabulary: of text, the characters of the codes 0..classes-2; the last code is any other character.
     grid: height and width of the grey images that lie flat in (N, height * width).
-    table: of a table, what its new samples must be read with (see `launch.data.tables.samples`), as JSON values.
+    table: of a table, what its new samples must be read with (see `data.tables.samples`), as JSON values.
     """
 
     name: str
@@ -97,19 +97,19 @@ def load(spec: str, data_dir: str | Path | None = None, seed: int = 0) -> Data:
         return _text(spec)
     kind, path, label = split(spec)
     if kind == "digits":
-        from launch.data import digits
+        from allgrad.launch.data import digits
 
         return digits.load()
     if kind in ("mnist", "fashion-mnist"):
-        from launch.data import idx
+        from allgrad.launch.data import idx
 
         return idx.mnist(data_dir) if kind == "mnist" else idx.fashion_mnist(data_dir)
     if kind == "cifar10":
-        from launch.data import cifar
+        from allgrad.launch.data import cifar
 
         return cifar.cifar10(data_dir)
     if kind in ("csv:", "npz:"):
-        from launch.data import tables
+        from allgrad.launch.data import tables
 
         if kind == "csv:":
             return tables.load_csv(path, label, seed)
@@ -142,7 +142,7 @@ def split(spec: str) -> tuple[str, str, str | None]:
 
 
 def _text(spec):
-    from launch.data.text import CONTEXT, load_text
+    from allgrad.launch.data.text import CONTEXT, load_text
 
     source, named, context = spec.partition("?context=")
     path, context = source[5:], context if named else str(CONTEXT)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ddp.errors import ConfigurationError
-from launch.data import Data
-from launch.data.files import damaged, normalised, pooch_for, read
+from allgrad.ddp.errors import ConfigurationError
+from allgrad.launch.data import Data
+from allgrad.launch.data.files import damaged, normalised, pooch_for, read
 
 FILES = (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin")
 ARCHIVE, FOLDER = "cifar-10-binary.tar.gz", "cifar-10-batches-bin"

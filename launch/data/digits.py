@@ -1,13 +1,13 @@
 """The 8x8 handwritten digits of UCI and scikit-learn, 1,797 images in ten classes, embedded in the package.
 
-`python -m launch.data.digits` writes the embedded file anew from scikit-learn.
+`python -m allgrad.launch.data.digits` writes the embedded file anew from scikit-learn.
 """
 
 from pathlib import Path
 
 import numpy as np
 
-from launch.data import Data
+from allgrad.launch.data import Data
 
 FILE = Path(__file__).with_name("digits.npz")
 

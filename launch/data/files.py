@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from ddp.errors import ConfigurationError
+from allgrad.ddp.errors import ConfigurationError
 
 
 def read(path) -> bytes:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from autograd import random
-from ddp.errors import ConfigurationError
-from launch.data import Data
+from allgrad.autograd import random
+from allgrad.ddp.errors import ConfigurationError
+from allgrad.launch.data import Data
 
 LABELS = ("label", "target", "class", "y")
 

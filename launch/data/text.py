@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ddp.errors import ConfigurationError
-from launch.data import Data
+from allgrad.ddp.errors import ConfigurationError
+from allgrad.launch.data import Data
 
 CONTEXT = 64
 STANDARD_LIBRARY = 1_000_000  # characters that are read of it

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from autograd import init, nn, no_grad, random
-from ddp.errors import ConfigurationError
-from launch.models.dense import ACTIVATIONS, Autoencoder, mlp
-from launch.models.images import ImageNetwork, ResNet, cnn, lenet5, vgg_small
-from launch.models.sequences import LSTM, Transformer
+from allgrad.autograd import init, nn, no_grad, random
+from allgrad.ddp.errors import ConfigurationError
+from allgrad.launch.models.dense import ACTIVATIONS, Autoencoder, mlp
+from allgrad.launch.models.images import ImageNetwork, ResNet, cnn, lenet5, vgg_small
+from allgrad.launch.models.sequences import LSTM, Transformer
 
 INITS = {
     "kaiming": init.kaiming,

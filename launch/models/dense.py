@@ -3,7 +3,7 @@
 import itertools
 import math
 
-from autograd import nn
+from allgrad.autograd import nn
 
 ACTIVATIONS = {
     "relu": nn.ReLU,

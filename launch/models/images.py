@@ -5,10 +5,10 @@ import math
 
 import numpy as np
 
-from autograd import matmul, nn, pad, relu
-from autograd.core import innermost
-from autograd.kernels import as_like
-from ddp.errors import ConfigurationError
+from allgrad.autograd import matmul, nn, pad, relu
+from allgrad.autograd.arrays import as_like
+from allgrad.autograd.engine import innermost
+from allgrad.ddp.errors import ConfigurationError
 
 
 class ImageNetwork(nn.Sequential):

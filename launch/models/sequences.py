@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from autograd import nn
-from ddp.errors import ConfigurationError
+from allgrad.autograd import nn
+from allgrad.ddp.errors import ConfigurationError
 
 
 class LSTM(nn.Module):

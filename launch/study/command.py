@@ -9,10 +9,10 @@ import tomllib
 from collections import Counter
 from pathlib import Path
 
-from ddp.environment import speaks
-from ddp.errors import ConfigurationError, tell
-from launch.study.experiments import VERBS
-from launch.study.options import ALIASES, GRID, OPTIONS, PRESETS, REPEATED, WORKLOAD, typed
+from allgrad.ddp.comm import speaks
+from allgrad.ddp.errors import ConfigurationError, tell
+from allgrad.launch.study.experiments import VERBS
+from allgrad.launch.study.options import ALIASES, GRID, OPTIONS, PRESETS, REPEATED, WORKLOAD, typed
 
 EPILOG = """verbs:
 {verbs}
@@ -55,14 +55,14 @@ def run(verb: str, directory=None, preset=None, csv=False, config=None, **flags)
 
 
 def _experiment(verb, given):
-    from launch.study.lab import Lab
-    from launch.study.ledger import hardware, software
-    from launch.study.progress import Progress
-    from launch.study.report import show, write
-    from launch.study.workload import Workload
+    from allgrad.launch.study.lab import Lab
+    from allgrad.launch.study.ledger import hardware, software
+    from allgrad.launch.study.progress import Progress
+    from allgrad.launch.study.report import show, write
+    from allgrad.launch.study.workload import Workload
 
     preset = given.pop("preset", PRESETS[0])
-    experiment = importlib.import_module(f"launch.study.experiments.{verb.replace('-', '_')}").run
+    experiment = importlib.import_module(f"allgrad.launch.study.experiments.{verb.replace('-', '_')}").run
     grid = experiment.chosen(preset, {name: value for name, value in given.items() if name in GRID})
     ranks = given.get("ranks_per_run", 1)
     work = Workload(**{"shards": ranks, **{name: value for name, value in given.items() if name in WORKLOAD}})
@@ -83,7 +83,7 @@ def _experiment(verb, given):
             status = 128 + (heard or [signal.SIGINT])[0]
             tell(f"allgrad: interrupted; the same command goes on from the {len(lab.ledger.rows)} runs in {out}")
             if lab.comm.size > 1:
-                from ddp.start import end_all_ranks
+                from allgrad.ddp.comm import end_all_ranks
 
                 end_all_ranks(status)
             return status
@@ -130,7 +130,7 @@ def _from_file(path):
 
 def status(directory) -> str:
     """What a study's directory holds: runs by experiment and outcome, time, where they were done."""
-    from launch.study.ledger import Ledger
+    from allgrad.launch.study.ledger import Ledger
 
     rows = list(Ledger(directory, create=False).rows.values())
     if not rows:
@@ -160,8 +160,8 @@ SHORT = (
 
 def table(directory, csv=False) -> str:
     """A study's runs, in the order of their ids: columns for a reader, or all of them as CSV."""
-    from launch.study.ledger import Ledger, flat
-    from launch.study.result import Table
+    from allgrad.launch.study.ledger import Ledger, flat
+    from allgrad.launch.study.result import Table
 
     rows = [flat(row) for _, row in sorted(Ledger(directory, create=False).rows.items())]
     if csv:

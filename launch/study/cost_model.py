@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ddp.errors import ConfigurationError
+from allgrad.ddp.errors import ConfigurationError
 
 # --- networks ----------------------------------------------------------------------------------------------------
 

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from autograd import random
-from ddp.errors import ConfigurationError
-from launch.models import INITS
-from launch.models.dense import ACTIVATIONS
-from launch.options import SCHEDULES, length
+from allgrad.autograd import random
+from allgrad.ddp.errors import ConfigurationError
+from allgrad.launch.models import INITS
+from allgrad.launch.models.dense import ACTIVATIONS
+from allgrad.launch.options import SCHEDULES, length
 
 SEARCHES = "grid", "random", "quasi", "halving"
 BEST, MORE_SEEDS = 6, 2  # trials that are confirmed, and with how many more seeds

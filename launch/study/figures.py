@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from ddp.errors import ConfigurationError
+from allgrad.ddp.errors import ConfigurationError
 
 COLUMN, PAGE = 3.4, 7.0  # inches: the width of one column of a paper, and of two
 SMALL = 7  # points, the size of all words

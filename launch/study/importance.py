@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from launch.study import fit
+from allgrad.launch.study import fit
 
 
 @dataclass

@@ -14,10 +14,10 @@ from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import Any, TypeVar
 
-import ddp
-from ddp import environment
-from ddp.errors import ConfigurationError
-from launch.study import ledger, runner, workload
+from allgrad import ddp
+from allgrad.ddp import process
+from allgrad.ddp.errors import ConfigurationError
+from allgrad.launch.study import ledger, runner, workload
 
 THREADS = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 HEARTBEAT = 0.5  # seconds between two looks of a worker whether its parent is alive
@@ -67,7 +67,7 @@ class Lab:
         self.comm = ddp.init()
         if self.comm.size > 1 and self.comm.rank > 0:
             _serve_as_rank(self.comm, ranks_per_run)
-        self.jobs = jobs or len(environment.cores()) if self.comm.size == 1 else 0
+        self.jobs = jobs or len(process.cores()) if self.comm.size == 1 else 0
         self.retry, self.progress = retry, progress
         self.asked = self.known = self.done = 0
         self.out = Path(out)

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from ddp import environment
-from ddp.errors import ConfigurationError
+from allgrad.ddp import process
+from allgrad.ddp.errors import ConfigurationError
 
 PARTS = {"run_id", "exp", "config", "status"}  # what makes a line a row
 
@@ -131,7 +131,7 @@ def software() -> dict:
 @cache
 def hardware() -> dict:
     """What a process that trains knows of its machine."""
-    blas = environment.blas()
+    blas = process.blas()
     return {
         "host": socket.gethostname(),
         "cpu_model": _cpu(),

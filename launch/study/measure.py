@@ -1,6 +1,6 @@
 """Times of real ranks: training steps in their parts, and exact all-reduces.
 
-    python -m launch.study.measure ASKED ANSWER
+    python -m allgrad.launch.study.measure ASKED ANSWER
 
 is what each rank runs that `on_ranks` starts, with the names of two pickled files. A cell says what to measure, see
 `CELLS`.
@@ -20,13 +20,13 @@ from pathlib import Path
 
 import numpy as np
 
-import ddp
-from autograd.observe import replaced
-from ddp import environment
-from ddp.errors import ConfigurationError
-from launch import launchers
-from launch.options import OPTIMIZERS
-from launch.study import workload
+from allgrad import ddp
+from allgrad.autograd.engine import replaced
+from allgrad.ddp import process
+from allgrad.ddp.errors import ConfigurationError
+from allgrad.launch import launchers
+from allgrad.launch.options import OPTIMIZERS
+from allgrad.launch.study import workload
 
 PARTS = ("data", "forward", "backward", "exchange", "optimizer")
 WARM_UPS = 5  # steps or all-reduces that are not counted
@@ -157,7 +157,7 @@ def measured(comm, ranks: int, cells: list[dict], known: dict) -> dict:
     host in the minute before}.
     """
     workload.provide(known)
-    places = comm.all_gather_object((socket.gethostname(), environment.cores()))
+    places = comm.all_gather_object((socket.gethostname(), process.cores()))
     crowded = any(
         sum(host == other for other, _ in places) > len(set().union(*(c for other, c in places if other == host)))
         for host, _ in places
@@ -179,7 +179,7 @@ def measured(comm, ranks: int, cells: list[dict], known: dict) -> dict:
 
 def cores() -> int:
     """Cores this process may use, and so the ranks it starts."""
-    return len(environment.cores())
+    return len(process.cores())
 
 
 def times(lab, ranks: int, cells: list[dict], launcher: str | None = None) -> dict:
@@ -199,7 +199,7 @@ def on_ranks(ranks: int, function, launcher: str | None = None):
         asked, answer = Path(directory, "asked"), Path(directory, "answer")
         asked.write_bytes(pickle.dumps(function))
         words, variables = launchers.command(
-            launcher or launchers.available(), ranks, [str(asked), str(answer)], "launch.study.measure"
+            launcher or launchers.available(), ranks, [str(asked), str(answer)], "allgrad.launch.study.measure"
         )
         environment = {**os.environ, **variables}
         try:

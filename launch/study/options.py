@@ -6,9 +6,9 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 
-from ddp.errors import ConfigurationError
-from launch.study import runner, workload
-from launch.study.result import Result
+from allgrad.ddp.errors import ConfigurationError
+from allgrad.launch.study import runner, workload
+from allgrad.launch.study.result import Result
 
 PRESETS = "quick", "full"
 PRESET: Any = object()  # default of an option whose value is the preset's

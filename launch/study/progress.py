@@ -9,8 +9,8 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from ddp.environment import speaks
-from ddp.journal import screen
+from allgrad.ddp.comm import speaks
+from allgrad.ddp.trainer import screen
 
 RECENT = 16  # runs of which the mean is taken
 ENDS = {"diverged": "diverged", "error": "failed"}  # that a reader hears of while runs go on

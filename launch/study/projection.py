@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from launch.study import cost_model, replay
-from launch.study.calibrate import Compute
-from launch.study.cost_model import Network
-from launch.study.result import Figure
+from allgrad.launch.study import cost_model, replay
+from allgrad.launch.study.calibrate import Compute
+from allgrad.launch.study.cost_model import Network
+from allgrad.launch.study.result import Figure
 
 COLUMNS = [
     "W", "algo", "B*", "b*", "B_closed", "steps", "t_compute", "t_straggle", "t_latency", "t_bandwidth", "t_step",
@@ -180,7 +180,7 @@ def figures(model: Model, rows, seen, found, recording) -> list[Figure]:
 def draw_times(rows, seen):
     from matplotlib.ticker import LogLocator
 
-    from launch.study import figures
+    from allgrad.launch.study import figures
 
     figure, axes = figures.new()
     series = (("T_target", "best B"), ("T_fixed_b", "fixed b"), ("T_fixed_B", "fixed B"))
@@ -205,7 +205,7 @@ def draw_times(rows, seen):
 
 
 def draw_step(rows):
-    from launch.study import figures
+    from allgrad.launch.study import figures
 
     figure, axes = figures.new()
     base = np.zeros(len(rows))
@@ -226,7 +226,7 @@ def draw_step(rows):
 
 
 def draw_calibration(found):
-    from launch.study import figures
+    from allgrad.launch.study import figures
 
     figure, axes = figures.new()
     for i, ((W, how), line) in enumerate(found.lines.items()):
@@ -241,7 +241,7 @@ def draw_calibration(found):
 
 
 def draw_timeline(line):
-    from launch.study import figures
+    from allgrad.launch.study import figures
 
     figure, axes = figures.new(height=1.6)
     axes.barh(["compute"], [line.backward * 1e3], color=figures.COLORS[0])

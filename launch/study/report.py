@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from ddp.environment import speaks
-from launch.study import figures
-from launch.study.page import STYLE
-from launch.study.result import FAIL, INCONCLUSIVE, PASS, Check, Result, Table
+from allgrad.ddp.comm import speaks
+from allgrad.launch.study import figures
+from allgrad.launch.study.page import STYLE
+from allgrad.launch.study.result import FAIL, INCONCLUSIVE, PASS, Check, Result, Table
 
 VERDICTS = FAIL, INCONCLUSIVE, PASS  # in the order of reading
 LONG = 12  # rows, from which on a table of the page is folded

@@ -1,7 +1,7 @@
 """One run: a configuration of JSON values in, a row of JSON values out.
 
 `execute` looks a configuration's "kind" up: "steps_to_target" is here, any other word NAME is the function `execute` of
-`launch.study.experiments.NAME`, which makes what it needs of `Run` and `to_target`.
+`allgrad.launch.study.experiments.NAME`, which makes what it needs of `Run` and `to_target`.
 """
 
 import importlib
@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-import ddp
-from ddp.errors import ConfigurationError
-from launch.options import OPTIMIZERS as RULES, length
-from launch.plan import schedule_of, steps_of
-from launch.study import fit, workload
-from launch.train import make_optimizer
+from allgrad import ddp
+from allgrad.ddp.errors import ConfigurationError
+from allgrad.launch.options import OPTIMIZERS as RULES, length
+from allgrad.launch.plan import schedule_of, steps_of
+from allgrad.launch.study import fit, workload
+from allgrad.launch.train import make_optimizer
 
 SCHEMA = 1  # of configurations and of what they lead to: a change of it makes every run a new one
 SAMPLERS = {"epoch": "epoch", "once": "once", "iid": "replacement", "never": "never"}
@@ -96,7 +96,7 @@ def execute(config: dict, comm=None) -> dict:
     kind = config["kind"]
     run = steps_to_target
     if kind != "steps_to_target":
-        run = importlib.import_module(f"launch.study.experiments.{kind}").execute
+        run = importlib.import_module(f"allgrad.launch.study.experiments.{kind}").execute
     try:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             found = run(config, comm or ddp.Communicator())
@@ -179,7 +179,7 @@ class Run:
         return found[name]
 
     def snapshot(self):
-        """A copy of the model as it is, outside of training, for what works on one of its own: see `ddp.probe`."""
+        """A copy of the model as it is, outside of training, for what works on one of its own: see `scaling.probe`."""
         model = workload.build(self.config)
         model.load_state_dict(self.model.state_dict())
         return model

@@ -7,10 +7,10 @@ from collections import Counter
 
 import numpy as np
 
-from launch import data as datasets
-from launch.options import defaults
-from launch.study import designs, figures, fit, importance, runner
-from launch.study.result import Check, Figure, Result, Table
+from allgrad.launch import data as datasets
+from allgrad.launch.options import defaults
+from allgrad.launch.study import designs, figures, fit, importance, runner
+from allgrad.launch.study.result import Check, Figure, Result, Table
 
 PLAIN = {"quasi": "quasi-random search", "random": "random search", "grid": "grid search",
          "halving": "successive halving"}  # fmt: skip

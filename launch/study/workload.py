@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from autograd import random
-from ddp.errors import ConfigurationError
-from ddp.placement import stored
-from launch import data as datasets, models
+from allgrad.autograd import random
+from allgrad.ddp.data import stored
+from allgrad.ddp.errors import ConfigurationError
+from allgrad.launch import data as datasets, models
 
 _own: dict[str, Any] = {}  # by hash: data, models and objectives that no name can make again in another process
 
@@ -27,7 +27,7 @@ class Workload:
     model        a name as in `allgrad train --model`, or a class or function that makes an `autograd.nn.Module`, called
                  with (inputs, outputs) or nothing; at the top of a module, so that worker processes can import it
     init, dropout, dtype   as in `allgrad train`
-    objective    None, or a function (model, data) -> (loss, metrics) as `launch.train.objective`
+    objective    None, or a function (model, data) -> (loss, metrics) as `allgrad.launch.train.objective`
     label_noise  share of the training labels that are drawn anew
     shards       logical shards of a batch: at least the ranks that share a run
     eval_samples how many samples of each part are measured, the first of a fixed order: by default at most 2,048, of
@@ -133,10 +133,10 @@ def build(config: dict):
 
 
 def objective(config: dict, model, data):
-    """(loss, metrics) as `launch.train.objective`, or the user's own."""
+    """(loss, metrics) as `allgrad.launch.train.objective`, or the user's own."""
     if config["objective"] is not None:
         return _own[config["objective"]](model, data)
-    from launch.train import objective as standard
+    from allgrad.launch.train import objective as standard
 
     return standard(model, data)
 

@@ -7,8 +7,8 @@ import pytest
 import scipy.special
 import torch
 
-import autograd as ag
-from autograd import nn, optim
+import allgrad as ag
+from allgrad import nn, optim
 
 
 class Characters(nn.Module):

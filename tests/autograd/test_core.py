@@ -7,10 +7,10 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-import autograd as ag
-from autograd import nn, optim
-from autograd.graph import Node
-from autograd.random import generator
+import allgrad as ag
+from allgrad import nn, optim
+from allgrad.autograd.engine import Node
+from allgrad.autograd.random import generator
 
 
 def leaf(*shape, name="x", dtype="float64"):

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-import autograd as ag
-from autograd import nn
+import allgrad as ag
+from allgrad import nn
 
 
 def test_every_node_is_drawn_with_its_value_and_partial_derivative():

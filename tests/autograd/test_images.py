@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 
-import autograd as ag
+import allgrad as ag
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=30, database=None)
 SEEDS = st.integers(0, 2**32 - 1)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-import autograd as ag
-from autograd import nn
+import allgrad as ag
+from allgrad import nn
 
 torch = pytest.importorskip("torch")
 IMAGES, SEQUENCE, SIGNAL = (2, 4, 9, 8), (5, 3, 6), (2, 4, 11)

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-import autograd as ag
-from autograd import init, nn, optim, schedule
-from autograd.normalization import part_of_batch
+import allgrad as ag
+from allgrad import nn, optim
+from allgrad.autograd import init, schedule
+from allgrad.autograd.ops import part_of_batch
 
 
 def tensor(*shape, name="A"):
@@ -476,7 +477,7 @@ def test_message(error, text, call):
 
 def test_the_table_has_every_message_of_the_package():
     messages = [said(error, call) for error, _, call in TABLE]
-    for path in Path(ag.__file__).parent.rglob("*.py"):
+    for path in Path(ag.autograd.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("Error", "warnings.warn")):
                 literals = [x.value for x in ast.walk(node.args[0]) if isinstance(x, ast.Constant)]

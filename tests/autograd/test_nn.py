@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-import autograd as ag
-from autograd import init, nn, optim
-from autograd.arena import RIDERS, arena_of
-from autograd.random import generator, keyed
+import allgrad as ag
+from allgrad import nn, optim
+from allgrad.autograd import init
+from allgrad.autograd.arena import RIDERS, arena_of
+from allgrad.autograd.random import generator, keyed
 
 X = generator("nn").standard_normal((7, 2, 3)).astype(np.float32)
 STRUCTURES = [

@@ -9,7 +9,7 @@ import warnings
 import numpy as np
 import pytest
 
-import autograd as ag
+import allgrad as ag
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("expecttest")  # which the database imports

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-import autograd as ag
-from autograd import nn, optim
-from autograd.kernels import as_like
-from autograd.optim import base
-from autograd.random import generator
+import allgrad as ag
+from allgrad import nn, optim
+from allgrad.autograd.arrays import as_like
+from allgrad.autograd.optim import base
+from allgrad.autograd.random import generator
 
 X = generator("optim").standard_normal((12, 6))
 LABELS = np.arange(12) % 3
@@ -351,7 +351,7 @@ def test_a_restored_state_continues_exactly(name, options):
 def test_numpy_scalars_are_the_same_hyperparameters(name, options):
     hashes = set()
     for number, lr in [(float, float), (np.float64, np.float64), (np.float64, lambda x: lambda step: np.float64(x))]:
-        numbers = lambda o: {  # noqa: E731
+        numbers = lambda o: {
             key: numbers(x) if type(x) is dict else number(x) if type(x) is float else x for key, x in o.items()
         }
         given = numbers(options)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-import autograd as ag
-from autograd import nn
-from autograd.kernels import to_numpy
+import allgrad as ag
+from allgrad import nn
+from allgrad.autograd.arrays import to_numpy
 
 torch = pytest.importorskip("torch")
 VOCABULARY, LENGTH = 11, 8

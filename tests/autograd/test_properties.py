@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, assume, given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 
-import autograd as ag
-from autograd.core import innermost
+import allgrad as ag
+from allgrad.autograd.engine import innermost
 
 settings.register_profile(
     "derandomized",

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-import autograd as ag
-from autograd import nn, optim
+import allgrad as ag
+from allgrad import nn, optim
 
 PLACES = {"numpy": np.asarray, "cpu": torch.as_tensor}
 everywhere = pytest.mark.parametrize("array", PLACES.values(), ids=list(PLACES))

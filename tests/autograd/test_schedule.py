@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from autograd import nn, optim, schedule
-from autograd.random import generator
+from allgrad import nn, optim
+from allgrad.autograd import schedule
+from allgrad.autograd.random import generator
 
 STEPS = 200
 

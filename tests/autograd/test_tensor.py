@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-import autograd as ag
-from autograd import nn
-from autograd.random import generator, keyed
+import allgrad as ag
+from allgrad import nn
+from allgrad.autograd.random import generator, keyed
 
 
 def leaf(*shape, name="x", dtype="float64"):

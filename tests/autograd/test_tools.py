@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-import autograd as ag
-from autograd import nn
-from autograd.graph import Leaf
+import allgrad as ag
+from allgrad import nn
+from allgrad.autograd.engine import Leaf
 
 
 def brute(result):

@@ -5,9 +5,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import autograd as ag
-from autograd import nn, transforms
-from autograd.random import generator
+import allgrad as ag
+from allgrad import nn
+from allgrad.autograd.engine import transforms
+from allgrad.autograd.random import generator
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch.func's own
 

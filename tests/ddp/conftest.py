@@ -7,9 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from ddp.communicator import Communicator
-from ddp.environment import Launch
-from ddp.reduction import ShardSum
+from allgrad.ddp.comm import Communicator, Launch
+from allgrad.ddp.reduce import ShardSum
 
 PATIENCE = 30.0  # seconds until a rank that waits for a message calls it a deadlock
 

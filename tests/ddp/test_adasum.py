@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-import autograd as ag
-from autograd import nn
-from autograd.random import generator
-from ddp import Communicator, ConfigurationError, DistributedDataParallel, NoiseScale
-from ddp.adasum import Adasum, adasum
-from ddp.data import Batch, Shard
+import allgrad as ag
+from allgrad import nn
+from allgrad.autograd.random import generator
+from allgrad.ddp import Communicator, ConfigurationError, DistributedDataParallel, NoiseScale
+from allgrad.ddp.data import Batch, Shard
+from allgrad.ddp.reduce import Adasum, adasum
 
 
 def batch_of(*shards):

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-import autograd as ag
-from autograd import nn, optim
-from autograd.random import generator, philox4x32, uniform_of
-from ddp import ConfigurationError, DataLoader, DistributedDataParallel, Trainer, checkpoint
-from ddp.augment import Draws, augmentation, crop, flip
-from ddp.sampler import shard_bounds
+import allgrad as ag
+from allgrad import nn, optim
+from allgrad.autograd.random import generator, philox4x32, uniform_of
+from allgrad.ddp import ConfigurationError, DataLoader, DistributedDataParallel, Trainer
+from allgrad.ddp.data import Draws, augmentation, crop, flip
+from allgrad.ddp.shards import shard_bounds
+from allgrad.ddp.trainer import checkpoint
 
 X = generator("images").standard_normal((23, 2, 6, 5)).astype("f4") + 9.0
 Y = np.arange(23)
@@ -105,7 +106,7 @@ def trainer_of(comm, steps=14, out=None):
     model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(36, 23))
     parallel = DistributedDataParallel(model, comm, 4)
     loader = DataLoader((X, Y), 10, comm, 4, augment=BOTH)
-    metrics = lambda x, y: {"loss": ag.cross_entropy(model(x), y, "none")}  # noqa: E731
+    metrics = lambda x, y: {"loss": ag.cross_entropy(model(x), y, "none")}
     return Trainer(
         parallel, optim.SGD(parallel, 1e-3), loader, lambda x, y: ag.cross_entropy(model(x), y), metrics,
         validation=(X, Y), steps=steps, out=out, resumes=True,

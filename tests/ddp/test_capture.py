@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-import autograd as ag
-from autograd import nn, optim
-from autograd.random import generator
-from ddp import ConfigurationError, DataLoader, DistributedDataParallel, NoiseScale, Timeline
-from ddp.data import Batch, Shard
+import allgrad as ag
+from allgrad import nn, optim
+from allgrad.autograd.random import generator
+from allgrad.ddp import ConfigurationError, DataLoader, DistributedDataParallel, NoiseScale, Timeline
+from allgrad.ddp.data import Batch, Shard
 
 X = generator("captured").standard_normal((40, 36)).astype("f4")
 LABELS = np.arange(40) % 3

@@ -16,11 +16,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import ddp
-from autograd import nn, optim
-from autograd.random import generator
-from ddp import ConfigurationError, checkpoint
-from ddp.checkpoint import FILES, MARKER
+from allgrad import ddp, nn, optim
+from allgrad.autograd.random import generator
+from allgrad.ddp import ConfigurationError
+from allgrad.ddp.trainer import FILES, MARKER, checkpoint
 
 EVERY_FILE = (*FILES, MARKER)
 
@@ -318,7 +317,7 @@ import os, sys, random, signal
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
 import test_checkpoint
-from ddp import checkpoint
+from allgrad.ddp.trainer import checkpoint
 
 touches = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir", "os.scandir"}
 rng, first = random.Random(0), 1

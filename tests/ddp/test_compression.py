@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-import autograd as ag
-from autograd import nn, optim
-from autograd.arena import Arena
-from autograd.random import generator
-from ddp import (
+import allgrad as ag
+from allgrad import nn, optim
+from allgrad.autograd.arena import Arena
+from allgrad.autograd.random import generator
+from allgrad.ddp import (
     Communicator,
     ConfigurationError,
     DataLoader,
@@ -15,10 +15,9 @@ from ddp import (
     LossScale,
     NoiseScale,
     Trainer,
-    checkpoint as checkpoints,
 )
-from ddp.compression import compression, sparse_sum
-from ddp.exchange import gradient_sum
+from allgrad.ddp.reduce import compression, gradient_sum, sparse_sum
+from allgrad.ddp.trainer import checkpoint as checkpoints
 
 X = generator("compression").standard_normal((50, 20)).astype("f4")
 LABELS = np.arange(50) % 3
@@ -171,7 +170,7 @@ def trainer_of(comm, way, steps=9, out=None, shards=5, dtype="float32", **option
     def metrics(x, y):
         return {"loss": ag.cross_entropy(model(x), y, "none")}
 
-    loss = lambda x, y: ag.cross_entropy(model(x), y)  # noqa: E731
+    loss = lambda x, y: ag.cross_entropy(model(x), y)
     return Trainer(
         parallel, optim.SGD(parallel, 0.1, momentum=0.9), loader, loss, metrics, steps=steps, out=out, resumes=True
     )

@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from ddp import ConfigurationError, environment
-from ddp.environment import Launch, detect, refuse_to_share, speaks
+from allgrad.ddp import ConfigurationError, process
+from allgrad.ddp.comm import Launch, detect, refuse_to_share, speaks
 
 
 def torchrun(rank="1", size="4", **more):
@@ -125,8 +125,8 @@ def test_one_rank_speaks(variables, expected):
 
 def test_threads_are_pinned_and_reported():
     x = np.ones((4, 4)) @ np.ones((4, 4))  # the BLAS is loaded
-    environment.pin_threads(1)
-    blas = environment.blas()
+    process.pin_threads(1)
+    blas = process.blas()
     assert x[0, 0] == 4.0 and blas["num_threads"] == 1
     assert set(blas) == {"internal_api", "version", "architecture", "num_threads"}
 
@@ -137,7 +137,7 @@ def test_threads_are_pinned_and_reported():
 FAULTS_OF_A_STEP = """
 import resource, sys
 import numpy as np
-import ddp
+from allgrad import ddp
 comm = ddp.init()
 a = np.ones(1 << 18, np.float32)  # 1 MiB
 b = [a + 1 for _ in range(8)]
@@ -146,7 +146,7 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(20):
     b = [a + 1 for _ in range(8)]
     del b
-from ddp.environment import malloc
+from allgrad.ddp.process import malloc
 print(*sorted(malloc()), resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 

@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 
-import autograd as ag
-from autograd import nn, optim
-from autograd.random import generator
-from ddp import ConfigurationError, DataLoader, DistributedDataParallel, LossScale, Trainer, checkpoint as checkpoints
+import allgrad as ag
+from allgrad import nn, optim
+from allgrad.autograd.random import generator
+from allgrad.ddp import ConfigurationError, DataLoader, DistributedDataParallel, LossScale, Trainer
+from allgrad.ddp.trainer import checkpoint as checkpoints
 
 X = generator("local").standard_normal((50, 6))
 LABELS = np.arange(50) % 3
@@ -22,7 +23,7 @@ def trainer_of(comm, *, momentum=0.0, steps=STEPS, out=None, norm=False, rule=No
     parallel = DistributedDataParallel(model, comm, **options)
     optimizer = (rule or (lambda p: optim.SGD(p, 0.3, momentum)))(parallel)
     loader = DataLoader((X, LABELS), 11 if norm else 7, comm)  # uneven shards; without norm also empty ones
-    metrics = lambda x, y: {"loss": ag.cross_entropy(model(x), y, "none")}  # noqa: E731
+    metrics = lambda x, y: {"loss": ag.cross_entropy(model(x), y, "none")}
     return Trainer(
         parallel, optimizer, loader, lambda x, y: ag.cross_entropy(model(x), y), metrics, steps=steps, out=out,
         resumes=True, validation=(X[:9], LABELS[:9]), log_every=log_every,
@@ -163,7 +164,7 @@ def test_bytes_are_sent_only_to_average(simulate):
 
 def test_the_loss_is_that_of_all_samples(simulate, tmp_path):
     """With a learning rate of 0 the mean over a window is that of a synchronous run."""
-    rule = lambda p: optim.SGD(p, 0.0)  # noqa: E731
+    rule = lambda p: optim.SGD(p, 0.0)
     for name, options in {"a": {}, "b": {"sync_every": 2}, "c": {"sync_every": 2, "sync_after": 3}}.items():
         simulate(3, lambda c: weights(c, rule=rule, out=tmp_path / name, **options))
     losses = [

@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 
-import autograd as ag
-from autograd import optim
-from ddp import ConfigurationError
-from ddp.adascale import AdaScale, gain
-from ddp.lr_rules import Hyperparameters, scaled, sentence, warning
+import allgrad as ag
+from allgrad import optim
+from allgrad.ddp import ConfigurationError
+from allgrad.ddp.scaling import AdaScale, Hyperparameters, gain, scaled, sentence, warning
 
 H = Hyperparameters(0.1)
 
@@ -157,7 +156,7 @@ def test_the_averages_of_adascale_are_plain_at_first_and_then_forget():
 
 def test_the_statistics_of_adascale_are_those_of_its_paper(simulate):
     """From S shards of B0 samples: sum |g_i|^2 / (S - 1) - S / (S - 1) |g|^2, and |g|^2 less 1 / S of it."""
-    from ddp import NoiseScale
+    from allgrad.ddp import NoiseScale
 
     g = ag.random.generator("adascale").standard_normal((8, 5)) + 1.0
     mean, noise = g.mean(0), NoiseScale()

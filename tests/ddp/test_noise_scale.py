@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from autograd import nn
-from autograd.random import generator
-from ddp import DataLoader, DistributedDataParallel, NoiseScale, evaluate
-from ddp.noise_scale import fieller
-from ddp.sampler import shard_bounds
+from allgrad import nn
+from allgrad.autograd.random import generator
+from allgrad.ddp import DataLoader, DistributedDataParallel, NoiseScale, evaluate
+from allgrad.ddp.scaling import fieller
+from allgrad.ddp.shards import shard_bounds
 
 SAMPLES, SIZE = 1000, 1000  # samples a step, numbers in a gradient
 SIGMA = np.linspace(0.5, 1.5, SIZE) * math.sqrt(100.0 / np.sum(np.linspace(0.5, 1.5, SIZE) ** 2))  # tr(Sigma) = 100

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-import autograd as ag
-from autograd import nn, optim
-from autograd.arena import Arena, arena_of
-from autograd.random import generator
-from ddp import (
+import allgrad as ag
+from allgrad import nn, optim
+from allgrad.autograd.arena import Arena, arena_of
+from allgrad.autograd.random import generator
+from allgrad.ddp import (
     Communicator,
     ConfigurationError,
     DataLoader,
@@ -16,8 +16,7 @@ from ddp import (
     NoiseScale,
     Zero,
 )
-from ddp.buckets import cut
-from ddp.overlap import GAIN, ROUNDS
+from allgrad.ddp.reduce import GAIN, ROUNDS, cut
 
 X = generator("overlap").standard_normal((40, 36)).astype("f4")
 CODES = generator("codes").integers(0, 9, (40, 5))
@@ -168,7 +167,7 @@ def test_a_gradient_that_comes_twice_in_one_backward_is_refused():
 
         return a * 1.0, vjp
 
-    loss = lambda x: (again(model.first) * model.last * x).mean()  # noqa: E731
+    loss = lambda x: (again(model.first) * model.last * x).mean()
     batch = next(iter(DataLoader((np.ones((2, 1)),), 2, shards=2).steps(0, 1)))
     with pytest.raises(RuntimeError, match=r"'last' got a second gradient in one backward.*overlap='after'"):
         DistributedDataParallel(model, shards=2, overlap="bucket", bucket=1).backward(batch, loss)
@@ -215,7 +214,7 @@ def test_an_exception_in_the_middle_of_backward_is_raised_and_the_next_step_is_r
     def run(comm, fail):
         parallel = ddp_of(comm, shards=2, overlap=overlap, bucket=1)
         batches = [*DataLoader((X, LABELS), 13, comm, 2).steps(0, 2)]
-        loss = lambda x, y: ag.cross_entropy(parallel.model(x), y)  # noqa: E731
+        loss = lambda x, y: ag.cross_entropy(parallel.model(x), y)
         if fail:
             second = parallel.arena.leaves[2]
             second.hook = lambda leaf: {}["x"]

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-import autograd as ag
-from autograd import nn, optim
-from autograd.random import generator
-from ddp import ConfigurationError, DataLoader, DistributedDataParallel, NoiseScale
-from ddp.data import Batch, Shard
+import allgrad as ag
+from allgrad import nn, optim
+from allgrad.autograd.random import generator
+from allgrad.ddp import ConfigurationError, DataLoader, DistributedDataParallel, NoiseScale
+from allgrad.ddp.data import Batch, Shard
 
 X = generator("parallel").standard_normal((50, 6))
 LABELS = np.arange(50) % 3

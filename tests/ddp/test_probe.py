@@ -5,12 +5,18 @@ import itertools
 import numpy as np
 import pytest
 
-import autograd as ag
-from autograd import nn
-from autograd.random import generator
-from ddp import ConfigurationError
-from ddp.curvature import curvature, hessian_product, largest_eigenvalue
-from ddp.probe import Frozen, noise_of_batches, noise_of_examples
+import allgrad as ag
+from allgrad import nn
+from allgrad.autograd.random import generator
+from allgrad.ddp import ConfigurationError
+from allgrad.ddp.scaling import (
+    Frozen,
+    curvature,
+    hessian_product,
+    largest_eigenvalue,
+    noise_of_batches,
+    noise_of_examples,
+)
 
 
 def network(*layers):

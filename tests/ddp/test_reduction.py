@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from autograd import nn
-from autograd.random import generator
-from ddp import Communicator, ConfigurationError, DataLoader, DistributedDataParallel, ShardSum, reduction
-from ddp.reduction import Counter, run_of, subtrees
+from allgrad import nn
+from allgrad.autograd.random import generator
+from allgrad.ddp import Communicator, ConfigurationError, DataLoader, DistributedDataParallel, ShardSum
+from allgrad.ddp.reduce import Counter, shard_sum as reduction, subtrees
+from allgrad.ddp.shards import run_of
 
 PAIRS = [(shards, ranks) for shards in range(1, 10) for ranks in range(1, shards + 1)]
 LARGE = [(16, 8), (40, 7), (100, 3), (1000, 6), (1024, 1), (1024, 3), (1024, 8)]

@@ -3,19 +3,12 @@
 import numpy as np
 import pytest
 
-import autograd as ag
-from autograd import nn, optim
-from autograd.random import generator
-from ddp import (
-    Communicator,
-    ConfigurationError,
-    DataLoader,
-    DistributedDataParallel,
-    Trainer,
-    checkpoint,
-    evaluate,
-)
-from ddp.data import Batch, Shard
+import allgrad as ag
+from allgrad import nn, optim
+from allgrad.autograd.random import generator
+from allgrad.ddp import Communicator, ConfigurationError, DataLoader, DistributedDataParallel, Trainer, evaluate
+from allgrad.ddp.data import Batch, Shard
+from allgrad.ddp.trainer import checkpoint
 
 X = generator("running").standard_normal((53, 6)) * 3.0 + 1.0
 LABELS = np.arange(53) % 3

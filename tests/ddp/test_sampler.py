@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from ddp import Communicator, ConfigurationError, DataLoader, Sampler
-from ddp.batch_schedule import FollowNoise, grow, seesaw
-from ddp.environment import Launch
-from ddp.sampler import BOUNDARIES, shard_bounds
+from allgrad.ddp import Communicator, ConfigurationError, DataLoader, Sampler
+from allgrad.ddp.comm import Launch
+from allgrad.ddp.data import BOUNDARIES
+from allgrad.ddp.scaling import FollowNoise, grow, seesaw
+from allgrad.ddp.shards import shard_bounds
 
 MODES = ["epoch", "once", "never"]
 

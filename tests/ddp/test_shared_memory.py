@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autograd import nn, optim
-from autograd.random import generator
-from ddp import Communicator, DataLoader, DistributedDataParallel, NoiseScale, ShardSum, shared_memory
-from ddp.errors import PeerLost
-from ddp.loss_scale import LossScale
+from allgrad import nn, optim
+from allgrad.autograd.random import generator
+from allgrad.ddp import Communicator, DataLoader, DistributedDataParallel, NoiseScale, ShardSum
+from allgrad.ddp.comm import shared_memory
+from allgrad.ddp.errors import PeerLost
+from allgrad.ddp.parallel import LossScale
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="only Linux has memory files without a name")
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-import autograd as ag
-from autograd import nn, optim
-from autograd.normalization import part_of_batch
-from autograd.random import generator
-from ddp import (
+import allgrad as ag
+from allgrad import nn, optim
+from allgrad.autograd.ops import part_of_batch
+from allgrad.autograd.random import generator
+from allgrad.ddp import (
     Communicator,
     ConfigurationError,
     DataLoader,
@@ -20,8 +20,8 @@ from ddp import (
     Placement,
     Trainer,
 )
-from ddp.data import Batch, Shard
-from ddp.reduction import run_of
+from allgrad.ddp.data import Batch, Shard
+from allgrad.ddp.shards import run_of
 
 X = generator("sync").standard_normal((53, 6)) * 3.0 + 1.0
 LABELS = np.arange(53) % 3
@@ -72,7 +72,7 @@ def distance(a, b):
 @pytest.mark.parametrize("momentum", [0.3, None])
 @pytest.mark.parametrize("sizes", [(13, 5), (1, 1, 9), (4, 0, 1, 7, 3), (0, 0, 6), (2, 1, 0, 0, 0)])
 def test_it_is_batch_norm_of_the_concatenated_batch_where_that_of_shards_is_not(sizes, momentum, affine, simulate):
-    model = lambda: Network(momentum=momentum, affine=affine)  # noqa: E731
+    model = lambda: Network(momentum=momentum, affine=affine)
     whole = step_of(Communicator(), [sum(sizes)], "shard", model())
     for ranks in range(1, len(sizes) + 1):
         found = simulate(ranks, lambda comm: step_of(comm, sizes, "sync", model()))
@@ -136,7 +136,7 @@ def trained(comm, shards, batch, *, device="numpy", dtype="float32", rule=optim.
     if dtype != "float32":
         model.compute_in(dtype)
     loader = DataLoader((X.astype("f4"), LABELS), batch, comm, shards, place=Placement(device, dtype))
-    metrics = lambda x, y: {"loss": ag.cross_entropy(model(x), y, "none")}  # noqa: E731
+    metrics = lambda x, y: {"loss": ag.cross_entropy(model(x), y, "none")}
     trainer = Trainer(parallel, rule(parallel, 0.02), loader, loss_of(model), metrics, steps=7)
     summary = trainer.fit()
     return summary["weights_sha256"], [b.numpy().tobytes() for _, b in model.named_buffers()], summary["train_loss"]
@@ -231,7 +231,7 @@ def test_shards_that_pass_other_layers_are_told():
     model = Network().to("float64")
     parallel = DistributedDataParallel(model, shards=2, batch_norm="sync")
     for name, samples in (("norm1", 5), ("norm1", 4)):
-        skipped = lambda x, y: model(x).sum() if len(x) != samples else model.first(x).sum()  # noqa: E731
+        skipped = lambda x, y: model(x).sum() if len(x) != samples else model.first(x).sum()
         with pytest.raises(ConfigurationError, match=r"shard \d .* where shard 1 .*: with batch_norm sync, let every"):
             parallel.backward(batch_for(Communicator(), [5, 4]), skipped)
         assert getattr(model, name).training

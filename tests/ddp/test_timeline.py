@@ -6,12 +6,11 @@ import time
 import numpy as np
 import pytest
 
-import autograd as ag
-from autograd import nn, optim
-from autograd.random import generator
-from ddp import Communicator, ConfigurationError, DataLoader, DistributedDataParallel, Timeline, Trainer, Zero
-from ddp.timeline import aligned, settled
-from ddp.verdict import PARTS, Event, length, minus, parts, suggestion, union, verdict, waits
+import allgrad as ag
+from allgrad import nn, optim
+from allgrad.autograd.random import generator
+from allgrad.ddp import Communicator, ConfigurationError, DataLoader, DistributedDataParallel, Timeline, Trainer, Zero
+from allgrad.ddp.trace import PARTS, Event, aligned, length, minus, parts, settled, suggestion, union, verdict, waits
 
 X = generator("timeline").standard_normal((40, 12)).astype("f4")
 LABELS = np.arange(40) % 3

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-import autograd as ag
-from autograd import nn, optim
-from autograd.random import generator
-from ddp import (
+import allgrad as ag
+from allgrad import nn, optim
+from allgrad.autograd.random import generator
+from allgrad.ddp import (
     Communicator,
     ConfigurationError,
     DataLoader,
@@ -17,8 +17,8 @@ from ddp import (
     NoiseScale,
     Placement,
     Trainer,
-    checkpoint,
 )
+from allgrad.ddp.trainer import checkpoint
 
 X = generator("torch arrays").standard_normal((60, 1, 8, 8)).astype("f4")
 LABELS = np.arange(60) % 3

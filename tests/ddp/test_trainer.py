@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 
-import autograd as ag
-from autograd import nn, optim
-from autograd.random import generator
-from autograd.schedule import Plateau
-from ddp import (
+import allgrad as ag
+from allgrad import nn, optim
+from allgrad.autograd.random import generator
+from allgrad.autograd.schedule import Plateau
+from allgrad.ddp import (
     Communicator,
     ConfigurationError,
     DataLoader,
@@ -18,10 +18,9 @@ from ddp import (
     Diverged,
     NoiseScale,
     Trainer,
-    checkpoint,
 )
-from ddp.adascale import AdaScale
-from ddp.batch_schedule import FollowNoise
+from allgrad.ddp.scaling import AdaScale, FollowNoise
+from allgrad.ddp.trainer import checkpoint
 
 SAMPLES, BATCH, STEPS = 50, 8, 18  # 7 steps an epoch, the last of 2 samples
 X = generator("trainer").standard_normal((SAMPLES, 6)).astype("f4")
@@ -132,7 +131,7 @@ def test_a_line_has_the_mean_over_the_samples_since_the_line_before(tmp_path):
 
 
 def test_the_rate_of_a_line_is_that_of_its_step(tmp_path):
-    rule = lambda p: optim.SGD(p, lambda step: 0.1 / (1 + step))  # noqa: E731
+    rule = lambda p: optim.SGD(p, lambda step: 0.1 / (1 + step))
     trainer_of(out=tmp_path, rule=rule).fit()
     assert [line["lr"] for line in lines_of(tmp_path)] == [0.1 / (1 + step) for step in range(STEPS)]
 
@@ -158,7 +157,7 @@ def test_clipping_by_value_comes_after_the_norm_is_taken():
 
 
 def plateau_of(out, comm=None, **options):
-    rule = lambda p: optim.SGD(p, Plateau(0.5, factor=0.5, patience=0), momentum=0.9)  # noqa: E731
+    rule = lambda p: optim.SGD(p, Plateau(0.5, factor=0.5, patience=0), momentum=0.9)
     return trainer_of(comm, rule=rule, out=out, eval_every=2, **options)
 
 

@@ -8,9 +8,9 @@ import time
 import numpy as np
 import pytest
 
-import autograd as ag
-from autograd import nn, optim
-from ddp import (
+import allgrad as ag
+from allgrad import nn, optim
+from allgrad.ddp import (
     ArrayDataset,
     ConfigurationError,
     DataLoader,
@@ -21,10 +21,9 @@ from ddp import (
     OutOfStep,
     ShardSum,
     Trainer,
-    checkpoint,
 )
-from ddp.communicator import KNOWN, Communicator
-from ddp.watchdog import here, place
+from allgrad.ddp.comm import KNOWN, Communicator, here, place
+from allgrad.ddp.trainer import checkpoint
 
 # --- calls -------------------------------------------------------------------------------------------------------
 
@@ -74,7 +73,7 @@ def test_calls_that_differ_are_refused_alike_on_every_rank(case, simulate):
 
 
 def test_a_call_more_on_one_rank_is_noticed_by_the_next_comparison(simulate):
-    again = lambda c: c.all_reduce(np.ones(3, "f4"))  # noqa: E731
+    again = lambda c: c.all_reduce(np.ones(3, "f4"))
 
     def run(comm):
         for _ in range(3):
@@ -167,7 +166,7 @@ def trainer_of(comm=None, *, shards=3, noise=True, scale=None, spoil=None, lr=0.
         factor = spoil(trainer, x) if spoil and model.training else 1.0
         return ag.cross_entropy(model(x * factor), y)
 
-    metrics = lambda x, y: {"loss": ag.cross_entropy(model(x), y, "none")}  # noqa: E731
+    metrics = lambda x, y: {"loss": ag.cross_entropy(model(x), y, "none")}
     loader = DataLoader((X, Y), 6, comm, shards)
     options = {"steps": 8, "validation": ArrayDataset(X, Y), **options}
     trainer = Trainer(parallel, optim.SGD(parallel, lr), loader, loss, metrics, **options)
@@ -294,7 +293,7 @@ def test_skipped_steps_are_left_out_and_counted(ranks, shards, simulate, tmp_pat
 
 
 def test_twenty_in_a_row_are_too_many_also_over_a_restart(tmp_path):
-    always = lambda trainer, x: math.nan  # noqa: E731
+    always = lambda trainer, x: math.nan
     options = {"spoil": always, "on_nonfinite": "skip", "out": tmp_path}
     with np.errstate(all="ignore"):
         assert trainer_of(**options, steps=15, validation=None).fit()["skipped_steps"] == 15

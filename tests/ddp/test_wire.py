@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from autograd.random import generator
-from ddp import ConfigurationError, DistributedDataParallel, ShardSum
-from ddp.wire import Wire
+from allgrad.autograd.random import generator
+from allgrad.ddp import ConfigurationError, DistributedDataParallel, ShardSum
+from allgrad.ddp.reduce import Wire
 
 SPECIAL = [0.0, -0.0, 1.0, -1.5, np.inf, -np.inf, np.nan, 65504.0, 65520.0, 1e-8, 6e-8, 3.4e38, 1e-45, 1e-40]
 
@@ -95,7 +95,7 @@ def test_bytes_are_those_of_the_messages(ranks, simulate):
 
 
 def test_refusals(simulate):
-    from autograd import nn
+    from allgrad import nn
 
     for options, text in [
         ({"wire": "int8"}, "wire is one of float32, float16, bfloat16, got 'int8'"),

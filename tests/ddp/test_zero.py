@@ -3,18 +3,11 @@
 import numpy as np
 import pytest
 
-import autograd as ag
-from autograd import nn, optim
-from autograd.random import generator
-from ddp import (
-    Communicator,
-    ConfigurationError,
-    DataLoader,
-    DistributedDataParallel,
-    Trainer,
-    Zero,
-    checkpoint as checkpoints,
-)
+import allgrad as ag
+from allgrad import nn, optim
+from allgrad.autograd.random import generator
+from allgrad.ddp import Communicator, ConfigurationError, DataLoader, DistributedDataParallel, Trainer, Zero
+from allgrad.ddp.trainer import checkpoint as checkpoints
 
 X = generator("zero").standard_normal((50, 6)).astype("f4")
 LABELS = np.arange(50) % 3
@@ -32,7 +25,7 @@ def trainer_of(comm, rule, zero, steps=9, out=None, hidden=40):
     parallel = DistributedDataParallel(model, comm, 7)
     optimizer = RULES[rule](parallel)
     loader = DataLoader((X, LABELS), 13, comm, 7)
-    metrics = lambda x, y: {"loss": ag.cross_entropy(model(x), y, "none")}  # noqa: E731
+    metrics = lambda x, y: {"loss": ag.cross_entropy(model(x), y, "none")}
     return Trainer(
         parallel, Zero(optimizer, comm) if zero else optimizer, loader, lambda x, y: ag.cross_entropy(model(x), y),
         metrics, steps=steps, out=out, resumes=True, clip=0.5,
@@ -44,7 +37,7 @@ def trainer_of(comm, rule, zero, steps=9, out=None, hidden=40):
 def test_the_bits_are_those_without(rule, hidden, simulate):
     plain = trainer_of(Communicator(), rule, False, hidden=hidden).fit()["weights_sha256"]
     for ranks in (1, 2, 3, 5, 7):
-        run = lambda comm: trainer_of(comm, rule, True, hidden=hidden).fit()["weights_sha256"]  # noqa: E731
+        run = lambda comm: trainer_of(comm, rule, True, hidden=hidden).fit()["weights_sha256"]
         assert {*simulate(ranks, run)} == {plain}
 
 

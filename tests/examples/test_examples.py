@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from launch import launchers
-from launch.data import idx
+from allgrad.launch import launchers
+from allgrad.launch.data import idx
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SHARED = "universal_approximation", "initialisation", "gradient_free", "restarts"  # ranks share out whole runs

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import pytest
 
-from ddp.environment import VARIABLES
-from launch.launchers import command
+from allgrad.ddp.comm import VARIABLES
+from allgrad.launch.launchers import command
 
 ROOT = Path(__file__).parents[2]
 TIME_OUT = 300  # seconds; a launch takes one or two, those of torchrun up to ten, on a busy machine many more
@@ -30,11 +30,11 @@ class Run(NamedTuple):
 
 def start(arguments, directory, ranks=0, launcher="mpirun", script=None, **variables):
     """Run `allgrad ARGUMENTS`, or a script, in a directory: in one process if ranks is 0, else under a launcher."""
-    words, needed = [sys.executable, "-m", "launch", *arguments.split()], {}
+    words, needed = [sys.executable, "-m", "allgrad", *arguments.split()], {}
     if ranks:
         words, needed = command(launcher, ranks, arguments.split())
     if script:
-        words = [*words[: words.index("launch") - 1], script, *arguments.split()]
+        words = [*words[: words.index("allgrad") - 1], script, *arguments.split()]
     clean = {name: value for name, value in os.environ.items() if name not in LEFT_BY_LAUNCHERS}
     environment = {**clean, "PYTHONPATH": str(ROOT), **needed, **variables}
     done = subprocess.run(

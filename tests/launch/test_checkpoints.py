@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from autograd.random import generator
-from ddp import ConfigurationError, checkpoint
-from ddp.checkpoint import FILES, MARKER
-from launch.__main__ import main
+from allgrad.autograd.random import generator
+from allgrad.ddp import ConfigurationError
+from allgrad.ddp.trainer import FILES, MARKER, checkpoint
+from allgrad.launch.__main__ import main
 
 EVERY_FILE = (*FILES, MARKER)
 STEPS = "step-00000008", "step-00000012"

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ddp.errors import ConfigurationError
-from launch.data import cifar, load
+from allgrad.ddp.errors import ConfigurationError
+from allgrad.launch.data import cifar, load
 
 RNG = np.random.default_rng(0)
 COUNTS = dict.fromkeys(cifar.FILES[:5], 4) | {"test_batch.bin": 3}

@@ -11,8 +11,8 @@ import time
 import numpy as np
 import pytest
 
-from ddp.errors import ConfigurationError
-from launch.data import Data, digits, idx, load, tables
+from allgrad.ddp.errors import ConfigurationError
+from allgrad.launch.data import Data, digits, idx, load, tables
 
 RNG = np.random.default_rng(0)
 
@@ -58,9 +58,9 @@ def test_unknown_names_list_the_known_ones(spec):
 def test_digits_need_neither_a_download_nor_scikit_learn():
     code = """
 import sys
-import launch.data
+import allgrad.launch.data
 assert not {"pooch", "sklearn", "torch", "mpi4py"} & set(sys.modules)
-launch.data.load("digits")
+allgrad.launch.data.load("digits")
 assert not {"pooch", "sklearn"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from launch import doctor
-from launch.doctor import found_wrong
+from allgrad.launch import doctor
+from allgrad.launch.doctor import found_wrong
 
 # --- a launch ----------------------------------------------------------------------------------------------------
 

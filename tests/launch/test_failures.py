@@ -9,12 +9,12 @@ import pytest
 
 DIGITS = "train --data digits --model mlp:16 --steps 20"
 
-OTHER_NET = "from autograd import nn\nNet = lambda inputs, outputs: nn.Linear(inputs, outputs, bias=False)\n"
+OTHER_NET = "from allgrad import nn\nNet = lambda inputs, outputs: nn.Linear(inputs, outputs, bias=False)\n"
 
 FAULTY_NET = """
 import os, sys, threading, time
-import ddp
-from autograd import nn
+from allgrad import ddp
+from allgrad import nn
 
 class Net(nn.Module):
     def __init__(self, inputs, outputs):
@@ -186,8 +186,8 @@ def test_a_stall_tells_where_each_rank_is(launcher, start, tmp_path):
 
 HOOKED_NET = """
 import time
-import ddp
-from autograd import nn
+from allgrad import ddp
+from allgrad import nn
 
 class Net(nn.Module):
     def __init__(self, inputs, outputs):
@@ -226,7 +226,7 @@ def test_a_stall_while_gradients_are_on_their_way_tells_where_each_rank_is(start
 SCRIPT = """
 import os, sys, threading, time
 import numpy as np
-import ddp
+from allgrad import ddp
 
 def main(array):
     comm = ddp.init(timeout=3.0)
@@ -312,7 +312,7 @@ def test_a_refusal_of_one_rank_alone_ends_all(start, tmp_path):
 
 
 def test_options_that_differ_between_ranks_are_refused(start, tmp_path):
-    code = "import sys; from ddp.environment import detect; from launch.__main__ import main\n"
+    code = "import sys; from allgrad.ddp.comm import detect; from allgrad.launch.__main__ import main\n"
     code += f"sys.exit(main([*{DIGITS.split()}, '--out', 'out', *['--seed', '1'][: 2 * detect().rank]]))\n"
     (tmp_path / "script.py").write_text(code)
     done = start("", tmp_path, 2, script="script.py")
@@ -348,8 +348,8 @@ def test_a_rank_that_goes_without_a_word_is_named_by_one_of_the_others(start, tm
 
 
 STRAY = """
-import ddp
-from autograd import nn, optim
+from allgrad import ddp
+from allgrad import nn, optim
 
 plain = optim.SGD.step
 
@@ -371,7 +371,7 @@ def test_ranks_that_part_are_told_and_end(start, tmp_path):
 
 def test_shards_too_small_for_batch_norm_are_refused_once(start, tmp_path):
     """Ranks 1 and 2 find it, in shards of one sample; rank 0 has two and waits for them."""
-    code = "from autograd import nn\ndef net(i, o): return nn.Sequential(nn.Linear(i, o), nn.BatchNorm1d(o))\n"
+    code = "from allgrad import nn\ndef net(i, o): return nn.Sequential(nn.Linear(i, o), nn.BatchNorm1d(o))\n"
     (tmp_path / "net.py").write_text(code)
     done = start("train --model net.py:net --global-batch 5 --shards 4 --steps 20 --out out", tmp_path, 3)
     assert refused(done, ["(1, 10) has 1 value a channel", "a shard with 1 of a batch of 5", "give fewer shards"])
@@ -402,8 +402,8 @@ def test_a_rank_that_is_killed_ends_all_and_the_launcher_names_it(case, launcher
 
 FULL_DISK = """
 import resource, threading
-import ddp
-from autograd import nn
+from allgrad import ddp
+from allgrad import nn
 
 class Net(nn.Module):
     def __init__(self, inputs, outputs):

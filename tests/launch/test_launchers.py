@@ -6,14 +6,14 @@ import sys
 
 import pytest
 
-from ddp import ConfigurationError
-from launch import launchers
-from launch.launchers import command, run
+from allgrad.ddp import ConfigurationError
+from allgrad.launch import launchers
+from allgrad.launch.launchers import command, run
 
 # Kills its own process in its fifth step with two shards, as often as the file `lives` says.
 MORTAL = """
 import os, pathlib, time
-from autograd import nn
+from allgrad import nn
 
 def steps():
     return [int(path.parent.name[5:]) for path in pathlib.Path().glob("*/checkpoints/step-*/COMPLETE")]
@@ -70,20 +70,20 @@ def test_mpirun(ranks, more, root, allow, machine, monkeypatch):
     machine("mpirun")
     monkeypatch.setattr(os, "geteuid", lambda: root, raising=False)
     words, variables = command("mpirun", ranks, ["train", "--lr", "0.1"])
-    python = [sys.executable, "-m", "launch", "train", "--lr", "0.1"]
+    python = [sys.executable, "-m", "allgrad", "train", "--lr", "0.1"]
     assert words == [str(machine.path / "mpirun"), "-n", str(ranks), *python]
     assert variables == allow | more
 
 
 def test_torchrun(machine):
     words, variables = command("torchrun", 3, ["train"])
-    torchrun = "-m torch.distributed.run --standalone --nproc-per-node 3 -m launch train"
+    torchrun = "-m torch.distributed.run --standalone --nproc-per-node 3 -m allgrad train"
     assert words == [sys.executable, *torchrun.split()] and variables == {"OMP_NUM_THREADS": "1"}
 
 
 def test_srun(machine):
     machine("srun")
-    assert command("srun", 3, ["train"]) == (["srun", "-n", "3", sys.executable, "-m", "launch", "train"], {})
+    assert command("srun", 3, ["train"]) == (["srun", "-n", "3", sys.executable, "-m", "allgrad", "train"], {})
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_failures_are_started_again(statuses, restarts, status, count, machine, 
     assert run(2, "srun", restarts, ["--", *TRAIN.split()]) == status
     assert len(process.commands) == count
     shown = capsys.readouterr().out.splitlines()
-    assert shown[0].endswith(f"-m launch {TRAIN}") and len(shown) == count
+    assert shown[0].endswith(f"-m allgrad {TRAIN}") and len(shown) == count
     for attempt, line in enumerate(shown[1:], 1):
         assert line.startswith(f"restart {attempt} of {restarts} after status ")
 
@@ -286,7 +286,7 @@ def test_torchrun_restarts_a_run_that_goes_on_by_itself(start, tmp_path):
     (tmp_path / "net.py").write_text(MORTAL.replace("DUE", "6"))
     (tmp_path / "lives").write_text("1")
     train = "train --model net.py:Net --steps 12 --checkpoint-every 3 --log-every 1 --shards 2 --momentum 0.9"
-    torchrun = "torch.distributed.run --standalone --nproc-per-node 2 --max-restarts 2 -m launch"
+    torchrun = "torch.distributed.run --standalone --nproc-per-node 2 --max-restarts 2 -m allgrad"
     killed = start(f"{torchrun} {train} --out killed", tmp_path, script="-m")
     assert killed.status == 0 and "restarted by torchrun: going on with the run in killed\n" in killed.out
     assert start(f"{train} --out undisturbed", tmp_path).status == 0

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-import autograd as ag
-from autograd import nn
-from ddp import ConfigurationError
-from launch.data import Data
-from launch.models import INITS, build
+import allgrad as ag
+from allgrad import nn
+from allgrad.ddp import ConfigurationError
+from allgrad.launch.data import Data
+from allgrad.launch.models import INITS, build
 
 
 def data_of(*features, classes=3, targets=None):
@@ -66,7 +66,7 @@ def test_every_init_gives_other_weights():
 
 
 OWN = """
-from autograd import nn
+from allgrad import nn
 
 class Two(nn.Module):
     def __init__(self, inputs, outputs, width=4):

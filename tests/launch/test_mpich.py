@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.launchers import find_mpirun
+from allgrad.launch.launchers import find_mpirun
 
 HYDRA = shutil.which("mpiexec.hydra")
 BESIDE = Path(HYDRA or "/none/none").resolve().parents[1] / "lib" / "libmpi.so.12"
@@ -34,7 +34,7 @@ def under_mpich(words, directory, **variables):
 
 
 def ranks(n, arguments, directory, mpiexec=HYDRA):
-    return under_mpich([mpiexec, "-n", str(n), sys.executable, "-m", "launch", *arguments.split()], directory)
+    return under_mpich([mpiexec, "-n", str(n), sys.executable, "-m", "allgrad", *arguments.split()], directory)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_training_gives_the_bits_of_any_other_launch(n, alone, tmp_path):
 
 
 def test_run_starts_it(alone, tmp_path):
-    code = "import sys; from launch import launchers; launchers.find_mpirun = lambda: sys.argv[1]; "
+    code = "import sys; from allgrad.launch import launchers; launchers.find_mpirun = lambda: sys.argv[1]; "
     code += "sys.exit(launchers.run(2, 'mpirun', 0, sys.argv[2:]))"
     words = [sys.executable, "-c", code, HYDRA, *f"{FLAGS} --out out".split()]
     done = under_mpich(words, tmp_path)

@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
-import autograd as ag
-from ddp import ConfigurationError
-from launch.__main__ import main
-from launch.data import Data, load
-from launch.models import FAMILIES, build, remark
-from launch.models.images import resized
+import allgrad as ag
+from allgrad.ddp import ConfigurationError
+from allgrad.launch.__main__ import main
+from allgrad.launch.data import Data, load
+from allgrad.launch.models import FAMILIES, build, remark
+from allgrad.launch.models.images import resized
 
 RNG = np.random.default_rng(0)
 

@@ -4,11 +4,11 @@ import argparse
 
 import pytest
 
-from ddp import ConfigurationError
-from ddp.sampler import Sampler
-from launch.__main__ import main
-from launch.options import OPTIONS, add_options, checked, defaults, given, length, resumed
-from launch.plan import plan, steps_of
+from allgrad.ddp import ConfigurationError
+from allgrad.ddp.data import Sampler
+from allgrad.launch.__main__ import main
+from allgrad.launch.options import OPTIONS, add_options, checked, defaults, given, length, resumed
+from allgrad.launch.plan import plan, steps_of
 
 PROMISED = (
     "--data digits --model mlp:128 --optimizer sgd --lr 0.1 --global-batch 64 --epochs 5 --out runs/a --shards 8 "
@@ -276,7 +276,7 @@ def test_an_interrupted_run_says_how_to_go_on(capsys, monkeypatch):
     def interrupt(arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("launch.__main__._command", interrupt)
+    monkeypatch.setattr("allgrad.launch.__main__._command", interrupt)
     assert main(["train"]) == 130
     assert "interrupted; --resume goes on" in capsys.readouterr().err
 

@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from launch.__main__ import main
-from launch.data import load
-from launch.data.tables import load_csv
+from allgrad.launch.__main__ import main
+from allgrad.launch.data import load
+from allgrad.launch.data.tables import load_csv
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(90, 3)) * [1, 10, 100] + [5, 0, 3]

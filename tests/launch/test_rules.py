@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-import ddp
-from launch.options import add_options, given
-from launch.train import train as train_here
+from allgrad import ddp
+from allgrad.launch.options import add_options, given
+from allgrad.launch.train import train as train_here
 
 SMALL = "--model mlp:8 --global-batch 100 --shards 2 --steps 12 --log-every 1"
 
@@ -60,7 +60,7 @@ def test_the_gradients_are_clipped_by_value():
 
 def test_no_decay_needs_a_parameter_of_one_axis(tmp_path):
     (tmp_path / "net.py").write_text(
-        "from autograd import nn\n\n\ndef net(inputs, outputs):\n    return nn.Linear(inputs, outputs, bias=False)\n"
+        "from allgrad import nn\n\n\ndef net(inputs, outputs):\n    return nn.Linear(inputs, outputs, bias=False)\n"
     )
     model = f"{tmp_path}/net.py:net"
     with pytest.raises(ValueError, match=r"--no-decay has no effect: .*net has no parameter of one axis"):

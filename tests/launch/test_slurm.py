@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from ddp import ConfigurationError
-from launch.launchers import find_mpirun
-from launch.slurm import script
+from allgrad.ddp import ConfigurationError
+from allgrad.launch.launchers import find_mpirun
+from allgrad.launch.slurm import script
 
 # As srun does, it numbers the ranks; those of --mpi=pmix meet through PMIx, here that of Open MPI's mpirun.
 SRUN = """#!{python}
@@ -76,7 +76,7 @@ def test_run_starts_srun(backend, mpi, cluster, alone, start, tmp_path):
     words = f"run --launcher srun -n 2 -- {TRAIN} --out out --backend {backend}"
     done = start(words, tmp_path, SLURM_MPI_TYPE=mpi, **cluster)
     assert done.status == 0, done.err
-    assert done.out.splitlines()[0] == f"srun -n 2 {sys.executable} -m launch {TRAIN} --out out --backend {backend}"
+    assert done.out.splitlines()[0] == f"srun -n 2 {sys.executable} -m allgrad {TRAIN} --out out --backend {backend}"
     found = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert (found["launcher"], found["backend"], found["world_size"]) == ("srun", backend, 2)
     assert found["weights_sha256"] == alone
@@ -130,7 +130,7 @@ def test_directives(options, words, wanted):
 @pytest.mark.parametrize("backend, mpi", [(None, " --mpi=pmix"), ("mpi", " --mpi=pmix"), ("gloo", ""), ("nccl", "")])
 def test_mpi_is_started_where_it_is_used(backend, mpi):
     more = ["--backend", backend] if backend else []
-    assert f"\nsrun --kill-on-bad-exit=1{mpi} {sys.executable} -m launch train" in script(["train", *more])
+    assert f"\nsrun --kill-on-bad-exit=1{mpi} {sys.executable} -m allgrad train" in script(["train", *more])
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_a_rank_for_each_gpu(words, added, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("c.toml").write_text('arrays = "torch"\n')
     text = script(words.split(), gpus_per_node=2)
-    assert text.endswith(f"-m launch {f'{words} {added}'.strip()}\n") and directives(text)["ntasks-per-node"] == "2"
+    assert text.endswith(f"-m allgrad {f'{words} {added}'.strip()}\n") and directives(text)["ntasks-per-node"] == "2"
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_names_reach_the_ranks_as_they_are(cluster, tmp_path):
     text = script(["train", "--data", "a b.csv", "--out", "it's $HOME/*"], max_restarts=1)
     assert correct(text)
     show = "import sys; print(sys.argv)"
-    text = text.replace("-m launch", f"-c '{show}'").replace(" --mpi=pmix", "")
+    text = text.replace("-m allgrad", f"-c '{show}'").replace(" --mpi=pmix", "")
     (tmp_path / "job.sh").write_text(text)
     done = batch("job.sh", tmp_path, **cluster)
     assert done.stdout.splitlines() == [str(["-c", "train", "--data", "a b.csv", "--out", "it's $HOME/*"])]
@@ -193,7 +193,7 @@ def test_names_reach_the_ranks_as_they_are(cluster, tmp_path):
 
 MORTAL = """
 import os, pathlib
-from autograd import nn
+from allgrad import nn
 
 class Net(nn.Module):
     def __init__(self, inputs, outputs):

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ddp.errors import ConfigurationError
-from launch.__main__ import main
-from launch.data import load
+from allgrad.ddp.errors import ConfigurationError
+from allgrad.launch.__main__ import main
+from allgrad.launch.data import load
 
 FOX = "the quick brown fox jumps over the lazy dog\n" * 10  # 440 characters, 28 of them distinct
 
@@ -112,7 +112,7 @@ def test_the_bits_of_a_text_model_do_not_depend_on_the_ranks(fox, start, tmp_pat
 
 def test_a_model_of_the_users_own_gets_the_window_and_the_size_of_the_vocabulary(fox, tmp_path, capsys):
     (tmp_path / "own.py").write_text(
-        "from autograd import nn\n\n\ndef bigrams(inputs, outputs):\n    assert (inputs, outputs) == (5, 29)\n"
+        "from allgrad import nn\n\n\ndef bigrams(inputs, outputs):\n    assert (inputs, outputs) == (5, 29)\n"
         "    return nn.Embedding(outputs, outputs)\n\n\ndef sums(inputs, outputs):\n"
         "    return nn.Linear(inputs, outputs)\n"
     )

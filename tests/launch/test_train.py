@@ -185,8 +185,8 @@ def test_going_on_after_damage_uses_the_checkpoint_before_and_says_so(train, sta
 # --- data, models and options of the user's own ------------------------------------------------------------------
 
 NET = """
-import autograd as ag
-from autograd import nn
+import allgrad as ag
+from allgrad import nn
 
 class Net(nn.Module):
     def __init__(self, inputs, outputs):
@@ -198,8 +198,8 @@ class Net(nn.Module):
 
 
 IMAGES = """
-import autograd as ag
-from autograd import nn
+import allgrad as ag
+from allgrad import nn
 
 class Net(nn.Module):
     def __init__(self, inputs, outputs):

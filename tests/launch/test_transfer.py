@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from autograd import Arena, nn
-from ddp import ConfigurationError
-from launch.__main__ import main
-from launch.transfer import freeze, load_into
+from allgrad import Arena, nn
+from allgrad.ddp import ConfigurationError
+from allgrad.launch.__main__ import main
+from allgrad.launch.transfer import freeze, load_into
 
 NEW = "--data new.npz --model mlp:16 --global-batch 20 --shards 4 --lr 0.5"
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-import ddp
-from ddp.environment import detect
+from allgrad import ddp
+from allgrad.ddp.comm import detect
 
 
 @pytest.fixture(scope="session")

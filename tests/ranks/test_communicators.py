@@ -5,8 +5,8 @@ import os
 import numpy as np
 import pytest
 
-from autograd.random import generator
-from ddp import ConfigurationError, ShardSum
+from allgrad.autograd.random import generator
+from allgrad.ddp import ConfigurationError, ShardSum
 
 
 def test_ranks_are_numbered(comm):

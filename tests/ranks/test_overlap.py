@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-import autograd as ag
-from autograd import nn, optim
-from autograd.random import generator
-from ddp import Communicator, DataLoader, DistributedDataParallel, LossScale, NoiseScale
+import allgrad as ag
+from allgrad import nn, optim
+from allgrad.autograd.random import generator
+from allgrad.ddp import Communicator, DataLoader, DistributedDataParallel, LossScale, NoiseScale
 
 X = generator("overlap").standard_normal((40, 36)).astype("f4")
 LABELS = np.arange(40) % 3

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-import autograd as ag
-from autograd import nn, optim
-from autograd.random import generator
-from ddp import Communicator, DataLoader, DistributedDataParallel, Timeline
+import allgrad as ag
+from allgrad import nn, optim
+from allgrad.autograd.random import generator
+from allgrad.ddp import Communicator, DataLoader, DistributedDataParallel, Timeline
 
 X = generator("timeline").standard_normal((40, 36)).astype("f4")
 LABELS = np.arange(40) % 3

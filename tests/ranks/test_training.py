@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-import autograd as ag
-from autograd import nn, optim
-from autograd.random import generator
-from ddp import (
+import allgrad as ag
+from allgrad import nn, optim
+from allgrad.autograd.random import generator
+from allgrad.ddp import (
     Communicator,
     ConfigurationError,
     DataLoader,
@@ -16,9 +16,9 @@ from ddp import (
     NoiseScale,
     Placement,
     Trainer,
-    checkpoint,
     evaluate,
 )
+from allgrad.ddp.trainer import checkpoint
 
 X = generator("ranks").standard_normal((82, 6)).astype("f4")
 LABELS = np.arange(82) % 3

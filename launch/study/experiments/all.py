@@ -6,12 +6,12 @@ import inspect
 import math
 from dataclasses import replace
 
-from ddp.errors import ConfigurationError
-from launch.study import runner
-from launch.study.experiments import VERBS, steps
-from launch.study.experiments.noise import PREDICTORS
-from launch.study.options import experiment
-from launch.study.result import FAIL, INCONCLUSIVE, PASS, Result, Table
+from allgrad.ddp.errors import ConfigurationError
+from allgrad.launch.study import runner
+from allgrad.launch.study.experiments import VERBS, steps
+from allgrad.launch.study.experiments.noise import PREDICTORS
+from allgrad.launch.study.options import experiment
+from allgrad.launch.study.result import FAIL, INCONCLUSIVE, PASS, Result, Table
 
 FIRST = (
     "steps", "noise", "lr-rules", "budgets", "schedule", "shuffle", "local", "init", "branch", "sharp", "scaling",
@@ -26,7 +26,10 @@ def run(lab, work, preset="quick", **options) -> list[Result]:
     """Every experiment with those of the options that it takes, and in front of their results one about all of them."""
     order = [verb for verb in FIRST if verb in VERBS]
     order += [verb for verb in VERBS if verb not in (*order, *NOT_HERE)]
-    runs = {verb: importlib.import_module(f"launch.study.experiments.{verb.replace('-', '_')}").run for verb in order}
+    runs = {
+        verb: importlib.import_module(f"allgrad.launch.study.experiments.{verb.replace('-', '_')}").run
+        for verb in order
+    }
     taken = {verb: _taken(run, options) for verb, run in runs.items()}
     if foreign := options.keys() - {key for own in taken.values() for key in own}:
         raise ConfigurationError(f"--{min(foreign).replace('_', '-')} has no effect on any of these experiments")

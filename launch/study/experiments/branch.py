@@ -9,12 +9,12 @@ import math
 
 import numpy as np
 
-from ddp.errors import ConfigurationError
-from launch.study import figures, fit, runner
-from launch.study.experiments import steps
-from launch.study.options import PRESET, experiment
-from launch.study.result import Check, Figure, Result, Table
-from launch.study.tune import SEEDS, power
+from allgrad.ddp.errors import ConfigurationError
+from allgrad.launch.study import figures, fit, runner
+from allgrad.launch.study.experiments import steps
+from allgrad.launch.study.options import PRESET, experiment
+from allgrad.launch.study.result import Check, Figure, Result, Table
+from allgrad.launch.study.tune import SEEDS, power
 
 GRIDS = {
     "quick": {

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ddp import Sampler
-from launch.plan import steps_of
-from launch.study import figures, fit, runner
-from launch.study.options import PRESET, experiment
-from launch.study.result import Check, Figure, Result, Table
-from launch.study.tune import REPORT_SEEDS, SEEDS, Tuned, climb
+from allgrad.ddp import Sampler
+from allgrad.launch.plan import steps_of
+from allgrad.launch.study import figures, fit, runner
+from allgrad.launch.study.options import PRESET, experiment
+from allgrad.launch.study.result import Check, Figure, Result, Table
+from allgrad.launch.study.tune import REPORT_SEEDS, SEEDS, Tuned, climb
 
 GRIDS = {
     "quick": {

@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-import autograd as ag
-from autograd import init, nn, random
-from autograd.kernels import to_numpy
-from launch.study import figures, fit, runner
-from launch.study.experiments import steps
-from launch.study.options import PRESET, experiment
-from launch.study.result import Check, Figure, Result, Table
-from launch.study.tune import SEEDS, NothingWorks, Tuned, first_rate, tune
+from allgrad import autograd as ag
+from allgrad.autograd import init, nn, random
+from allgrad.autograd.arrays import to_numpy
+from allgrad.launch.study import figures, fit, runner
+from allgrad.launch.study.experiments import steps
+from allgrad.launch.study.options import PRESET, experiment
+from allgrad.launch.study.result import Check, Figure, Result, Table
+from allgrad.launch.study.tune import SEEDS, NothingWorks, Tuned, first_rate, tune
 
 SCHEMES = {
     "he": init.kaiming,

@@ -9,16 +9,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ddp.data import Batch, Shard
-from ddp.errors import ConfigurationError
-from ddp.sampler import Sampler
-from launch.study import figures, fit, runner
-from launch.study.experiments import steps
-from launch.study.lab import Lab
-from launch.study.options import PRESET, experiment
-from launch.study.result import Check, Figure, Result, Table
-from launch.study.tune import tune
-from launch.study.workload import Workload
+from allgrad.ddp.data import Batch, Sampler, Shard
+from allgrad.ddp.errors import ConfigurationError
+from allgrad.launch.study import figures, fit, runner
+from allgrad.launch.study.experiments import steps
+from allgrad.launch.study.lab import Lab
+from allgrad.launch.study.options import PRESET, experiment
+from allgrad.launch.study.result import Check, Figure, Result, Table
+from allgrad.launch.study.tune import tune
+from allgrad.launch.study.workload import Workload
 
 GRIDS = {
     "quick": {

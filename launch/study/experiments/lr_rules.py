@@ -1,7 +1,7 @@
 """What is a rule worth that scales the learning rate with the batch, next to tuning it at every batch?
 
 Goyal et al. 2017 (linear, with a warm-up), Krizhevsky 2014 (square root), Johnson et al. 2020 (AdaScale) and Malladi et
-al. 2022 (Adam) for the rules of `ddp.lr_rules`, all started from one base batch whose rate was tuned.
+al. 2022 (Adam) for the rules of `scaling.lr_rules`, all started from one base batch whose rate was tuned.
 """
 
 import math
@@ -11,16 +11,15 @@ from itertools import pairwise
 
 import numpy as np
 
-import ddp
-from autograd import schedule
-from ddp import lr_rules
-from ddp.adascale import AdaScale
-from ddp.errors import ConfigurationError
-from launch.study import figures, fit, runner
-from launch.study.experiments import steps
-from launch.study.options import PRESET, experiment
-from launch.study.result import Check, Figure, Result, Table
-from launch.study.tune import REPORT_SEEDS, SEEDS, Tuned, steps_of
+from allgrad import ddp
+from allgrad.autograd import schedule
+from allgrad.ddp.errors import ConfigurationError
+from allgrad.ddp.scaling import AdaScale, lr_rules
+from allgrad.launch.study import figures, fit, runner
+from allgrad.launch.study.experiments import steps
+from allgrad.launch.study.options import PRESET, experiment
+from allgrad.launch.study.result import Check, Figure, Result, Table
+from allgrad.launch.study.tune import REPORT_SEEDS, SEEDS, Tuned, steps_of
 
 GRIDS = {
     "quick": {

@@ -10,16 +10,14 @@ from itertools import pairwise
 
 import numpy as np
 
-import autograd as ag
-import ddp
-from autograd import random
-from ddp.curvature import hessian_product, largest_eigenvalue
-from ddp.errors import ConfigurationError
-from ddp.probe import Frozen, noise_of_examples
-from launch.study import figures, fit, runner, workload
-from launch.study.experiments import steps
-from launch.study.options import PRESET, experiment
-from launch.study.result import Check, Figure, Result, Table
+from allgrad import autograd as ag, ddp
+from allgrad.autograd import random
+from allgrad.ddp.errors import ConfigurationError
+from allgrad.ddp.scaling import Frozen, hessian_product, largest_eigenvalue, noise_of_examples
+from allgrad.launch.study import figures, fit, runner, workload
+from allgrad.launch.study.experiments import steps
+from allgrad.launch.study.options import PRESET, experiment
+from allgrad.launch.study.result import Check, Figure, Result, Table
 
 GRIDS = {
     "quick": {

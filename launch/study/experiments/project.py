@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autograd.arena import arena_of
-from ddp.errors import ConfigurationError
-from launch.study import calibrate, cost_model, measure, projection, replay, workload
-from launch.study.calibrate import Compute, Line
-from launch.study.cost_model import Network
-from launch.study.experiments import scaling
-from launch.study.options import experiment
-from launch.study.result import Check, Result, Table
+from allgrad.autograd.arena import arena_of
+from allgrad.ddp.errors import ConfigurationError
+from allgrad.launch.study import calibrate, cost_model, measure, projection, replay, workload
+from allgrad.launch.study.calibrate import Compute, Line
+from allgrad.launch.study.cost_model import Network
+from allgrad.launch.study.experiments import scaling
+from allgrad.launch.study.options import experiment
+from allgrad.launch.study.result import Check, Result, Table
 
 GRIDS = {
     "quick": {"blocks": 3, "steps": {"own": 100, "large": 15}},
@@ -179,7 +179,7 @@ def _steps_to_target(lab, work, preset, s_min, b_crit, optimizer) -> tuple[tuple
         return found, "the fit that was given"
     found = scaling.fit_found(lab, optimizer)
     if found is None:
-        from launch.study.experiments import steps
+        from allgrad.launch.study.experiments import steps
 
         if not work.is_default:
             raise ConfigurationError(

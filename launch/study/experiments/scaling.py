@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ddp.errors import ConfigurationError
-from launch.study import cost_model, measure
-from launch.study.options import experiment
-from launch.study.result import Check, Figure, Result, Table
+from allgrad.ddp.errors import ConfigurationError
+from allgrad.launch.study import cost_model, measure
+from allgrad.launch.study.options import experiment
+from allgrad.launch.study.result import Check, Figure, Result, Table
 
 GRIDS = {
     "quick": {"steps": {"own": 200, "large": 30}, "blocks": 3},
@@ -260,7 +260,7 @@ def _headline(counted):
 
 def draw_speedups(rows):
     """Examples a second against ranks, relative to one rank."""
-    from launch.study import figures
+    from allgrad.launch.study import figures
 
     figure, axes = figures.new()
     for i, (mode, model) in enumerate(dict.fromkeys((row["mode"], row["model"]) for row in rows)):
@@ -288,7 +288,7 @@ def draw_speedups(rows):
 
 def draw_parts(rows):
     """What each step consists of."""
-    from launch.study import figures
+    from allgrad.launch.study import figures
 
     figure, axes = figures.new(height=0.9 + 0.2 * len(rows))
     labels = [f"{row['mode']}, {row['model']}, W={row['W']}" for row in rows]

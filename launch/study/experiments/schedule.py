@@ -11,13 +11,13 @@ from fractions import Fraction
 
 import numpy as np
 
-from autograd import schedule as rates
-from ddp.batch_schedule import grow
-from ddp.errors import ConfigurationError
-from launch.study import figures, fit, runner
-from launch.study.options import PRESET, experiment
-from launch.study.result import Check, Figure, Result, Table
-from launch.study.tune import REPORT_SEEDS, START, Tuned, first_rate, tune
+from allgrad.autograd import schedule as rates
+from allgrad.ddp.errors import ConfigurationError
+from allgrad.ddp.scaling import grow
+from allgrad.launch.study import figures, fit, runner
+from allgrad.launch.study.options import PRESET, experiment
+from allgrad.launch.study.result import Check, Figure, Result, Table
+from allgrad.launch.study.tune import REPORT_SEEDS, START, Tuned, first_rate, tune
 
 GRIDS = {
     "quick": {"optimizers": ("sgd", "adam"), "seeds": (0,), "report_seeds": REPORT_SEEDS, "phases": 3, "epochs": 8},

@@ -11,14 +11,14 @@ import math
 
 import numpy as np
 
-from ddp.curvature import largest_eigenvalue
-from ddp.errors import ConfigurationError
-from launch.study import figures, fit, runner
-from launch.study.experiments import steps
-from launch.study.experiments.noise import frozen_at
-from launch.study.options import PRESET, experiment
-from launch.study.result import Check, Figure, Result, Table
-from launch.study.tune import SEEDS, first_rate, tune
+from allgrad.ddp.errors import ConfigurationError
+from allgrad.ddp.scaling import largest_eigenvalue
+from allgrad.launch.study import figures, fit, runner
+from allgrad.launch.study.experiments import steps
+from allgrad.launch.study.experiments.noise import frozen_at
+from allgrad.launch.study.options import PRESET, experiment
+from allgrad.launch.study.result import Check, Figure, Result, Table
+from allgrad.launch.study.tune import SEEDS, first_rate, tune
 
 GRIDS = {
     "quick": {"batches": (8, 1024), "seeds": SEEDS, "report_seeds": tuple(range(100, 106)), "iterations": 30},

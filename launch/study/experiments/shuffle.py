@@ -10,15 +10,15 @@ from dataclasses import replace
 import numpy as np
 from scipy.optimize import minimize
 
-from ddp.data import Batch, Shard
-from ddp.errors import ConfigurationError
-from ddp.probe import Frozen, mean
-from launch.study import figures, fit, runner, workload
-from launch.study.experiments import steps
-from launch.study.options import PRESET, experiment
-from launch.study.result import Check, Figure, Result, Table
-from launch.study.tune import NothingWorks, first_rate, tune
-from launch.study.workload import Workload
+from allgrad.ddp.data import Batch, Shard
+from allgrad.ddp.errors import ConfigurationError
+from allgrad.ddp.scaling import Frozen, mean
+from allgrad.launch.study import figures, fit, runner, workload
+from allgrad.launch.study.experiments import steps
+from allgrad.launch.study.options import PRESET, experiment
+from allgrad.launch.study.result import Check, Figure, Result, Table
+from allgrad.launch.study.tune import NothingWorks, first_rate, tune
+from allgrad.launch.study.workload import Workload
 
 GRIDS = {
     "quick": {"rates": (0.02, 0.05, 0.2), "epochs": 40, "seeds": (0, 1, 2), "report_seeds": tuple(range(100, 108))},

@@ -9,13 +9,13 @@ from functools import partial
 
 import numpy as np
 
-from ddp.errors import ConfigurationError
-from launch.study import figures, fit, runner
-from launch.study.lab import Lab
-from launch.study.options import PRESET, experiment
-from launch.study.result import Check, Figure, Result, Table
-from launch.study.tune import REPORT_SEEDS, SEEDS, Tuned, climb, report
-from launch.study.workload import Workload
+from allgrad.ddp.errors import ConfigurationError
+from allgrad.launch.study import figures, fit, runner
+from allgrad.launch.study.lab import Lab
+from allgrad.launch.study.options import PRESET, experiment
+from allgrad.launch.study.result import Check, Figure, Result, Table
+from allgrad.launch.study.tune import REPORT_SEEDS, SEEDS, Tuned, climb, report
+from allgrad.launch.study.workload import Workload
 
 GRIDS = {
     "quick": {

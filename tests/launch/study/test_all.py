@@ -6,10 +6,10 @@ from types import ModuleType
 
 import pytest
 
-from ddp import ConfigurationError
-from launch.__main__ import main
-from launch.study import Check, Result, Table, Workload, experiments
-from launch.study.experiments import all as everything
+from allgrad.ddp import ConfigurationError
+from allgrad.launch.__main__ import main
+from allgrad.launch.study import Check, Result, Table, Workload, experiments
+from allgrad.launch.study.experiments import all as everything
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def verbs(monkeypatch):
     for name, run in found.items():
         module = ModuleType(name)
         module.run = run
-        monkeypatch.setitem(sys.modules, f"launch.study.experiments.{name}", module)
+        monkeypatch.setitem(sys.modules, f"allgrad.launch.study.experiments.{name}", module)
     kept = dict.fromkeys((*found, "all"), "")
     monkeypatch.setattr(experiments, "VERBS", kept)
     monkeypatch.setattr(everything, "VERBS", kept)
@@ -70,7 +70,7 @@ def test_the_advice_is_that_of_steps_with_noise_and_ranks_before_what_is_not_kno
 
 
 def test_one_page_for_all(verbs, tmp_path, monkeypatch, capsys):
-    from launch.study import command
+    from allgrad.launch.study import command
 
     monkeypatch.setattr(command, "VERBS", experiments.VERBS)
     monkeypatch.chdir(tmp_path)

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from launch.study import Lab, Workload, configuration, execute
-from launch.study.experiments import branch
+from allgrad.launch.study import Lab, Workload, configuration, execute
+from allgrad.launch.study.experiments import branch
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 import pytest
 
-from launch.study import Lab, Workload
-from launch.study.experiments import budgets
+from allgrad.launch.study import Lab, Workload
+from allgrad.launch.study.experiments import budgets
 
 
 @pytest.fixture(scope="module")

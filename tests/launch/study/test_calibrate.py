@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from pytest import approx
 
-from launch.study import calibrate, cost_model
+from allgrad.launch.study import calibrate, cost_model
 
 SIZES = calibrate.SIZES["quick"]
 NET = cost_model.Network("", 2e-5, 1e-9, 0.25e-9)
 
 
 def times_of(p):
-    exact = lambda n: cost_model.ALGORITHMS[calibrate.exact(p, n)]  # noqa: E731
+    exact = lambda n: cost_model.ALGORITHMS[calibrate.exact(p, n)]
     return SIZES, [exact(n)(p, n, NET.A, NET.B, NET.C) for n in SIZES]
 
 

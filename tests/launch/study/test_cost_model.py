@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from pytest import approx
 
-from ddp.errors import ConfigurationError
-from launch.study import cost_model as cm
+from allgrad.ddp.errors import ConfigurationError
+from allgrad.launch.study import cost_model as cm
 
 EXACT = {"rel": 1e-6}
 US = 1e-6

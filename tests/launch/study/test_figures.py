@@ -7,8 +7,8 @@ import matplotlib
 import numpy as np
 import pytest
 
-from ddp.errors import ConfigurationError
-from launch.study import figures
+from allgrad.ddp.errors import ConfigurationError
+from allgrad.launch.study import figures
 
 COLUMN, PAGE = figures.COLUMN, figures.PAGE
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.optimize import least_squares
 
-from launch.study import fit
-from launch.study.result import FAIL, INCONCLUSIVE, PASS, Check
+from allgrad.launch.study import fit
+from allgrad.launch.study.result import FAIL, INCONCLUSIVE, PASS, Check
 
 BATCHES = [4 * 2**k for k in range(9)]
 
@@ -28,7 +28,7 @@ def test_the_fit_is_that_of_least_squares():
     for noise in (0.05, 0.3, 1.0):
         steps = np.array(hyperbola(13.0, 100.0)) * np.exp(noise * rng.standard_normal(len(BATCHES)))
         found = fit.fit_hyperbola(BATCHES, steps)
-        rest = lambda p: p[0] + np.log1p(np.exp(p[1]) / np.array(BATCHES)) - np.log(steps)  # noqa: E731
+        rest = lambda p: p[0] + np.log1p(np.exp(p[1]) / np.array(BATCHES)) - np.log(steps)
         theirs = min(
             (least_squares(rest, (math.log(min(steps)), math.log(b))) for b in (8, 64, 512)), key=lambda r: r.cost
         )

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from launch.study import Lab, Workload, runner
-from launch.study.experiments import init
+from allgrad.launch.study import Lab, Workload, runner
+from allgrad.launch.study.experiments import init
 
 
 def scheme(name, model="mlp:32,32", **given):

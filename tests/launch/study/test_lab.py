@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-import ddp
-from launch.study import Lab, Workload, configuration
-from launch.study.lab import _Process
-from launch.study.ledger import Ledger, flat
+from allgrad import ddp
+from allgrad.launch.study import Lab, Workload, configuration
+from allgrad.launch.study.lab import _Process
+from allgrad.launch.study.ledger import Ledger, flat
 
 ROOT = Path(__file__).parents[3]
 FLAGS = "steps --optimizer sgd --batches 128,256,512 --seeds 1 --report-seeds 2 --target 0.2"
@@ -45,7 +45,7 @@ def whole(start, tmp_path_factory):
 
 APPEND = """
 import sys
-from launch.study.ledger import Ledger
+from allgrad.launch.study.ledger import Ledger
 ledger = Ledger(sys.argv[1])
 for k in range(200):
     ledger.append({"run_id": f"{sys.argv[2]}-{k}", "exp": "", "config": {}, "status": "x" * 500})
@@ -155,7 +155,7 @@ def sweep(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
 
     def start(jobs):
-        words = [sys.executable, "-m", "launch", "study", *FLAGS.split(), "--jobs", str(jobs), "--out", "out"]
+        words = [sys.executable, "-m", "allgrad", "study", *FLAGS.split(), "--jobs", str(jobs), "--out", "out"]
         return subprocess.Popen(words, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     return start

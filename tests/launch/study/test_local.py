@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from launch.study import Lab, Workload, runner
-from launch.study.experiments import local
+from allgrad.launch.study import Lab, Workload, runner
+from allgrad.launch.study.experiments import local
 
 WORK = Workload(dtype="float64", model="mlp:16")
 

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from launch.study import Lab, Workload, configuration
-from launch.study.experiments import lr_rules
-from launch.study.tune import Tuned
+from allgrad.launch.study import Lab, Workload, configuration
+from allgrad.launch.study.experiments import lr_rules
+from allgrad.launch.study.tune import Tuned
 
 
 @pytest.fixture(scope="module")

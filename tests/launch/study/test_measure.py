@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-import ddp
-from ddp.errors import ConfigurationError
-from launch.study import measure
-from launch.study.workload import Workload
+from allgrad import ddp
+from allgrad.ddp.errors import ConfigurationError
+from allgrad.launch.study import measure
+from allgrad.launch.study.workload import Workload
 
 CONFIG = Workload(model="mlp:8").config()
 STEPS = {"kind": "steps", "config": CONFIG, "batch": 12, "steps": 3}
@@ -74,7 +74,7 @@ def test_two_ranks_see_the_losses_of_one():
 
 
 SCRIPT = """
-from launch.study import Lab, Workload, measure
+from allgrad.launch.study import Lab, Workload, measure
 
 cell = {"kind": "steps", "config": Workload(model="mlp:8").config(), "batch": 8, "steps": 2}
 with Lab("study") as lab:

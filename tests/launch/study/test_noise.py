@@ -5,12 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-import autograd as ag
-from ddp import ConfigurationError
-from ddp.curvature import hessian_product
-from ddp.probe import Frozen
-from launch.study import Lab, Workload, runner
-from launch.study.experiments import noise
+import allgrad as ag
+from allgrad.ddp import ConfigurationError
+from allgrad.ddp.scaling import Frozen, hessian_product
+from allgrad.launch.study import Lab, Workload, runner
+from allgrad.launch.study.experiments import noise
 
 
 def config(work=None, **given):

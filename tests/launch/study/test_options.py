@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from ddp import ConfigurationError
-from launch.study import Lab, Result, Workload, branch, init, noise, project, schedule, search, sharp, steps
-from launch.study.experiments import all as everything
-from launch.study.options import PRESET, experiment, typed
+from allgrad.ddp import ConfigurationError
+from allgrad.launch.study import Lab, Result, Workload, branch, init, noise, project, schedule, search, sharp, steps
+from allgrad.launch.study.experiments import all as everything
+from allgrad.launch.study.options import PRESET, experiment, typed
 
 GRIDS = {
     "quick": {"optimizers": ("sgd",), "batches": (4, 8), "seeds": (0, 1), "report_seeds": (100,)},

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from launch.study.progress import Progress
+from allgrad.launch.study.progress import Progress
 
 
 class Clock:
@@ -68,7 +68,7 @@ def test_the_line_counts_known_done_running_diverged_failed_and_those_of_the_led
 
 
 def test_without_a_terminal_a_line_every_so_often_and_one_at_the_end(clock, capsys, monkeypatch):
-    monkeypatch.setattr("launch.study.progress.screen", lambda: None)
+    monkeypatch.setattr("allgrad.launch.study.progress.screen", lambda: None)
     with Progress(total=8, every=30.0, speak=True, clock=clock) as progress:
         for seed in range(8):
             progress.started(config(8, seed))
@@ -87,7 +87,7 @@ def test_other_ranks_are_silent(clock, capsys):
 
 def test_on_a_terminal_a_bar(tmp_path, monkeypatch):
     with (tmp_path / "screen").open("w+") as terminal:
-        monkeypatch.setattr("launch.study.progress.screen", lambda: terminal)
+        monkeypatch.setattr("allgrad.launch.study.progress.screen", lambda: terminal)
         monkeypatch.setenv("COLUMNS", "80")
         with Progress("steps", total=4, speak=True) as progress:
             progress.started(config(8))

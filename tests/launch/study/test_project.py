@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from pytest import approx
 
-import ddp
-from ddp.errors import ConfigurationError
-from launch.study import calibrate, cost_model, measure, projection
-from launch.study.calibrate import Compute, Line
-from launch.study.experiments import project, scaling
-from launch.study.workload import Workload
+from allgrad import ddp
+from allgrad.ddp.errors import ConfigurationError
+from allgrad.launch.study import calibrate, cost_model, measure, projection
+from allgrad.launch.study.calibrate import Compute, Line
+from allgrad.launch.study.experiments import project, scaling
+from allgrad.launch.study.workload import Workload
 
 WORK = Workload(model="mlp:8")
 US = 1e-6

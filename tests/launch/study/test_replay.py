@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from pytest import approx
 
-import autograd as ag
-from autograd import nn
-from launch.study import cost_model, replay
-from launch.study.replay import Recording
+import allgrad as ag
+from allgrad import nn
+from allgrad.launch.study import cost_model, replay
+from allgrad.launch.study.replay import Recording
 
 THREE = Recording(("c", "b", "a"), (600, 300, 200), (14.0, 18.0, 22.0), 10.0, 22.0)
 

@@ -9,8 +9,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from launch.study import figures, report
-from launch.study.result import Check, Figure, Result, Table
+from allgrad.launch.study import figures, report
+from allgrad.launch.study.result import Check, Figure, Result, Table
 
 SIZES = [2**k for k in range(2, 11)]
 STEPS = {  # to a training loss of 0.05

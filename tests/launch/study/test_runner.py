@@ -5,13 +5,12 @@ import math
 import numpy as np
 import pytest
 
-import ddp
-from autograd import nn
-from launch.data import digits
-from launch.study import workload
-from launch.study.ledger import run_id
-from launch.study.runner import Run, configuration, execute, to_target
-from launch.study.workload import Workload
+from allgrad import ddp, nn
+from allgrad.launch.data import digits
+from allgrad.launch.study import workload
+from allgrad.launch.study.ledger import run_id
+from allgrad.launch.study.runner import Run, configuration, execute, to_target
+from allgrad.launch.study.workload import Workload
 
 DIGITS = Workload()
 
@@ -25,10 +24,10 @@ def test_a_run_is_that_of_the_trainer():
     found = execute(config)
     data, model = DIGITS.loaded, DIGITS.build(3)
     parallel = ddp.DistributedDataParallel(model)
-    from autograd import cross_entropy, optim
+    from allgrad import cross_entropy, optim
 
     loader = ddp.DataLoader((data.train_x, data.train_y), 48, seed=3, boundary="carry")
-    metrics = lambda x, y: {"loss": cross_entropy(model(x), y, "none")}  # noqa: E731
+    metrics = lambda x, y: {"loss": cross_entropy(model(x), y, "none")}
     trainer = ddp.Trainer(
         parallel, optim.SGD(parallel, 0.05, momentum=0.9), loader, lambda x, y: cross_entropy(model(x), y), metrics,
         validation=(data.val_x, data.val_y), steps=40,

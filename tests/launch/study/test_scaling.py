@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from pytest import approx
 
-import ddp
-from ddp.errors import ConfigurationError
-from launch.study import measure
-from launch.study.experiments import scaling
-from launch.study.workload import Workload
+from allgrad import ddp
+from allgrad.ddp.errors import ConfigurationError
+from allgrad.launch.study import measure
+from allgrad.launch.study.experiments import scaling
+from allgrad.launch.study.workload import Workload
 
 WORK = Workload(model="mlp:8")
 

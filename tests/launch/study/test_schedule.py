@@ -2,9 +2,9 @@
 
 import pytest
 
-from ddp import ConfigurationError
-from launch.study import Lab, Workload, configuration
-from launch.study.experiments import schedule
+from allgrad.ddp import ConfigurationError
+from allgrad.launch.study import Lab, Workload, configuration
+from allgrad.launch.study.experiments import schedule
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ddp.errors import ConfigurationError
-from launch.study import Lab, Workload, configuration, search, trials
-from launch.study.designs import Rung, design, halving, parse, part, promoted, rungs, spaces
-from launch.study.experiments.tune import Setting, Trial, shaped
-from launch.study.importance import bins, crossed, importance, together
+from allgrad.ddp.errors import ConfigurationError
+from allgrad.launch.study import Lab, Workload, configuration, search, trials
+from allgrad.launch.study.designs import Rung, design, halving, parse, part, promoted, rungs, spaces
+from allgrad.launch.study.experiments.tune import Setting, Trial, shaped
+from allgrad.launch.study.importance import bins, crossed, importance, together
 
 # --- spaces ----------------------------------------------------------------------------------------------------------
 
@@ -218,7 +218,7 @@ def test_all_trials_are_shown_and_the_best_go_on(whole):
 
 
 def test_its_command_trains_the_winner_again(whole, tmp_path, monkeypatch, capsys):
-    from launch.__main__ import main
+    from allgrad.launch.__main__ import main
 
     result, out = whole
     line = next(row["command"] for row in result.tables[1].rows if row["command"] in result.advice)
@@ -289,7 +289,7 @@ def test_a_file_that_a_run_splits_by_its_seed_has_no_command(seed, said, tmp_pat
 
 
 def test_a_space_from_a_file_and_equal_steps(tmp_path, monkeypatch, capsys):
-    from launch.__main__ import main
+    from allgrad.launch.__main__ import main
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "s.toml").write_text(
@@ -321,7 +321,7 @@ def test_a_space_from_a_file_and_equal_steps(tmp_path, monkeypatch, capsys):
      ("--space lr=1e30,1e31 --steps 40 --jobs 1", r"all 2 trials failed \(2 diverged\): give smaller learning rates")],
 )  # fmt: skip
 def test_what_is_wrong_is_said_in_one_sentence(flags, message, tmp_path, monkeypatch, capsys):
-    from launch.__main__ import main
+    from allgrad.launch.__main__ import main
 
     monkeypatch.chdir(tmp_path)
     assert main(["study", "tune", *flags.split()]) == 2

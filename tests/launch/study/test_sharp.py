@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from ddp import ConfigurationError
-from launch.study import Lab, Workload
-from launch.study.experiments import sharp
+from allgrad.ddp import ConfigurationError
+from allgrad.launch.study import Lab, Workload
+from allgrad.launch.study.experiments import sharp
 
 
 def test_the_experiment(tmp_path, monkeypatch):

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ddp import ConfigurationError
-from launch.study import Lab, Workload, runner
-from launch.study.experiments import shuffle
+from allgrad.ddp import ConfigurationError
+from allgrad.launch.study import Lab, Workload, runner
+from allgrad.launch.study.experiments import shuffle
 
 CONVEX = Workload(model="softmax", label_noise=0.2)
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from ddp.errors import ConfigurationError
-from launch.study import Lab, Workload, steps
-from launch.study.command import status, table
-from launch.study.experiments.steps import Cell, summarize
-from launch.study.tune import Tuned
+from allgrad.ddp.errors import ConfigurationError
+from allgrad.launch.study import Lab, Workload, steps
+from allgrad.launch.study.command import status, table
+from allgrad.launch.study.experiments.steps import Cell, summarize
+from allgrad.launch.study.tune import Tuned
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_a_file_of_options(start, tmp_path):
 def test_what_is_wrong_is_said_in_one_sentence(flags, message, tmp_path, monkeypatch, capsys):
     import re
 
-    from launch.__main__ import main
+    from allgrad.launch.__main__ import main
 
     monkeypatch.chdir(tmp_path)
     assert main(["study", *flags.split()]) == 2

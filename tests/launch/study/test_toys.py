@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from autograd.random import generator
+from allgrad.autograd.random import generator
 
 
 class InterpolatedRegression:

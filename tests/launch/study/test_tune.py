@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from launch.study.tune import FACTOR, NothingWorks, tune
+from allgrad.launch.study.tune import FACTOR, NothingWorks, tune
 
 
 class Formula:

@@ -1,0 +1,223 @@
+"""Tensors: arrays that remember how they were computed."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from allgrad.autograd.arrays import as_like, beside, is_torch, kind, template, to_device, to_numpy, xp
+from allgrad.autograd.engine import graph, modes
+from allgrad.autograd.engine.graph import Leaf
+
+
+class Tensor:
+    """An array that remembers how it was computed.
+
+    data   a NumPy array (or scalar for shape ()), a torch tensor, or a Tensor one nesting level down (see
+           `engine.transforms`)
+    node   where it stands in the graph; None for constants, so `requires_grad` is `node is not None`
+    level  nesting level: 0 for ordinary work, k inside k nested `vjp`s
+    """
+
+    __slots__ = ("data", "node", "level", "_master")
+    __array_ufunc__ = None  # ndarray * Tensor reaches Tensor.__rmul__ instead of building an object array
+
+    def __init__(self, data, node: Any = None, level=0):
+        self.data, self.node, self.level = data, node, level
+
+    if TYPE_CHECKING:  # the operator modules attach the methods beside their rules
+        data: Any
+
+        def __getattr__(self, name: str) -> Any: ...
+        def __neg__(self) -> "Tensor": ...
+        def __add__(self, other) -> "Tensor": ...
+
+        __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __add__
+        __matmul__ = __rmatmul__ = __pow__ = __getitem__ = __add__
+
+    shape = property(lambda self: self.data.shape)
+    ndim = property(lambda self: self.data.ndim)
+    dtype = property(lambda self: self.data.dtype)
+    size = property(lambda self: math.prod(self.data.shape))
+    device = property(lambda self: str(getattr(innermost(self), "device", "cpu")))
+    requires_grad = property(lambda self: self.node is not None)
+
+    @property
+    def grad(self):
+        """The gradient accumulated in a leaf, as an array of the leaf's shape; None before anything arrived.
+
+        Once the leaf is in an arena (an optimizer has been made), the array is a view that later steps overwrite.
+        """
+        leaf = self.node
+        return None if not isinstance(leaf, Leaf) or leaf.fresh else leaf.total
+
+    @grad.setter
+    def grad(self, value):
+        if value is not None:
+            raise AttributeError("grad can only be reset, by x.grad = None: backward(g) is what adds to it")
+        if not isinstance(self.node, Leaf):
+            todo = "to change a parameter write w.assign(w.data - lr * w.grad)"
+            raise AttributeError(f"grad belongs to leaves, this tensor was computed by {self.name!r}: {todo}")
+        self.node.forget()
+
+    @property
+    def name(self):
+        """The leaf's name, or that of the operation that computed this tensor; "constant" without a graph."""
+        return "constant" if self.node is None else self.node.name
+
+    def detach(self):
+        """The same value as a constant: no gradient flows through it, nor through its data one level down."""
+        return Tensor(self.data.detach() if type(self.data) is Tensor else self.data, None, self.level)
+
+    def numpy(self):
+        """The value as a NumPy array, shared and not copied where it is in the processor's memory."""
+        return to_numpy(innermost(self))
+
+    def item(self):
+        """The value of a one-element tensor as a Python number."""
+        return innermost(self).item()
+
+    def tolist(self):
+        return self.numpy().tolist()
+
+    def assign(self, value):
+        """Overwrite a leaf's value in place, by an array of its shape or a number.
+
+        Graphs that recorded the old value of a parameter refuse to run backward; those of a constant cannot know.
+        """
+        if self.node is not None and not isinstance(self.node, Leaf):
+            raise RuntimeError(f"assign needs a leaf, this tensor was computed by {self.name!r}")
+        value = beside(innermost(value), self.data)
+        if not hasattr(value, "dtype") or kind(value.dtype) not in "biuf" or tuple(value.shape) not in ((), self.shape):
+            raise ValueError(f"assign: a tensor of shape {tuple(self.shape)} takes a number or an array of its shape")
+        if not is_torch(self.data) and not self.data.flags.writeable:  # a constant that is a NumPy scalar, or a view
+            self.data = np.array(self.data)
+        self.data[...] = value
+        if self.master is not self.data:
+            self.master[...] = value
+        if self.node is not None:
+            self.node.version += 1
+
+    @property
+    def master(self):
+        """The data, or what they are a copy of in half precision (see `nn.Module.compute_in`)."""
+        return getattr(self, "_master", self.data)
+
+    def halve(self, data):
+        """Compute with these data from now on, a copy in half precision, and keep those so far as the master."""
+        self._master, self.data = self.master, data
+
+    def unhalve(self):
+        """Compute with the master again."""
+        if self.master is not self.data:
+            self.data = self._master
+            del self._master
+
+    def register_hook(self, hook):
+        """Call hook(leaf) in every backward, the moment this leaf's gradient is final. Leaves only; one hook a leaf."""
+        if not isinstance(self.node, Leaf):
+            raise RuntimeError(f"register_hook needs a leaf, this tensor was computed by {self.name!r}")
+        self.node.hook = hook
+
+    def backward(self, gradient=None, retain_graph=False):
+        """Add d(self)/d(leaf) into the gradient of every leaf that self depends on.
+
+        gradient: the array to start from, of self's shape (a number for a scalar); 1 for a scalar tensor if absent.
+        retain_graph: keep what the graph saved, so that backward may run through it again.
+        Raises RuntimeError for a non-scalar without gradient, a graph already consumed, no leaf to reach, or a
+        leaf that was modified in place after it was used.
+        """
+        if self.node is None:
+            why = "computed under no_grad, or from constants only"
+            raise RuntimeError(f"backward() on a tensor that no parameter reaches ({why})")
+        if gradient is None:
+            if self.shape != ():
+                seen = f"backward() without a gradient needs a scalar, got shape {shape_of(self)}"
+                raise RuntimeError(f"{seen}: reduce the loss, or pass a gradient of that shape")
+            gradient = 1.0
+        like = innermost(self)
+        if type(gradient) is float and isinstance(like, np.generic):
+            g = type(like)(gradient)
+        else:
+            g = as_like(innermost(gradient), like)[()]  # a NumPy scalar for ()
+        if g.shape != self.shape:
+            raise RuntimeError(f"backward() of shape {self.shape} got a gradient of shape {g.shape}")
+        graph.backward(self.node, g, retain_graph)
+
+    def __repr__(self):
+        grad = f", {self.node.name}" if self.node is not None else ""
+        return f"Tensor({self.data!r}{grad})"
+
+    def __format__(self, spec):
+        return format(self.item(), spec) if spec else repr(self)
+
+    def __len__(self):
+        return len(self.data)
+
+    def __bool__(self):
+        return bool(innermost(self))
+
+    def __float__(self):
+        return float(innermost(self))
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.numpy(), dtype=dtype, copy=copy)
+
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
+
+    __hash__ = object.__hash__  # tensors are compared elementwise, and hashed by identity
+
+
+def methods(*operations):
+    """Make these operations methods of Tensor as well."""
+    for operation in operations:
+        setattr(Tensor, operation.__name__, operation)
+
+
+def innermost(x):
+    """The array inside all nesting levels."""
+    while type(x) is Tensor:
+        x = x.data
+    return x
+
+
+def shape_of(x):
+    """The shape of a tensor, an array of either library, a number or a list, as a tuple."""
+    x = innermost(x)
+    return tuple(x.shape) if hasattr(x, "shape") else np.shape(x)
+
+
+def exemplar(*operands):
+    """The first array among the operands, from inside: what arrays that meet them should be like."""
+    found = [x for x in map(innermost, operands) if hasattr(x, "dtype")]
+    return next((x for x in found if xp[type(x)] is not np), found[0] if found else np.zeros(()))
+
+
+def tensor(data, requires_grad=False, dtype=None, name="tensor", device=None):
+    """A tensor holding a copy of `data`: numbers, lists, a NumPy array, or a torch tensor, which stays one.
+
+    Python numbers and lists take `default_dtype` (float32) if they are floating; arrays keep their dtype. Integers
+    and booleans are index data: they cannot require a gradient. With a device ("cpu", "cuda", "cuda:1") the data
+    become a torch tensor there.
+    """
+    data = innermost(data)
+    if dtype is None and not hasattr(data, "dtype"):
+        dtype = modes.default if np.asarray(data).dtype == np.float64 else None
+    if device is not None:
+        data = to_device(np.array(data, dtype=dtype) if not hasattr(data, "dtype") else data, device)
+    array = (
+        xp[type(data)].array(data, dtype=dtype) if is_torch(data) else np.array(data, dtype=dtype, like=template(data))
+    )
+    if kind(array.dtype) not in "biufc":
+        held = "numbers, in arrays, torch tensors, numbers and lists of one length"
+        raise TypeError(f"tensor: holds {held}, not {data!r:.60}")
+    return Tensor(array, Leaf(name, array.shape, floating(array.dtype, name)) if requires_grad else None)
+
+
+def floating(dtype, name):
+    """The dtype, if one can differentiate by arrays of it."""
+    if kind(dtype) != "f":
+        seen = f"requires_grad needs a floating dtype, {name!r} is {dtype}"
+        raise TypeError(f'{seen}: write 1.0 instead of 1, or pass dtype="float32"')
+    return dtype

@@ -1,0 +1,188 @@
+"""Derivatives as functions of functions: vjp, grad, jvp, jacobian, hessian, hvp, and any nesting of them.
+
+`vjp` wraps its inputs in tensors one level above all of them and above every function being transformed around it,
+runs the function, and walks back. The level below may itself be recording, so derivatives of derivatives need nothing
+more: the rules compute on Tensors as they do on arrays.
+"""
+
+import math
+
+import numpy as np
+
+from allgrad.autograd.arrays import as_like, full, xp
+from allgrad.autograd.engine.graph import Leaf, backward
+from allgrad.autograd.engine.modes import enable_grad, switch
+from allgrad.autograd.engine.primitive import primitive, shared
+from allgrad.autograd.engine.tensor import Tensor, floating, innermost, shape_of, tensor
+
+
+class _Input(Leaf):
+    """A leaf that hands over what arrives, as an array of the caller's own, instead of keeping it."""
+
+    __slots__ = ()
+
+    def place(self):
+        return None
+
+    def accumulate(self, g):
+        self.total = g if type(g) is Tensor else xp[type(g)].copy(g)[()]  # a NumPy scalar for ()
+        self.fresh = False
+
+
+_depth = 0  # the highest level at which a function is being evaluated right now
+switch(__name__, "_depth")
+
+
+def _level(x):
+    return x.level if type(x) is Tensor else -1
+
+
+def vjp(f, *xs):
+    """Evaluate y = f(*xs) and return (y, pullback), where pullback(g) gives the tuple of g @ dy/dx for each x.
+
+    f takes and returns tensors. Each x, and g of y's shape, is an array, a number or a Tensor. y and the pullback's
+    results are Tensors if one x is, or if f uses tensors that require a gradient, so that they can be differentiated
+    in their turn.
+    """
+    global _depth
+    given, before = max(map(_level, xs)), _depth
+    level = _depth = 1 + max(given, before)  # above every function around this one, whose tensors f may use
+    try:
+        with enable_grad():
+            inputs = [Tensor(x, _Input("input", x.shape, floating(x.dtype, "input")), level) for x in map(_asarray, xs)]
+            y = f(*inputs)
+    finally:
+        _depth = before
+    if type(y) is not Tensor and not hasattr(y, "dtype"):
+        if not isinstance(y, (bool, int, float)):
+            raise TypeError(f"vjp: the function must return one Tensor, got {type(y).__name__}: differentiate by parts")
+        y = tensor(float(y))
+    value, root = (y.data, y.node) if _level(y) == level else (y, None)  # no root: y does not depend on the inputs
+
+    def pullback(g):
+        ours, theirs = shape_of(value), shape_of(g)
+        if ours != theirs:
+            raise ValueError(f"vjp: the pullback of a value of shape {ours} got a gradient of shape {theirs}")
+        if root is not None:
+            if type(g) is not Tensor:  # a view is a new object: no vjp takes a changed array for the last one
+                g = as_like(g, innermost(y))[()]
+            backward(root, g, retain_graph=True)
+        return tuple(_as_given(_take(x), given) for x in inputs)
+
+    return _as_given(value, given), pullback
+
+
+def _asarray(x):
+    return x if type(x) is Tensor or hasattr(x, "dtype") else tensor(x).data
+
+
+def _take(x):
+    """What arrived at an input, handed over and not kept; zeros if nothing did."""
+    g, x.node.total = x.node.total, None
+    return _zeros_like(x) if g is None else g
+
+
+def _zeros_like(x):
+    inside = innermost(x)
+    return xp[type(inside)].zeros_like(inside)
+
+
+def _as_given(result, level):
+    """Arrays for arrays (level -1), unless the result can be differentiated; constant Tensors for Tensors."""
+    if level >= 0:
+        return result if type(result) is Tensor else Tensor(result, None, level)
+    while type(result) is Tensor and result.node is None:
+        result = result.data
+    return result
+
+
+def unfused(f, *xs):
+    """A primitive's result `(value, *vjps)` from a composed formula: for fused rules of which an input is a Tensor."""
+    value, pullback = vjp(f, *xs)
+    return value, *shared(pullback, len(xs))
+
+
+def linear_map(forward, transposed, a, *static):
+    """forward(a, *static), for a map of arrays linear in a and its transpose: in a rule, where a may be a Tensor."""
+    if type(a) is Tensor:
+        return _linear_map(a, maps=(forward, transposed), static=static)
+    return forward(a, *static)
+
+
+@primitive
+def _linear_map(a, *, maps, static):
+    forward, transposed = maps
+    return linear_map(forward, transposed, a, *static), lambda g: linear_map(transposed, forward, g, *static)
+
+
+def grad(f, argnum=0):
+    """The function that maps the arguments of the scalar-valued f to df/d(argument argnum)."""
+    return _gradient(f, argnum, "grad")
+
+
+def _gradient(f, argnum, name):
+    def gradient(*xs):
+        y, pullback = vjp(*_of_argument(f, xs, argnum, name))
+        if y.shape != ():
+            raise ValueError(f"{name}: the function must return a scalar, got shape {y.shape}: use vjp or jacobian")
+        return pullback(_one(y))[0]
+
+    return gradient
+
+
+def _of_argument(f, xs, argnum, name):
+    """f as a function of one of its arguments, and that argument."""
+    if not 0 <= argnum < len(xs):
+        raise ValueError(f"{name}: argnum {argnum} of {len(xs)} arguments: they are counted from 0")
+    return lambda x: f(*xs[:argnum], x, *xs[argnum + 1 :]), xs[argnum]
+
+
+def _one(like):
+    return full((), 1.0, innermost(like))[()]
+
+
+def jvp(f, xs, vs):
+    """Evaluate y = f(*xs) and the directional derivative of y as xs move along vs: the transpose of the pullback."""
+    given = [[shape_of(x) for x in each] for each in (xs, vs)]
+    if given[0] != given[1] or not all(isinstance(each, (list, tuple)) for each in (xs, vs)):
+        raise ValueError(f"jvp: directions of shapes {given[1]} for inputs {given[0]}: give a list of as many alike")
+    y, pullback = vjp(f, *[x if type(x) is Tensor else Tensor(_asarray(x)) for x in xs])
+    zero = _zeros_like(y)
+    transposed = vjp(lambda g: sum((x * v).sum() for x, v in zip(pullback(g), vs)), Tensor(zero))[1]
+    tangent = transposed(_one(zero))[0]
+    given = max(map(_level, xs))
+    return _as_given(y, given), _as_given(tangent, given)
+
+
+def jacobian(f, argnum=0):
+    """The function that maps the arguments of f to dy_i/dx_j for x = argument argnum: an array y.shape + x.shape.
+
+    A p-vector of a q-vector has a (p, q) matrix, computed row by row by p pullbacks.
+    """
+
+    def matrix(*xs):
+        y, pullback = vjp(*_of_argument(f, xs, argnum, "jacobian"))
+        inside = innermost(y)
+        basis = as_like(np.eye(math.prod(y.shape)), inside)
+        rows = [pullback(e.reshape(y.shape))[0] for e in basis]
+        if not rows:
+            return full((*y.shape, *shape_of(xs[argnum])), 0.0, inside)
+        stacked = xp[type(rows[0])].stack(rows)
+        return stacked.reshape(tuple(y.shape) + tuple(rows[0].shape))
+
+    return matrix
+
+
+def hessian(f, argnum=0):
+    """The function that maps the arguments of the scalar-valued f to d2f/dx_i dx_j for x = argument argnum.
+
+    The Jacobian of the gradient, of shape x.shape + x.shape, symmetric where f is twice continuously differentiable.
+    """
+    return jacobian(_gradient(f, argnum, "hessian"), argnum)
+
+
+def hvp(f, x, v):
+    """The Hessian of the scalar-valued f at x times v, as the gradient of <grad f, v>."""
+    if shape_of(x) != shape_of(v):
+        raise ValueError(f"hvp: a direction {shape_of(v)} for an input {shape_of(x)}: give one alike")
+    return grad(lambda x: (_gradient(f, 0, "hvp")(x) * v).sum())(x)

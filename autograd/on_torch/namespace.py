@@ -1,0 +1,125 @@
+# ruff: noqa: F401, I001
+"""torch's tensors under NumPy's names: what `xp[torch.Tensor]` is.
+
+Most names are the same, and torch takes `axis` and `keepdims`. Here are they, and the few that differ. Nothing here
+records anything: the tensors that come in are detached, and torch.autograd never learns of what is done to them.
+"""
+
+import math
+import sys
+
+import numpy as np
+import torch
+from torch import (
+    abs, add, amax, amin, broadcast_to, concatenate, cos, divide, einsum, exp, expm1, isfinite, log, log1p, matmul,
+    multiply, ones_like, permute, roll, sigmoid, sign, sin, sqrt, stack, subtract, tanh, trunc, zeros_like,
+)  # fmt: skip
+from torch.special import erf
+
+from allgrad.autograd.arrays import xp
+
+permute_dims = permute
+
+
+def dtype_of(dtype):
+    """torch's dtype for a name, or for one of NumPy's."""
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    return getattr(torch, dtype if isinstance(dtype, str) else np.dtype(dtype).name)
+
+
+def asarray(a, dtype=None, like=None, device=None):
+    """A tensor of numbers, a list or an array, on the device or where `like` lives; shared where that is possible."""
+    if isinstance(a, np.ndarray) and (not a.flags.writeable or min(a.strides, default=0) < 0):
+        a = a.copy()
+    device = like.device if like is not None else device
+    return torch.as_tensor(a, dtype=None if dtype is None else dtype_of(dtype), device=device)
+
+
+def array(a, dtype=None):
+    """A copy, in this dtype."""
+    return a.detach().clone() if dtype is None else a.detach().to(dtype_of(dtype), copy=True)
+
+
+copy = array
+
+
+def to_numpy(a):
+    """The values in a NumPy array; bfloat16, which NumPy lacks, as float32."""
+    a = a.detach().cpu()
+    return (a.float() if a.dtype is torch.bfloat16 else a).numpy()
+
+
+def result_type(a, b):
+    return torch.promote_types(a.dtype, b.dtype)
+
+
+def maximum(a, b, out=None):
+    return torch.maximum(*_both(a, b), out=out)
+
+
+def minimum(a, b, out=None):
+    return torch.minimum(*_both(a, b), out=out)
+
+
+def clip(a, low, high):
+    if isinstance(low, torch.Tensor) or isinstance(high, torch.Tensor) or not isinstance(a, torch.Tensor):
+        return minimum(maximum(a, low), high)
+    return torch.clip(a, low, high)
+
+
+def _both(a, b):
+    """Both as tensors of one dtype, of which one may have been a number."""
+    like = a if isinstance(a, torch.Tensor) else b
+    return tuple(x if isinstance(x, torch.Tensor) else like.new_tensor(x) for x in (a, b))
+
+
+def cumsum(a, axis):
+    return torch.cumsum(a, axis)
+
+
+def flip(a, axis):
+    return torch.flip(a, (axis,) if isinstance(axis, int) else axis)
+
+
+def where(condition, a, b):
+    if isinstance(a, (int, float)) and isinstance(b, (int, float)):
+        a = torch.tensor(a, dtype=torch.float64, device=condition.device)  # as NumPy's: the caller knows the dtype
+    return torch.where(condition, a, b)
+
+
+def random_bits(stream, n, device):
+    """n random 16-bit integers, drawn on the device by a generator seeded from the stream."""
+    generator = torch.Generator(device).manual_seed(int(stream.random_raw()) >> 1)
+    return torch.randint(1 << 16, (n,), generator=generator, device=device, dtype=torch.int32)
+
+
+def getitem(a, index):
+    """a[index] as NumPy understands it."""
+    return a.reshape(-1)[_places(a.shape, index, a.device)] if _unlike_torch(index) else a[index]
+
+
+def _unlike_torch(index):
+    """Whether a slice goes backwards, or an integer stands beside index arrays, of which it is one to NumPy."""
+    parts = index if isinstance(index, tuple) else (index,)
+    backwards = any(isinstance(i, slice) and (i.step or 1) < 0 for i in parts)
+    return backwards or {int} < {type(i) for i in parts if not isinstance(i, (slice, type(None), type(...)))}
+
+
+def scatter(g, index, shape):
+    """Zeros of this shape with g added at the index, in the order of its elements."""
+    places = _places(shape, index, g.device)
+    out = g.new_zeros(shape)
+    out.view(-1).index_add_(0, places.reshape(-1), g.reshape(-1))
+    return out
+
+
+def _places(shape, index, device):
+    """Where in the flattened array the elements at the index are."""
+    if not _unlike_torch(index):
+        return torch.arange(math.prod(shape), device=device).reshape(shape)[index]
+    index = tuple(to_numpy(i) if isinstance(i, torch.Tensor) else i for i in index) if type(index) is tuple else index
+    return torch.as_tensor(np.ascontiguousarray(np.arange(math.prod(shape)).reshape(shape)[index]), device=device)
+
+
+xp[torch.Tensor] = sys.modules[__name__]

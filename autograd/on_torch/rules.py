@@ -1,0 +1,239 @@
+"""The rules that torch has kernels of its own for, each beside its vjps: loaded with the first of torch's tensors.
+
+Every kernel is called by itself: torch.autograd, which calls the same ones, has no part in it.
+Sums over half-precision numbers are taken in float32 inside the kernels; the cross-entropy is a float32 number.
+"""
+
+import torch
+
+from allgrad.autograd.arrays import OuterProduct
+from allgrad.autograd.engine import Tensor, shared
+from allgrad.autograd.ops import activations, convolution, elementwise, indexing, linalg, losses, normalization, pooling
+
+aten = torch.ops.aten
+MEAN_SUM_NONE = {"none": 0, "mean": 1, "sum": 2}  # how the kernels of losses number them
+
+
+def on_torch(operation):
+    """Decorator: the operation computes on torch's tensors by this rule, which need not work on Tensors."""
+
+    def register(rule):
+        operation.exchange(lambda usual: _chosen(rule, usual))
+        return rule
+
+    return register
+
+
+def _chosen(rule, usual):
+    """The rule for torch's tensors alone, the usual one where there is a Tensor among them."""
+
+    def chosen(*args, **static):
+        if type(args[0]) is not torch.Tensor or Tensor in map(type, args):
+            return usual(*args, **static)
+        value, *vjps = rule(*args, **static)
+        return value, *[guarded(i, vjp, args, static) for i, vjp in enumerate(vjps, 1)]
+
+    def guarded(i, vjp, args, static):
+        """The vjp; by the usual rule if g is a Tensor, because the walk is itself being recorded."""
+        lifted = lambda: [Tensor(x) if type(x) is torch.Tensor else x for x in args]
+        return lambda g: usual(*lifted(), **static)[i](g) if type(g) is Tensor else vjp(g)
+
+    return chosen
+
+
+# --- elementwise -----------------------------------------------------------------------------------------------
+
+
+@on_torch(activations.relu)
+def relu(a):
+    y = torch.relu(a)
+    return y, lambda g: aten.threshold_backward.default(g, y, 0)
+
+
+@on_torch(activations._gelu)
+def gelu(a):
+    return aten.gelu.default(a), lambda g: aten.gelu_backward.default(g, a)
+
+
+@on_torch(activations._gelu_tanh)
+def gelu_tanh(a):
+    return aten.gelu.default(a, approximate="tanh"), lambda g: aten.gelu_backward.default(g, a, approximate="tanh")
+
+
+@on_torch(activations.silu)
+def silu(a):
+    return aten.silu.default(a), lambda g: aten.silu_backward.default(g, a)
+
+
+@on_torch(activations.sigmoid)
+def sigmoid(a):
+    y = torch.sigmoid(a)
+    return y, lambda g: aten.sigmoid_backward.default(g, y)
+
+
+@on_torch(elementwise.tanh)
+def tanh(a):
+    y = torch.tanh(a)
+    return y, lambda g: aten.tanh_backward.default(g, y)
+
+
+@on_torch(activations._softmax)
+def softmax(a, *, axis):
+    y = aten._softmax.default(a, axis, False)
+    return y, lambda g: aten._softmax_backward_data.default(g, y, axis, a.dtype)
+
+
+@on_torch(activations._log_softmax)
+def log_softmax(a, *, axis):
+    y = aten._log_softmax.default(a, axis, False)
+    return y, lambda g: aten._log_softmax_backward_data.default(g, y, axis, a.dtype)
+
+
+# --- linear maps -----------------------------------------------------------------------------------------------
+
+
+@on_torch(linalg.linear)
+def linear(x, weight, bias=None):
+    y = torch.nn.functional.linear(x, weight, bias)
+    return (y, lambda g: g @ weight, lambda g: OuterProduct(_rows(x), _rows(g)), lambda g: _rows(g).sum(0))
+
+
+def _rows(x):
+    return x.reshape(-1, x.shape[-1])
+
+
+@on_torch(indexing._embedding)
+def embedding(w, *, indices, padding):
+    padding = -1 if padding is None else padding % len(w)
+    back = aten.embedding_dense_backward.default
+    return torch.embedding(w, indices), lambda g: back(g, indices, len(w), padding, False)
+
+
+@on_torch(convolution._conv2d)
+def conv2d(x, w, bias, *, windows, groups):
+    image, padding = _padded(x, windows)
+    if image.is_cpu:  # whose kernels are faster with the channels innermost; what follows keeps the order
+        image = image.contiguous(memory_format=torch.channels_last)
+    options = windows.stride, padding, windows.dilation, False, (0, 0), groups
+
+    def by_weight_and_bias(g):
+        sizes = None if bias is None else bias.shape
+        return aten.convolution_backward.default(g, image, w, sizes, *options, (False, True, bias is not None))[1:]
+
+    return (
+        torch.convolution(image, w, bias, *options),
+        lambda g: _cropped(_convolution_backward(g, image, w, options, 0), windows),
+        *shared(by_weight_and_bias, 2),
+    )
+
+
+@on_torch(convolution._conv_transpose2d)
+def conv_transpose2d(g, w, bias, *, windows, groups):
+    image, padding = _padded(g.new_empty((len(g), w.shape[1] * groups, *windows.size)), windows)
+    sides = zip(image.shape[2:], g.shape[2:], windows.kernel, windows.stride, windows.dilation, padding)
+    extra = [size - ((n - 1) * s - 2 * p + d * (k - 1) + 1) for size, n, k, s, d, p in sides]
+    options = windows.stride, padding, windows.dilation, True, extra, groups
+    return (
+        _cropped(torch.convolution(g, w, bias, *options), windows),
+        lambda x: _convolution_backward(_padded(x, windows)[0], g, w, options, 0),
+        lambda x: _convolution_backward(_padded(x, windows)[0], g, w, options, 1),
+        lambda x: x.sum((0, 2, 3)),
+    )
+
+
+@on_torch(convolution._conv2d_by_weight)
+def conv2d_by_weight(g, x, *, windows, groups):
+    image, padding = _padded(x, windows)
+    options = windows.stride, padding, windows.dilation, False, (0, 0), groups
+    like = g.new_empty((g.shape[1], x.shape[1] // groups, *windows.kernel))
+    return (
+        _convolution_backward(g, image, like, options, 1),
+        lambda w: torch.convolution(image, w, None, *options),
+        lambda w: _cropped(_convolution_backward(g, image, w, options, 0), windows),
+    )
+
+
+def _convolution_backward(g, x, w, options, i):
+    """The gradient of a convolution by its input (i = 0) or by the weight (i = 1)."""
+    return aten.convolution_backward.default(g, x, w, None, *options, (i == 0, i == 1, False))[i]
+
+
+def _padded(x, windows, value=0.0):
+    """The image, and the padding left to the kernel: all of it where both sides are alike, none otherwise."""
+    if all(before == after for before, after in windows.padding):
+        return x, windows.before
+    return windows.pad(x, value), (0, 0)
+
+
+def _cropped(x, windows):
+    """The image without the padding that `_padded` may have put around it."""
+    return x if tuple(x.shape[-2:]) == windows.size else windows.crop(x)
+
+
+@on_torch(pooling._max_pool)
+def max_pool(x, *, windows):
+    image, padding = _padded(x, windows, -torch.inf)
+    options = (windows.kernel, windows.stride, padding, windows.dilation, False)
+    y, places = aten.max_pool2d_with_indices.default(image, *options)
+
+    def vjp(g):
+        return _cropped(aten.max_pool2d_with_indices_backward.default(g, image, *options, places), windows)
+
+    return y, vjp
+
+
+@on_torch(pooling._sum_pool)
+def sum_pool(x, *, windows):
+    image, padding = _padded(x, windows)
+    options = (windows.kernel, windows.stride, padding, False, True, 1)
+
+    def vjp(g):
+        return _cropped(aten.avg_pool2d_backward.default(g, image, *options), windows)
+
+    return aten.avg_pool2d.default(image, *options), vjp
+
+
+# --- normalisation ---------------------------------------------------------------------------------------------
+
+
+@on_torch(normalization._batch_norm)
+def batch_norm(x, weight, bias, *, eps, moments):
+    y, mean, r = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
+    if moments is not None:
+        moments(mean, r**-2.0 - eps)
+
+    def pullback(g):
+        options = (mean, r, True, eps, (True, weight is not None, bias is not None))
+        return aten.native_batch_norm_backward.default(g, x, weight, None, None, *options)
+
+    return y, *shared(pullback, 3)
+
+
+@on_torch(normalization._layer_norm)
+def layer_norm(x, weight, bias, *, shape, eps):
+    y, mean, r = torch.native_layer_norm(x, shape, weight, bias, eps)
+
+    def pullback(g):
+        mask = (True, weight is not None, bias is not None)
+        return aten.native_layer_norm_backward.default(g, x, shape, mean, r, weight, bias, mask)
+
+    return y, *shared(pullback, 3)
+
+
+# --- losses ----------------------------------------------------------------------------------------------------
+
+
+@on_torch(losses._softmax_cross_entropy)
+def softmax_cross_entropy(z, *, labels, reduction):
+    p = aten._log_softmax.default(z.float() if z.dtype.itemsize < 4 else z, 1, False)
+    options = (labels, None, MEAN_SUM_NONE[reduction], -100)
+    try:
+        loss, total = aten.nll_loss_forward.default(p, *options)
+    except IndexError:
+        raise losses._not_a_class("cross_entropy", labels, z.shape[1]) from None
+
+    def vjp(g):
+        d = aten.nll_loss_backward.default(g, p, *options, total)
+        return aten._log_softmax_backward_data.default(d, p, 1, p.dtype).to(z.dtype)
+
+    return loss, vjp

@@ -1,0 +1,27 @@
+"""The operators, each a value and its vector-Jacobian products side by side."""
+
+from allgrad.autograd.ops.activations import (
+    elu, gelu, hardtanh, leaky_relu, log_softmax, relu, sigmoid, silu, softmax, softplus,
+)  # fmt: skip
+from allgrad.autograd.ops.attention import scaled_dot_product_attention
+from allgrad.autograd.ops.convolution import conv1d, conv2d, conv_transpose2d
+from allgrad.autograd.ops.dropout import dropout
+from allgrad.autograd.ops.elementwise import (
+    abs, add, clamp, cos, div, erf, exp, expm1, log, log1p, maximum, minimum, mul, neg, pow, reciprocal, rsqrt,
+    sign, sin, sqrt, square, sub, tanh, where,
+)  # fmt: skip
+from allgrad.autograd.ops.indexing import embedding, gather, index_select, masked_fill, take_along_dim
+from allgrad.autograd.ops.losses import (
+    binary_cross_entropy, binary_cross_entropy_with_logits, cross_entropy, huber_loss, kl_div, l1_loss, mse_loss,
+    nll_loss,
+)  # fmt: skip
+from allgrad.autograd.ops.linalg import bmm, einsum, linear, matmul, mm, outer
+from allgrad.autograd.ops.normalization import batch_norm, group_norm, layer_norm, NoVarianceError, part_of_batch
+from allgrad.autograd.ops.pooling import adaptive_avg_pool2d, avg_pool2d, max_pool2d
+from allgrad.autograd.ops.reductions import (
+    amax, amin, argmax, argmin, cumsum, logsumexp, max, mean, min, norm, prod, std, sum, var,
+)  # fmt: skip
+from allgrad.autograd.ops.shapes import (
+    broadcast_to, cat, chunk, concatenate, expand, flatten, flip, pad, permute, reshape, roll, split, squeeze,
+    stack, transpose, tril, triu, unsqueeze,
+)  # fmt: skip

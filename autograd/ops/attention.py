@@ -1,0 +1,48 @@
+"""Scaled dot-product attention."""
+
+import math
+
+import numpy as np
+
+from allgrad.autograd.arrays import astype, beside, kind, xp
+from allgrad.autograd.engine import Tensor, innermost as raw, shape_of
+from allgrad.autograd.ops.activations import softmax
+from allgrad.autograd.ops.dropout import dropout
+from allgrad.autograd.ops.elementwise import where
+from allgrad.autograd.ops.linalg import matmul
+
+
+def scaled_dot_product_attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None):
+    """softmax(query key^T scale) value. Vaswani et al. 2017, section 3.2.1.
+
+    query (..., L, E), key (..., S, E), value (..., S, D); result (..., L, D). scale is 1 / sqrt(E) if absent.
+    attn_mask broadcasts to (..., L, S): True where a query may look, or numbers added to the scores. is_causal lets
+    query i look at the keys 0 .. i only. A query that may look nowhere gets zeros.
+    """
+    if is_causal and attn_mask is not None:
+        raise ValueError("scaled_dot_product_attention: give attn_mask or is_causal, not both")
+    _fitting(query, key, value, attn_mask)
+    scores = matmul(query * (1.0 / math.sqrt(query.shape[-1]) if scale is None else scale), key.mT)
+    if is_causal:
+        attn_mask = beside(np.tri(scores.shape[-2], scores.shape[-1], dtype=bool), raw(scores))
+    if attn_mask is None:
+        return matmul(dropout(softmax(scores), dropout_p), value)
+    mask = beside(raw(attn_mask), raw(scores))
+    allowed = mask if kind(mask.dtype) == "b" else mask > -math.inf
+    somewhere = allowed.any(axis=-1, keepdims=True)
+    if kind(mask.dtype) == "b":
+        mask = xp[type(mask)].where(mask, 0.0, -math.inf)
+    if type(attn_mask) is not Tensor:
+        attn_mask = astype(mask, scores.dtype)
+    y = matmul(dropout(softmax(scores + where(somewhere, attn_mask, 0.0)), dropout_p), value)
+    return y if somewhere.all() else y * somewhere
+
+
+def _fitting(query, key, value, attn_mask):
+    shapes: list = [shape_of(x) for x in (query, key, value, 0.0 if attn_mask is None else attn_mask)]
+    name, (q, k, v, mask) = "scaled_dot_product_attention", shapes
+    if min(map(len, (q, k, v))) < 2 or q[-1] != k[-1] or k[-2] != v[-2]:
+        raise ValueError(f"{name}: needs (..., L, E), (..., S, E) and (..., S, D), got {q}, {k}, {v}")
+    if any(n not in (1, m) for n, m in zip(mask[::-1], (k[-2], q[-2]))) or isinstance(attn_mask, (list, tuple)):
+        wanted, got = (*q[:-1], k[-2]), f"{type(attn_mask).__name__} of shape {mask}"
+        raise ValueError(f"{name}: attn_mask is an array that broadcasts to {wanted}, got {got}")

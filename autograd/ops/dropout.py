@@ -1,0 +1,42 @@
+"""Dropout, with masks that depend on the key in force and not on who computes them."""
+
+import math
+import numbers
+
+import numpy as np
+
+from allgrad.autograd.arrays import beside, xp
+from allgrad.autograd.engine import innermost as raw, primitive
+from allgrad.autograd.random import draw
+
+LEVELS = 1 << 16  # a mask element compares 16 random bits with p
+
+
+def dropout(a, p=0.5, training=True):
+    """Zero each element with probability p and scale the others by 1 / (1 - p), so that the mean is kept.
+
+    p in [0, 1] is rounded to a multiple of 2**-16. The mask comes from `autograd.random`: inside `keyed(...)` it is a
+    function of the key. Outside training, a itself. Srivastava et al. 2014.
+    """
+    if not isinstance(p, numbers.Real) or not 0.0 <= p <= 1.0:
+        raise ValueError(f"dropout: p is a probability, got {p!r}")
+    return _dropout(a, p=p) if training and p > 0.0 else a
+
+
+@primitive
+def _dropout(a, *, p):
+    x = raw(a)
+    threshold = round(p * LEVELS)
+    scale = LEVELS / (LEVELS - threshold) if threshold < LEVELS else 0.0
+    kept = (random_bits(x) >= threshold).reshape(x.shape)
+    mask = kept * x.dtype.type(scale) if xp[type(x)] is np else kept.to(x.dtype) * scale
+    return a * mask, lambda g: g * mask
+
+
+def random_bits(x):
+    """A random 16-bit integer for each element of x: NumPy's unless x is on a device, which then draws them itself."""
+    stream, n = draw(), math.prod(x.shape)
+    if str(getattr(x, "device", "cpu")) != "cpu":
+        return xp[type(x)].random_bits(stream, n, x.device)
+    drawn = stream.random_raw(-(-n // 4)).astype("<u8", copy=False).view("<u2")[:n]
+    return drawn if xp[type(x)] is np else beside(drawn.astype(np.int32), x)

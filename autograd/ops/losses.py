@@ -1,0 +1,274 @@
+"""Losses. `reduction` is "mean", "sum" or "none" (one number a sample), as in torch."""
+
+import math
+from functools import lru_cache
+
+import numpy as np
+
+from allgrad.autograd.arrays import (
+    ARRAYS,
+    as_operand,
+    astype,
+    beside,
+    full,
+    integers,
+    kind,
+    logistic,
+    namespace,
+    ones,
+    to_numpy,
+    xp,
+)
+from allgrad.autograd.engine import Tensor, exemplar, innermost as raw, primitive, shape_of, unfused
+from allgrad.autograd.ops.activations import log_softmax, softplus
+from allgrad.autograd.ops.elementwise import abs, clamp, exp, log, sub, where
+from allgrad.autograd.ops.indexing import take_along_dim
+from allgrad.autograd.ops.reductions import logsumexp
+from allgrad.autograd.ops.shapes import squeeze
+
+
+def _known(name, reduction):
+    if not isinstance(reduction, str) or reduction not in ("mean", "sum", "none"):
+        raise ValueError(f'{name}: reduction is "mean", "sum" or "none", got {reduction!r}')
+    return reduction
+
+
+def _reduce(loss, reduction):
+    if reduction == "mean":
+        return loss.sum() * (1.0 / max(math.prod(loss.shape), 1))
+    return loss.sum() if reduction == "sum" else loss
+
+
+def _same_shape(name, prediction, target):
+    a, b = shape_of(prediction), shape_of(target)
+    if a != b:
+        raise ValueError(f"{name}: shapes {a} and {b} differ, and broadcasting them would average over wrong pairs")
+
+
+def mse_loss(prediction, target, reduction="mean"):
+    """Squared error (prediction - target)**2, elementwise; both of one shape."""
+    _same_shape("mse_loss", prediction, target)
+    return _squared_error(prediction, target, reduction=_known("mse_loss", reduction))
+
+
+@primitive
+def _squared_error(a, b, *, reduction):
+    d = a - b
+    scale = 2.0 / max(math.prod(d.shape), 1) if reduction == "mean" else 2.0
+    return _reduce(d * d, reduction), lambda g: d * (g * scale), lambda g: d * (g * -scale)
+
+
+def l1_loss(prediction, target, reduction="mean"):
+    """|prediction - target|, elementwise; both of one shape."""
+    _same_shape("l1_loss", prediction, target)
+    return _reduce(abs(prediction - target), _known("l1_loss", reduction))
+
+
+def huber_loss(prediction, target, reduction="mean", delta=1.0):
+    """d^2 / 2 where |d| = |prediction - target| is at most delta, delta (|d| - delta / 2) beyond. Huber 1964."""
+    _same_shape("huber_loss", prediction, target)
+    if not delta > 0:
+        raise ValueError(f"huber_loss: delta must be above 0, got {delta}")
+    d = sub(prediction, target)
+    near = clamp(d, -delta, delta)
+    return _reduce(near * (d - 0.5 * near), _known("huber_loss", reduction))
+
+
+def nll_loss(log_probabilities, target, weight=None, ignore_index=-100, reduction="mean"):
+    """-log_probabilities at the target class, times the class's weight; (N, C, ...) with labels (N, ...).
+
+    Labels equal to ignore_index count for nothing. The mean divides by the sum of the weights that count.
+    """
+    _known("nll_loss", reduction)
+    z, t = log_probabilities, integers(raw(target), raw(log_probabilities))
+    _labels_fit("nll_loss", z.shape, t)
+    if weight is not None:
+        _weighs("nll_loss", weight, z.shape)
+    classes = 1 if len(z.shape) > 1 else 0
+    counts = t != ignore_index
+    labels = xp[type(t)].where(counts, t, 0)
+    if math.prod(t.shape) and (labels.min() < 0 or labels.max() >= z.shape[classes]):
+        raise _not_a_class("nll_loss", labels.reshape(-1), z.shape[classes])
+    w = astype(counts, z.dtype) if weight is None else beside(raw(weight), t)[labels] * counts
+    at = labels.reshape(*labels.shape[:classes], 1, *labels.shape[classes:])
+    picked = squeeze(take_along_dim(z, at, classes), classes)
+    loss = -picked * w
+    return loss.sum() / w.sum() if reduction == "mean" else _reduce(loss, reduction)
+
+
+def kl_div(log_probabilities, target, reduction="mean", log_target=False):
+    """target (log target - log_probabilities), elementwise; "batchmean" divides the sum by the length of the batch."""
+    if log_target:
+        loss = exp(target) * (target - log_probabilities)
+    else:
+        loss = target * log(where(raw(target) > 0, target, 1.0)) - target * log_probabilities
+    if reduction == "batchmean":
+        return loss.sum() / log_probabilities.shape[0]
+    return _reduce(loss, _known("kl_div", reduction))
+
+
+def cross_entropy(logits, target, reduction="mean", weight=None, ignore_index=-100, label_smoothing=0.0):
+    """Negative log-likelihood of the target under softmax(logits).
+
+    logits (N, C), (C,) or (N, C, d1, ...); target either integer labels of shape (N,), () or (N, d1, ...) with values
+    0 .. C-1, or probabilities of the shape of the logits. weight (C,) counts classes differently; labels equal to
+    ignore_index count for nothing; label_smoothing s mixes the target with s / C for every class (Szegedy 2016). The
+    mean is over labels, by their weights, or over the places they would have.
+    """
+    _known("cross_entropy", reduction)
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise ValueError(f"cross_entropy: label_smoothing is in [0, 1], got {label_smoothing}")
+    z = logits if type(logits) is Tensor else Tensor(as_operand(logits, "cross_entropy"))
+    t = integers(raw(target), raw(z))
+    if weight is not None:
+        _weighs("cross_entropy", weight, z.shape)
+    if kind(t.dtype) in "fc":
+        return _cross_entropy_with_probabilities(z, target, reduction, weight, label_smoothing)
+    shape = z.shape
+    _labels_fit("cross_entropy", shape, t)
+    if weight is not None or label_smoothing or ignore_index >= 0:
+        return _smoothed(z, t, reduction, weight, ignore_index, label_smoothing)
+    if type(t) in ARRAYS or t.device.type == "cpu":  # another device checks them when it gets there: do not wait
+        numbers, classes = astype(to_numpy(t), np.int64), shape[1 if len(shape) > 1 else 0]
+        if np.maximum.reduce(numbers.view(np.uint64), axis=None, initial=0) >= classes:  # or negative
+            if np.minimum.reduce(numbers, axis=None) == ignore_index:
+                return _smoothed(z, t, reduction, weight, ignore_index, label_smoothing)
+            raise _not_a_class("cross_entropy", t.reshape(-1), classes)
+        t = numbers if type(t) in ARRAYS else t
+    if len(shape) == 2:
+        return _softmax_cross_entropy(z, labels=t, reduction=reduction)
+    z = z.reshape(1, -1) if len(shape) == 1 else z.permute(0, *range(2, len(shape)), 1).reshape(-1, shape[1])
+    loss = _softmax_cross_entropy(z, labels=t.reshape(-1), reduction=reduction)
+    return loss.reshape(t.shape) if reduction == "none" else loss
+
+
+def _weighs(name, weight, shape):
+    classes = tuple(shape[1:2] if len(shape) > 1 else shape)
+    if shape_of(weight) != classes:
+        raise ValueError(f"{name}: weight has one number for each class, {classes}, got {shape_of(weight)}")
+
+
+def _labels_fit(name, shape, t):
+    wanted = shape[:-1] if len(shape) < 3 else shape[:1] + shape[2:]
+    if not shape or t.shape != wanted or kind(t.dtype) not in "iu":
+        needed = f"integer labels of shape {tuple(wanted)} or probabilities of shape {tuple(shape)}"
+        raise ValueError(f"{name}: logits {tuple(shape)} need {needed}, got {t.dtype} of shape {tuple(t.shape)}")
+
+
+def _smoothed(z, t, reduction, weight, ignore_index, smoothing):
+    """Cross-entropy with class weights, ignored labels and label smoothing."""
+    log_p = log_softmax(z, 1 if z.ndim > 1 else 0)
+    loss = nll_loss(log_p, t, weight, ignore_index, reduction)
+    if not smoothing:
+        return loss
+    classes = 1 if z.ndim > 1 else 0
+    w = full(z.shape[classes : classes + 1], 1.0, raw(z)) if weight is None else beside(raw(weight), t)
+    counts = t != ignore_index
+    uniform = -(log_p * w.reshape(-1, *(1,) * (z.ndim - classes - 1))).sum(classes) * counts
+    total = (w[xp[type(t)].where(counts, t, 0)] * counts).sum()
+    uniform = uniform.sum() / total if reduction == "mean" else _reduce(uniform, reduction)
+    return (1.0 - smoothing) * loss + (smoothing / z.shape[classes]) * uniform
+
+
+@lru_cache
+def _starts(rows, length):
+    """Where the rows of a matrix start in its flat form."""
+    return np.arange(0, rows * length, length)
+
+
+@primitive
+def _softmax_cross_entropy(z, *, labels, reduction):  # z (N, C), labels (N,)
+    n, classes = z.shape
+    if type(z) is Tensor:
+        return unfused(lambda z: _reduce(logsumexp(z, 1) - z[np.arange(n), labels], reduction), z)
+    z = np.subtract(z, np.maximum.reduce(z, axis=1, keepdims=True), order="C")
+    at = _starts(n, classes) + labels  # in the flat z
+    e = np.exp(z)
+    s = e.dot(ones(classes, e.dtype))
+    loss = np.log(s)
+    loss -= z.take(at)
+    total = loss if reduction == "none" else loss.dot(ones(n, loss.dtype))
+
+    def vjp(g):
+        g = g / max(n, 1) if reduction == "mean" else g
+        if type(g) is Tensor:  # a pullback of arrays may be given one
+            return e * (g / s)[:, None] - (labels[:, None] == np.arange(classes)) * (g[:, None] if g.ndim else g)
+        d = e * np.divide(g, s)[:, None]
+        d.reshape(-1)[at] -= g
+        return d
+
+    return total * (1.0 / max(n, 1)) if reduction == "mean" else total, vjp
+
+
+def _not_a_class(name, labels, classes):
+    bad = next(label for label in labels if not 0 <= label < classes)
+    return ValueError(f"{name}: label {bad} is not one of the {classes} classes 0 .. {classes - 1}")
+
+
+def _cross_entropy_with_probabilities(z, target, reduction, weight=None, smoothing=0.0):
+    if shape_of(target) != z.shape:
+        seen = f"cross_entropy: probabilities {shape_of(target)} for logits {shape_of(z)}"
+        raise ValueError(f"{seen}: they need the same shape, and labels an integer dtype")
+    classes = 1 if z.ndim > 1 else 0
+    if smoothing:
+        target = target * (1.0 - smoothing) + smoothing / z.shape[classes]
+    log_p = log_softmax(z, classes)
+    if weight is not None:
+        log_p = log_p * beside(raw(weight), raw(z)).reshape(-1, *(1,) * (z.ndim - classes - 1))
+    return _reduce(-(target * log_p).sum(classes), reduction)
+
+
+def binary_cross_entropy(probabilities, target, weight=None, reduction="mean"):
+    """-(t log p + (1 - t) log(1 - p)), elementwise, the logarithms limited to -100; both in [0, 1] and of one shape.
+
+    weight multiplies each loss and broadcasts to their shape.
+    """
+    _same_shape("binary_cross_entropy", probabilities, target)
+    loss = _binary_cross_entropy_of(probabilities, target)
+    return _reduce(loss if weight is None else loss * weight, _known("binary_cross_entropy", reduction))
+
+
+@primitive
+def _binary_cross_entropy_of(p, t):
+    n = namespace(p, t)
+    with np.errstate(divide="ignore"):
+        by_one, by_zero = n.clip(n.log(p), -100.0, None), n.clip(n.log1p(-p), -100.0, None)
+    nested = type(p) is Tensor or type(t) is Tensor
+    y = _binary_cross_entropy_of(p, t) if nested else -(t * by_one + (1.0 - t) * by_zero)
+    return y, lambda g: g * ((p - t) / n.maximum(p * (1.0 - p), 1e-12)), lambda g: g * (by_zero - by_one)
+
+
+def binary_cross_entropy_with_logits(logits, target, reduction="mean", weight=None, pos_weight=None):
+    """-(t log p + (1 - t) log(1 - p)) with p = sigmoid(logits), elementwise and without overflow; t in [0, 1].
+
+    weight multiplies each loss and pos_weight its first term: constants that broadcast to the shape of the logits.
+    """
+    name, ours, theirs = "binary_cross_entropy_with_logits", shape_of(logits), shape_of(target)
+    if ours != theirs:
+        raise ValueError(f"{name}: logits {ours} and targets {theirs} must have one shape")
+    reduction = _known(name, reduction)
+    return _binary_cross_entropy(logits, target, reduction=reduction, weight=raw(weight), positive=raw(pos_weight))
+
+
+@primitive
+def _binary_cross_entropy(z, t, *, reduction, weight, positive):
+    like = exemplar(z, t)
+    w, c = (1.0 if x is None else beside(x, like) for x in (weight, positive))
+    if type(z) is Tensor or type(t) is Tensor:
+
+        def composed(z, t):
+            by_one, by_zero = softplus(-z, threshold=40.0), softplus(z, threshold=40.0)
+            return _reduce(w * (c * t * by_one + (1.0 - t) * by_zero), reduction)
+
+        return unfused(composed, z, t)
+    n = xp[type(like)]
+    u = n.log1p(n.exp(-n.abs(z)))
+    by_one, by_zero = c * (u + n.maximum(-z, 0.0)), u + n.maximum(z, 0.0)
+    loss = w * (t * by_one + (1.0 - t) * by_zero)
+    p = logistic(z)
+    w = w * (1.0 / max(math.prod(loss.shape), 1)) if reduction == "mean" else w
+
+    def by_logits(g):
+        return (p * (1.0 - t + c * t) - c * t) * (w * g)
+
+    return _reduce(loss, reduction), by_logits, lambda g: (by_one - by_zero) * (w * g)

@@ -1,0 +1,253 @@
+"""Reductions over axes. `axis` is an integer, a tuple of them or None for all; torch's `dim`, `keepdim` also work.
+
+The rules get the axes as a tuple counted from the front, or None. A reduced gradient is given back the axes it lost,
+with length 1, and then broadcasts.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from allgrad.autograd.arrays import axes_of, axis_of, top_of, xp
+from allgrad.autograd.engine import Tensor, innermost as raw, methods, primitive
+from allgrad.autograd.ops.elementwise import abs, maximum, minimum, sign
+from allgrad.autograd.ops.indexing import take_along_dim
+from allgrad.autograd.ops.shapes import pad, permute, reshape, squeeze
+
+
+def _reduction(operation):
+    """The user's form of a reduction: axis or dim, keepdims or keepdim, by position or by name."""
+    name = operation.__name__
+
+    def reduce(a, axis=None, keepdims=False, *, dim=None, keepdim=None, **static):
+        axis = axis if dim is None else dim
+        keepdims = keepdims if keepdim is None else keepdim
+        axis = None if axis is None else axes_of(axis, np.ndim(raw(a)), name)
+        return operation(a, axis=axis, keepdims=keepdims, **static)
+
+    reduce.__name__ = reduce.__qualname__ = name
+    reduce.__doc__ = operation.__doc__
+    return reduce
+
+
+def _restore(g, shape, axis):
+    return g if axis is None else g.reshape(_kept(shape, axis))
+
+
+def _dropped(y, axis, keepdims):
+    """A result that kept the reduced axes with length 1, without them unless they are wanted."""
+    return y if keepdims else y.reshape(()) if axis is None else y.squeeze(axis)
+
+
+def _kept(shape, axis):
+    """The shape that a reduction of an array of this shape leaves with keepdims."""
+    return tuple(1 if axis is None or i in axis else n for i, n in enumerate(shape))
+
+
+def _count(shape, axis):
+    """How many elements are reduced to one."""
+    return math.prod(n for i, n in enumerate(shape) if axis is None or i in axis)
+
+
+@_reduction
+@primitive
+def sum(a, *, axis=None, keepdims=False):
+    """Sum over the axes."""
+    shape = a.shape
+    return a.sum(axis=axis, keepdims=keepdims), lambda g: _spread(_restore(g, shape, axis), shape)
+
+
+@_reduction
+@primitive
+def mean(a, *, axis=None, keepdims=False):
+    """Arithmetic mean over the axes."""
+    shape = a.shape
+    scale = 1.0 / (_count(shape, axis) or 1)
+    return a.mean(axis=axis, keepdims=keepdims), lambda g: _spread(_restore(g * scale, shape, axis), shape)
+
+
+def _spread(g, shape):
+    return xp[type(g)].broadcast_to(g, shape)
+
+
+def _dispersion(operation):
+    """The user's form of var and std: torch's `correction` or `unbiased` say what to take off the number of values."""
+
+    def measure(a, axis=None, unbiased=True, keepdims=False, *, correction=None, **torch_names):
+        if isinstance(axis, bool):  # torch's var(a, unbiased)
+            axis, unbiased = None, axis
+        correction = int(unbiased) if correction is None else correction
+        return operation(a, axis, keepdims, correction=correction, **torch_names)
+
+    measure.__name__ = measure.__qualname__ = operation.__name__
+    measure.__doc__ = operation.__doc__
+    return measure
+
+
+@_dispersion
+@_reduction
+@primitive
+def var(a, *, axis=None, keepdims=False, correction=1):
+    """Variance over the axes, divided by n - correction: by n - 1 unless unbiased=False or another correction."""
+    shape = a.shape
+    n = _count(shape, axis) - correction
+    scale = 1.0 / n if n > 0 else math.nan
+    d = a - a.mean(axis=axis, keepdims=True)
+    return (d * d).sum(axis=axis, keepdims=keepdims) * scale, lambda g: _restore(g * (2.0 * scale), shape, axis) * d
+
+
+@_dispersion
+@_reduction
+def std(a, *, axis=None, keepdims=False, correction=1):
+    """Standard deviation over the axes, the root of `var`; its derivative where all values are equal is 0."""
+    n = _count(a.shape, axis) - correction
+    return _euclidean(a - mean(a, axis, True), axis, keepdims) * (1.0 / math.sqrt(n) if n > 0 else math.nan)
+
+
+@_reduction
+@primitive
+def amax(a, *, axis=None, keepdims=False):
+    """Largest value over the axes. Equal largest values share the gradient evenly."""
+    return _shared_by_equals(a, xp[type(a)].amax(a, axis=axis, keepdims=True), axis, keepdims)
+
+
+@_reduction
+@primitive
+def amin(a, *, axis=None, keepdims=False):
+    """Smallest value over the axes. Equal smallest values share the gradient evenly."""
+    return _shared_by_equals(a, xp[type(a)].amin(a, axis=axis, keepdims=True), axis, keepdims)
+
+
+def _shared_by_equals(a, y, axis, keepdims):
+    chosen = raw(a) == raw(y)
+    weight = chosen / chosen.sum(axis=axis, keepdims=True, dtype=y.dtype)
+    return _dropped(y, axis, keepdims), lambda g: _restore(g, chosen.shape, axis) * weight
+
+
+@_reduction
+@primitive
+def logsumexp(a, *, axis=None, keepdims=False):
+    """log(sum(exp(a))) over the axes, without overflow."""
+    n, shape = xp[type(a)], a.shape
+    top = top_of(raw(a), axis)
+    top = xp[type(top)].where(xp[type(top)].isfinite(top), top, 0.0)  # a line of -inf stays one
+    e = n.exp(a - top)
+    s = e.sum(axis=axis, keepdims=True)
+    y = n.log(s) + top
+    p = e / s
+    return _dropped(y, axis, keepdims), lambda g: _restore(g, shape, axis) * p
+
+
+class Extremum(NamedTuple):
+    """What `max` and `min` return along an axis."""
+
+    values: Tensor
+    indices: Any
+
+
+def max(a, axis=None, keepdims=False, *, dim=None, keepdim=None):
+    """Along an axis: the largest values and their indices, the first of equals. Without one: `amax` over all.
+
+    As in torch, a second array in the place of the axis asks for `maximum`.
+    """
+    axis, keepdims = axis if dim is None else dim, keepdims if keepdim is None else keepdim
+    return _extremum(a, axis, keepdims, maximum, amax, argmax)
+
+
+def min(a, axis=None, keepdims=False, *, dim=None, keepdim=None):
+    """Along an axis: the smallest values and their indices, the first of equals. Without one: `amin` over all.
+
+    As in torch, a second array in the place of the axis asks for `minimum`.
+    """
+    axis, keepdims = axis if dim is None else dim, keepdims if keepdim is None else keepdim
+    return _extremum(a, axis, keepdims, minimum, amin, argmin)
+
+
+def _extremum(a, axis, keepdims, of_two, of_all, place):
+    if hasattr(axis, "shape"):
+        return of_two(a, axis)
+    if axis is None:
+        return of_all(a, None, keepdims)
+    indices = place(a, axis, True)
+    values = take_along_dim(a, indices, axis)
+    return Extremum(values, indices) if keepdims else Extremum(squeeze(values, axis), indices.squeeze(axis))
+
+
+@_reduction
+def prod(a, *, axis=None, keepdims=False):
+    """Product over the axes, by halves of halves: exact derivatives of any order, also where elements are zero."""
+    shape = a.shape
+    axes = tuple(range(len(shape))) if axis is None else axis
+    rest = tuple(i for i in range(len(shape)) if i not in axes)
+    n = _count(shape, axis)
+    y = reshape(permute(a, axes + rest), (n, *(shape[i] for i in rest)))
+    ones = (1 << (n - 1).bit_length()) - n  # up to a power of two
+    y = pad(y, (0, 0) * len(rest) + (0, ones), value=1)
+    while y.shape[0] > 1:
+        y = y[::2] * y[1::2]
+    return reshape(y, _kept(shape, axis)) if keepdims else y[0]
+
+
+def cumsum(a, axis=0, *, dim=None):
+    """Running sum along the axis."""
+    axis = axis_of(axis if dim is None else dim, np.ndim(raw(a)), "cumsum")
+    return _cumsum(a, axis=axis) if np.ndim(raw(a)) else a
+
+
+@primitive
+def _cumsum(a, *, axis):
+    def vjp(g):
+        n = xp[type(g)]
+        return n.flip(n.cumsum(n.flip(g, axis), axis), axis)
+
+    return xp[type(a)].cumsum(a, axis), vjp
+
+
+def norm(a, p=2.0, axis=None, keepdims=False, *, dim=None, keepdim=None):
+    """(sum |a|^p)^(1/p) over the axes, the largest and smallest |a| for p = math.inf and -math.inf.
+
+    p = 0 counts the elements that are not 0; "fro" is torch's name for 2, whose derivative at a zero vector is 0.
+    """
+    axis, keepdims = axis if dim is None else dim, keepdims if keepdim is None else keepdim
+    if p == "fro" or p == 2:
+        return _euclidean(a, None if axis is None else axes_of(axis, np.ndim(raw(a)) or 1, "norm"), keepdims)
+    if not isinstance(p, (int, float, np.number)):
+        raise ValueError(f'norm: p is a number, math.inf or "fro", got {p!r}')
+    a = abs(a)
+    if p in (math.inf, -math.inf):
+        return (amax if p > 0 else amin)(a, axis, keepdims)
+    if p in (0, 1):
+        return sum(a if p else sign(a), axis, keepdims)
+    return sum(a**p, axis, keepdims) ** (1.0 / p)
+
+
+@_reduction
+@primitive
+def _euclidean(a, *, axis=None, keepdims=False):
+    n, shape = xp[type(a)], a.shape
+    y = _euclidean(a, axis, True) if type(a) is Tensor else n.sqrt((a * a).sum(axis=axis, keepdims=True))
+    zero = raw(y) == 0
+    direction = a * n.where(zero, 0.0, 1.0 / (y + zero))
+    return _dropped(y, axis, keepdims), lambda g: _restore(g, shape, axis) * direction
+
+
+def argmax(a, axis=None, keepdims=False, *, dim=None, keepdim=None):
+    """Index of the largest value along the axis, the first of equals, as an integer array; not differentiable."""
+    return _chosen("argmax", a, axis if dim is None else dim, keepdims if keepdim is None else keepdim)
+
+
+def argmin(a, axis=None, keepdims=False, *, dim=None, keepdim=None):
+    """Index of the smallest value along the axis, the first of equals, as an integer array; not differentiable."""
+    return _chosen("argmin", a, axis if dim is None else dim, keepdims if keepdim is None else keepdim)
+
+
+def _chosen(name, a, axis, keepdims):
+    x = raw(a)
+    axis = None if axis is None else axis_of(axis, x.ndim, name)
+    if 0 in (x.shape if axis is None else x.shape[axis : axis + 1]):
+        raise ValueError(f"{name}: a shape {tuple(x.shape)} has nothing to choose from along axis {axis}")
+    return getattr(x, name)(axis=axis, keepdims=keepdims)
+
+
+methods(sum, mean, var, std, amax, amin, max, min, prod, cumsum, norm, logsumexp, argmax, argmin)

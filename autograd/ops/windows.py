@@ -1,0 +1,165 @@
+"""The windows that convolutions and pooling slide over images (..., H, W): where they lie, and what is in them.
+
+Images of shape (N, C, H, W) that are made here lie in memory in the order (H, C, W, N), and so do arrays computed from
+them element by element: what is copied of a row has the length W * N, and needs no transposition for a product.
+"""
+
+import itertools
+import math
+from functools import lru_cache
+
+import numpy as np
+
+from allgrad.autograd.arrays import ARRAYS, full
+
+Pair = int | tuple
+ORDER, BACK = (2, 1, 3, 0), (3, 1, 0, 2)  # from the axes (N, C, H, W) to those of the memory, and back
+
+
+def windows_over(name, size, kernel, stride: Pair = 1, padding: Pair | str = 0, dilation: Pair = 1, ceil_mode=False):
+    """The windows of these lengths, integers or pairs, that the operation `name` slides over images of a size (H, W).
+
+    padding is also "valid" (none) or "same" (outputs as large as the image, for stride 1).
+    """
+    lengths = pair(kernel), pair(stride), (0, 0) if padding in ("same", "valid") else pair(padding), pair(dilation)
+    for given in lengths:
+        if len(given) != 2 or not all(isinstance(n, (int, np.integer)) for n in given):
+            got = f"kernel {kernel!r}, stride {stride!r}, padding {padding!r} and dilation {dilation!r}"
+            raise TypeError(f'{name}: {got} are integers or pairs of them; padding also "same" or "valid"')
+    if len(size) != 2:
+        raise ValueError(f"{name}: needs images (N, C, H, W) or (C, H, W), got {len(size)} axes of them")
+    return _windows_over(name, tuple(size), *lengths, str(padding), ceil_mode)
+
+
+@lru_cache(maxsize=1024)
+def _windows_over(name, size, kernel, stride, around, dilation, padding, ceil_mode):
+    extents = [d * (k - 1) + 1 for d, k in zip(dilation, kernel)]
+    if padding == "same" and stride != (1, 1):
+        raise ValueError(f'{name}: padding "same" needs stride 1, got {stride}')
+    before = [((e - 1) // 2, e // 2) for e in extents] if padding == "same" else [(p, p) for p in around]
+    if min(*kernel, *stride, *dilation) < 1 or min(around) < 0:
+        got = f"kernel {kernel}, stride {stride} and dilation {dilation}"
+        raise ValueError(f"{name}: {got} must be at least 1, padding {padding} at least 0")
+    outputs, over = [], []
+    for n, s, e, (left, right) in zip(size, stride, extents, before):
+        room = n + left + right - e
+        count = room // s + 1
+        # With ceil_mode one more, if it begins on the image or before it; its end needs more padding.
+        count += ceil_mode and room % s > 0 and count * s < n + left
+        outputs.append(count)
+        over.append((left, right + max(0, (count - 1) * s - room)))
+    if min(outputs) < 1:
+        window = f"windows over {tuple(extents)} elements"
+        raise ValueError(f"{name}: {window} are larger than the image {size} with padding {padding}")
+    return Windows(size, kernel, stride, tuple(over), dilation, tuple(outputs))
+
+
+class Windows:
+    """Windows of `kernel` elements, `dilation` apart, beginning every `stride` elements of the padded image.
+
+    size      (H, W) of the image
+    padding   ((top, bottom), (left, right)); padded says whether there is any
+    outputs   (OH, OW), the number of windows
+    taps      for each place in the window, row by row, the index of the elements there: one for each output
+    sides     the same for each of its rows, and for each of its columns
+    disjoint  whether no two windows overlap
+    rows      how many rows of the image the windows reach
+    moves     for each column of the kernel, which outputs have an element of the image under it, and which elements
+    """
+
+    def __init__(self, size, kernel, stride, padding, dilation, outputs):
+        self.size, self.kernel, self.stride, self.padding = size, kernel, stride, padding
+        self.dilation, self.outputs = dilation, outputs
+        self.before = tuple(before for before, _ in padding)
+        sides = list(zip(kernel, stride, dilation, outputs))
+        each = [[slice(at * d, at * d + s * (n - 1) + 1, s) for at in range(k)] for k, s, d, n in sides]
+        self.taps = [(..., *tap) for tap in itertools.product(*each)]
+        self.sides = [(..., rows, slice(None)) for rows in each[0]], [(..., columns) for columns in each[1]]
+        self.padded = any(map(any, padding))
+        self.disjoint = all(s > d * (k - 1) for k, s, d, _ in sides)
+        reach, _ = [(n - 1) * s + (k - 1) * d + 1 for k, s, d, n in sides]
+        self.rows = max(0, min(size[0], reach - self.before[0]))
+        self.moves = [
+            _move(at * dilation[1] - self.before[1], stride[1], size[1], outputs[1]) for at in range(kernel[1])
+        ]
+
+    def pad(self, x, value=0.0):
+        """The image with the padding around it."""
+        if not self.padded:
+            return x
+        out = self.blank(x, value)
+        self.crop(out)[...] = x
+        return out
+
+    def crop(self, x):
+        """The padded image without the padding."""
+        (top, left), (height, width) = self.before, self.size
+        return x[..., top : top + height, left : left + width]
+
+    def blank(self, like, value=0.0, rows=None):
+        """A padded image of this value, with the leading axes of the images or outputs `like`, and maybe other rows."""
+        height, width = (n + sum(p) for n, p in zip(self.size, self.padding))
+        shape = (*like.shape[:-2], height if rows is None else rows, width)
+        if len(shape) != 4 or type(like) not in ARRAYS:
+            return full(shape, value, like)
+        return full([shape[i] for i in ORDER], value, like).transpose(BACK)
+
+    def columns(self, x, groups):
+        """The patches of images (N, C, H, W) as columns: matrices (OH, G, KH * C/G * KW, OW * N), not to be written in.
+
+        KW shifts of the images are copied, and nothing else unless the kernel is dilated: KH of their rows, one below
+        the other, are such a matrix, which overlaps with the next one.
+        """
+        (n, c), (h, w), (oh, ow) = x.shape[:2], self.size, self.outputs
+        patches, shifts = self._shifts(n, c, groups, x.dtype, x)
+        image = in_order(x).reshape(h, groups, c // groups, w, n).swapaxes(0, 1)
+        for k, (here, there) in enumerate(self.moves):
+            shifts[:, :, :, k, here] = image[:, : self.rows, :, there]
+        return patches.reshape(oh, groups, math.prod(patches.shape[2:5]), ow * n)
+
+    def fold(self, matrix, rows):
+        """The images of which `columns` would take the columns of matrix @ rows, each added to where it came from.
+
+        matrix is (G, KH * C/G * KW, K), rows are (OH, G, K, OW * N), the images (N, C, H, W).
+        """
+        (groups, length, _), (h, w) = matrix.shape, self.size
+        n, c = rows.shape[-1] // self.outputs[1], length // math.prod(self.kernel)
+        patches, shifts = self._shifts(n, c * groups, groups, np.result_type(matrix, rows), rows)
+        for patch, row in zip(patches, rows):
+            patch += (matrix @ row).reshape(patch.shape)
+        out = np.zeros((h, groups, c, w, n), shifts.dtype, like=shifts)
+        image = out.swapaxes(0, 1)
+        for k, (here, there) in enumerate(self.moves):
+            image[:, : self.rows, :, there] += shifts[:, :, :, k, here]
+        return out.reshape(h, groups * c, w, n).transpose(BACK)
+
+    def _shifts(self, n, c, groups, dtype, like):
+        """Zeros for KW shifts of padded images: as patches (OH, G, KH, C/G, KW, OW, N), and their rows of the images.
+
+        Patches lie in the same memory (G, H, C/G, KW, OW, N) as often as they overlap.
+        """
+        (kh, kw), (oh, ow), (sh, _), (dh, _) = self.kernel, self.outputs, self.stride, self.dilation
+        zeros = np.zeros((groups, (oh - 1) * sh + (kh - 1) * dh + 1, c // groups, kw, ow, n), dtype, like=like)
+        group, row, *rest = zeros.strides
+        shape, strides = (oh, groups, kh, *zeros.shape[2:]), (row * sh, group, row * dh, *rest)
+        top = self.before[0]
+        return type(zeros)(shape, dtype, zeros, 0, strides), zeros[:, top : top + self.rows]
+
+
+def _move(start, stride, length, outputs):
+    """The outputs i for which start + i * stride is on a line of this length, and those places, as slices."""
+    first = max(0, -(start // stride))
+    count = max(0, min(outputs, (length - 1 - start) // stride + 1) - first)
+    at = start + first * stride
+    return slice(first, first + count), slice(at, at + count * stride, stride)
+
+
+def in_order(x):
+    """Images (N, C, H, W) as an array (H, C, W, N), copied if they do not lie so in memory."""
+    return x.transpose(ORDER).astype(x.dtype, order="C", copy=False)
+
+
+def pair(value):
+    """(v, v) for v, and for (v,); a pair as it is."""
+    value = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    return value * 2 if len(value) == 1 else value

@@ -1,0 +1,53 @@
+"""What this process is doing: noted by collectives and steps, told by the watchdog."""
+
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+COMPARISON, EXCHANGE = "the comparison before ", "an exchange"
+ROOT = Path(__file__).parents[2]
+LIBRARIES = (*(str(ROOT / name) + os.sep for name in ("ddp", "autograd")), str(Path(os.__file__).parent), "<frozen")
+
+
+class _Here:
+    """What this process does.
+
+    inside   the collective it is in, as (name, communicator, arguments), or None
+    step     of the training, or None
+    leaving  how its program ends
+    failing  whether that is a failure
+    thread   the number of the thread that computes
+    """
+
+    __slots__ = "failing", "inside", "leaving", "step", "thread"
+
+    def __init__(self):
+        self.inside: Any = None
+        self.step: int | None = None
+        self.leaving = "its program is over"
+        self.failing = False
+        self.thread = threading.main_thread().ident or 0
+
+
+here = _Here()
+
+
+def place(frame=None, whole=False) -> str:
+    """Where the user's code is, as FILE:LINE in FUNCTION: the innermost frame outside of this package and libraries.
+
+    whole: name the innermost frame of all, too.
+    """
+    inner = user = frame or sys._getframe(1)
+    while user is not None and (
+        user.f_code.co_filename.startswith(LIBRARIES) or f"{os.sep}site-packages{os.sep}" in user.f_code.co_filename
+    ):
+        user = user.f_back
+    found = [user or inner] + ([inner] if whole and user not in (None, inner) else [])
+    return ", in ".join(f"{f.f_code.co_filename}:{f.f_lineno} in {f.f_code.co_name}" for f in found)
+
+
+def described(array) -> str:
+    """An array's dtype and shape."""
+    return f"{str(array.dtype).removeprefix('torch.')} {tuple(array.shape)}"

@@ -1,0 +1,179 @@
+"""Ranks that talk through torch.distributed: with Gloo, or with NCCL from device to device.
+
+NumPy arrays are wrapped, not copied. Gloo gets what is on a device by way of the processor's memory.
+"""
+
+import datetime
+import os
+import secrets
+import subprocess
+import time
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+
+from allgrad.ddp.comm.communicator import Communicator, write_back
+from allgrad.ddp.comm.launcher import Launch
+from allgrad.ddp.errors import ConfigurationError, PeerLost
+
+TAGS = 1024  # more than there are messages of one exchange between two ranks
+
+
+class TorchCommunicator(Communicator):
+    def __init__(self, launch: Launch, group=None, words=None, timeout=0.0):
+        super().__init__(launch)
+        torch.set_num_threads(1)
+        self.timeout = timeout
+        self.longer = datetime.timedelta(seconds=2 * timeout + 1800 if timeout else 1e7)  # than a watchdog waits
+        if group is None:
+            if launch.backend == "nccl" and not (dist.is_nccl_available() and torch.cuda.is_available()):
+                raise ConfigurationError(
+                    "--backend nccl needs a GPU and a torch with NCCL, and finds none here: give --backend gloo"
+                )
+            _rendezvous(launch)
+            kind = "cpu:gloo,cuda:nccl" if launch.backend == "nccl" else "gloo"
+            meeting = {}
+            if launch.launcher == "torchrun" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+                store = _fresh_store(launch, self.longer)
+                meeting = {"store": store, "rank": launch.rank, "world_size": launch.size}
+            dist.init_process_group(kind, timeout=self.longer, **meeting)
+            group, words = dist.group.WORLD, dist.new_group(backend="gloo", timeout=self.longer)
+        self.group, self.words = group, words  # words: so that a comparison never meets another operation
+        self.ranks = dist.get_process_group_ranks(group)  # of the group's members in the whole job
+
+    def _exchange(self, sends, receives):
+        given, taken = [self._tensor(a) for a, _ in sends], [self._tensor(a) for a, _ in receives]
+
+        def start():
+            if any(t.is_cuda for t in (*given, *taken)):  # NCCL pairs messages by their order, in one group
+                ops = [dist.P2POp(dist.irecv, t, self.ranks[r], self.group) for t, (_, r) in zip(taken, receives)]
+                ops += [dist.P2POp(dist.isend, t, self.ranks[r], self.group) for t, (_, r) in zip(given, sends)]
+                work = dist.batch_isend_irecv(ops)
+            else:
+                work = self._messages(zip(given, [r for _, r in sends]), zip(taken, [r for _, r in receives]), 0)
+            for w in work:
+                w.wait()  # pyright: ignore[reportOptionalMemberAccess]
+
+        _guarded(start)
+        write_back([a for a, _ in receives], taken)
+
+    def _start(self, sends, receives, tag):
+        given, taken = ([(self._tensor(a), r) for a, r in messages] for messages in (sends, receives))
+        work = _guarded(self._messages, given, taken, tag * TAGS)
+
+        def over(wait):
+            if not wait:
+                return all(w.is_completed() for w in work)  # Gloo's are not, until somebody waits
+            for w in work:
+                _guarded(w.wait)
+            return True
+
+        return over
+
+    def _messages(self, given, taken, tag):
+        """Begin to send and to receive tensors, (tensor, rank), and return what is to be waited for."""
+        count: dict = {}
+
+        def number(rank, direction):  # of the messages of one pair, so that equal tags mean the same message
+            count[rank, direction] = count.get((rank, direction), tag - 1) + 1
+            return count[rank, direction]
+
+        work: list[Any] = [dist.irecv(t, self.ranks[r], self.group, number(r, "in")) for t, r in taken]
+        return work + [dist.isend(t, self.ranks[r], self.group, number(r, "out")) for t, r in given]
+
+    def _tensor(self, array):
+        """The array as the tensor that the backend takes: itself, or a copy of what Gloo finds on a device."""
+        if not isinstance(array, torch.Tensor):
+            return torch.from_numpy(array)
+        return array if self.backend == "nccl" else array.cpu()
+
+    def _all_reduce(self, array):
+        tensor = self._tensor(array)
+        _guarded(dist.all_reduce, tensor, group=self.group)
+        write_back([array], [tensor])
+
+    def _broadcast(self, array, root=0):
+        tensor = self._tensor(array)
+        _guarded(dist.broadcast, tensor, self.ranks[root], group=self.group)
+        write_back([array], [tensor])
+
+    def _gather(self, value):
+        values: list = [None] * self.size
+        _guarded(dist.all_gather_object, values, value, group=self.words)
+        return values
+
+    def split(self, color, key=0):
+        asked = self.all_gather_object((color, key))
+        mine = None
+        for one in sorted({c for c, _ in asked}):  # every rank makes every group: torch asks for it
+            members = sorted((r for r in range(self.size) if asked[r][0] == one), key=lambda r: (asked[r][1], r))
+            world = [self.ranks[r] for r in members]
+            group = dist.new_group(world, self.longer, sort_ranks=False)
+            words = dist.new_group(world, self.longer, "gloo", sort_ranks=False)
+            if one == color:
+                launch = Launch(self.launcher, self.backend, members.index(self.rank), len(members))
+                mine = TorchCommunicator(launch, group, words, self.timeout)
+        return mine
+
+    def abort(self, status=1):
+        os._exit(status)  # the launcher ends the others; a polite exit would wait for them
+
+    def close(self):
+        self.group = self.words = None  # or Gloo's threads outlive the interpreter, which then aborts
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _guarded(f, *args, **kwargs):
+    """Name what Gloo reports as "Connection reset by peer" when another rank has died."""
+    try:
+        return f(*args, **kwargs)
+    except RuntimeError as error:
+        raise PeerLost(f"another rank is gone ({str(error).splitlines()[0]})") from error
+
+
+def _rendezvous(launch):
+    """Where the ranks meet: torchrun says so; for srun and mpirun it follows from the job, or must be given."""
+    if launch.launcher == "torchrun":
+        missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+        if missing:
+            raise ConfigurationError(f"RANK and WORLD_SIZE are set, but not {' and '.join(missing)}: use torchrun")
+        return
+    os.environ["RANK"], os.environ["WORLD_SIZE"] = str(launch.rank), str(launch.size)
+    if "MASTER_ADDR" not in os.environ:
+        nodes = os.environ.get("SLURM_STEP_NODELIST", os.environ.get("SLURM_JOB_NODELIST"))
+        if nodes:
+            hosts = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
+            os.environ["MASTER_ADDR"] = hosts.stdout.split()[0]
+        elif launch.local_size == launch.size:
+            os.environ["MASTER_ADDR"] = "127.0.0.1"
+        else:
+            raise ConfigurationError("--backend gloo over several hosts needs MASTER_ADDR in the environment")
+    os.environ.setdefault("MASTER_PORT", str(20_000 + int(os.environ.get("SLURM_JOB_ID", os.getppid())) % 20_000))
+
+
+def _fresh_store(launch, timeout):
+    """The store of torchrun, under a new name that the ranks of this start alone agree on.
+
+    torchrun keeps one store over all restarts, and torch would take from it the addresses of ranks that have died. A
+    rank shows a word of its own, rank 0 answers to that word, and goes on until it has heard from every living rank.
+    """
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(host, port, launch.size, False, timeout)  # pyright: ignore[reportPrivateImportUsage]
+    word, missing = secrets.token_hex(8), {*range(1, launch.size)}
+    if launch.rank:
+        store.set(f"allgrad/word/{launch.rank}", word)
+        word = store.get(f"allgrad/answer/{word}").decode()
+        store.set(f"allgrad/{word}/{launch.rank}", "here")
+        return PrefixStore(f"allgrad/{word}", store)
+    end = time.monotonic() + timeout.total_seconds()
+    while missing and time.monotonic() < end:
+        for rank in sorted(missing):
+            if store.check([f"allgrad/word/{rank}"]):  # perhaps of one that has died
+                store.set(f"allgrad/answer/{store.get(f'allgrad/word/{rank}').decode()}", word)
+            if store.check([f"allgrad/{word}/{rank}"]):
+                missing.remove(rank)
+        time.sleep(0.01)
+    return PrefixStore(f"allgrad/{word}", store)

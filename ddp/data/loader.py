@@ -1,0 +1,122 @@
+"""Batches of a data set, as the logical shards that this rank computes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from allgrad.ddp.comm import Communicator
+from allgrad.ddp.data.augment import Draws
+from allgrad.ddp.data.placement import Placement
+from allgrad.ddp.data.sampler import Sampler
+from allgrad.ddp.errors import ConfigurationError, counted
+from allgrad.ddp.shards import run_of, shard_bounds
+
+
+@dataclass(slots=True)
+class Shard:
+    """One logical shard of a batch: its number, the samples it has, and their data."""
+
+    index: int
+    samples: np.ndarray
+    arrays: tuple
+
+    def __len__(self):
+        return len(self.samples)
+
+
+@dataclass(slots=True)
+class Batch:
+    """A global batch as one rank sees it: how many samples it has on all ranks, and this rank's shards of it."""
+
+    step: int
+    epoch: int
+    size: int
+    logical_shards: int
+    seed: int
+    shards: list[Shard]
+
+
+class ArrayDataset:
+    """Arrays whose first axis counts the samples; `dataset[indices]` gathers a tuple of arrays."""
+
+    def __init__(self, *arrays):
+        arrays = tuple(np.asarray(a) for a in arrays)
+        lengths = {len(a) for a in arrays}
+        if len(lengths) != 1:
+            raise ConfigurationError(f"the arrays of a data set have one length, got {[len(a) for a in arrays]}")
+        self.arrays = arrays
+
+    def __len__(self):
+        return len(self.arrays[0])
+
+    def __getitem__(self, indices):
+        return tuple([a.take(indices, axis=0) for a in self.arrays])
+
+
+class DataLoader:
+    """Cuts a data set into global batches, and these into logical shards.
+
+    dataset       a tuple of arrays, or an object with `len` and `dataset[integer array] -> tuple of arrays`
+    global_batch  samples a step, over all ranks
+    comm, shards  who computes what; shards defaults to the number of ranks
+    seed, shuffle, boundary   see `Sampler`
+    place         a `Placement`, for torch tensors instead of NumPy's arrays
+    augment       None, or augment(x, draws) -> array of as many samples, for the first array of the samples: a function
+                  of these and of the uniform numbers `draws(k)` that belong to each sample and epoch, see `Draws`, and
+                  of nothing else
+    """
+
+    def __init__(
+        self, dataset, global_batch, comm=None, shards=None, seed=0, shuffle="epoch", boundary="short", place=None,
+        augment=None,
+    ):  # fmt: skip
+        self.dataset: Any = ArrayDataset(*dataset) if isinstance(dataset, (tuple, list)) else dataset
+        self.comm = comm or Communicator()
+        self.shards = self.comm.size if shards is None else shards
+        self.seed = seed
+        self.place, self.augment = place or Placement(), augment
+        self.sampler = Sampler(len(self.dataset), global_batch, shuffle, seed, boundary)
+        if global_batch < self.shards:
+            raise ConfigurationError(
+                f"a global batch of {global_batch} cannot be cut into {counted(self.shards, 'logical shard')}: "
+                f"give --global-batch {self.shards} or more, or fewer --shards"
+            )
+        self.run = run_of(self.comm.rank, self.comm.size, self.shards)
+
+    def __len__(self):
+        """Steps an epoch."""
+        return self.sampler.steps_per_epoch
+
+    def epoch(self, epoch):
+        """The batches of one epoch."""
+        return self.steps(self.sampler.steps_in(epoch), self.sampler.steps_in(epoch + 1))
+
+    def steps(self, start, stop):
+        """The batches of the steps start .. stop - 1, counted over all epochs."""
+        for step in range(start, stop):
+            yield self.batch(step)
+
+    def batch(self, step):
+        """The batch of a step, gathered for this rank's shards only."""
+        indices = self.sampler.indices(step)
+        bounds = shard_bounds(len(indices), self.shards)
+        epochs = self.sampler.epochs(step) if self.augment is not None else indices
+        shards = []
+        for v in range(*self.run):
+            part = slice(bounds[v], bounds[v + 1])
+            arrays = self.dataset[indices[part]]
+            if self.augment is not None and part.start < part.stop:
+                arrays = augmented(self.augment, arrays, Draws(self.seed, indices[part], epochs[part]))
+            shards.append(Shard(v, indices[part], self.place(arrays)))
+        return Batch(step, self.sampler.epoch_of(step), len(indices), self.shards, self.seed, shards)
+
+
+def augmented(augment, arrays, draws):
+    """The arrays, with the first of them augmented."""
+    x = augment(arrays[0], draws)
+    if len(x) != len(arrays[0]):
+        raise ConfigurationError(
+            f"augment returned {len(x)} samples for {len(arrays[0])}: it has to make one of each, in their order"
+        )
+    return x, *arrays[1:]

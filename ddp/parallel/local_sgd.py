@@ -1,0 +1,106 @@
+"""Local SGD: every rank takes steps of its own, and now and then all take the mean of their parameters."""
+
+import numpy as np
+
+from allgrad.autograd.arrays import beside, to_numpy
+from allgrad.ddp.errors import ConfigurationError, counted
+from allgrad.ddp.reduce import ShardSum, gathered
+
+
+class LocalSteps:
+    """Each rank, with one logical shard, steps along the mean gradient of its own samples; nothing is sent meanwhile.
+
+    Every `every` steps the parameters and running statistics become the mean over the ranks, weighted by the samples
+    each has seen since the last time; what an optimizer keeps, such as momentum, stays each rank's own. Stich 2019,
+    "Local SGD Converges Fast and Communicates Little". The first `after` steps are taken together, by the exchange of
+    gradients ("post-local SGD", Lin et al. 2020, "Don't Use Large Mini-Batches, Use Local SGD").
+
+    Whoever looks at the model between two averages (evaluation, checkpoints, the end of the run) sees the mean too; the
+    ranks then go on from where each of them was, so that looking changes nothing.
+    """
+
+    def __init__(self, arena, statistics, comm, shards, every, after=0, canonical=True):
+        if every < 1 or after < 0:
+            raise ConfigurationError(f"--sync-every is at least 1 and --sync-after at least 0, got {every} and {after}")
+        if shards != comm.size:
+            raise ConfigurationError(
+                f"--sync-every takes local steps on each rank, which needs as many logical shards as ranks: "
+                f"got {counted(shards, 'shard')} on {counted(comm.size, 'rank')}"
+            )
+        self.arena, self.statistics, self.comm = arena, statistics, comm
+        self.every, self.after = every, after
+        self.total = ShardSum(comm, shards, canonical)
+        self.seen, self.samples = 0, 0  # since the last average: this rank's samples, and those of all ranks
+        self.own = None  # (parameters, running statistics) of this rank, while the model shows the mean
+
+    def covers(self, step):
+        """Whether the step of this number is a local one."""
+        return step >= self.after
+
+    def saw(self, batch):
+        """Count the samples of a batch."""
+        self.seen += sum(map(len, batch.shards))
+        self.samples += batch.size
+
+    def stepped(self, step):
+        """Average, if it is time to after the step of this number."""
+        if self.covers(step) and (step + 1 - self.after) % self.every == 0:
+            self._average()
+            self.seen = self.samples = 0
+
+    def show_mean(self):
+        """Let the model have the mean parameters, until `go_on`. Collective."""
+        if self.own is None and self.samples:
+            self.own = to_numpy(self.arena.data).copy(), self.statistics.read()
+            self._average()
+
+    def go_on(self):
+        """Give this rank its own parameters back."""
+        if self.own is not None:
+            self._write(*self.own)
+            self.own = None
+
+    def _average(self):
+        """The mean over the ranks, in place of what each has."""
+        if self.comm.size == 1:
+            return
+        share = self.seen / self.samples
+        mean = share * self.arena.data
+        self.total.push(self.comm.rank, mean)
+        self.total.finish(mean)
+        self.arena.data[...] = mean
+        self.arena.touch()
+        self.statistics.average(share)
+
+    def _write(self, parameters, statistics):
+        self.arena.data[...] = beside(parameters, self.arena.data)
+        self.arena.touch()
+        self.statistics.write(statistics)
+
+    def state_dict(self, optimizer):
+        """What every rank has of its own, on rank 0: {"local_parameters": {"RANK/fc1.weight": array, ...}, ...}."""
+        parameters, statistics = self.own or (to_numpy(self.arena.data), self.statistics.read())
+        state = {}
+        for kind, flat in {"parameters": parameters, **optimizer.state}.items():
+            rows = gathered(self.comm, self.comm.size, [np.ascontiguousarray(to_numpy(flat))])
+            state[f"local_{kind}"] = {
+                f"{rank}/{name}": row[span] for rank, row in enumerate(rows) for name, span in self.arena.spans.items()
+            }
+        rows = gathered(self.comm, self.comm.size, [np.append(statistics, [self.seen, self.samples])])
+        return {**state, "local_statistics": {str(rank): row for rank, row in enumerate(rows)}}
+
+    def load_state_dict(self, state, optimizer):
+        """Take back this rank's own; a run goes on with as many ranks as it had."""
+        rank = self.comm.rank
+        if len(state["local_statistics"]) != self.comm.size:
+            raise ConfigurationError(
+                f"the checkpoint has local steps of {len(state['local_statistics'])} ranks, and {self.comm.size} are "
+                f"there: start as many as it had"
+            )
+        for kind, flat in {"parameters": self.arena.data, **optimizer.state}.items():
+            for name, span in self.arena.spans.items():
+                flat[span] = beside(state[f"local_{kind}"][f"{rank}/{name}"], flat)
+        *statistics, seen, samples = state["local_statistics"][str(rank)].tolist()
+        self.seen, self.samples = int(seen), int(samples)
+        self.arena.touch()
+        self.statistics.write(np.array(statistics))

@@ -1,0 +1,81 @@
+"""ZeRO, stage 1: what an optimizer keeps is shared out over the ranks. Rajbhandari et al. 2020."""
+
+from allgrad.autograd import optim
+from allgrad.autograd.arrays import full
+from allgrad.ddp.comm import Communicator
+from allgrad.ddp.errors import ConfigurationError
+
+ALIGNMENT = 64  # elements: parts begin where a cache line and a vector register do
+
+
+class Zero:
+    """An optimizer of which each rank has the state of one contiguous part of the parameters, and updates that part.
+
+    The updated parts are then sent to all ranks: the same bits as without, for 1 / ranks of the memory. `state_dict`
+    puts the state together and is collective; with `load_state_dict` it goes to any number of ranks, and to plain ones.
+    """
+
+    def __init__(self, optimizer: optim.Optimizer, comm: Communicator):
+        self.optimizer, self.comm, self.arena = optimizer, comm, optimizer.arena
+        size = len(self.arena.data)
+        bounds = [min(size, -(-size * r // comm.size // ALIGNMENT) * ALIGNMENT) for r in range(comm.size + 1)]
+        self.parts = [slice(*pair) for pair in zip(bounds, [*bounds[1:-1], size])]
+        try:
+            optimizer.keep(self.parts[comm.rank])
+        except ValueError as error:
+            raise ConfigurationError(f"--zero: {error}") from None
+
+    @property
+    def lr(self):
+        """The learning rate, a number or a function of the step."""
+        return self.optimizer.lr
+
+    @property
+    def current_lr(self):
+        """The learning rate of the next step."""
+        return self.optimizer.current_lr
+
+    @property
+    def state(self):
+        """The state arrays of this rank's part."""
+        return self.optimizer.state
+
+    def step(self):
+        """Update every parameter once. Collective."""
+        self.optimizer.step()
+        self._gather(self.arena.data)
+        self.arena.touch()
+
+    def state_dict(self):
+        """As of the optimizer alone, on every rank. Collective."""
+        held = self.optimizer.state
+        whole = {name: full((len(self.arena.data),), 0, flat) for name, flat in held.items()}
+        for name, flat in whole.items():
+            flat[self.optimizer.part] = held[name]
+            self._gather(flat)
+        self.optimizer.state = whole
+        try:
+            return self.optimizer.state_dict()
+        finally:
+            self.optimizer.state = held
+
+    def load_state_dict(self, state):
+        """Restore what `state_dict` returned, with or without ZeRO."""
+        held = self.optimizer.state
+        self.optimizer.state = {name: full((len(self.arena.data),), 0, flat) for name, flat in held.items()}
+        try:
+            self.optimizer.load_state_dict(state)
+            for name, flat in self.optimizer.state.items():
+                held[name][...] = flat[self.optimizer.part]
+        finally:
+            self.optimizer.state = held
+
+    def _gather(self, flat):
+        """Every rank's part of a flat array, on all of them."""
+        rank = self.comm.rank
+        others = [r for r in range(self.comm.size) if r != rank]
+        own = flat[self.parts[rank]]
+        sends = [(own, r) for r in others if len(own)]
+        receives = [(part, r) for r in others if len(part := flat[self.parts[r]])]
+        if sends or receives:
+            self.comm.exchange(sends, receives)

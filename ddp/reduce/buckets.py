@@ -1,0 +1,235 @@
+"""The gradients of a step on their way through the ranks: after backward, or in buckets while it goes on.
+
+A bucket is a run of whole parameters, and so a slice of the arena. The last layers come first, as backward reaches them
+first, and what rides behind the gradients comes last. Every rank exchanges its buckets in this order, whatever order
+they become final in, and each element is added up in the order of the tree: neither the size of the buckets nor the
+moment of their exchange changes a bit.
+"""
+
+import contextvars
+import threading
+from contextlib import contextmanager, nullcontext
+from queue import SimpleQueue
+from typing import Any
+
+from allgrad.ddp.reduce.shard_sum import ShardSum
+
+_left_alone: list = []  # exchanges that a failure cut short: what they send and receive must stay in memory
+
+
+def cut(arena, size):
+    """[(first, stop), ...] of the arena's parameters, from the last to the first: the shortest runs of `size` bytes."""
+    spans, itemsize = list(arena.spans.values()), arena.dtype.itemsize
+    runs, stop, held = [], len(spans), 0
+    for i in reversed(range(len(spans))):
+        held += (spans[i].stop - spans[i].start) * itemsize
+        if held >= size or i == 0:
+            runs.append((i, stop))
+            stop, held = i, 0
+    return runs
+
+
+class After:
+    """One exchange when backward is over. `total` has `push` and `finish` as `ShardSum`.
+
+    settle(which): called once for each parameter and shard, with a slice of the parameters whose gradients are final,
+    before they are added to any others.
+    direct: whether gradients may arrive where `total` wants them, so that nothing has to be copied there.
+    """
+
+    def __init__(self, arena, total, settle, direct=False):
+        self.arena, self.total, self.settle, self.direct = arena, total, settle, direct
+        self.views: dict[int, tuple] = {}  # the gradients in each array that was used, which is kept for its id
+
+    def begin(self, shard):
+        """Before a shard's backward."""
+        self.shard, self.place = shard, None
+        if self.direct:
+            place = self.place = self.total.place(shard, self.arena.message)
+            if place is not None and id(place) not in self.views:
+                self.views[id(place)] = place, [*self.arena.unflatten(place).values()]
+            self.arena.receive(None if place is None else self.views[id(place)][1])
+
+    def watching(self):
+        """Context of a shard's backward."""
+        return nullcontext()
+
+    def complete(self):
+        """After a shard's backward: all its gradients are final, what rides behind them is not."""
+        self.settle(slice(None))
+
+    def push(self):
+        """Take in the shard's gradients, and what rides behind them."""
+        if self.place is not None:
+            self.place[len(self.arena.grad) :] = self.arena.riders
+            self.total.push(self.shard, self.place, placed=True)
+        else:
+            self.total.push(self.shard, self.arena.message)
+
+    def finish(self):
+        """The arena's message becomes the sum over the shards of all ranks."""
+        self.total.finish(self.arena.message)
+
+
+class Buckets(After):
+    """Exchanges that begin in the backward of a rank's last shard, and go on whenever another bucket is final.
+
+    size: bytes that a bucket has at least, in whole parameters. wire: a `Wire` for the gradients, or None.
+    """
+
+    def __init__(self, arena, comm, shards, wire, size, settle):
+        self.arena, self.comm, self.settle = arena, comm, settle
+        self.runs = cut(arena, size)
+        starts = [span.start for span in arena.spans.values()] + [len(arena.grad)]
+        spans = [slice(starts[first], starts[stop]) for first, stop in self.runs]
+        riders = slice(len(arena.grad), len(arena.message))
+        self.parts = [(span, ShardSum(comm, shards, wire=wire)) for span in spans] + [(riders, ShardSum(comm, shards))]
+        self.first, self.last = self.parts[0][1].first, self.parts[0][1].stop - 1
+        self.form = f"{self.parts[0][1].form}, in {len(spans)} buckets of {size} bytes"
+        self.bucket = {i: number for number, run in enumerate(self.runs) for i in range(*run)}
+        self.index = {leaf: i for i, leaf in enumerate(arena.leaves)}
+        self.launched = self.tag = 0
+        self.waiting: list[set] = []
+        self.hooks: list = []
+        self.flights: list[Flight] = []
+
+    def begin(self, shard):
+        self.shard, self.launched = shard, 0
+        self.waiting = [{*range(*run)} for run in self.runs] if shard == self.last else []
+        self._forget()
+        if shard == self.first:
+            # What a step that was cut short has left under way, of this model or of another, never pairs up with this.
+            self.tag = self.comm.tags
+            self.comm.tags += len(self.parts)
+
+    @contextmanager
+    def watching(self):
+        if self.shard != self.last:
+            yield
+            return
+        leaves = self.arena.leaves
+        self.hooks = [leaf.hook for leaf in leaves]
+        try:
+            for leaf in leaves:
+                leaf.hook = self._arrived
+            yield
+        finally:
+            for leaf, hook in zip(leaves, self.hooks):
+                leaf.hook = hook
+
+    def _arrived(self, leaf):
+        """A leaf's gradient is final: exchange the buckets that are, up to the first that is not."""
+        i = self.index[leaf]
+        if self.hooks[i] is not None:
+            self.hooks[i](leaf)
+        number = self.bucket[i]
+        if number < self.launched:
+            raise RuntimeError(
+                f"{leaf.name!r} got a second gradient in one backward, and the first is on its way to other ranks: "
+                f"give DistributedDataParallel overlap='after'"
+            )
+        self.waiting[number].discard(i)
+        while self.launched < len(self.runs) and not self.waiting[self.launched]:
+            self._launch()
+
+    def complete(self):
+        if self.shard != self.last:
+            self.settle(slice(None))
+        while self.launched < len(self.waiting):
+            self._launch()
+
+    def push(self):
+        if self.shard == self.last:
+            self._launch()
+        else:
+            for span, total in self.parts:
+                total.push(self.shard, self.arena.message[span])
+
+    def _launch(self):
+        span, total = self.parts[self.launched]
+        if self.launched < len(self.runs):
+            self.settle(slice(*self.runs[self.launched]))
+        if self.launched == 0 and self.comm.size > 1:
+            self.comm.compare("a sum", self.arena.message, self.form)
+        self.launched += 1
+        self._sum(total, self.arena.message[span])
+
+    def _sum(self, total, array):
+        """Begin to add up a bucket over all ranks."""
+        total.push(self.shard, array)
+        self.flights.append(Flight(self.comm, total.steps(array, few=True), self.tag + self.launched))
+        for flight in self.flights:
+            flight.go_on()
+
+    def finish(self):
+        # Waiting for what has come least far, no two ranks can wait for each other: all that is less far has begun.
+        while flights := [flight for flight in self.flights if flight.under_way]:
+            min(flights, key=lambda flight: (flight.stage, flight.tag)).go_on(wait=True)
+        self.flights.clear()
+
+    def _forget(self):
+        """Give up what a step has left that ended by an exception."""
+        _left_alone.extend(self.flights)
+        self.flights.clear()
+
+
+class Flight:
+    """The exchange of one bucket, without waiting: `steps` as from `ShardSum.steps`, its messages marked by `tag`."""
+
+    def __init__(self, comm, steps, tag):
+        self.comm, self.steps, self.tag, self.stage = comm, steps, tag, 0
+        self.under_way: Any = None
+        self._next()
+
+    def _next(self):
+        messages: Any = next(self.steps, None)
+        self.stage += 1
+        self.under_way = None if messages is None else self.comm.start(*messages, self.tag)
+
+    def go_on(self, wait=False):
+        """Take all steps whose messages are there; with `wait`, the one under way and no other."""
+        while self.under_way is not None and self.under_way(wait):
+            self._next()
+            if wait:
+                return
+
+
+class Threaded(Buckets):
+    """Exchanges by a thread of their own, one bucket after the other, while backward goes on in the main one.
+
+    The main thread does not talk to other ranks meanwhile, and raises what the other one has failed with.
+    """
+
+    thread: threading.Thread | None = None
+    error: BaseException | None = None
+
+    def _sum(self, total, array):
+        if self.thread is None:
+            self.tasks, self.error = SimpleQueue(), None
+            run = contextvars.copy_context().run  # NumPy's error state is the main thread's
+            self.thread = threading.Thread(target=run, args=(self._exchange_all,), name="exchange", daemon=True)
+            self.thread.start()
+        elif self.error is not None:
+            self.finish()
+        self.tasks.put((self.shard, total, array))
+
+    def _exchange_all(self):
+        try:
+            while task := self.tasks.get():
+                shard, total, array = task
+                total.push(shard, array)
+                for sends, receives in total.steps(array):
+                    self.comm.exchange(sends, receives)
+        except BaseException as error:  # for the main thread to raise
+            self.error = error
+
+    def finish(self):
+        self._forget()
+        if self.error is not None:
+            raise self.error
+
+    def _forget(self):
+        if self.thread is not None:
+            self.tasks.put(None)
+            self.thread.join()
+            self.thread = None

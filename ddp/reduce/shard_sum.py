@@ -1,0 +1,247 @@
+"""Sums over logical shards, in one fixed order whoever computes them.
+
+A global batch is cut into V logical shards. Their gradients are the leaves of a binary tree that depends on V alone:
+a node at level l covers the leaves [i * 2^l, (i + 1) * 2^l), cut off at V, and is the sum of its two children; a
+child without leaves is left out. Floating-point addition is not associative, so this order is what makes the result
+the same, bit for bit, on any number of ranks. A rank owns a contiguous run of shards and adds it up to the largest
+complete subtrees; then each rank finishes the tree for its own slice of the elements, and the slices are gathered: by
+messages, or on one host in memory that all ranks see. Every element is added in the order of the tree, so slicing and
+buckets cannot change it.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from allgrad.autograd.arrays import ALIGNMENT, full
+from allgrad.ddp.comm import Communicator, share
+from allgrad.ddp.errors import ConfigurationError, counted
+from allgrad.ddp.reduce.half_precision import Wire
+from allgrad.ddp.reduce.shared_sum import Board
+from allgrad.ddp.reduce.tree import Counter, subtrees
+from allgrad.ddp.shards import run_of
+
+SHORT = 1 << 22  # bytes up to which MPI's all-reduce of two ranks is faster than their exchanging halves
+SHARED = 1 << 13  # bytes from which on two ranks are faster in shared memory than by MPI's all-reduce
+
+
+class ShardSum:
+    """The sum of one array per logical shard, over all shards of all ranks.
+
+        total.push(shard, array)      for each of this rank's shards, in order: its own, or what `place` gave for it
+        total.finish(array)           the last array pushed now holds the sum, on every rank
+
+    canonical: add in the order of the tree. Otherwise the ranks' parts are added by the library's all-reduce, which
+    is the fast path to compare with, and whose bits depend on the number of ranks.
+    wire: None, or a `Wire`: every shard's array is rounded to it, and so is every sum in the tree. Ranks then send two
+    bytes an element and lose nothing by it: the sum remains a function of the arrays, not of the ranks.
+    """
+
+    def __init__(self, comm: Communicator, shards: int, canonical=True, wire: Wire | None = None):
+        if not 1 <= comm.size <= shards:
+            raise ConfigurationError(
+                f"{counted(comm.size, 'rank')} cannot share {counted(shards, 'logical shard')}: "
+                f"start at most {counted(shards, 'rank')}, or give --shards {comm.size} or more"
+            )
+        self.comm, self.shards, self.canonical, self.wire = comm, shards, canonical, wire
+        self.first, self.stop = run_of(comm.rank, comm.size, shards)
+        self.nodes = [subtrees(*run_of(rank, comm.size, shards), shards) for rank in range(comm.size)]
+        self.halves = self._halves()
+        self.form = f" over {shards} shards, {'canonical' if canonical else 'native'}"
+        self.board: Board | None = None
+        self._free: list = []
+        self._scratch: Any = np.empty(0)
+        self._counter = Counter(shards, self._free.append, self._add)
+
+    def place(self, shard, like):
+        """Where to write a shard's array, of the form of `like`, that `push` would copy; None if it would not."""
+        alone = shard % 2 == 0 or shard == self.first  # its left sibling, if any, is another rank's
+        if not alone or shard == self.stop - 1:
+            return None
+        kept = None if self.board is None else self.board.kept.get(shard)
+        return kept if kept is not None and _alike(kept, like) else self._spare(like)
+
+    def push(self, shard, array, placed=False):
+        """Add a shard's array. It is changed; unless it is the run's last, the caller may then overwrite it.
+
+        placed: it comes from `place`, and is the caller's no more.
+        """
+        if shard == self.first:
+            self._counter.stack.clear()
+        if self.wire is not None:
+            self.wire.round(array)
+        if not placed and (kept := self.place(shard, array)) is not None:
+            kept[...] = array
+            array = kept
+        self._counter.push(0, shard, array, keep=shard < self.stop - 1)
+
+    def _spare(self, like):
+        """An array of the form of this one: released by the counter, or new."""
+        while self._free:
+            spare = self._free.pop()
+            if _alike(spare, like):
+                return spare
+        return full(like.shape, 0, like)
+
+    def finish(self, array):
+        """Exchange with the other ranks. `array`, pushed last, becomes the sum over all shards."""
+        if self.comm.size > 1:
+            self.comm.compare("a sum", array, self.form)
+        if (board := self.board) is not None and array is board.array:
+            self._counter.stack.clear()
+            self.comm.sent += board.given
+            return self.comm.together("a sum", array, lambda: board.add_up(Counter(self.shards)))
+        for sends, receives in self.steps(array):
+            self.comm.exchange(sends, receives)
+
+    def share(self, array):
+        """The array, to be summed step after step, in memory that all ranks see; itself if that cannot be. Collective.
+
+        Its sum then needs no messages, and has the same bits.
+        """
+        few = self.comm.size == 2 and self.comm.backend == "mpi" and array.nbytes < SHARED
+        if self.canonical and self.wire is None and not few:
+            stride = -(-array.nbytes // ALIGNMENT) * ALIGNMENT
+            memory = share(self.comm, [stride * len(nodes) for nodes in self.nodes])
+            if memory is not None:
+                self.board = Board(self.comm, memory, self.nodes, array)
+                return self.board.array
+        return array
+
+    def steps(self, array, few=False):
+        """What `finish` does, as the arguments of `Communicator.exchange`, each to be called before the next is taken.
+
+        few: as few calls as possible, for those who come back to them now and then. It changes no bits.
+        """
+        parts = [part for _, _, part in self._counter.stack]
+        if self.comm.size > 1 and len(array):
+            yield from self._across_ranks(parts, array, few)
+        kept = () if self.board is None else self.board.kept.values()
+        self._free.extend(part for part in parts[:-1] if all(part is not row for row in kept))
+        self._counter.stack.clear()
+
+    def _add(self, array, left):
+        """array = left + array: what a node of the tree is of its children."""
+        array += left
+        if self.wire is not None:
+            self.wire.round(array)
+
+    def _across_ranks(self, parts, array, few):
+        """The steps that make of this rank's parts, of which `array` is the last, the sum of those of all ranks."""
+        if not self.canonical:
+            for part in parts[-2::-1]:
+                array += part
+            self.comm.all_reduce(array)
+            return ()
+        if self.halves and self.comm.size == 2:
+            if few or self.wire is not None:
+                return self._swap(array)
+            if array.nbytes <= SHORT or self.comm.backend != "mpi":
+                self.comm.all_reduce(array)  # two numbers have one sum, whoever adds them
+                return ()
+        if self.halves and not few and len(array) >= self.comm.size:
+            return self._halving_doubling(array)
+        return self._all_to_all(parts, array)
+
+    def _halves(self):
+        """Whether the ranks' parts are the 2^q equal subtrees of one level, so that pairs of ranks are siblings."""
+        size = self.comm.size
+        return size & (size - 1) == 0 and all(
+            len(nodes) == 1 and nodes[0] == (self.nodes[0][0][0], rank) for rank, nodes in enumerate(self.nodes)
+        )
+
+    def _swap(self, array):
+        """Two ranks send each other all they have: one message each instead of two of half the length."""
+        received, partner = self._space(len(array), array), 1 - self.comm.rank
+        yield from self._exchange([(array, partner)], [(received, partner)])
+        self._add(array, received)
+
+    def _halving_doubling(self, array):
+        """Recursive halving with distance doubling, then the mirrored gathering (Rabenseifner 2004).
+
+        At distance d partners hold sibling subtrees: each keeps half of the elements, and adds the partner's to its
+        own. Addition commutes, so it does not matter which of the two is the left child.
+        """
+        rank, kept = self.comm.rank, [(0, len(array))]
+        scratch = self._space((len(array) + 1) // 2, array)
+        distance = 1
+        while distance < self.comm.size:
+            low, high = kept[-1]
+            middle = (low + high) // 2
+            mine, theirs = ((low, middle), (middle, high))[:: -1 if rank & distance else 1]
+            received = scratch[: mine[1] - mine[0]]
+            partner = rank ^ distance
+            yield from self._exchange([(array[slice(*theirs)], partner)], [(received, partner)])
+            self._add(array[slice(*mine)], received)
+            kept.append(mine)
+            distance *= 2
+        while distance > 1:
+            distance //= 2
+            low, high = kept.pop()
+            start, stop = kept[-1]
+            theirs = slice(high, stop) if low == start else slice(start, low)
+            partner = rank ^ distance
+            yield from self._exchange([(array[low:high], partner)], [(array[theirs], partner)])
+
+    def _all_to_all(self, parts, array):
+        """Each rank receives every subtree's slice of some elements, finishes the tree there, and hands them out."""
+        rank, size = self.comm.rank, self.comm.size
+        slices = [slice(r * len(array) // size, (r + 1) * len(array) // size) for r in range(size)]
+        own = slices[rank]
+        length = own.stop - own.start
+        others = [r for r in range(size) if r != rank]
+        count = sum(map(len, self.nodes))
+        space = self._space(length * count, array)
+        rows = iter([space[i * length : (i + 1) * length] for i in range(count)])
+        pieces = [
+            [part[own] for part in parts] if r == rank else [next(rows) for _ in self.nodes[r]] for r in range(size)
+        ]
+        yield from self._exchange(
+            _filled((part[slices[r]], r) for r in others for part in parts),
+            _filled((piece, r) for r in others for piece in pieces[r]),
+        )
+        counter = Counter(self.shards, add=self._add)
+        for nodes, arrays in zip(self.nodes, pieces):
+            for (level, index), piece in zip(nodes, arrays):
+                counter.push(level, index, piece)
+        array[own] = counter.stack[0][2]
+        yield from self._exchange(
+            _filled((array[own], r) for r in others), _filled((array[slices[r]], r) for r in others)
+        )
+
+    def _exchange(self, sends, receives):
+        """Exchange in the wire's format."""
+        if self.wire is None:
+            yield sends, receives
+            return
+        packed = [(self.wire.empty(array), rank) for array, rank in receives]
+        yield [(self.wire.pack(array), rank) for array, rank in sends], packed
+        for (array, _), (message, _) in zip(receives, packed):
+            self.wire.unpack(message, array)
+
+    def _space(self, length, like):
+        if len(self._scratch) < length or (type(self._scratch), self._scratch.dtype) != (type(like), like.dtype):
+            self._scratch = full((length,), 0, like)
+        return self._scratch[:length]
+
+
+def _alike(a, b):
+    return (type(a), a.shape, a.dtype) == (type(b), b.shape, b.dtype)
+
+
+def _filled(messages):
+    """Those that are not empty: fewer elements than ranks leave some no slice."""
+    return [message for message in messages if len(message[0])]
+
+
+def gathered(comm, shards, arrays):
+    """The arrays of all logical shards, alike in form, on rank 0; on any other rank its own, which `arrays` lists."""
+    if comm.rank:
+        if len(arrays[0]):
+            comm.exchange([(array, 0) for array in arrays], [])
+        return arrays
+    runs = [range(*run_of(rank, comm.size, shards)) for rank in range(comm.size)]
+    received = [(full(arrays[0].shape, 0, arrays[0]), rank) for rank in range(1, comm.size) for _ in runs[rank]]
+    if received and len(arrays[0]):
+        comm.exchange([], received)
+    return [*arrays, *(array for array, _ in received)]

@@ -1,0 +1,198 @@
+"""The noise scale at frozen weights, from many micro-batches or exactly from every example.
+
+In training |G|^2 may fall a thousandfold within the memory of a moving average; here nothing moves. All functions work
+on a copy of the model in float64 and evaluation mode, so that training does not notice them, and take
+
+    loss(outputs, *targets)   the mean over the samples, or one number a sample: `ag.cross_entropy`, for example
+    x, targets                arrays whose first axis counts the samples
+"""
+
+import copy
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from allgrad import autograd as ag
+from allgrad.autograd import nn, random
+from allgrad.autograd.arena import arena_of
+from allgrad.autograd.arrays import beside, to_numpy
+from allgrad.ddp.comm import Communicator
+from allgrad.ddp.errors import ConfigurationError
+from allgrad.ddp.scaling.noise_scale import fieller, ratio
+from allgrad.ddp.shards import run_of
+
+ELEMENTWISE = (
+    nn.ELU, nn.GELU, nn.Hardtanh, nn.Identity, nn.LeakyReLU, nn.ReLU, nn.Sigmoid, nn.SiLU, nn.Softplus, nn.Tanh,
+    nn.Dropout,  # which does nothing in evaluation mode
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class NoiseEstimate:
+    """trace = tr(Sigma) and signal = |G|^2.
+
+    interval   95 % confidence interval (low, high) of the noise scale, high possibly inf; None of an exact value
+    """
+
+    trace: float
+    signal: float
+    interval: tuple[float, float] | None = None
+
+    @property
+    def noise_scale(self) -> float | None:
+        """tr(Sigma) / |G|^2, or None where no signal is above the noise."""
+        return ratio(self.trace, self.signal)
+
+
+@dataclass(frozen=True)
+class ExactNoise:
+    """The noise scale of the distribution that the samples were drawn from, and that of these samples themselves.
+
+    squares   |g_i|^2 of each sample's gradient: (N,)
+    """
+
+    population: NoiseEstimate
+    train_set: NoiseEstimate
+    squares: np.ndarray
+
+
+class Frozen:
+    """A copy of a model in float64 and evaluation mode, and the gradients of its mean loss as flat float64 arrays."""
+
+    def __init__(self, model, loss, x, *targets):
+        self.model, self.loss = copy.deepcopy(model).to("float64").eval(), loss
+        self.arena = arena_of(self.model)
+        arrays = [np.asarray(a) for a in (x, *targets)]
+        if len({len(a) for a in arrays}) != 1:
+            raise ValueError(f"a probe takes arrays of one length, got {[len(a) for a in arrays]}")
+        self.arrays = [a.astype(np.float64) if a.dtype.kind == "f" else a for a in arrays]
+        self.weights = to_numpy(self.arena.data).copy()
+
+    def __len__(self):
+        return len(self.arrays[0])
+
+    def samples(self, indices=slice(None)):
+        """The arrays of some samples, where the model lives."""
+        return [beside(a[indices], self.arena.data) for a in self.arrays]
+
+    def gradient(self, indices=slice(None), weights=None):
+        """Of the mean loss of some samples, at other weights if given."""
+        self.arena.data[...] = beside(self.weights if weights is None else weights, self.arena.data)
+        self.arena.touch()
+        self.arena.zero_grad()
+        x, *targets = self.samples(indices)
+        mean(self.loss(self.model(x), *targets)).backward()
+        self.arena.finish()
+        return to_numpy(self.arena.grad).copy()
+
+
+def mean(values):
+    """A loss that is one number, or one a sample, as one number."""
+    return values if values.shape == () else values.mean()
+
+
+def noise_of_batches(model, loss, x, *targets, batch, count=32, seed=0, comm=None) -> NoiseEstimate:
+    """The noise scale from the gradients of `count` micro-batches of `batch` samples, drawn without replacement.
+
+    The analysis of variance over the micro-batches, as in `NoiseScale`, of McCandlish et al. 2018, appendix A.1, with
+    Fieller's interval from the jackknife's pseudo-values (Miller 1974, "The Jackknife: A Review"): what the estimates
+    lose without each of the micro-batches. With ranks, each computes its share of them, and all get the same result.
+    """
+    frozen, comm = Frozen(model, loss, x, *targets), comm or Communicator()
+    if count < 3 or batch < 1 or count * batch > len(frozen):
+        raise ConfigurationError(
+            f"a probe takes 3 micro-batches or more of 1 sample or more, all different, got {count} of {batch} from "
+            f"{len(frozen)} samples: take fewer or smaller ones"
+        )
+    order = random.permutation(len(frozen), seed, "probe")[: count * batch].reshape(count, batch)
+    mine = [frozen.gradient(order[i]) for i in range(*run_of(comm.rank, comm.size, count))]
+    rows = np.array([row for rows in comm.all_gather_object(mine) for row in rows])
+    products = rows @ rows.T  # all that norms of means of micro-batches need
+    trace, signal = _analysis(products, batch)
+    without = [_analysis(np.delete(np.delete(products, i, 0), i, 1), batch) for i in range(count)]
+    pseudo = count * np.array([trace, signal]) - (count - 1) * np.array(without)  # (count, 2)
+    x, y = (pseudo - pseudo.mean(0)).T
+    interval = fieller(trace, signal, [x @ x, x @ y, y @ y], (count, count))
+    return NoiseEstimate(trace, signal, interval)
+
+
+def _analysis(products, batch):
+    """Unbiased (tr(Sigma), |G|^2) from the inner products of micro-batches' gradients."""
+    count = len(products)
+    squared = products.sum() / count**2  # of the mean
+    trace = batch * (np.trace(products) - count * squared) / (count - 1)
+    return float(trace), float(squared - trace / (count * batch))
+
+
+def noise_of_examples(model, loss, x, *targets) -> ExactNoise:
+    """The exact noise scale of all samples, from one forward and one backward.
+
+    For a stack of Linear layers, with inputs a and gradients d of what they compute, a sample's squared gradient is
+
+        |g_i|^2 = sum over layers of |d_i|^2 (|a_i|^2 + 1)        without the 1 if there is no bias
+
+    (Goodfellow 2015, "Efficient Per-Example Gradient Computations"). Over the N samples, with G their mean gradient,
+    tr(Sigma) = (mean |g_i|^2 - |G|^2) N / (N - 1), and the population's |G|^2 is |G|^2 - tr(Sigma) / N.
+
+    The model is a Sequential of Linear and elementwise layers, and `Flatten` in front.
+    """
+    frozen = Frozen(model, loss, x, *targets)
+    n = len(frozen)
+    if n < 2:
+        raise ConfigurationError(f"a probe of the noise scale takes 2 samples or more, got {n}")
+    layers = _stack(frozen.model)
+    h, *targets = frozen.samples()
+    h, kept = ag.tensor(h), []
+    for layer in layers:
+        inputs, h = h, layer(h)
+        if isinstance(layer, nn.Linear):
+            if inputs.ndim != 2:
+                raise ConfigurationError(
+                    f"exact noise scales take samples of one axis, got inputs of shape {tuple(inputs.shape)} to a "
+                    f"Linear layer: begin with Flatten, or use noise_of_batches"
+                )
+            probe = ag.tensor(np.zeros(h.shape), requires_grad=True)  # its gradient is that of what the layer computes
+            kept.append((layer, to_numpy(inputs.detach().data), probe))
+            h = h + probe
+    frozen.arena.zero_grad()
+    mean(loss(h, *targets)).backward()
+    frozen.arena.finish()
+    squares = np.zeros(n)
+    for layer, inputs, probe in kept:
+        trained = [p is not None and p.requires_grad for p in (layer.weight, layer.bias)]
+        d = n * to_numpy(probe.grad)  # of a sample's own loss: of the mean it is 1 / n
+        squares += np.sum(d * d, axis=1) * (trained[0] * np.sum(inputs * inputs, axis=1) + trained[1])
+    gradient = to_numpy(frozen.arena.grad)
+    signal = float(gradient @ gradient)
+    trace = (math.fsum(squares) / n - signal) * n / (n - 1)
+    unbiased = signal - trace / n
+    return ExactNoise(
+        NoiseEstimate(trace, unbiased),
+        NoiseEstimate(trace, signal),
+        squares,
+    )
+
+
+def _stack(model):
+    """The layers of a Sequential, and of those in it; ConfigurationError if `noise_of_examples` cannot take them."""
+    if not isinstance(model, nn.Sequential):
+        raise ConfigurationError(
+            f"exact noise scales take a Sequential of Linear and elementwise layers, got {type(model).__name__}: "
+            f"use noise_of_batches"
+        )
+    layers = []
+    for layer in model.layers:
+        layers += _stack(layer) if isinstance(layer, nn.Sequential) else [layer]
+    for i, layer in enumerate(layers):
+        first = not any(isinstance(other, nn.Linear) for other in layers[:i])
+        if not (type(layer) in (nn.Linear, *ELEMENTWISE) or (type(layer) is nn.Flatten and first)):
+            raise ConfigurationError(
+                f"exact noise scales take Linear and elementwise layers, got {type(layer).__name__}: "
+                f"use noise_of_batches"
+            )
+    linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
+    parameters = [id(p) for layer in linear for p in (layer.weight, layer.bias) if p is not None]
+    if len({*parameters}) != len(parameters):
+        raise ConfigurationError("exact noise scales take layers that share no parameters: use noise_of_batches")
+    return layers

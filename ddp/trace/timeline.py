@@ -1,0 +1,283 @@
+"""When each rank did what: one trace of all ranks, for chrome://tracing and Perfetto, and what it says in words.
+
+The trace has the format of "Trace Event Format" (Google, 2016). Nothing is recorded outside the steps asked for: only
+for their time are calls of the communicator, buckets and gradients watched.
+"""
+
+import json
+import os
+import socket
+import threading
+import time
+from contextlib import contextmanager, nullcontext
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+
+from allgrad.ddp.errors import ConfigurationError
+from allgrad.ddp.files import replace
+from allgrad.ddp.reduce import Buckets, Threaded
+from allgrad.ddp.trace.analysis import Event, layers, verdict, waits
+from allgrad.ddp.trace.chrome import chrome
+from allgrad.ddp.trace.clocks import aligned, settled
+
+STEPS, WARM = 20, 2  # recorded by default, and passed by before
+PINGS = 20  # of which the quickest tells the difference of two clocks
+NOTHING = nullcontext()
+
+
+class Timeline:
+    """What the ranks do in some steps: recorded on each, put together on rank 0, and written when all is over.
+
+    path    the file, or None to record nothing
+    steps   (first, stop), counted from 0; if None, 20 steps once the run is warm and has settled its overlap
+
+    Given to `DistributedDataParallel`, it records forward, backward and exchange. `Trainer` tells it the rest; a loop
+    of one's own does so by `step` and `span`, and calls `finish`. Clocks are compared with rank 0's before and after
+    (Cristian 1989). On a device, what is seen is when work is handed to it, not when it is done.
+    """
+
+    clock = staticmethod(time.perf_counter)
+
+    def __init__(self, path: str | Path | None = None, steps: tuple[int, int] | None = None):
+        if steps is not None and not 0 <= steps[0] < steps[1]:
+            raise ConfigurationError(f"a trace has steps (first, stop) with 0 <= first < stop, got {steps}")
+        self.path, self.steps = None if path is None else Path(path), steps
+        self.total: int | None = None
+        self.recording, self.main = False, 0
+        self.events: list[Event] = []
+        self.final: list = []  # (parameter, when its gradient was)
+        self.clocks: list = []  # (when, what to add for rank 0's clock, by how much it may be wrong)
+        self._replaced: list = []
+
+    def watch(self, parallel):
+        """Record what this `DistributedDataParallel` does; refuse a file that cannot be written. Collective."""
+        self.parallel, self.comm = parallel, parallel.comm
+        if self.path is not None:
+            self.comm.agree(self._refuse_unwritable)
+
+    def plan(self, total):
+        """Take note that the run has so many steps, or None if nobody knows."""
+        self.total = total
+        if total is not None and self.steps is not None and self.steps[0] >= total:
+            raise ConfigurationError(
+                f"the trace is to begin at step {self.steps[0]}, and the run ends with step {total - 1}: "
+                f"give --trace-steps that are part of it"
+            )
+
+    def step(self, number):
+        """The context of a whole training step; recording begins and ends here. Collective."""
+        if self.path is None:
+            return NOTHING
+        first, stop = self.steps = self.steps or self._once_warm(number)
+        if self.recording and number >= stop:
+            self._end()
+        elif not self.recording and first <= number < stop:
+            self._begin()
+        return self.span("step", step=number)
+
+    def span(self, kind, name=None, **args):
+        """A context whose time is recorded, in whatever thread: "data", "optimizer", "evaluation", "checkpoint"."""
+        return self._span(kind, name or kind, args) if self.recording else NOTHING
+
+    def finish(self) -> dict | None:
+        """Write the trace, on rank 0: the numbers behind the verdict, on every rank, or None without any step.
+
+        Collective. A file that cannot be written after all is reported, and nothing else is lost.
+        """
+        if self.recording:
+            self._end()
+        if self.path is None or not self.clocks:
+            return None
+        mine = socket.gethostname(), self.events, self.final, self.clocks
+        everyones, found = self.comm.all_gather_object(mine), None
+        if self.comm.rank == 0:
+            ranks, slack = [], 0.0
+            for host, events, final, clocks in everyones:
+                clocks = settled(clocks, host == mine[0])
+                ranks.append(aligned([*events, *layers(events, final)], clocks))
+                slack = max(slack, *(wrong for *_, wrong in clocks))
+            waits(ranks)
+            found = {"file": str(self.path), **verdict(ranks, slack, self._other_overlap())}
+            error = self._write(chrome(ranks, [host for host, *_ in everyones]), everyones, found)
+            if error:
+                found["verdict"].append(f"the trace is lost: {self.path} could not be written ({error})")
+        self.events, self.final, self.clocks = [], [], []
+        return self.comm.broadcast_object(found)
+
+    # --- the file ------------------------------------------------------------------------------------------------
+
+    def _refuse_unwritable(self):
+        if self.comm.rank or self.path is None:
+            return
+        try:
+            if self.path.is_dir():
+                raise IsADirectoryError("it is a directory")
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            probe = self.path.with_name(f".{self.path.name}.partial")
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise ConfigurationError(f"--trace {self.path} cannot be written ({error}): give another file") from None
+
+    def _write(self, events, everyones, found) -> OSError | None:
+        clocks = {
+            f"rank {rank}": [{"measured_us": 1e6 * add, "uncertainty_us": 1e6 * wrong} for _, add, wrong in one]
+            for rank, (*_, one) in enumerate(everyones)
+        }
+        whole = {"traceEvents": events, "displayTimeUnit": "ms", "otherData": {"clocks": clocks, **found}}
+        try:
+            replace(self.path, json.dumps(whole))
+        except OSError as error:
+            return error
+
+    def _other_overlap(self):
+        """The policy of overlap that would be worth a try, or None; "" if none is, but exchanging less often might."""
+        overlap, comm = self.parallel.overlap, self.comm
+        if comm.size == 1:
+            return None
+        spare = comm.local_size < max(comm.size, os.cpu_count() or 1)
+        if overlap.policy != "after" or overlap.hindrance or overlap.why.startswith("measured") or not spare:
+            return ""
+        return "thread" if comm.backend == "gloo" and comm.threads else "bucket"
+
+    # --- recording -----------------------------------------------------------------------------------------------
+
+    def _once_warm(self, number):
+        first = number + WARM + self.parallel.overlap.trial
+        if self.total is not None:
+            first = max(number, min(first, self.total - STEPS))
+        return first, first + STEPS
+
+    def _begin(self):
+        self._compare_clocks()
+        self.recording, self.main = True, threading.get_ident()
+        self._listen()
+
+    def _end(self):
+        self.recording = False
+        for owner, name, before in reversed(self._replaced):
+            setattr(owner, name, before) if before is not None else delattr(owner, name)
+        for leaf, hook, before in self.hooks:
+            if leaf.hook is hook:
+                leaf.hook = before
+        self._replaced = []
+        self._compare_clocks()
+
+    def _compare_clocks(self):
+        """Rank 0 tells each other rank its time, again and again; half of the quickest round trip is the doubt."""
+        comm, ping, pong, tries = self.comm, np.zeros(1), np.zeros(1), []
+        for rank in range(1, comm.size):
+            for _ in range(PINGS if comm.rank in (0, rank) else 0):
+                if comm.rank == 0:
+                    comm.exchange([], [(ping, rank)])
+                    pong[0] = self.clock()
+                    comm.exchange([(pong, rank)], [])
+                else:
+                    asked = self.clock()
+                    comm.exchange([(ping, 0)], [])
+                    comm.exchange([], [(pong, 0)])
+                    told = self.clock()
+                    middle = (asked + told) / 2
+                    tries.append(((told - asked) / 2, middle, float(pong[0]) - middle))
+        doubt, when, add = min(tries, default=(0.0, self.clock(), 0.0))
+        self.clocks.append((when, add, doubt))
+
+    @contextmanager
+    def _span(self, kind, name, args):
+        event = Event(kind, name, self._thread(), self.clock(), 0.0, args)
+        try:
+            yield
+        finally:
+            event.end = self.clock()
+            self.events.append(event)
+
+    def _thread(self):
+        return "main" if threading.get_ident() == self.main else threading.current_thread().name
+
+    def _listen(self):
+        """Have communicator, buckets and gradients tell what they do, until `_end`."""
+        comm, arena = self.comm, self.parallel.arena
+        if comm.size > 1:
+            self._replace(comm, "exchange", self._exchange)
+            self._replace(comm, "start", self._start)
+            for name in ("all_reduce", "together", "broadcast", "_together"):
+                self._replace(comm, name, self._collective)
+        for way in self.parallel.overlap.ways.values():
+            if isinstance(way, Buckets):
+                self._replace(way, "_sum", self._launch)
+                for number, (_, total) in enumerate(way.parts):
+                    self._replace(total, "steps", lambda f, n=number, way=way: self._bucket(f, n, way))
+        self.hooks = []
+        for name, leaf in zip(arena.parameters, arena.leaves):
+
+            def hook(leaf, name=name, before=leaf.hook):
+                self.final.append((name, self.clock()))
+                if before is not None:
+                    before(leaf)
+
+            self.hooks.append((leaf, hook, leaf.hook))
+            leaf.hook = hook
+
+    def _replace(self, owner, name, around):
+        self._replaced.append((owner, name, vars(owner).get(name)))
+        setattr(owner, name, around(getattr(owner, name)))
+
+    def _exchange(self, exchange):
+        def recorded(sends, receives):
+            with self._span("exchange", "send and receive", _message(sends, receives)):
+                exchange(sends, receives)
+
+        return recorded
+
+    def _start(self, start):
+        calls = count()
+
+        def recorded(sends, receives, tag):
+            args = {"call": next(calls), **_message(sends, receives, tag)}
+            with self._span("exchange", "start", args):
+                over = start(sends, receives, tag)
+
+            def done(wait):
+                if not wait:
+                    return over(False)
+                with self._span("exchange", "wait", {"started": args["call"]}):
+                    return over(True)
+
+            return done
+
+        return recorded
+
+    def _collective(self, call):
+        def recorded(*args, **options):
+            with self._span("exchange", "all ranks", {"together": True}):
+                return call(*args, **options)
+
+        return recorded
+
+    def _launch(self, launch):
+        def recorded(*args):
+            with self._span("exchange", "launch", {}):
+                launch(*args)
+
+        return recorded
+
+    def _bucket(self, steps, number, way):
+        """From the launch of a bucket to the end of its last message."""
+
+        def recorded(array, few=False):
+            args = {"bytes": array.nbytes, **({} if isinstance(way, Threaded) else {"flight": True})}
+            event = Event("bucket", f"bucket {number}", self._thread(), self.clock(), 0.0, args)
+            yield from steps(array, few)
+            event.end = self.clock()
+            self.events.append(event)
+
+        return recorded
+
+
+def _message(sends, receives, tag=0):
+    return {
+        "bytes": sum([array.nbytes for array, _ in sends]), "tag": tag, "sends": [rank for _, rank in sends],
+        "receives": [rank for _, rank in receives],
+    }  # fmt: skip

@@ -1,0 +1,5 @@
+"""The training loop, and what it writes."""
+
+from allgrad.ddp.trainer.checkpoint import FILES, MARKER
+from allgrad.ddp.trainer.metrics_log import screen
+from allgrad.ddp.trainer.trainer import Trainer

@@ -1,0 +1,143 @@
+"""The house rules: one import package, rooms on floors, imports that run down and never in a ring."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = "autograd", "ddp", "launch"  # each may import those before it
+FLOORS = {  # package -> its rooms: each may import those before it
+    "autograd": (
+        "arrays", "engine", "init", "schedule", "random", "arena", "ops", "nn", "optim", "tools", "replay", "on_torch",
+    ),
+    "ddp": (
+        "errors", "files", "process", "shards", "comm", "reduce", "data", "scaling", "trace", "parallel", "trainer",
+    ),
+}  # fmt: skip
+FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def name_of(path):
+    """The dotted name of a file, without the package around all: "autograd.engine.tensor"."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+NAMES = {name_of(path) for path in FILES}
+
+
+def imported(path):
+    """The modules that a file imports, at its top or inside a function: those of this package without "allgrad."."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.removeprefix("allgrad.") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: imports are absolute"
+            module = str(node.module).removeprefix("allgrad.")
+            inside = [name for alias in node.names if (name := f"{module}.{alias.name}") in NAMES]
+            inside += [alias.name for alias in node.names if node.module == "allgrad" and alias.name in NAMES]
+            yield from inside
+            if len(inside) < len(node.names):
+                yield module
+
+
+IMPORTS = {name_of(path): {*imported(path)} for path in FILES}
+
+
+def room_of(name):
+    """The room, as package.room, of a module below a package; None of a package's face."""
+    return ".".join(name.split(".")[:2]) if "." in name else None
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_imports_run_down_from_package_to_package(name):
+    package = name.split(".")[0]
+    above = {*PACKAGES[PACKAGES.index(package) + 1 :], "tests", "benchmarks", "examples"}
+    if package == "autograd" and not name.startswith("autograd.on_torch"):
+        above |= {"torch", "mpi4py"}
+    assert not above & {other.split(".")[0] for other in IMPORTS[name]}
+    assert not {"autograd", "ddp", "launch"} & {other for other in IMPORTS[name] if other == package}
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_imports_run_down_from_room_to_room(package):
+    floors = FLOORS[package]
+    rooms = {
+        path.stem for path in (ROOT / package).iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert rooms - {"__init__"} == {*floors}, "every room has its floor"
+    up = []
+    for name, others in IMPORTS.items():
+        if name.startswith(f"{package}."):
+            here = floors.index(name.split(".")[1])
+            seen = [other for other in others if other.startswith(f"{package}.")]
+            up += [(name, other) for other in seen if floors.index(other.split(".")[1]) > here]
+    assert not up
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_no_file_imports_itself_by_way_of_others(package):
+    left = {name: {other for other in others if other in NAMES} for name, others in IMPORTS.items()}
+    left = {name: others for name, others in left.items() if name.split(".")[0] == package}
+    while bottom := {name for name, others in left.items() if not others & left.keys()}:
+        left = {name: others for name, others in left.items() if name not in bottom}
+    assert not left, f"a ring among {sorted(left)}"
+
+
+def test_nothing_below_launch_speaks_of_flags_of_the_command_line():
+    """A user of Python is told about arguments; `launch` knows what the flags are called."""
+
+
+def test_no_file_is_long():
+    lengths = {path: len(path.read_text().splitlines()) for path in FILES}
+    assert len(lengths) > 100 and max(lengths.values()) <= 500
+
+
+def test_this_is_the_package_of_this_repository():
+    import allgrad
+
+    assert Path(allgrad.__file__).resolve() == ROOT / "allgrad" / "__init__.py"
+
+
+def python(code, **options):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, **options)
+
+
+def test_in_a_checkout_the_folders_are_the_same_modules_under_shorter_names():
+    code = """
+import autograd as ag, autograd.nn, ddp, launch
+from autograd.optim import SGD
+from ddp.trainer import Trainer
+from launch.study import Lab
+import allgrad, allgrad.nn, allgrad.optim, allgrad.study
+from allgrad import ddp as other
+assert ag.Tensor is allgrad.Tensor and autograd.nn is allgrad.nn is allgrad.autograd.nn
+assert SGD is allgrad.optim.SGD and Trainer is allgrad.ddp.Trainer and Lab is allgrad.study.Lab and ddp is other
+assert launch is allgrad.launch and allgrad.nn.__name__ == allgrad.nn.__spec__.name == "allgrad.autograd.nn"
+"""
+    python(code, cwd=ROOT)
+
+
+def test_importing_allgrad_imports_neither_the_folders_nor_torch_scipy_or_mpi():
+    code = "import sys, allgrad; print(*{'numpy', 'autograd', 'ddp', 'launch'} & {*sys.modules}); allgrad.Tensor; "
+    code += "from allgrad import nn, optim; print(*{'torch', 'scipy', 'mpi4py', 'allgrad.ddp', 'ddp'} & {*sys.modules})"
+    assert python(code).stdout == "\n\n"
+
+
+def test_a_command_imports_what_it_needs_only():
+    """Which is most of the time it takes to start: help without NumPy, training without what others need."""
+    code = """
+import contextlib, sys
+from allgrad.launch.__main__ import main
+with contextlib.suppress(SystemExit):
+    main(["--help"])
+found = {"numpy"} & {*sys.modules}
+main("train --data digits --steps 1".split())
+others = {"allgrad.launch.doctor", "allgrad.launch.study", "matplotlib", "mpi4py", "scipy", "sklearn", "torch"}
+found |= others & {*sys.modules}
+print(*found, file=sys.stderr)
+"""
+    done = python(code, cwd=ROOT)
+    assert done.stderr == "\n" and "usage: allgrad" in done.stdout and "weights_sha256" in done.stdout
