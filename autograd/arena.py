@@ -14,7 +14,7 @@ from allgrad.autograd.arrays import ALIGNMENT, aligned_zeros, astype, full, is_t
 from allgrad.autograd.engine import Leaf, Tensor
 
 HALVES = "bfloat16", "float16"
-RIDERS = 8  # numbers, besides one a parameter, that may travel behind the gradients in the same message
+EXTRAS = 8  # numbers, besides one a parameter, that may travel behind the gradients in the same message
 
 
 class Arena:
@@ -23,8 +23,8 @@ class Arena:
     data      flat values
     computed  None, or a flat copy of `data` in half precision that the parameters show and the graph computes with
     grad      flat gradients
-    message   the gradients followed by `riders`: one contiguous array, so that an exchange can carry both
-    riders    a few numbers (a loss, a count) for data-parallel training to sum along with the gradients
+    message   the gradients followed by `extras`: one contiguous array, so that an exchange can carry both
+    extras    a few numbers (a loss, a count) for data-parallel training to sum along with the gradients
 
     All parameters must have one floating dtype, and be NumPy arrays, or torch tensors on one device. A parameter keeps
     its memory order (nn.Linear stores its weight transposed), while names, hashes and state dicts speak of its shape in
@@ -57,18 +57,18 @@ class Arena:
         size = math.ceil(stop / step) * step
         self.data = aligned_zeros(size, like)
         self.computed = None
-        self.message = aligned_zeros(size + RIDERS + len(named), like)
-        self.grad, self.riders = self.message[:size], self.message[size:]
+        self.message = aligned_zeros(size + EXTRAS + len(named), like)
+        self.grad, self.extras = self.message[:size], self.message[size:]
         for name, p in named.items():
             leaf = p.node
             view, total = (_shaped(flat[self.spans[name]], p.data) for flat in (self.data, self.grad))
             view[...] = p.data
             p.data = view
-            if leaf.total is not None:
-                total[...] = 0.0 if leaf.fresh else leaf.total
-            leaf.total, leaf.name, leaf.in_arena = total, name, True
+            if leaf.grad is not None:
+                total[...] = 0.0 if leaf.stale else leaf.grad
+            leaf.grad, leaf.name, leaf.in_arena = total, name, True
             self.leaves.append(leaf)
-        self.totals = self.home = [leaf.total for leaf in self.leaves]
+        self.totals = self.home = [leaf.grad for leaf in self.leaves]
         self.views = [p.data for p in named.values()]
 
     arena = property(lambda self: self)  # as that of a module, of which it may take the place
@@ -90,49 +90,49 @@ class Arena:
         self.computed = astype(self.data, dtype)
         for leaf, p in zip(self.leaves, self.parameters.values()):
             span = self.spans[leaf.name]
-            p.halve(_shaped(self.computed[span], p.data))
+            p.use_compute_copy(_shaped(self.computed[span], p.data))
             leaf.dtype = self.computed.dtype
         self.views = [p.data for p in self.parameters.values()]
 
     def zero_grad(self):
         """Forget the gradients: the next one to arrive overwrites what is there."""
         for leaf in self.leaves:
-            leaf.fresh = True
+            leaf.stale = True
 
-    def receive(self, totals=None):
+    def redirect_grads(self, totals=None):
         """Let gradients arrive in these views of another array, until told otherwise; in `message` if None."""
         totals = self.home if totals is None else totals
         if totals is not self.totals:
             for leaf, before, total in zip(self.leaves, self.totals, totals):
-                if leaf.total is before:  # it has not left for another arena
-                    leaf.total = total
+                if leaf.grad is before:  # it has not left for another arena
+                    leaf.grad = total
             self.totals = totals
 
-    def lie_in(self, message):
+    def adopt_buffer(self, message):
         """Move the gradients and what rides behind them into this array, which is of the form of `message`."""
         message[...] = self.message
         size = len(self.data)
-        self.message, self.grad, self.riders = message, message[:size], message[size:]
+        self.message, self.grad, self.extras = message, message[:size], message[size:]
         self.home = [*self.unflatten(self.grad).values()]
-        self.receive()
+        self.redirect_grads()
 
-    def finish(self):
+    def zero_missing_grads(self):
         """Give parameters that no gradient reached since `zero_grad` a gradient of zero, and fire their hooks.
 
         Raises RuntimeError if a parameter has moved to an arena made later, or was given other data: nothing done
         here would reach it.
         """
         for leaf, total, p, view in zip(self.leaves, self.totals, self.parameters.values(), self.views):
-            if leaf.total is not total:
+            if leaf.grad is not total:
                 todo = "make one optimizer for all parameters, or pass the same module or arena to everything"
                 raise RuntimeError(f"{leaf.name!r} has left this arena for one made later: {todo}")
             if p.data is not view:
                 todo = "write p.assign(value) instead of p.data = value"
                 raise RuntimeError(f"the data of {leaf.name!r} were replaced, training would not reach them: {todo}")
-            if leaf.fresh:
+            if leaf.stale:
                 leaf.accumulate(full(leaf.shape, 0.0, total, leaf.dtype))
 
-    def touch(self):
+    def bump_versions(self):
         """Declare that the values were changed in place, so that graphs of the old values refuse to run backward."""
         if self.computed is not None:
             self.computed[...] = self.data
@@ -158,14 +158,14 @@ class Arena:
 
 def _copied(parameters, dtype):
     for p in parameters.values():
-        p.unhalve()
+        p.restore_master()
     arena = Arena(parameters)
     if dtype is not None:
         arena.compute_in(dtype)
     return arena
 
 
-def held(owner):
+def existing_arena(owner):
     """The arena of an Arena or of anything that has one; None of a module whose parameters are others by now."""
     arena = getattr(owner, "arena", None)
     if arena is None or not hasattr(owner, "named_parameters"):
@@ -176,7 +176,7 @@ def held(owner):
 
 def arena_of(owner):
     """The arena of an Arena, of anything that has one (`.arena`), or of a module or collection of parameters."""
-    arena = held(owner)
+    arena = existing_arena(owner)
     if arena is None:
         arena = Arena(owner)
         if hasattr(owner, "named_parameters"):

@@ -7,6 +7,6 @@ def shard_bounds(size, shards):
     return [v * each + min(v, more) for v in range(shards + 1)]
 
 
-def run_of(rank, size, shards):
+def shards_of_rank(rank, size, shards):
     """The contiguous run [first, last + 1) of logical shards that a rank owns."""
     return rank * shards // size, (rank + 1) * shards // size

@@ -54,16 +54,18 @@ def predict(
         refuse_to_share("--out", out)
     comm = ddp.init(backend, threads)
     path, target = Path(checkpoint), Path(out)
-    saved = comm.agree(lambda: _saved(path, target, overwrite, global_batch, threads) if comm.rank == 0 else None)
+    saved = comm.agree_or_raise(
+        lambda: _saved(path, target, overwrite, global_batch, threads) if comm.rank == 0 else None
+    )
     tensors, config = comm.broadcast_object(saved)
     form = config["data_shape"]
-    model = comm.agree(lambda: _model(path, tensors, config))
+    model = comm.agree_or_raise(lambda: _model(path, tensors, config))
     spec = data or config["data"]
     part = split or ("val" if spec == config["data"] else "all")
     directory = data_dir or config["data_dir"]
-    x, y, index = comm.agree(lambda: _samples(spec, directory, part, config))
+    x, y, index = comm.agree_or_raise(lambda: _samples(spec, directory, part, config))
     if spec == config["data"] and part != "all":
-        comm.agree(lambda: _as_trained({**config, "data_dir": directory}, part))
+        comm.agree_or_raise(lambda: _as_trained({**config, "data_dir": directory}, part))
     if len({*comm.all_gather_object(hashlib.sha256(x.tobytes()).hexdigest())}) > 1:
         raise ConfigurationError(f"--data {spec} differs between ranks: copy one version to every host")
     table = _Table(form, model, y)

@@ -6,7 +6,7 @@ from pathlib import Path
 from allgrad import autograd as ag, ddp
 from allgrad.autograd import optim
 from allgrad.autograd.arrays import to_numpy
-from allgrad.autograd.engine import innermost
+from allgrad.autograd.engine import unwrap
 from allgrad.ddp.comm import detect, refuse_to_share, torchrun
 from allgrad.ddp.data import HALVES, augmentation, stored
 from allgrad.ddp.errors import ConfigurationError, counted
@@ -28,34 +28,36 @@ def train(asked: dict) -> dict:
             refuse_to_share(f"--{name}", asked[name])
     comm = ddp.init(_backend(asked), timeout=asked.get("timeout", 300.0))
     _same_options(comm.all_gather_object(asked))
-    config, saved = comm.broadcast_object(comm.agree(lambda: _configuration(asked, comm) if comm.rank == 0 else None))
+    config, saved = comm.broadcast_object(
+        comm.agree_or_raise(lambda: _configuration(asked, comm) if comm.rank == 0 else None)
+    )
     pin_threads(config["threads"])
-    data = comm.agree(lambda: data_of(config))
+    data = comm.agree_or_raise(lambda: data_of(config))
     if len({*comm.all_gather_object(data.sha256)}) > 1:
         raise ConfigurationError(f"--data {config['data']} differs between ranks: copy one version to every host")
-    placement = comm.agree(lambda: _placement(asked, config, comm))
-    model = comm.agree(
+    placement = comm.agree_or_raise(lambda: _placement(asked, config, comm))
+    model = comm.agree_or_raise(
         lambda: models.build(
             config["model"], data, config["seed"], config["init"], config["dropout"], stored(config["dtype"])
         )
     )
     remarks = [models.remark(model)]
     if config["init_from"] and saved is None:
-        source = comm.agree(lambda: transfer.read(Path(config["init_from"])) if comm.rank == 0 else None)
+        source = comm.agree_or_raise(lambda: transfer.read(Path(config["init_from"])) if comm.rank == 0 else None)
         tensors, digest = comm.broadcast_object(source)
         if config.setdefault("init_from_sha256", digest) != digest:
             raise ConfigurationError(f"--init-from {config['init_from']} has changed since the run began")
-        remarks.append(comm.agree(lambda: transfer.load_into(model, tensors, config["init_from"])))
+        remarks.append(comm.agree_or_raise(lambda: transfer.load_into(model, tensors, config["init_from"])))
     if config["freeze"]:
-        remarks.append(comm.agree(lambda: transfer.freeze(model, config["freeze"])))
+        remarks.append(comm.agree_or_raise(lambda: transfer.freeze(model, config["freeze"])))
     model.to(device=placement.device)
     shards, batch = config["shards"], config["global_batch"]
     loader = ddp.DataLoader(
         (data.train_x, data.train_y), batch, comm, shards, config["seed"], config["shuffle"], config["boundary"],
-        placement, comm.agree(lambda: _augmentation(config, data)),
+        placement, comm.agree_or_raise(lambda: _augmentation(config, data)),
     )  # fmt: skip
-    comm.agree(lambda: _consistent(asked, config, data, model))
-    over = comm.agree(lambda: plan(config, loader.sampler))
+    comm.agree_or_raise(lambda: _consistent(asked, config, data, model))
+    over = comm.agree_or_raise(lambda: plan(config, loader.sampler))
     config["warmup"] = over.warmup if config["warmup"] is None else config["warmup"]
     steps = over.steps
     noise = ddp.NoiseScale(layers=config["noise_layers"]) if measures_noise(config) else None
@@ -67,9 +69,9 @@ def train(asked: dict) -> dict:
     )  # fmt: skip
     if config["dtype"] in HALVES:
         model.compute_in(config["dtype"])
-    optimizer = comm.agree(lambda: make_optimizer(config, parallel, over.rate, over.options))
+    optimizer = comm.agree_or_raise(lambda: make_optimizer(config, parallel, over.rate, over.options))
     if config["zero"]:
-        optimizer = comm.agree(ddp.Zero, optimizer, comm)
+        optimizer = comm.agree_or_raise(ddp.Zero, optimizer, comm)
     loss, metrics = objective(model, data)
     out = Path(config["out"]) if config["out"] else None
     trainer = ddp.Trainer(
@@ -84,7 +86,7 @@ def train(asked: dict) -> dict:
         trainer.restore(saved)
     if finished := comm.broadcast_object(_finished(trainer) if comm.rank == 0 else None):
         return finished
-    comm.agree(lambda: _begin(out, config, asked) if comm.rank == 0 and out is not None else None)
+    comm.agree_or_raise(lambda: _begin(out, config, asked) if comm.rank == 0 and out is not None else None)
     if comm.rank == 0:
         where = "" if placement.arrays == "numpy" else f", torch on {config['device']} in {config['dtype']}"
         ranks = f"{counted(comm.size, 'rank')} ({comm.launcher}, {comm.backend}{where})"
@@ -94,7 +96,7 @@ def train(asked: dict) -> dict:
             f"{config['data']}: {counted(len(data.train_x), 'sample')}; "
             f"{config['model']}: {counted(parameters, 'parameter')}; "
             f"batch {batch} in {counted(shards, 'logical shard')} on {ranks}, {threads}; "
-            f"steps {trainer.step} to {trainer.total}",
+            f"steps {trainer.step} to {trainer.total_steps}",
             flush=True,
         )
         print(*(f"{remark}\n" for remark in [*remarks, *over.remarks] if remark), sep="", end="", flush=True)
@@ -188,7 +190,9 @@ def _consistent(asked, config, data, model):
             "--noise-layers has no effect with one logical shard, --compress, --sync-every, --reduce adasum or "
             "--batch-norm sync: give --shards 2 or more and the exact gradient of each"
         )
-    hindrance = overlap.hindrance_of(config["reduce"], config["compress"], config["sync_every"], config["batch_norm"])
+    hindrance = overlap.blocking_option(
+        config["reduce"], config["compress"], config["sync_every"], config["batch_norm"]
+    )
     if "bucket_size" in asked and (config["overlap"] == "after" or hindrance):
         raise ConfigurationError(
             f"--bucket-size has no effect with {hindrance or '--overlap after'}, where all gradients are exchanged at "
@@ -284,7 +288,7 @@ def objective(model, data):
     def metrics(x, y):
         z = logits(x)
         values = {"loss": ag.cross_entropy(z, y.reshape(-1), "none"), "accuracy": z.argmax(1) == y.reshape(-1)}
-        return {name: to_numpy(innermost(v)).reshape(len(x), -1).mean(1) for name, v in values.items()}
+        return {name: to_numpy(unwrap(v)).reshape(len(x), -1).mean(1) for name, v in values.items()}
 
     return lambda x, y: ag.cross_entropy(logits(x), y.reshape(-1)), metrics
 

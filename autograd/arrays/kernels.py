@@ -12,7 +12,7 @@ ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 PIECE = 32_768  # elements: a few arrays of this length share a core's own cache, and a call is worth its overhead
 
 
-def whole(function):
+def record_as_one_step(function):
     """A function whose steps depend on values: `replay.recorder` takes it as one step."""
 
     def called(a, *args):
@@ -24,7 +24,7 @@ def whole(function):
     return called
 
 
-def kept(g, mask):
+def mask_grad(g, mask):
     """g where the mask holds and 0 elsewhere, also where g is not finite, as a product would not be."""
     return xp[type(g)].where(mask, g, 0.0)
 
@@ -51,14 +51,14 @@ def sum_rows(g):
     return np.dot(ones(len(g), g.dtype), g) if type(g) in ARRAYS else g.sum(axis=0)
 
 
-def total(a, axis):
+def sum_keepdims(a, axis):
     """Sum along an axis, kept with length 1; along the last one the BLAS does it, as in `sum_rows`."""
     if type(a) in ARRAYS and axis in (-1, a.ndim - 1):
         return (a @ ones(a.shape[-1], a.dtype))[..., None]
     return a.sum(axis=axis, keepdims=True)
 
 
-def top_of(x, axis):
+def max_keepdims(x, axis):
     """The largest values of an array along the axis, with length 1 there; 0 of an empty array."""
     return xp[type(x)].amax(x, axis=axis, keepdims=True) if math.prod(x.shape) else full((), 0, x)
 

@@ -86,7 +86,7 @@ def namespace(*operands):
 # What NumPy and torch call differently, for arrays of either; `like` is an array that says which, and on what device.
 
 
-def beside(a, like):
+def to_backend_of(a, like):
     """Numbers, lists or an array of either library, as an array where `like` lives."""
     if not isinstance(like, (np.ndarray, np.generic)):
         return xp[type(like)].asarray(a, like=like)
@@ -97,26 +97,26 @@ def integers(a, like):
     """Indices or labels where `like` lives; those of torch in the one dtype that all its kernels take."""
     if type(a) in ARRAYS and type(like) in ARRAYS:
         return a
-    a = beside(a, like)
+    a = to_backend_of(a, like)
     return a if type(a) in ARRAYS or kind(a.dtype) not in "iu" else a.long()
 
 
-def as_like(a, like):
+def cast_like(a, like):
     """Numbers or an array as an array where `like` lives and of its dtype."""
     if isinstance(like, (np.ndarray, np.generic)):
-        return np.asarray(a := to_numpy(a), like.dtype, like=template(a))
+        return np.asarray(a := to_numpy(a), like.dtype, like=like_arg(a))
     return xp[type(like)].asarray(a, like.dtype, like)
 
 
 def full(shape, value, like, dtype=None):
     """An array of this shape filled with a number, of the dtype of `like` if no other is given."""
     if isinstance(like, (np.ndarray, np.generic)):
-        dtype, like = dtype or like.dtype, template(like)
+        dtype, like = dtype or like.dtype, like_arg(like)
         return np.full(shape, value, dtype, like=like) if value else np.zeros(shape, dtype, like=like)
     return like.new_full(shape, value, dtype=xp[type(like)].dtype_of(dtype or like.dtype))
 
 
-def template(a) -> Any:
+def like_arg(a) -> Any:
     """What NumPy's functions take as `like`: an array that may record what is made beside it (`replay.recorder`)."""
     return a if type(a) in ARRAYS else None
 

@@ -6,45 +6,54 @@ from allgrad.autograd.arrays import OuterProduct, Scattered, unbroadcast, xp
 
 
 class Node:
-    """One recorded operation: its name, its edges `(parent, vjp, version)`, the shape of its value; no data."""
+    """One recorded operation; it holds no data, but for what its vjps have captured.
 
-    __slots__ = ("name", "edges", "shape", "grad", "pending", "stamp")
+    name      of the operation
+    edges     (parent, vjp, version of the parent when it was used) for each input that needs a gradient; () of a leaf,
+              None once a backward has freed them
+    shape     of the value
+    incoming  in a backward: the sum of the gradients that have arrived so far
+    pending   in a backward: how many are still to come
+    stamp     the backward that these two belong to
+    """
+
+    __slots__ = ("name", "edges", "shape", "incoming", "pending", "stamp")
     version = 0
 
     def __init__(self, name, edges, shape):
         self.name, self.edges, self.shape = name, edges, shape
-        self.grad = self.stamp = None
+        self.incoming = self.stamp = None
 
-    def place(self):
+    def grad_buffer(self):
         return None
 
 
 class Leaf(Node):
     """Where the graph ends and gradients arrive: a parameter, or any tensor made with `requires_grad=True`.
 
-    total    the accumulated gradient: a view of an arena, or an array of its own once the first one arrives
-    fresh    True until something arrives: the next gradient overwrites `total` instead of adding to it
+    grad     the accumulated gradient: a view of an arena, or an array of its own once the first one arrives
+    stale    True until something arrives: the next gradient overwrites `grad` instead of adding to it
     hook     called as hook(leaf) the moment the gradient is final for this backward
     version  counts in-place changes of the value, so that a stale graph is refused
     """
 
-    __slots__ = ("total", "fresh", "hook", "version", "dtype", "in_arena")
+    __slots__ = ("grad", "stale", "hook", "version", "dtype", "in_arena")
 
     def __init__(self, name, shape, dtype):
         super().__init__(name, (), shape)
         self.dtype = dtype
-        self.total = self.hook = None
-        self.fresh, self.version, self.in_arena = True, 0, False
+        self.grad = self.hook = None
+        self.stale, self.version, self.in_arena = True, 0, False
 
-    def place(self):
+    def grad_buffer(self):
         """Where a whole gradient may be written straight away; None where it must be added, or has no place yet."""
-        return self.total if self.fresh else None
+        return self.grad if self.stale else None
 
-    def forget(self):
+    def reset(self):
         """Drop the gradient: an array of its own is left to whoever has kept it."""
-        self.fresh = True
+        self.stale = True
         if not self.in_arena:
-            self.total = None
+            self.grad = None
 
     def accumulate(self, g):
         """Take in the whole gradient of one backward: add it, or overwrite what is stale."""
@@ -52,14 +61,14 @@ class Leaf(Node):
             seen = f"gradient of {self.name!r} arrived as {g.dtype}, not {self.dtype}"
             warnings.warn(f"{seen}: an array of another dtype entered the graph", stacklevel=2)
         if type(g) is OuterProduct:
-            g.into(self.total)
-        elif not self.fresh:
-            self.total += g
-        elif self.total is None:
-            self.total = xp[type(g)].array(g, dtype=self.dtype)
+            g.into(self.grad)
+        elif not self.stale:
+            self.grad += g
+        elif self.grad is None:
+            self.grad = xp[type(g)].array(g, dtype=self.dtype)
         else:
-            self.total[...] = g
-        self.fresh = False
+            self.grad[...] = g
+        self.stale = False
         if self.hook is not None:
             self.hook(self)
 
@@ -75,7 +84,7 @@ def backward(root, g, retain_graph=False):
             raise _consumed(root)
         return root.accumulate(g)
     stamp = root.stamp = object()
-    root.grad = g
+    root.incoming = g
     stack = [root]
     while stack:
         node = stack.pop()
@@ -85,38 +94,40 @@ def backward(root, g, retain_graph=False):
             if parent.stamp is stamp:
                 parent.pending += 1
             else:
-                parent.stamp, parent.pending, parent.grad = stamp, 1, None
+                parent.stamp, parent.pending, parent.incoming = stamp, 1, None
                 if parent.edges != ():
                     stack.append(parent)
     ready = [root]
     while ready:
         node = ready.pop()
-        g, node.grad = node.grad, None
+        g, node.incoming = node.incoming, None
         for parent, vjp, version in node.edges:
             if parent.version != version:
                 seen = f"{parent.name!r} was modified in place after {node.name!r} used it"
                 raise RuntimeError(f"{seen}: run backward before optimizer.step()")
             d = vjp(g)
-            if type(d) is OuterProduct and (parent.pending > 1 or parent.grad is not None or parent.place() is None):
+            if type(d) is OuterProduct and (
+                parent.pending > 1 or parent.incoming is not None or parent.grad_buffer() is None
+            ):
                 d = d.value()
             if d.shape != parent.shape:
                 d = unbroadcast(d, parent.shape)
-            if parent.grad is not None:
-                if type(parent.grad) is Scattered:
-                    d = parent.grad.plus(d)
+            if parent.incoming is not None:
+                if type(parent.incoming) is Scattered:
+                    d = parent.incoming.plus(d)
                 else:  # never in place: a vjp may have returned g itself
-                    d = parent.grad + (d.value() if type(d) is Scattered else d)
+                    d = parent.incoming + (d.value() if type(d) is Scattered else d)
             parent.pending -= 1
             if parent.pending:
-                parent.grad = d
+                parent.incoming = d
                 continue
             if type(d) is Scattered:
                 d = d.value()
             if parent.edges:
-                parent.grad = d
+                parent.incoming = d
                 ready.append(parent)
             else:  # a leaf: deliver now and not when its turn comes, so that its exchange can start
-                parent.grad = None
+                parent.incoming = None
                 parent.accumulate(d)
         if not retain_graph:
             node.edges = None

@@ -12,7 +12,7 @@ PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 @contextmanager
-def observing(around):
+def instrumented(around):
     """Context in which every primitive computes by around(name, rule) instead of by its rule.
 
     Their rules are exchanged on the way in and put back on the way out: outside, nothing asks whether anyone looks on.
@@ -22,15 +22,15 @@ def observing(around):
     before = []
     try:
         for operation in list(operations):
-            before.append((operation, operation.exchange(lambda rule, name=operation.__name__: around(name, rule))))
+            before.append((operation, operation.wrap_rule(lambda rule, name=operation.__name__: around(name, rule))))
         yield
     finally:
         for operation, rule in before:
-            operation.exchange(lambda _, rule=rule: rule)
+            operation.wrap_rule(lambda _, rule=rule: rule)
 
 
 @contextmanager
-def replaced(owner, **attributes):
+def patched(owner, **attributes):
     """Context in which a class, a module or an object has these attributes instead of its own."""
     before = {name: vars(owner)[name] for name in attributes if name in vars(owner)}
     try:
@@ -50,7 +50,7 @@ def users_line():
     return frame.f_code.co_filename, frame.f_lineno
 
 
-def spelt(place):
+def format_location(place):
     """A file and line as "train.py:12 (y = ag.log(x))", relative to the directory one works in."""
     path, line = place
     source = linecache.getline(path, line).strip()

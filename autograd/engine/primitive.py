@@ -108,7 +108,7 @@ def primitive(rule: Callable) -> Callable[..., Tensor]:
         edges = tuple([(n, vjp, n.version) for n, vjp in zip(nodes, vjps) if n is not None])
         return Tensor(value, Node(name, edges, value.shape) if edges else None, level)
 
-    def exchange(around):
+    def wrap_rule(around):
         """Compute by around(rule) from now on; returns the rule so far."""
         nonlocal rule
         before, rule = rule, around(rule)
@@ -116,7 +116,7 @@ def primitive(rule: Callable) -> Callable[..., Tensor]:
 
     fixed = len(names) == len(parameters)
     operation: Any = unary if len(names) == 1 else binary if len(names) == 2 and fixed else general
-    operation.exchange = exchange
+    operation.wrap_rule = wrap_rule
     operations.add(operation)
     operation.__name__ = operation.__qualname__ = name
     operation.__signature__, operation.__doc__ = signature, rule.__doc__

@@ -11,7 +11,7 @@ class Cancelled(BaseException):
     """Raised inside a function whose others have failed."""
 
 
-class Turns:
+class SteppedFunction:
     """A function that can stop in the middle, and go on later: a coroutine that need not be written as one.
 
     It runs in a thread of its own, but only while `resume` waits for it, so that nothing ever runs at the same time.

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from allgrad.autograd.arrays import as_like, beside, is_torch, kind, template, to_device, to_numpy, xp
+from allgrad.autograd.arrays import cast_like, is_torch, kind, like_arg, to_backend_of, to_device, to_numpy, xp
 from allgrad.autograd.engine import graph, modes
 from allgrad.autograd.engine.graph import Leaf
 
@@ -39,7 +39,7 @@ class Tensor:
     ndim = property(lambda self: self.data.ndim)
     dtype = property(lambda self: self.data.dtype)
     size = property(lambda self: math.prod(self.data.shape))
-    device = property(lambda self: str(getattr(innermost(self), "device", "cpu")))
+    device = property(lambda self: str(getattr(unwrap(self), "device", "cpu")))
     requires_grad = property(lambda self: self.node is not None)
 
     @property
@@ -49,7 +49,7 @@ class Tensor:
         Once the leaf is in an arena (an optimizer has been made), the array is a view that later steps overwrite.
         """
         leaf = self.node
-        return None if not isinstance(leaf, Leaf) or leaf.fresh else leaf.total
+        return None if not isinstance(leaf, Leaf) or leaf.stale else leaf.grad
 
     @grad.setter
     def grad(self, value):
@@ -58,7 +58,7 @@ class Tensor:
         if not isinstance(self.node, Leaf):
             todo = "to change a parameter write w.assign(w.data - lr * w.grad)"
             raise AttributeError(f"grad belongs to leaves, this tensor was computed by {self.name!r}: {todo}")
-        self.node.forget()
+        self.node.reset()
 
     @property
     def name(self):
@@ -71,11 +71,11 @@ class Tensor:
 
     def numpy(self):
         """The value as a NumPy array, shared and not copied where it is in the processor's memory."""
-        return to_numpy(innermost(self))
+        return to_numpy(unwrap(self))
 
     def item(self):
         """The value of a one-element tensor as a Python number."""
-        return innermost(self).item()
+        return unwrap(self).item()
 
     def tolist(self):
         return self.numpy().tolist()
@@ -87,7 +87,7 @@ class Tensor:
         """
         if self.node is not None and not isinstance(self.node, Leaf):
             raise RuntimeError(f"assign needs a leaf, this tensor was computed by {self.name!r}")
-        value = beside(innermost(value), self.data)
+        value = to_backend_of(unwrap(value), self.data)
         if not hasattr(value, "dtype") or kind(value.dtype) not in "biuf" or tuple(value.shape) not in ((), self.shape):
             raise ValueError(f"assign: a tensor of shape {tuple(self.shape)} takes a number or an array of its shape")
         if not is_torch(self.data) and not self.data.flags.writeable:  # a constant that is a NumPy scalar, or a view
@@ -103,11 +103,11 @@ class Tensor:
         """The data, or what they are a copy of in half precision (see `nn.Module.compute_in`)."""
         return getattr(self, "_master", self.data)
 
-    def halve(self, data):
+    def use_compute_copy(self, data):
         """Compute with these data from now on, a copy in half precision, and keep those so far as the master."""
         self._master, self.data = self.master, data
 
-    def unhalve(self):
+    def restore_master(self):
         """Compute with the master again."""
         if self.master is not self.data:
             self.data = self._master
@@ -135,11 +135,11 @@ class Tensor:
                 seen = f"backward() without a gradient needs a scalar, got shape {shape_of(self)}"
                 raise RuntimeError(f"{seen}: reduce the loss, or pass a gradient of that shape")
             gradient = 1.0
-        like = innermost(self)
+        like = unwrap(self)
         if type(gradient) is float and isinstance(like, np.generic):
             g = type(like)(gradient)
         else:
-            g = as_like(innermost(gradient), like)[()]  # a NumPy scalar for ()
+            g = cast_like(unwrap(gradient), like)[()]  # a NumPy scalar for ()
         if g.shape != self.shape:
             raise RuntimeError(f"backward() of shape {self.shape} got a gradient of shape {g.shape}")
         graph.backward(self.node, g, retain_graph)
@@ -155,10 +155,10 @@ class Tensor:
         return len(self.data)
 
     def __bool__(self):
-        return bool(innermost(self))
+        return bool(unwrap(self))
 
     def __float__(self):
-        return float(innermost(self))
+        return float(unwrap(self))
 
     def __array__(self, dtype=None, copy=None):
         return np.array(self.numpy(), dtype=dtype, copy=copy)
@@ -175,7 +175,7 @@ def methods(*operations):
         setattr(Tensor, operation.__name__, operation)
 
 
-def innermost(x):
+def unwrap(x):
     """The array inside all nesting levels."""
     while type(x) is Tensor:
         x = x.data
@@ -184,13 +184,13 @@ def innermost(x):
 
 def shape_of(x):
     """The shape of a tensor, an array of either library, a number or a list, as a tuple."""
-    x = innermost(x)
+    x = unwrap(x)
     return tuple(x.shape) if hasattr(x, "shape") else np.shape(x)
 
 
-def exemplar(*operands):
+def reference_array(*operands):
     """The first array among the operands, from inside: what arrays that meet them should be like."""
-    found = [x for x in map(innermost, operands) if hasattr(x, "dtype")]
+    found = [x for x in map(unwrap, operands) if hasattr(x, "dtype")]
     return next((x for x in found if xp[type(x)] is not np), found[0] if found else np.zeros(()))
 
 
@@ -201,13 +201,13 @@ def tensor(data, requires_grad=False, dtype=None, name="tensor", device=None):
     and booleans are index data: they cannot require a gradient. With a device ("cpu", "cuda", "cuda:1") the data
     become a torch tensor there.
     """
-    data = innermost(data)
+    data = unwrap(data)
     if dtype is None and not hasattr(data, "dtype"):
         dtype = modes.default if np.asarray(data).dtype == np.float64 else None
     if device is not None:
         data = to_device(np.array(data, dtype=dtype) if not hasattr(data, "dtype") else data, device)
     array = (
-        xp[type(data)].array(data, dtype=dtype) if is_torch(data) else np.array(data, dtype=dtype, like=template(data))
+        xp[type(data)].array(data, dtype=dtype) if is_torch(data) else np.array(data, dtype=dtype, like=like_arg(data))
     )
     if kind(array.dtype) not in "biufc":
         held = "numbers, in arrays, torch tensors, numbers and lists of one length"

@@ -9,11 +9,11 @@ import math
 
 import numpy as np
 
-from allgrad.autograd.arrays import as_like, full, xp
+from allgrad.autograd.arrays import cast_like, full, xp
 from allgrad.autograd.engine.graph import Leaf, backward
 from allgrad.autograd.engine.modes import enable_grad, switch
 from allgrad.autograd.engine.primitive import primitive, shared
-from allgrad.autograd.engine.tensor import Tensor, floating, innermost, shape_of, tensor
+from allgrad.autograd.engine.tensor import Tensor, floating, shape_of, tensor, unwrap
 
 
 class _Input(Leaf):
@@ -21,12 +21,12 @@ class _Input(Leaf):
 
     __slots__ = ()
 
-    def place(self):
+    def grad_buffer(self):
         return None
 
     def accumulate(self, g):
-        self.total = g if type(g) is Tensor else xp[type(g)].copy(g)[()]  # a NumPy scalar for ()
-        self.fresh = False
+        self.grad = g if type(g) is Tensor else xp[type(g)].copy(g)[()]  # a NumPy scalar for ()
+        self.stale = False
 
 
 _depth = 0  # the highest level at which a function is being evaluated right now
@@ -65,7 +65,7 @@ def vjp(f, *xs):
             raise ValueError(f"vjp: the pullback of a value of shape {ours} got a gradient of shape {theirs}")
         if root is not None:
             if type(g) is not Tensor:  # a view is a new object: no vjp takes a changed array for the last one
-                g = as_like(g, innermost(y))[()]
+                g = cast_like(g, unwrap(y))[()]
             backward(root, g, retain_graph=True)
         return tuple(_as_given(_take(x), given) for x in inputs)
 
@@ -78,12 +78,12 @@ def _asarray(x):
 
 def _take(x):
     """What arrived at an input, handed over and not kept; zeros if nothing did."""
-    g, x.node.total = x.node.total, None
+    g, x.node.grad = x.node.grad, None
     return _zeros_like(x) if g is None else g
 
 
 def _zeros_like(x):
-    inside = innermost(x)
+    inside = unwrap(x)
     return xp[type(inside)].zeros_like(inside)
 
 
@@ -138,7 +138,7 @@ def _of_argument(f, xs, argnum, name):
 
 
 def _one(like):
-    return full((), 1.0, innermost(like))[()]
+    return full((), 1.0, unwrap(like))[()]
 
 
 def jvp(f, xs, vs):
@@ -162,8 +162,8 @@ def jacobian(f, argnum=0):
 
     def matrix(*xs):
         y, pullback = vjp(*_of_argument(f, xs, argnum, "jacobian"))
-        inside = innermost(y)
-        basis = as_like(np.eye(math.prod(y.shape)), inside)
+        inside = unwrap(y)
+        basis = cast_like(np.eye(math.prod(y.shape)), inside)
         rows = [pullback(e.reshape(y.shape))[0] for e in basis]
         if not rows:
             return full((*y.shape, *shape_of(xs[argnum])), 0.0, inside)

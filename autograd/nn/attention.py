@@ -4,7 +4,7 @@ import numpy as np
 
 from allgrad.autograd import init as initial
 from allgrad.autograd.arrays import kind
-from allgrad.autograd.engine import innermost as raw
+from allgrad.autograd.engine import unwrap
 from allgrad.autograd.nn.layers import LayerNorm, Linear
 from allgrad.autograd.nn.module import Module, Parameter
 from allgrad.autograd.ops import chunk, dropout, gelu, linear, permute, relu, scaled_dot_product_attention
@@ -36,7 +36,7 @@ class MultiheadAttention(Module):
         `ag.scaled_dot_product_attention`. is_causal lets query i look at the keys 0 .. i only.
         """
         if attn_mask is not None and kind(attn_mask.dtype) == "b":
-            attn_mask = ~raw(attn_mask)
+            attn_mask = ~unwrap(attn_mask)
         if query is key and key is value:
             q, k, v = chunk(linear(query, self.in_proj_weight, self.in_proj_bias), 3, -1)
         else:

@@ -3,12 +3,12 @@
 import numpy as np
 
 from allgrad.autograd.arrays import astype, is_torch, kind, to_device, to_numpy, xp
-from allgrad.autograd.engine import Leaf, Tensor, get_default_dtype, innermost, shape_of
+from allgrad.autograd.engine import Leaf, Tensor, get_default_dtype, shape_of, unwrap
 
 
 def Parameter(data, dtype=None, name="parameter"):
     """A tensor to be trained: a leaf that requires a gradient. `data` is copied, its memory order kept."""
-    data, dtype = innermost(data), dtype or get_default_dtype()
+    data, dtype = unwrap(data), dtype or get_default_dtype()
     array = xp[type(data)].array(data, dtype) if is_torch(data) else np.array(data, dtype=dtype, order="K")
     return Tensor(array, Leaf(name, array.shape, array.dtype))
 
@@ -91,7 +91,7 @@ class Module:
     def zero_grad(self):
         """Forget the gradients of all parameters."""
         for p in self.parameters():
-            p.node.forget()
+            p.node.reset()
 
     def to(self, dtype=None, device=None):
         """Convert parameters and floating buffers to this floating dtype, before an optimizer is made. Returns self.
@@ -113,7 +113,7 @@ class Module:
             if device is not None:
                 t.data = to_device(t.data, device)
             if t.node is not None:
-                t.node.dtype, t.node.fresh, t.node.total = t.data.dtype, True, None
+                t.node.dtype, t.node.stale, t.node.grad = t.data.dtype, True, None
         return self
 
     def compute_in(self, dtype):
@@ -127,7 +127,7 @@ class Module:
         running = {id(getattr(m, name)) for m in self.modules() for name in m.running_statistics}
         for t in self.buffers():
             if kind(t.dtype) == "f" and id(t) not in running:
-                t.halve(astype(t.data, dtype))
+                t.use_compute_copy(astype(t.data, dtype))
 
     def state_dict(self):
         """A copy of every tensor by name, with torch.nn's names, shapes and layouts: `{"fc1.weight": array, ...}`."""

@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from allgrad.autograd.arrays import full
-from allgrad.autograd.engine import Tensor, innermost
+from allgrad.autograd.engine import Tensor, unwrap
 from allgrad.autograd.nn.module import Module, Parameter
 from allgrad.autograd.ops import chunk, concatenate, dropout, linear, permute, relu, sigmoid, stack, tanh
 from allgrad.autograd.random import draw
@@ -75,7 +75,7 @@ class _Recurrent(Module):
             if isinstance(state, tuple) != isinstance(self, LSTM):
                 raise TypeError(f"{type(self).__name__}: the state is a pair (h, c) for an LSTM, and h alone otherwise")
             return tuple(s[which] for s in (state if isinstance(state, tuple) else (state,)))
-        zeros = Tensor(full((x.shape[1], self.hidden_size), 0.0, innermost(x)))
+        zeros = Tensor(full((x.shape[1], self.hidden_size), 0.0, unwrap(x)))
         return (zeros, zeros)
 
 

@@ -4,7 +4,7 @@ import torch
 
 from allgrad.autograd import optim
 from allgrad.autograd.on_torch.rules import aten
-from allgrad.autograd.optim.base import above_zero
+from allgrad.autograd.optim.base import safe_eps
 
 
 def fused(optimizer):
@@ -36,6 +36,6 @@ def adam(self, lr, h, chunks):
     w, g, m, v, *_ = map(list, zip(*chunks))
     kernel = (aten._fused_adamw_ if self.decoupled else aten._fused_adam_).default
     steps = [w[0].new_tensor(float(self.steps), dtype=torch.float32)] * len(w)
-    eps = above_zero(h.eps, self.arena.dtype)  # the padding stays 0 = 0 / eps
+    eps = safe_eps(h.eps, self.arena.dtype)  # the padding stays 0 = 0 / eps
     options = {"beta1": h.betas[0], "beta2": h.betas[1], "weight_decay": h.weight_decay, "eps": eps}
     kernel(w, g, m, v, [], steps, lr=lr, **options, amsgrad=False, maximize=False)

@@ -18,7 +18,7 @@ def on_torch(operation):
     """Decorator: the operation computes on torch's tensors by this rule, which need not work on Tensors."""
 
     def register(rule):
-        operation.exchange(lambda usual: _chosen(rule, usual))
+        operation.wrap_rule(lambda usual: _chosen(rule, usual))
         return rule
 
     return register

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from allgrad.autograd.arrays import ARRAYS, astype, erf, logistic, pieces, top_of, total, xp
-from allgrad.autograd.engine import innermost as raw, methods, primitive
+from allgrad.autograd.arrays import ARRAYS, astype, erf, logistic, max_keepdims, pieces, sum_keepdims, xp
+from allgrad.autograd.engine import methods, primitive, unwrap
 
 SQRT_HALF = math.sqrt(0.5)
 SQRT_2_OVER_PI = math.sqrt(2.0 / math.pi)
@@ -15,7 +15,7 @@ INVERSE_SQRT_TAU = 1.0 / math.sqrt(2.0 * math.pi)
 @primitive
 def relu(a):
     """max(a, 0), with derivative 0 at 0; nan at -inf, since it is computed as a times the mask a > 0."""
-    m = raw(a) > 0.0  # a product by a mask is 1.4 times as fast as np.maximum, and saves a quarter of the memory
+    m = unwrap(a) > 0.0  # a product by a mask is 1.4 times as fast as np.maximum, and saves a quarter of the memory
     return a * m, lambda g: g * m
 
 
@@ -26,7 +26,7 @@ def leaky_relu(a, negative_slope=0.01):
 
 @primitive
 def _leaky_relu(a, *, slope):
-    x = raw(a)
+    x = unwrap(a)
     scale = astype(xp[type(x)].where(x > 0, 1.0, slope), x.dtype)
     return a * scale, lambda g: g * scale
 
@@ -38,7 +38,7 @@ def elu(a, alpha=1.0):
 
 @primitive
 def _elu(a, *, alpha):
-    n, positive = xp[type(a)], raw(a) > 0
+    n, positive = xp[type(a)], unwrap(a) > 0
     e = n.exp(n.where(positive, 0.0, a)) * alpha
     return n.where(positive, a, e - alpha), lambda g: g * n.where(positive, 1.0, e)
 
@@ -117,7 +117,7 @@ def softplus(a, beta=1.0, threshold=20.0):
 @primitive
 def _softplus(a, *, beta, threshold):
     n, z = xp[type(a)], a * beta
-    linear = raw(z) > threshold
+    linear = unwrap(z) > threshold
     y = n.where(linear, a, n.log1p(n.exp(n.where(linear, 0.0, z))) * (1.0 / beta))
     return y, lambda g: g * n.where(linear, 1.0, logistic(z))
 
@@ -131,7 +131,7 @@ def hardtanh(a, min_val=-1.0, max_val=1.0):
 
 @primitive
 def _hardtanh(a, *, low, high):
-    x = raw(a)
+    x = unwrap(a)
     inside = (x > low) & (x < high)
     return xp[type(a)].where(inside, a, x.clip(low, high)), lambda g: g * inside
 
@@ -150,11 +150,11 @@ def softmax(a, axis=-1, *, dim=None):
 
 @primitive
 def _softmax(a, *, axis):
-    y = xp[type(a)].exp(a - top_of(raw(a), axis))
-    y /= total(y, axis)
+    y = xp[type(a)].exp(a - max_keepdims(unwrap(a), axis))
+    y /= sum_keepdims(y, axis)
 
     def vjp(g):
-        d = g - total(g * y, axis)
+        d = g - sum_keepdims(g * y, axis)
         d *= y
         return d
 
@@ -169,10 +169,10 @@ def log_softmax(a, axis=-1, *, dim=None):
 @primitive
 def _log_softmax(a, *, axis):
     n = xp[type(a)]
-    z = a - top_of(raw(a), axis)
+    z = a - max_keepdims(unwrap(a), axis)
     e = n.exp(z)
-    s = total(e, axis)
-    return z - n.log(s), lambda g: g - e * (total(g, axis) / s)
+    s = sum_keepdims(e, axis)
+    return z - n.log(s), lambda g: g - e * (sum_keepdims(g, axis) / s)
 
 
 methods(relu, leaky_relu, elu, gelu, silu, softplus, hardtanh, sigmoid, softmax, log_softmax)

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from allgrad.autograd.arrays import astype, beside, kind, xp
-from allgrad.autograd.engine import Tensor, innermost as raw, shape_of
+from allgrad.autograd.arrays import astype, kind, to_backend_of, xp
+from allgrad.autograd.engine import Tensor, shape_of, unwrap
 from allgrad.autograd.ops.activations import softmax
 from allgrad.autograd.ops.dropout import dropout
 from allgrad.autograd.ops.elementwise import where
@@ -24,10 +24,10 @@ def scaled_dot_product_attention(query, key, value, attn_mask=None, dropout_p=0.
     _fitting(query, key, value, attn_mask)
     scores = matmul(query * (1.0 / math.sqrt(query.shape[-1]) if scale is None else scale), key.mT)
     if is_causal:
-        attn_mask = beside(np.tri(scores.shape[-2], scores.shape[-1], dtype=bool), raw(scores))
+        attn_mask = to_backend_of(np.tri(scores.shape[-2], scores.shape[-1], dtype=bool), unwrap(scores))
     if attn_mask is None:
         return matmul(dropout(softmax(scores), dropout_p), value)
-    mask = beside(raw(attn_mask), raw(scores))
+    mask = to_backend_of(unwrap(attn_mask), unwrap(scores))
     allowed = mask if kind(mask.dtype) == "b" else mask > -math.inf
     somewhere = allowed.any(axis=-1, keepdims=True)
     if kind(mask.dtype) == "b":

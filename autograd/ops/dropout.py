@@ -5,8 +5,8 @@ import numbers
 
 import numpy as np
 
-from allgrad.autograd.arrays import beside, xp
-from allgrad.autograd.engine import innermost as raw, primitive
+from allgrad.autograd.arrays import to_backend_of, xp
+from allgrad.autograd.engine import primitive, unwrap
 from allgrad.autograd.random import draw
 
 LEVELS = 1 << 16  # a mask element compares 16 random bits with p
@@ -25,7 +25,7 @@ def dropout(a, p=0.5, training=True):
 
 @primitive
 def _dropout(a, *, p):
-    x = raw(a)
+    x = unwrap(a)
     threshold = round(p * LEVELS)
     scale = LEVELS / (LEVELS - threshold) if threshold < LEVELS else 0.0
     kept = (random_bits(x) >= threshold).reshape(x.shape)
@@ -39,4 +39,4 @@ def random_bits(x):
     if str(getattr(x, "device", "cpu")) != "cpu":
         return xp[type(x)].random_bits(stream, n, x.device)
     drawn = stream.random_raw(-(-n // 4)).astype("<u8", copy=False).view("<u2")[:n]
-    return drawn if xp[type(x)] is np else beside(drawn.astype(np.int32), x)
+    return drawn if xp[type(x)] is np else to_backend_of(drawn.astype(np.int32), x)

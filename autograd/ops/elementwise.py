@@ -6,8 +6,8 @@ it on the way back, so no rule mentions it.
 
 import math
 
-from allgrad.autograd.arrays import astype, beside, erf as erf_of, kept, kind, namespace, xp
-from allgrad.autograd.engine import Tensor, exemplar, innermost as raw, methods, primitive
+from allgrad.autograd.arrays import astype, erf as erf_of, kind, mask_grad, namespace, to_backend_of, xp
+from allgrad.autograd.engine import Tensor, methods, primitive, reference_array, unwrap
 
 
 def add(a, b, *, alpha=1):
@@ -71,10 +71,10 @@ def pow(a, b):
     n = namespace(a, b)
 
     def by_base(g):
-        return g * (b * a ** _unless(b - 1, raw(b) == 0, n))
+        return g * (b * a ** _unless(b - 1, unwrap(b) == 0, n))
 
     def by_exponent(g):
-        base = _unless(a, raw(a) == 0, n)
+        base = _unless(a, unwrap(a) == 0, n)
         return g * (y * (_log(base) if isinstance(base, (int, float)) else n.log(base)))
 
     return y, by_base, by_exponent
@@ -184,30 +184,30 @@ def tanh(a):
 @primitive
 def maximum(a, b):
     """The larger of a and b, element by element. Where they are equal, each gets half of the gradient."""
-    return namespace(a, b).maximum(a, b), *_shared(raw(a) >= raw(b), raw(a) <= raw(b), a, b)
+    return namespace(a, b).maximum(a, b), *_shared(unwrap(a) >= unwrap(b), unwrap(a) <= unwrap(b), a, b)
 
 
 @primitive
 def minimum(a, b):
     """The smaller of a and b, element by element. Where they are equal, each gets half of the gradient."""
-    return namespace(a, b).minimum(a, b), *_shared(raw(a) <= raw(b), raw(a) >= raw(b), a, b)
+    return namespace(a, b).minimum(a, b), *_shared(unwrap(a) <= unwrap(b), unwrap(a) >= unwrap(b), a, b)
 
 
 def _shared(first, second, *operands):
     """The vjps of two operands that get the gradient where the masks hold, and half of it where both do."""
-    like = exemplar(*operands)
+    like = reference_array(*operands)
     part = astype(xp[type(like)].where(first & second, 0.5, 1.0), like.dtype)
-    return lambda g: kept(g * part, first), lambda g: kept(g * part, second)
+    return lambda g: mask_grad(g * part, first), lambda g: mask_grad(g * part, second)
 
 
 @primitive
 def where(condition, a, b):
     """a where the condition holds, b elsewhere."""
-    c = beside(raw(condition), exemplar(a, b, condition))
+    c = to_backend_of(unwrap(condition), reference_array(a, b, condition))
     if kind(c.dtype) not in "biu":
         raise TypeError(f"where: the condition is an array of booleans, such as a > 0, not of {c.dtype}")
     c = c if kind(c.dtype) == "b" else c != 0
-    return namespace(a, b, c).where(c, a, b), None, lambda g: kept(g, c), lambda g: kept(g, ~c)
+    return namespace(a, b, c).where(c, a, b), None, lambda g: mask_grad(g, c), lambda g: mask_grad(g, ~c)
 
 
 def clamp(a, min=None, max=None):
@@ -222,18 +222,18 @@ def clamp(a, min=None, max=None):
 
 @primitive
 def _clamp(a, low, high):
-    x, lo, hi = raw(a), raw(low), raw(high)
+    x, lo, hi = unwrap(a), unwrap(low), unwrap(high)
     inside = (x >= lo) & (x <= hi)
     return (
         namespace(a, low, high).clip(a, low, high),
-        lambda g: kept(g, inside),
-        lambda g: kept(g, (x < lo) & (lo <= hi)),
-        lambda g: kept(g, (x > hi) | (lo > hi)),
+        lambda g: mask_grad(g, inside),
+        lambda g: mask_grad(g, (x < lo) & (lo <= hi)),
+        lambda g: mask_grad(g, (x > hi) | (lo > hi)),
     )
 
 
 for _name in ("__lt__", "__le__", "__gt__", "__ge__", "__eq__", "__ne__"):
-    setattr(Tensor, _name, lambda self, other, name=_name: getattr(raw(self), name)(raw(other)))
+    setattr(Tensor, _name, lambda self, other, name=_name: getattr(unwrap(self), name)(unwrap(other)))
 
 Tensor.__add__, Tensor.add = _add, add
 Tensor.__radd__ = lambda self, other: _add(other, self)

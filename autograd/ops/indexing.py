@@ -4,8 +4,18 @@ import math
 
 import numpy as np
 
-from allgrad.autograd.arrays import ARRAYS, Scattered, axis_of, integers, is_torch, kind, template, whole, xp
-from allgrad.autograd.engine import Tensor, innermost as raw, linear_map, methods, primitive, shape_of
+from allgrad.autograd.arrays import (
+    ARRAYS,
+    Scattered,
+    axis_of,
+    integers,
+    is_torch,
+    kind,
+    like_arg,
+    record_as_one_step,
+    xp,
+)
+from allgrad.autograd.engine import Tensor, linear_map, methods, primitive, shape_of, unwrap
 from allgrad.autograd.ops.elementwise import where
 
 
@@ -17,8 +27,8 @@ def getitem(a, index):
 
 def _part(i, a):
     """Part of an index, in the array library of a."""
-    i = raw(i)
-    return integers(i, raw(a)) if hasattr(i, "dtype") and i.dtype != bool else i
+    i = unwrap(i)
+    return integers(i, unwrap(a)) if hasattr(i, "dtype") and i.dtype != bool else i
 
 
 @primitive
@@ -42,7 +52,7 @@ def _scatter(g, index, shape):
     """Zeros of this shape with g added at the index: the transpose of a[index]."""
     if xp[type(g)] is not np:
         return xp[type(g)].scatter(g, index, shape)
-    out = np.zeros(shape, g.dtype, like=template(g))
+    out = np.zeros(shape, g.dtype, like=like_arg(g))
     if _may_repeat(index):
         np.add.at(out, index, g)
     else:
@@ -65,20 +75,20 @@ def take_along_dim(a, indices, axis=None, *, dim=None):
     """a's elements at `indices` along the axis, the other axes broadcast; of the flattened a without an axis."""
     axis = axis if dim is None else dim
     if axis is None:
-        return getitem(a.reshape(-1), integers(raw(indices), raw(a)).reshape(-1))
+        return getitem(a.reshape(-1), integers(unwrap(indices), unwrap(a)).reshape(-1))
     return _along("take_along_dim", a, axis, indices, a.shape)
 
 
 def gather(a, dim, index):
     """a's elements at `index` along the axis: result[i, j] = a[index[i, j], j] for dim 0; index may be shorter."""
-    if np.size(raw(index)) == 0:  # of any rank, as in torch
+    if np.size(unwrap(index)) == 0:  # of any rank, as in torch
         return getitem(a.reshape(-1), index)
     return _along("gather", a, dim, index, shape_of(index))
 
 
 def _along(name, a, axis, indices, shape):
     """a's elements at integer indices along the axis, and at range(n) along each other axis of this shape."""
-    indices, axis = integers(raw(indices), raw(a)), axis_of(axis, a.ndim, name)
+    indices, axis = integers(unwrap(indices), unwrap(a)), axis_of(axis, a.ndim, name)
     if (indices.ndim or 1) != (a.ndim or 1) or kind(indices.dtype) not in "iu":
         got = f"{indices.dtype} of {tuple(indices.shape)}"
         raise ValueError(f"{name}: {a.shape} needs integer indices of {a.ndim} axes, got {got}")
@@ -101,7 +111,7 @@ def _within(name, a, index, indices):
 
 def index_select(a, dim, index):
     """The slices of a at these places along the axis; index is a vector of integers."""
-    axis, index = axis_of(dim, a.ndim, "index_select"), integers(raw(index), raw(a))
+    axis, index = axis_of(dim, a.ndim, "index_select"), integers(unwrap(index), unwrap(a))
     if index.ndim > 1 or kind(index.dtype) not in "iu":
         raise ValueError(f"index_select: needs a vector of integers, got {index.dtype} of shape {index.shape}")
     if a.ndim == 0:
@@ -119,7 +129,7 @@ def masked_fill(a, mask, value):
 
 def embedding(indices, weight, padding_idx=None):
     """Rows of the table weight (V, D) for integers of any shape (...): (..., D). Row padding_idx gets no gradient."""
-    indices = integers(raw(indices), raw(weight))
+    indices = integers(unwrap(indices), unwrap(weight))
     if kind(indices.dtype) not in "iu" or (type(indices) in ARRAYS and indices.min(initial=0) < 0):
         got = f"{indices.dtype} indices from {indices.min()} on"
         raise ValueError(f"embedding: rows of a table {weight.shape} are numbered from 0, got {got}")
@@ -140,7 +150,7 @@ def _embedding(w, *, indices, padding):
     return _embedding(w, indices=indices, padding=padding) if type(w) is Tensor else w[indices], vjp
 
 
-@whole
+@record_as_one_step
 def _add_rows(rows, indices, shape):
     """Zeros with each row added at its index, in order: a product with the sparse matrix that is 1 at (index, row)."""
     if type(rows) not in ARRAYS:

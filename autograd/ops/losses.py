@@ -9,17 +9,17 @@ from allgrad.autograd.arrays import (
     ARRAYS,
     as_operand,
     astype,
-    beside,
     full,
     integers,
     kind,
     logistic,
     namespace,
     ones,
+    to_backend_of,
     to_numpy,
     xp,
 )
-from allgrad.autograd.engine import Tensor, exemplar, innermost as raw, primitive, shape_of, unfused
+from allgrad.autograd.engine import Tensor, primitive, reference_array, shape_of, unfused, unwrap
 from allgrad.autograd.ops.activations import log_softmax, softplus
 from allgrad.autograd.ops.elementwise import abs, clamp, exp, log, sub, where
 from allgrad.autograd.ops.indexing import take_along_dim
@@ -80,7 +80,7 @@ def nll_loss(log_probabilities, target, weight=None, ignore_index=-100, reductio
     Labels equal to ignore_index count for nothing. The mean divides by the sum of the weights that count.
     """
     _known("nll_loss", reduction)
-    z, t = log_probabilities, integers(raw(target), raw(log_probabilities))
+    z, t = log_probabilities, integers(unwrap(target), unwrap(log_probabilities))
     _labels_fit("nll_loss", z.shape, t)
     if weight is not None:
         _weighs("nll_loss", weight, z.shape)
@@ -89,7 +89,7 @@ def nll_loss(log_probabilities, target, weight=None, ignore_index=-100, reductio
     labels = xp[type(t)].where(counts, t, 0)
     if math.prod(t.shape) and (labels.min() < 0 or labels.max() >= z.shape[classes]):
         raise _not_a_class("nll_loss", labels.reshape(-1), z.shape[classes])
-    w = astype(counts, z.dtype) if weight is None else beside(raw(weight), t)[labels] * counts
+    w = astype(counts, z.dtype) if weight is None else to_backend_of(unwrap(weight), t)[labels] * counts
     at = labels.reshape(*labels.shape[:classes], 1, *labels.shape[classes:])
     picked = squeeze(take_along_dim(z, at, classes), classes)
     loss = -picked * w
@@ -101,7 +101,7 @@ def kl_div(log_probabilities, target, reduction="mean", log_target=False):
     if log_target:
         loss = exp(target) * (target - log_probabilities)
     else:
-        loss = target * log(where(raw(target) > 0, target, 1.0)) - target * log_probabilities
+        loss = target * log(where(unwrap(target) > 0, target, 1.0)) - target * log_probabilities
     if reduction == "batchmean":
         return loss.sum() / log_probabilities.shape[0]
     return _reduce(loss, _known("kl_div", reduction))
@@ -119,7 +119,7 @@ def cross_entropy(logits, target, reduction="mean", weight=None, ignore_index=-1
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"cross_entropy: label_smoothing is in [0, 1], got {label_smoothing}")
     z = logits if type(logits) is Tensor else Tensor(as_operand(logits, "cross_entropy"))
-    t = integers(raw(target), raw(z))
+    t = integers(unwrap(target), unwrap(z))
     if weight is not None:
         _weighs("cross_entropy", weight, z.shape)
     if kind(t.dtype) in "fc":
@@ -162,7 +162,7 @@ def _smoothed(z, t, reduction, weight, ignore_index, smoothing):
     if not smoothing:
         return loss
     classes = 1 if z.ndim > 1 else 0
-    w = full(z.shape[classes : classes + 1], 1.0, raw(z)) if weight is None else beside(raw(weight), t)
+    w = full(z.shape[classes : classes + 1], 1.0, unwrap(z)) if weight is None else to_backend_of(unwrap(weight), t)
     counts = t != ignore_index
     uniform = -(log_p * w.reshape(-1, *(1,) * (z.ndim - classes - 1))).sum(classes) * counts
     total = (w[xp[type(t)].where(counts, t, 0)] * counts).sum()
@@ -214,7 +214,7 @@ def _cross_entropy_with_probabilities(z, target, reduction, weight=None, smoothi
         target = target * (1.0 - smoothing) + smoothing / z.shape[classes]
     log_p = log_softmax(z, classes)
     if weight is not None:
-        log_p = log_p * beside(raw(weight), raw(z)).reshape(-1, *(1,) * (z.ndim - classes - 1))
+        log_p = log_p * to_backend_of(unwrap(weight), unwrap(z)).reshape(-1, *(1,) * (z.ndim - classes - 1))
     return _reduce(-(target * log_p).sum(classes), reduction)
 
 
@@ -247,13 +247,15 @@ def binary_cross_entropy_with_logits(logits, target, reduction="mean", weight=No
     if ours != theirs:
         raise ValueError(f"{name}: logits {ours} and targets {theirs} must have one shape")
     reduction = _known(name, reduction)
-    return _binary_cross_entropy(logits, target, reduction=reduction, weight=raw(weight), positive=raw(pos_weight))
+    return _binary_cross_entropy(
+        logits, target, reduction=reduction, weight=unwrap(weight), positive=unwrap(pos_weight)
+    )
 
 
 @primitive
 def _binary_cross_entropy(z, t, *, reduction, weight, positive):
-    like = exemplar(z, t)
-    w, c = (1.0 if x is None else beside(x, like) for x in (weight, positive))
+    like = reference_array(z, t)
+    w, c = (1.0 if x is None else to_backend_of(x, like) for x in (weight, positive))
     if type(z) is Tensor or type(t) is Tensor:
 
         def composed(z, t):

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from allgrad.autograd.arrays import as_like, astype, ones, sum_rows, to_numpy, total, xp
-from allgrad.autograd.engine import Tensor, innermost as raw, primitive, shared, switch, unfused
+from allgrad.autograd.arrays import astype, cast_like, ones, sum_keepdims, sum_rows, to_numpy, xp
+from allgrad.autograd.engine import Tensor, primitive, shared, switch, unfused, unwrap
 from allgrad.autograd.ops.windows import BACK, in_order
 
 
@@ -25,7 +25,7 @@ def _standardize(x, *, axes, eps, moments=None):
     d = x - mean
     variance = (d * d).mean(axis=axes, keepdims=True)
     if moments is not None:
-        moments(raw(mean), raw(variance))
+        moments(unwrap(mean), unwrap(variance))
     r = 1.0 / xp[type(x)].sqrt(variance + eps)
     y = d * r
 
@@ -53,7 +53,7 @@ def _layer_norm(x, weight, bias, *, shape, eps):  # x (..., *shape), weight and 
     before, n = x.shape, math.prod(shape)
     w, b = (None if a is None else a.reshape(n) for a in (weight, bias))
     d = x.reshape(-1, n)  # (R, n): a row for each sample
-    d = d - total(d, -1) / n
+    d = d - sum_keepdims(d, -1) / n
     r = 1.0 / np.sqrt(np.einsum("ri,ri->r", d, d)[:, None] / n + eps)
     y = d * r
     value = y if w is None else y * w
@@ -97,7 +97,7 @@ def batch_norm(x, running_mean=None, running_var=None, weight=None, bias=None, t
 
     def move(mean, variance, count=count):
         for held, new in ((running_mean, mean), (running_var, variance * (count / (count - 1)))):
-            running: Any = raw(held)
+            running: Any = unwrap(held)
             running += momentum * (astype(new.reshape(-1), running.dtype) - running)
 
     if training:
@@ -111,7 +111,9 @@ def batch_norm(x, running_mean=None, running_var=None, weight=None, bias=None, t
     if running_mean is None or running_var is None:
         raise ValueError("batch_norm: without running_mean and running_var, only training=True has statistics to use")
     ndim = x.ndim
-    mean, scale = (_by_channel(astype(a, x.dtype), ndim) for a in (raw(running_mean), (raw(running_var) + eps) ** -0.5))
+    mean, scale = (
+        _by_channel(astype(a, x.dtype), ndim) for a in (unwrap(running_mean), (unwrap(running_var) + eps) ** -0.5)
+    )
     y = (x - mean) * scale
     return _scaled(y, _by_channel(weight, ndim), _by_channel(bias, ndim))
 
@@ -189,7 +191,7 @@ def _batch_norm_of_part(x, weight, bias, *, eps, moments, total):  # x (N, C, ..
         return to_numpy(astype(a, "float64").sum(axis=(0, 2)))
 
     def column(a):
-        return as_like(a, x)[:, None]
+        return cast_like(a, x)[:, None]
 
     whole = total(np.append(sums(x), len(x) * x.shape[2]))
     n = whole[-1]
@@ -202,7 +204,7 @@ def _batch_norm_of_part(x, weight, bias, *, eps, moments, total):  # x (N, C, ..
     d = x - column(mean)
     variance = total(sums(d * d)) / n  # in a second pass: no difference of large squares
     if moments is not None:
-        moments(as_like(mean, x), as_like(variance, x), n)
+        moments(cast_like(mean, x), cast_like(variance, x), n)
     r = 1.0 / np.sqrt(variance + eps)
     scale = column(r) if weight is None else column(r) * astype(weight, x.dtype)[:, None]
     y = d * scale
@@ -218,7 +220,7 @@ def _batch_norm_of_part(x, weight, bias, *, eps, moments, total):  # x (N, C, ..
         by_x = (g - column(by_bias) - d * column(by_weight * r)) * scale
         by_bias, by_weight = np.split(own, 2)
         by_x = astype(by_x.reshape(shape), dtype)
-        return by_x, *(None if p is None else as_like(by_p, p) for p, by_p in ((weight, by_weight), (bias, by_bias)))
+        return by_x, *(None if p is None else cast_like(by_p, p) for p, by_p in ((weight, by_weight), (bias, by_bias)))
 
     return astype(y.reshape(shape), dtype), *shared(pullback, 3)
 

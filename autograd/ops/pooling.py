@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from allgrad.autograd.arrays import astype, beside, xp
-from allgrad.autograd.engine import Tensor, innermost as raw, linear_map, primitive
+from allgrad.autograd.arrays import astype, to_backend_of, xp
+from allgrad.autograd.engine import Tensor, linear_map, primitive, unwrap
 from allgrad.autograd.ops.reductions import mean
 from allgrad.autograd.ops.shapes import concatenate
 from allgrad.autograd.ops.windows import pair, windows_over
@@ -19,8 +19,8 @@ def max_pool2d(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=Fal
     y = _max_pool(x, windows=windows)
     if not return_indices:
         return y
-    places = beside(np.arange(x.shape[-2] * x.shape[-1]).reshape(x.shape[-2:]), raw(x))
-    return y, _pick(places, windows, _largest(raw(x), windows)[1])
+    places = to_backend_of(np.arange(x.shape[-2] * x.shape[-1]).reshape(x.shape[-2:]), unwrap(x))
+    return y, _pick(places, windows, _largest(unwrap(x), windows)[1])
 
 
 def avg_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None):
@@ -33,7 +33,7 @@ def avg_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode=False, count_in
         return y / divisor_override
     if not windows.padded:
         return y / (windows.kernel[0] * windows.kernel[1])
-    return y / astype(beside(_counts(windows, pair(padding), count_include_pad), raw(x)), x.dtype)
+    return y / astype(to_backend_of(_counts(windows, pair(padding), count_include_pad), unwrap(x)), x.dtype)
 
 
 def adaptive_avg_pool2d(x, output_size):
@@ -102,7 +102,7 @@ def _spread(g, windows):
 
 @primitive
 def _max_pool(x, *, windows):
-    y, places = _largest(raw(x), windows)
+    y, places = _largest(unwrap(x), windows)
     value = _max_pool(x, windows=windows) if type(x) is Tensor else y
     return value, lambda g: linear_map(_put, _pick, g, windows, places)
 

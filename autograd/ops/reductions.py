@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from allgrad.autograd.arrays import axes_of, axis_of, top_of, xp
-from allgrad.autograd.engine import Tensor, innermost as raw, methods, primitive
+from allgrad.autograd.arrays import axes_of, axis_of, max_keepdims, xp
+from allgrad.autograd.engine import Tensor, methods, primitive, unwrap
 from allgrad.autograd.ops.elementwise import abs, maximum, minimum, sign
 from allgrad.autograd.ops.indexing import take_along_dim
 from allgrad.autograd.ops.shapes import pad, permute, reshape, squeeze
@@ -23,7 +23,7 @@ def _reduction(operation):
     def reduce(a, axis=None, keepdims=False, *, dim=None, keepdim=None, **static):
         axis = axis if dim is None else dim
         keepdims = keepdims if keepdim is None else keepdim
-        axis = None if axis is None else axes_of(axis, np.ndim(raw(a)), name)
+        axis = None if axis is None else axes_of(axis, np.ndim(unwrap(a)), name)
         return operation(a, axis=axis, keepdims=keepdims, **static)
 
     reduce.__name__ = reduce.__qualname__ = name
@@ -120,7 +120,7 @@ def amin(a, *, axis=None, keepdims=False):
 
 
 def _shared_by_equals(a, y, axis, keepdims):
-    chosen = raw(a) == raw(y)
+    chosen = unwrap(a) == unwrap(y)
     weight = chosen / chosen.sum(axis=axis, keepdims=True, dtype=y.dtype)
     return _dropped(y, axis, keepdims), lambda g: _restore(g, chosen.shape, axis) * weight
 
@@ -130,7 +130,7 @@ def _shared_by_equals(a, y, axis, keepdims):
 def logsumexp(a, *, axis=None, keepdims=False):
     """log(sum(exp(a))) over the axes, without overflow."""
     n, shape = xp[type(a)], a.shape
-    top = top_of(raw(a), axis)
+    top = max_keepdims(unwrap(a), axis)
     top = xp[type(top)].where(xp[type(top)].isfinite(top), top, 0.0)  # a line of -inf stays one
     e = n.exp(a - top)
     s = e.sum(axis=axis, keepdims=True)
@@ -191,8 +191,8 @@ def prod(a, *, axis=None, keepdims=False):
 
 def cumsum(a, axis=0, *, dim=None):
     """Running sum along the axis."""
-    axis = axis_of(axis if dim is None else dim, np.ndim(raw(a)), "cumsum")
-    return _cumsum(a, axis=axis) if np.ndim(raw(a)) else a
+    axis = axis_of(axis if dim is None else dim, np.ndim(unwrap(a)), "cumsum")
+    return _cumsum(a, axis=axis) if np.ndim(unwrap(a)) else a
 
 
 @primitive
@@ -211,7 +211,7 @@ def norm(a, p=2.0, axis=None, keepdims=False, *, dim=None, keepdim=None):
     """
     axis, keepdims = axis if dim is None else dim, keepdims if keepdim is None else keepdim
     if p == "fro" or p == 2:
-        return _euclidean(a, None if axis is None else axes_of(axis, np.ndim(raw(a)) or 1, "norm"), keepdims)
+        return _euclidean(a, None if axis is None else axes_of(axis, np.ndim(unwrap(a)) or 1, "norm"), keepdims)
     if not isinstance(p, (int, float, np.number)):
         raise ValueError(f'norm: p is a number, math.inf or "fro", got {p!r}')
     a = abs(a)
@@ -227,7 +227,7 @@ def norm(a, p=2.0, axis=None, keepdims=False, *, dim=None, keepdim=None):
 def _euclidean(a, *, axis=None, keepdims=False):
     n, shape = xp[type(a)], a.shape
     y = _euclidean(a, axis, True) if type(a) is Tensor else n.sqrt((a * a).sum(axis=axis, keepdims=True))
-    zero = raw(y) == 0
+    zero = unwrap(y) == 0
     direction = a * n.where(zero, 0.0, 1.0 / (y + zero))
     return _dropped(y, axis, keepdims), lambda g: _restore(g, shape, axis) * direction
 
@@ -243,7 +243,7 @@ def argmin(a, axis=None, keepdims=False, *, dim=None, keepdim=None):
 
 
 def _chosen(name, a, axis, keepdims):
-    x = raw(a)
+    x = unwrap(a)
     axis = None if axis is None else axis_of(axis, x.ndim, name)
     if 0 in (x.shape if axis is None else x.shape[axis : axis + 1]):
         raise ValueError(f"{name}: a shape {tuple(x.shape)} has nothing to choose from along axis {axis}")

@@ -5,8 +5,8 @@ import math
 
 import numpy as np
 
-from allgrad.autograd.arrays import axes_of, axis_of, beside, full, kept, namespace, unbroadcast, xp
-from allgrad.autograd.engine import Tensor, innermost as raw, methods, primitive, shape_of
+from allgrad.autograd.arrays import axes_of, axis_of, full, mask_grad, namespace, to_backend_of, unbroadcast, xp
+from allgrad.autograd.engine import Tensor, methods, primitive, shape_of, unwrap
 from allgrad.autograd.ops.indexing import getitem
 
 
@@ -87,7 +87,7 @@ def expand(a, *shape):
 
 def concatenate(arrays, axis=0, *, dim=None):
     """Join arrays along an axis they have."""
-    ndim = max([np.ndim(raw(a)) for a in arrays], default=0)
+    ndim = max([np.ndim(unwrap(a)) for a in arrays], default=0)
     if not ndim:
         raise ValueError(f"concatenate: joins one or more arrays along an axis they have, got {len(arrays)} scalars")
     return _concatenate(*arrays, axis=axis_of(axis if dim is None else dim, ndim, "concatenate"))
@@ -229,8 +229,8 @@ def _triangle(name, a, diagonal):
 
 @primitive
 def _masked(a, *, keep):
-    keep = beside(keep, raw(a))
-    return kept(a, keep), lambda g: kept(g, keep)
+    keep = to_backend_of(keep, unwrap(a))
+    return mask_grad(a, keep), lambda g: mask_grad(g, keep)
 
 
 def _listed(axes):

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from allgrad.autograd.arena import arena_of, held, named_parameters
-from allgrad.autograd.arrays import beside, full, to_numpy, xp
+from allgrad.autograd.arena import arena_of, existing_arena, named_parameters
+from allgrad.autograd.arrays import full, to_backend_of, to_numpy, xp
 
 SMALLEST = {n: float(np.finfo(f"f{n}").tiny) for n in (2, 4, 8)}  # by bytes an element
 AT_LEAST_ZERO = "lr_scale", "weight_decay", "l1", "eps", "trust"  # hyperparameters
@@ -42,7 +42,7 @@ class Optimizer:
         """The learning rate of the next step."""
         return float(self.lr(self.steps)) if callable(self.lr) else self.lr
 
-    def keep(self, part: slice):
+    def shard_state(self, part: slice):
         """Update this part of the flat arrays only, and hold the state of no other; the rule must be elementwise."""
         if self.layerwise:
             raise ValueError(f"{type(self).__name__} needs the norms of whole parameters: it cannot update a part")
@@ -57,12 +57,12 @@ class Optimizer:
         """Update every parameter once."""
         if self._chunks is None or self._of is not self.arena.grad:
             self._chunks, self._of = self._cut(), self.arena.grad
-        self.arena.finish()
+        self.arena.zero_missing_grads()
         lr = self.current_lr
         self.steps += 1
         for h, chunks in self._chunks:
             self.update(lr * h.lr_scale, h, chunks)
-        self.arena.touch()
+        self.arena.bump_versions()
 
     def update(self, lr, h, chunks) -> None:
         """Apply the rule with hyperparameters h to chunks (w, g, *state, t, u); t and u are scratch memory.
@@ -160,7 +160,7 @@ class Optimizer:
         self.steps = int(state["steps"])
         for name, flat in self.state.items():
             for key, view in self.arena.unflatten(flat).items():
-                view[...] = beside(state[name][key], view)
+                view[...] = to_backend_of(state[name][key], view)
 
 
 def _matches(name, pattern):
@@ -198,7 +198,7 @@ def regularized(g, w, weight_decay, l1, t, u):
     return g
 
 
-def above_zero(eps, dtype):
+def safe_eps(eps, dtype):
     """eps, but so much above 0 that 0 / (0 + eps) is 0: what has never had a gradient, like the padding, stays."""
     return max(eps, SMALLEST[dtype.itemsize])
 
@@ -208,6 +208,6 @@ def no_decay(owner, **more):
 
     `more` is set for them too: `no_decay(model, adapt=False)` leaves them out of the adaptation of LARS and LAMB.
     """
-    arena = held(owner)
+    arena = existing_arena(owner)
     named = named_parameters(owner) if arena is None else arena.parameters
     return {name: {"weight_decay": 0.0, "l1": 0.0, **more} for name, p in named.items() if p.ndim <= 1}

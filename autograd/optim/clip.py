@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from allgrad.autograd.arena import held, named_parameters
+from allgrad.autograd.arena import existing_arena, named_parameters
 
 
 def grad_norm(owner):
@@ -48,8 +48,8 @@ def _at_least_zero(name, key, value):
 
 def _gradients(owner):
     """The flat gradients of what has an arena, or else the gradients of each parameter: they stay where they are."""
-    arena = held(owner)
+    arena = existing_arena(owner)
     if arena is None:
         return [p.grad for p in named_parameters(owner).values() if p.grad is not None]
-    arena.finish()  # else what an unused parameter got in an earlier step would count
+    arena.zero_missing_grads()  # else what an unused parameter got in an earlier step would count
     return [arena.grad]

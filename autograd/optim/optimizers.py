@@ -2,7 +2,7 @@
 
 import math
 
-from allgrad.autograd.optim.base import Optimizer, above_zero, below_one, regularized
+from allgrad.autograd.optim.base import Optimizer, below_one, regularized, safe_eps
 from allgrad.autograd.optim.clip import norm_of
 
 
@@ -50,7 +50,7 @@ class Adagrad(Optimizer):
         super().__init__(owner, lr, groups, weight_decay, l1, eps=eps)
 
     def update(self, lr, h, chunks):
-        n, eps = self.xp, above_zero(h.eps, self.arena.dtype)
+        n, eps = self.xp, safe_eps(h.eps, self.arena.dtype)
         for w, g, s, t, u in chunks:
             g = regularized(g, w, h.weight_decay, h.l1, u, t)
             s += n.multiply(g, g, out=t)
@@ -85,7 +85,7 @@ class RMSprop(Optimizer):
         return [name for name in super().needs(h) if name != "mean" or h.centered]
 
     def update(self, lr, h, chunks):
-        n, eps = self.xp, above_zero(h.eps, self.arena.dtype)
+        n, eps = self.xp, safe_eps(h.eps, self.arena.dtype)
         for w, g, s, a, v, t, u in chunks:
             g = regularized(g, w, h.weight_decay, h.l1, u, t)
             s *= h.alpha
@@ -129,7 +129,7 @@ class Moments(Optimizer):
 
         This is c1 / c2 times mhat / (sqrt(vhat) + eps).
         """
-        n, (b1, b2), eps = self.xp, h.betas, above_zero(h.eps * c2, self.arena.dtype)
+        n, (b1, b2), eps = self.xp, h.betas, safe_eps(h.eps * c2, self.arena.dtype)
         rest1, rest2, b1, b2, eps = map(self.number, (1.0 - b1, 1.0 - b2, b1, b2, eps))
 
         def direction(g, m, v, t):

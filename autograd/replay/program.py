@@ -10,9 +10,18 @@ from itertools import groupby
 
 import numpy as np
 
-from allgrad.autograd.engine import Leaf, replaced
+from allgrad.autograd.engine import Leaf, patched
 from allgrad.autograd.replay.memory import plan
-from allgrad.autograd.replay.recorder import ACCUMULATE, Changed, Recorder, Refused, deliver, here, lock, under
+from allgrad.autograd.replay.recorder import (
+    ACCUMULATE,
+    Changed,
+    Recorder,
+    Refused,
+    deliver,
+    in_this_thread,
+    lock,
+    under,
+)
 from allgrad.autograd.replay.structures import arrays_of, copied, mapped
 from allgrad.autograd.tools import detect_anomaly
 
@@ -94,7 +103,7 @@ class Program:
     def _verify(self, arrays):
         """Compare with the function itself on other arrays than those that were recorded."""
         delivered = []
-        with lock, replaced(Leaf, accumulate=here(ACCUMULATE, lambda leaf, g: delivered.append(copied(g)))):
+        with lock, patched(Leaf, accumulate=in_this_thread(ACCUMULATE, lambda leaf, g: delivered.append(copied(g)))):
             result = self.function(*arrays)
         self._compare(delivered, result)
         self.trusted = True

@@ -13,7 +13,7 @@ import numpy as np
 
 from allgrad.autograd import random
 from allgrad.autograd.arrays import ARRAYS, OPERANDS, OuterProduct, is_torch, xp
-from allgrad.autograd.engine import PASSING, Leaf, Tensor, graph, observing, replaced
+from allgrad.autograd.engine import PASSING, Leaf, Tensor, graph, instrumented, patched
 from allgrad.autograd.replay.structures import arrays_of, copied, mapped, root
 
 ACCUMULATE = Leaf.accumulate
@@ -32,6 +32,8 @@ SIZED_BY_VALUES = {
     np.setdiff1d, np.setxor1d, np.delete, np.trim_zeros, np.bincount,
 }  # fmt: skip
 ABOUT = {np.shape, np.ndim, np.size, np.result_type, np.can_cast, np.may_share_memory, np.shares_memory}
+
+EARLY = "looks at gradients, which come later"
 
 lock = threading.RLock()  # one recording at a time
 _recorder: Any = None
@@ -79,12 +81,12 @@ class Recorder:
             return usual(root, self.visible(np.array(g) if isinstance(g, np.generic) else g), retain_graph)
 
         with (
-            lock, observing(self._seeing), replaced(Leaf, accumulate=here(ACCUMULATE, self._accumulate)),
-            replaced(graph, backward=here(usual, backward)),
-            replaced(Tensor, data=property(here(slot.__get__, data), slot.__set__)),
-            replaced(random, philox=here(random.philox, refuse("draws random numbers"))),
-            replaced(Tensor, assign=here(Tensor.assign, refuse("assigns to a tensor, as running statistics do"))),
-            replaced(Tensor, grad=property(here(grad.fget, refuse("looks at gradients, which come later")), grad.fset)),
+            lock, instrumented(self._seeing), patched(Leaf, accumulate=in_this_thread(ACCUMULATE, self._accumulate)),
+            patched(graph, backward=in_this_thread(usual, backward)),
+            patched(Tensor, data=property(in_this_thread(slot.__get__, data), slot.__set__)),
+            patched(random, philox=in_this_thread(random.philox, refuse("draws random numbers"))),
+            patched(Tensor, assign=in_this_thread(Tensor.assign, refuse("assigns to a tensor"))),
+            patched(Tensor, grad=property(in_this_thread(grad.fget, refuse(EARLY)), grad.fset)),
         ):  # fmt: skip
             _recorder = self
             try:
@@ -103,7 +105,7 @@ class Recorder:
             self.operation = name
             return rule(*map(self.visible, operands), **static)
 
-        return here(rule, seen)
+        return in_this_thread(rule, seen)
 
     def _accumulate(self, leaf, g):
         g = self.plain(g)
@@ -274,7 +276,7 @@ xp[Recorded] = np
 
 def deliver(leaf, g):
     """Let a gradient arrive as it does in `backward`."""
-    ACCUMULATE(leaf, g.value() if type(g) is OuterProduct and leaf.place() is None else g)
+    ACCUMULATE(leaf, g.value() if type(g) is OuterProduct and leaf.grad_buffer() is None else g)
 
 
 def decided(array, outcome):
@@ -300,7 +302,7 @@ def _shares(x, arrays):
     return isinstance(x, np.ndarray) and any(np.may_share_memory(x, a) for a in arrays)
 
 
-def here(usual, instead) -> Any:
+def in_this_thread(usual, instead) -> Any:
     """A function that does something else in this thread alone."""
     thread = threading.get_ident()
     return lambda *args, **kwargs: (instead if threading.get_ident() == thread else usual)(*args, **kwargs)

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 
 from allgrad.autograd.arrays import OuterProduct
-from allgrad.autograd.engine import Tensor, innermost
+from allgrad.autograd.engine import Tensor, unwrap
 
 
 def mapped(f, x):
@@ -21,7 +21,7 @@ def mapped(f, x):
         return partial(x.func, **mapped(f, x.keywords))
     if type(x) is OuterProduct:
         return OuterProduct(mapped(f, x.x), mapped(f, x.g))
-    return Tensor(mapped(f, innermost(x))) if type(x) is Tensor else x
+    return Tensor(mapped(f, unwrap(x))) if type(x) is Tensor else x
 
 
 def arrays_of(x):

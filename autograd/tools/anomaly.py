@@ -5,7 +5,17 @@ from contextlib import contextmanager
 import numpy as np
 
 from allgrad.autograd.arrays import OuterProduct, Scattered, namespace
-from allgrad.autograd.engine import Leaf, Tensor, in_order, innermost, observing, replaced, shape_of, spelt, users_line
+from allgrad.autograd.engine import (
+    Leaf,
+    Tensor,
+    format_location,
+    in_order,
+    instrumented,
+    patched,
+    shape_of,
+    unwrap,
+    users_line,
+)
 
 
 class Anomaly(RuntimeError):
@@ -22,13 +32,13 @@ def detect_anomaly():
     Slow, for finding a fault; outside of the context it costs nothing.
     """
     backward, accumulate = _backward(Tensor.backward), _accumulate(Leaf.accumulate)
-    with replaced(Tensor, backward=backward), replaced(Leaf, accumulate=accumulate), observing(_checked):
+    with patched(Tensor, backward=backward), patched(Leaf, accumulate=accumulate), instrumented(_checked):
         yield
 
 
 def _fault(x):
     """ "nan", "inf" or "-inf" if an array has one; None if all of it is finite, or if it is no array of numbers."""
-    x = innermost(x.value() if type(x) in (OuterProduct, Scattered) else x)
+    x = unwrap(x.value() if type(x) in (OuterProduct, Scattered) else x)
     if isinstance(x, (float, complex)):
         x = np.asarray(x)
     if not hasattr(x, "dtype") or namespace(x).isfinite(x).all():
@@ -55,7 +65,7 @@ def _checked(name, rule):
 
 def _spelt(at):
     name, place = at
-    return f"{name} recorded before detect_anomaly" if place is None else f"{name} at {spelt(place)}"
+    return f"{name} recorded before detect_anomaly" if place is None else f"{name} at {format_location(place)}"
 
 
 def _watched(vjp, at, i, shape):

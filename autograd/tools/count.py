@@ -7,7 +7,7 @@ from decimal import Decimal
 import numpy as np
 
 from allgrad.autograd.arrays import kind
-from allgrad.autograd.engine import Leaf, Tensor, in_order, observing, shape_of
+from allgrad.autograd.engine import Leaf, Tensor, in_order, instrumented, shape_of
 from allgrad.autograd.tools.draw import root_of
 from allgrad.autograd.tools.table import table
 
@@ -82,7 +82,7 @@ def count_operations(f, *arrays):
         result = f
     else:
         inputs = [_leaf(a, f"argument {i}") for i, a in enumerate(arrays)]
-        with observing(lambda name, rule: _counting(name, rule, costs)):
+        with instrumented(lambda name, rule: _counting(name, rule, costs)):
             result = f(*inputs)
     root = root_of(result, "count_operations")
     if math.prod(result.shape) != 1:

@@ -5,7 +5,7 @@ import gc
 import numpy as np
 
 from allgrad.autograd.arrays import OuterProduct, Scattered, unbroadcast, xp
-from allgrad.autograd.engine import Tensor, in_order, innermost, replaced
+from allgrad.autograd.engine import Tensor, in_order, patched, unwrap
 from allgrad.autograd.tools.table import table
 
 
@@ -89,13 +89,13 @@ def _remembering(f, values):
         if node is not None:
             values[node] = data
 
-    with replaced(Tensor, __init__=noting):
+    with patched(Tensor, __init__=noting):
         return f()
 
 
 def _partials(result, order):
     """d result / d node for every node, and d node / d parent for every edge (node, i) between scalars."""
-    data = innermost(result)
+    data = unwrap(result)
     n = xp[type(data)]
     partials, local = {result.node: n.ones_like(data)[()]}, {}
     for node in reversed(order):
@@ -155,5 +155,5 @@ def _quoted(text):
 
 
 def _short(x, precision):
-    x = np.asarray(innermost(x))
+    x = np.asarray(unwrap(x))
     return np.array2string(x, precision=precision, suppress_small=True, separator=" ").replace("\n", "")

@@ -7,7 +7,7 @@ import numpy as np
 
 from allgrad.autograd import random
 from allgrad.autograd.arrays import full
-from allgrad.autograd.engine import Leaf, Tensor, get_default_dtype, no_grad, observing, replaced, shape_of
+from allgrad.autograd.engine import Leaf, Tensor, get_default_dtype, instrumented, no_grad, patched, shape_of
 from allgrad.autograd.tools.count import PRODUCTS, multiply_adds
 from allgrad.autograd.tools.table import table
 
@@ -58,7 +58,7 @@ def _run(model, given, names):
     work: dict = {}
     with ExitStack() as stack:
         for module in model.modules():
-            stack.enter_context(replaced(module, training=False))
+            stack.enter_context(patched(module, training=False))
         try:
             _forward(model, [_zeros(x, like) for x in given], names, outputs, work)
         except (ValueError, TypeError, IndexError):
@@ -110,8 +110,8 @@ def _forward(model, inputs, names, outputs, work):
 
     with ExitStack() as stack:
         for cls in {type(module) for module in model.modules()}:
-            stack.enter_context(replaced(cls, __call__=noting(cls.__call__)))
-        with no_grad(), random.keyed("summary"), observing(counting):
+            stack.enter_context(patched(cls, __call__=noting(cls.__call__)))
+        with no_grad(), random.keyed("summary"), instrumented(counting):
             model(*inputs)
 
 

@@ -31,7 +31,7 @@ class _Here:
         self.thread = threading.main_thread().ident or 0
 
 
-here = _Here()
+activity = _Here()
 
 
 def place(frame=None, whole=False) -> str:

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from allgrad.autograd.arrays import beside, is_torch
-from allgrad.ddp.comm.activity import COMPARISON, described, here, place
+from allgrad.autograd.arrays import is_torch, to_backend_of
+from allgrad.ddp.comm.activity import COMPARISON, activity, described, place
 from allgrad.ddp.comm.launcher import Launch
 from allgrad.ddp.errors import ConfigurationError
 
@@ -17,7 +17,7 @@ def write_back(arrays, hosts):
     """Overwrite arrays on a device by what has been received into their copies in the processor's memory."""
     for array, host in zip(arrays, hosts):
         if is_torch(array) and array.device.type != "cpu":
-            array[...] = beside(host, array)
+            array[...] = to_backend_of(host, array)
 
 
 class Communicator:
@@ -32,8 +32,8 @@ class Communicator:
     count                    calls so far in which all ranks take part
     fence                    a function that returns when every rank has called it, and sees what the others have
                              written to shared memory until then; None if there is none
-    sent                     bytes this rank has given to `exchange`, for each receiver, and to `all_reduce`, once, and
-                             bytes that the others have read of its shared memory
+    bytes_sent               bytes this rank has given to `exchange`, for each receiver, and to `all_reduce`, once,
+                             and bytes that the others have read of its shared memory
     tags                     the last of the tags that have been used for `start`
 
     The ranks compare what they are about to do: with every object, with every barrier, and before the first call of a
@@ -52,14 +52,14 @@ class Communicator:
         self.count = 0
         self._last: Any = None
         self._known: set = set()
-        self.sent = self.tags = 0
+        self.bytes_sent = self.tags = 0
 
     def exchange(self, sends, receives):
         """Send and receive at once: lists of (array, rank). Messages between two ranks pair up in list order.
 
         Everything exact is built from this one operation, so that no library decides an order of additions.
         """
-        self.sent += sum([array.nbytes for array, _ in sends])
+        self.bytes_sent += sum([array.nbytes for array, _ in sends])
         self._inside("exchange", (sends, receives), self._exchange, sends, receives)
 
     def start(self, sends, receives, tag) -> Callable[[bool], bool]:
@@ -67,7 +67,7 @@ class Communicator:
 
         Returns f(wait), which says whether it is done, and with `wait` returns when it is.
         """
-        self.sent += sum([array.nbytes for array, _ in sends])
+        self.bytes_sent += sum([array.nbytes for array, _ in sends])
         over = self._start(sends, receives, tag)
 
         def done(wait):
@@ -80,10 +80,10 @@ class Communicator:
     def all_reduce(self, array):
         """Sum over the ranks in whatever order the library likes: fast, and not the same bits for every size."""
         self.compare("all_reduce", array)
-        self.sent += array.nbytes
+        self.bytes_sent += array.nbytes
         self._inside("all_reduce", (array,), self._all_reduce, array)
 
-    def together(self, name, array, f):
+    def shared_memory_step(self, name, array, f):
         """Call f, in which all ranks meet in the memory that they share, as one collective over the array."""
         self._inside(name, (array,), f)
 
@@ -139,11 +139,11 @@ class Communicator:
 
     def _inside(self, name, args, f, *given) -> Any:
         """f(*given), while the watchdog knows that this rank is in the collective of this name and arguments."""
-        here.inside = name, self, args
+        activity.inside = name, self, args
         try:
             return f(*given)
         finally:
-            here.inside = None
+            activity.inside = None
 
     def _exchange(self, sends, receives):
         """What `exchange` does, and the next four do what all others are made of."""
@@ -170,7 +170,7 @@ class Communicator:
     def close(self):
         """Leave in good order."""
 
-    def agree(self, f: Callable[..., T], *args) -> T:
+    def agree_or_raise(self, f: Callable[..., T], *args) -> T:
         """f(*args) on every rank; a ConfigurationError on any of them is raised on all, that of the lowest rank."""
         result: Any = None
         message = None

@@ -46,7 +46,7 @@ class MPICommunicator(Communicator):
                 f"use the mpirun of {library()}, which mpi4py loads, or in Slurm set SLURM_MPI_TYPE to what "
                 f"it takes (pmix for Open MPI, pmi2 for MPICH)"
             )
-        self.words = self.comm.Dup()  # so that a comparison never meets another operation
+        self.object_comm = self.comm.Dup()  # so that a comparison never meets another operation
         self.rank, self.size = self.comm.Get_rank(), self.comm.Get_size()
         self.fence = self.comm.Barrier
         self.threads = MPI.Query_thread() == MPI.THREAD_MULTIPLE
@@ -101,7 +101,7 @@ class MPICommunicator(Communicator):
         write_back([array], [host])
 
     def _gather(self, value):
-        return self.words.allgather(value)
+        return self.object_comm.allgather(value)
 
     def split(self, color, key=0):
         part = self.comm.Split(color, key)

@@ -40,7 +40,7 @@ class TorchCommunicator(Communicator):
                 meeting = {"store": store, "rank": launch.rank, "world_size": launch.size}
             dist.init_process_group(kind, timeout=self.longer, **meeting)
             group, words = dist.group.WORLD, dist.new_group(backend="gloo", timeout=self.longer)
-        self.group, self.words = group, words  # words: so that a comparison never meets another operation
+        self.group, self.object_comm = group, words  # words: so that a comparison never meets another operation
         self.ranks = dist.get_process_group_ranks(group)  # of the group's members in the whole job
 
     def _exchange(self, sends, receives):
@@ -101,7 +101,7 @@ class TorchCommunicator(Communicator):
 
     def _gather(self, value):
         values: list = [None] * self.size
-        _guarded(dist.all_gather_object, values, value, group=self.words)
+        _guarded(dist.all_gather_object, values, value, group=self.object_comm)
         return values
 
     def split(self, color, key=0):
@@ -121,7 +121,7 @@ class TorchCommunicator(Communicator):
         os._exit(status)  # the launcher ends the others; a polite exit would wait for them
 
     def close(self):
-        self.group = self.words = None  # or Gloo's threads outlive the interpreter, which then aborts
+        self.group = self.object_comm = None  # or Gloo's threads outlive the interpreter, which then aborts
         if dist.is_initialized():
             dist.destroy_process_group()
 

@@ -1,7 +1,7 @@
 """No rank waits for ever without saying why: what each rank is doing, and a thread that tells when one stalls.
 
-A rank notes in `here` which collective it is in. Its watchdog, a thread, answers datagrams that ask where the rank is:
-even if the main thread sleeps, waits for a lock or computes. The watchdog of a rank that has waited too long in one
+A rank notes in `activity` which collective it is in. Its watchdog, a thread, answers datagrams that ask where the rank
+is: even if the main thread sleeps, waits for a lock or computes. The watchdog of a rank that has waited too long in one
 collective asks all others; the lowest rank that waits prints the answers, and all ranks end.
 """
 
@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 
-from allgrad.ddp.comm.activity import COMPARISON, EXCHANGE, described, here, place
+from allgrad.ddp.comm.activity import COMPARISON, EXCHANGE, activity, described, place
 from allgrad.ddp.errors import tell
 
 TICK = 0.2  # seconds between two looks at the main thread
@@ -49,9 +49,9 @@ class Watchdog:
 
         If it fails, whoever waits for it is given time to say so: torchrun ends all as soon as one has a status.
         """
-        self._tell_all("left", how=here.leaving)
+        self._tell_all("left", how=activity.leaving)
         end = time.monotonic() + 3 * LEFT
-        while here.failing and len(self.left) < self.size - 1 and time.monotonic() < end:
+        while activity.failing and len(self.left) < self.size - 1 and time.monotonic() < end:
             time.sleep(TICK)
 
     def end(self, status):
@@ -79,8 +79,8 @@ class Watchdog:
         while True:
             self._receive(TICK)
             now = time.monotonic()
-            if here.inside is not seen:
-                seen, self.waited, self.asked, looked = here.inside, 0.0, False, False
+            if activity.inside is not seen:
+                seen, self.waited, self.asked, looked = activity.inside, 0.0, False, False
             elif seen is not None:
                 self.waited += min(now - last, 1.0)  # a machine that was suspended has waited for nobody
                 over = self.asked or 0 < self.timeout < self.waited
@@ -93,7 +93,7 @@ class Watchdog:
         """Ask the others where they are. If this wait is over, or in vain, the lowest rank that waits tells it."""
         states = self._ask_all()
         gone, differ = self.lost(_partners(seen)), self._different(states)
-        if here.inside is not seen or not (over or gone or differ):
+        if activity.inside is not seen or not (over or gone or differ):
             return
         patience = min(1.0, self.timeout / 2)
         lowest = min(r for r, s in states.items() if r == self.rank or (s["doing"] and s["waited"] >= patience))
@@ -101,7 +101,7 @@ class Watchdog:
             self._tell(lowest, "report")
             self._listen(2 * ANSWER, lambda: False)  # until it ends this rank
             states = self._ask_all()
-            if here.inside is not seen:
+            if activity.inside is not seen:
                 return  # it goes on after all
         cause = f"{gone} while rank {self.rank} waits for it" if gone else differ
         lines = [f"rank {self.rank} of {self.size} failed: {cause or f'no progress for {self.waited:.0f} s'}"]
@@ -146,9 +146,9 @@ class Watchdog:
 
     def _state(self):
         """Where this rank is, as JSON values."""
-        inside = here.inside
-        frame = sys._current_frames().get(here.thread)
-        state = {"step": here.step, "place": place(frame, inside is None), "doing": None, "waited": self.waited}
+        inside = activity.inside
+        frame = sys._current_frames().get(activity.thread)
+        state = {"step": activity.step, "place": place(frame, inside is None), "doing": None, "waited": self.waited}
         if inside is not None:
             name, comm, args = inside
             state |= {"doing": _described(name, args), "of": _partners(inside), "count": comm.count}
@@ -184,7 +184,7 @@ class Watchdog:
         elif kind == "left":
             self.left[rank] = message["how"]
         elif kind == "report":
-            self.asked = here.inside is not None
+            self.asked = activity.inside is not None
         elif kind == "end":
             time.sleep(LAST)
             os._exit(message["status"])

@@ -9,7 +9,7 @@ import time
 import traceback
 from typing import NoReturn
 
-from allgrad.ddp.comm.activity import here, place
+from allgrad.ddp.comm.activity import activity, place
 from allgrad.ddp.comm.communicator import Communicator
 from allgrad.ddp.comm.launcher import Launch, detect
 from allgrad.ddp.comm.watchdog import LEFT, Watchdog
@@ -78,8 +78,8 @@ def end_all_ranks(status: int):
 
 def _exit(status=None) -> NoReturn:
     """sys.exit, which leaves the other ranks a word about it."""
-    here.failing = status not in (None, 0)
-    here.leaving = f"sys.exit({'' if status is None else repr(status)})"
+    activity.failing = status not in (None, 0)
+    activity.leaving = f"sys.exit({'' if status is None else repr(status)})"
     raise SystemExit(status)
 
 

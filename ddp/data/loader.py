@@ -10,7 +10,7 @@ from allgrad.ddp.data.augment import Draws
 from allgrad.ddp.data.placement import Placement
 from allgrad.ddp.data.sampler import Sampler
 from allgrad.ddp.errors import ConfigurationError, counted
-from allgrad.ddp.shards import run_of, shard_bounds
+from allgrad.ddp.shards import shard_bounds, shards_of_rank
 
 
 @dataclass(slots=True)
@@ -82,7 +82,7 @@ class DataLoader:
                 f"a global batch of {global_batch} cannot be cut into {counted(self.shards, 'logical shard')}: "
                 f"give --global-batch {self.shards} or more, or fewer --shards"
             )
-        self.run = run_of(self.comm.rank, self.comm.size, self.shards)
+        self.run = shards_of_rank(self.comm.rank, self.comm.size, self.shards)
 
     def __len__(self):
         """Steps an epoch."""

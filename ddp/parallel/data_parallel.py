@@ -11,16 +11,16 @@ import numpy as np
 from allgrad.autograd import random
 from allgrad.autograd.arena import arena_of
 from allgrad.autograd.arrays import full, is_torch, to_numpy
-from allgrad.autograd.engine import innermost
+from allgrad.autograd.engine import unwrap
 from allgrad.autograd.ops import NoVarianceError
 from allgrad.autograd.replay import capture as captured
-from allgrad.ddp.comm import Communicator, here
+from allgrad.ddp.comm import Communicator, activity
 from allgrad.ddp.errors import ConfigurationError, OutOfStep, counted
 from allgrad.ddp.parallel.local_sgd import LocalSteps
 from allgrad.ddp.parallel.running_statistics import RunningStatistics
-from allgrad.ddp.parallel.sync_batch_norm import Lockstep
+from allgrad.ddp.parallel.sync_batch_norm import SyncBatchNorm
 from allgrad.ddp.reduce import Compression, Overlap, ShardSum, gradient_sum
-from allgrad.ddp.shards import run_of
+from allgrad.ddp.shards import shards_of_rank
 from allgrad.ddp.trace import Timeline
 
 BATCH_NORMS = ("shard", "sync")
@@ -43,7 +43,7 @@ class DistributedDataParallel:
     sync_every, sync_after  local steps between averages of the parameters, see `LocalSteps`: then `step` has to be
                             called after the optimizer's, as `Trainer` does
     batch_norm              "shard": moments of each logical shard, see `RunningStatistics`; "sync": moments of the
-                            global batch, as in torch's SyncBatchNorm, which is slower, see `Lockstep`
+                            global batch, as in torch's SyncBatchNorm, which is slower, see `SyncBatchNorm`
     overlap, bucket         when gradients are exchanged, see `Overlap`, and how many bytes a bucket has at least (an
                             eighth of all if None, from 256 kB to 25 MB); the same bits whatever they are
     timeline                a `Timeline` that is to record some steps, or None
@@ -58,7 +58,9 @@ class DistributedDataParallel:
     ):  # fmt: skip
         self.model, self.comm = model, comm or Communicator()
         self.shards = self.comm.size if shards is None else shards
-        self.run = list(range(*run_of(self.comm.rank, self.comm.size, self.shards)))  # the shards this rank computes
+        self.run = list(
+            range(*shards_of_rank(self.comm.rank, self.comm.size, self.shards))
+        )  # the shards this rank computes
         self.arena = arena_of(model)
         buffers = dict(model.named_buffers())
         self._verify({**self.arena.parameters, **buffers})
@@ -66,7 +68,7 @@ class DistributedDataParallel:
         if type(self.total) is ShardSum and self.arena.on_cpu:
             message = self.total.share(self.arena.message)
             if message is not self.arena.message:
-                self.arena.lie_in(message)
+                self.arena.adopt_buffer(message)
         self.statistics = RunningStatistics(model, self.comm, self.shards, reduce != "native")
         self.noise, self.scale = noise, scale
         self.suspect: int | None = None  # this rank's first shard of the batch whose loss or gradient is not finite
@@ -81,7 +83,7 @@ class DistributedDataParallel:
             )
         self.lockstep = None
         if batch_norm == "sync":
-            self.lockstep = Lockstep(self.arena, self.statistics, self.comm, self.shards, reduce != "native")
+            self.lockstep = SyncBatchNorm(self.arena, self.statistics, self.comm, self.shards, reduce != "native")
         self._attach()
         # A sum of gradients as they come out of backward, that nothing else looks at.
         direct = type(self.total) is ShardSum and self.lockstep is noise is scale is None
@@ -92,7 +94,7 @@ class DistributedDataParallel:
         self.timeline = timeline or Timeline()
         self.timeline.watch(self)
         self.comm.broadcast(self.arena.data)
-        self.arena.touch()
+        self.arena.bump_versions()
         for buffer in buffers.values():
             values = np.array(buffer.numpy(), order="C").reshape(-1)
             if values.size:
@@ -181,26 +183,26 @@ class DistributedDataParallel:
                 f"has to compute {self.run}: give the same comm to DataLoader and DistributedDataParallel"
             )
         began = time.perf_counter()
-        here.step = batch.step
+        activity.step = batch.step
         self.suspect = None
         if self.gradients is not self.arena.grad:
             self._attach()
         self.statistics.begin()
         if self.local is not None:
-            self.local.go_on()
-            if self.local.covers(batch.step):
-                self.local.saw(batch)
+            self.local.restore_own()
+            if self.local.is_local(batch.step):
+                self.local.count_samples(batch)
                 return self._alone(batch, loss)
         if self.shards == 1 and isinstance(self.total, ShardSum):
             return self._alone(batch, loss)
-        arena, riders, exchange = self.arena, self.arena.riders, self.overlap.way()
+        arena, extras, exchange = self.arena, self.arena.extras, self.overlap.current()
         for shard, mean in self._descents(batch, loss, exchange):
-            riders[LOSS] = mean * len(shard)
-            arena.finish()
+            extras[LOSS] = mean * len(shard)
+            arena.zero_missing_grads()
             exchange.complete()
             if self.noise is not None and len(shard):
-                self.noise.ride(riders[WEIGHTED:], batch.size, len(shard))
-            if self.suspect is None and not math.isfinite(float(riders[LOSS]) + float(riders[WEIGHTED])):
+                self.noise.ride(extras[WEIGHTED:], batch.size, len(shard))
+            if self.suspect is None and not math.isfinite(float(extras[LOSS]) + float(extras[WEIGHTED])):
                 self.suspect = shard.index
             exchange.push()
             self.statistics.push(shard.index, len(shard) / batch.size)
@@ -208,9 +210,9 @@ class DistributedDataParallel:
             exchange.finish()
             self.statistics.finish()
         if self.noise is not None:
-            self.noise.observe(riders[WEIGHTED:], batch.size, min(batch.size, self.shards))
-        self.overlap.took(time.perf_counter() - began)
-        return float(riders[LOSS]) / batch.size
+            self.noise.observe(extras[WEIGHTED:], batch.size, min(batch.size, self.shards))
+        self.overlap.record_time(time.perf_counter() - began)
+        return float(extras[LOSS]) / batch.size
 
     def not_finite(self) -> str | None:
         """The first parameter, in the arena's order, whose gradient is not finite, and the shard if known, in words.
@@ -247,14 +249,14 @@ class DistributedDataParallel:
         )
         others = f"the other {count} of {self.comm.size} ranks" if 2 * count > self.comm.size else f"rank {like}"
         raise OutOfStep(
-            f"the parameters of rank {wrong} differ from those of {others}, first in {name!r}, after step {here.step}: "
-            f"change parameters on all ranks alike, and by nothing that is random or local to a rank"
+            f"the parameters of rank {wrong} differ from those of {others}, first in {name!r}, after step "
+            f"{activity.step}: change parameters on all ranks alike, and by nothing that is random or local to a rank"
         )
 
     def step(self, number):
         """To be called after the optimizer's step of this number, counted from 0: average, where steps are local."""
         if self.local is not None:
-            self.local.stepped(number)
+            self.local.after_step(number)
 
     def show_mean(self):
         """Where steps are local, let the model have the mean parameters until the next `backward`. Collective."""
@@ -282,7 +284,7 @@ class DistributedDataParallel:
         (shard,) = batch.shards
         self.arena.zero_grad()
         value = self._descend(batch, shard, loss, len(shard), nullcontext()) if len(shard) else 0.0
-        self.arena.finish()
+        self.arena.zero_missing_grads()
         self._settle(slice(None))
         if not math.isfinite(value):
             self.suspect = 0
@@ -307,14 +309,14 @@ class DistributedDataParallel:
         try:
             for shard in batch.shards:
                 self.arena.zero_grad()
-                self.arena.riders[:] = 0.0
+                self.arena.extras[:] = 0.0
                 exchange.begin(shard.index)
                 # Adasum weighs the shards by itself, and takes the mean gradient of each.
                 count = len(shard) if self.adasum else batch.size
                 mean = self._descend(batch, shard, loss, count, exchange.watching()) if len(shard) else 0.0
                 yield shard, mean
         finally:
-            self.arena.receive()
+            self.arena.redirect_grads()
 
     def _descend(self, batch, shard, loss, count, watching):
         """Backward from a shard's losses, summed and divided by `count`, in the context `watching`.
@@ -362,7 +364,7 @@ def _backward(value, samples, scale, count):
             f"the loss of a shard of {counted(samples, 'sample')} must be a scalar (their mean) or of shape "
             f"({samples},), got shape {value.shape}"
         )
-    like = innermost(value)
+    like = unwrap(value)
     value.backward(scale * samples / count if value.shape == () else full((samples,), scale / count, like))
 
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from allgrad.autograd import no_grad
 from allgrad.autograd.arrays import to_numpy
-from allgrad.autograd.engine import innermost
+from allgrad.autograd.engine import unwrap
 from allgrad.ddp.data import DataLoader
 from allgrad.ddp.reduce import ShardSum
 
@@ -28,7 +28,7 @@ def evaluate(model, dataset, metrics, comm, shards, batch=1024, place=None) -> d
                 if len(shard):
                     values = metrics(*shard.arrays)
                     names = list(values)
-                    found = [to_numpy(innermost(v)) for v in values.values()]
+                    found = [to_numpy(unwrap(v)) for v in values.values()]
                     sums[shard.index] += np.array([np.sum(v, dtype=np.float64) for v in found])
     for module, training in modes:  # each its own: a frozen batch norm stays in evaluation mode
         module.training = training

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from allgrad.autograd.arrays import beside, to_numpy
+from allgrad.autograd.arrays import to_backend_of, to_numpy
 from allgrad.ddp.errors import ConfigurationError, counted
 from allgrad.ddp.reduce import ShardSum, gathered
 
@@ -33,28 +33,28 @@ class LocalSteps:
         self.seen, self.samples = 0, 0  # since the last average: this rank's samples, and those of all ranks
         self.own = None  # (parameters, running statistics) of this rank, while the model shows the mean
 
-    def covers(self, step):
+    def is_local(self, step):
         """Whether the step of this number is a local one."""
         return step >= self.after
 
-    def saw(self, batch):
+    def count_samples(self, batch):
         """Count the samples of a batch."""
         self.seen += sum(map(len, batch.shards))
         self.samples += batch.size
 
-    def stepped(self, step):
+    def after_step(self, step):
         """Average, if it is time to after the step of this number."""
-        if self.covers(step) and (step + 1 - self.after) % self.every == 0:
+        if self.is_local(step) and (step + 1 - self.after) % self.every == 0:
             self._average()
             self.seen = self.samples = 0
 
     def show_mean(self):
-        """Let the model have the mean parameters, until `go_on`. Collective."""
+        """Let the model have the mean parameters, until `restore_own`. Collective."""
         if self.own is None and self.samples:
             self.own = to_numpy(self.arena.data).copy(), self.statistics.read()
             self._average()
 
-    def go_on(self):
+    def restore_own(self):
         """Give this rank its own parameters back."""
         if self.own is not None:
             self._write(*self.own)
@@ -69,12 +69,12 @@ class LocalSteps:
         self.total.push(self.comm.rank, mean)
         self.total.finish(mean)
         self.arena.data[...] = mean
-        self.arena.touch()
+        self.arena.bump_versions()
         self.statistics.average(share)
 
     def _write(self, parameters, statistics):
-        self.arena.data[...] = beside(parameters, self.arena.data)
-        self.arena.touch()
+        self.arena.data[...] = to_backend_of(parameters, self.arena.data)
+        self.arena.bump_versions()
         self.statistics.write(statistics)
 
     def state_dict(self, optimizer):
@@ -99,8 +99,8 @@ class LocalSteps:
             )
         for kind, flat in {"parameters": self.arena.data, **optimizer.state}.items():
             for name, span in self.arena.spans.items():
-                flat[span] = beside(state[f"local_{kind}"][f"{rank}/{name}"], flat)
+                flat[span] = to_backend_of(state[f"local_{kind}"][f"{rank}/{name}"], flat)
         *statistics, seen, samples = state["local_statistics"][str(rank)].tolist()
         self.seen, self.samples = int(seen), int(samples)
-        self.arena.touch()
+        self.arena.bump_versions()
         self.statistics.write(np.array(statistics))

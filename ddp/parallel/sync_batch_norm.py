@@ -5,14 +5,14 @@ import threading
 import numpy as np
 
 from allgrad.autograd.arrays import full, xp
-from allgrad.autograd.engine import Leaf, Turns
+from allgrad.autograd.engine import Leaf, SteppedFunction
 from allgrad.autograd.ops import part_of_batch
-from allgrad.ddp.comm import here
+from allgrad.ddp.comm import activity
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.ddp.reduce import ShardSum
 
 
-class Lockstep:
+class SyncBatchNorm:
     """Forward and backward of all shards in turns, which meet in each batch normalisation.
 
     There the sums behind its moments, and on the way back those behind its gradient, are added up over all logical
@@ -45,13 +45,13 @@ class Lockstep:
                 one.cancel()
         for shard in batch.shards:
             self.arena.zero_grad()
-            self.arena.riders[:] = 0.0
+            self.arena.extras[:] = 0.0
             if len(shard):
                 gradients, leaves = self.messages[shard.index]
                 self.arena.grad[...] = gradients
                 for leaf, own in zip(self.arena.leaves, leaves):
-                    leaf.fresh = own.fresh
-                    if leaf.hook is not None and not own.fresh:
+                    leaf.stale = own.stale
+                    if leaf.hook is not None and not own.stale:
                         leaf.hook(leaf)
                 for t in self.statistics.tensors:
                     t.assign(turns[shard.index].own[t, "data"])
@@ -63,20 +63,20 @@ class Lockstep:
             gradients = full(self.arena.grad.shape, 0, self.arena.grad)
             leaves = [Leaf(name, p.shape, p.dtype) for name, p in self.arena.parameters.items()]
             for leaf, place in zip(leaves, self.arena.unflatten(gradients).values()):
-                leaf.total, leaf.in_arena = place, True
+                leaf.grad, leaf.in_arena = place, True
             self.messages[shard.index] = gradients, leaves
         _, leaves = self.messages[shard.index]
         own: dict = {(t, "data"): xp[type(t.data)].array(t.data) for t in self.statistics.tensors}
         for leaf, p in zip(leaves, self.arena.parameters.values()):
-            leaf.fresh, leaf.dtype = True, p.dtype
+            leaf.stale, leaf.dtype = True, p.dtype
             own[p, "node"] = leaf
 
         def compute():
-            here.thread = threading.get_ident()
+            activity.thread = threading.get_ident()
             with part_of_batch(turns.wait):
                 return f(shard)
 
-        turns = Turns(compute, own | {(here, "thread"): here.thread})
+        turns = SteppedFunction(compute, own | {(activity, "thread"): activity.thread})
         turns.thread.name = f"shard {shard.index}"
         return turns
 

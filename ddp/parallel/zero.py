@@ -21,7 +21,7 @@ class Zero:
         bounds = [min(size, -(-size * r // comm.size // ALIGNMENT) * ALIGNMENT) for r in range(comm.size + 1)]
         self.parts = [slice(*pair) for pair in zip(bounds, [*bounds[1:-1], size])]
         try:
-            optimizer.keep(self.parts[comm.rank])
+            optimizer.shard_state(self.parts[comm.rank])
         except ValueError as error:
             raise ConfigurationError(f"--zero: {error}") from None
 
@@ -44,7 +44,7 @@ class Zero:
         """Update every parameter once. Collective."""
         self.optimizer.step()
         self._gather(self.arena.data)
-        self.arena.touch()
+        self.arena.bump_versions()
 
     def state_dict(self):
         """As of the optimizer alone, on every rank. Collective."""

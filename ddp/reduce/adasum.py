@@ -5,7 +5,7 @@ Maleki et al. 2021, "Scaling Distributed Training with Adaptive Summation".
 
 from allgrad.autograd.arrays import astype
 from allgrad.ddp.reduce.shard_sum import ShardSum
-from allgrad.ddp.reduce.tree import Counter
+from allgrad.ddp.reduce.tree import TreeAccumulator
 
 
 def adasum(a, b):
@@ -51,7 +51,7 @@ class Adasum(ShardSum):
         yield from self._exchange(
             [(part, r) for r in others for part in parts], [(p, r) for r in others for p in pieces[r]]
         )
-        counter = Counter(self.shards, add=self._add)
+        counter = TreeAccumulator(self.shards, add=self._add)
         for nodes, arrays in zip(self.nodes, pieces):
             for (level, index), piece in zip(nodes, arrays):
                 counter.push(level, index, piece)

@@ -29,7 +29,7 @@ def cut(arena, size):
     return runs
 
 
-class After:
+class ExchangeAfterBackward:
     """One exchange when backward is over. `total` has `push` and `finish` as `ShardSum`.
 
     settle(which): called once for each parameter and shard, with a slice of the parameters whose gradients are final,
@@ -48,7 +48,7 @@ class After:
             place = self.place = self.total.place(shard, self.arena.message)
             if place is not None and id(place) not in self.views:
                 self.views[id(place)] = place, [*self.arena.unflatten(place).values()]
-            self.arena.receive(None if place is None else self.views[id(place)][1])
+            self.arena.redirect_grads(None if place is None else self.views[id(place)][1])
 
     def watching(self):
         """Context of a shard's backward."""
@@ -61,7 +61,7 @@ class After:
     def push(self):
         """Take in the shard's gradients, and what rides behind them."""
         if self.place is not None:
-            self.place[len(self.arena.grad) :] = self.arena.riders
+            self.place[len(self.arena.grad) :] = self.arena.extras
             self.total.push(self.shard, self.place, placed=True)
         else:
             self.total.push(self.shard, self.arena.message)
@@ -71,7 +71,7 @@ class After:
         self.total.finish(self.arena.message)
 
 
-class Buckets(After):
+class BucketedExchange(ExchangeAfterBackward):
     """Exchanges that begin in the backward of a rank's last shard, and go on whenever another bucket is final.
 
     size: bytes that a bucket has at least, in whole parameters. wire: a `Wire` for the gradients, or None.
@@ -82,8 +82,8 @@ class Buckets(After):
         self.runs = cut(arena, size)
         starts = [span.start for span in arena.spans.values()] + [len(arena.grad)]
         spans = [slice(starts[first], starts[stop]) for first, stop in self.runs]
-        riders = slice(len(arena.grad), len(arena.message))
-        self.parts = [(span, ShardSum(comm, shards, wire=wire)) for span in spans] + [(riders, ShardSum(comm, shards))]
+        extras = slice(len(arena.grad), len(arena.message))
+        self.parts = [(span, ShardSum(comm, shards, wire=wire)) for span in spans] + [(extras, ShardSum(comm, shards))]
         self.first, self.last = self.parts[0][1].first, self.parts[0][1].stop - 1
         self.form = f"{self.parts[0][1].form}, in {len(spans)} buckets of {size} bytes"
         self.bucket = {i: number for number, run in enumerate(self.runs) for i in range(*run)}
@@ -91,7 +91,7 @@ class Buckets(After):
         self.launched = self.tag = 0
         self.waiting: list[set] = []
         self.hooks: list = []
-        self.flights: list[Flight] = []
+        self.flights: list[PendingExchange] = []
 
     def begin(self, shard):
         self.shard, self.launched = shard, 0
@@ -157,7 +157,7 @@ class Buckets(After):
     def _sum(self, total, array):
         """Begin to add up a bucket over all ranks."""
         total.push(self.shard, array)
-        self.flights.append(Flight(self.comm, total.steps(array, few=True), self.tag + self.launched))
+        self.flights.append(PendingExchange(self.comm, total.steps(array, few=True), self.tag + self.launched))
         for flight in self.flights:
             flight.go_on()
 
@@ -173,7 +173,7 @@ class Buckets(After):
         self.flights.clear()
 
 
-class Flight:
+class PendingExchange:
     """The exchange of one bucket, without waiting: `steps` as from `ShardSum.steps`, its messages marked by `tag`."""
 
     def __init__(self, comm, steps, tag):
@@ -194,7 +194,7 @@ class Flight:
                 return
 
 
-class Threaded(Buckets):
+class ThreadedExchange(BucketedExchange):
     """Exchanges by a thread of their own, one bucket after the other, while backward goes on in the main one.
 
     The main thread does not talk to other ranks meanwhile, and raises what the other one has failed with.

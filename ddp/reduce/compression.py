@@ -14,11 +14,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from allgrad.autograd.arrays import beside, to_numpy
+from allgrad.autograd.arrays import to_backend_of, to_numpy
 from allgrad.autograd.random import generator
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.ddp.reduce.shard_sum import ShardSum, gathered
-from allgrad.ddp.shards import run_of
+from allgrad.ddp.shards import shards_of_rank
 
 
 class Compression:
@@ -29,7 +29,7 @@ class Compression:
 
     def __init__(self, arena, comm, shards, amount):
         self.arena, self.comm, self.shards, self.amount = arena, comm, shards, amount
-        self.first, self.stop = run_of(comm.rank, comm.size, shards)
+        self.first, self.stop = shards_of_rank(comm.rank, comm.size, shards)
         self.chosen = {}  # {name: (place in the message, rows, columns)}
         for name, p in arena.parameters.items():
             if (rows := _rows(p)) and self.numbers(rows, p.size // rows) < p.size:
@@ -60,7 +60,7 @@ class Compression:
         start = 0
         for span in self.rest:
             flat[span] = whole[start : (start := start + span.stop - span.start)]
-        message[...] = beside(flat, message)
+        message[...] = to_backend_of(flat, message)
 
     def matrices(self, row):
         """A residual, or anything laid out like it, as its matrices."""
@@ -115,7 +115,7 @@ class TopK(Compression):
     def finish(self, message):
         self.total.finish(self.whole)
         if self.parts and self.comm.size > 1:
-            runs = [slice(*run_of(rank, self.comm.size, self.shards)) for rank in range(self.comm.size)]
+            runs = [slice(*shards_of_rank(rank, self.comm.size, self.shards)) for rank in range(self.comm.size)]
             others = [rank for rank in range(self.comm.size) if rank != self.comm.rank]
             own = runs[self.comm.rank]
             self.comm.exchange(

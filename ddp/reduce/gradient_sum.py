@@ -9,19 +9,19 @@ from allgrad.ddp.reduce.shard_sum import ShardSum
 REDUCTIONS = ("canonical", "native", "adasum")
 
 
-class Apart:
+class SplitSum:
     """The first `size` elements, gradients, added up in one way, and what rides behind them exactly."""
 
-    def __init__(self, gradients, riders, size):
-        self.gradients, self.riders, self.size = gradients, riders, size
+    def __init__(self, gradients, extras, size):
+        self.gradients, self.extras, self.size = gradients, extras, size
 
     def push(self, shard, message):
         self.gradients.push(shard, message[: self.size])
-        self.riders.push(shard, message[self.size :])
+        self.extras.push(shard, message[self.size :])
 
     def finish(self, message):
         self.gradients.finish(message[: self.size])
-        self.riders.finish(message[self.size :])
+        self.extras.finish(message[self.size :])
 
 
 def gradient_sum(arena, comm, shards, reduce="canonical", wire="float32", compress=None):
@@ -48,7 +48,7 @@ def gradient_sum(arena, comm, shards, reduce="canonical", wire="float32", compre
             f"--wire {wire} rounds at each node of the canonical tree, and --reduce native has none: leave one out"
         )
     if reduce == "adasum":
-        return Apart(Adasum(arena.spans.values(), comm, shards, form), ShardSum(comm, shards), size)
+        return SplitSum(Adasum(arena.spans.values(), comm, shards, form), ShardSum(comm, shards), size)
     if form:
-        return Apart(ShardSum(comm, shards, wire=form), ShardSum(comm, shards), size)
+        return SplitSum(ShardSum(comm, shards, wire=form), ShardSum(comm, shards), size)
     return ShardSum(comm, shards, reduce == "canonical")

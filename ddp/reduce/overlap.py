@@ -3,7 +3,7 @@
 from statistics import median
 
 from allgrad.ddp.errors import ConfigurationError
-from allgrad.ddp.reduce.buckets import After, Buckets, Threaded
+from allgrad.ddp.reduce.buckets import BucketedExchange, ExchangeAfterBackward, ThreadedExchange
 from allgrad.ddp.reduce.half_precision import WIRES, Wire
 
 POLICIES = ("auto", "after", "bucket", "thread")
@@ -12,7 +12,7 @@ ROUNDS = 5  # steps of each policy that count in a trial, after one that does no
 GAIN = 0.97  # of the time of `after`, that another policy must stay below
 
 
-def hindrance_of(reduce, compress, every, batch_norm, on_cpu=True):
+def blocking_option(reduce, compress, every, batch_norm, on_cpu=True):
     """What takes all gradients at once and rules out any policy but `after`, as the user's option, or None."""
     whole = {
         f"--compress {compress}": compress, f"--reduce {reduce}": reduce != "canonical",
@@ -30,21 +30,21 @@ class Overlap:
     auto     the one of these whose steps are shortest: the median over some steps, each as long as on its slowest rank
 
     policy, why   the policy and the reason for it, in words; None and a remark while the trial goes on
-    hindrance     see `hindrance_of`
+    blocking     see `blocking_option`
     """
 
     def __init__(
         self, asked, size, arena, comm, shards, total, settle, direct, reduce, wire, compress, every, batch_norm
     ):
-        """total, settle, direct: see `After`; reduce and what follows: what `DistributedDataParallel` was given."""
+        """total, settle, direct: see `ExchangeAfterBackward`; the rest: what `DistributedDataParallel` was given."""
         if asked not in POLICIES:
             raise ConfigurationError(f"overlap is {', '.join(POLICIES[:-1])} or {POLICIES[-1]}, got {asked!r}")
         if size is not None and size < 1:
             raise ConfigurationError(f"a bucket has at least 1 byte, got {size}: give more, or None")
-        self.hindrance = hindrance = hindrance_of(reduce, compress, every, batch_norm, arena.on_cpu)
-        if asked in ("bucket", "thread") and hindrance:
+        self.blocking = blocking = blocking_option(reduce, compress, every, batch_norm, arena.on_cpu)
+        if asked in ("bucket", "thread") and blocking:
             raise ConfigurationError(
-                f"--overlap {asked} exchanges gradients while others are still computed, and {hindrance} takes them "
+                f"--overlap {asked} exchanges gradients while others are still computed, and {blocking} takes them "
                 f"all at once: leave out one"
             )
         if asked == "thread" and not comm.threads:
@@ -58,42 +58,44 @@ class Overlap:
 
         def make(policy):
             if policy == "after":
-                return After(arena, total, settle, direct)
+                return ExchangeAfterBackward(arena, total, settle, direct)
             form = None if wire == WIRES[0] else Wire(wire)
-            return (Buckets if policy == "bucket" else Threaded)(arena, comm, shards, form, size, settle)
+            return (BucketedExchange if policy == "bucket" else ThreadedExchange)(
+                arena, comm, shards, form, size, settle
+            )
 
         self.policy, self.why = asked, "as asked for"
         if asked == "auto":
-            self.policy, self.why = self._without_trial(hindrance, length, size)
+            self.policy, self.why = self._without_trial(blocking, length, size)
         names = [self.policy] if self.policy else [p for p in POLICIES[1:] if p != "thread" or comm.threads]
-        self.ways = {name: make(name) for name in names}
+        self.exchanges = {name: make(name) for name in names}
         self.seconds = {name: [] for name in names}
         self.steps = 0
 
-    def _without_trial(self, hindrance, length, size):
+    def _without_trial(self, blocking, length, size):
         reasons = {
             "there is one rank": self.comm.size == 1,
-            f"{hindrance} takes all gradients at once": hindrance,
+            f"{blocking} takes all gradients at once": blocking,
             f"{length:,} bytes are soon exchanged": length < SHORT,
             f"all gradients fit in a bucket of {size:,} bytes": size >= length,
         }
         why = next((reason for reason, holds in reasons.items() if holds), None)
         return ("after", why) if why else (None, "the run ended before all had been tried")
 
-    def way(self):
+    def current(self):
         """What exchanges the gradients of the next step."""
-        return list(self.ways.values())[self.steps % len(self.ways)]
+        return list(self.exchanges.values())[self.steps % len(self.exchanges)]
 
     @property
     def trial(self):
         """How many steps a trial takes; none if there is nothing to try."""
-        return 0 if self.policy else (ROUNDS + 1) * len(self.ways)
+        return 0 if self.policy else (ROUNDS + 1) * len(self.exchanges)
 
-    def took(self, seconds):
+    def record_time(self, seconds):
         """Take note of how long a step took on this rank, and come to a decision once enough are known. Collective."""
         if self.policy:
             return
-        list(self.seconds.values())[self.steps % len(self.ways)].append(seconds)
+        list(self.seconds.values())[self.steps % len(self.exchanges)].append(seconds)
         self.steps += 1
         if self.steps == self.trial:
             self._decide()
@@ -101,10 +103,11 @@ class Overlap:
     def _decide(self):
         everyones = self.comm.all_gather_object(self.seconds)
         found = {
-            name: median([max(step) for step in zip(*[theirs[name] for theirs in everyones])][1:]) for name in self.ways
+            name: median([max(step) for step in zip(*[theirs[name] for theirs in everyones])][1:])
+            for name in self.exchanges
         }
         best = min(found, key=lambda name: found[name])
         self.policy = self.comm.broadcast_object(best if found[best] < GAIN * found["after"] else "after")
         times = ", ".join(f"{name} {1e3 * seconds:.3g} ms" for name, seconds in found.items())
         self.why = f"measured: {times} a step"
-        self.ways = {self.policy: self.ways[self.policy]}
+        self.exchanges = {self.policy: self.exchanges[self.policy]}

@@ -17,9 +17,9 @@ from allgrad.autograd.arrays import ALIGNMENT, full
 from allgrad.ddp.comm import Communicator, share
 from allgrad.ddp.errors import ConfigurationError, counted
 from allgrad.ddp.reduce.half_precision import Wire
-from allgrad.ddp.reduce.shared_sum import Board
-from allgrad.ddp.reduce.tree import Counter, subtrees
-from allgrad.ddp.shards import run_of
+from allgrad.ddp.reduce.shared_sum import SharedMemorySum
+from allgrad.ddp.reduce.tree import TreeAccumulator, subtrees
+from allgrad.ddp.shards import shards_of_rank
 
 SHORT = 1 << 22  # bytes up to which MPI's all-reduce of two ranks is faster than their exchanging halves
 SHARED = 1 << 13  # bytes from which on two ranks are faster in shared memory than by MPI's all-reduce
@@ -44,14 +44,14 @@ class ShardSum:
                 f"start at most {counted(shards, 'rank')}, or give --shards {comm.size} or more"
             )
         self.comm, self.shards, self.canonical, self.wire = comm, shards, canonical, wire
-        self.first, self.stop = run_of(comm.rank, comm.size, shards)
-        self.nodes = [subtrees(*run_of(rank, comm.size, shards), shards) for rank in range(comm.size)]
+        self.first, self.stop = shards_of_rank(comm.rank, comm.size, shards)
+        self.nodes = [subtrees(*shards_of_rank(rank, comm.size, shards), shards) for rank in range(comm.size)]
         self.halves = self._halves()
         self.form = f" over {shards} shards, {'canonical' if canonical else 'native'}"
-        self.board: Board | None = None
+        self.board: SharedMemorySum | None = None
         self._free: list = []
         self._scratch: Any = np.empty(0)
-        self._counter = Counter(shards, self._free.append, self._add)
+        self._counter = TreeAccumulator(shards, self._free.append, self._add)
 
     def place(self, shard, like):
         """Where to write a shard's array, of the form of `like`, that `push` would copy; None if it would not."""
@@ -89,8 +89,8 @@ class ShardSum:
             self.comm.compare("a sum", array, self.form)
         if (board := self.board) is not None and array is board.array:
             self._counter.stack.clear()
-            self.comm.sent += board.given
-            return self.comm.together("a sum", array, lambda: board.add_up(Counter(self.shards)))
+            self.comm.bytes_sent += board.given
+            return self.comm.shared_memory_step("a sum", array, lambda: board.add_up(TreeAccumulator(self.shards)))
         for sends, receives in self.steps(array):
             self.comm.exchange(sends, receives)
 
@@ -104,7 +104,7 @@ class ShardSum:
             stride = -(-array.nbytes // ALIGNMENT) * ALIGNMENT
             memory = share(self.comm, [stride * len(nodes) for nodes in self.nodes])
             if memory is not None:
-                self.board = Board(self.comm, memory, self.nodes, array)
+                self.board = SharedMemorySum(self.comm, memory, self.nodes, array)
                 return self.board.array
         return array
 
@@ -200,7 +200,7 @@ class ShardSum:
             _filled((part[slices[r]], r) for r in others for part in parts),
             _filled((piece, r) for r in others for piece in pieces[r]),
         )
-        counter = Counter(self.shards, add=self._add)
+        counter = TreeAccumulator(self.shards, add=self._add)
         for nodes, arrays in zip(self.nodes, pieces):
             for (level, index), piece in zip(nodes, arrays):
                 counter.push(level, index, piece)
@@ -240,7 +240,7 @@ def gathered(comm, shards, arrays):
         if len(arrays[0]):
             comm.exchange([(array, 0) for array in arrays], [])
         return arrays
-    runs = [range(*run_of(rank, comm.size, shards)) for rank in range(comm.size)]
+    runs = [range(*shards_of_rank(rank, comm.size, shards)) for rank in range(comm.size)]
     received = [(full(arrays[0].shape, 0, arrays[0]), rank) for rank in range(1, comm.size) for _ in runs[rank]]
     if received and len(arrays[0]):
         comm.exchange([], received)

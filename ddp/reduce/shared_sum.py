@@ -2,10 +2,10 @@
 
 from itertools import accumulate
 
-from allgrad.autograd.arrays import beside, pieces, to_numpy
+from allgrad.autograd.arrays import pieces, to_backend_of, to_numpy
 
 
-class Board:
+class SharedMemorySum:
     """Where each rank has the sums of its subtrees, in memory that all ranks see.
 
     array   this rank's last one, of the form of what is to be summed
@@ -19,7 +19,7 @@ class Board:
             [*region.reshape(len(some), -1)[:, : like.nbytes].view(to_numpy(like).dtype)]
             for some, region in zip(nodes, memory.regions)
         ]
-        *kept, self.array = [beside(row, like) for row in rows[comm.rank]]
+        *kept, self.array = [to_backend_of(row, like) for row in rows[comm.rank]]
         self.kept = {index << level: row for (level, index), row in zip(nodes[comm.rank], kept)}
         self.array[...] = like
         start, stop = (comm.rank * len(like) // comm.size, (comm.rank + 1) * len(like) // comm.size)

@@ -4,7 +4,7 @@ import operator
 from typing import Any
 
 
-class Counter:
+class TreeAccumulator:
     """Adds up a run of the tree's leaves, or of its subtrees, from left to right, as a binary counter carries.
 
     At most log2(V) sums are held at once, 2 log2(V) if the run does not start at the first leaf: `stack`, left to
@@ -40,7 +40,7 @@ class Counter:
 
 def subtrees(first, stop, leaves):
     """The largest complete subtrees, as (level, index), that cover the leaves [first, stop)."""
-    counter = Counter(leaves)
+    counter = TreeAccumulator(leaves)
     for leaf in range(first, stop):
         counter.push(0, leaf, None)
     return [(level, index) for level, index, _ in counter.stack]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from allgrad.autograd import random
-from allgrad.autograd.arrays import beside, to_numpy
+from allgrad.autograd.arrays import to_backend_of, to_numpy
 from allgrad.autograd.engine import hvp
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.ddp.scaling.probe import Frozen, mean
@@ -82,7 +82,7 @@ def hessian_product(frozen: Frozen, v):
         return mean(loss(frozen.model(x), *targets))
 
     try:
-        return to_numpy(hvp(of_weights, beside(frozen.weights, arena.data), beside(v, arena.data)))
+        return to_numpy(hvp(of_weights, to_backend_of(frozen.weights, arena.data), to_backend_of(v, arena.data)))
     finally:
         for container, key, p in places:
             container[key] = p

@@ -95,23 +95,23 @@ class NoiseScale:
         for i in range(len(self.chunks))[which]:
             self.squares[i] = sum([float(g @ g) for g in self.chunks[i]])
 
-    def ride(self, riders, samples, length):
+    def ride(self, extras, samples, length):
         """Write sum_v b_v |g_v|^2, for the total and each layer, of one squared shard of `length` samples.
 
         The arena held the shard's gradient as b_v g_v / n, and n^2 / b_v times its square is b_v |g_v|^2.
         """
         factor = samples * samples / length
-        riders[0] = sum(self.squares) * factor
+        extras[0] = sum(self.squares) * factor
         if self.per_layer is not None:
             for i, squared in enumerate(self.squares, 1):
-                riders[i] = squared * factor
+                extras[i] = squared * factor
 
-    def observe(self, riders, samples, shards):
-        """One step, from the riders' sums and the gradient of the batch that the arena holds."""
+    def observe(self, extras, samples, shards):
+        """One step, from the extras' sums and the gradient of the batch that the arena holds."""
         self.square()
-        self.update(samples, shards, float(riders[0]), sum(self.squares))
+        self.update(samples, shards, float(extras[0]), sum(self.squares))
         if self.per_layer is not None and self.last is not None:
-            weighted = to_numpy(riders)[1 : len(self.squares) + 1].astype(np.float64)
+            weighted = to_numpy(extras)[1 : len(self.squares) + 1].astype(np.float64)
             self.per_layer.update(*_pair(samples, shards, weighted, np.array(self.squares)))
 
     def update(self, samples, shards, weighted, squared):

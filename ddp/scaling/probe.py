@@ -16,11 +16,11 @@ import numpy as np
 from allgrad import autograd as ag
 from allgrad.autograd import nn, random
 from allgrad.autograd.arena import arena_of
-from allgrad.autograd.arrays import beside, to_numpy
+from allgrad.autograd.arrays import to_backend_of, to_numpy
 from allgrad.ddp.comm import Communicator
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.ddp.scaling.noise_scale import fieller, ratio
-from allgrad.ddp.shards import run_of
+from allgrad.ddp.shards import shards_of_rank
 
 ELEMENTWISE = (
     nn.ELU, nn.GELU, nn.Hardtanh, nn.Identity, nn.LeakyReLU, nn.ReLU, nn.Sigmoid, nn.SiLU, nn.Softplus, nn.Tanh,
@@ -74,16 +74,16 @@ class Frozen:
 
     def samples(self, indices=slice(None)):
         """The arrays of some samples, where the model lives."""
-        return [beside(a[indices], self.arena.data) for a in self.arrays]
+        return [to_backend_of(a[indices], self.arena.data) for a in self.arrays]
 
     def gradient(self, indices=slice(None), weights=None):
         """Of the mean loss of some samples, at other weights if given."""
-        self.arena.data[...] = beside(self.weights if weights is None else weights, self.arena.data)
-        self.arena.touch()
+        self.arena.data[...] = to_backend_of(self.weights if weights is None else weights, self.arena.data)
+        self.arena.bump_versions()
         self.arena.zero_grad()
         x, *targets = self.samples(indices)
         mean(self.loss(self.model(x), *targets)).backward()
-        self.arena.finish()
+        self.arena.zero_missing_grads()
         return to_numpy(self.arena.grad).copy()
 
 
@@ -106,7 +106,7 @@ def noise_of_batches(model, loss, x, *targets, batch, count=32, seed=0, comm=Non
             f"{len(frozen)} samples: take fewer or smaller ones"
         )
     order = random.permutation(len(frozen), seed, "probe")[: count * batch].reshape(count, batch)
-    mine = [frozen.gradient(order[i]) for i in range(*run_of(comm.rank, comm.size, count))]
+    mine = [frozen.gradient(order[i]) for i in range(*shards_of_rank(comm.rank, comm.size, count))]
     rows = np.array([row for rows in comm.all_gather_object(mine) for row in rows])
     products = rows @ rows.T  # all that norms of means of micro-batches need
     trace, signal = _analysis(products, batch)
@@ -157,7 +157,7 @@ def noise_of_examples(model, loss, x, *targets) -> ExactNoise:
             h = h + probe
     frozen.arena.zero_grad()
     mean(loss(h, *targets)).backward()
-    frozen.arena.finish()
+    frozen.arena.zero_missing_grads()
     squares = np.zeros(n)
     for layer, inputs, probe in kept:
         trained = [p is not None and p.requires_grad for p in (layer.weight, layer.bias)]

@@ -17,7 +17,7 @@ import numpy as np
 
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.ddp.files import replace
-from allgrad.ddp.reduce import Buckets, Threaded
+from allgrad.ddp.reduce import BucketedExchange, ThreadedExchange
 from allgrad.ddp.trace.analysis import Event, layers, verdict, waits
 from allgrad.ddp.trace.chrome import chrome
 from allgrad.ddp.trace.clocks import aligned, settled
@@ -55,7 +55,7 @@ class Timeline:
         """Record what this `DistributedDataParallel` does; refuse a file that cannot be written. Collective."""
         self.parallel, self.comm = parallel, parallel.comm
         if self.path is not None:
-            self.comm.agree(self._refuse_unwritable)
+            self.comm.agree_or_raise(self._refuse_unwritable)
 
     def plan(self, total):
         """Take note that the run has so many steps, or None if nobody knows."""
@@ -138,7 +138,7 @@ class Timeline:
         if comm.size == 1:
             return None
         spare = comm.local_size < max(comm.size, os.cpu_count() or 1)
-        if overlap.policy != "after" or overlap.hindrance or overlap.why.startswith("measured") or not spare:
+        if overlap.policy != "after" or overlap.blocking or overlap.why.startswith("measured") or not spare:
             return ""
         return "thread" if comm.backend == "gloo" and comm.threads else "bucket"
 
@@ -202,10 +202,10 @@ class Timeline:
         if comm.size > 1:
             self._replace(comm, "exchange", self._exchange)
             self._replace(comm, "start", self._start)
-            for name in ("all_reduce", "together", "broadcast", "_together"):
+            for name in ("all_reduce", "shared_memory_step", "broadcast", "_together"):
                 self._replace(comm, name, self._collective)
-        for way in self.parallel.overlap.ways.values():
-            if isinstance(way, Buckets):
+        for way in self.parallel.overlap.exchanges.values():
+            if isinstance(way, BucketedExchange):
                 self._replace(way, "_sum", self._launch)
                 for number, (_, total) in enumerate(way.parts):
                     self._replace(total, "steps", lambda f, n=number, way=way: self._bucket(f, n, way))
@@ -267,7 +267,7 @@ class Timeline:
         """From the launch of a bucket to the end of its last message."""
 
         def recorded(array, few=False):
-            args = {"bytes": array.nbytes, **({} if isinstance(way, Threaded) else {"flight": True})}
+            args = {"bytes": array.nbytes, **({} if isinstance(way, ThreadedExchange) else {"flight": True})}
             event = Event("bucket", f"bucket {number}", self._thread(), self.clock(), 0.0, args)
             yield from steps(array, few)
             event.end = self.clock()

@@ -75,7 +75,7 @@ class Trainer:
         self.writer = checkpoint.Writer(directory, self.timeline)
         self.step = 0
         self.best = {"val_loss": None, "step": 0, "evaluations_since": 0}
-        self.sent = 0  # bytes that this rank has sent in training
+        self.bytes_sent = 0  # bytes that this rank has sent in training
         self.seconds = 0.0  # spent training, without evaluation and checkpoints
         self.first_step = 0
         self.plateau = optimizer.lr if isinstance(optimizer.lr, Plateau) else None
@@ -86,14 +86,14 @@ class Trainer:
             raise ConfigurationError("AdaScale and FollowNoise follow the noise scale: give the model a NoiseScale")
 
     @property
-    def total(self):
+    def total_steps(self):
         """Steps of the whole run, as far as known by now: those of `epochs` depend on what the batch will be."""
         return self.loader.sampler.steps_in(self.epochs) if self.steps is None else self.steps
 
     @property
     def finished(self):
         """Whether there is nothing left to do."""
-        return self.step >= self.total or (self.adascale is not None and self.adascale.done)
+        return self.step >= self.total_steps or (self.adascale is not None and self.adascale.done)
 
     # --- going on from a checkpoint ------------------------------------------------------------------------------
 
@@ -152,23 +152,23 @@ class Trainer:
         if the ranks' parameters differ. Raises ConfigurationError if `out` holds another run's checkpoints, or if the
         last checkpoint could not be written.
         """
-        self.comm.agree(self._refuse_another_run)
-        journal = Journal(self.out, self.step, self.total, self.comm.rank == 0)
+        self.comm.agree_or_raise(self._refuse_another_run)
+        journal = Journal(self.out, self.step, self.total_steps, self.comm.rank == 0)
         began = time.perf_counter()
         window = [0.0, 0, 0, 0.0]  # sum of finite losses, their samples, all samples and seconds since the last line
         stopped = self._out_of_patience()  # a run that has stopped early stays so
         with journal, self.writer:
             while not (self.finished or stopped):
-                sent = self.comm.sent
+                sent = self.comm.bytes_sent
                 with self.timeline.step(self.step):
                     loss, samples, norm, lr, seconds = self._one_step()
-                self.sent += self.comm.sent - sent
+                self.bytes_sent += self.comm.bytes_sent - sent
                 known = samples if math.isfinite(loss) else 0
                 news = (loss * known if known else 0.0, known, samples, seconds)
                 window = [a + b for a, b in zip(window, news)]
                 self.seconds += seconds
                 self._follow_noise()
-                journal.advance(self.step, loss, self.total)
+                journal.advance(self.step, loss, self.total_steps)
                 last = self.finished
                 if self.comm.size > 1 and self.check_every != 0 and (last or self._due(self.check_every)):
                     self.parallel.compare_parameters()
@@ -328,7 +328,7 @@ class Trainer:
             **({"batches": [list(piece) for piece in sampler.pieces]} if len(sampler.pieces) > 1 else {}),
             **self._noise(),
             "samples_per_second": now / self.seconds if self.seconds else None,
-            "bytes_per_step": self.sent / (self.step - self.first_step) if self.step > self.first_step else None,
+            "bytes_per_step": self.bytes_sent / (self.step - self.first_step) if self.step > self.first_step else None,
             "wall_seconds": wall,
             "seed": self.loader.seed,
             "stopped_early": stopped,

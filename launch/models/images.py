@@ -6,8 +6,8 @@ import math
 import numpy as np
 
 from allgrad.autograd import matmul, nn, pad, relu
-from allgrad.autograd.arrays import as_like
-from allgrad.autograd.engine import innermost
+from allgrad.autograd.arrays import cast_like
+from allgrad.autograd.engine import unwrap
 from allgrad.ddp.errors import ConfigurationError
 
 
@@ -26,7 +26,7 @@ class ImageNetwork(nn.Sequential):
 
 def resized(x, size):
     """Images (N, C, H, W) at size x size, bilinear, as torch's interpolate with align_corners=False."""
-    rows, columns = (as_like(_interpolation(n, size), innermost(x)) for n in x.shape[2:])
+    rows, columns = (cast_like(_interpolation(n, size), unwrap(x)) for n in x.shape[2:])
     return matmul(matmul(rows, x), columns.T)
 
 

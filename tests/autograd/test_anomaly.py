@@ -10,7 +10,7 @@ from allgrad.autograd.engine import Leaf, Tensor, operations
 
 def rules():
     """What each operation computes by."""
-    return {operation: operation.exchange(lambda rule: rule) for operation in operations}
+    return {operation: operation.wrap_rule(lambda rule: rule) for operation in operations}
 
 
 X = ag.tensor([[0.0, 1.0, 2.0]], requires_grad=True, name="x")

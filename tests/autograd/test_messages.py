@@ -60,14 +60,14 @@ def moved():
     p = nn.Parameter([1.0], name="p")
     arena = ag.Arena({"p": p})
     ag.Arena({"q": p})
-    arena.finish()
+    arena.zero_missing_grads()
 
 
 def replaced():
     p = nn.Parameter([1.0], name="p")
     arena = ag.Arena({"p": p})
     p.data = np.ones(1, np.float32)
-    arena.finish()
+    arena.zero_missing_grads()
 
 
 def mixed():
@@ -416,7 +416,7 @@ TABLE = [
     (V, "SGD: nesterov needs a momentum above 0", lambda: optim.SGD(weight(), lr=0.1, nesterov=True)),
     (V, "RMSprop: alpha is in [0, 1), got 1.0", lambda: optim.RMSprop(weight(), alpha=1)),
     (V, "LARS needs the norms of whole parameters: it cannot update a part",
-     lambda: optim.LARS(weight(), 0.1).keep(slice(0, 1))),
+     lambda: optim.LARS(weight(), 0.1).shard_state(slice(0, 1))),
     (V, "LARS: trust is a finite number of at least 0, got -1", lambda: optim.LARS(weight(), 0.1, trust=-1)),
     (V, "LAMB: l1 is a finite number of at least 0, got nan", lambda: optim.LAMB(weight(), l1=np.nan)),
     (T, "Adam: groups maps patterns to hyperparameters, as in {'*.bias': {'weight_decay': 0.0}}, got a list",

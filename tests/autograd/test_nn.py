@@ -11,7 +11,7 @@ import torch
 import allgrad as ag
 from allgrad import nn, optim
 from allgrad.autograd import init
-from allgrad.autograd.arena import RIDERS, arena_of
+from allgrad.autograd.arena import EXTRAS, arena_of
 from allgrad.autograd.random import generator, keyed
 
 X = generator("nn").standard_normal((7, 2, 3)).astype(np.float32)
@@ -194,9 +194,9 @@ def test_parameters_are_aligned_views_of_the_arena_with_their_values_and_gradien
     before = net.state_dict()
     (net(np.ones((3, 4), dtype)) ** 2).sum().backward()
     gradients = {name: p.grad.copy() for name, p in net.named_parameters()}
-    arena, riders = ag.Arena(net), RIDERS + len(gradients)
-    assert arena.dtype == dtype and np.shares_memory(arena.grad, arena.message) and arena.riders.size == riders
-    assert arena.message.size == arena.data.size + riders and arena.message.flags.c_contiguous
+    arena, extras = ag.Arena(net), EXTRAS + len(gradients)
+    assert arena.dtype == dtype and np.shares_memory(arena.grad, arena.message) and arena.extras.size == extras
+    assert arena.message.size == arena.data.size + extras and arena.message.flags.c_contiguous
     for name, p in net.named_parameters():
         assert np.shares_memory(p.data, arena.data) and np.shares_memory(p.grad, arena.grad)
         assert p.data.ctypes.data % 64 == p.grad.ctypes.data % 64 == 0

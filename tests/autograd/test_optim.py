@@ -9,7 +9,7 @@ import torch
 
 import allgrad as ag
 from allgrad import nn, optim
-from allgrad.autograd.arrays import as_like
+from allgrad.autograd.arrays import cast_like
 from allgrad.autograd.optim import base
 from allgrad.autograd.random import generator
 
@@ -84,7 +84,7 @@ def model_and_twin():
 def train(model, optimizer, steps):
     for _ in range(steps):
         optimizer.zero_grad()
-        ag.cross_entropy(model(as_like(X, optimizer.arena.data)), LABELS).backward()
+        ag.cross_entropy(model(cast_like(X, optimizer.arena.data)), LABELS).backward()
         optimizer.step()
 
 
@@ -138,7 +138,7 @@ def test_a_part_of_the_arrays_is_updated_to_the_same_bits(name, options):
         for part in map(slice, cuts, cuts[1:]):
             p = ag.tensor(weights, requires_grad=True)
             optimizers.append((p, getattr(optim, name)({"p": p}, **options), part))
-            optimizers[-1][1].keep(part)
+            optimizers[-1][1].shard_state(part)
         for _ in range(3):
             for p, optimizer, _ in optimizers:
                 optimizer.arena.zero_grad()

@@ -229,7 +229,7 @@ def test_an_exception_in_the_middle_of_backward_is_raised_and_the_next_step_is_r
 
 def test_what_the_thread_fails_with_the_step_raises():
     parallel = ddp_of(Communicator(), shards=2, overlap="thread", bucket=1)
-    parallel.overlap.way().parts[2][1].steps = lambda array: {}["x"]
+    parallel.overlap.current().parts[2][1].steps = lambda array: {}["x"]
     batches = [*DataLoader((X, LABELS), 13, shards=2).steps(0, 2)]
     with pytest.raises(KeyError, match="x"):
         parallel.backward(batches[0], lambda x, y: ag.cross_entropy(parallel.model(x), y))
@@ -284,9 +284,9 @@ def tried(comm, seconds):
     overlap, names = parallel.overlap, ["after", "bucket"]
     for turn in range(ROUNDS + 1):
         for name in names:
-            assert overlap.policy is None and type(overlap.way()) is type(overlap.ways[name])
-            overlap.took(seconds(name, comm.rank, turn))
-    assert list(overlap.ways) == [overlap.policy]
+            assert overlap.policy is None and type(overlap.current()) is type(overlap.exchanges[name])
+            overlap.record_time(seconds(name, comm.rank, turn))
+    assert list(overlap.exchanges) == [overlap.policy]
     return overlap.policy, overlap.why
 
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings, strategies as st
 from allgrad import nn
 from allgrad.autograd.random import generator
 from allgrad.ddp import Communicator, ConfigurationError, DataLoader, DistributedDataParallel, ShardSum
-from allgrad.ddp.reduce import Counter, shard_sum as reduction, subtrees
-from allgrad.ddp.shards import run_of
+from allgrad.ddp.reduce import TreeAccumulator, shard_sum as reduction, subtrees
+from allgrad.ddp.shards import shards_of_rank
 
 PAIRS = [(shards, ranks) for shards in range(1, 10) for ranks in range(1, shards + 1)]
 LARGE = [(16, 8), (40, 7), (100, 3), (1000, 6), (1024, 1), (1024, 3), (1024, 8)]
@@ -47,7 +47,7 @@ def test_subtrees_are_the_largest_that_cover_the_run_of_each_rank(shards):
     for ranks in range(1, shards + 1):
         covered = []
         for rank in range(ranks):
-            run = range(*run_of(rank, ranks, shards))
+            run = range(*shards_of_rank(rank, ranks, shards))
             nodes = subtrees(run.start, run.stop, shards)
             assert nodes == largest_inside(run, root, 0, shards)
             covered += [leaf for node in nodes for leaf in span(*node, shards)]
@@ -59,8 +59,8 @@ def test_a_counter_holds_few_sums(shards):
     log = max(1, math.ceil(math.log2(shards)))
     for ranks in {1, 2, 3, 7, shards}:
         for rank in range(min(ranks, shards)):
-            counter, held = Counter(shards), 0
-            for leaf in range(*run_of(rank, min(ranks, shards), shards)):
+            counter, held = TreeAccumulator(shards), 0
+            for leaf in range(*shards_of_rank(rank, min(ranks, shards), shards)):
                 counter.push(0, leaf, None)
                 held = max(held, len(counter.stack))
             assert held <= (log if rank == 0 else 2 * log)

@@ -189,9 +189,9 @@ def test_without_running_statistics_nothing_more_is_exchanged(simulate):
         model = nn.Sequential(nn.Linear(6, 3), nn.BatchNorm1d(3, track_running_stats=False))
         parallel = DistributedDataParallel(model, comm, 2)
         batch = DataLoader((X.astype("f4"), LABELS), 12, comm, 2).batch(0)
-        sent = comm.sent
+        sent = comm.bytes_sent
         parallel.backward(batch, lambda x, y: ag.cross_entropy(model(x), y))
-        return comm.sent - sent - parallel.arena.message.nbytes
+        return comm.bytes_sent - sent - parallel.arena.message.nbytes
 
     assert simulate(2, count) == [0, 0]
 

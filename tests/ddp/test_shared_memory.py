@@ -69,13 +69,13 @@ def test_any_other_array_is_summed_by_messages(simulate):
 
 def test_what_others_read_is_counted_as_sent(simulate):
     def sent(comm, shared):
-        comm.local_size, before = comm.size, comm.sent
+        comm.local_size, before = comm.size, comm.bytes_sent
         total, array = ShardSum(comm, 6), np.zeros(120, np.float32)
         array = total.share(array) if shared else array
         for shard in range(total.first, total.stop):
             total.push(shard, array)
         total.finish(array)
-        return comm.sent - before
+        return comm.bytes_sent - before
 
     for ranks in (3, 6):
         assert simulate(ranks, lambda comm: sent(comm, True)) == simulate(ranks, lambda comm: sent(comm, False))
@@ -189,7 +189,7 @@ def test_an_optimizer_follows_the_gradients_to_other_memory():
     optimizer.step()
     before = {name: p.numpy().copy() for name, p in model.named_parameters()}
     message = np.empty_like(model.arena.message)
-    model.arena.lie_in(message)
+    model.arena.adopt_buffer(message)
     optimizer.zero_grad()
     (model(np.ones((1, 3), np.float32)).sum() * 2.0).backward()
     optimizer.step()

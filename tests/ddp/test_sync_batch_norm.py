@@ -21,7 +21,7 @@ from allgrad.ddp import (
     Trainer,
 )
 from allgrad.ddp.data import Batch, Shard
-from allgrad.ddp.shards import run_of
+from allgrad.ddp.shards import shards_of_rank
 
 X = generator("sync").standard_normal((53, 6)) * 3.0 + 1.0
 LABELS = np.arange(53) % 3
@@ -48,7 +48,7 @@ def loss_of(model):
 
 def batch_for(comm, sizes, dtype="float64"):
     """The batch whose shards have these sizes, as a rank sees it."""
-    bounds, mine = np.cumsum([0, *sizes]), range(*run_of(comm.rank, comm.size, len(sizes)))
+    bounds, mine = np.cumsum([0, *sizes]), range(*shards_of_rank(comm.rank, comm.size, len(sizes)))
     parts = [np.arange(*bounds[v : v + 2]) for v in range(len(sizes))]
     shards = [Shard(v, parts[v], (X[parts[v]].astype(dtype), LABELS[parts[v]])) for v in mine]
     return Batch(0, 0, sum(sizes), len(sizes), 0, shards)
@@ -189,7 +189,7 @@ def test_modes_and_hooks_are_those_of_a_shard_alone():
     """What a forward sets up around a layer is not seen by the others, and a hook fires once a shard."""
     model, seen, fired = Network().to("float64"), [], []
     parallel = DistributedDataParallel(model, shards=3, batch_norm="sync")
-    model.head.bias.register_hook(lambda leaf: fired.append(leaf.total.copy()))
+    model.head.bias.register_hook(lambda leaf: fired.append(leaf.grad.copy()))
 
     def loss(x, y):
         seen.append(bool((model.first.weight * 1.0).requires_grad))

@@ -74,7 +74,7 @@ def test_the_trace_of_a_run_is_valid_and_changes_no_bits(ranks, options, simulat
         summary = trainer.fit()
         assert all(leaf.hook is None for leaf in trainer.parallel.arena.leaves)
         assert not {"exchange", "start", "all_reduce", "broadcast", "_together"} & vars(comm).keys()
-        assert not any({"_sum", "finish"} & vars(way).keys() for way in trainer.parallel.overlap.ways.values())
+        assert not any({"_sum", "finish"} & vars(way).keys() for way in trainer.parallel.overlap.exchanges.values())
         return summary["weights_sha256"], summary.get("timeline")
 
     plain = simulate(ranks, lambda comm: run(comm, None))

@@ -22,7 +22,7 @@ from allgrad.ddp import (
     ShardSum,
     Trainer,
 )
-from allgrad.ddp.comm import KNOWN, Communicator, here, place
+from allgrad.ddp.comm import KNOWN, Communicator, activity, place
 from allgrad.ddp.trainer import checkpoint
 
 # --- calls -------------------------------------------------------------------------------------------------------
@@ -35,7 +35,7 @@ def both_fail(simulate, calls, ranks=2):
         comm.all_reduce(np.ones(3, "f4"))
         with pytest.raises(ConfigurationError) as caught:
             calls[min(comm.rank, len(calls) - 1)](comm)
-        assert here.inside is None
+        assert activity.inside is None
         return str(caught.value)
 
     (text,) = {*simulate(ranks, run)}
@@ -126,7 +126,7 @@ def test_what_was_compared_is_not_compared_again_and_little_is_remembered(simula
 def test_one_rank_compares_nothing():
     comm = Communicator()
     comm.all_reduce(f4)
-    assert comm.broadcast_object("x") == "x" and comm.all_gather_object(1) == [1] and here.inside is None
+    assert comm.broadcast_object("x") == "x" and comm.all_gather_object(1) == [1] and activity.inside is None
 
 
 def test_the_place_is_that_of_the_users_code():

@@ -69,7 +69,7 @@ def reduced(comm, leaves, wire):
         array[...] = leaves[shard]
         total.push(shard, array)
     total.finish(array)
-    return array.tobytes(), comm.sent
+    return array.tobytes(), comm.bytes_sent
 
 
 @pytest.mark.parametrize("name", ["float16", "bfloat16"])

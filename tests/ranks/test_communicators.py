@@ -96,13 +96,13 @@ def refuse(text):
 def test_what_one_rank_refuses_all_refuse(comm):
     for wrong in range(comm.size):
         with pytest.raises(ConfigurationError, match=f"^not on rank {wrong}$"):
-            comm.agree(lambda: refuse(f"not on rank {wrong}") if comm.rank == wrong else "fine")
+            comm.agree_or_raise(lambda: refuse(f"not on rank {wrong}") if comm.rank == wrong else "fine")
     with pytest.raises(ConfigurationError, match=r"^not on rank 0$"):
-        comm.agree(lambda: refuse(f"not on rank {comm.rank}"))
+        comm.agree_or_raise(lambda: refuse(f"not on rank {comm.rank}"))
 
 
 def test_without_refusal_each_rank_has_its_result(comm):
-    assert comm.agree(lambda x, y: (x, y), comm.rank, 2) == (comm.rank, 2)
+    assert comm.agree_or_raise(lambda x, y: (x, y), comm.rank, 2) == (comm.rank, 2)
 
 
 # --- sums --------------------------------------------------------------------------------------------------------

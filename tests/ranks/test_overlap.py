@@ -95,7 +95,7 @@ def test_after_an_exception_in_the_middle_of_backward_on_all_ranks_the_next_step
 def test_what_the_thread_fails_with_is_raised_in_the_step(comm):
     shards = comm.size + 1  # of one shard nothing is added up
     parallel = DistributedDataParallel(Net(), comm, shards, overlap="thread", bucket=1)
-    parallel.overlap.way().parts[2][1].steps = lambda array: {}["x"]
+    parallel.overlap.current().parts[2][1].steps = lambda array: {}["x"]
     batch = DataLoader((X, LABELS), 13, comm, shards).batch(0)
     with pytest.raises(KeyError, match="x"):
         parallel.backward(batch, lambda x, y: ag.cross_entropy(parallel.model(x), y))

@@ -125,7 +125,7 @@ def _state(run):
 def _restore(run, kept, step):
     data, buffers, state = kept
     run.arena.data[:] = data
-    run.arena.touch()
+    run.arena.bump_versions()
     for name, buffer in run.model.named_buffers():
         buffer.assign(buffers[name])
     run.optimizer.load_state_dict(state)

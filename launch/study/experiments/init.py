@@ -56,7 +56,7 @@ class Scheme(runner.Run):
             if len(p.shape) > 1:
                 rng = random.generator(config["seed"], "scheme", name)
                 p.assign(draw(p.shape, rng).astype(config["dtype"]))
-        self.arena.touch()
+        self.arena.bump_versions()
 
     def diverged(self, loss, first):
         """Where the loss begins above what counts as diverged, it has to double."""

@@ -71,7 +71,7 @@ class Local(runner.Run):
         losses = []
         for w, samples in enumerate(self._samples()):
             self.arena.data[...] = self.weights[w]
-            self.arena.touch()
+            self.arena.bump_versions()
             for name, values in self.optimizer.state.items():
                 values[...] = self.kept[w][name]
             shard = Shard(0, samples, self.loader.dataset[samples])
@@ -92,7 +92,7 @@ class Local(runner.Run):
 
     def evaluate(self, part="train"):
         self.arena.data[...] = self._mean()
-        self.arena.touch()
+        self.arena.bump_versions()
         return super().evaluate(part)
 
     def _mean(self):

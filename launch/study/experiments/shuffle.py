@@ -96,11 +96,11 @@ class Shuffled(runner.Run):
 
         def at(w):
             frozen.arena.data[...] = w
-            frozen.arena.touch()
+            frozen.arena.bump_versions()
             frozen.arena.zero_grad()
             value = mean(loss(*frozen.samples()))
             value.backward()
-            frozen.arena.finish()
+            frozen.arena.zero_missing_grads()
             return value.item() + penalty / 2.0 * float(w @ w), frozen.arena.grad + penalty * w
 
         options = {"maxiter": 5000, "maxfun": 10_000, "ftol": 1e-15, "gtol": 1e-9}
