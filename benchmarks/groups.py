@@ -28,20 +28,22 @@ class Failed(Exception):
 
 
 class Group:
-    """The ranks of a peer with one of its settings."""
+    """The ranks of a peer with one of its settings; of the checkout in `root`, if it is not this one."""
 
-    def __init__(self, name, setting, ranks):
+    def __init__(self, name, setting, ranks, root=None):
         self.name, self.setting = name, setting
         self.folder = tempfile.mkdtemp(prefix="allgrad-")
         address = os.path.join(self.folder, "socket")
         words = [sys.executable, "-m", "benchmarks.worker", address, name, setting]
         left = {variable for names in VARIABLES.values() for variable in names}
         variables = {k: v for k, v in os.environ.items() if k not in left} | ONE_THREAD
+        if root is not None:
+            variables["PYTHONPATH"] = str(root)
         with socket.socket(socket.AF_UNIX) as door:
             door.bind(address)
             door.listen()
             door.settimeout(0.5)
-            self.processes = list(_started(words, variables, PEERS[name].starter, ranks, self.folder))
+            self.processes = list(_started(words, variables, PEERS[name].starter, ranks, self.folder, root))
             self.connections = [self._met(door) for _ in range(ranks)]
         self.connections.sort(key=lambda rank: rank.recv())
 
@@ -86,19 +88,20 @@ class Group:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _started(words, variables, starter, ranks, folder):
+def _started(words, variables, starter, ranks, folder, root):
     """Start the ranks as a user would: mpirun, or a process a rank with the variables that torchrun sets."""
     if ranks == 1:
-        yield subprocess.Popen(words, env=variables)
+        yield subprocess.Popen(words, env=variables, cwd=root)
     elif starter == "mpirun":
         variables |= OPEN_MPI
         if ranks > (os.cpu_count() or 1):
             variables["PRTE_MCA_rmaps_default_mapping_policy"] = ":oversubscribe"
-        yield subprocess.Popen([find_mpirun(), "-n", str(ranks), *words], env=variables, stdin=subprocess.DEVNULL)
+        words = [find_mpirun(), "-n", str(ranks), *words]
+        yield subprocess.Popen(words, env=variables, cwd=root, stdin=subprocess.DEVNULL)
     else:
         for rank in range(ranks):
             mine = {"RANK": str(rank), "WORLD_SIZE": str(ranks), "STORE": f"file://{folder}/store"}
-            yield subprocess.Popen(words, env=variables | mine)
+            yield subprocess.Popen(words, env=variables | mine, cwd=root)
 
 
 def why_not(name, ranks):

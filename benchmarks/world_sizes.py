@@ -25,6 +25,7 @@ from allgrad.launch.launchers import command
 from allgrad.launch.models.images import resized
 
 ROOT = Path(__file__).parents[1]
+MODULE = "benchmarks.world_sizes"
 CASES = {
     "mlp": "--model mlp:16 --dropout 0.3 --momentum 0.9 --schedule cosine",
     "lenet5": f"--model {__file__}:LeNet5 --momentum 0.9 --lr 0.02",
@@ -87,8 +88,7 @@ def started(launcher: str, ranks: int, steps: int, jobs: list[tuple]) -> dict[tu
     runs = {job: flags for job in jobs if (flags := flags_of(job, ranks, steps))}
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "found.json"
-        words, variables = command(launcher, ranks, ["--worker", json.dumps([*runs.values()]), str(out)])
-        words[words.index("allgrad")] = "benchmarks.world_sizes"
+        words, variables = command(launcher, ranks, ["--worker", json.dumps([*runs.values()]), str(out)], MODULE)
         path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         done = subprocess.run(
             words, env={**os.environ, **variables, "PYTHONPATH": path}, capture_output=True, text=True, check=False

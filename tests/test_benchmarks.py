@@ -84,3 +84,13 @@ def test_scaling_tells_where_overhead_ends(tmp_path):
     assert len([*scaling.curves(points)]) == 1 + 3
     for path in figures.save(scaling.draw(points), tmp_path / "scaling"):
         assert path.stat().st_size > 10_000
+
+
+def test_a_checkout_takes_turns_with_another():
+    words = [sys.executable, "-m", "benchmarks.against", ".", "--only", LABEL, "--repeats", "2", "--turn", "0.001"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
+    (row,) = [line.split(" | ") for line in done.stdout.splitlines() if LABEL in line]
+    assert float(row[1]) > 0.0 and float(row[2]) > 0.0 and row[-1] == "same |"
+    words[3] = "docs"
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 2 and "docs is no checkout with benchmarks/worker.py" in done.stderr
