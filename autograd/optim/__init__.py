@@ -18,4 +18,4 @@ makes the most usual groups.
 
 from allgrad.autograd.optim.base import Optimizer, no_decay
 from allgrad.autograd.optim.clip import clip_grad_norm, clip_grad_value, grad_norm
-from allgrad.autograd.optim.optimizers import LAMB, LARS, SGD, Adagrad, Adam, AdamW, RMSprop
+from allgrad.autograd.optim.optimizers import LAMB, LARS, SGD, Adagrad, Adam, AdamW, Lion, RMSprop

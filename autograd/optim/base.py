@@ -79,7 +79,8 @@ class Optimizer:
         """Raise ValueError if the hyperparameters h make no sense."""
         name, given = type(self).__name__, vars(h)
         at_least_zero(name, **{key: given[key] for key in AT_LEAST_ZERO if key in given})
-        below_one(name, **{key: given[key] for key in self.fractions})
+        betas = {f"beta{i}": beta for i, beta in enumerate(given.get("betas", ()), 1)}
+        below_one(name, **{key: given[key] for key in self.fractions}, **betas)
 
     def needs(self, h):
         """The state arrays that the rule uses with hyperparameters h: none for a momentum of 0."""
