@@ -6,6 +6,6 @@ from allgrad.autograd.arrays.kernels import (
     record_as_one_step, sum_keepdims, sum_rows, unbroadcast,
 )  # fmt: skip
 from allgrad.autograd.arrays.namespace import (
-    ARRAYS, as_operand, astype, cast_like, full, integers, is_torch, kind, like_arg, load_known, namespace,
+    ARRAYS, as_operand, astype, cast_like, full, integers, is_torch, kind, like_arg, load_imported_backends, namespace,
     OPERANDS, to_backend_of, to_device, to_numpy, xp,
 )  # fmt: skip

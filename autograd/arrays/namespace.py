@@ -25,7 +25,7 @@ class _Namespaces(dict):
         for library, (name, _) in LIBRARIES.items():
             arrays = getattr(sys.modules.get(library), name, None)
             if arrays is not None and issubclass(kind, arrays):
-                load(library)
+                load_backend(library)
                 self[kind] = self[arrays]
                 return self[kind]
         raise TypeError(f"{COMPUTES_ON} {kind.__name__}")
@@ -34,15 +34,15 @@ class _Namespaces(dict):
 xp: dict = _Namespaces.fromkeys((np.ndarray, *np.sctypeDict.values()), np)
 
 
-def load(library):
+def load_backend(library):
     """Import what adds a library's namespace to `xp`, and its own kernels to the operators."""
     importlib.import_module(LIBRARIES[library][1])
 
 
-def load_known():
-    """`load` every library that somebody has imported."""
+def load_imported_backends():
+    """`load_backend` for every library that somebody has imported."""
     for library in LIBRARIES.keys() & sys.modules.keys():
-        load(library)
+        load_backend(library)
 
 
 def as_operand(a, name):
@@ -68,7 +68,7 @@ def to_device(a, device):
     """An array of either library as a torch tensor on this device ("cpu", "cuda:0"), or as a NumPy array ("numpy")."""
     if device == "numpy":
         return to_numpy(a)
-    load("torch")
+    load_backend("torch")
     return xp[sys.modules["torch"].Tensor].asarray(a, device=device)
 
 

@@ -18,7 +18,7 @@ from allgrad.autograd.engine import modes
 from allgrad.autograd.engine.graph import Node
 from allgrad.autograd.engine.tensor import Tensor, shape_of, tensor
 
-PASSING = OPERANDS | {Tensor, type(None)}  # what a rule takes as it is: None stands for an argument left out
+RULE_ARGUMENTS = OPERANDS | {Tensor, type(None)}  # what a rule takes as it is: None stands for an argument left out
 
 
 # --- recording -------------------------------------------------------------------------------------------------
@@ -97,7 +97,7 @@ def primitive(rule: Callable) -> Callable[..., Tensor]:
                 values.append(a.data)
                 nodes.append(a.node)
             else:
-                values.append(a if type(a) in PASSING else as_operand(a, name))
+                values.append(a if type(a) in RULE_ARGUMENTS else as_operand(a, name))
                 nodes.append(None)
         try:
             value, *vjps = rule(*values, **static)

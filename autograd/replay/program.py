@@ -10,20 +10,11 @@ from itertools import groupby
 
 import numpy as np
 
-from allgrad.autograd.engine import Leaf, patched
+from allgrad.autograd.engine import Leaf, in_this_thread, is_active, patched
 from allgrad.autograd.replay.memory import plan
-from allgrad.autograd.replay.recorder import (
-    ACCUMULATE,
-    Changed,
-    Recorder,
-    Refused,
-    deliver,
-    in_this_thread,
-    lock,
-    under,
-)
-from allgrad.autograd.replay.structures import arrays_of, copied, mapped
-from allgrad.autograd.tools import detect_anomaly
+from allgrad.autograd.replay.recorder import CannotReplay, Recorder, lock
+from allgrad.autograd.replay.steps import ACCUMULATE, DecisionChanged, deliver_grad, run_with_errstate
+from allgrad.autograd.replay.structures import arrays_of, copy_grad, map_arrays
 
 PROGRAMS = 8  # of a captured function, for different shapes
 
@@ -47,7 +38,7 @@ def capture(function):
     def captured(*arrays):
         if any(not isinstance(a, np.ndarray) for a in arrays):
             raise TypeError(f"capture: takes NumPy arrays, got {', '.join(type(a).__name__ for a in arrays)}")
-        if Leaf.accumulate.__module__ == detect_anomaly.__module__:
+        if is_active("detect_anomaly"):
             raise RuntimeError("capture: detect_anomaly finds no operations in a replay: call the function itself")
         key = tuple([(a.shape, a.dtype, a.strides) for a in arrays])
         program = programs.get(key)
@@ -73,16 +64,16 @@ class Program:
         except Exception as error:
             failed = error
         if failed is not None:
-            if type(failed) is not Refused:
+            if type(failed) is not CannotReplay:
                 function(*arrays)  # says itself what is wrong with the arrays
             raise RuntimeError(f"cannot be captured: {failed}") from None
         self.tensors = list(recorder.tensors.values())  # whose arrays are replaced when an arena takes them in
         move = plan(recorder, result)
-        self.result = mapped(move, result)
+        self.result = map_arrays(move, result)
         self.steps: list = []
-        for errors, some in groupby(mapped(move, recorder.steps), operator.itemgetter(3)):
+        for errors, some in groupby(map_arrays(move, recorder.steps), operator.itemgetter(3)):
             bound = [step for step in map(_bound, some) if step]
-            self.steps += bound if errors is None else [(under, (errors, bound))]
+            self.steps += bound if errors is None else [(run_with_errstate, (errors, bound))]
         self._compare(recorder.delivered, result)
 
     def __call__(self, arrays):
@@ -92,7 +83,7 @@ class Program:
             if not self.trusted:
                 self._verify(arrays)
             return self.replay()
-        except (Changed, IndexError):
+        except (DecisionChanged, IndexError):
             return self.function(*arrays)
 
     def replay(self):
@@ -103,7 +94,8 @@ class Program:
     def _verify(self, arrays):
         """Compare with the function itself on other arrays than those that were recorded."""
         delivered = []
-        with lock, patched(Leaf, accumulate=in_this_thread(ACCUMULATE, lambda leaf, g: delivered.append(copied(g)))):
+        collect = in_this_thread(ACCUMULATE, lambda leaf, g: delivered.append(copy_grad(g)))
+        with lock, patched("capture", Leaf, accumulate=collect):
             result = self.function(*arrays)
         self._compare(delivered, result)
         self.trusted = True
@@ -112,7 +104,7 @@ class Program:
         """Stop if a replay does not give these gradients and this result."""
         got, wanted = [], [x.copy() for x in arrays_of(result)]
         for function, args in self.steps:
-            got.append(copied(args[1])) if function is deliver else function(*args)
+            got.append(copy_grad(args[1])) if function is deliver_grad else function(*args)
         ours, theirs = got + arrays_of(self.result), delivered + wanted
         same = (a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes() for a, b in zip(ours, theirs))
         if len(ours) != len(theirs) or not all(same):

@@ -31,8 +31,12 @@ def detect_anomaly():
     is not finite. What was recorded before the context is checked if `backward` is called inside, but has no line.
     Slow, for finding a fault; outside of the context it costs nothing.
     """
-    backward, accumulate = _backward(Tensor.backward), _accumulate(Leaf.accumulate)
-    with patched(Tensor, backward=backward), patched(Leaf, accumulate=accumulate), instrumented(_checked):
+    name = "detect_anomaly"
+    with (
+        patched(name, Tensor, backward=_backward(Tensor.backward)),
+        patched(name, Leaf, accumulate=_accumulate(Leaf.accumulate)),
+        instrumented(name, _checked),
+    ):
         yield
 
 

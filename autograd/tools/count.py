@@ -82,7 +82,7 @@ def count_operations(f, *arrays):
         result = f
     else:
         inputs = [_leaf(a, f"argument {i}") for i, a in enumerate(arrays)]
-        with instrumented(lambda name, rule: _counting(name, rule, costs)):
+        with instrumented("count_operations", lambda name, rule: _counting(name, rule, costs)):
             result = f(*inputs)
     root = root_of(result, "count_operations")
     if math.prod(result.shape) != 1:

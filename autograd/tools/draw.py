@@ -89,7 +89,7 @@ def _remembering(f, values):
         if node is not None:
             values[node] = data
 
-    with patched(Tensor, __init__=noting):
+    with patched("draw_graph", Tensor, __init__=noting):
         return f()
 
 
