@@ -1,7 +1,7 @@
-"""The rules that torch has kernels of its own for, each beside its vjps: loaded with the first of torch's tensors.
+"""Rules by torch's own kernels, for operations whose general rule would be slower on torch tensors.
 
-Every kernel is called by itself: torch.autograd, which calls the same ones, has no part in it.
-Sums over half-precision numbers are taken in float32 inside the kernels; the cross-entropy is a float32 number.
+They call the same kernels as torch.autograd, forward and backward, without it. The kernels sum half-precision numbers
+in float32; the cross-entropy of half-precision logits is a float32 number.
 """
 
 import torch
@@ -15,7 +15,11 @@ MEAN_SUM_NONE = {"none": 0, "mean": 1, "sum": 2}  # how the kernels of losses nu
 
 
 def on_torch(operation):
-    """Decorator: the operation computes on torch's tensors by this rule, which need not work on Tensors."""
+    """Decorator of a rule: the operation, a primitive, computes by it whenever its first argument is a torch tensor.
+
+    The rule has the arguments and vjps of the operation's own, which stays in force for other arrays and inside nested
+    derivatives: this one need not work on Tensors.
+    """
 
     def register(rule):
         operation.wrap_rule(lambda usual: _chosen(rule, usual))
@@ -25,7 +29,7 @@ def on_torch(operation):
 
 
 def _chosen(rule, usual):
-    """The rule for torch's tensors alone, the usual one where there is a Tensor among them."""
+    """The rule for torch tensors, or the usual one for other arrays and if a Tensor is among the arguments."""
 
     def chosen(*args, **static):
         if type(args[0]) is not torch.Tensor or Tensor in map(type, args):
@@ -34,7 +38,7 @@ def _chosen(rule, usual):
         return value, *[guarded(i, vjp, args, static) for i, vjp in enumerate(vjps, 1)]
 
     def guarded(i, vjp, args, static):
-        """The vjp; by the usual rule if g is a Tensor, because the walk is itself being recorded."""
+        """The vjp; that of the usual rule if g is a Tensor, because the walk is itself being recorded."""
         lifted = lambda: [Tensor(x) if type(x) is torch.Tensor else x for x in args]
         return lambda g: usual(*lifted(), **static)[i](g) if type(g) is Tensor else vjp(g)
 
@@ -159,7 +163,7 @@ def _convolution_backward(g, x, w, options, i):
 
 
 def _padded(x, windows, value=0.0):
-    """The image, and the padding left to the kernel: all of it where both sides are alike, none otherwise."""
+    """The image and the padding that the kernel adds: all of it if both sides are alike, else it is added here."""
     if all(before == after for before, after in windows.padding):
         return x, windows.before
     return windows.pad(x, value), (0, 0)

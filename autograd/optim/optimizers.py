@@ -1,4 +1,8 @@
-"""The rules: one rate for all elements, one for each from the history of its gradient, one for each parameter."""
+"""The rules, each as in its paper; w is a parameter, g its gradient, t = 1, 2, ... the step. All is elementwise.
+
+SGD and Lion move all elements at one rate; Adagrad, RMSprop, Adam and AdamW at rates from the history of the element's
+gradient; LARS and LAMB also scale the update of each parameter by its norm.
+"""
 
 import math
 
@@ -113,17 +117,18 @@ class RMSprop(Optimizer):
 
 
 class Moments(Optimizer):
-    """What Adam and LAMB share: the moments m and v, and their corrections folded into two numbers."""
+    """What Adam and LAMB share: the moments m and v, and the correction of their start at zero."""
 
     arrays = ("mean", "variance")
 
     def corrections(self, h):
+        """c1 = 1 - b1^t and c2 = sqrt(1 - b2^t): mhat = m / c1 and sqrt(vhat) = sqrt(v) / c2."""
         return 1.0 - h.betas[0] ** self.steps, math.sqrt(1.0 - h.betas[1] ** self.steps)
 
     def directions(self, h, c2):
-        """The function (g, m, v, t) that updates the moments, and leaves m / (sqrt(v) + eps c2) in t.
+        """A function (g, m, v, t) that updates the moments and computes m / (sqrt(v) + eps c2) in t.
 
-        This is c1 / c2 times mhat / (sqrt(vhat) + eps).
+        That is c1 / c2 times mhat / (sqrt(vhat) + eps), the direction of Adam.
         """
         n, (b1, b2), eps = self.xp, h.betas, safe_eps(h.eps * c2, self.arena.dtype)
         rest1, rest2, b1, b2, eps = map(self.number, (1.0 - b1, 1.0 - b2, b1, b2, eps))
@@ -143,7 +148,7 @@ class Moments(Optimizer):
 
 
 class Adam(Moments):
-    """Adam (Kingma and Ba 2015), in the form of its section 2:
+    """Adam (Kingma and Ba 2015, algorithm 1):
 
     m = b1 m + (1 - b1) g              v = b2 v + (1 - b2) g^2
     w = w - lr mhat / (sqrt(vhat) + eps),  mhat = m / (1 - b1^t),  vhat = v / (1 - b2^t)

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from allgrad.autograd.arrays import ARRAYS, OPERANDS, xp
-from allgrad.autograd.engine import RULE_ARGUMENTS
+from allgrad.autograd.arrays import NUMPY_TYPES, OPERAND_TYPES, xp
+from allgrad.autograd.engine import ARGUMENT_TYPES
 from allgrad.autograd.replay.structures import map_arrays
 
 recorder: Any = None  # the `recorder.Recorder` that is recording; None at other times
@@ -93,6 +93,6 @@ def _to_python(name):
 
 for _name in METHODS + TO_PYTHON:
     setattr(Recorded, _name, _method(_name) if _name in METHODS else _to_python(_name))
-for _types in (ARRAYS, OPERANDS, RULE_ARGUMENTS):
+for _types in (NUMPY_TYPES, OPERAND_TYPES, ARGUMENT_TYPES):
     _types.add(Recorded)
 xp[Recorded] = np

@@ -1,4 +1,4 @@
-"""A network as a table: its layers in the order they compute, their outputs, parameters and work."""
+"""`summary`: a network as a table of its modules, with their outputs, parameters and multiply-adds."""
 
 import math
 from contextlib import ExitStack

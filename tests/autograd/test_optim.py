@@ -332,8 +332,8 @@ def test_what_never_had_a_gradient_stays_without_eps(name, dtype):
 @each_rule
 def test_the_length_of_chunks_changes_no_bit(name, options, monkeypatch):
     hashes = set()
-    for chunk in (base.CHUNK, 5, 64, 1):
-        monkeypatch.setattr(base, "CHUNK", chunk)
+    for chunk in (base.CHUNK_ELEMENTS, 5, 64, 1):
+        monkeypatch.setattr(base, "CHUNK_ELEMENTS", chunk)
         model, optimizer = make(name, options, "float32")
         train(model, optimizer, 5)
         hashes.add(optimizer.arena.sha256())
