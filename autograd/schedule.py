@@ -1,8 +1,8 @@
 """Learning rates as functions of the step, for `lr=` of an optimizer. They compose: `warmup(cosine(0.1, 1000), 50)`.
 
-A schedule maps the step, counted from 0, to a learning rate. Steps may be measured in other units: `in_epochs(f, n)` has
-f run over epochs of n steps, `in_samples(f, batch)` over samples. Only a `Plateau` depends on more than the step: on the
-values that it is told to observe. Arguments out of range raise ValueError.
+A schedule maps the step, counted from 0, to a learning rate. Steps may be measured in other units: `in_epochs(f, n)`
+has f run over epochs of n steps, `in_samples(f, batch)` over samples. Only a `Plateau` depends on more than the step:
+on the values that it is told to observe. Arguments out of range raise ValueError.
 """
 
 import math

@@ -35,9 +35,7 @@ class Optimizer:
     owner: see `autograd.optim`. more: hyperparameters of the rule, which `groups` may set as well.
     """
 
-    arrays: tuple[
-        str, ...
-    ] = ()  # names of the state arrays; one called like a hyperparameter is only kept if that is not 0
+    arrays: tuple[str, ...] = ()  # names of the state arrays; one with a hyperparameter's name is kept if that is not 0
     fractions: tuple[str, ...] = ()  # names of the hyperparameters in [0, 1)
     layerwise = False  # whether each chunk is one whole parameter, because the rule needs its norm
 
@@ -89,7 +87,7 @@ class Optimizer:
         raise TypeError(f"{type(self).__name__} defines no update(self, lr, h, chunks)")
 
     def number(self, x):
-        """A number as a factor of chunks: for NumPy an array of their dtype, since it converts numbers in every call."""
+        """A number as a factor of chunks: for NumPy an array of their dtype, as it converts numbers in each call."""
         return np.asarray(x, self.arena.dtype) if self.xp is np else x
 
     def check(self, h):

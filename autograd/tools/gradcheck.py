@@ -9,10 +9,10 @@ from allgrad.autograd.random import generator
 def gradcheck(f, *arrays, order=1, eps=1e-5, tolerance=1e-6, analytic=False):
     """Compare the derivatives of f with finite differences; returns True, or raises AssertionError where they disagree.
 
-    f maps Tensors of these arrays, converted to float64, to one Tensor. Compared are, for a random u of the shape of the
-    result and a random v of that of each argument, <u, df/dx v> by the vjps and by a central difference of step eps. With `analytic`,
-    for functions that also work on complex arrays, the latter is Im <u, f(x + i h v)> / h with h = 1e-20, exact to
-    rounding (Squire and Trapp 1998). They may differ by `tolerance` times 1 + the sum of their magnitudes.
+    f maps Tensors of these arrays, converted to float64, to one Tensor. Compared is <u, df/dx v>, for random u of the
+    shape of the result and random v of those of the arguments: by the vjps, and by a central difference of step eps.
+    With `analytic`, for functions that also take complex arrays, the latter is Im <u, f(x + i h v)> / h with h = 1e-20,
+    exact to rounding (Squire and Trapp 1998). They may differ by `tolerance` times 1 + the sum of their magnitudes.
 
     order=2 checks the derivatives of the first derivatives too, by central differences of these. The error names the
     derivative that is furthest off: which argument, at which index.
