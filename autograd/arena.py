@@ -1,8 +1,13 @@
 """All parameters in one flat array, and all their gradients in another.
 
 What treats every parameter alike (optimizer, all-reduce, broadcast, norms, checkpoints) works on the flat arrays;
-`parameter.data` and `parameter.grad` are views of them. Each parameter starts on a 64-byte boundary, and the gap
-before the next one stays zero, so that sums and norms over the flat arrays are those over the parameters.
+`parameter.data` and `parameter.grad` are views of them. Each parameter starts on a 64-byte boundary, and the padding
+before the next one stays zero, so that sums and norms over the flat arrays are those over the parameters. Of
+nn.Linear(6, 3), in float32, 16 of which are 64 bytes:
+
+    data     | weight: 18 numbers | 14 zeros | bias: 3 numbers | 13 zeros |    48 numbers
+    spans      "weight": slice(0, 18)          "bias": slice(32, 35)
+    message  | gradients, laid out like data                               | extras |
 """
 
 import hashlib
@@ -10,25 +15,26 @@ import math
 
 import numpy as np
 
-from allgrad.autograd.arrays import ALIGNMENT, aligned_zeros, astype, full, is_torch, to_numpy, xp
+from allgrad.autograd.arrays import ALIGNMENT_BYTES, aligned_zeros, astype, full, is_torch, to_numpy, xp
 from allgrad.autograd.engine import Leaf, Tensor
 
 HALVES = "bfloat16", "float16"
-EXTRAS = 8  # numbers, besides one a parameter, that may travel behind the gradients in the same message
+EXTRAS = 8  # numbers that may travel behind the gradients in the same message, besides one for each parameter
 
 
 class Arena:
     """The parameters of a module, or a dict or list of parameters, moved into flat storage.
 
-    data      flat values
-    computed  None, or a flat copy of `data` in half precision that the parameters show and the graph computes with
-    grad      flat gradients
-    message   the gradients followed by `extras`: one contiguous array, so that an exchange can carry both
-    extras    a few numbers (a loss, a count) for data-parallel training to sum along with the gradients
+    parameters    {name: parameter}; `leaves` are their Leafs in this order, `spans` {name: slice of the flat arrays}
+    data          the values, flat
+    compute_copy  None, or a copy of `data` in half precision, which the parameters show and operations compute with
+    grad          the gradients, flat
+    extras        a few numbers (a loss, a count) that data-parallel training sums along with the gradients
+    message       `grad` followed by `extras`, in one contiguous array: what ranks exchange
 
-    All parameters must have one floating dtype, and be NumPy arrays, or torch tensors on one device. A parameter keeps
-    its memory order (nn.Linear stores its weight transposed), while names, hashes and state dicts speak of its shape in
-    C order. Parameters belong to one arena.
+    All parameters must have one floating dtype, and be NumPy arrays, or torch tensors on one device (TypeError). A
+    parameter keeps its memory order (nn.Linear's weight lies transposed), while hashes and state dicts have its shape
+    in C order. A parameter belongs to the arena that was made last.
     """
 
     def __init__(self, parameters):
@@ -48,7 +54,7 @@ class Arena:
         self.parameters = named
         self.leaves: list[Leaf] = []
         self.spans: dict[str, slice] = {}
-        step = ALIGNMENT // self.dtype.itemsize
+        step = ALIGNMENT_BYTES // self.dtype.itemsize
         stop = 0
         for name, p in named.items():
             start = math.ceil(stop / step) * step
@@ -56,42 +62,43 @@ class Arena:
             self.spans[name] = slice(start, stop)
         size = math.ceil(stop / step) * step
         self.data = aligned_zeros(size, like)
-        self.computed = None
+        self.compute_copy = None
         self.message = aligned_zeros(size + EXTRAS + len(named), like)
         self.grad, self.extras = self.message[:size], self.message[size:]
         for name, p in named.items():
             leaf = p.node
-            view, total = (_shaped(flat[self.spans[name]], p.data) for flat in (self.data, self.grad))
+            view, grad = (_shaped(flat[self.spans[name]], p.data) for flat in (self.data, self.grad))
             view[...] = p.data
             p.data = view
             if leaf.grad is not None:
-                total[...] = 0.0 if leaf.stale else leaf.grad
-            leaf.grad, leaf.name, leaf.in_arena = total, name, True
+                grad[...] = 0.0 if leaf.stale else leaf.grad
+            leaf.grad, leaf.name, leaf.in_arena = grad, name, True
             self.leaves.append(leaf)
-        self.totals = self.home = [leaf.grad for leaf in self.leaves]
+        self.current_grads = self.own_grads = [leaf.grad for leaf in self.leaves]  # those in `message`
         self.views = [p.data for p in named.values()]
 
-    arena = property(lambda self: self)  # as that of a module, of which it may take the place
+    arena = property(lambda self: self)  # so that an arena may stand where a module is expected
 
     @property
     def on_cpu(self):
-        """Whether the arrays are in the processor's memory."""
+        """Whether the arrays are in the memory of the CPU."""
         return str(getattr(self.data, "device", "cpu")) == "cpu"
 
     def compute_in(self, dtype):
-        """Let the graph compute with copies of the values in "bfloat16" or "float16"; torch tensors only.
+        """Compute with copies of the values in "bfloat16" or "float16" from now on; torch tensors only (TypeError).
 
-        Values, gradients and everything the optimizer keeps stay in full precision (Micikevicius et al. 2018).
+        Values, gradients and the optimizer's state stay in full precision (Micikevicius et al. 2018, "Mixed Precision
+        Training").
         """
         if dtype not in HALVES:
             raise ValueError(f"compute_in: dtype is {' or '.join(HALVES)}, got {dtype!r}")
         if type(self.data) is np.ndarray:
             raise TypeError(f"compute_in: NumPy has no fast {dtype}: make torch tensors of the model by to(device=...)")
-        self.computed = astype(self.data, dtype)
+        self.compute_copy = astype(self.data, dtype)
         for leaf, p in zip(self.leaves, self.parameters.values()):
             span = self.spans[leaf.name]
-            p.use_compute_copy(_shaped(self.computed[span], p.data))
-            leaf.dtype = self.computed.dtype
+            p.use_compute_copy(_shaped(self.compute_copy[span], p.data))
+            leaf.dtype = self.compute_copy.dtype
         self.views = [p.data for p in self.parameters.values()]
 
     def zero_grad(self):
@@ -99,48 +106,48 @@ class Arena:
         for leaf in self.leaves:
             leaf.stale = True
 
-    def redirect_grads(self, totals=None):
-        """Let gradients arrive in these views of another array, until told otherwise; in `message` if None."""
-        totals = self.home if totals is None else totals
-        if totals is not self.totals:
-            for leaf, before, total in zip(self.leaves, self.totals, totals):
+    def redirect_grads(self, grads=None):
+        """Let gradients arrive in these arrays, one for each leaf, until the next call; in `message` if None."""
+        grads = self.own_grads if grads is None else grads
+        if grads is not self.current_grads:
+            for leaf, before, grad in zip(self.leaves, self.current_grads, grads):
                 if leaf.grad is before:  # it has not left for another arena
-                    leaf.grad = total
-            self.totals = totals
+                    leaf.grad = grad
+            self.current_grads = grads
 
     def adopt_buffer(self, message):
-        """Move the gradients and what rides behind them into this array, which is of the form of `message`."""
+        """Move gradients and extras into this array, such as shared memory, of the shape and dtype of `message`."""
         message[...] = self.message
         size = len(self.data)
         self.message, self.grad, self.extras = message, message[:size], message[size:]
-        self.home = [*self.unflatten(self.grad).values()]
+        self.own_grads = [*self.unflatten(self.grad).values()]
         self.redirect_grads()
 
     def zero_missing_grads(self):
-        """Give parameters that no gradient reached since `zero_grad` a gradient of zero, and fire their hooks.
+        """Let a gradient of zero arrive at parameters that none has reached since `zero_grad`; their hooks are called.
 
-        Raises RuntimeError if a parameter has moved to an arena made later, or was given other data: nothing done
-        here would reach it.
+        Raises RuntimeError if a parameter has moved to an arena made later, or was given other data: the optimizer of
+        this arena would not reach it.
         """
-        for leaf, total, p, view in zip(self.leaves, self.totals, self.parameters.values(), self.views):
-            if leaf.grad is not total:
+        for leaf, grad, p, view in zip(self.leaves, self.current_grads, self.parameters.values(), self.views):
+            if leaf.grad is not grad:
                 todo = "make one optimizer for all parameters, or pass the same module or arena to everything"
                 raise RuntimeError(f"{leaf.name!r} has left this arena for one made later: {todo}")
             if p.data is not view:
                 todo = "write p.assign(value) instead of p.data = value"
                 raise RuntimeError(f"the data of {leaf.name!r} were replaced, training would not reach them: {todo}")
             if leaf.stale:
-                leaf.accumulate(full(leaf.shape, 0.0, total, leaf.dtype))
+                leaf.accumulate(full(leaf.shape, 0.0, grad, leaf.dtype))
 
     def bump_versions(self):
-        """Declare that the values were changed in place, so that graphs of the old values refuse to run backward."""
-        if self.computed is not None:
-            self.computed[...] = self.data
+        """Declare that `data` was changed in place: graphs that used the old values refuse to run backward."""
+        if self.compute_copy is not None:
+            self.compute_copy[...] = self.data
         for leaf in self.leaves:
             leaf.version += 1
 
     def sha256(self):
-        """Hash of the values: parameters in sorted name order, each as its little-endian bytes in C order."""
+        """SHA-256 of the values, as hex: parameters sorted by name, each as its little-endian bytes in C order."""
         digest = hashlib.sha256()
         for name in sorted(self.parameters):
             data = np.ascontiguousarray(to_numpy(self.parameters[name].master))
@@ -149,10 +156,13 @@ class Arena:
 
     def __reduce__(self):
         # A copy holds copies of the parameters, again as views of its flat arrays.
-        return _copied, (self.parameters, None if self.computed is None else str(self.computed.dtype).split(".")[1])
+        return _copied, (
+            self.parameters,
+            None if self.compute_copy is None else str(self.compute_copy.dtype).split(".")[1],
+        )
 
     def unflatten(self, flat):
-        """Split a flat array laid out like `data` into {name: array of the parameter's shape}, as views."""
+        """Views {name: array of the parameter's shape} of a flat array that is laid out like `data`."""
         return {name: _shaped(flat[span], self.parameters[name].master) for name, span in self.spans.items()}
 
 
@@ -166,7 +176,7 @@ def _copied(parameters, dtype):
 
 
 def existing_arena(owner):
-    """The arena of an Arena or of anything that has one; None of a module whose parameters are others by now."""
+    """The arena that `owner` is or has as `.arena`; None without one, or if a module has other parameters by now."""
     arena = getattr(owner, "arena", None)
     if arena is None or not hasattr(owner, "named_parameters"):
         return arena
@@ -175,7 +185,7 @@ def existing_arena(owner):
 
 
 def arena_of(owner):
-    """The arena of an Arena, of anything that has one (`.arena`), or of a module or collection of parameters."""
+    """The arena that `owner` is or has, or else a new one for a module or a collection of parameters."""
     arena = existing_arena(owner)
     if arena is None:
         arena = Arena(owner)
@@ -185,7 +195,7 @@ def arena_of(owner):
 
 
 def named_parameters(parameters):
-    """{name: parameter} of a module, or of a dict, list or iterator of parameters; frozen ones left out."""
+    """{name: parameter} of a module, or of a dict, list or iterator of parameters, without frozen ones."""
     if hasattr(parameters, "named_parameters"):
         parameters = dict(parameters.named_parameters())
     elif not isinstance(parameters, dict):

@@ -1,7 +1,8 @@
-"""Initial weights. Each is a function `init(shape, rng) -> array` for a weight of shape (out, in, ...).
+"""Initial weights: functions `init(shape, rng)` that return a float64 array, for `init=` of a layer.
 
-fan_in counts the inputs of one unit, prod(shape[1:]); fan_out the units it feeds, shape[0] times the kernel size.
-`rng` is a `numpy.random.Generator`.
+shape is that of a weight, (out, in) or (out, in, KH, KW); rng is a `numpy.random.Generator`. fan_in, the number of
+inputs of one unit, is in * KH * KW; fan_out, the number of units that one input feeds, is out * KH * KW. `normal` and
+`uniform` return such a function.
 """
 
 import math
@@ -10,7 +11,7 @@ import numpy as np
 
 
 def fans(shape):
-    """(fan_in, fan_out) of a weight of this shape."""
+    """(fan_in, fan_out) of a weight of this shape; ValueError for less than two axes."""
     if len(shape) < 2:
         raise ValueError(f"init: fans need a weight of shape (out, in, ...), got {tuple(shape)}")
     kernel = math.prod(shape[2:])
@@ -23,12 +24,12 @@ def zeros(shape, rng):
 
 
 def normal(std):
-    """Gaussian with mean 0 and this standard deviation."""
+    """A function `init`: Gaussian with mean 0 and this standard deviation."""
     return lambda shape, rng: rng.normal(0.0, std, shape)
 
 
 def uniform(bound):
-    """Uniform on [-bound, bound]."""
+    """A function `init`: uniform on [-bound, bound]."""
     return lambda shape, rng: rng.uniform(-bound, bound, shape)
 
 

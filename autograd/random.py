@@ -1,19 +1,22 @@
-"""Randomness as a function of what it is for, instead of a state that somebody advanced.
+"""Random numbers as functions of a key, instead of a state that every draw advances.
 
-Every generator is made from a key: a tuple such as (seed, "shuffle", epoch). Equal keys give equal numbers on any
-process, in any order of asking; different keys give independent numbers, so that (seed 0, epoch 1) shares nothing
-with (seed 1, epoch 0). The generator is Philox (Salmon et al. 2011), whose raw output NumPy promises never to change.
+A key is any number of integers and strings that say what the numbers are for, as in `generator(seed, "shuffle", 3)`.
+Equal keys give equal numbers, in any process and in any order of asking; different keys give independent numbers: those
+of (0, "shuffle", 1) and (1, "shuffle", 0) have nothing in common. All come from Philox (Salmon et al. 2011, "Parallel
+Random Numbers: As Easy as 1, 2, 3"), whose raw output NumPy promises never to change.
+
+Layers draw initial weights and dropout masks from one stream, whose key `manual_seed` or `keyed` sets.
 """
 
 import hashlib
 
 import numpy as np
 
-from allgrad.autograd.engine import switch
+from allgrad.autograd.engine import declare_modes
 
 
 def philox(*key):
-    """The Philox bit generator of a key: integers and strings in any number."""
+    """The NumPy bit generator of a key, from a hash of it."""
     key = tuple([k.item() if isinstance(k, np.generic) else k for k in key])  # np.int64(3) is the same key as 3
     digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
     return np.random.Philox(key=np.frombuffer(digest, "<u8"))
@@ -25,58 +28,59 @@ def generator(*key):
 
 
 def permutation(n, *key):
-    """The permutation of range(n) that belongs to the key: the order of n random 64-bit words, ties by position."""
+    """The permutation of range(n) that belongs to the key, as an int64 array."""
     return np.argsort(philox(*key).random_raw(n), kind="stable")
 
 
-_key: tuple = (0,)
-_drawn = 0
-switch(__name__, "_key", "_drawn")
+_key: tuple = (0,)  # of the stream that layers draw from
+_draws = 0  # how often they have
+declare_modes(__name__, "_key", "_draws")
 
 
 def manual_seed(seed):
-    """Start the stream from which layers draw initial weights and dropout masks when no other key is in force."""
-    global _key, _drawn
-    _key, _drawn = (int(seed),), 0
+    """Restart the stream from which layers draw initial weights and dropout masks; its key is the seed, an integer."""
+    global _key, _draws
+    _key, _draws = (int(seed),), 0
 
 
 class keyed:
-    """Context in which `draw` depends on this key and on how often it was called inside, and on nothing else."""
+    """Context in which layers draw from a stream of its own: their numbers depend on this key alone."""
 
     def __init__(self, *key):
         self.key = key
 
     def __enter__(self):
-        global _key, _drawn
-        self.before = _key, _drawn
-        _key, _drawn = self.key, 0
+        global _key, _draws
+        self.before = _key, _draws
+        _key, _draws = self.key, 0
 
     def __exit__(self, *exc):
-        global _key, _drawn
-        _key, _drawn = self.before
+        global _key, _draws
+        _key, _draws = self.before
 
 
 def draw():
-    """The next bit generator of the stream in force."""
-    global _drawn
-    _drawn += 1
-    return philox(*_key, _drawn)
+    """The next bit generator of the stream in force: that of its key and the number of draws so far."""
+    global _draws
+    _draws += 1
+    return philox(*_key, _draws)
 
 
-MULTIPLIERS, WEYL = (0xD2511F53, 0xCD9E8D57), (0x9E3779B9, 0xBB67AE85)
-LOW, HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
+MULTIPLIERS, WEYL = (0xD2511F53, 0xCD9E8D57), (0x9E3779B9, 0xBB67AE85)  # the constants of Philox4x32
+LOW_32_BITS, WORD_BITS = np.uint64(0xFFFFFFFF), np.uint64(32)
 
 
 def philox4x32(counter, key):
-    """Philox4x32-10 (Salmon et al. 2011) of many counters at once: 4 arrays of 32-bit words in uint64, from as many.
+    """Philox4x32-10 (Salmon et al. 2011) of many counters at once.
 
-    key: 2 words. A bijection of the counters for each key, that passes the tests of BigCrush.
+    counter: 4 arrays of 32-bit words, held in uint64, that broadcast together; key: 2 words. Returns 4 such arrays of
+    random words: for each key a bijection of the counters, whose output passes BigCrush.
     """
     a, b, c, d = counter
     for i in range(10):
         k, m = (np.uint64((word + i * step) & 0xFFFFFFFF) for word, step in zip(key, WEYL))
         p, q = a * np.uint64(MULTIPLIERS[0]), c * np.uint64(MULTIPLIERS[1])
-        a, b, c, d = (q >> HALF) ^ b ^ k, q & LOW, (p >> HALF) ^ d ^ m, p & LOW
+        a, b, c, d = (q >> WORD_BITS) ^ b ^ k, q & LOW_32_BITS, (p >> WORD_BITS) ^ d ^ m, p & LOW_32_BITS
     return a, b, c, d
 
 
@@ -89,6 +93,6 @@ def uniform_of(numbers, start, stop, *key):
     numbers = np.asarray(numbers).astype(np.int64).view(np.uint64)[:, None]
     blocks = np.arange(start // 4, -(-stop // 4), dtype=np.uint64)[None]
     words = philox(*key).state["state"]["key"][0].item()
-    counter = numbers & LOW, numbers >> HALF, blocks, np.uint64(0)  # (len(numbers), 1) and (1, blocks)
+    counter = numbers & LOW_32_BITS, numbers >> WORD_BITS, blocks, np.uint64(0)  # (len(numbers), 1) and (1, blocks)
     drawn = np.stack(philox4x32(counter, (words & 0xFFFFFFFF, words >> 32)), axis=-1)
     return drawn.reshape(len(numbers), 4 * blocks.size)[:, start % 4 :][:, : stop - start] * 2.0**-32

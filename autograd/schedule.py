@@ -1,7 +1,8 @@
-"""Learning rates as functions of the step, counted from 0. They compose: `warmup(cosine(0.1, 1000), 50)`.
+"""Learning rates as functions of the step, for `lr=` of an optimizer. They compose: `warmup(cosine(0.1, 1000), 50)`.
 
-The step may be any measure of progress: `in_epochs(cosine(0.1, 90), steps_per_epoch)` falls over 90 epochs, and
-`in_samples(cosine(0.1, 10**6), batch)` over a million samples. A `Plateau` also follows what is observed on the way.
+A schedule maps the step, counted from 0, to a learning rate. Steps may be measured in other units: `in_epochs(f, n)`
+has f run over epochs of n steps, `in_samples(f, batch)` over samples. Only a `Plateau` depends on more than the step:
+on the values that it is told to observe. Arguments out of range raise ValueError.
 """
 
 import math

@@ -18,7 +18,7 @@ from allgrad.launch.models import FORMS, INITS
 
 OPTIMIZERS = {
     "sgd": optim.SGD, "adagrad": optim.Adagrad, "rmsprop": optim.RMSprop, "adam": optim.Adam, "adamw": optim.AdamW,
-    "lars": optim.LARS, "lamb": optim.LAMB,
+    "lion": optim.Lion, "lars": optim.LARS, "lamb": optim.LAMB,
 }  # fmt: skip
 PLANNED = ("linear", "cosine", "polynomial:POWER", "onecycle[:RISE]")  # over the length of the run
 SCHEDULES = (
@@ -91,8 +91,9 @@ OPTIONS = (
            "one axis)"),
     Option("schedule", str, "constant", "learning rate over the run: " + ", ".join(SCHEDULES) + "; EVERY, STEP, HALF "
            "and FIRST are steps, or epochs as in 30ep, or samples as in 20000samples; PATIENCE counts evaluations"),
-    Option("beta1", float, None, "decay of the mean, for adam, adamw and lamb (default: 0.9)", least=0.0),
-    Option("beta2", float, None, "decay of the mean square, for adam, adamw and lamb (default: 0.999)", least=0.0),
+    Option("beta1", float, None, "decay of the mean, for adam, adamw, lion and lamb (default: 0.9)", least=0.0),
+    Option("beta2", float, None, "decay of the mean square, for adam, adamw and lamb (default: 0.999), or of what lion "
+           "keeps of the gradients (default: 0.99)", least=0.0),
     Option("eps", float, None, "what is added to the root of the mean square, for adagrad, rmsprop, adam, adamw, lamb",
            least=0.0),
     Option("warmup", length, None, "how long the learning rate rises from 0, or from --lr with --lr-rule "

@@ -10,7 +10,9 @@ from allgrad.ddp.errors import ConfigurationError, counted
 from allgrad.ddp.scaling import AdaScale, FollowNoise, grow, lr_rules, seesaw
 from allgrad.launch.options import SCHEDULES, length
 
-MOMENTS = "adam", "adamw", "lamb"
+ADAM = (0.9, 0.999)
+BETAS = {"adam": ADAM, "adamw": ADAM, "lion": (0.9, 0.99), "lamb": ADAM}  # by default, of those that have them
+WITH_EPS = "adagrad", "rmsprop", "adam", "adamw", "lamb"
 
 
 @dataclass
@@ -83,8 +85,9 @@ def _needs_noise(what, config):
 
 
 def _hyperparameters(config):
-    kind, default = config["optimizer"], lr_rules.Hyperparameters(config["lr"])
-    for name, kinds in {"beta1": MOMENTS, "beta2": MOMENTS, "eps": ("adagrad", "rmsprop", *MOMENTS)}.items():
+    kind = config["optimizer"]
+    default = lr_rules.Hyperparameters(config["lr"], BETAS.get(kind, ADAM))
+    for name, kinds in {"beta1": BETAS, "beta2": BETAS, "eps": WITH_EPS}.items():
         if config[name] is not None and kind not in kinds:
             raise ConfigurationError(f"--{name} belongs to {', '.join(kinds)}, not to {kind}")
     given = [config[name] for name in ("beta1", "beta2")]
@@ -97,7 +100,7 @@ def _hyperparameters(config):
 def _options(config, before, after):
     """Those of the optimizer that the user or the rule has set."""
     options = {}
-    if config["optimizer"] in MOMENTS:
+    if config["optimizer"] in BETAS:
         options["betas"] = after.betas
     if config["eps"] is not None or after.eps != before.eps:
         options["eps"] = after.eps

@@ -1,11 +1,15 @@
-"""What the engine needs of an array library: NumPy's names, the kernels it lacks, arrays that are computed later."""
+"""What the engine needs of an array library: NumPy's names for any of them, a few kernels, arrays computed later.
+
+Rules of operations call these functions, and so work on NumPy arrays, torch tensors and Tensors alike. Begin with
+`namespace` (which library computes on an array: `xp`), then `kernels`; `deferred` is an optimisation of `backward`.
+"""
 
 from allgrad.autograd.arrays.deferred import OuterProduct, Scattered
 from allgrad.autograd.arrays.kernels import (
-    aligned_zeros, ALIGNMENT, axes_of, axis_of, erf, logistic, mask_grad, max_keepdims, ones, pieces,
-    record_as_one_step, sum_keepdims, sum_rows, unbroadcast,
+    aligned_zeros, ALIGNMENT_BYTES, cache_blocks, erf, logistic, mask_grad, max_keepdims, normalize_axes,
+    normalize_axis, ones, record_as_one_step, sum_keepdims, sum_rows, unbroadcast,
 )  # fmt: skip
 from allgrad.autograd.arrays.namespace import (
-    ARRAYS, as_operand, astype, cast_like, full, integers, is_torch, kind, like_arg, load_known, namespace,
-    OPERANDS, to_backend_of, to_device, to_numpy, xp,
+    as_operand, astype, cast_like, full, integers, is_torch, kind, like_arg, load_imported_backends, namespace,
+    NUMPY_TYPES, OPERAND_TYPES, to_backend_of, to_device, to_numpy, xp,
 )  # fmt: skip

@@ -1,4 +1,8 @@
-"""Gradients that are still to be computed, and are where they are wanted."""
+"""Two gradients that a vjp may return without computing them: `backward` computes them where they belong.
+
+`OuterProduct` is the gradient of a weight matrix, `Scattered` that of a slice. Both have the `shape` and `dtype` of the
+array they stand for, and `value()` computes it.
+"""
 
 from typing import Any
 
@@ -6,10 +10,11 @@ from allgrad.autograd.arrays.namespace import full, namespace, xp
 
 
 class OuterProduct:
-    """sum_i outer(g_i, x_i) = g.T @ x for rows x (N, in) and g (N, out), still to be computed.
+    """The product g.T @ x, of shape (out, in), for x (N, in) and g (N, out): the gradient of a weight (out, in).
 
-    The gradient of a weight: as large as the weight, and wanted in a place that exists already. `into` writes it
-    there without a temporary; both forms compute x.T @ g, in the memory order of nn.Linear's weight.
+    It is as large as the weight, and usually goes to an array that exists already, the weight's part of the arena:
+    `into(out)` computes it there without a temporary array. Both forms compute x.T @ g and transpose the result, since
+    nn.Linear's weight lies transposed in memory.
     """
 
     __slots__ = ("x", "g", "shape", "dtype")
@@ -30,25 +35,26 @@ class OuterProduct:
 
 
 class Scattered:
-    """Zeros of this shape with g at the index, which names no element twice: the gradient of a[index].
+    """Zeros of this shape with g at the index, where the index names no element twice: the gradient of a[index].
 
-    A sum of several, for the pieces that an array was cut into, is computed in the memory of the first.
+    An array cut into n slices gets n of them. `plus` adds the next one to the filled array of the first, so that one
+    array of zeros is made and not n.
     """
 
-    __slots__ = ("g", "index", "shape", "dtype", "total")
+    __slots__ = ("g", "index", "shape", "dtype", "filled")
 
     def __init__(self, g, index, shape):
         self.g, self.index, self.shape, self.dtype = g, index, shape, g.dtype
-        self.total: Any = None
+        self.filled: Any = None
 
     def value(self):
-        if self.total is None:
-            self.total = full(self.shape, 0, self.g)
-            self.total[self.index] = self.g
-        return self.total
+        if self.filled is None:
+            self.filled = full(self.shape, 0, self.g)
+            self.filled[self.index] = self.g
+        return self.filled
 
     def plus(self, other):
-        """The sum with another or with an array; self must not be used again."""
+        """The sum with another Scattered or an array; self must not be used again."""
         if type(other) is not Scattered:
             return self.value() + other
         if other.dtype != self.dtype:

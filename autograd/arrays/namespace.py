@@ -1,9 +1,17 @@
 """Which library computes on an array, under NumPy's names.
 
-NumPy's names are the vocabulary. `xp[type(a)]` is the namespace that computes on `a`: NumPy itself for its arrays
-and scalars, `on_torch.namespace` for torch's tensors, the operators of this package for a Tensor inside a nested
-transformation, so that one rule serves all of them. A library other than NumPy is known here by its name alone, and is
-never imported: when the first of its arrays comes along, whoever made it has done so.
+`xp` maps the type of an array to a namespace: a module that has exp, where, concatenate and so on.
+
+    xp[np.ndarray]       is numpy, for its arrays and scalars
+    xp[torch.Tensor]     is `on_torch.namespace`: torch's functions, renamed where NumPy's names or arguments differ
+    xp[Tensor]           is `allgrad.autograd` itself
+
+So a rule writes `xp[type(a)].exp(a)` once. The last case is what makes derivatives of derivatives: when `ag.grad` is
+nested, the rule of an inner operation is called with Tensors one level down, `xp[type(a)].exp` is then `ag.exp`, and
+computing the value or the vjp records a graph of its own.
+
+No library but NumPy is imported here. LIBRARIES knows others by name; the first of their arrays to come along loads
+what computes on them, at a time when whoever made the array has imported the library.
 """
 
 import importlib
@@ -12,11 +20,9 @@ from typing import Any
 
 import numpy as np
 
-ARRAYS = {np.ndarray}  # the types of NumPy arrays; `replay.recorder` adds its own
-OPERANDS = {float, int, bool, complex, *ARRAYS}  # what may meet a tensor as it is
+NUMPY_TYPES = {np.ndarray}  # the types of NumPy arrays; `replay.recorded` adds its own
+OPERAND_TYPES = {float, int, bool, complex, *NUMPY_TYPES}  # what an operator takes as it is, besides Tensors
 COMPUTES_ON = "autograd computes on NumPy arrays, torch tensors, numbers and Tensors, not on"
-
-
 LIBRARIES = {"torch": ("Tensor", "allgrad.autograd.on_torch")}  # {library: (its arrays' class, what adds it to `xp`)}
 
 
@@ -25,7 +31,7 @@ class _Namespaces(dict):
         for library, (name, _) in LIBRARIES.items():
             arrays = getattr(sys.modules.get(library), name, None)
             if arrays is not None and issubclass(kind, arrays):
-                load(library)
+                load_backend(library)
                 self[kind] = self[arrays]
                 return self[kind]
         raise TypeError(f"{COMPUTES_ON} {kind.__name__}")
@@ -34,20 +40,23 @@ class _Namespaces(dict):
 xp: dict = _Namespaces.fromkeys((np.ndarray, *np.sctypeDict.values()), np)
 
 
-def load(library):
+def load_backend(library):
     """Import what adds a library's namespace to `xp`, and its own kernels to the operators."""
     importlib.import_module(LIBRARIES[library][1])
 
 
-def load_known():
-    """`load` every library that somebody has imported."""
+def load_imported_backends():
+    """`load_backend` for every library that somebody has imported."""
     for library in LIBRARIES.keys() & sys.modules.keys():
-        load(library)
+        load_backend(library)
 
 
 def as_operand(a, name):
-    """`a` if it can be computed on. NumPy scalars become Python's, which do not promote float32 to float64."""
-    if type(a) in OPERANDS:
+    """An argument of the operation `name` as a rule takes it; TypeError if it is no number or array.
+
+    NumPy scalars become Python numbers, which do not promote float32 to float64; torch tensors are detached.
+    """
+    if type(a) in OPERAND_TYPES:
         return a
     if isinstance(a, np.generic):
         return a.item()
@@ -59,57 +68,60 @@ def as_operand(a, name):
 
 
 def is_torch(a):
-    """Whether this is a tensor of torch."""
+    """Whether a is a torch tensor."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(a, torch.Tensor) and xp[type(a)] is not np
 
 
 def to_device(a, device):
-    """An array of either library as a torch tensor on this device ("cpu", "cuda:0"), or as a NumPy array ("numpy")."""
+    """An array of any library as a torch tensor on a device ("cpu", "cuda:0"), or as a NumPy array ("numpy")."""
     if device == "numpy":
         return to_numpy(a)
-    load("torch")
+    load_backend("torch")
     return xp[sys.modules["torch"].Tensor].asarray(a, device=device)
 
 
 def to_numpy(a):
-    """An array of either library as a NumPy array: itself, a view of the same memory, or a copy from a device."""
-    return a if type(a) in ARRAYS else np.asarray(a) if not is_torch(a) else xp[type(a)].to_numpy(a)
+    """An array of any library as a NumPy array: itself, a view of the same memory, or a copy from a device."""
+    return a if type(a) in NUMPY_TYPES else np.asarray(a) if not is_torch(a) else xp[type(a)].to_numpy(a)
 
 
 def namespace(*operands):
-    """The namespace for operands of which some may be plain numbers: a Tensor's if there is one, then torch's."""
+    """The namespace that computes on all of several operands, some of which may be Python numbers.
+
+    That of Tensors if there is one among them, else torch's if there is a tensor of it, else NumPy.
+    """
     found = [xp[type(a)] for a in operands if type(a) in xp]
     return next((n for n in found if hasattr(n, "vjp")), next((n for n in found if n is not np), np))
 
 
-# What NumPy and torch call differently, for arrays of either; `like` is an array that says which, and on what device.
+# What NumPy and torch call differently. `like` is an array whose library and device the result is to have.
 
 
 def to_backend_of(a, like):
-    """Numbers, lists or an array of either library, as an array where `like` lives."""
+    """Numbers, lists or an array of any library, in its own dtype, as an array of the library and device of `like`."""
     if not isinstance(like, (np.ndarray, np.generic)):
         return xp[type(like)].asarray(a, like=like)
     return to_numpy(a)
 
 
 def integers(a, like):
-    """Indices or labels where `like` lives; those of torch in the one dtype that all its kernels take."""
-    if type(a) in ARRAYS and type(like) in ARRAYS:
+    """Indices or labels in the library and on the device of `like`; torch's as int64, which all its kernels take."""
+    if type(a) in NUMPY_TYPES and type(like) in NUMPY_TYPES:
         return a
     a = to_backend_of(a, like)
-    return a if type(a) in ARRAYS or kind(a.dtype) not in "iu" else a.long()
+    return a if type(a) in NUMPY_TYPES or kind(a.dtype) not in "iu" else a.long()
 
 
 def cast_like(a, like):
-    """Numbers or an array as an array where `like` lives and of its dtype."""
+    """Numbers or an array as an array of the library, device and dtype of `like`."""
     if isinstance(like, (np.ndarray, np.generic)):
         return np.asarray(a := to_numpy(a), like.dtype, like=like_arg(a))
     return xp[type(like)].asarray(a, like.dtype, like)
 
 
 def full(shape, value, like, dtype=None):
-    """An array of this shape filled with a number, of the dtype of `like` if no other is given."""
+    """A new array filled with a number, of the library and device of `like`, and of its dtype if none is given."""
     if isinstance(like, (np.ndarray, np.generic)):
         dtype, like = dtype or like.dtype, like_arg(like)
         return np.full(shape, value, dtype, like=like) if value else np.zeros(shape, dtype, like=like)
@@ -117,19 +129,19 @@ def full(shape, value, like, dtype=None):
 
 
 def like_arg(a) -> Any:
-    """What NumPy's functions take as `like`: an array that may record what is made beside it (`replay.recorder`)."""
-    return a if type(a) in ARRAYS else None
+    """What to give NumPy's functions as `like=`, so that a `replay.recorded` array sees what is made beside it."""
+    return a if type(a) in NUMPY_TYPES else None
 
 
 def astype(a, dtype):
-    """The array in another dtype; itself if it is of that dtype."""
+    """The array in another dtype (a name, or a dtype of its library); itself if it has that dtype."""
     if isinstance(a, (np.ndarray, np.generic)):
         return a.astype(dtype, copy=False)
     return a.to(xp[type(a)].dtype_of(dtype))
 
 
 def kind(dtype):
-    """NumPy's letter for the sort of a dtype of either library: "f", "i", "u", "b" or "c"."""
+    """NumPy's letter for the kind of a dtype of any library: "f", "i", "u", "b" or "c"."""
     if isinstance(dtype, np.dtype):
         return dtype.kind
     if dtype.is_floating_point:

@@ -1,9 +1,21 @@
-"""Tensors, the graph behind them, primitives, and derivatives of functions."""
+"""Tensors, the graph behind them, primitives, and derivatives of functions: the engine, without any operation.
 
-from allgrad.autograd.engine.graph import in_order, Leaf, Node
-from allgrad.autograd.engine.instrument import format_location, instrumented, patched, users_line
-from allgrad.autograd.engine.modes import default_dtype, enable_grad, get_default_dtype, no_grad, switch
-from allgrad.autograd.engine.primitive import operations, PASSING, primitive, shared
+Read `tensor` (an array and its node), `graph` (nodes, leaves, the walk of `backward`), `primitive` (how an operation
+records a node) and `transforms` (grad, jvp, hessian and so on). `modes` are the engine's few global switches,
+`instrument` is how tools look on, and `stepped` runs functions in turns.
+"""
+
+from allgrad.autograd.engine.graph import topological_order, Leaf, Node
+from allgrad.autograd.engine.instrument import (
+    format_location,
+    in_this_thread,
+    instrumented,
+    is_active,
+    patched,
+    users_line,
+)
+from allgrad.autograd.engine.modes import default_dtype, enable_grad, get_default_dtype, no_grad, declare_modes
+from allgrad.autograd.engine.primitive import operations, ARGUMENT_TYPES, primitive, shared
 from allgrad.autograd.engine.stepped import SteppedFunction
-from allgrad.autograd.engine.tensor import methods, reference_array, shape_of, Tensor, tensor, unwrap
+from allgrad.autograd.engine.tensor import attach_methods, reference_array, shape_of, Tensor, tensor, unwrap
 from allgrad.autograd.engine.transforms import grad, hessian, hvp, jacobian, jvp, linear_map, unfused, vjp

@@ -1,4 +1,16 @@
-"""The graph behind tensors: nodes, leaves, and the walk back from a result to its leaves."""
+"""The graph behind tensors: nodes, leaves, and the walk back from a result to its leaves.
+
+A node points to the nodes it was computed from. Of y = exp(x) * sin(x), with a leaf x, this is a diamond:
+
+    mul ---> exp ---> x
+      `----> sin ---'
+
+`backward(mul, g)` counts the edges that lead into each node, 1 for exp, 1 for sin, 2 for x, and then walks:
+
+    mul runs    its vjps give the gradients of exp and of sin; no other edge leads to them, so both are ready
+    sin runs    its vjp gives g_sin cos(x), which waits at x, where one more gradient is due
+    exp runs    its vjp gives g_exp exp(x), the last one due at x: the leaf accumulates the sum
+"""
 
 import warnings
 
@@ -6,15 +18,15 @@ from allgrad.autograd.arrays import OuterProduct, Scattered, unbroadcast, xp
 
 
 class Node:
-    """One recorded operation; it holds no data, but for what its vjps have captured.
+    """One recorded operation. It holds no arrays except those that its vjps refer to.
 
     name      of the operation
     edges     (parent, vjp, version of the parent when it was used) for each input that needs a gradient; () of a leaf,
               None once a backward has freed them
     shape     of the value
-    incoming  in a backward: the sum of the gradients that have arrived so far
-    pending   in a backward: how many are still to come
-    stamp     the backward that these two belong to
+    incoming  during a backward: the sum of the gradients that have arrived so far
+    pending   during a backward: how many gradients are still to arrive
+    stamp     an object that stands for the backward that `incoming` and `pending` belong to
     """
 
     __slots__ = ("name", "edges", "shape", "incoming", "pending", "stamp")
@@ -31,10 +43,12 @@ class Node:
 class Leaf(Node):
     """Where the graph ends and gradients arrive: a parameter, or any tensor made with `requires_grad=True`.
 
-    grad     the accumulated gradient: a view of an arena, or an array of its own once the first one arrives
-    stale    True until something arrives: the next gradient overwrites `grad` instead of adding to it
-    hook     called as hook(leaf) the moment the gradient is final for this backward
-    version  counts in-place changes of the value, so that a stale graph is refused
+    grad      the accumulated gradient: a view into an arena, or an array of its own, made when the first one arrives
+    stale     True if `grad` counts for nothing: the next gradient overwrites it instead of adding to it
+    hook      called as hook(leaf) the moment the gradient of a backward is complete
+    version   counts in-place changes of the value, so that a graph that used an older value is refused
+    dtype     that of the value and the gradient
+    in_arena  whether `grad` is a view into an arena
     """
 
     __slots__ = ("grad", "stale", "hook", "version", "dtype", "in_arena")
@@ -46,17 +60,17 @@ class Leaf(Node):
         self.stale, self.version, self.in_arena = True, 0, False
 
     def grad_buffer(self):
-        """Where a whole gradient may be written straight away; None where it must be added, or has no place yet."""
+        """The array that a whole gradient may overwrite; None if it has to be added, or if there is no array yet."""
         return self.grad if self.stale else None
 
     def reset(self):
-        """Drop the gradient: an array of its own is left to whoever has kept it."""
+        """Forget the gradient. An array outside of an arena is let go, and not written to again."""
         self.stale = True
         if not self.in_arena:
             self.grad = None
 
     def accumulate(self, g):
-        """Take in the whole gradient of one backward: add it, or overwrite what is stale."""
+        """Take in the complete gradient of one backward: add it to `grad`, or overwrite a stale one."""
         if g.dtype is not self.dtype and g.dtype != self.dtype:
             seen = f"gradient of {self.name!r} arrived as {g.dtype}, not {self.dtype}"
             warnings.warn(f"{seen}: an array of another dtype entered the graph", stacklevel=2)
@@ -74,10 +88,12 @@ class Leaf(Node):
 
 
 def backward(root, g, retain_graph=False):
-    """Send g back from `root`: each node runs once all its consumers have, each leaf is final the instant it can be.
+    """Accumulate into the leaves below the node `root` their gradients, from g, that of the root's value.
 
-    First count, for every node below the root, how many edges of this graph lead into it; then walk in that
-    order (Kahn 1962). Counts carry a stamp, so that a walk cut short by an exception leaves nothing behind.
+    First count the edges that lead into every node below the root. Then let each node call its vjps once all gradients
+    due to it have arrived (topological order: Kahn 1962). A leaf gets its sum at once, before the walk goes on, so that
+    its exchange between ranks can start. Counts carry the stamp of this backward, so that one cut short by an exception
+    leaves nothing behind. Edges are freed on the way unless retain_graph.
     """
     if not root.edges:
         if root.edges is None:
@@ -133,8 +149,8 @@ def backward(root, g, retain_graph=False):
             node.edges = None
 
 
-def in_order(root):
-    """The nodes from the leaves to the root, each after all those it was computed from."""
+def topological_order(root):
+    """All nodes from the leaves to the root, each after those it was computed from."""
     order, stack = {}, [(root, False)]
     while stack:
         node, done = stack.pop()

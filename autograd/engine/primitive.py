@@ -1,38 +1,46 @@
-"""Primitives: operations that record a graph behind the tensors they compute (`engine.graph`).
+"""Primitives: operations made of a rule, which record a graph behind the tensors they compute (`engine.graph`).
 
-A primitive computes a value and declares, beside it, one vector-Jacobian product (vjp) for each array it took. Calling
-it on tensors records a `Node` whose edges hold those vjps. Nothing else is recorded: a value lives on only while some
-vjp has captured it, and the walk of `backward` drops edges as it goes.
+A rule computes a value from arrays and returns it with one vector-Jacobian product (vjp) for each array: the function
+that maps the gradient of a loss by the value to the gradient by that array.
+
+    @primitive
+    def mul(a, b):
+        return a * b, lambda g: g * b, lambda g: g * a
+
+Called on tensors x (a constant) and w (a leaf), `mul` passes their arrays to the rule and returns
+
+    Tensor(value, Node("mul", edges=((w.node, <the second vjp>, version of w),), shape))
+
+The first vjp is dropped at once, as x needs no gradient, and with it the array b that it had captured. Nothing else is
+recorded: an array lives on only while some vjp refers to it, and `backward` drops edges as it walks.
 """
 
 import inspect
-import re
 import weakref
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from allgrad.autograd.arrays import OPERANDS, as_operand
+from allgrad.autograd.arrays import OPERAND_TYPES, as_operand
 from allgrad.autograd.engine import modes
+from allgrad.autograd.engine.errors import named_error, shape_error
 from allgrad.autograd.engine.graph import Node
-from allgrad.autograd.engine.tensor import Tensor, shape_of, tensor
+from allgrad.autograd.engine.tensor import Tensor, tensor
 
-PASSING = OPERANDS | {Tensor, type(None)}  # what a rule takes as it is: None stands for an argument left out
-
-
-# --- recording -------------------------------------------------------------------------------------------------
-
-operations: weakref.WeakSet = weakref.WeakSet()  # all primitives, for those who look on (`engine.instrument`)
+ARGUMENT_TYPES = OPERAND_TYPES | {Tensor, type(None)}  # what a rule takes as it is; None: an argument left out
+operations: weakref.WeakSet = weakref.WeakSet()  # all primitives, whose rules `engine.instrument` exchanges
 
 
 def primitive(rule: Callable) -> Callable[..., Tensor]:
     """Make a differentiable operation of a rule `rule(a, b, ..., *, static) -> value, vjp_a, vjp_b, ...`.
 
-    Positional arguments are the arrays to differentiate by; keyword-only arguments are static (axes, shapes,
-    labels). vjp_a maps the gradient of the value to that of `a`, in the value's broadcast shape if that is easier:
-    the engine sums broadcast axes away. vjps of arguments that need no gradient are dropped at once, with whatever
-    they captured. A rule must not mutate its arguments, nor its value once a vjp has captured it.
+    Positional arguments are the arrays to differentiate by, given as tensors, arrays or numbers; an optional one may be
+    None. Keyword-only arguments are static: axes, shapes, labels. vjp_a maps the gradient of the value (an array of the
+    value's shape) to that by a; where a was broadcast it may have the broadcast shape, which the engine sums over. A
+    vjp that is never needed may be None. A rule must not write to its arguments, nor to its value if a vjp uses it.
+
+    The rule is called with arrays, and with Tensors inside nested derivatives: see `arrays.namespace`. The operation is
+    named after the rule, without underscores around it. ValueErrors and torch's errors about shapes are raised with the
+    operation's name and the shapes.
     """
     signature = inspect.signature(rule)
     parameters = signature.parameters.values()
@@ -45,7 +53,7 @@ def primitive(rule: Callable) -> Callable[..., Tensor]:
         try:
             value, vjp = rule(a.data, **static)
         except (ValueError, TypeError, IndexError) as error:
-            raise _refused(name, error, a) from None
+            raise named_error(name, error, a) from None
         node = a.node
         if node is None or not modes.recording:
             return Tensor(value, None, a.level)
@@ -58,7 +66,7 @@ def primitive(rule: Callable) -> Callable[..., Tensor]:
         if type(a) is Tensor:
             x, p, level = a.data, a.node, a.level
         else:
-            x = a if type(a) in OPERANDS else as_operand(a, name)
+            x = a if type(a) in OPERAND_TYPES else as_operand(a, name)
         if type(b) is Tensor:
             if b.level == level:
                 y, q = b.data, b.node
@@ -69,11 +77,11 @@ def primitive(rule: Callable) -> Callable[..., Tensor]:
                     x, p = a, None
                 y, q, level = b.data, b.node, b.level
         else:
-            y = b if type(b) in OPERANDS else as_operand(b, name)
+            y = b if type(b) in OPERAND_TYPES else as_operand(b, name)
         try:
             value, u, v = rule(x, y)
         except (ValueError, RuntimeError) as error:
-            raise _misfit(name, error, a, b) from None
+            raise shape_error(name, error, a, b) from None
         if not modes.recording or p is q is None:
             return Tensor(value, None, level)
         if q is None:
@@ -97,12 +105,12 @@ def primitive(rule: Callable) -> Callable[..., Tensor]:
                 values.append(a.data)
                 nodes.append(a.node)
             else:
-                values.append(a if type(a) in PASSING else as_operand(a, name))
+                values.append(a if type(a) in ARGUMENT_TYPES else as_operand(a, name))
                 nodes.append(None)
         try:
             value, *vjps = rule(*values, **static)
         except (ValueError, RuntimeError) as error:
-            raise _misfit(name, error, *args) from None
+            raise shape_error(name, error, *args) from None
         if not modes.recording:
             return Tensor(value, None, level)
         edges = tuple([(n, vjp, n.version) for n, vjp in zip(nodes, vjps) if n is not None])
@@ -124,40 +132,11 @@ def primitive(rule: Callable) -> Callable[..., Tensor]:
     return operation
 
 
-# --- what an operation says when the array library refuses its arguments -----------------------------------------
-
-HINTS = {
-    "matmul": "the last axis of the first must be as long as the last but one of the second, or its only one",
-    "linear": "the last axis of the input must be as long as that of the weight (out, in), and the bias (out,)",
-    "concatenate": "all axes but the one along which they are joined must be equally long",
-}
-_SIZES = re.compile("size|shape|dimension")  # what torch's errors of this sort speak of, all of them RuntimeErrors
-
-
-def _misfit(name, error, *args):
-    """The array library's error, saying which operation and which shapes; as it is if it is about something else."""
-    text = str(error).splitlines()[0]
-    of_sizes = type(error) in (RuntimeError, np.exceptions.AxisError) and _SIZES.search(text)
-    if " do not fit together (" in text or not (of_sizes or type(error) is ValueError):
-        return error
-    shapes = " and ".join(str(shape_of(a)) for a in args if a is not None)
-    hint = HINTS.get(name) or ("axes count from the last: equally long, or 1" if "broadcast" in text else text)
-    return ValueError(f"{name}: shapes {shapes} do not fit together ({hint})")
-
-
-def _refused(name, error, a):
-    """The array library's error, saying which operation and which shape; as it is if one inside has done so."""
-    if re.match(r"\w+: ", str(error)):
-        return error
-    kind = next(c for c in (np.exceptions.AxisError, IndexError, TypeError, ValueError) if isinstance(error, c))
-    return kind(f"{name}: {error}, for an array of shape {tuple(a.shape)}")
-
-
-# --- for rules -------------------------------------------------------------------------------------------------
-
-
 def shared(pullback, count):
-    """Split one pullback `g -> (d_1, ..., d_count)` into `count` vjps that compute it once for each g."""
+    """Split a function `g -> (d_1, ..., d_count)` into `count` vjps, which together call it once for each g.
+
+    For rules whose gradients share most of their work: `return value, *shared(pullback, 2)`.
+    """
     seen: list = [None, None]
 
     def part(i):

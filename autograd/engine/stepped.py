@@ -1,26 +1,35 @@
-"""Functions that take turns: each runs until it waits for the others, with modes and attributes of its own."""
+"""Functions that stop in the middle and go on later, each with values of its own for the engine's modes.
+
+Synchronised batch norm runs the shards of a batch so: each stops where it needs the sum over all of them.
+
+    first, second = SteppedFunction(f), SteppedFunction(g)
+    a, b = first.resume(), second.resume()      # what f and g gave to `wait`, when they called it
+    first.resume(a + b), second.resume(a + b)   # which returns a + b in them; they go on to the end
+"""
 
 import contextvars
 import threading
 from typing import Any
 
-from allgrad.autograd.engine.modes import SWITCHED
+from allgrad.autograd.engine.modes import MODES
 
 
 class Cancelled(BaseException):
-    """Raised inside a function whose others have failed."""
+    """Raised inside a function that waits, to end it."""
 
 
 class SteppedFunction:
-    """A function that can stop in the middle, and go on later: a coroutine that need not be written as one.
+    """A function that can stop where it calls `wait`, and go on when `resume` answers: a coroutine without `yield`.
 
-    It runs in a thread of its own, but only while `resume` waits for it, so that nothing ever runs at the same time.
-    own: {(object, attribute): value} that the function is to find and to leave behind, as `own` then says, instead of
-    what others find. The modes of the engine, such as `no_grad` and the random stream, are always among them.
+    It runs in a thread of its own, but only while `resume` waits for it, so that no two functions run at the same time.
+
+    own: {(object, attribute): value}, attributes that have these values while the function runs and their usual ones
+    while it does not. `self.own` keeps the function's values, as it left them. The engine's modes (`engine.modes`) are
+    always among them, and start as they are now.
     """
 
     def __init__(self, f, own=()):
-        self.own: dict = {(owner, name): getattr(owner, name) for owner, name in SWITCHED} | dict(own)
+        self.own: dict = {(owner, name): getattr(owner, name) for owner, name in MODES} | dict(own)
         self.finished, self.cancelled = False, False
         self.message: Any = None
         self.error: BaseException | None = None
@@ -29,25 +38,25 @@ class SteppedFunction:
         self.thread = threading.Thread(target=context.run, args=(self._run, f), name="shard", daemon=True)
 
     def resume(self, answer=None):
-        """Let it run on, with this answer to what it waits for. Returns what it waits for next, or its result.
+        """Let it run on; its call of `wait` returns the answer. Returns what it next gives to `wait`, or its result.
 
-        `finished` tells which; what it raises is raised here.
+        `self.finished` tells which. An exception that the function raises is raised here.
         """
         if self.thread.ident is None:
             self.thread.start()
         self.message = answer
-        self._exchange()
+        self._swap_modes()
         try:
             self._go.release()
             self._back.acquire()
         finally:
-            self._exchange()
+            self._swap_modes()
         if self.error is not None:
             raise self.error
         return self.message
 
     def wait(self, question):
-        """Inside the function: stop here, until `resume` answers."""
+        """To be called inside the function: hand the question to `resume`, stop, and return its next answer."""
         self.message = question
         self._back.release()
         self._go.acquire()
@@ -56,13 +65,13 @@ class SteppedFunction:
         return self.message
 
     def cancel(self):
-        """End it, if it has begun and not finished, by an exception where it waits."""
+        """End a function that waits, by raising Cancelled there; without effect if it has not begun or has finished."""
         if self.thread.ident is not None and not self.finished:
             self.cancelled = True
-            self._exchange()
+            self._swap_modes()
             self._go.release()
             self.thread.join()
-            self._exchange()
+            self._swap_modes()
 
     def _run(self, f):
         self._go.acquire()
@@ -73,8 +82,8 @@ class SteppedFunction:
         self.finished = True
         self._back.release()
 
-    def _exchange(self):
-        """Exchange what the function finds with what is found outside of it."""
+    def _swap_modes(self):
+        """Swap the function's own values of attributes with those outside of it."""
         for (owner, name), value in self.own.items():
             self.own[owner, name] = getattr(owner, name)
             setattr(owner, name, value)

@@ -1,4 +1,9 @@
-"""Tensors: arrays that remember how they were computed."""
+"""Tensors: arrays that know how they were computed.
+
+x = ag.tensor([1.0, 2.0], requires_grad=True)     x.node is a Leaf
+y = x * 3.0                                       y.node is a Node "mul" with an edge to x.node
+y.detach()                                        the same data, node None: a constant
+"""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -11,12 +16,12 @@ from allgrad.autograd.engine.graph import Leaf
 
 
 class Tensor:
-    """An array that remembers how it was computed.
+    """An array and the node of the graph that computed it. Made by `ag.tensor`; operations return Tensors.
 
-    data   a NumPy array (or scalar for shape ()), a torch tensor, or a Tensor one nesting level down (see
-           `engine.transforms`)
-    node   where it stands in the graph; None for constants, so `requires_grad` is `node is not None`
-    level  nesting level: 0 for ordinary work, k inside k nested `vjp`s
+    data   a NumPy array (or a NumPy scalar for shape ()), a torch tensor, or, inside a nested derivative, a Tensor one
+           level down (see `engine.transforms`)
+    node   the Node or Leaf in the graph; None of a constant, so `requires_grad` is `node is not None`
+    level  nesting level: 0 for ordinary work, k inside k nested derivatives
     """
 
     __slots__ = ("data", "node", "level", "_master")
@@ -44,9 +49,10 @@ class Tensor:
 
     @property
     def grad(self):
-        """The gradient accumulated in a leaf, as an array of the leaf's shape; None before anything arrived.
+        """The gradient accumulated in a leaf, an array of its shape; None before the first backward, and of non-leaves.
 
-        Once the leaf is in an arena (an optimizer has been made), the array is a view that later steps overwrite.
+        Once an optimizer has been made for the leaf, this is a view into its arena, which later steps overwrite.
+        Assigning None resets it; nothing else can be assigned.
         """
         leaf = self.node
         return None if not isinstance(leaf, Leaf) or leaf.stale else leaf.grad
@@ -62,15 +68,15 @@ class Tensor:
 
     @property
     def name(self):
-        """The leaf's name, or that of the operation that computed this tensor; "constant" without a graph."""
+        """The leaf's name, or that of the operation that computed this tensor; "constant" if there is neither."""
         return "constant" if self.node is None else self.node.name
 
     def detach(self):
-        """The same value as a constant: no gradient flows through it, nor through its data one level down."""
+        """The same value as a constant, sharing memory: no gradient flows through it, at any nesting level."""
         return Tensor(self.data.detach() if type(self.data) is Tensor else self.data, None, self.level)
 
     def numpy(self):
-        """The value as a NumPy array, shared and not copied where it is in the processor's memory."""
+        """The value as a NumPy array: the same memory, or a copy if it is on a device."""
         return to_numpy(unwrap(self))
 
     def item(self):
@@ -78,12 +84,14 @@ class Tensor:
         return unwrap(self).item()
 
     def tolist(self):
+        """The value as nested lists of Python numbers."""
         return self.numpy().tolist()
 
     def assign(self, value):
-        """Overwrite a leaf's value in place, by an array of its shape or a number.
+        """Overwrite the value of a leaf or a constant in place, by an array of its shape or a number.
 
-        Graphs that recorded the old value of a parameter refuse to run backward; those of a constant cannot know.
+        A graph that has used the old value of a parameter then refuses to run backward (RuntimeError); one that has
+        used the old value of a constant does not notice. Raises RuntimeError for a tensor that an operation computed.
         """
         if self.node is not None and not isinstance(self.node, Leaf):
             raise RuntimeError(f"assign needs a leaf, this tensor was computed by {self.name!r}")
@@ -100,30 +108,33 @@ class Tensor:
 
     @property
     def master(self):
-        """The data, or what they are a copy of in half precision (see `nn.Module.compute_in`)."""
+        """The data in full precision: `data`, unless that is a copy in half precision (see `nn.Module.compute_in`)."""
         return getattr(self, "_master", self.data)
 
     def use_compute_copy(self, data):
-        """Compute with these data from now on, a copy in half precision, and keep those so far as the master."""
+        """Compute with this copy in half precision from now on; the data so far are kept as `master`."""
         self._master, self.data = self.master, data
 
     def restore_master(self):
-        """Compute with the master again."""
+        """Undo `use_compute_copy`."""
         if self.master is not self.data:
             self.data = self._master
             del self._master
 
     def register_hook(self, hook):
-        """Call hook(leaf) in every backward, the moment this leaf's gradient is final. Leaves only; one hook a leaf."""
+        """Call hook(node) in every backward, the moment the gradient of this leaf is complete; node is its `Leaf`.
+
+        A leaf has one hook, which the next call replaces. Raises RuntimeError for other tensors.
+        """
         if not isinstance(self.node, Leaf):
             raise RuntimeError(f"register_hook needs a leaf, this tensor was computed by {self.name!r}")
         self.node.hook = hook
 
     def backward(self, gradient=None, retain_graph=False):
-        """Add d(self)/d(leaf) into the gradient of every leaf that self depends on.
+        """Add the gradient of this tensor by each leaf that it depends on to the leaf's `grad`.
 
-        gradient: the array to start from, of self's shape (a number for a scalar); 1 for a scalar tensor if absent.
-        retain_graph: keep what the graph saved, so that backward may run through it again.
+        gradient: d(loss) / d(self), an array of this tensor's shape; 1 for a tensor of shape () if absent.
+        retain_graph: keep the graph, so that backward may run through it again.
         Raises RuntimeError for a non-scalar without gradient, a graph already consumed, no leaf to reach, or a
         leaf that was modified in place after it was used.
         """
@@ -169,14 +180,14 @@ class Tensor:
     __hash__ = object.__hash__  # tensors are compared elementwise, and hashed by identity
 
 
-def methods(*operations):
+def attach_methods(*operations):
     """Make these operations methods of Tensor as well."""
     for operation in operations:
         setattr(Tensor, operation.__name__, operation)
 
 
 def unwrap(x):
-    """The array inside all nesting levels."""
+    """The array inside a Tensor of any nesting level; anything else as it is."""
     while type(x) is Tensor:
         x = x.data
     return x
@@ -189,21 +200,21 @@ def shape_of(x):
 
 
 def reference_array(*operands):
-    """The first array among the operands, from inside: what arrays that meet them should be like."""
+    """The array among the operands whose library and device others should have: torch's first; zeros(()) if none."""
     found = [x for x in map(unwrap, operands) if hasattr(x, "dtype")]
     return next((x for x in found if xp[type(x)] is not np), found[0] if found else np.zeros(()))
 
 
 def tensor(data, requires_grad=False, dtype=None, name="tensor", device=None):
-    """A tensor holding a copy of `data`: numbers, lists, a NumPy array, or a torch tensor, which stays one.
+    """A tensor that holds a copy of `data`: a number, nested lists, a NumPy array, or a torch tensor, which stays one.
 
-    Python numbers and lists take `default_dtype` (float32) if they are floating; arrays keep their dtype. Integers
-    and booleans are index data: they cannot require a gradient. With a device ("cpu", "cuda", "cuda:1") the data
-    become a torch tensor there.
+    requires_grad: make it a leaf, which accumulates gradients; needs a floating dtype (TypeError).
+    dtype: a name such as "float64" or a dtype; without it arrays keep theirs, and Python floats take `default_dtype`
+    (float32). name: what errors and graphs call a leaf. device ("cpu", "cuda", "cuda:1"): make a torch tensor there.
     """
     data = unwrap(data)
     if dtype is None and not hasattr(data, "dtype"):
-        dtype = modes.default if np.asarray(data).dtype == np.float64 else None
+        dtype = modes.float_dtype if np.asarray(data).dtype == np.float64 else None
     if device is not None:
         data = to_device(np.array(data, dtype=dtype) if not hasattr(data, "dtype") else data, device)
     array = (
@@ -212,11 +223,11 @@ def tensor(data, requires_grad=False, dtype=None, name="tensor", device=None):
     if kind(array.dtype) not in "biufc":
         held = "numbers, in arrays, torch tensors, numbers and lists of one length"
         raise TypeError(f"tensor: holds {held}, not {data!r:.60}")
-    return Tensor(array, Leaf(name, array.shape, floating(array.dtype, name)) if requires_grad else None)
+    return Tensor(array, Leaf(name, array.shape, check_floating(array.dtype, name)) if requires_grad else None)
 
 
-def floating(dtype, name):
-    """The dtype, if one can differentiate by arrays of it."""
+def check_floating(dtype, name):
+    """The dtype, if it is floating; else TypeError, that `name` cannot require a gradient."""
     if kind(dtype) != "f":
         seen = f"requires_grad needs a floating dtype, {name!r} is {dtype}"
         raise TypeError(f'{seen}: write 1.0 instead of 1, or pass dtype="float32"')

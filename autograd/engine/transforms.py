@@ -1,8 +1,14 @@
 """Derivatives as functions of functions: vjp, grad, jvp, jacobian, hessian, hvp, and any nesting of them.
 
-`vjp` wraps its inputs in tensors one level above all of them and above every function being transformed around it,
-runs the function, and walks back. The level below may itself be recording, so derivatives of derivatives need nothing
-more: the rules compute on Tensors as they do on arrays.
+`vjp` wraps its inputs in Tensors one level higher than all that exist, runs the function and walks back. For the second
+derivative of f at an array x, `ag.grad(ag.grad(f))(x)`:
+
+    level 0    the outer grad makes X0 = Tensor(x, Leaf, level 0) and calls the inner one with it
+    level 1    the inner grad makes X1 = Tensor(X0, Leaf, level 1) and calls f(X1)
+
+Operations on X1 call their rules with its data, X0, which is a Tensor. So values and vjps are computed by operations on
+X0, which record a graph of level 0, and the outer walk goes back through that. Rules need to know nothing of it: they
+compute on Tensors as they do on arrays (`arrays.namespace`).
 """
 
 import math
@@ -11,13 +17,13 @@ import numpy as np
 
 from allgrad.autograd.arrays import cast_like, full, xp
 from allgrad.autograd.engine.graph import Leaf, backward
-from allgrad.autograd.engine.modes import enable_grad, switch
+from allgrad.autograd.engine.modes import declare_modes, enable_grad
 from allgrad.autograd.engine.primitive import primitive, shared
-from allgrad.autograd.engine.tensor import Tensor, floating, shape_of, tensor, unwrap
+from allgrad.autograd.engine.tensor import Tensor, check_floating, shape_of, tensor, unwrap
 
 
 class _Input(Leaf):
-    """A leaf that hands over what arrives, as an array of the caller's own, instead of keeping it."""
+    """The leaf of an input of `vjp`: keeps a copy of what arrives, for the pullback to take."""
 
     __slots__ = ()
 
@@ -30,7 +36,7 @@ class _Input(Leaf):
 
 
 _depth = 0  # the highest level at which a function is being evaluated right now
-switch(__name__, "_depth")
+declare_modes(__name__, "_depth")
 
 
 def _level(x):
@@ -38,18 +44,18 @@ def _level(x):
 
 
 def vjp(f, *xs):
-    """Evaluate y = f(*xs) and return (y, pullback), where pullback(g) gives the tuple of g @ dy/dx for each x.
+    """Evaluate y = f(*xs) and return (y, pullback), where pullback(g) is the tuple of vector-Jacobian products g dy/dx.
 
-    f takes and returns tensors. Each x, and g of y's shape, is an array, a number or a Tensor. y and the pullback's
-    results are Tensors if one x is, or if f uses tensors that require a gradient, so that they can be differentiated
-    in their turn.
+    f maps Tensors to one Tensor. Each x is a floating array, a number or a Tensor; g is one of y's shape, and each
+    result has the shape of its x. pullback may be called again, for other g. y and the results are arrays; Tensors if
+    one x is, or if f uses tensors that require a gradient, so that they can be differentiated in their turn.
     """
     global _depth
     given, before = max(map(_level, xs)), _depth
     level = _depth = 1 + max(given, before)  # above every function around this one, whose tensors f may use
     try:
         with enable_grad():
-            inputs = [Tensor(x, _Input("input", x.shape, floating(x.dtype, "input")), level) for x in map(_asarray, xs)]
+            inputs = [_input(x, level) for x in map(_asarray, xs)]
             y = f(*inputs)
     finally:
         _depth = before
@@ -72,12 +78,16 @@ def vjp(f, *xs):
     return _as_given(value, given), pullback
 
 
+def _input(x, level):
+    return Tensor(x, _Input("input", x.shape, check_floating(x.dtype, "input")), level)
+
+
 def _asarray(x):
     return x if type(x) is Tensor or hasattr(x, "dtype") else tensor(x).data
 
 
 def _take(x):
-    """What arrived at an input, handed over and not kept; zeros if nothing did."""
+    """The gradient that arrived at an input, which forgets it; zeros if none did."""
     g, x.node.grad = x.node.grad, None
     return _zeros_like(x) if g is None else g
 
@@ -97,13 +107,22 @@ def _as_given(result, level):
 
 
 def unfused(f, *xs):
-    """A primitive's result `(value, *vjps)` from a composed formula: for fused rules of which an input is a Tensor."""
+    """What a rule returns, (value, *vjps), for f(*xs) by way of `vjp`: f is composed of operations.
+
+    For a rule that computes on arrays by a kernel of its own: where an input is a Tensor, inside a nested derivative,
+    it returns `unfused(formula, *inputs)` instead, which can be differentiated again. A vjp for each x.
+    """
     value, pullback = vjp(f, *xs)
     return value, *shared(pullback, len(xs))
 
 
 def linear_map(forward, transposed, a, *static):
-    """forward(a, *static), for a map of arrays linear in a and its transpose: in a rule, where a may be a Tensor."""
+    """forward(a, *static) for a function of arrays that is linear in a; `transposed(g, *static)` is its transpose.
+
+    For use in rules, where a may be a Tensor. The gradient of a linear map is its transpose, and that of the transpose
+    the map, so these two functions of arrays are enough for derivatives of any order. forward maps the shape of a to
+    that of the value, transposed the shape of the value to that of a; <forward(a), g> = <a, transposed(g)>.
+    """
     if type(a) is Tensor:
         return _linear_map(a, maps=(forward, transposed), static=static)
     return forward(a, *static)
@@ -116,7 +135,10 @@ def _linear_map(a, *, maps, static):
 
 
 def grad(f, argnum=0):
-    """The function that maps the arguments of the scalar-valued f to df/d(argument argnum)."""
+    """The gradient of a scalar-valued f: a function of the same arguments that returns df / d(argument argnum).
+
+    It has the shape of that argument. argnum counts from 0. Raises ValueError if f returns no scalar.
+    """
     return _gradient(f, argnum, "grad")
 
 
@@ -131,7 +153,7 @@ def _gradient(f, argnum, name):
 
 
 def _of_argument(f, xs, argnum, name):
-    """f as a function of one of its arguments, and that argument."""
+    """f as a function of its argument number argnum, and that argument."""
     if not 0 <= argnum < len(xs):
         raise ValueError(f"{name}: argnum {argnum} of {len(xs)} arguments: they are counted from 0")
     return lambda x: f(*xs[:argnum], x, *xs[argnum + 1 :]), xs[argnum]
@@ -142,7 +164,11 @@ def _one(like):
 
 
 def jvp(f, xs, vs):
-    """Evaluate y = f(*xs) and the directional derivative of y as xs move along vs: the transpose of the pullback."""
+    """Evaluate y = f(*xs) and its derivative along vs: the pair (y, sum of dy/dx v over the inputs), both of y's shape.
+
+    xs and vs are lists of as many arrays of the same shapes. By two reverse passes: the pullback is linear in g, and
+    its own vjp is the jvp.
+    """
     given = [[shape_of(x) for x in each] for each in (xs, vs)]
     if given[0] != given[1] or not all(isinstance(each, (list, tuple)) for each in (xs, vs)):
         raise ValueError(f"jvp: directions of shapes {given[1]} for inputs {given[0]}: give a list of as many alike")
@@ -155,9 +181,9 @@ def jvp(f, xs, vs):
 
 
 def jacobian(f, argnum=0):
-    """The function that maps the arguments of f to dy_i/dx_j for x = argument argnum: an array y.shape + x.shape.
+    """The Jacobian of f: a function of the same arguments that returns dy_i / dx_j for x = argument argnum.
 
-    A p-vector of a q-vector has a (p, q) matrix, computed row by row by p pullbacks.
+    An array of shape y.shape + x.shape: (p, q) for a p-vector y of a q-vector x. Computed row by row, by p pullbacks.
     """
 
     def matrix(*xs):
@@ -174,15 +200,18 @@ def jacobian(f, argnum=0):
 
 
 def hessian(f, argnum=0):
-    """The function that maps the arguments of the scalar-valued f to d2f/dx_i dx_j for x = argument argnum.
+    """The Hessian of a scalar-valued f: a function of the same arguments that returns d2f / dx_i dx_j.
 
-    The Jacobian of the gradient, of shape x.shape + x.shape, symmetric where f is twice continuously differentiable.
+    x is argument argnum; the result, the Jacobian of the gradient, has the shape x.shape + x.shape.
     """
     return jacobian(_gradient(f, argnum, "hessian"), argnum)
 
 
 def hvp(f, x, v):
-    """The Hessian of the scalar-valued f at x times v, as the gradient of <grad f, v>."""
+    """The Hessian of the scalar-valued f at x times v, without the Hessian: the gradient of <grad f(x), v>.
+
+    x and v have one shape, and so has the result. Pearlmutter 1994, "Fast Exact Multiplication by the Hessian".
+    """
     if shape_of(x) != shape_of(v):
         raise ValueError(f"hvp: a direction {shape_of(v)} for an input {shape_of(x)}: give one alike")
     return grad(lambda x: (_gradient(f, 0, "hvp")(x) * v).sum())(x)

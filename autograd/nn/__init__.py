@@ -1,4 +1,8 @@
-"""Layers and containers, with the names, shapes and state dicts of torch.nn."""
+"""Layers and containers, with the names, shapes and state dicts of torch.nn.
+
+Begin with `module` (how parameters are found and named), then `layers`. A layer holds parameters and calls an operation
+of `allgrad.autograd.ops`; the names of parameters, and so checkpoints, are torch's.
+"""
 
 from allgrad.autograd.nn.attention import MultiheadAttention, TransformerDecoderLayer, TransformerEncoderLayer
 from allgrad.autograd.nn.functions import (

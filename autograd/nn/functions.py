@@ -9,7 +9,7 @@ from allgrad.autograd.ops import activations, elementwise, pooling
 
 
 class _Function(Module):
-    """A function of one tensor; its further arguments are given when the module is made."""
+    """A function of one tensor as a module; the function's other arguments are given when the module is made."""
 
     function: Callable
 

@@ -13,7 +13,7 @@ from allgrad.autograd.random import draw
 
 
 def _drawn(shape, outputs, bias, init, rng):
-    """A weight of this shape, by torch's default if init is absent, and a bias: zeros, or as torch's, or None."""
+    """A weight array of this shape from `init` and a bias of zeros, or both as torch draws them if init is None."""
     rng = rng or np.random.Generator(draw())
     weight = (init or initial.torch_default)(shape, rng)
     bound = 1.0 / math.sqrt(initial.fans(shape)[0])
@@ -41,7 +41,7 @@ class Linear(Module):
 
 class _Convolution(Module):
     function: Callable
-    axes = 2  # of a kernel
+    axes = 2  # of the kernel
 
     def __init__(
         self, inputs, outputs, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True, init=None, rng=None

@@ -1,4 +1,4 @@
-"""Module: a plain object whose attributes are its parameters and sub-modules."""
+"""Module: an object whose parameters and sub-modules are its attributes; ModuleList and Sequential."""
 
 import numpy as np
 
@@ -7,19 +7,29 @@ from allgrad.autograd.engine import Leaf, Tensor, get_default_dtype, shape_of, u
 
 
 def Parameter(data, dtype=None, name="parameter"):
-    """A tensor to be trained: a leaf that requires a gradient. `data` is copied, its memory order kept."""
+    """A tensor to be trained: a leaf that requires a gradient.
+
+    data: numbers, lists or an array, copied in its memory order. dtype: floating, the default dtype if None.
+    """
     data, dtype = unwrap(data), dtype or get_default_dtype()
     array = xp[type(data)].array(data, dtype) if is_torch(data) else np.array(data, dtype=dtype, order="K")
     return Tensor(array, Leaf(name, array.shape, array.dtype))
 
 
 class Module:
-    """Base of layers and networks: write `__init__` that sets attributes, and `__call__` (or `forward`) that computes.
+    """Base of layers and networks: `__init__` sets attributes, and `__call__` (or `forward`) computes.
+
+        class Net(nn.Module):
+            def __init__(self):
+                self.hidden, self.out = nn.Linear(64, 32), nn.Linear(32, 10)     # no super().__init__() is needed
+
+            def __call__(self, x):
+                return self.out(ag.relu(self.hidden(x)))
 
     Parameters are found by walking the attributes in the order they were set, through sub-modules, lists, tuples and
-    dicts; a tensor reached by two paths counts once, under the first name. Names are attribute paths: "fc1.weight".
-    Constant tensors are its buffers: part of the state, and not trained. `running_statistics` names those that a
-    call moves in training, such as running averages: data-parallel training averages the moves of logical shards.
+    dicts; a tensor reached by two paths counts once, under its first name. Names are attribute paths: "hidden.weight".
+    Constant tensors are buffers: part of the state, and not trained. `running_statistics` names the buffers that a
+    call changes in training, such as running averages: data-parallel training averages their changes over the shards.
     """
 
     training = True
@@ -31,11 +41,11 @@ class Module:
         return self.forward(*inputs, **options)  # pyright: ignore[reportAttributeAccessIssue]
 
     def named_children(self):
-        """Pairs (attribute name, value) in which parameters and sub-modules are looked for."""
+        """Pairs (attribute name, value): where parameters and sub-modules are looked for."""
         return vars(self).items()
 
     def _walk(self, tied=False):
-        """Every (path, Module or Tensor) below this module, itself first, each once, or tied tensors by every path."""
+        """All (path, Module or Tensor), this module first: each once, or if `tied` tensors by each of their paths."""
         seen = set()
         stack: list = [("", self)]
         while stack:
@@ -89,14 +99,15 @@ class Module:
         return self.train(False)
 
     def zero_grad(self):
-        """Forget the gradients of all parameters."""
+        """Forget the gradients of all parameters, which are None from now on."""
         for p in self.parameters():
             p.node.reset()
 
     def to(self, dtype=None, device=None):
-        """Convert parameters and floating buffers to this floating dtype, before an optimizer is made. Returns self.
+        """Convert parameters and floating buffers to a floating dtype, or move all tensors to a device. Returns self.
 
-        With a device ("cpu", "cuda", "cuda:1") all tensors become torch's and move there; with "numpy", arrays again.
+        device "cpu", "cuda" or "cuda:1": all tensors become torch tensors there; "numpy": NumPy arrays again. Before an
+        optimizer is made (RuntimeError).
         """
         if isinstance(dtype, str) and dtype.split(":")[0] in ("numpy", "cpu", "cuda"):
             dtype, device = None, dtype
@@ -117,9 +128,10 @@ class Module:
         return self
 
     def compute_in(self, dtype):
-        """Compute in "bfloat16" or "float16" from now on, with an arena and torch tensors: see `Arena.compute_in`.
+        """Compute in "bfloat16" or "float16" from now on; of torch tensors, once an optimizer is made (RuntimeError).
 
-        Frozen parameters are rounded too; running statistics are not.
+        Parameters are kept in full precision beside their copies: see `Arena.compute_in`. Other floating buffers, such
+        as frozen parameters, get copies too; running statistics stay in full precision.
         """
         if getattr(self, "arena", None) is None:
             raise RuntimeError("compute_in: the parameters are in no arena yet; make the optimizer first")
@@ -130,16 +142,16 @@ class Module:
                 t.use_compute_copy(astype(t.data, dtype))
 
     def state_dict(self):
-        """A copy of every tensor by name, with torch.nn's names, shapes and layouts: `{"fc1.weight": array, ...}`."""
+        """A copy of every parameter and buffer as NumPy arrays, by torch.nn's names: {"fc1.weight": array, ...}."""
         return {path: np.array(to_numpy(t.master), order="C") for path, t in self._state().items()}
 
     def _state(self):
-        """Parameters and constants by name; what was computed, and is only kept somewhere, is no state."""
+        """{name: tensor} of leaves and constants; tensors that an operation computed are no state."""
         tensors = {path: t for path, t in self._walk(tied=True) if isinstance(t, Tensor)}
         return {path: t for path, t in tensors.items() if t.node is None or isinstance(t.node, Leaf)}
 
     def load_state_dict(self, state):
-        """Overwrite every tensor from arrays by name, as `state_dict` returns them. Names and shapes must all agree."""
+        """Overwrite every tensor from a dict as of `state_dict`; ValueError if names or shapes are not the same."""
         own = self._state()
         missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
         if missing or unexpected:

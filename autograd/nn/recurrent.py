@@ -40,7 +40,10 @@ class _Recurrent(Module):
                     setattr(self, f"bias_{name}_l{layer}{direction}", vector)
 
     def __call__(self, x, state=None):
-        """The last layer's outputs at every time, and the final state: h (layers * directions, N, hidden), see LSTM."""
+        """The last layer's outputs at all times, (T, N, directions * hidden), and the state at the end.
+
+        The state is h (layers * directions, N, hidden), for LSTM the pair (h, c); zeros at the start if None.
+        """
         if x.ndim != 3 or 0 in x.shape:
             raise ValueError(f"{type(self).__name__}: needs sequences (T, N, C), none of them 0, got {tuple(x.shape)}")
         if self.batch_first:

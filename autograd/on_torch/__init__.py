@@ -1,6 +1,7 @@
-"""torch's tensors under NumPy's names, and rules that torch has kernels of its own for.
+"""torch tensors: NumPy's names for them, rules by torch's own kernels, and updates by its fused optimizers.
 
-Nothing imports this room: `arrays.namespace` loads it, by name, with the first of torch's tensors.
+Nothing imports this room: `arrays.namespace` loads it when the first torch tensor comes along. Begin with `namespace`,
+which is all that is needed; `rules` and `optimizers` make operations faster. torch.autograd is never used.
 """
 
 from allgrad.autograd.on_torch import namespace, optimizers, rules

@@ -1,8 +1,9 @@
 # ruff: noqa: F401, I001
 """torch's tensors under NumPy's names: what `xp[torch.Tensor]` is.
 
-Most names are the same, and torch takes `axis` and `keepdims`. Here are they, and the few that differ. Nothing here
-records anything: the tensors that come in are detached, and torch.autograd never learns of what is done to them.
+Most functions have NumPy's names and arguments in torch too, `axis` and `keepdims` included: they are imported as they
+are. The few that differ are defined here, with NumPy's meaning. Tensors that come in are detached, so that
+torch.autograd records nothing.
 """
 
 import math
@@ -29,7 +30,7 @@ def dtype_of(dtype):
 
 
 def asarray(a, dtype=None, like=None, device=None):
-    """A tensor of numbers, a list or an array, on the device or where `like` lives; shared where that is possible."""
+    """Numbers, a list or an array as a tensor on a device, or on that of `like`; of shared memory where possible."""
     if isinstance(a, np.ndarray) and (not a.flags.writeable or min(a.strides, default=0) < 0):
         a = a.copy()
     device = like.device if like is not None else device
@@ -37,7 +38,7 @@ def asarray(a, dtype=None, like=None, device=None):
 
 
 def array(a, dtype=None):
-    """A copy, in this dtype."""
+    """A copy of a tensor, in this dtype if one is given."""
     return a.detach().clone() if dtype is None else a.detach().to(dtype_of(dtype), copy=True)
 
 
@@ -45,7 +46,7 @@ copy = array
 
 
 def to_numpy(a):
-    """The values in a NumPy array; bfloat16, which NumPy lacks, as float32."""
+    """The values as a NumPy array, of shared memory on the CPU; bfloat16, which NumPy lacks, as float32."""
     a = a.detach().cpu()
     return (a.float() if a.dtype is torch.bfloat16 else a).numpy()
 
@@ -69,7 +70,7 @@ def clip(a, low, high):
 
 
 def _both(a, b):
-    """Both as tensors of one dtype, of which one may have been a number."""
+    """Both as tensors; one may be a number, which takes the dtype of the other."""
     like = a if isinstance(a, torch.Tensor) else b
     return tuple(x if isinstance(x, torch.Tensor) else like.new_tensor(x) for x in (a, b))
 
@@ -89,7 +90,7 @@ def where(condition, a, b):
 
 
 def random_bits(stream, n, device):
-    """n random 16-bit integers, drawn on the device by a generator seeded from the stream."""
+    """n random 16-bit integers in int32, drawn on the device by a generator whose seed comes from the bit generator."""
     generator = torch.Generator(device).manual_seed(int(stream.random_raw()) >> 1)
     return torch.randint(1 << 16, (n,), generator=generator, device=device, dtype=torch.int32)
 
@@ -100,7 +101,7 @@ def getitem(a, index):
 
 
 def _unlike_torch(index):
-    """Whether a slice goes backwards, or an integer stands beside index arrays, of which it is one to NumPy."""
+    """Whether torch cannot index so, or means another thing: backward slices, integers beside index arrays."""
     parts = index if isinstance(index, tuple) else (index,)
     backwards = any(isinstance(i, slice) and (i.step or 1) < 0 for i in parts)
     return backwards or {int} < {type(i) for i in parts if not isinstance(i, (slice, type(None), type(...)))}
@@ -115,7 +116,7 @@ def scatter(g, index, shape):
 
 
 def _places(shape, index, device):
-    """Where in the flattened array the elements at the index are."""
+    """The positions in the flattened array of the elements at the index."""
     if not _unlike_torch(index):
         return torch.arange(math.prod(shape), device=device).reshape(shape)[index]
     index = tuple(to_numpy(i) if isinstance(i, torch.Tensor) else i for i in index) if type(index) is tuple else index

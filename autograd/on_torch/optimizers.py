@@ -1,4 +1,4 @@
-"""Updates of torch's tensors by one kernel of torch for all of them."""
+"""Updates of torch tensors by torch's fused kernels, one call for all chunks."""
 
 import torch
 
@@ -8,7 +8,7 @@ from allgrad.autograd.optim.base import safe_eps
 
 
 def fused(optimizer):
-    """Decorator: the optimizer updates torch's tensors so, by one kernel, unless there is an L1 penalty to add."""
+    """Decorator of update(self, lr, h, chunks): the optimizer uses it for torch tensors if there is no L1 penalty."""
 
     def register(update):
         usual = optimizer.update

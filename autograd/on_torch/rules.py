@@ -1,7 +1,7 @@
-"""The rules that torch has kernels of its own for, each beside its vjps: loaded with the first of torch's tensors.
+"""Rules by torch's own kernels, for operations whose general rule would be slower on torch tensors.
 
-Every kernel is called by itself: torch.autograd, which calls the same ones, has no part in it.
-Sums over half-precision numbers are taken in float32 inside the kernels; the cross-entropy is a float32 number.
+They call the same kernels as torch.autograd, forward and backward, without it. The kernels sum half-precision numbers
+in float32; the cross-entropy of half-precision logits is a float32 number.
 """
 
 import torch
@@ -14,8 +14,12 @@ aten = torch.ops.aten
 MEAN_SUM_NONE = {"none": 0, "mean": 1, "sum": 2}  # how the kernels of losses number them
 
 
-def on_torch(operation):
-    """Decorator: the operation computes on torch's tensors by this rule, which need not work on Tensors."""
+def torch_rule(operation):
+    """Decorator of a rule: the operation, a primitive, computes by it whenever its first argument is a torch tensor.
+
+    The rule has the arguments and vjps of the operation's own, which stays in force for other arrays and inside nested
+    derivatives: this one need not work on Tensors.
+    """
 
     def register(rule):
         operation.wrap_rule(lambda usual: _chosen(rule, usual))
@@ -25,7 +29,7 @@ def on_torch(operation):
 
 
 def _chosen(rule, usual):
-    """The rule for torch's tensors alone, the usual one where there is a Tensor among them."""
+    """The rule for torch tensors, or the usual one for other arrays and if a Tensor is among the arguments."""
 
     def chosen(*args, **static):
         if type(args[0]) is not torch.Tensor or Tensor in map(type, args):
@@ -34,7 +38,7 @@ def _chosen(rule, usual):
         return value, *[guarded(i, vjp, args, static) for i, vjp in enumerate(vjps, 1)]
 
     def guarded(i, vjp, args, static):
-        """The vjp; by the usual rule if g is a Tensor, because the walk is itself being recorded."""
+        """The vjp; that of the usual rule if g is a Tensor, because the walk is itself being recorded."""
         lifted = lambda: [Tensor(x) if type(x) is torch.Tensor else x for x in args]
         return lambda g: usual(*lifted(), **static)[i](g) if type(g) is Tensor else vjp(g)
 
@@ -44,46 +48,46 @@ def _chosen(rule, usual):
 # --- elementwise -----------------------------------------------------------------------------------------------
 
 
-@on_torch(activations.relu)
+@torch_rule(activations.relu)
 def relu(a):
     y = torch.relu(a)
     return y, lambda g: aten.threshold_backward.default(g, y, 0)
 
 
-@on_torch(activations._gelu)
+@torch_rule(activations._gelu)
 def gelu(a):
     return aten.gelu.default(a), lambda g: aten.gelu_backward.default(g, a)
 
 
-@on_torch(activations._gelu_tanh)
+@torch_rule(activations._gelu_tanh)
 def gelu_tanh(a):
     return aten.gelu.default(a, approximate="tanh"), lambda g: aten.gelu_backward.default(g, a, approximate="tanh")
 
 
-@on_torch(activations.silu)
+@torch_rule(activations.silu)
 def silu(a):
     return aten.silu.default(a), lambda g: aten.silu_backward.default(g, a)
 
 
-@on_torch(activations.sigmoid)
+@torch_rule(activations.sigmoid)
 def sigmoid(a):
     y = torch.sigmoid(a)
     return y, lambda g: aten.sigmoid_backward.default(g, y)
 
 
-@on_torch(elementwise.tanh)
+@torch_rule(elementwise.tanh)
 def tanh(a):
     y = torch.tanh(a)
     return y, lambda g: aten.tanh_backward.default(g, y)
 
 
-@on_torch(activations._softmax)
+@torch_rule(activations._softmax)
 def softmax(a, *, axis):
     y = aten._softmax.default(a, axis, False)
     return y, lambda g: aten._softmax_backward_data.default(g, y, axis, a.dtype)
 
 
-@on_torch(activations._log_softmax)
+@torch_rule(activations._log_softmax)
 def log_softmax(a, *, axis):
     y = aten._log_softmax.default(a, axis, False)
     return y, lambda g: aten._log_softmax_backward_data.default(g, y, axis, a.dtype)
@@ -92,7 +96,7 @@ def log_softmax(a, *, axis):
 # --- linear maps -----------------------------------------------------------------------------------------------
 
 
-@on_torch(linalg.linear)
+@torch_rule(linalg.linear)
 def linear(x, weight, bias=None):
     y = torch.nn.functional.linear(x, weight, bias)
     return (y, lambda g: g @ weight, lambda g: OuterProduct(_rows(x), _rows(g)), lambda g: _rows(g).sum(0))
@@ -102,14 +106,14 @@ def _rows(x):
     return x.reshape(-1, x.shape[-1])
 
 
-@on_torch(indexing._embedding)
+@torch_rule(indexing._embedding)
 def embedding(w, *, indices, padding):
     padding = -1 if padding is None else padding % len(w)
     back = aten.embedding_dense_backward.default
     return torch.embedding(w, indices), lambda g: back(g, indices, len(w), padding, False)
 
 
-@on_torch(convolution._conv2d)
+@torch_rule(convolution._conv2d)
 def conv2d(x, w, bias, *, windows, groups):
     image, padding = _padded(x, windows)
     if image.is_cpu:  # whose kernels are faster with the channels innermost; what follows keeps the order
@@ -127,7 +131,7 @@ def conv2d(x, w, bias, *, windows, groups):
     )
 
 
-@on_torch(convolution._conv_transpose2d)
+@torch_rule(convolution._conv_transpose2d)
 def conv_transpose2d(g, w, bias, *, windows, groups):
     image, padding = _padded(g.new_empty((len(g), w.shape[1] * groups, *windows.size)), windows)
     sides = zip(image.shape[2:], g.shape[2:], windows.kernel, windows.stride, windows.dilation, padding)
@@ -141,7 +145,7 @@ def conv_transpose2d(g, w, bias, *, windows, groups):
     )
 
 
-@on_torch(convolution._conv2d_by_weight)
+@torch_rule(convolution._conv2d_by_weight)
 def conv2d_by_weight(g, x, *, windows, groups):
     image, padding = _padded(x, windows)
     options = windows.stride, padding, windows.dilation, False, (0, 0), groups
@@ -159,7 +163,7 @@ def _convolution_backward(g, x, w, options, i):
 
 
 def _padded(x, windows, value=0.0):
-    """The image, and the padding left to the kernel: all of it where both sides are alike, none otherwise."""
+    """The image and the padding that the kernel adds: all of it if both sides are alike, else it is added here."""
     if all(before == after for before, after in windows.padding):
         return x, windows.before
     return windows.pad(x, value), (0, 0)
@@ -170,7 +174,7 @@ def _cropped(x, windows):
     return x if tuple(x.shape[-2:]) == windows.size else windows.crop(x)
 
 
-@on_torch(pooling._max_pool)
+@torch_rule(pooling._max_pool)
 def max_pool(x, *, windows):
     image, padding = _padded(x, windows, -torch.inf)
     options = (windows.kernel, windows.stride, padding, windows.dilation, False)
@@ -182,7 +186,7 @@ def max_pool(x, *, windows):
     return y, vjp
 
 
-@on_torch(pooling._sum_pool)
+@torch_rule(pooling._sum_pool)
 def sum_pool(x, *, windows):
     image, padding = _padded(x, windows)
     options = (windows.kernel, windows.stride, padding, False, True, 1)
@@ -196,7 +200,7 @@ def sum_pool(x, *, windows):
 # --- normalisation ---------------------------------------------------------------------------------------------
 
 
-@on_torch(normalization._batch_norm)
+@torch_rule(normalization._batch_norm)
 def batch_norm(x, weight, bias, *, eps, moments):
     y, mean, r = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
     if moments is not None:
@@ -209,7 +213,7 @@ def batch_norm(x, weight, bias, *, eps, moments):
     return y, *shared(pullback, 3)
 
 
-@on_torch(normalization._layer_norm)
+@torch_rule(normalization._layer_norm)
 def layer_norm(x, weight, bias, *, shape, eps):
     y, mean, r = torch.native_layer_norm(x, shape, weight, bias, eps)
 
@@ -223,7 +227,7 @@ def layer_norm(x, weight, bias, *, shape, eps):
 # --- losses ----------------------------------------------------------------------------------------------------
 
 
-@on_torch(losses._softmax_cross_entropy)
+@torch_rule(losses._softmax_cross_entropy)
 def softmax_cross_entropy(z, *, labels, reduction):
     p = aten._log_softmax.default(z.float() if z.dtype.itemsize < 4 else z, 1, False)
     options = (labels, None, MEAN_SUM_NONE[reduction], -100)

@@ -1,4 +1,9 @@
-"""The operators, each a value and its vector-Jacobian products side by side."""
+"""The operations of `ag`: each rule computes a value and returns it with its vector-Jacobian products (vjps).
+
+Where arguments need checks or defaults, a function does that and calls the primitive of its name with an underscore.
+Begin with `elementwise` for the simplest, then `reductions` and `linalg`. Shapes, names and defaults are torch's, and
+NumPy's where torch has none.
+"""
 
 from allgrad.autograd.ops.activations import (
     elu, gelu, hardtanh, leaky_relu, log_softmax, relu, sigmoid, silu, softmax, softplus,

@@ -1,11 +1,11 @@
-"""Activation functions, and the normalised exponentials."""
+"""Activation functions of each element, and softmax and its logarithm along an axis."""
 
 import math
 
 import numpy as np
 
-from allgrad.autograd.arrays import ARRAYS, astype, erf, logistic, max_keepdims, pieces, sum_keepdims, xp
-from allgrad.autograd.engine import methods, primitive, unwrap
+from allgrad.autograd.arrays import NUMPY_TYPES, astype, cache_blocks, erf, logistic, max_keepdims, sum_keepdims, xp
+from allgrad.autograd.engine import attach_methods, primitive, unwrap
 
 SQRT_HALF = math.sqrt(0.5)
 SQRT_2_OVER_PI = math.sqrt(2.0 / math.pi)
@@ -14,7 +14,7 @@ INVERSE_SQRT_TAU = 1.0 / math.sqrt(2.0 * math.pi)
 
 @primitive
 def relu(a):
-    """max(a, 0), with derivative 0 at 0; nan at -inf, since it is computed as a times the mask a > 0."""
+    """max(a, 0), with derivative 0 at 0. Computed as a times the mask a > 0, so that -inf gives nan."""
     m = unwrap(a) > 0.0  # a product by a mask is 1.4 times as fast as np.maximum, and saves a quarter of the memory
     return a * m, lambda g: g * m
 
@@ -44,7 +44,10 @@ def _elu(a, *, alpha):
 
 
 def gelu(a, approximate="none"):
-    """a times the probability that a standard normal number is below it; "tanh" approximates that. Hendrycks 2016."""
+    """a P(Z < a) for a standard normal Z; approximate="tanh" replaces P by a formula with tanh.
+
+    Hendrycks and Gimpel 2016, "Gaussian Error Linear Units".
+    """
     if approximate not in ("none", "tanh"):
         raise ValueError(f'gelu: approximate is "none" or "tanh", got {approximate!r}')
     return _gelu_tanh(a) if approximate == "tanh" else _gelu(a)
@@ -52,7 +55,7 @@ def gelu(a, approximate="none"):
 
 @primitive
 def _gelu(a):
-    if type(a) in ARRAYS and a.dtype == np.float32:
+    if type(a) in NUMPY_TYPES and a.dtype == np.float32:
         y, slope = _gelu_in_single(a)
         return y, lambda g: g * slope
     p = 0.5 * (erf(a * SQRT_HALF) + 1.0)
@@ -62,13 +65,14 @@ def _gelu(a):
 def _gelu_in_single(a):
     """gelu and its derivative for a float32 array, four times as fast as by SciPy's erf, and as accurate.
 
-    The normal distribution is P(-x) = p(x) / (x + b + a / (x + b' + a' / ...)) for x >= 0, with the density p. Laplace
-    found 1, 2, 3 ... for the a and 0 for the b. These were fitted to need four terms only: the relative error is below
-    6e-8 (1 + 2 x^2), hardly more than what exp makes of the rounding of x^2 / 2.
+    For x >= 0 the standard normal distribution P and its density p satisfy P(-x) = p(x) / F(x), with a continued
+    fraction F(x) = x + b1 + a1 / (x + b2 + a2 / (x + b3 + ...)). Laplace's has ai = i and bi = 0. The constants here
+    were fitted so that four terms suffice: the relative error is below 6e-8 (1 + 2 x^2), hardly more than what exp
+    makes of the rounding of x^2 / 2.
     """
     y, slope = np.empty(a.shape, a.dtype, like=a), np.empty(a.shape, a.dtype, like=a)
     with np.errstate(over="ignore"):  # of the square of what is beyond 1e19
-        for x, value, derivative in pieces(a, y, slope):
+        for x, value, derivative in cache_blocks(a, y, slope):
             t = np.abs(x)
             fraction = t + 0.0395554056
             for numerator, b in ((22.5777467, 5.83062826), (-8.56470818, 1.40076696), (1.11086045, -0.00365196333)):
@@ -102,13 +106,13 @@ def _gelu_tanh(a):
 
 @primitive
 def silu(a):
-    """a * sigmoid(a), also called swish."""
+    """a * sigmoid(a), also called swish. Ramachandran, Zoph and Le 2017."""
     p = logistic(a)
     return a * p, lambda g: g * (p * (1.0 + a * (1.0 - p)))
 
 
 def softplus(a, beta=1.0, threshold=20.0):
-    """log(1 + exp(beta a)) / beta, a smooth relu; a itself where beta a is above the threshold."""
+    """log(1 + exp(beta a)) / beta, a smooth relu; a itself where beta a > threshold. ValueError if beta is 0."""
     if not beta:
         raise ValueError("softplus: beta must not be 0: softplus(a) for a large beta tends to relu")
     return _softplus(a, beta=beta, threshold=threshold)
@@ -144,7 +148,7 @@ def sigmoid(a):
 
 
 def softmax(a, axis=-1, *, dim=None):
-    """exp(a) / sum(exp(a)) along the axis: positive numbers that sum to 1."""
+    """exp(a) / sum(exp(a)) along the axis, of a's shape: positive numbers that sum to 1, without overflow."""
     return _softmax(a, axis=axis if dim is None else dim)
 
 
@@ -162,7 +166,7 @@ def _softmax(a, *, axis):
 
 
 def log_softmax(a, axis=-1, *, dim=None):
-    """log(softmax(a)) along the axis, without underflow."""
+    """log(softmax(a)) along the axis, of a's shape, without underflow."""
     return _log_softmax(a, axis=axis if dim is None else dim)
 
 
@@ -175,4 +179,4 @@ def _log_softmax(a, *, axis):
     return z - n.log(s), lambda g: g - e * (sum_keepdims(g, axis) / s)
 
 
-methods(relu, leaky_relu, elu, gelu, silu, softplus, hardtanh, sigmoid, softmax, log_softmax)
+attach_methods(relu, leaky_relu, elu, gelu, silu, softplus, hardtanh, sigmoid, softmax, log_softmax)

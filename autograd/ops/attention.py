@@ -21,7 +21,7 @@ def scaled_dot_product_attention(query, key, value, attn_mask=None, dropout_p=0.
     """
     if is_causal and attn_mask is not None:
         raise ValueError("scaled_dot_product_attention: give attn_mask or is_causal, not both")
-    _fitting(query, key, value, attn_mask)
+    _check_shapes(query, key, value, attn_mask)
     scores = matmul(query * (1.0 / math.sqrt(query.shape[-1]) if scale is None else scale), key.mT)
     if is_causal:
         attn_mask = to_backend_of(np.tri(scores.shape[-2], scores.shape[-1], dtype=bool), unwrap(scores))
@@ -38,7 +38,7 @@ def scaled_dot_product_attention(query, key, value, attn_mask=None, dropout_p=0.
     return y if somewhere.all() else y * somewhere
 
 
-def _fitting(query, key, value, attn_mask):
+def _check_shapes(query, key, value, attn_mask):
     shapes: list = [shape_of(x) for x in (query, key, value, 0.0 if attn_mask is None else attn_mask)]
     name, (q, k, v, mask) = "scaled_dot_product_attention", shapes
     if min(map(len, (q, k, v))) < 2 or q[-1] != k[-1] or k[-2] != v[-2]:

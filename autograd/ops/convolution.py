@@ -1,23 +1,29 @@
 """Convolutions, as matrix products over columns of patches; images are (N, C, H, W), weights (O, C / groups, KH, KW).
 
-With y the outputs, f(x, w, y) = sum of y[n,o,i,j] w[o,c,k,l] x[n,c,i+k,j+l] over all indices is linear in all three.
-The convolution is df/dy, its transpose df/dx, and the gradient by the weight df/dw: each is linear in the other two
-arguments, and its own derivatives are the other two maps. All are products with the columns of patches:
+Consider f(x, w, y) = sum of y[n,o,i,j] w[o,c,k,l] x[n,c,i+k,j+l] over all indices, which is linear in x, in w and in y.
+Its three partial derivatives are the three maps of this file, and the vjps of each are the other two:
 
-columns   (N, C, H, W) -> (OH, G, KH * C/G * KW, OW * N)     a matrix for each row of outputs, a column for each output
+df/dy     the convolution of x with w                   `_correlate`
+df/dx     the transposed convolution of y with w        `_transpose`
+df/dw     the gradient by the weight, of x and y        `_by_weight`
+
+All are products with columns of patches. With G groups, those of images (N, C, H, W) are an array of shape
+(OH, G, KH * C/G * KW, OW * N): a matrix for each row of outputs, with a column for each output. The weight is
+matrices W (G, O/G, KH * C/G * KW).
+
 df/dy     W @ columns of x
 df/dw     y @ columns^T of x, summed over the rows of outputs
-df/dx     columns W^T @ y, added to where those of x are taken
+df/dx     W^T @ y are columns, each added to where that of x would be taken
 """
 
 import math
 
 import numpy as np
 
-from allgrad.autograd.arrays import ARRAYS
+from allgrad.autograd.arrays import NUMPY_TYPES
 from allgrad.autograd.engine import Tensor, primitive, shape_of
 from allgrad.autograd.ops.shapes import unsqueeze
-from allgrad.autograd.ops.windows import BACK, Pair, Windows, in_order, pair, windows_over
+from allgrad.autograd.ops.windows import TO_NCHW, Pair, Windows, pair, to_hcwn, windows_over
 
 
 def conv2d(x, weight, bias=None, stride: Pair = 1, padding: Pair | str = 0, dilation: Pair = 1, groups=1):
@@ -32,7 +38,7 @@ def conv2d(x, weight, bias=None, stride: Pair = 1, padding: Pair | str = 0, dila
 def _correlation(name, x, weight, bias, stride, padding, dilation, groups):
     if x.ndim == 3:
         return _correlation(name, unsqueeze(x, 0), weight, bias, stride, padding, dilation, groups)[0]
-    _fitting(name, x, weight, bias, 1, groups)
+    _check_shapes(name, x, weight, bias, 1, groups)
     windows = windows_over(name, x.shape[2:], weight.shape[2:], stride, padding, dilation)
     return _conv2d(x, weight, bias, windows=windows, groups=groups)
 
@@ -41,7 +47,7 @@ def conv1d(x, weight, bias=None, stride=1, padding: Pair | str = 0, dilation=1, 
     """Cross-correlation of signals x (N, C, L) or (C, L) with weight (O, C / groups, K): `conv2d` of height 1."""
     if x.ndim == 2:
         return conv1d(unsqueeze(x, 0), weight, bias, stride, padding, dilation, groups)[0]
-    _fitting("conv1d", x, weight, bias, 1, groups, rank=3)
+    _check_shapes("conv1d", x, weight, bias, 1, groups, rank=3)
     stride, dilation = (1, pair(stride)[0]), (1, pair(dilation)[0])
     padding = padding if isinstance(padding, str) else (0, pair(padding)[0])
     x, weight = unsqueeze(x, -2), unsqueeze(weight, -2)
@@ -58,7 +64,7 @@ def conv_transpose2d(
     if x.ndim == 3:
         x = unsqueeze(x, 0)
         return conv_transpose2d(x, weight, bias, stride, padding, output_padding, groups, dilation)[0]
-    _fitting("conv_transpose2d", x, weight, bias, 0, groups)
+    _check_shapes("conv_transpose2d", x, weight, bias, 0, groups)
     if isinstance(padding, str):
         raise TypeError(f"conv_transpose2d: padding is an integer or a pair of them, not {padding!r}")
     options = list(zip(x.shape[2:], weight.shape[2:], *map(pair, (stride, padding, dilation, output_padding))))
@@ -113,7 +119,7 @@ def _correlate(x, w, bias, windows, groups):
     if bias is not None:
         y += bias.reshape(groups, len(w) // groups, 1)
     height, width = windows.outputs
-    return y.reshape(height, len(w), width, len(x)).transpose(BACK)
+    return y.reshape(height, len(w), width, len(x)).transpose(TO_NCHW)
 
 
 def _transpose(g, w, bias, windows, groups):
@@ -134,7 +140,7 @@ def _by_weight(g, x, windows, groups):
 
 
 def _by_bias(g):
-    return np.einsum("hown->o", in_order(g)) if type(g) in ARRAYS else g.sum(axis=(0, 2, 3))
+    return np.einsum("hown->o", to_hcwn(g)) if type(g) in NUMPY_TYPES else g.sum(axis=(0, 2, 3))
 
 
 def _matrix(w, groups):
@@ -146,11 +152,11 @@ def _matrix(w, groups):
 def _rows(g, groups):
     """Outputs (N, O, OH, OW) as (OH, G, O/G, OW * N)."""
     n, o, oh, ow = g.shape
-    return in_order(g).reshape(oh, groups, o // groups, ow * n)
+    return to_hcwn(g).reshape(oh, groups, o // groups, ow * n)
 
 
-def _fitting(name, x, weight, bias, axis, groups, rank=4):
-    """Refuse what does not fit: `axis` of the weight has the inputs' channels, of one group if it is axis 1."""
+def _check_shapes(name, x, weight, bias, axis, groups, rank=4):
+    """ValueError if shapes do not fit; `axis` of the weight has the channels of x, or those of one group if it is 1."""
     if not isinstance(groups, int) or groups < 1:
         raise ValueError(f"{name}: groups is an integer of at least 1, got {groups!r}")
     channels = weight.shape[axis] * (groups if axis else 1) if weight.ndim == rank else 0

@@ -15,8 +15,8 @@ LEVELS = 1 << 16  # a mask element compares 16 random bits with p
 def dropout(a, p=0.5, training=True):
     """Zero each element with probability p and scale the others by 1 / (1 - p), so that the mean is kept.
 
-    p in [0, 1] is rounded to a multiple of 2**-16. The mask comes from `autograd.random`: inside `keyed(...)` it is a
-    function of the key. Outside training, a itself. Srivastava et al. 2014.
+    p in [0, 1] (ValueError) is rounded to a multiple of 2**-16. The mask is drawn from the stream of `autograd.random`:
+    inside `keyed(...)` it is a function of the key. Without training, a itself is returned. Srivastava et al. 2014.
     """
     if not isinstance(p, numbers.Real) or not 0.0 <= p <= 1.0:
         raise ValueError(f"dropout: p is a probability, got {p!r}")
@@ -34,7 +34,7 @@ def _dropout(a, *, p):
 
 
 def random_bits(x):
-    """A random 16-bit integer for each element of x: NumPy's unless x is on a device, which then draws them itself."""
+    """Random 16-bit integers, one for each element of x, flat; drawn by NumPy, or on the device of x."""
     stream, n = draw(), math.prod(x.shape)
     if str(getattr(x, "device", "cpu")) != "cpu":
         return xp[type(x)].random_bits(stream, n, x.device)

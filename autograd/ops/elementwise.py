@@ -1,13 +1,13 @@
 """Elementwise operations: arithmetic, powers and logarithms, trigonometry, selection.
 
-Each rule returns its value and, beside it, one vjp for each argument. Broadcasting follows NumPy; the engine undoes
-it on the way back, so no rule mentions it.
+Arguments are tensors, arrays or numbers that broadcast as in NumPy. The engine sums gradients over broadcast axes, so
+that no rule mentions them. Floating results have the dtype NumPy gives them: float32 and a Python number make float32.
 """
 
 import math
 
 from allgrad.autograd.arrays import astype, erf as erf_of, kind, mask_grad, namespace, to_backend_of, xp
-from allgrad.autograd.engine import Tensor, methods, primitive, reference_array, unwrap
+from allgrad.autograd.engine import Tensor, attach_methods, primitive, reference_array, unwrap
 
 
 def add(a, b, *, alpha=1):
@@ -37,7 +37,7 @@ def mul(a, b):
 
 
 def div(a, b, *, rounding_mode=None):
-    """a / b; rounded down ("floor"), or towards zero ("trunc"), with derivative 0."""
+    """a / b; with rounding_mode rounded down ("floor") or towards zero ("trunc"), and derivative 0."""
     if rounding_mode not in (None, "floor", "trunc"):
         raise ValueError(f'div: rounding_mode is None, "floor" or "trunc", got {rounding_mode!r}')
     return _div(a, b) if rounding_mode is None else _div_rounded(a, b, down=rounding_mode == "floor")
@@ -85,7 +85,7 @@ def _log(x):
 
 
 def _unless(x, replaced, n):
-    """x with 1 in the places to be replaced; x may be a number."""
+    """x, an array or a number, with 1 where the mask `replaced` holds."""
     if isinstance(x, (int, float)):
         return 1 if replaced else x
     return n.where(replaced, 1.0, x) if replaced.any() else x
@@ -184,17 +184,17 @@ def tanh(a):
 @primitive
 def maximum(a, b):
     """The larger of a and b, element by element. Where they are equal, each gets half of the gradient."""
-    return namespace(a, b).maximum(a, b), *_shared(unwrap(a) >= unwrap(b), unwrap(a) <= unwrap(b), a, b)
+    return namespace(a, b).maximum(a, b), *_split_ties(unwrap(a) >= unwrap(b), unwrap(a) <= unwrap(b), a, b)
 
 
 @primitive
 def minimum(a, b):
     """The smaller of a and b, element by element. Where they are equal, each gets half of the gradient."""
-    return namespace(a, b).minimum(a, b), *_shared(unwrap(a) <= unwrap(b), unwrap(a) >= unwrap(b), a, b)
+    return namespace(a, b).minimum(a, b), *_split_ties(unwrap(a) <= unwrap(b), unwrap(a) >= unwrap(b), a, b)
 
 
-def _shared(first, second, *operands):
-    """The vjps of two operands that get the gradient where the masks hold, and half of it where both do."""
+def _split_ties(first, second, *operands):
+    """The vjps of two operands: each gets the gradient where its mask holds, and half of it where both do."""
     like = reference_array(*operands)
     part = astype(xp[type(like)].where(first & second, 0.5, 1.0), like.dtype)
     return lambda g: mask_grad(g * part, first), lambda g: mask_grad(g * part, second)
@@ -202,7 +202,7 @@ def _shared(first, second, *operands):
 
 @primitive
 def where(condition, a, b):
-    """a where the condition holds, b elsewhere."""
+    """a where the condition holds, b elsewhere; all three broadcast. TypeError unless it is boolean or integer."""
     c = to_backend_of(unwrap(condition), reference_array(a, b, condition))
     if kind(c.dtype) not in "biu":
         raise TypeError(f"where: the condition is an array of booleans, such as a > 0, not of {c.dtype}")
@@ -211,9 +211,9 @@ def where(condition, a, b):
 
 
 def clamp(a, min=None, max=None):
-    """a limited to [min, max], numbers or arrays of which one may be absent; max where min is above it.
+    """a limited to [min, max]: numbers or arrays, one of which may be None; where min is above max, the result is max.
 
-    The derivative by a is 1 within the bounds, ends included; that by a bound is 1 beyond it.
+    The derivative by a is 1 within the bounds, ends included; that by a bound is 1 where a is beyond it.
     """
     if min is None and max is None:
         raise ValueError("clamp: give min, max or both")
@@ -249,5 +249,5 @@ Tensor.__neg__ = Tensor.neg = neg
 Tensor.__abs__ = Tensor.abs = abs
 Tensor.where = lambda self, condition, other: where(condition, self, other)
 Tensor.clip = clamp
-methods(exp, expm1, log, log1p, sqrt, rsqrt, reciprocal, square, erf, sign, sin, cos, tanh, maximum, minimum)
-methods(clamp)
+attach_methods(exp, expm1, log, log1p, sqrt, rsqrt, reciprocal, square, erf, sign, sin, cos, tanh, maximum, minimum)
+attach_methods(clamp)

@@ -1,21 +1,21 @@
-"""Picking elements: by integers, slices, masks and index arrays, and along an axis."""
+"""Picking elements: by integers, slices, masks and index arrays, along an axis, and as rows of a table."""
 
 import math
 
 import numpy as np
 
 from allgrad.autograd.arrays import (
-    ARRAYS,
+    NUMPY_TYPES,
     Scattered,
-    axis_of,
     integers,
     is_torch,
     kind,
     like_arg,
+    normalize_axis,
     record_as_one_step,
     xp,
 )
-from allgrad.autograd.engine import Tensor, linear_map, methods, primitive, shape_of, unwrap
+from allgrad.autograd.engine import Tensor, attach_methods, linear_map, primitive, shape_of, unwrap
 from allgrad.autograd.ops.elementwise import where
 
 
@@ -26,7 +26,7 @@ def getitem(a, index):
 
 
 def _part(i, a):
-    """Part of an index, in the array library of a."""
+    """One part of an index, as the array library of a takes it."""
     i = unwrap(i)
     return integers(i, unwrap(a)) if hasattr(i, "dtype") and i.dtype != bool else i
 
@@ -36,7 +36,7 @@ def _getitem(a, *, index):
     shape = a.shape
 
     def vjp(g):
-        once = _is_basic(index) if is_torch(g) else type(g) in ARRAYS and not _may_repeat(index)
+        once = _is_basic(index) if is_torch(g) else type(g) in NUMPY_TYPES and not _may_repeat(index)
         if once:
             return Scattered(g, index, shape)
         return linear_map(_scatter, _pick, g, index, shape)
@@ -66,13 +66,16 @@ def _may_repeat(index):
 
 
 def _is_basic(index):
-    """Whether it has only integers, slices that go forwards, None and ...: what NumPy and torch agree about."""
+    """Whether the index is made of integers, forward slices, None and ..., where NumPy and torch agree."""
     parts = index if isinstance(index, tuple) else (index,)
     return all(i is None or i is ... or type(i) is int or (isinstance(i, slice) and (i.step or 1) > 0) for i in parts)
 
 
 def take_along_dim(a, indices, axis=None, *, dim=None):
-    """a's elements at `indices` along the axis, the other axes broadcast; of the flattened a without an axis."""
+    """a's elements at integer `indices` along the axis, as numpy.take_along_axis; of the flattened a without an axis.
+
+    indices has as many axes as a; the others broadcast against those of a. The result has the shape of that.
+    """
     axis = axis if dim is None else dim
     if axis is None:
         return getitem(a.reshape(-1), integers(unwrap(indices), unwrap(a)).reshape(-1))
@@ -80,7 +83,10 @@ def take_along_dim(a, indices, axis=None, *, dim=None):
 
 
 def gather(a, dim, index):
-    """a's elements at `index` along the axis: result[i, j] = a[index[i, j], j] for dim 0; index may be shorter."""
+    """a's elements at integer `index` along an axis: result[i, j] = a[index[i, j], j] for dim 0.
+
+    index has as many axes as a, none longer than a's, except axis dim; the result has its shape.
+    """
     if np.size(unwrap(index)) == 0:  # of any rank, as in torch
         return getitem(a.reshape(-1), index)
     return _along("gather", a, dim, index, shape_of(index))
@@ -88,7 +94,7 @@ def gather(a, dim, index):
 
 def _along(name, a, axis, indices, shape):
     """a's elements at integer indices along the axis, and at range(n) along each other axis of this shape."""
-    indices, axis = integers(unwrap(indices), unwrap(a)), axis_of(axis, a.ndim, name)
+    indices, axis = integers(unwrap(indices), unwrap(a)), normalize_axis(axis, a.ndim, name)
     if (indices.ndim or 1) != (a.ndim or 1) or kind(indices.dtype) not in "iu":
         got = f"{indices.dtype} of {tuple(indices.shape)}"
         raise ValueError(f"{name}: {a.shape} needs integer indices of {a.ndim} axes, got {got}")
@@ -110,8 +116,8 @@ def _within(name, a, index, indices):
 
 
 def index_select(a, dim, index):
-    """The slices of a at these places along the axis; index is a vector of integers."""
-    axis, index = axis_of(dim, a.ndim, "index_select"), integers(unwrap(index), unwrap(a))
+    """The slices of a at these integers along the axis; index is a vector (n,), and the axis becomes n long."""
+    axis, index = normalize_axis(dim, a.ndim, "index_select"), integers(unwrap(index), unwrap(a))
     if index.ndim > 1 or kind(index.dtype) not in "iu":
         raise ValueError(f"index_select: needs a vector of integers, got {index.dtype} of shape {index.shape}")
     if a.ndim == 0:
@@ -120,7 +126,7 @@ def index_select(a, dim, index):
 
 
 def masked_fill(a, mask, value):
-    """a with a number in the places where the mask holds; the mask broadcasts."""
+    """a with `value` where the boolean mask holds; the mask broadcasts to the shape of a."""
     shape = shape_of(mask)
     if any(n != 1 and m != 1 and n != m for n, m in zip(shape[::-1], a.shape[::-1])):
         raise ValueError(f"masked_fill: the mask {shape} does not broadcast with the shape {a.shape}")
@@ -128,9 +134,9 @@ def masked_fill(a, mask, value):
 
 
 def embedding(indices, weight, padding_idx=None):
-    """Rows of the table weight (V, D) for integers of any shape (...): (..., D). Row padding_idx gets no gradient."""
+    """Rows of a table weight (V, D) for integers 0 .. V-1 (...), as (..., D). Row padding_idx gets no gradient."""
     indices = integers(unwrap(indices), unwrap(weight))
-    if kind(indices.dtype) not in "iu" or (type(indices) in ARRAYS and indices.min(initial=0) < 0):
+    if kind(indices.dtype) not in "iu" or (type(indices) in NUMPY_TYPES and indices.min(initial=0) < 0):
         got = f"{indices.dtype} indices from {indices.min()} on"
         raise ValueError(f"embedding: rows of a table {weight.shape} are numbered from 0, got {got}")
     if weight.ndim != 2 or (padding_idx is not None and not -weight.shape[0] <= padding_idx < weight.shape[0]):
@@ -152,8 +158,8 @@ def _embedding(w, *, indices, padding):
 
 @record_as_one_step
 def _add_rows(rows, indices, shape):
-    """Zeros with each row added at its index, in order: a product with the sparse matrix that is 1 at (index, row)."""
-    if type(rows) not in ARRAYS:
+    """Zeros of this shape with each row added at its index, in order: a product with a sparse matrix of ones."""
+    if type(rows) not in NUMPY_TYPES:
         return xp[type(rows)].scatter(rows, indices, shape)
     from scipy.sparse import csc_array  # a fifth of a second to import, which models without tables do without
 
@@ -163,4 +169,4 @@ def _add_rows(rows, indices, shape):
 
 
 Tensor.__getitem__ = getitem
-methods(take_along_dim, gather, index_select, masked_fill)
+attach_methods(take_along_dim, gather, index_select, masked_fill)

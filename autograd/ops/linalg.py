@@ -1,18 +1,18 @@
-"""Matrix products: matmul in all of NumPy's shapes, and the fused linear layer."""
+"""Matrix products: matmul in all of NumPy's shapes, the linear layer in one operation, and einsum."""
 
 import math
 import re
 
 import numpy as np
 
-from allgrad.autograd.arrays import ARRAYS, OuterProduct, as_operand, namespace, sum_rows, xp
+from allgrad.autograd.arrays import NUMPY_TYPES, OuterProduct, as_operand, namespace, sum_rows, xp
 from allgrad.autograd.engine import Tensor, primitive, shape_of
 from allgrad.autograd.ops.indexing import getitem
 
 
 @primitive
 def matmul(a, b):
-    """a @ b for vectors (k,), matrices (n, k) @ (k, m), and stacks of matrices with broadcast leading axes."""
+    """a @ b, as in NumPy: vectors (k,), matrices (n, k) @ (k, m), stacks (..., n, k) @ (..., k, m) that broadcast."""
     y = _product(a, b)
     if a.ndim == 1 and b.ndim == 1:
         return y, lambda g: g * b, lambda g: g * a
@@ -38,7 +38,7 @@ def linear(x, weight, bias=None):
 
 def _product(x, w):
     """x @ w: of arrays (..., n) and (n, m) one product over all rows, instead of a stack of products."""
-    if not (type(x) in ARRAYS and type(w) in ARRAYS and w.ndim == 2 <= x.ndim):
+    if not (type(x) in NUMPY_TYPES and type(w) in NUMPY_TYPES and w.ndim == 2 <= x.ndim):
         return x @ w
     return x.dot(w) if x.ndim == 2 else (_rows(x) @ w).reshape(*x.shape[:-1], w.shape[1])
 
@@ -93,7 +93,7 @@ def einsum(equation, *operands):
 
 
 def _labels(equation, operands):
-    """The labels of each operand and of the result, "..." spelt out in capitals not used otherwise."""
+    """The labels of each operand and of the result, with unused capitals in the place of "..."."""
     left, arrow, right = equation.partition("->")
     inputs = left.split(",")
     if len(inputs) != len(operands):

@@ -1,4 +1,8 @@
-"""Losses. `reduction` is "mean", "sum" or "none" (one number a sample), as in torch."""
+"""Losses. `reduction` is "mean" (over all elements), "sum" or "none" (one number for each element), as in torch.
+
+Wrong shapes and labels that are no class raise ValueError. Targets of classes are integers; all other arguments are
+tensors, arrays or numbers, and gradients flow to those that require them.
+"""
 
 import math
 from functools import lru_cache
@@ -6,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 
 from allgrad.autograd.arrays import (
-    ARRAYS,
+    NUMPY_TYPES,
     as_operand,
     astype,
     full,
@@ -27,7 +31,7 @@ from allgrad.autograd.ops.reductions import logsumexp
 from allgrad.autograd.ops.shapes import squeeze
 
 
-def _known(name, reduction):
+def _check_reduction(name, reduction):
     if not isinstance(reduction, str) or reduction not in ("mean", "sum", "none"):
         raise ValueError(f'{name}: reduction is "mean", "sum" or "none", got {reduction!r}')
     return reduction
@@ -39,7 +43,7 @@ def _reduce(loss, reduction):
     return loss.sum() if reduction == "sum" else loss
 
 
-def _same_shape(name, prediction, target):
+def _check_same_shape(name, prediction, target):
     a, b = shape_of(prediction), shape_of(target)
     if a != b:
         raise ValueError(f"{name}: shapes {a} and {b} differ, and broadcasting them would average over wrong pairs")
@@ -47,8 +51,8 @@ def _same_shape(name, prediction, target):
 
 def mse_loss(prediction, target, reduction="mean"):
     """Squared error (prediction - target)**2, elementwise; both of one shape."""
-    _same_shape("mse_loss", prediction, target)
-    return _squared_error(prediction, target, reduction=_known("mse_loss", reduction))
+    _check_same_shape("mse_loss", prediction, target)
+    return _squared_error(prediction, target, reduction=_check_reduction("mse_loss", reduction))
 
 
 @primitive
@@ -60,18 +64,18 @@ def _squared_error(a, b, *, reduction):
 
 def l1_loss(prediction, target, reduction="mean"):
     """|prediction - target|, elementwise; both of one shape."""
-    _same_shape("l1_loss", prediction, target)
-    return _reduce(abs(prediction - target), _known("l1_loss", reduction))
+    _check_same_shape("l1_loss", prediction, target)
+    return _reduce(abs(prediction - target), _check_reduction("l1_loss", reduction))
 
 
 def huber_loss(prediction, target, reduction="mean", delta=1.0):
     """d^2 / 2 where |d| = |prediction - target| is at most delta, delta (|d| - delta / 2) beyond. Huber 1964."""
-    _same_shape("huber_loss", prediction, target)
+    _check_same_shape("huber_loss", prediction, target)
     if not delta > 0:
         raise ValueError(f"huber_loss: delta must be above 0, got {delta}")
     d = sub(prediction, target)
     near = clamp(d, -delta, delta)
-    return _reduce(near * (d - 0.5 * near), _known("huber_loss", reduction))
+    return _reduce(near * (d - 0.5 * near), _check_reduction("huber_loss", reduction))
 
 
 def nll_loss(log_probabilities, target, weight=None, ignore_index=-100, reduction="mean"):
@@ -79,11 +83,11 @@ def nll_loss(log_probabilities, target, weight=None, ignore_index=-100, reductio
 
     Labels equal to ignore_index count for nothing. The mean divides by the sum of the weights that count.
     """
-    _known("nll_loss", reduction)
+    _check_reduction("nll_loss", reduction)
     z, t = log_probabilities, integers(unwrap(target), unwrap(log_probabilities))
-    _labels_fit("nll_loss", z.shape, t)
+    _check_labels("nll_loss", z.shape, t)
     if weight is not None:
-        _weighs("nll_loss", weight, z.shape)
+        _check_weight("nll_loss", weight, z.shape)
     classes = 1 if len(z.shape) > 1 else 0
     counts = t != ignore_index
     labels = xp[type(t)].where(counts, t, 0)
@@ -97,44 +101,48 @@ def nll_loss(log_probabilities, target, weight=None, ignore_index=-100, reductio
 
 
 def kl_div(log_probabilities, target, reduction="mean", log_target=False):
-    """target (log target - log_probabilities), elementwise; "batchmean" divides the sum by the length of the batch."""
+    """Kullback-Leibler divergence target (log target - log_probabilities), elementwise; both of one shape.
+
+    With log_target the target is given by its logarithm. reduction is also "batchmean": the sum divided by the length
+    of the first axis.
+    """
     if log_target:
         loss = exp(target) * (target - log_probabilities)
     else:
         loss = target * log(where(unwrap(target) > 0, target, 1.0)) - target * log_probabilities
     if reduction == "batchmean":
         return loss.sum() / log_probabilities.shape[0]
-    return _reduce(loss, _known("kl_div", reduction))
+    return _reduce(loss, _check_reduction("kl_div", reduction))
 
 
 def cross_entropy(logits, target, reduction="mean", weight=None, ignore_index=-100, label_smoothing=0.0):
     """Negative log-likelihood of the target under softmax(logits).
 
     logits (N, C), (C,) or (N, C, d1, ...); target either integer labels of shape (N,), () or (N, d1, ...) with values
-    0 .. C-1, or probabilities of the shape of the logits. weight (C,) counts classes differently; labels equal to
-    ignore_index count for nothing; label_smoothing s mixes the target with s / C for every class (Szegedy 2016). The
-    mean is over labels, by their weights, or over the places they would have.
+    0 .. C-1, or probabilities of the shape of the logits. weight (C,) multiplies the loss of each class; labels equal
+    to ignore_index count for nothing; label_smoothing s mixes the target with s / C for every class (Szegedy et al.
+    2016). The mean divides by the sum of the labels' weights; that of probabilities by the number of their rows.
     """
-    _known("cross_entropy", reduction)
+    _check_reduction("cross_entropy", reduction)
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"cross_entropy: label_smoothing is in [0, 1], got {label_smoothing}")
     z = logits if type(logits) is Tensor else Tensor(as_operand(logits, "cross_entropy"))
     t = integers(unwrap(target), unwrap(z))
     if weight is not None:
-        _weighs("cross_entropy", weight, z.shape)
+        _check_weight("cross_entropy", weight, z.shape)
     if kind(t.dtype) in "fc":
         return _cross_entropy_with_probabilities(z, target, reduction, weight, label_smoothing)
     shape = z.shape
-    _labels_fit("cross_entropy", shape, t)
+    _check_labels("cross_entropy", shape, t)
     if weight is not None or label_smoothing or ignore_index >= 0:
         return _smoothed(z, t, reduction, weight, ignore_index, label_smoothing)
-    if type(t) in ARRAYS or t.device.type == "cpu":  # another device checks them when it gets there: do not wait
+    if type(t) in NUMPY_TYPES or t.device.type == "cpu":  # another device checks them when it gets there: do not wait
         numbers, classes = astype(to_numpy(t), np.int64), shape[1 if len(shape) > 1 else 0]
         if np.maximum.reduce(numbers.view(np.uint64), axis=None, initial=0) >= classes:  # or negative
             if np.minimum.reduce(numbers, axis=None) == ignore_index:
                 return _smoothed(z, t, reduction, weight, ignore_index, label_smoothing)
             raise _not_a_class("cross_entropy", t.reshape(-1), classes)
-        t = numbers if type(t) in ARRAYS else t
+        t = numbers if type(t) in NUMPY_TYPES else t
     if len(shape) == 2:
         return _softmax_cross_entropy(z, labels=t, reduction=reduction)
     z = z.reshape(1, -1) if len(shape) == 1 else z.permute(0, *range(2, len(shape)), 1).reshape(-1, shape[1])
@@ -142,13 +150,13 @@ def cross_entropy(logits, target, reduction="mean", weight=None, ignore_index=-1
     return loss.reshape(t.shape) if reduction == "none" else loss
 
 
-def _weighs(name, weight, shape):
+def _check_weight(name, weight, shape):
     classes = tuple(shape[1:2] if len(shape) > 1 else shape)
     if shape_of(weight) != classes:
         raise ValueError(f"{name}: weight has one number for each class, {classes}, got {shape_of(weight)}")
 
 
-def _labels_fit(name, shape, t):
+def _check_labels(name, shape, t):
     wanted = shape[:-1] if len(shape) < 3 else shape[:1] + shape[2:]
     if not shape or t.shape != wanted or kind(t.dtype) not in "iu":
         needed = f"integer labels of shape {tuple(wanted)} or probabilities of shape {tuple(shape)}"
@@ -156,7 +164,7 @@ def _labels_fit(name, shape, t):
 
 
 def _smoothed(z, t, reduction, weight, ignore_index, smoothing):
-    """Cross-entropy with class weights, ignored labels and label smoothing."""
+    """`cross_entropy` for class weights, ignored labels and label smoothing, composed of other operations."""
     log_p = log_softmax(z, 1 if z.ndim > 1 else 0)
     loss = nll_loss(log_p, t, weight, ignore_index, reduction)
     if not smoothing:
@@ -223,9 +231,9 @@ def binary_cross_entropy(probabilities, target, weight=None, reduction="mean"):
 
     weight multiplies each loss and broadcasts to their shape.
     """
-    _same_shape("binary_cross_entropy", probabilities, target)
+    _check_same_shape("binary_cross_entropy", probabilities, target)
     loss = _binary_cross_entropy_of(probabilities, target)
-    return _reduce(loss if weight is None else loss * weight, _known("binary_cross_entropy", reduction))
+    return _reduce(loss if weight is None else loss * weight, _check_reduction("binary_cross_entropy", reduction))
 
 
 @primitive
@@ -246,7 +254,7 @@ def binary_cross_entropy_with_logits(logits, target, reduction="mean", weight=No
     name, ours, theirs = "binary_cross_entropy_with_logits", shape_of(logits), shape_of(target)
     if ours != theirs:
         raise ValueError(f"{name}: logits {ours} and targets {theirs} must have one shape")
-    reduction = _known(name, reduction)
+    reduction = _check_reduction(name, reduction)
     return _binary_cross_entropy(
         logits, target, reduction=reduction, weight=unwrap(weight), positive=unwrap(pos_weight)
     )

@@ -1,7 +1,8 @@
-"""Normalisation: subtract a mean, divide by a standard deviation, then scale and shift.
+"""Normalisation: subtract a mean, divide by a standard deviation, then scale by a weight and add a bias.
 
-One rule serves all: `_standardize` over some axes. With x^ the result, r = 1 / sqrt(var + eps) and means over those
-axes, the gradient is r (g - mean(g) - x^ mean(g x^)).
+`_standardize` is the mathematics: with r = 1 / sqrt(var + eps) and y = (x - mean) r, means over some axes, the gradient
+by x is r (g - mean(g) - y mean(g y)). The other rules compute the same in fewer passes over memory, each with the scale
+and shift; inside nested derivatives they are composed of `_standardize` (`engine.unfused`).
 """
 
 import math
@@ -11,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from allgrad.autograd.arrays import astype, cast_like, ones, sum_keepdims, sum_rows, to_numpy, xp
-from allgrad.autograd.engine import Tensor, primitive, shared, switch, unfused, unwrap
-from allgrad.autograd.ops.windows import BACK, in_order
+from allgrad.autograd.engine import Tensor, declare_modes, primitive, shared, unfused, unwrap
+from allgrad.autograd.ops.windows import TO_NCHW, to_hcwn
 
 
 class NoVarianceError(ValueError):
@@ -36,9 +37,9 @@ def _standardize(x, *, axes, eps, moments=None):
 
 
 def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5):
-    """Normalise each sample over its last axes, which have this shape; weight and bias of this shape or None.
+    """(x - mean) / sqrt(var + eps) of each sample over its last axes, times weight, plus bias. Ba, Kiros, Hinton 2016.
 
-    Ba, Kiros and Hinton 2016.
+    x (..., *normalized_shape); weight and bias of shape normalized_shape, or None; the variance is the biased one.
     """
     shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
     if tuple(x.shape[x.ndim - len(shape) :]) != shape:
@@ -76,8 +77,11 @@ def _layer_norm(x, weight, bias, *, shape, eps):  # x (..., *shape), weight and 
 
 
 def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5):
-    """Normalise each sample (N, C, ...) over groups of channels; weight and bias (C,) or None. Wu and He 2018."""
-    _has_channels("group_norm", x)
+    """Normalise each sample of x (N, C, ...) over groups of C / num_groups channels and all their places.
+
+    weight and bias (C,) or None. Wu and He 2018.
+    """
+    _check_channels("group_norm", x)
     n, c, *rest = x.shape
     if c % num_groups:
         raise ValueError(f"group_norm: {c} channels cannot be cut into {num_groups} groups")
@@ -92,7 +96,7 @@ def batch_norm(x, running_mean=None, running_var=None, weight=None, bias=None, t
     In training the statistics are those of the batch, and the running ones (arrays, changed in place) move towards
     them by `momentum`, the variance in its unbiased form. Otherwise the running ones are used.
     """
-    _has_channels("batch_norm", x)
+    _check_channels("batch_norm", x)
     count = math.prod(x.shape) // max(x.shape[1], 1)
 
     def move(mean, variance, count=count):
@@ -102,8 +106,8 @@ def batch_norm(x, running_mean=None, running_var=None, weight=None, bias=None, t
 
     if training:
         moments = None if running_mean is None else move
-        if _total is not None:
-            return _batch_norm_of_part(x, weight, bias, eps=eps, moments=moments, total=_total)
+        if _sum_over_parts is not None:
+            return _batch_norm_of_part(x, weight, bias, eps=eps, moments=moments, total=_sum_over_parts)
         if count < 2:
             seen = f"a batch of shape {tuple(x.shape)} has {count} value{'s' * (count != 1)} a channel"
             raise NoVarianceError(f"batch_norm: {seen}: no variance to train with")
@@ -150,40 +154,41 @@ def _batch_norm(x, weight, bias, *, eps, moments):  # x (N, C, ...), weight and 
 
 
 def _by_rows(shape):
-    """Two functions: from arrays (N, C, ...) to (R, C, L), with all that belongs to a channel in R pieces, and back.
+    """Two functions: from arrays (N, C, ...) to (R, C, L), in which sums per channel run over a long L; and back.
 
-    Those of images are the rows of all of them, in their order in memory; the others are the samples.
+    Images become (H, C, W * N), the order they have in memory; anything else (N, C, L).
     """
     n, c, *lengths = shape
     if len(lengths) != 2:
         return lambda x: x.reshape(n, c, math.prod(lengths)), lambda y: y.reshape(shape)
     h, w = lengths
-    return lambda x: in_order(x).reshape(h, c, w * n), lambda y: y.reshape(h, c, w, n).transpose(BACK)
+    return lambda x: to_hcwn(x).reshape(h, c, w * n), lambda y: y.reshape(h, c, w, n).transpose(TO_NCHW)
 
 
-_total: Any = None
-switch(__name__, "_total")
+_sum_over_parts: Any = None  # the function that `part_of_batch` was given
+declare_modes(__name__, "_sum_over_parts")
 
 
 @contextmanager
 def part_of_batch(total):
-    """Context in which what `batch_norm` gets in training is a part of the batch, to be normalised over all parts.
+    """Context in which `batch_norm` in training takes its x for one part of a batch, and normalises over all parts.
 
-    total(sums) returns the sum over the parts of what each gives it, float64 arrays of one length. It is called twice
-    on the way forward and once on the way back, so the parts have to be computed in turns.
+    total(sums) returns the sum over all parts of the arrays that they give it, float64 vectors of one length. It is
+    called twice in a forward pass and once in a backward pass, so all parts have to be computed side by side: see
+    `engine.stepped`. Such a batch norm can be differentiated once.
     """
-    global _total
-    before, _total = _total, total
+    global _sum_over_parts
+    before, _sum_over_parts = _sum_over_parts, total
     try:
         yield
     finally:
-        _total = before
+        _sum_over_parts = before
 
 
 @primitive
 def _batch_norm_of_part(x, weight, bias, *, eps, moments, total):  # x (N, C, ...), weight and bias (C,) or None
     if any(type(a) is Tensor for a in (x, weight, bias)):
-        raise _once()
+        raise _differentiated_twice()
     shape, dtype = x.shape, x.dtype
     x = (x if dtype.itemsize > 2 else astype(x, "float32")).reshape(*shape[:2], math.prod(shape[2:]))  # (N, C, L)
 
@@ -213,7 +218,7 @@ def _batch_norm_of_part(x, weight, bias, *, eps, moments, total):  # x (N, C, ..
 
     def pullback(g):
         if type(g) is Tensor:
-            raise _once()
+            raise _differentiated_twice()
         g = astype(g, d.dtype).reshape(d.shape)
         own = np.concatenate([sums(g), sums(g * d) * r])
         by_bias, by_weight = np.split(total(own) / n, 2)
@@ -225,13 +230,13 @@ def _batch_norm_of_part(x, weight, bias, *, eps, moments, total):  # x (N, C, ..
     return astype(y.reshape(shape), dtype), *shared(pullback, 3)
 
 
-def _once():
+def _differentiated_twice():
     seen = "batch_norm: over the parts of a batch it can be differentiated once"
     return NotImplementedError(f"{seen}: normalise each part by itself for derivatives of derivatives")
 
 
 def _unfused(standardize, x, weight, bias, shaped=lambda p: p):
-    """A fused rule's result from its parts: standardize, scale, shift."""
+    """What a rule returns for inputs that are Tensors: `unfused` of standardize, scale and shift."""
     given = [a for a in (x, weight, bias) if a is not None]
 
     def composed(x, *affine):
@@ -242,7 +247,7 @@ def _unfused(standardize, x, weight, bias, shaped=lambda p: p):
     return value, *(None if a is None else vjps.pop(0) for a in (x, weight, bias))
 
 
-def _has_channels(name, x):
+def _check_channels(name, x):
     if x.ndim < 2:
         raise ValueError(f"{name}: x of shape {tuple(x.shape)} has no channels: it needs a shape (N, C, ...)")
 

@@ -1,4 +1,4 @@
-"""Pooling over windows of images (..., H, W), by strided slices: one for each place in the window."""
+"""Pooling over windows of images (..., H, W): for each place in the window, a strided slice has its elements."""
 
 import numpy as np
 
@@ -24,7 +24,11 @@ def max_pool2d(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=Fal
 
 
 def avg_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None):
-    """The mean of each window; with count_include_pad the zeros of the padding count as elements."""
+    """The mean of each window of x (N, C, H, W) or (C, H, W).
+
+    With count_include_pad the zeros of the padding count as elements; divisor_override is divided by instead of the
+    number of elements. The other arguments are those of `max_pool2d`.
+    """
     windows = _windows("avg_pool2d", x, kernel_size, stride, padding, 1, ceil_mode)
     y = _sum_pool(x, windows=windows)
     if divisor_override == 0:
@@ -37,7 +41,10 @@ def avg_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode=False, count_in
 
 
 def adaptive_avg_pool2d(x, output_size):
-    """Means over OH x OW regions that divide the image as evenly as they can; None keeps a length."""
+    """Means over OH x OW regions of x (..., H, W), of sizes as equal as can be; output_size is OH or (OH, OW).
+
+    None in the place of a number keeps the length of the image.
+    """
     if x.ndim < 2 or not all(m is None or m >= 1 for m in pair(output_size)):
         seen = f"adaptive_avg_pool2d: {output_size} regions of a shape {tuple(x.shape)}"
         raise ValueError(f"{seen}: give at least 1 of an image")
@@ -77,7 +84,7 @@ def _sum_pool(x, *, windows):
 
 
 def _sums(x, windows):
-    """Of the rows of each window first, which are long, and then of what that leaves of its columns."""
+    """The sum of each window: first over its rows, then over the columns of what that leaves."""
     x = windows.pad(x)
     for first, *others in windows.sides:
         y = x[first]

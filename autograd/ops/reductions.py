@@ -1,7 +1,7 @@
 """Reductions over axes. `axis` is an integer, a tuple of them or None for all; torch's `dim`, `keepdim` also work.
 
-The rules get the axes as a tuple counted from the front, or None. A reduced gradient is given back the axes it lost,
-with length 1, and then broadcasts.
+Reduced axes vanish from the shape, or stay with length 1 if `keepdims`. Rules get the axes as a tuple of 0 .. ndim - 1,
+or None. A vjp first gives the gradient back the axes it lost, with length 1 (`_restore`), after which it broadcasts.
 """
 
 import math
@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from allgrad.autograd.arrays import axes_of, axis_of, max_keepdims, xp
-from allgrad.autograd.engine import Tensor, methods, primitive, unwrap
+from allgrad.autograd.arrays import max_keepdims, normalize_axes, normalize_axis, xp
+from allgrad.autograd.engine import Tensor, attach_methods, primitive, unwrap
 from allgrad.autograd.ops.elementwise import abs, maximum, minimum, sign
 from allgrad.autograd.ops.indexing import take_along_dim
 from allgrad.autograd.ops.shapes import pad, permute, reshape, squeeze
@@ -23,7 +23,7 @@ def _reduction(operation):
     def reduce(a, axis=None, keepdims=False, *, dim=None, keepdim=None, **static):
         axis = axis if dim is None else dim
         keepdims = keepdims if keepdim is None else keepdim
-        axis = None if axis is None else axes_of(axis, np.ndim(unwrap(a)), name)
+        axis = None if axis is None else normalize_axes(axis, np.ndim(unwrap(a)), name)
         return operation(a, axis=axis, keepdims=keepdims, **static)
 
     reduce.__name__ = reduce.__qualname__ = name
@@ -32,21 +32,22 @@ def _reduction(operation):
 
 
 def _restore(g, shape, axis):
-    return g if axis is None else g.reshape(_kept(shape, axis))
+    """The gradient of a reduction of an array of this shape, with the reduced axes of length 1."""
+    return g if axis is None else g.reshape(_keepdims_shape(shape, axis))
 
 
-def _dropped(y, axis, keepdims):
-    """A result that kept the reduced axes with length 1, without them unless they are wanted."""
+def _without_kept(y, axis, keepdims):
+    """y, whose reduced axes have length 1: without them unless keepdims."""
     return y if keepdims else y.reshape(()) if axis is None else y.squeeze(axis)
 
 
-def _kept(shape, axis):
-    """The shape that a reduction of an array of this shape leaves with keepdims."""
+def _keepdims_shape(shape, axis):
+    """The shape with 1 for the lengths of the reduced axes."""
     return tuple(1 if axis is None or i in axis else n for i, n in enumerate(shape))
 
 
 def _count(shape, axis):
-    """How many elements are reduced to one."""
+    """How many elements of an array of this shape are reduced to one."""
     return math.prod(n for i, n in enumerate(shape) if axis is None or i in axis)
 
 
@@ -55,7 +56,7 @@ def _count(shape, axis):
 def sum(a, *, axis=None, keepdims=False):
     """Sum over the axes."""
     shape = a.shape
-    return a.sum(axis=axis, keepdims=keepdims), lambda g: _spread(_restore(g, shape, axis), shape)
+    return a.sum(axis=axis, keepdims=keepdims), lambda g: _broadcast(_restore(g, shape, axis), shape)
 
 
 @_reduction
@@ -64,15 +65,15 @@ def mean(a, *, axis=None, keepdims=False):
     """Arithmetic mean over the axes."""
     shape = a.shape
     scale = 1.0 / (_count(shape, axis) or 1)
-    return a.mean(axis=axis, keepdims=keepdims), lambda g: _spread(_restore(g * scale, shape, axis), shape)
+    return a.mean(axis=axis, keepdims=keepdims), lambda g: _broadcast(_restore(g * scale, shape, axis), shape)
 
 
-def _spread(g, shape):
+def _broadcast(g, shape):
     return xp[type(g)].broadcast_to(g, shape)
 
 
 def _dispersion(operation):
-    """The user's form of var and std: torch's `correction` or `unbiased` say what to take off the number of values."""
+    """The user's form of var and std: torch's `correction`, 1 if `unbiased`, is taken off the number of values."""
 
     def measure(a, axis=None, unbiased=True, keepdims=False, *, correction=None, **torch_names):
         if isinstance(axis, bool):  # torch's var(a, unbiased)
@@ -100,7 +101,7 @@ def var(a, *, axis=None, keepdims=False, correction=1):
 @_dispersion
 @_reduction
 def std(a, *, axis=None, keepdims=False, correction=1):
-    """Standard deviation over the axes, the root of `var`; its derivative where all values are equal is 0."""
+    """Standard deviation over the axes, the root of `var`; where all values are equal, its derivative is 0."""
     n = _count(a.shape, axis) - correction
     return _euclidean(a - mean(a, axis, True), axis, keepdims) * (1.0 / math.sqrt(n) if n > 0 else math.nan)
 
@@ -109,26 +110,26 @@ def std(a, *, axis=None, keepdims=False, correction=1):
 @primitive
 def amax(a, *, axis=None, keepdims=False):
     """Largest value over the axes. Equal largest values share the gradient evenly."""
-    return _shared_by_equals(a, xp[type(a)].amax(a, axis=axis, keepdims=True), axis, keepdims)
+    return _split_among_equals(a, xp[type(a)].amax(a, axis=axis, keepdims=True), axis, keepdims)
 
 
 @_reduction
 @primitive
 def amin(a, *, axis=None, keepdims=False):
     """Smallest value over the axes. Equal smallest values share the gradient evenly."""
-    return _shared_by_equals(a, xp[type(a)].amin(a, axis=axis, keepdims=True), axis, keepdims)
+    return _split_among_equals(a, xp[type(a)].amin(a, axis=axis, keepdims=True), axis, keepdims)
 
 
-def _shared_by_equals(a, y, axis, keepdims):
+def _split_among_equals(a, y, axis, keepdims):
     chosen = unwrap(a) == unwrap(y)
     weight = chosen / chosen.sum(axis=axis, keepdims=True, dtype=y.dtype)
-    return _dropped(y, axis, keepdims), lambda g: _restore(g, chosen.shape, axis) * weight
+    return _without_kept(y, axis, keepdims), lambda g: _restore(g, chosen.shape, axis) * weight
 
 
 @_reduction
 @primitive
 def logsumexp(a, *, axis=None, keepdims=False):
-    """log(sum(exp(a))) over the axes, without overflow."""
+    """log(sum(exp(a))) over the axes, without overflow; -inf where all are -inf."""
     n, shape = xp[type(a)], a.shape
     top = max_keepdims(unwrap(a), axis)
     top = xp[type(top)].where(xp[type(top)].isfinite(top), top, 0.0)  # a line of -inf stays one
@@ -136,11 +137,11 @@ def logsumexp(a, *, axis=None, keepdims=False):
     s = e.sum(axis=axis, keepdims=True)
     y = n.log(s) + top
     p = e / s
-    return _dropped(y, axis, keepdims), lambda g: _restore(g, shape, axis) * p
+    return _without_kept(y, axis, keepdims), lambda g: _restore(g, shape, axis) * p
 
 
 class Extremum(NamedTuple):
-    """What `max` and `min` return along an axis."""
+    """What `max` and `min` return along an axis: a tensor, and an integer array of the same shape."""
 
     values: Tensor
     indices: Any
@@ -176,7 +177,7 @@ def _extremum(a, axis, keepdims, of_two, of_all, place):
 
 @_reduction
 def prod(a, *, axis=None, keepdims=False):
-    """Product over the axes, by halves of halves: exact derivatives of any order, also where elements are zero."""
+    """Product over the axes, as a tree of products of pairs: its derivatives are exact also where elements are zero."""
     shape = a.shape
     axes = tuple(range(len(shape))) if axis is None else axis
     rest = tuple(i for i in range(len(shape)) if i not in axes)
@@ -186,12 +187,12 @@ def prod(a, *, axis=None, keepdims=False):
     y = pad(y, (0, 0) * len(rest) + (0, ones), value=1)
     while y.shape[0] > 1:
         y = y[::2] * y[1::2]
-    return reshape(y, _kept(shape, axis)) if keepdims else y[0]
+    return reshape(y, _keepdims_shape(shape, axis)) if keepdims else y[0]
 
 
 def cumsum(a, axis=0, *, dim=None):
-    """Running sum along the axis."""
-    axis = axis_of(axis if dim is None else dim, np.ndim(unwrap(a)), "cumsum")
+    """Running sum along one axis, of a's shape."""
+    axis = normalize_axis(axis if dim is None else dim, np.ndim(unwrap(a)), "cumsum")
     return _cumsum(a, axis=axis) if np.ndim(unwrap(a)) else a
 
 
@@ -205,13 +206,13 @@ def _cumsum(a, *, axis):
 
 
 def norm(a, p=2.0, axis=None, keepdims=False, *, dim=None, keepdim=None):
-    """(sum |a|^p)^(1/p) over the axes, the largest and smallest |a| for p = math.inf and -math.inf.
+    """(sum |a|^p)^(1/p) over the axes; p = math.inf gives the largest |a| and -math.inf the smallest.
 
-    p = 0 counts the elements that are not 0; "fro" is torch's name for 2, whose derivative at a zero vector is 0.
+    p = 0 counts the elements that are not 0; "fro" means 2. For p = 2 the derivative at a zero vector is 0.
     """
     axis, keepdims = axis if dim is None else dim, keepdims if keepdim is None else keepdim
     if p == "fro" or p == 2:
-        return _euclidean(a, None if axis is None else axes_of(axis, np.ndim(unwrap(a)) or 1, "norm"), keepdims)
+        return _euclidean(a, None if axis is None else normalize_axes(axis, np.ndim(unwrap(a)) or 1, "norm"), keepdims)
     if not isinstance(p, (int, float, np.number)):
         raise ValueError(f'norm: p is a number, math.inf or "fro", got {p!r}')
     a = abs(a)
@@ -229,7 +230,7 @@ def _euclidean(a, *, axis=None, keepdims=False):
     y = _euclidean(a, axis, True) if type(a) is Tensor else n.sqrt((a * a).sum(axis=axis, keepdims=True))
     zero = unwrap(y) == 0
     direction = a * n.where(zero, 0.0, 1.0 / (y + zero))
-    return _dropped(y, axis, keepdims), lambda g: _restore(g, shape, axis) * direction
+    return _without_kept(y, axis, keepdims), lambda g: _restore(g, shape, axis) * direction
 
 
 def argmax(a, axis=None, keepdims=False, *, dim=None, keepdim=None):
@@ -244,10 +245,10 @@ def argmin(a, axis=None, keepdims=False, *, dim=None, keepdim=None):
 
 def _chosen(name, a, axis, keepdims):
     x = unwrap(a)
-    axis = None if axis is None else axis_of(axis, x.ndim, name)
+    axis = None if axis is None else normalize_axis(axis, x.ndim, name)
     if 0 in (x.shape if axis is None else x.shape[axis : axis + 1]):
         raise ValueError(f"{name}: a shape {tuple(x.shape)} has nothing to choose from along axis {axis}")
     return getattr(x, name)(axis=axis, keepdims=keepdims)
 
 
-methods(sum, mean, var, std, amax, amin, max, min, prod, cumsum, norm, logsumexp, argmax, argmin)
+attach_methods(sum, mean, var, std, amax, amin, max, min, prod, cumsum, norm, logsumexp, argmax, argmin)

@@ -1,12 +1,24 @@
-"""Operations that move elements without changing them. torch's `dim` and `dims` name an axis too."""
+"""Operations that move elements without changing them. torch's names `dim` and `dims` for axes work too.
+
+Axes count from 0, negative ones from the end. Where NumPy returns a view of its argument, so do these.
+"""
 
 import itertools
 import math
 
 import numpy as np
 
-from allgrad.autograd.arrays import axes_of, axis_of, full, mask_grad, namespace, to_backend_of, unbroadcast, xp
-from allgrad.autograd.engine import Tensor, methods, primitive, shape_of, unwrap
+from allgrad.autograd.arrays import (
+    full,
+    mask_grad,
+    namespace,
+    normalize_axes,
+    normalize_axis,
+    to_backend_of,
+    unbroadcast,
+    xp,
+)
+from allgrad.autograd.engine import Tensor, attach_methods, primitive, shape_of, unwrap
 from allgrad.autograd.ops.indexing import getitem
 
 
@@ -24,7 +36,7 @@ def _reshape(a, *, shape):
 def flatten(a, start_dim=0, end_dim=-1):
     """a with the axes from start_dim to end_dim, both included, merged into one."""
     shape = a.shape or (1,)
-    start, end = (axis_of(i, len(shape), "flatten") for i in (start_dim, end_dim))
+    start, end = (normalize_axis(i, len(shape), "flatten") for i in (start_dim, end_dim))
     if start > end:
         raise ValueError(f"flatten: start_dim {start_dim} comes after end_dim {end_dim} in the shape {a.shape}")
     return reshape(a, (*shape[:start], math.prod(shape[start : end + 1]), *shape[end + 1 :]))
@@ -32,7 +44,7 @@ def flatten(a, start_dim=0, end_dim=-1):
 
 def permute(a, *axes, dims=None):
     """a with its axes in the given order."""
-    axes = tuple(axis_of(i, a.ndim, "permute") for i in (_listed(axes) if dims is None else dims))
+    axes = tuple(normalize_axis(i, a.ndim, "permute") for i in (_listed(axes) if dims is None else dims))
     if sorted(axes) != list(range(a.ndim)):
         raise ValueError(f"permute: {axes} does not name each axis of the shape {a.shape} once")
     return _permute(a, axes=axes)
@@ -46,7 +58,7 @@ def _permute(a, *, axes):
 
 def transpose(a, dim0, dim1):
     """a with two axes exchanged."""
-    i, j = axis_of(dim0, a.ndim, "transpose"), axis_of(dim1, a.ndim, "transpose")
+    i, j = normalize_axis(dim0, a.ndim, "transpose"), normalize_axis(dim1, a.ndim, "transpose")
     order = list(range(a.ndim or 1))
     order[i], order[j] = order[j], order[i]
     return _permute(a, axes=tuple(order[: a.ndim]))
@@ -55,18 +67,18 @@ def transpose(a, dim0, dim1):
 def squeeze(a, axis=None, *, dim=None):
     """a without its axes of length 1, or without the named ones if their length is 1."""
     axis = axis if dim is None else dim
-    axes = range(a.ndim) if axis is None else axes_of(axis, a.ndim, "squeeze") or ()
+    axes = range(a.ndim) if axis is None else normalize_axes(axis, a.ndim, "squeeze") or ()
     return reshape(a, tuple(n for i, n in enumerate(a.shape) if n != 1 or i not in axes))
 
 
 def unsqueeze(a, axis=None, *, dim=None):
     """a with a new axis of length 1 at this place."""
-    axis = axis_of(axis if dim is None else dim, a.ndim + 1, "unsqueeze")
+    axis = normalize_axis(axis if dim is None else dim, a.ndim + 1, "unsqueeze")
     return reshape(a, a.shape[:axis] + (1,) + a.shape[axis:])
 
 
 def broadcast_to(a, shape):
-    """a repeated along new axes and axes of length 1 until it has this shape."""
+    """a repeated along new leading axes and along axes of length 1, so that it has this shape."""
     return _broadcast_to(a, shape=(shape,) if isinstance(shape, int) else tuple(shape))
 
 
@@ -90,7 +102,7 @@ def concatenate(arrays, axis=0, *, dim=None):
     ndim = max([np.ndim(unwrap(a)) for a in arrays], default=0)
     if not ndim:
         raise ValueError(f"concatenate: joins one or more arrays along an axis they have, got {len(arrays)} scalars")
-    return _concatenate(*arrays, axis=axis_of(axis if dim is None else dim, ndim, "concatenate"))
+    return _concatenate(*arrays, axis=normalize_axis(axis if dim is None else dim, ndim, "concatenate"))
 
 
 @primitive
@@ -120,7 +132,7 @@ def cat(arrays, dim=0, *, axis=None):
 
 def split(a, sizes, axis=0, *, dim=None):
     """Cut a along the axis into pieces of one size (the last may be smaller), or of the sizes listed."""
-    axis = axis_of(axis if dim is None else dim, a.ndim, "split")
+    axis = normalize_axis(axis if dim is None else dim, a.ndim, "split")
     length = a.shape[axis]
     if isinstance(sizes, int):
         if sizes < 1:
@@ -136,22 +148,22 @@ def split(a, sizes, axis=0, *, dim=None):
 
 def chunk(a, chunks, axis=0, *, dim=None):
     """Cut a along the axis into at most this many pieces of one size; the last may be smaller."""
-    axis = axis_of(axis if dim is None else dim, a.ndim, "chunk")
+    axis = normalize_axis(axis if dim is None else dim, a.ndim, "chunk")
     if not isinstance(chunks, int) or chunks < 1:
         raise ValueError(f"chunk: the number of chunks is an integer of at least 1, got {chunks!r}")
     return split(a, max(1, -(-a.shape[axis] // chunks)), axis)
 
 
 def flip(a, *axes, dims=None):
-    """a in reverse order along the axes."""
-    axes = axes_of(_listed(axes) if dims is None else dims, a.ndim, "flip") or ()
+    """a in reverse order along these axes, given as integers or one tuple."""
+    axes = normalize_axes(_listed(axes) if dims is None else dims, a.ndim, "flip") or ()
     return getitem(a, tuple(slice(None, None, -1 if i in axes else 1) for i in range(a.ndim)))
 
 
 def roll(a, shifts, axis=None, *, dims=None):
-    """a moved on along the axes, what falls out coming in at the other end; along the flattened array without axes."""
+    """a shifted cyclically along the axes, by one integer or one for each axis; without axes, in its flattened form."""
     axis = axis if dims is None else dims
-    axis = None if axis is None else axes_of(axis, a.ndim, "roll")
+    axis = None if axis is None else normalize_axes(axis, a.ndim, "roll")
     listed = (shifts,) if isinstance(shifts, int) else shifts
     if not isinstance(listed, (tuple, list)) or (axis is not None and len(listed) not in (1, len(axis))):
         raise ValueError(f"roll: shifts {shifts!r} for the axes {axis}: give an integer, or one for each axis")
@@ -173,10 +185,10 @@ PLACES = {
 
 
 def pad(a, pads, mode="constant", value=0.0):
-    """a with more elements around it: pads are (left, right) of the last axis, then of the one before, and so on.
+    """a with more elements around it: pads is (left, right) of the last axis, then of the one before it, and so on.
 
-    They hold a value, or for mode "replicate" the element at the border, for "reflect" the elements inside it in
-    reverse order, for "circular" those of the other end. Negative pads cut off instead.
+    mode "constant" fills them with `value`, "replicate" with the element at the border, "reflect" with the elements
+    inside the border in reverse order, "circular" with those of the other end. Negative pads cut elements off.
     """
     integers = isinstance(pads, (tuple, list)) and all(isinstance(n, (int, np.integer)) for n in pads)
     if not integers or mode not in ("constant", *PLACES) or len(pads) % 2 or len(pads) > 2 * a.ndim:
@@ -211,12 +223,12 @@ def _pad(a, *, sides, value):
 
 
 def tril(a, diagonal=0):
-    """The lower triangle of the last two axes, with this many diagonals above the main one; zeros elsewhere."""
+    """a (..., n, m) with zeros above the diagonal of this number; 0 is the main one, 1 the next above it."""
     return _masked(a, keep=_triangle("tril", a, diagonal))
 
 
 def triu(a, diagonal=0):
-    """The upper triangle of the last two axes, without this many diagonals from the main one on; zeros elsewhere."""
+    """a (..., n, m) with zeros below the diagonal of this number; 0 is the main one, 1 the next above it."""
     return _masked(a, keep=~_triangle("triu", a, diagonal - 1))
 
 
@@ -237,7 +249,7 @@ def _listed(axes):
     return tuple(axes[0]) if len(axes) == 1 and isinstance(axes[0], (tuple, list)) else axes
 
 
-methods(reshape, flatten, permute, transpose, squeeze, unsqueeze, expand, broadcast_to, split, chunk, flip, roll)
-methods(tril, triu)
+attach_methods(reshape, flatten, permute, transpose, squeeze, unsqueeze, expand, broadcast_to, split, chunk, flip, roll)
+attach_methods(tril, triu)
 Tensor.T = property(lambda self: permute(self, *range(self.ndim)[::-1]))
 Tensor.mT = property(lambda self: transpose(self, -1, -2))

@@ -1,7 +1,8 @@
 """The windows that convolutions and pooling slide over images (..., H, W): where they lie, and what is in them.
 
-Images of shape (N, C, H, W) that are made here lie in memory in the order (H, C, W, N), and so do arrays computed from
-them element by element: what is copied of a row has the length W * N, and needs no transposition for a product.
+Images have the shape (N, C, H, W). Those made here lie in memory in the order (H, C, W, N), and so do arrays computed
+from them element by element. Columns of patches are then made by copying runs of W * N neighbours, and are ready for a
+matrix product without a transposition.
 """
 
 import itertools
@@ -10,16 +11,17 @@ from functools import lru_cache
 
 import numpy as np
 
-from allgrad.autograd.arrays import ARRAYS, full
+from allgrad.autograd.arrays import NUMPY_TYPES, full
 
 Pair = int | tuple
-ORDER, BACK = (2, 1, 3, 0), (3, 1, 0, 2)  # from the axes (N, C, H, W) to those of the memory, and back
+TO_HCWN, TO_NCHW = (2, 1, 3, 0), (3, 1, 0, 2)  # orders of axes for `transpose`
 
 
 def windows_over(name, size, kernel, stride: Pair = 1, padding: Pair | str = 0, dilation: Pair = 1, ceil_mode=False):
-    """The windows of these lengths, integers or pairs, that the operation `name` slides over images of a size (H, W).
+    """The windows that the operation `name` slides over images of size (H, W), as a `Windows`.
 
-    padding is also "valid" (none) or "same" (outputs as large as the image, for stride 1).
+    kernel, stride, padding, dilation: integers or pairs (rows, columns). padding is also "valid" (none) or "same"
+    (outputs as large as the image, for stride 1). ceil_mode keeps windows that hang over the edge.
     """
     lengths = pair(kernel), pair(stride), (0, 0) if padding in ("same", "valid") else pair(padding), pair(dilation)
     for given in lengths:
@@ -58,13 +60,15 @@ class Windows:
     """Windows of `kernel` elements, `dilation` apart, beginning every `stride` elements of the padded image.
 
     size      (H, W) of the image
-    padding   ((top, bottom), (left, right)); padded says whether there is any
+    padding   ((top, bottom), (left, right)), and `padded`, whether there is any
     outputs   (OH, OW), the number of windows
-    taps      for each place in the window, row by row, the index of the elements there: one for each output
-    sides     the same for each of its rows, and for each of its columns
+    taps      for each of KH * KW places in the window, row by row, an index of the padded image: the element in that
+              place of every window, (..., OH, OW)
+    sides     indices of the same kind for each row of the window, (..., OH, W), and for each column, (..., H, OW)
     disjoint  whether no two windows overlap
     rows      how many rows of the image the windows reach
-    moves     for each column of the kernel, which outputs have an element of the image under it, and which elements
+    moves     for each column of the kernel a pair of slices of columns: the outputs for which an element of the image
+              lies under it, and those elements
     """
 
     def __init__(self, size, kernel, stride, padding, dilation, outputs):
@@ -97,22 +101,23 @@ class Windows:
         return x[..., top : top + height, left : left + width]
 
     def blank(self, like, value=0.0, rows=None):
-        """A padded image of this value, with the leading axes of the images or outputs `like`, and maybe other rows."""
+        """A padded image filled with a value, with the leading axes and dtype of `like`; of `rows` rows if given."""
         height, width = (n + sum(p) for n, p in zip(self.size, self.padding))
         shape = (*like.shape[:-2], height if rows is None else rows, width)
-        if len(shape) != 4 or type(like) not in ARRAYS:
+        if len(shape) != 4 or type(like) not in NUMPY_TYPES:
             return full(shape, value, like)
-        return full([shape[i] for i in ORDER], value, like).transpose(BACK)
+        return full([shape[i] for i in TO_HCWN], value, like).transpose(TO_NCHW)
 
     def columns(self, x, groups):
-        """The patches of images (N, C, H, W) as columns: matrices (OH, G, KH * C/G * KW, OW * N), not to be written in.
+        """The patches of images (N, C, H, W) as columns: matrices (OH, G, KH * C/G * KW, OW * N), not to be written to.
 
-        KW shifts of the images are copied, and nothing else unless the kernel is dilated: KH of their rows, one below
-        the other, are such a matrix, which overlaps with the next one.
+        Only KW copies of the images are made, each shifted by one column of the kernel. KH rows of these copies, one
+        below the other, are the matrix of one row of outputs; that of the next row overlaps with it in memory. (Where
+        the kernel is dilated, these rows are no neighbours, and are copied.)
         """
         (n, c), (h, w), (oh, ow) = x.shape[:2], self.size, self.outputs
         patches, shifts = self._shifts(n, c, groups, x.dtype, x)
-        image = in_order(x).reshape(h, groups, c // groups, w, n).swapaxes(0, 1)
+        image = to_hcwn(x).reshape(h, groups, c // groups, w, n).swapaxes(0, 1)
         for k, (here, there) in enumerate(self.moves):
             shifts[:, :, :, k, here] = image[:, : self.rows, :, there]
         return patches.reshape(oh, groups, math.prod(patches.shape[2:5]), ow * n)
@@ -131,12 +136,12 @@ class Windows:
         image = out.swapaxes(0, 1)
         for k, (here, there) in enumerate(self.moves):
             image[:, : self.rows, :, there] += shifts[:, :, :, k, here]
-        return out.reshape(h, groups * c, w, n).transpose(BACK)
+        return out.reshape(h, groups * c, w, n).transpose(TO_NCHW)
 
     def _shifts(self, n, c, groups, dtype, like):
-        """Zeros for KW shifts of padded images: as patches (OH, G, KH, C/G, KW, OW, N), and their rows of the images.
+        """Zeros for KW shifted copies of images, (G, H, C/G, KW, OW, N), as two views of the same memory.
 
-        Patches lie in the same memory (G, H, C/G, KW, OW, N) as often as they overlap.
+        The first is the patches (OH, G, KH, C/G, KW, OW, N), which overlap; the second leaves out padding rows.
         """
         (kh, kw), (oh, ow), (sh, _), (dh, _) = self.kernel, self.outputs, self.stride, self.dilation
         zeros = np.zeros((groups, (oh - 1) * sh + (kh - 1) * dh + 1, c // groups, kw, ow, n), dtype, like=like)
@@ -147,16 +152,16 @@ class Windows:
 
 
 def _move(start, stride, length, outputs):
-    """The outputs i for which start + i * stride is on a line of this length, and those places, as slices."""
+    """The outputs i with 0 <= start + i * stride < length, and these positions, as two slices."""
     first = max(0, -(start // stride))
     count = max(0, min(outputs, (length - 1 - start) // stride + 1) - first)
     at = start + first * stride
     return slice(first, first + count), slice(at, at + count * stride, stride)
 
 
-def in_order(x):
-    """Images (N, C, H, W) as an array (H, C, W, N), copied if they do not lie so in memory."""
-    return x.transpose(ORDER).astype(x.dtype, order="C", copy=False)
+def to_hcwn(x):
+    """Images (N, C, H, W) as a contiguous array (H, C, W, N), copied if they do not lie so in memory."""
+    return x.transpose(TO_HCWN).astype(x.dtype, order="C", copy=False)
 
 
 def pair(value):

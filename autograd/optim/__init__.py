@@ -1,11 +1,12 @@
-"""Optimizers on the flat arrays of an arena, in place, in chunks that stay in the processor's cache.
+"""Optimizers: rules that update all parameters in place, on the flat arrays of an arena (`autograd.arena`).
 
 Each takes a module, an arena, anything with an `.arena` (a DistributedDataParallel) or a collection of parameters.
 `lr` is a number or a function of the step, counted from 0 (see `autograd.schedule`). `step()` uses the gradients
-that `backward` left behind; a parameter that got none has gradient zero.
+that `backward` has accumulated; a parameter that got none has gradient zero. Begin reading with SGD in `optimizers`,
+then `base`, which walks the arrays in chunks that fit into the processor's cache.
 
 `weight_decay` c is L2 regularisation, which adds c w to the gradient, unless the rule says otherwise; `l1` adds
-l1 sign(w), the subgradient of l1 |w|_1. In the rules, g is the gradient with what is so added to it.
+l1 sign(w), the subgradient of l1 |w|_1. In the formulas, g is the gradient after such additions.
 
 `groups` gives some parameters other hyperparameters, by patterns of their names (those of `fnmatch`):
 
@@ -18,4 +19,4 @@ makes the most usual groups.
 
 from allgrad.autograd.optim.base import Optimizer, no_decay
 from allgrad.autograd.optim.clip import clip_grad_norm, clip_grad_value, grad_norm
-from allgrad.autograd.optim.optimizers import LAMB, LARS, SGD, Adagrad, Adam, AdamW, RMSprop
+from allgrad.autograd.optim.optimizers import LAMB, LARS, SGD, Adagrad, Adam, AdamW, Lion, RMSprop

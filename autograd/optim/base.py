@@ -1,4 +1,7 @@
-"""What optimizers have in common: hyperparameters by groups, the chunks, the state."""
+"""What optimizers have in common: hyperparameters by groups of parameters, chunks of the flat arrays, the state.
+
+A new rule is a subclass that names its state arrays and writes `update`: see `Optimizer`.
+"""
 
 import math
 from collections.abc import Callable
@@ -10,32 +13,43 @@ import numpy as np
 from allgrad.autograd.arena import arena_of, existing_arena, named_parameters
 from allgrad.autograd.arrays import full, to_backend_of, to_numpy, xp
 
-SMALLEST = {n: float(np.finfo(f"f{n}").tiny) for n in (2, 4, 8)}  # by bytes an element
+SMALLEST_NORMAL = {n: float(np.finfo(f"f{n}").tiny) for n in (2, 4, 8)}  # by the bytes of an element
 AT_LEAST_ZERO = "lr_scale", "weight_decay", "l1", "eps", "trust"  # hyperparameters
-CHUNK = 131_072  # elements: a few arrays of this length share the cache, and a call is worth its overhead
+CHUNK_ELEMENTS = 131_072  # a few arrays of this length share the cache, and a call is worth its overhead
 
 
 class Optimizer:
-    """Base: holds the step count and the state arrays (`state`, laid out like the arena) and walks the chunks.
+    """Base class: has the step count and the state, and calls the rule, `update`, for chunks of the flat arrays.
 
-    The flat arrays fall into runs, neighbours of equal hyperparameters: `runs` lists (slice, hyperparameters).
+        class SignSGD(Optimizer):
+            def update(self, lr, h, chunks):        # h.weight_decay, h.l1 and what __init__ gives as `more`
+                for w, g, t, u in chunks:           # with arrays = ("momentum",): w, g, momentum, t, u
+                    self.xp.sign(g, out=t)
+                    t *= lr
+                    w -= t
+
+    state   {name: array}, laid out like the arena, for each of `arrays` that the hyperparameters need
+    runs    (slice of the flat arrays, hyperparameters) for each stretch of neighbours with equal hyperparameters
+    steps   how many steps were taken; `lr` is a number or a function of it
+
+    owner: see `autograd.optim`. more: hyperparameters of the rule, which `groups` may set as well.
     """
 
-    arrays: tuple[str, ...] = ()  # names of the state arrays
+    arrays: tuple[str, ...] = ()  # names of the state arrays; one with a hyperparameter's name is kept if that is not 0
     fractions: tuple[str, ...] = ()  # names of the hyperparameters in [0, 1)
-    layerwise = False  # whether a chunk is one whole parameter, because the rule needs its norm
+    layerwise = False  # whether each chunk is one whole parameter, because the rule needs its norm
 
     def __init__(self, owner, lr: float | Callable[[int], float], groups=None, weight_decay=0.0, l1=0.0, **more):
         self.arena = arena_of(owner)
         self.xp = xp[type(self.arena.data)]  # NumPy, or the same names on torch tensors
         at_least_zero(type(self).__name__, lr=0.0 if callable(lr) else lr)
         self.lr, self.steps = lr if callable(lr) else float(lr), 0
-        self.part = slice(0, len(self.arena.data))  # of the flat arrays: what is updated, and what `state` is for
+        self.part = slice(0, len(self.arena.data))  # of the flat arrays, which is updated and has state
         self.runs = self._runs({"lr_scale": 1.0, "weight_decay": weight_decay, "l1": l1, **more}, groups or {})
         needed = {name for _, h in self.runs for name in self.needs(h)}
         self.state = {name: self.xp.zeros_like(self.arena.data) for name in self.arrays if name in needed}
         self._chunks: list | None = None
-        self._of = None  # the gradients that the chunks are views of
+        self._chunks_of = None  # the gradients that the chunks are views of
 
     @property
     def current_lr(self):
@@ -43,20 +57,20 @@ class Optimizer:
         return float(self.lr(self.steps)) if callable(self.lr) else self.lr
 
     def shard_state(self, part: slice):
-        """Update this part of the flat arrays only, and hold the state of no other; the rule must be elementwise."""
+        """Update this part of the flat arrays only, and drop the state of all others; ValueError if `layerwise`."""
         if self.layerwise:
             raise ValueError(f"{type(self).__name__} needs the norms of whole parameters: it cannot update a part")
         self.state = {name: flat[part] * 1.0 for name, flat in self.state.items()}
         self.part, self._chunks = part, None
 
     def zero_grad(self):
-        """Forget all gradients."""
+        """Forget the gradients of all parameters."""
         self.arena.zero_grad()
 
     def step(self):
-        """Update every parameter once."""
-        if self._chunks is None or self._of is not self.arena.grad:
-            self._chunks, self._of = self._cut(), self.arena.grad
+        """Update every parameter once, by the gradients accumulated since `zero_grad`."""
+        if self._chunks is None or self._chunks_of is not self.arena.grad:
+            self._chunks, self._chunks_of = self._make_chunks(), self.arena.grad
         self.arena.zero_missing_grads()
         lr = self.current_lr
         self.steps += 1
@@ -65,24 +79,26 @@ class Optimizer:
         self.arena.bump_versions()
 
     def update(self, lr, h, chunks) -> None:
-        """Apply the rule with hyperparameters h to chunks (w, g, *state, t, u); t and u are scratch memory.
+        """Apply the rule to the chunks, all of which have hyperparameters h; lr includes their `lr_scale`.
 
-        The state comes in the order of `arrays`, None in place of an array that no run needs.
+        A chunk is a tuple (w, g, *state, t, u) of flat views of one length: values, which are to be updated in place,
+        gradients, which are not, the state in the order of `arrays` (None for what is not kept), and scratch memory.
         """
         raise TypeError(f"{type(self).__name__} defines no update(self, lr, h, chunks)")
 
     def number(self, x):
-        """A factor for whole chunks: as an array, since a ufunc converts a Python number again in every call."""
+        """A number as a factor of chunks: for NumPy an array of their dtype, as it converts numbers in each call."""
         return np.asarray(x, self.arena.dtype) if self.xp is np else x
 
     def check(self, h):
-        """Raise ValueError if the hyperparameters h make no sense."""
+        """Raise ValueError if one of the hyperparameters h is out of its range."""
         name, given = type(self).__name__, vars(h)
         at_least_zero(name, **{key: given[key] for key in AT_LEAST_ZERO if key in given})
-        below_one(name, **{key: given[key] for key in self.fractions})
+        betas = {f"beta{i}": beta for i, beta in enumerate(given.get("betas", ()), 1)}
+        below_one(name, **{key: given[key] for key in self.fractions}, **betas)
 
     def needs(self, h):
-        """The state arrays that the rule uses with hyperparameters h: none for a momentum of 0."""
+        """The names of the state arrays that the rule uses with hyperparameters h: no "momentum" if h.momentum is 0."""
         return [name for name in self.arrays if getattr(h, name, True)]
 
     def _runs(self, hyperparameters, groups):
@@ -110,7 +126,7 @@ class Optimizer:
                 found.append(h)
         return [(slice(*bounds), h) for *bounds, h in zip(starts, [*starts[1:], len(self.arena.data)], found)]
 
-    def _cut(self):
+    def _make_chunks(self):
         data, grad = (flat[self.part] for flat in (self.arena.data, self.arena.grad))
         arrays = (data, grad, *(self.state.get(name) for name in self.arrays))
         spans = [self._spans(run) for run, _ in self.runs]
@@ -127,18 +143,18 @@ class Optimizer:
     def _spans(self, run):
         if self.layerwise:
             return [span for span in self.arena.spans.values() if run.start <= span.start < run.stop]
-        length = CHUNK if self.arena.on_cpu else len(self.arena.data)  # a device has no such cache
+        length = CHUNK_ELEMENTS if self.arena.on_cpu else len(self.arena.data)  # a device has no such cache
         start, stop = max(run.start, self.part.start), min(run.stop, self.part.stop)
         return [slice(i, min(i + length, stop)) for i in range(start, stop, length)]
 
     def __getstate__(self):
-        return {**vars(self), "_chunks": None, "_of": None, "xp": None}  # views, which a copy has to cut anew
+        return {**vars(self), "_chunks": None, "_chunks_of": None, "xp": None}  # views, which a copy has to cut anew
 
     def __setstate__(self, state):
         vars(self).update(state, xp=xp[type(state["arena"].data)])
 
     def state_dict(self):
-        """The step count and a copy of the state: `{"steps": int, "momentum": {"fc1.weight": array, ...}}`."""
+        """The step count and a copy of the state, as arrays: {"steps": int, "momentum": {"fc1.weight": array, ...}}."""
         named = {
             name: {key: np.array(to_numpy(a), order="C") for key, a in self.arena.unflatten(flat).items()}
             for name, flat in self.state.items()
@@ -146,7 +162,7 @@ class Optimizer:
         return {"steps": self.steps, **named}
 
     def load_state_dict(self, state):
-        """Restore what `state_dict` returned."""
+        """Restore what `state_dict` returned; ValueError if it is of another rule or other parameters."""
         kept, given = sorted(self.state), sorted(state.keys() - {"steps"})
         if kept != given:
             raise ValueError(f"{type(self).__name__} keeps the state {kept}, not {given}")
@@ -168,7 +184,7 @@ def _matches(name, pattern):
 
 
 def _plain(value):
-    """A hyperparameter in Python's types: NumPy's scalars would promote float32 to float64."""
+    """A hyperparameter as Python numbers: NumPy's scalars would promote float32 to float64."""
     if isinstance(value, tuple | list):
         return tuple(map(float, value))
     return bool(value) if isinstance(value, bool | np.bool_) else float(value)
@@ -187,7 +203,7 @@ def below_one(name, **values):
 
 
 def regularized(g, w, weight_decay, l1, t, u):
-    """g + weight_decay w + l1 sign(w), in t if there is anything to add."""
+    """g + weight_decay w + l1 sign(w): computed in t, with scratch memory u, or g itself if both factors are 0."""
     n = xp[type(w)]
     if weight_decay:
         g = n.add(n.multiply(w, weight_decay, out=t), g, out=t)
@@ -199,14 +215,15 @@ def regularized(g, w, weight_decay, l1, t, u):
 
 
 def safe_eps(eps, dtype):
-    """eps, but so much above 0 that 0 / (0 + eps) is 0: what has never had a gradient, like the padding, stays."""
-    return max(eps, SMALLEST[dtype.itemsize])
+    """eps, but at least the smallest normal number, so that 0 / (0 + eps) is 0 where there never was a gradient."""
+    return max(eps, SMALLEST_NORMAL[dtype.itemsize])
 
 
 def no_decay(owner, **more):
-    """Groups without weight decay and L1 for parameters of at most one axis: biases, and normalisation's factors.
+    """Groups that switch off weight decay and L1 for parameters of at most one axis: biases, normalisation's weights.
 
-    `more` is set for them too: `no_decay(model, adapt=False)` leaves them out of the adaptation of LARS and LAMB.
+    For `groups=` of an optimizer. `more` sets other hyperparameters of theirs: no_decay(model, adapt=False) leaves them
+    out of the adaptation of LARS and LAMB.
     """
     arena = existing_arena(owner)
     named = named_parameters(owner) if arena is None else arena.parameters

@@ -1,4 +1,7 @@
-"""The norm of gradients, and limits for it and for each element."""
+"""The norm of all gradients together, and limits for it and for each element.
+
+owner: a module, an arena, an optimizer, or a collection of parameters.
+"""
 
 import math
 
@@ -8,14 +11,14 @@ from allgrad.autograd.arena import existing_arena, named_parameters
 
 
 def grad_norm(owner):
-    """Euclidean norm of all gradients together."""
+    """Euclidean norm of all gradients together, a Python float."""
     return norm_of(_gradients(owner))
 
 
 def clip_grad_norm(owner, max_norm):
-    """Scale all gradients so that their common norm is at most max_norm; returns the norm before.
+    """Scale all gradients in place, if need be, so that their common norm is max_norm at most; returns the norm before.
 
-    Pascanu, Mikolov and Bengio 2013.
+    Pascanu, Mikolov and Bengio 2013, "On the difficulty of training recurrent neural networks".
     """
     _at_least_zero("clip_grad_norm", "max_norm", max_norm)
     gradients = _gradients(owner)
@@ -27,7 +30,7 @@ def clip_grad_norm(owner, max_norm):
 
 
 def clip_grad_value(owner, limit):
-    """Bring every element of all gradients into [-limit, limit]."""
+    """Limit every element of all gradients to [-limit, limit], in place."""
     _at_least_zero("clip_grad_value", "limit", limit)
     for g in _gradients(owner):
         g[...] = g.clip(-limit, limit)
@@ -47,7 +50,7 @@ def _at_least_zero(name, key, value):
 
 
 def _gradients(owner):
-    """The flat gradients of what has an arena, or else the gradients of each parameter: they stay where they are."""
+    """The flat gradients of an arena, or without one the gradient of each parameter: themselves, not copies."""
     arena = existing_arena(owner)
     if arena is None:
         return [p.grad for p in named_parameters(owner).values() if p.grad is not None]

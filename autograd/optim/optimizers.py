@@ -1,8 +1,12 @@
-"""The rules: one rate for all elements, one for each from the history of its gradient, one for each parameter."""
+"""The rules, each as in its paper; w is a parameter, g its gradient, t = 1, 2, ... the step. All is elementwise.
+
+SGD and Lion move all elements at one rate; Adagrad, RMSprop, Adam and AdamW at rates from the history of the element's
+gradient; LARS and LAMB also scale the update of each parameter by its norm.
+"""
 
 import math
 
-from allgrad.autograd.optim.base import Optimizer, below_one, regularized, safe_eps
+from allgrad.autograd.optim.base import Optimizer, regularized, safe_eps
 from allgrad.autograd.optim.clip import norm_of
 
 
@@ -113,21 +117,18 @@ class RMSprop(Optimizer):
 
 
 class Moments(Optimizer):
-    """What Adam and LAMB share: the moments m and v, and their corrections folded into two numbers."""
+    """What Adam and LAMB share: the moments m and v, and the correction of their start at zero."""
 
     arrays = ("mean", "variance")
 
-    def check(self, h):
-        super().check(h)
-        below_one(type(self).__name__, beta1=h.betas[0], beta2=h.betas[1])
-
     def corrections(self, h):
+        """c1 = 1 - b1^t and c2 = sqrt(1 - b2^t): mhat = m / c1 and sqrt(vhat) = sqrt(v) / c2."""
         return 1.0 - h.betas[0] ** self.steps, math.sqrt(1.0 - h.betas[1] ** self.steps)
 
     def directions(self, h, c2):
-        """The function (g, m, v, t) that updates the moments, and leaves m / (sqrt(v) + eps c2) in t.
+        """A function (g, m, v, t) that updates the moments and computes m / (sqrt(v) + eps c2) in t.
 
-        This is c1 / c2 times mhat / (sqrt(vhat) + eps).
+        That is c1 / c2 times mhat / (sqrt(vhat) + eps), the direction of Adam.
         """
         n, (b1, b2), eps = self.xp, h.betas, safe_eps(h.eps * c2, self.arena.dtype)
         rest1, rest2, b1, b2, eps = map(self.number, (1.0 - b1, 1.0 - b2, b1, b2, eps))
@@ -147,7 +148,7 @@ class Moments(Optimizer):
 
 
 class Adam(Moments):
-    """Adam (Kingma and Ba 2015), in the form of its section 2:
+    """Adam (Kingma and Ba 2015, algorithm 1):
 
     m = b1 m + (1 - b1) g              v = b2 v + (1 - b2) g^2
     w = w - lr mhat / (sqrt(vhat) + eps),  mhat = m / (1 - b1^t),  vhat = v / (1 - b2^t)
@@ -177,6 +178,38 @@ class AdamW(Adam):
 
     def __init__(self, owner, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, l1=0.0, groups=None):
         super().__init__(owner, lr, betas, eps, weight_decay, l1, groups)
+
+
+class Lion(Optimizer):
+    """Lion, "EvoLved Sign Momentum" (Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms", algorithm 2),
+    with decoupled weight decay c:
+
+        w = w - lr (sign(b1 m + (1 - b1) g) + c w)
+        m = b2 m + (1 - b2) g
+
+    Every element moves by lr, so rates are 3 to 10 times smaller than Adam's, and weight decay as much larger.
+    """
+
+    arrays = ("mean",)
+
+    def __init__(self, owner, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, l1=0.0, groups=None):
+        super().__init__(owner, lr, groups, weight_decay, l1, betas=betas)
+
+    def update(self, lr, h, chunks):
+        n, (b1, b2) = self.xp, h.betas
+        # b1 / (1 - b1) m + g has the sign of b1 m + (1 - b1) g, and takes one array of scratch memory, not two
+        ratio, b2, rest2, rate = map(self.number, (b1 / (1.0 - b1), b2, 1.0 - b2, lr))
+        for w, g, m, t, u in chunks:
+            g = regularized(g, w, 0.0, h.l1, u, t)
+            if h.weight_decay:
+                w *= 1.0 - lr * h.weight_decay
+            n.multiply(m, ratio, out=t)
+            t += g
+            n.sign(t, out=t)
+            t *= rate
+            w -= t
+            m *= b2
+            m += n.multiply(g, rest2, out=t)
 
 
 class LARS(Optimizer):

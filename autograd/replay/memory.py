@@ -1,21 +1,26 @@
-"""Where the arrays of a recording lie in replays: memory is used again once its array is not needed."""
+"""Where the arrays of a recording lie in replays: arrays that are not needed at the same time share memory."""
 
 import numpy as np
 
-from allgrad.autograd.arrays import ALIGNMENT, aligned_zeros
-from allgrad.autograd.replay.recorder import plain
-from allgrad.autograd.replay.structures import arrays_of, root
+from allgrad.autograd.arrays import ALIGNMENT_BYTES, aligned_zeros
+from allgrad.autograd.replay.recorded import as_plain
+from allgrad.autograd.replay.structures import arrays_of, memory_owner
 
 
 def plan(recorder, result):
-    """A function that moves arrays to where they lie in replays: memory is used again once its array is not needed."""
+    """A function that maps each array of a recording to the array that takes its place in replays.
+
+    An array that was allocated while recording is in use from the first step that names it to the last. Those in use at
+    the same time get disjoint places in one block of memory: the largest first, each at the lowest offset that is free
+    (Pisarchyk and Lee 2020, "Efficient Memory Management for Deep Neural Net Inference"). All others stay.
+    """
     first, last = {}, {}
     for i, step in enumerate([*recorder.steps, result]):
-        for key in {id(root(x)) for x in arrays_of(step)} & recorder.made.keys():
+        for key in {id(memory_owner(x)) for x in arrays_of(step)} & recorder.allocated.keys():
             first.setdefault(key, i)
             last[key] = i
-    places: dict = {}  # the lowest ones, the largest arrays first (Pisarchyk and Lee 2020)
-    sizes = {key: -(-max(recorder.made[key].nbytes, 1) // ALIGNMENT) * ALIGNMENT for key in first}
+    places: dict = {}  # offsets in bytes
+    sizes = {key: -(-max(recorder.allocated[key].nbytes, 1) // ALIGNMENT_BYTES) * ALIGNMENT_BYTES for key in first}
     for key in sorted(first, key=lambda key: (-sizes[key], first[key])):
         place = 0
         others = [other for other in places if first[other] <= last[key] and first[key] <= last[other]]
@@ -27,9 +32,9 @@ def plan(recorder, result):
     memory = aligned_zeros(max((places[key] + sizes[key] for key in places), default=0), np.empty(0, np.uint8))
 
     def move(x):
-        if (key := id(root(x))) not in places:
-            return plain(x)
-        offset = places[key] + _address(x) - _address(recorder.made[key])
+        if (key := id(memory_owner(x))) not in places:
+            return as_plain(x)
+        offset = places[key] + _address(x) - _address(recorder.allocated[key])
         return np.ndarray(x.shape, x.dtype, memory, offset, x.strides)
 
     return move

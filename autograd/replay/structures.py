@@ -1,4 +1,4 @@
-"""Arrays in tuples, lists, dicts and what else the steps of a recording are made of."""
+"""The arrays inside tuples, lists, dicts and the other things that the steps of a recording are made of."""
 
 from functools import partial
 
@@ -8,40 +8,41 @@ from allgrad.autograd.arrays import OuterProduct
 from allgrad.autograd.engine import Tensor, unwrap
 
 
-def mapped(f, x):
-    """x with f of its arrays and scalars, in tuples, lists, dicts and what else steps are made of; Tensors detached."""
+def map_arrays(f, x):
+    """x with f(a) in the place of each array or NumPy scalar a in it; of a Tensor, a constant."""
     if isinstance(x, (np.ndarray, np.generic)):
         return f(x)
     if isinstance(x, (tuple, list)):
-        parts = [mapped(f, part) for part in x]
+        parts = [map_arrays(f, part) for part in x]
         return type(x)(*parts) if hasattr(x, "_fields") else type(x)(parts)
     if isinstance(x, dict):
-        return {k: mapped(f, v) for k, v in x.items()}
+        return {k: map_arrays(f, v) for k, v in x.items()}
     if type(x) is partial:
-        return partial(x.func, **mapped(f, x.keywords))
+        return partial(x.func, **map_arrays(f, x.keywords))
     if type(x) is OuterProduct:
-        return OuterProduct(mapped(f, x.x), mapped(f, x.g))
-    return Tensor(mapped(f, unwrap(x))) if type(x) is Tensor else x
+        return OuterProduct(map_arrays(f, x.x), map_arrays(f, x.g))
+    return Tensor(map_arrays(f, unwrap(x))) if type(x) is Tensor else x
 
 
 def arrays_of(x):
-    """The arrays and scalars that `mapped` finds."""
+    """The arrays and NumPy scalars in x, in the order in which `map_arrays` finds them."""
     found: list = []
 
     def collect(a):
         found.append(a)
         return a
 
-    mapped(collect, x)
+    map_arrays(collect, x)
     return found
 
 
-def copied(g):
+def copy_grad(g):
+    """A copy of a gradient as an array, computed if it is an `OuterProduct`."""
     return np.array(g.value() if type(g) is OuterProduct else g)
 
 
-def root(x):
-    """The array that owns the memory."""
+def memory_owner(x):
+    """The array that owns the memory of x: x itself, or what it is a view of."""
     while isinstance(x.base, np.ndarray):
         x = x.base
     return x

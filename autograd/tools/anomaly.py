@@ -1,4 +1,4 @@
-"""Finding the operation, and the line of one's own code, where the first nan or infinity comes from."""
+"""`detect_anomaly`: finds the operation, and the line of the user's code, where the first nan or infinity appears."""
 
 from contextlib import contextmanager
 
@@ -9,10 +9,10 @@ from allgrad.autograd.engine import (
     Leaf,
     Tensor,
     format_location,
-    in_order,
     instrumented,
     patched,
     shape_of,
+    topological_order,
     unwrap,
     users_line,
 )
@@ -31,8 +31,12 @@ def detect_anomaly():
     is not finite. What was recorded before the context is checked if `backward` is called inside, but has no line.
     Slow, for finding a fault; outside of the context it costs nothing.
     """
-    backward, accumulate = _backward(Tensor.backward), _accumulate(Leaf.accumulate)
-    with patched(Tensor, backward=backward), patched(Leaf, accumulate=accumulate), instrumented(_checked):
+    name = "detect_anomaly"
+    with (
+        patched(name, Tensor, backward=_backward(Tensor.backward)),
+        patched(name, Leaf, accumulate=_accumulate(Leaf.accumulate)),
+        instrumented(name, _checked),
+    ):
         yield
 
 
@@ -57,13 +61,13 @@ def _checked(name, rule):
             before = {_fault(x) for x in (*operands, *static.values())} - {None}
             if "nan" not in before if fault == "nan" else not before:
                 known = " and ".join(str(shape) for shape, x in zip(shapes, operands) if x is not None)
-                raise Anomaly(f"{_spelt(at)} gave {fault} from inputs of shape {known}")
+                raise Anomaly(f"{_described(at)} gave {fault} from inputs of shape {known}")
         return value, *[_watched(vjp, at, i, shape) for i, (vjp, shape) in enumerate(zip(vjps, shapes))]
 
     return checked
 
 
-def _spelt(at):
+def _described(at):
     name, place = at
     return f"{name} recorded before detect_anomaly" if place is None else f"{name} at {format_location(place)}"
 
@@ -74,12 +78,12 @@ def _watched(vjp, at, i, shape):
 
     def watched(g):
         if (fault := _fault(g)) is not None:
-            seen = f"backward of {_spelt(at)}: the gradient of shape {shape_of(g)} that arrived there is {fault}"
+            seen = f"backward of {_described(at)}: the gradient of shape {shape_of(g)} that arrived there is {fault}"
             raise Anomaly(f"{seen}: backward() was given it, or the sum over the uses of the value overflowed")
         with np.errstate(all="ignore"):
             d = vjp(g)
         if (fault := _fault(d)) is not None:
-            seen = f"backward of {_spelt(at)}: the gradient of its input {i}, of shape {shape}"
+            seen = f"backward of {_described(at)}: the gradient of its input {i}, of shape {shape}"
             raise Anomaly(f"{seen}, became {fault} from a finite gradient of shape {shape_of(g)}")
         return d
 
@@ -89,7 +93,7 @@ def _watched(vjp, at, i, shape):
 
 def _backward(usual):
     def backward(self, gradient=None, retain_graph=False):
-        for node in in_order(self.node) if self.node is not None and self.node.edges is not None else ():
+        for node in topological_order(self.node) if self.node is not None and self.node.edges is not None else ():
             edges = enumerate(node.edges)
             node.edges = tuple([(p, _watched(vjp, (node.name, None), i, p.shape), v) for i, (p, vjp, v) in edges])
         with np.errstate(all="ignore"):

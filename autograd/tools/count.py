@@ -1,4 +1,4 @@
-"""What back-propagation saves, in numbers: the same derivatives by one sweep, by a sweep for each weight, by paths."""
+"""`count_operations`: the cost of the same derivatives by back-propagation, forward sweeps, and sums over paths."""
 
 import math
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ from decimal import Decimal
 import numpy as np
 
 from allgrad.autograd.arrays import kind
-from allgrad.autograd.engine import Leaf, Tensor, in_order, instrumented, shape_of
+from allgrad.autograd.engine import Leaf, Tensor, instrumented, shape_of, topological_order
 from allgrad.autograd.tools.draw import root_of
 from allgrad.autograd.tools.table import table
 
 
 @dataclass(frozen=True)
 class OperationCounts:
-    """What `count_operations` found. A step is one edge: one local derivative multiplied. Work is in multiply-adds.
+    """What `count_operations` found. A step is the product with one edge's Jacobian; work is in multiply-adds.
 
     leaves, weights       leaves of the graph, and the numbers in all of them together
     forward               operations recorded by the forward pass
@@ -41,16 +41,19 @@ class OperationCounts:
         rows = [
             ("forward pass: operations", self.forward, self.forward_work),
             ("back-propagation: every edge once, for all derivatives", self.backward, self.backward_work),
-            (f"a forward sweep for each of {_spelt(self.leaves)} leaves", self.leaf_by_leaf, None),
-            (f"a forward sweep for each of {_spelt(self.weights)} weights", self.weight_by_weight,
+            (f"a forward sweep for each of {_number_text(self.leaves)} leaves", self.leaf_by_leaf, None),
+            (f"a forward sweep for each of {_number_text(self.weights)} weights", self.weight_by_weight,
              self.weight_by_weight_work),
-            (f"each of {_spelt(self.paths)} paths from the loss to a leaf by itself", self.path_steps, None),
+            (f"each of {_number_text(self.paths)} paths from the loss to a leaf by itself", self.path_steps, None),
         ]  # fmt: skip
-        cells = [("", "steps", "multiply-adds"), *((a, _spelt(b), "" if c is None else _spelt(c)) for a, b, c in rows)]
+        cells = [
+            ("", "steps", "multiply-adds"),
+            *((a, _number_text(b), "" if c is None else _number_text(c)) for a, b, c in rows),
+        ]
         return table(cells if self.forward_work is not None else [row[:2] for row in cells], left=1)
 
 
-def _spelt(n):
+def _number_text(n):
     return f"{n:,}" if n < 10**15 else f"{Decimal(n):.3e}"
 
 
@@ -82,12 +85,12 @@ def count_operations(f, *arrays):
         result = f
     else:
         inputs = [_leaf(a, f"argument {i}") for i, a in enumerate(arrays)]
-        with instrumented(lambda name, rule: _counting(name, rule, costs)):
+        with instrumented("count_operations", lambda name, rule: _counting(name, rule, costs)):
             result = f(*inputs)
     root = root_of(result, "count_operations")
     if math.prod(result.shape) != 1:
         raise ValueError(f"count_operations: the result must be a scalar, got shape {result.shape}: reduce it first")
-    order = in_order(root)
+    order = topological_order(root)
     edges = [(node, parent, vjp) for node in order for parent, vjp, _ in node.edges]
     leaves = [node for node in order if isinstance(node, Leaf)]
     reach = {leaf: 1 << i for i, leaf in enumerate(leaves)}  # for each node, the set of leaves it depends on, as bits

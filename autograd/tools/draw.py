@@ -1,11 +1,11 @@
-"""The graph as a lecture draws it: every operation with its value and its partial derivative."""
+"""Pictures of a graph, as text, by matplotlib or by Graphviz: every node with its value and partial derivative."""
 
 import gc
 
 import numpy as np
 
 from allgrad.autograd.arrays import OuterProduct, Scattered, unbroadcast, xp
-from allgrad.autograd.engine import Tensor, in_order, patched, unwrap
+from allgrad.autograd.engine import Tensor, patched, topological_order, unwrap
 from allgrad.autograd.tools.table import table
 
 
@@ -24,15 +24,15 @@ def draw_graph(f, leaves, precision=3, file=None):
     named = dict(leaves.named_parameters() if hasattr(leaves, "named_parameters") else leaves)
     names = {tensor.node: name for name, tensor in named.items()}
     values = {tensor.node: tensor.data for tensor in named.values()}
-    result = _remembering(f, values)
-    order = in_order(root_of(result, "draw_graph"))
+    result = _run_keeping_values(f, values)
+    order = topological_order(root_of(result, "draw_graph"))
     partials, local = _partials(result, order)
     number = {node: f"#{i}" for i, node in enumerate(order)}
     rows: list[tuple] = [("", "node", "value", "d result / d node")]
     for node in order:
         sources = ", ".join(number[parent] for parent, _, _ in node.edges)
         label = f"{node.name}({sources})" if sources else names.get(node, node.name)
-        rows.append((number[node], label, *(_short(x.get(node), precision) for x in (values, partials))))
+        rows.append((number[node], label, *(_number_text(x.get(node), precision) for x in (values, partials))))
     if file is not None:
         _figure(file, order, [row[1:] for row in rows[1:]], local, precision)
     result.backward()
@@ -51,8 +51,8 @@ def to_dot(loss, values=False, precision=3):
     known: dict = {}
     if type(loss) is not Tensor and not callable(loss):
         raise TypeError(f"to_dot: give a tensor, or a function that computes one, not {type(loss).__name__}")
-    result = loss if type(loss) is Tensor else _remembering(loss, known)
-    order = in_order(root_of(result, "to_dot"))
+    result = loss if type(loss) is Tensor else _run_keeping_values(loss, known)
+    order = topological_order(root_of(result, "to_dot"))
     partials, local = _partials(result, order) if values else ({}, {})
     if values:
         alive = [t for t in gc.get_referrers(*order) if type(t) is Tensor]
@@ -62,26 +62,26 @@ def to_dot(loss, values=False, precision=3):
     for node in order:
         text = f"{node.name}\n{tuple(node.shape)}"
         if node in known:
-            text += f"\nvalue {_short(known[node], precision)}"
+            text += f"\nvalue {_number_text(known[node], precision)}"
         if node in partials:
-            text += f"\npartial {_short(partials[node], precision)}"
-        lines.append(f"  n{number[node]} [label={_quoted(text)}, shape={'ellipse' if node.edges else 'box'}];")
+            text += f"\npartial {_number_text(partials[node], precision)}"
+        lines.append(f"  n{number[node]} [label={_dot_string(text)}, shape={'ellipse' if node.edges else 'box'}];")
     for node in order:
         for i, (parent, _, _) in enumerate(node.edges):
-            label = f" [label={_quoted(_short(local[node, i], precision))}]" if (node, i) in local else ""
+            label = f" [label={_dot_string(_number_text(local[node, i], precision))}]" if (node, i) in local else ""
             lines.append(f"  n{number[parent]} -> n{number[node]}{label};")
     return "\n".join([*lines, "}"])
 
 
 def root_of(result, name):
-    """The node of a function's result, which the named tool looks below."""
+    """The node of a result; RuntimeError, in the name of a tool, if it has none."""
     if type(result) is not Tensor or result.node is None:
         raise RuntimeError(f"{name}: the result does not depend on anything that requires a gradient")
     return result.node
 
 
-def _remembering(f, values):
-    """f(), with the value of every node that it computes noted: nodes themselves hold none."""
+def _run_keeping_values(f, values):
+    """f(), keeping in `values` the value of every node that it computes, since nodes hold none."""
     create = Tensor.__init__
 
     def noting(self, data, node=None, level=0):
@@ -89,7 +89,7 @@ def _remembering(f, values):
         if node is not None:
             values[node] = data
 
-    with patched(Tensor, __init__=noting):
+    with patched("draw_graph", Tensor, __init__=noting):
         return f()
 
 
@@ -100,14 +100,14 @@ def _partials(result, order):
     partials, local = {result.node: n.ones_like(data)[()]}, {}
     for node in reversed(order):
         for i, (parent, vjp, _) in enumerate(node.edges):
-            d = _through(vjp, partials[node], parent)
+            d = _apply_vjp(vjp, partials[node], parent)
             partials[parent] = partials[parent] + d if parent in partials else d
             if node.shape == parent.shape == ():
-                local[node, i] = _through(vjp, n.ones_like(data)[()], parent)
+                local[node, i] = _apply_vjp(vjp, n.ones_like(data)[()], parent)
     return partials, local
 
 
-def _through(vjp, g, parent):
+def _apply_vjp(vjp, g, parent):
     d = vjp(g)
     d = d.value() if type(d) in (OuterProduct, Scattered) else d
     return unbroadcast(d, parent.shape) if d.shape != parent.shape else d
@@ -145,15 +145,15 @@ def _figure(file, order, texts, local, precision):
             axes.annotate("", (x, y), (u, v), arrowprops=arrow, zorder=0)
             if (node, i) in local:
                 at = (u + x + bend * (y - v)) / 2, (v + y - bend * (x - u)) / 2  # the middle of the arc
-                text = _short(local[node, i], precision)
+                text = _number_text(local[node, i], precision)
                 axes.text(*at, text, color="tab:red", fontsize=8, ha="center", backgroundcolor="white")
     figure.savefig(file)
 
 
-def _quoted(text):
+def _dot_string(text):
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
 
 
-def _short(x, precision):
+def _number_text(x, precision):
     x = np.asarray(unwrap(x))
     return np.array2string(x, precision=precision, suppress_small=True, separator=" ").replace("\n", "")

@@ -1,4 +1,4 @@
-"""Derivatives checked against the definition."""
+"""`gradcheck`: derivatives by rules beside finite differences."""
 
 import numpy as np
 
@@ -7,12 +7,15 @@ from allgrad.autograd.random import generator
 
 
 def gradcheck(f, *arrays, order=1, eps=1e-5, tolerance=1e-6, analytic=False):
-    """Compare the derivatives of f with differences along random directions; AssertionError where they disagree.
+    """Compare the derivatives of f with finite differences; returns True, or raises AssertionError where they disagree.
 
-    f maps float64 arrays to one tensor. Numerically, d<u, f>/dt along x + t v is a central difference with step eps,
-    or, for analytic functions, Im <u, f(x + i h v)> / h with h = 1e-20, which is exact to rounding (Squire and Trapp
-    1998). order=2 checks the derivatives of the first derivatives too, always by central differences of these.
-    Returns True; the error names the derivative that is furthest off: which argument, at which index.
+    f maps Tensors of these arrays, converted to float64, to one Tensor. Compared is <u, df/dx v>, for random u of the
+    shape of the result and random v of those of the arguments: by the vjps, and by a central difference of step eps.
+    With `analytic`, for functions that also take complex arrays, the latter is Im <u, f(x + i h v)> / h with h = 1e-20,
+    exact to rounding (Squire and Trapp 1998). They may differ by `tolerance` times 1 + the sum of their magnitudes.
+
+    order=2 checks the derivatives of the first derivatives too, by central differences of these. The error names the
+    derivative that is furthest off: which argument, at which index.
     """
     return _check(f, [np.array(a, dtype=np.float64) for a in arrays], order, eps, tolerance, analytic, "the function")
 
@@ -44,7 +47,7 @@ def _along(f, xs, vs, eps, analytic):
 
 
 def _furthest_off(f, xs, y, pullback, eps, analytic, what):
-    """Every derivative by itself: which of them differs most, in words."""
+    """Compares every partial derivative by itself, and says in words which differs most."""
     worst = (-1.0, "")
     by_output = [pullback(e.reshape(y.shape)) for e in np.eye(y.size)]
     for i, x in enumerate(xs):

@@ -1,4 +1,4 @@
-"""A network as a table: its layers in the order they compute, their outputs, parameters and work."""
+"""`summary`: a network as a table of its modules, with their outputs, parameters and multiply-adds."""
 
 import math
 from contextlib import ExitStack
@@ -58,7 +58,7 @@ def _run(model, given, names):
     work: dict = {}
     with ExitStack() as stack:
         for module in model.modules():
-            stack.enter_context(patched(module, training=False))
+            stack.enter_context(patched("summary", module, training=False))
         try:
             _forward(model, [_zeros(x, like) for x in given], names, outputs, work)
         except (ValueError, TypeError, IndexError):
@@ -110,8 +110,8 @@ def _forward(model, inputs, names, outputs, work):
 
     with ExitStack() as stack:
         for cls in {type(module) for module in model.modules()}:
-            stack.enter_context(patched(cls, __call__=noting(cls.__call__)))
-        with no_grad(), random.keyed("summary"), instrumented(counting):
+            stack.enter_context(patched("summary", cls, __call__=noting(cls.__call__)))
+        with no_grad(), random.keyed("summary"), instrumented("summary", counting):
             model(*inputs)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from allgrad.autograd.arrays import ALIGNMENT, full
+from allgrad.autograd.arrays import ALIGNMENT_BYTES, full
 from allgrad.ddp.comm import Communicator, share
 from allgrad.ddp.errors import ConfigurationError, counted
 from allgrad.ddp.reduce.half_precision import Wire
@@ -101,7 +101,7 @@ class ShardSum:
         """
         few = self.comm.size == 2 and self.comm.backend == "mpi" and array.nbytes < SHARED
         if self.canonical and self.wire is None and not few:
-            stride = -(-array.nbytes // ALIGNMENT) * ALIGNMENT
+            stride = -(-array.nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
             memory = share(self.comm, [stride * len(nodes) for nodes in self.nodes])
             if memory is not None:
                 self.board = SharedMemorySum(self.comm, memory, self.nodes, array)

@@ -2,7 +2,7 @@
 
 from itertools import accumulate
 
-from allgrad.autograd.arrays import pieces, to_backend_of, to_numpy
+from allgrad.autograd.arrays import cache_blocks, to_backend_of, to_numpy
 
 
 class SharedMemorySum:
@@ -34,7 +34,7 @@ class SharedMemorySum:
         Between the two meetings nobody else touches that slice.
         """
         self.memory.meet()
-        for parts in pieces(*self.own):
+        for parts in cache_blocks(*self.own):
             counter.stack.clear()
             for (level, index), part in zip(self.nodes, parts):
                 counter.push(level, index, part)

@@ -55,7 +55,7 @@ def step_times(comm, config: dict, batch: int, steps: int, reduce="canonical", o
     with ExitStack() as stack:
         for owner, names in ((parallel.total, ("push", "finish")), (comm, ("exchange", "all_reduce"))):
             timed = {name: exchange.around(getattr(owner, name)) for name in names if hasattr(owner, name)}
-            stack.enter_context(patched(owner, **timed))
+            stack.enter_context(patched("study", owner, **timed))
         timed_loss = forward.around(loss)
         step, last = 0, WARM_UPS + steps
         while step < last:

@@ -51,6 +51,9 @@ OF_PAPERS = [
     rule("LAMB", lr=0.01),
     rule("LAMB", lr=0.05, betas=(0.8, 0.95), eps=1e-3, weight_decay=0.0),
     rule("LAMB", lr=0.05, weight_decay=0.3, adapt=False),
+    rule("Lion", lr=0.01),
+    rule("Lion", lr=0.02, betas=(0.8, 0.95), weight_decay=0.3),
+    rule("Lion", lr=0.01, betas=(0.0, 0.5)),
 ]
 GROUPS = {"*.bias": {"weight_decay": 0.0}, "2.*": {"lr_scale": 0.5, "weight_decay": 0.2}, "4.bias": {"lr_scale": 3.0}}
 RULES = [
@@ -58,15 +61,18 @@ RULES = [
     *OF_PAPERS,
     *[
         rule(name, **options, l1=0.01)
-        for name, options in [OF_TORCH[i] for i in (0, 5, 8, 10, 13, 18)] + OF_PAPERS[1:6:4]
+        for name, options in [OF_TORCH[i] for i in (0, 5, 8, 10, 13, 18)] + OF_PAPERS[1:9:4]
     ],
     rule("SGD", lr=0.1, groups={"*.bias": {"momentum": 0.9, "nesterov": True}, "0.*": {"l1": 0.01}}),
     rule("RMSprop", groups=GROUPS | {"4.*": {"centered": True}}),
     rule("AdamW", groups=GROUPS),
+    rule("Lion", lr=0.01, groups=GROUPS),
     rule("LARS", lr=1.0, groups=GROUPS),
     rule("LAMB", groups=GROUPS),
 ]
+WITHOUT_NORMS = [*OF_TORCH, *OF_PAPERS[-3:]]
 of_torch = pytest.mark.parametrize("name, options", OF_TORCH, ids=lambda x: str(x).replace(" ", ""))
+elementwise = pytest.mark.parametrize("name, options", WITHOUT_NORMS, ids=lambda x: str(x).replace(" ", ""))
 each_rule = pytest.mark.parametrize("name, options", RULES, ids=lambda x: str(x).replace(" ", ""))
 
 
@@ -128,7 +134,7 @@ def test_training_on_torch_tensors_is_that_of_torch(name, options):
     close(model, twin)
 
 
-@of_torch
+@elementwise
 def test_a_part_of_the_arrays_is_updated_to_the_same_bits(name, options):
     """On torch tensors too, if parts begin where a vector register does: what ranks that share the state depend on."""
     weights, gradient = torch.randn(2, 1008, generator=torch.Generator().manual_seed(0))
@@ -201,7 +207,7 @@ def test_no_decay_names_biases_and_normalisation(owner):
 
 
 def transcribed(name, weights, gradients, lr, steps, weight_decay, adapt=True, l1=0.0, **o):
-    """LARS and LAMB as their papers' algorithms say, on dicts of arrays; gradients(weights) gives such a dict."""
+    """LARS, LAMB and Lion as their papers' algorithms say, on dicts of arrays; gradients(weights) gives such a dict."""
     norm = np.linalg.norm
     m, v = ({key: np.zeros_like(w) for key, w in weights.items()} for _ in "mv")
     for t in range(1, steps + 1):
@@ -213,6 +219,10 @@ def transcribed(name, weights, gradients, lr, steps, weight_decay, adapt=True, l
                 ratio = o["trust"] * norm(w) / divisor if adapt and norm(w) and divisor else 1.0
                 v[key] = o["momentum"] * v[key] + lr * ratio * (g + weight_decay * w)
                 weights[key] = w - v[key]
+            elif name == "Lion":
+                b1, b2 = o["betas"]
+                weights[key] = w - lr * (np.sign(b1 * m[key] + (1 - b1) * g) + weight_decay * w)
+                m[key] = b2 * m[key] + (1 - b2) * g
             else:
                 b1, b2 = o["betas"]
                 m[key] = b1 * m[key] + (1 - b1) * g
@@ -231,6 +241,7 @@ def test_training_is_that_of_the_paper(name, options, zeros, l1):
     usual = {
         "LARS": {"momentum": 0.9, "weight_decay": 0.0, "trust": 0.001},
         "LAMB": {"betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.01},
+        "Lion": {"betas": (0.9, 0.99), "weight_decay": 0.0},
     }
     model, twin = model_and_twin()
     if zeros:  # a parameter that starts at 0 has to move
@@ -259,6 +270,7 @@ def test_training_is_that_of_the_paper(name, options, zeros, l1):
         ("RMSprop", {"alpha": 0.75}, lambda g: 2.0 * np.sign(g)),
         ("Adam", {}, np.sign),
         ("AdamW", {"weight_decay": 0.5}, lambda g: np.sign(g) + 0.5 * W),
+        ("Lion", {"weight_decay": 0.5}, lambda g: np.sign(g) + 0.5 * W),
         ("LARS", {"adapt": False, "weight_decay": 0.5}, lambda g: g + 0.5 * W),
         ("LAMB", {"adapt": False, "weight_decay": 0.5}, lambda g: np.sign(g) + 0.5 * W),
     ],
@@ -268,6 +280,26 @@ def test_l1_adds_the_sign_of_the_weights_to_the_gradient(name, options, step):
     (w * np.array([1.0, 0.0, 1.0, -1.0])).sum().backward()
     getattr(optim, name)({"w": w}, lr=0.5, l1=0.25, **options).step()
     np.testing.assert_allclose(w.data, W - 0.5 * step(np.array([1.25, -0.25, 1.0, -0.75])), rtol=1e-5)
+
+
+def test_lion_by_hand():
+    """Two steps of 0.1 from w = 1 with gradients 1 and -0.2, betas (0.5, 0.75) and weight decay 0.5."""
+    w = nn.Parameter([1.0], dtype="float64")
+    optimizer = optim.Lion({"w": w}, lr=0.1, betas=(0.5, 0.75), weight_decay=0.5)
+    for g, expected, mean in [(1.0, 0.85, 0.25), (-0.2, 0.7075, 0.1375)]:  # 0.5 * 0.25 + 0.5 * -0.2 is above 0
+        optimizer.zero_grad()
+        (w * g).sum().backward()
+        optimizer.step()
+        np.testing.assert_allclose([*w.data, *optimizer.state["mean"][:1]], [expected, mean], rtol=1e-12)
+
+
+def test_lion_on_torch_tensors_is_that_on_arrays():
+    (model, _), (other, _) = model_and_twin(), model_and_twin()
+    other.to(device="cpu")
+    for m in (model, other):
+        train(m, optim.Lion(m, lr=0.01, weight_decay=0.1, l1=0.01, groups=optim.no_decay(m)), 20)
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        np.testing.assert_allclose(p.data, q.numpy(), rtol=1e-12, atol=1e-12)
 
 
 def test_l1_makes_weights_vanish_that_the_loss_does_not_need():
@@ -300,8 +332,8 @@ def test_what_never_had_a_gradient_stays_without_eps(name, dtype):
 @each_rule
 def test_the_length_of_chunks_changes_no_bit(name, options, monkeypatch):
     hashes = set()
-    for chunk in (base.CHUNK, 5, 64, 1):
-        monkeypatch.setattr(base, "CHUNK", chunk)
+    for chunk in (base.CHUNK_ELEMENTS, 5, 64, 1):
+        monkeypatch.setattr(base, "CHUNK_ELEMENTS", chunk)
         model, optimizer = make(name, options, "float32")
         train(model, optimizer, 5)
         hashes.add(optimizer.arena.sha256())

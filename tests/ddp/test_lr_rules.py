@@ -78,6 +78,7 @@ def test_the_surge_has_its_peak_at_the_noise_scale():
         (("linear", H, 0, 1), "--base-batch is at least 1 sample, got 0"),
         (("adam_sde", H, 16, 64, "sgd"), "--lr-rule adam_sde is for adam and adamw, not for sgd"),
         (("half_life", H, 16, 64, "sgd"), "--lr-rule half_life is for adam and adamw, not for sgd"),
+        (("noise", H, 16, 64, "lion", 9.0), "--lr-rule noise is for sgd and adam and adamw, not for lion"),
         (("surge", H, 16, 64, "sgd", 9.0), "--lr-rule surge is for adam and adamw, not for sgd"),
         (("adascale", H, 16, 64, "adam"), "--lr-rule adascale is for sgd, not for adam"),
         (("adascale", H, 16, 8), "--lr-rule adascale is for batches larger than the base batch, got 8 for 16"),

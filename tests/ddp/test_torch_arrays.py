@@ -96,8 +96,8 @@ def test_halves_compute_in_half_and_keep_everything_in_full(dtype, bits):
     arena = trainer.parallel.arena
     assert {str(p.dtype) for p in trainer.model.parameters()} == {f"torch.{dtype}"}
     assert (arena.data.dtype, arena.grad.dtype, trainer.optimizer.state["mean"].dtype) == (torch.float32,) * 3
-    assert torch.equal(arena.computed, arena.data.to(arena.computed.dtype)) and not torch.equal(
-        arena.computed.float(), arena.data
+    assert torch.equal(arena.compute_copy, arena.data.to(arena.compute_copy.dtype)) and not torch.equal(
+        arena.compute_copy.float(), arena.data
     )
     assert {a.dtype for name, a in trainer.model.state_dict().items() if "tracked" not in name} == {np.dtype("f4")}
     assert summary["train_loss"] == pytest.approx(full["train_loss"], rel=2.0 ** (4 - bits))

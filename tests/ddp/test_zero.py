@@ -15,6 +15,7 @@ RULES = {
     "sgd": lambda p: optim.SGD(p, 0.1, 0.9, weight_decay=0.01, groups=optim.no_decay(p)),
     "adam": lambda p: optim.Adam(p, 0.01),
     "rmsprop": lambda p: optim.RMSprop(p, 0.01, momentum=0.5),
+    "lion": lambda p: optim.Lion(p, 0.01, weight_decay=0.1),
     "plain": lambda p: optim.SGD(p, 0.1),
 }
 

@@ -32,6 +32,7 @@ OPTIMIZERS = [
     "rmsprop --lr 0.01 --momentum 0.5",
     "adam --lr 0.02",
     "adamw --lr 0.02",
+    "lion --lr 0.005",
     "lars --lr 1 --momentum 0.9",
     "lamb --lr 0.05",
 ]

@@ -1,0 +1,98 @@
+"""The array type that a recording is made of: NumPy reports to it every operation it takes part in.
+
+NumPy hands a call that meets an array of a subclass to the subclass (`__array_ufunc__`, `__array_function__`; methods
+are overridden one by one). `Recorded` hands it on to the recorder in force, which computes it and notes the step.
+"""
+
+import operator
+from typing import Any
+
+import numpy as np
+
+from allgrad.autograd.arrays import NUMPY_TYPES, OPERAND_TYPES, xp
+from allgrad.autograd.engine import ARGUMENT_TYPES
+from allgrad.autograd.replay.structures import map_arrays
+
+recorder: Any = None  # the `recorder.Recorder` that is recording; None at other times
+
+METHODS = [
+    "dot", "take", "astype", "copy", "reshape", "ravel", "flatten", "cumsum", "cumprod", "argmax", "argmin", "argsort",
+    "repeat", "round", "trace", "diagonal", "choose", "searchsorted", "sort", "fill", "put", "partition",
+]  # fmt: skip
+TO_PYTHON = ["item", "tolist", "tobytes", "nonzero", "compress", "__int__", "__float__", "__index__", "__complex__"]
+BY_METHOD = {np.amax: "max", np.amin: "min"} | {
+    getattr(np, name): name for name in ("max", "min", "sum", "prod", "mean", "any", "all", "clip")
+}
+SIZED_BY_VALUES = {
+    np.nonzero, np.flatnonzero, np.argwhere, np.unique, np.extract, np.compress, np.union1d, np.intersect1d,
+    np.setdiff1d, np.setxor1d, np.delete, np.trim_zeros, np.bincount,
+}  # fmt: skip
+
+
+class Recorded(np.ndarray):
+    """An array of a function that is being recorded; once that is over, one like any other."""
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=(), **kwargs):
+        if ufunc.nout > 1:
+            _refuse(f"computes numpy's {ufunc.__name__}, which has several results")
+        function = ufunc if method == "__call__" else getattr(ufunc, method)
+        if kwargs.get("where") is True:
+            del kwargs["where"]
+        return _compute(function, inputs, kwargs, out[0] if out else None)
+
+    def __array_function__(self, func, types, args: Any, kwargs):
+        if func in SIZED_BY_VALUES or (func is np.where and len(args) == 1):
+            _refuse(f"takes from numpy's {func.__name__} a result whose shape depends on values")
+        kwargs = dict(kwargs)
+        if func in BY_METHOD and isinstance(args[0], Recorded):
+            return getattr(args[0], BY_METHOD[func])(*args[1:], **kwargs)
+        return _compute(func, args, kwargs, kwargs.pop("out", None))
+
+    def __getitem__(self, index):
+        parts = index if isinstance(index, tuple) else (index,)
+        if any(type(i) is Recorded and i.dtype == bool for i in parts):
+            _refuse("picks elements by a mask, so that the shape of the result depends on values")
+        return _compute(operator.getitem, (self, index), {})
+
+    def __setitem__(self, index, value):
+        _compute(operator.setitem, (self, index, value), {})
+
+    def __bool__(self):
+        return bool(as_plain(self)) if recorder is None else recorder.decide(self)
+
+
+def as_plain(x):
+    """A recorded array as NumPy's own type, of the same memory; anything else as it is."""
+    return x.view(np.ndarray) if type(x) is Recorded else x
+
+
+def _refuse(what):
+    if recorder is not None:
+        recorder.refuse(what)
+
+
+def _compute(function, args, kwargs, out=None):
+    if recorder is not None:
+        return recorder.compute(function, args, kwargs, out)
+    args, kwargs = map_arrays(as_plain, (args, kwargs if out is None else {**kwargs, "out": out}))
+    return function(*args, **kwargs)
+
+
+def _method(name):
+    function = getattr(np.ndarray, name)
+    return lambda self, *args, **kwargs: _compute(function, (self, *args), kwargs)
+
+
+def _to_python(name):
+    def method(self, *args):
+        _refuse(f"takes values as Python numbers or counts them ({name})")
+        return getattr(as_plain(self), name)(*args)
+
+    return method
+
+
+for _name in METHODS + TO_PYTHON:
+    setattr(Recorded, _name, _method(_name) if _name in METHODS else _to_python(_name))
+for _types in (NUMPY_TYPES, OPERAND_TYPES, ARGUMENT_TYPES):
+    _types.add(Recorded)
+xp[Recorded] = np
