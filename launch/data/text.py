@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from allgrad.ddp.errors import ConfigurationError
-from allgrad.launch.data import Data
+from allgrad.launch.data.dataset import Data
 
 CONTEXT = 64
 STANDARD_LIBRARY = 1_000_000  # characters that are read of it

@@ -4,7 +4,6 @@
 `allgrad.launch.study.experiments.NAME`, which makes what it needs of `Run` and `to_target`.
 """
 
-import importlib
 import json
 import math
 import time
@@ -17,7 +16,7 @@ from allgrad import ddp
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.launch.options import OPTIMIZERS as RULES, length
 from allgrad.launch.plan import schedule_of, steps_of
-from allgrad.launch.study import fit, workload
+from allgrad.launch.study import experiments, fit, workload
 from allgrad.launch.train import make_optimizer
 
 SCHEMA = 1  # of configurations and of what they lead to: a change of it makes every run a new one
@@ -96,7 +95,7 @@ def execute(config: dict, comm=None) -> dict:
     kind = config["kind"]
     run = steps_to_target
     if kind != "steps_to_target":
-        run = importlib.import_module(f"allgrad.launch.study.experiments.{kind}").execute
+        run = experiments.module_of(kind).execute
     try:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             found = run(config, comm or ddp.Communicator())

@@ -1,22 +1,17 @@
 """All experiments in one directory, each reading the runs of those before it, and one report that begins with what to
 do."""
 
-import importlib
 import inspect
 import math
 from dataclasses import replace
 
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.launch.study import runner
-from allgrad.launch.study.experiments import VERBS, steps
+from allgrad.launch.study.experiment import experiment
+from allgrad.launch.study.experiments import VERBS, module_of, steps
 from allgrad.launch.study.experiments.noise import PREDICTORS
-from allgrad.launch.study.options import experiment
 from allgrad.launch.study.result import FAIL, INCONCLUSIVE, PASS, Result, Table
 
-FIRST = (
-    "steps", "noise", "lr-rules", "budgets", "schedule", "shuffle", "local", "init", "branch", "sharp", "scaling",
-    "project",
-)  # fmt: skip
 NOT_HERE = "all", "tune"  # the second searches a space that only its user can give
 GRIDS = {"quick": {}, "full": {}}  # those of the experiments
 
@@ -24,12 +19,8 @@ GRIDS = {"quick": {}, "full": {}}  # those of the experiments
 @experiment(GRIDS)
 def run(lab, work, preset="quick", **options) -> list[Result]:
     """Every experiment with those of the options that it takes, and in front of their results one about all of them."""
-    order = [verb for verb in FIRST if verb in VERBS]
-    order += [verb for verb in VERBS if verb not in (*order, *NOT_HERE)]
-    runs = {
-        verb: importlib.import_module(f"allgrad.launch.study.experiments.{verb.replace('-', '_')}").run
-        for verb in order
-    }
+    order = sorted((verb for verb in VERBS if verb not in NOT_HERE), key=lambda verb: verb != "steps")
+    runs = {verb: module_of(verb).run for verb in order}  # `steps` first: others read its runs
     taken = {verb: _taken(run, options) for verb, run in runs.items()}
     if foreign := options.keys() - {key for own in taken.values() for key in own}:
         raise ConfigurationError(f"--{min(foreign).replace('_', '-')} has no effect on any of these experiments")

@@ -11,10 +11,10 @@ import numpy as np
 
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.launch.study import figures, fit, runner
+from allgrad.launch.study.experiment import PRESET, experiment
 from allgrad.launch.study.experiments import steps
-from allgrad.launch.study.options import PRESET, experiment
+from allgrad.launch.study.lr_tuning import SEEDS, power
 from allgrad.launch.study.result import Check, Figure, Result, Table
-from allgrad.launch.study.tune import SEEDS, power
 
 GRIDS = {
     "quick": {

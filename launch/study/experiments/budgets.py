@@ -11,9 +11,9 @@ import numpy as np
 from allgrad.ddp import Sampler
 from allgrad.launch.plan import steps_of
 from allgrad.launch.study import figures, fit, runner
-from allgrad.launch.study.options import PRESET, experiment
+from allgrad.launch.study.experiment import PRESET, experiment
+from allgrad.launch.study.lr_tuning import REPORT_SEEDS, SEEDS, Tuned, climb
 from allgrad.launch.study.result import Check, Figure, Result, Table
-from allgrad.launch.study.tune import REPORT_SEEDS, SEEDS, Tuned, climb
 
 GRIDS = {
     "quick": {

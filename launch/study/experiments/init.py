@@ -13,10 +13,10 @@ from allgrad import autograd as ag
 from allgrad.autograd import init, nn, random
 from allgrad.autograd.arrays import to_numpy
 from allgrad.launch.study import figures, fit, runner
+from allgrad.launch.study.experiment import PRESET, experiment
 from allgrad.launch.study.experiments import steps
-from allgrad.launch.study.options import PRESET, experiment
+from allgrad.launch.study.lr_tuning import SEEDS, NothingWorks, Tuned, first_rate, tune
 from allgrad.launch.study.result import Check, Figure, Result, Table
-from allgrad.launch.study.tune import SEEDS, NothingWorks, Tuned, first_rate, tune
 
 SCHEMES = {
     "he": init.kaiming,

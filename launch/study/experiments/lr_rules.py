@@ -16,10 +16,10 @@ from allgrad.autograd import schedule
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.ddp.scaling import AdaScale, lr_rules
 from allgrad.launch.study import figures, fit, runner
+from allgrad.launch.study.experiment import PRESET, experiment
 from allgrad.launch.study.experiments import steps
-from allgrad.launch.study.options import PRESET, experiment
+from allgrad.launch.study.lr_tuning import REPORT_SEEDS, SEEDS, Tuned, steps_of
 from allgrad.launch.study.result import Check, Figure, Result, Table
-from allgrad.launch.study.tune import REPORT_SEEDS, SEEDS, Tuned, steps_of
 
 GRIDS = {
     "quick": {

@@ -15,8 +15,8 @@ from allgrad.autograd import random
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.ddp.scaling import Frozen, hessian_product, largest_eigenvalue, noise_of_examples
 from allgrad.launch.study import figures, fit, runner, workload
+from allgrad.launch.study.experiment import PRESET, experiment
 from allgrad.launch.study.experiments import steps
-from allgrad.launch.study.options import PRESET, experiment
 from allgrad.launch.study.result import Check, Figure, Result, Table
 
 GRIDS = {

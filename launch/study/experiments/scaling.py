@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from allgrad.ddp.errors import ConfigurationError
-from allgrad.launch.study import cost_model, measure
-from allgrad.launch.study.options import experiment
+from allgrad.launch.study.costs import cost_model, measure
+from allgrad.launch.study.experiment import experiment
 from allgrad.launch.study.result import Check, Figure, Result, Table
 
 GRIDS = {

@@ -15,9 +15,9 @@ from allgrad.autograd import schedule as rates
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.ddp.scaling import grow
 from allgrad.launch.study import figures, fit, runner
-from allgrad.launch.study.options import PRESET, experiment
+from allgrad.launch.study.experiment import PRESET, experiment
+from allgrad.launch.study.lr_tuning import REPORT_SEEDS, START, Tuned, first_rate, tune
 from allgrad.launch.study.result import Check, Figure, Result, Table
-from allgrad.launch.study.tune import REPORT_SEEDS, START, Tuned, first_rate, tune
 
 GRIDS = {
     "quick": {"optimizers": ("sgd", "adam"), "seeds": (0,), "report_seeds": REPORT_SEEDS, "phases": 3, "epochs": 8},

@@ -8,8 +8,8 @@ import pytest
 
 from allgrad.ddp import ConfigurationError
 from allgrad.launch.__main__ import main
-from allgrad.launch.study import Check, Result, Table, Workload, experiments
-from allgrad.launch.study.experiments import all as everything
+from allgrad.launch.study import Check, Result, Table, Workload
+from allgrad.launch.study.experiments import VERBS, all as everything
 
 
 @pytest.fixture
@@ -34,9 +34,10 @@ def verbs(monkeypatch):
         module = ModuleType(name)
         module.run = run
         monkeypatch.setitem(sys.modules, f"allgrad.launch.study.experiments.{name}", module)
-    kept = dict.fromkeys((*found, "all"), "")
-    monkeypatch.setattr(experiments, "VERBS", kept)
-    monkeypatch.setattr(everything, "VERBS", kept)
+    for verb in [*VERBS]:
+        monkeypatch.delitem(VERBS, verb)
+    for verb in (*found, "all"):
+        monkeypatch.setitem(VERBS, verb, "")
     return called
 
 
@@ -70,9 +71,6 @@ def test_the_advice_is_that_of_steps_with_noise_and_ranks_before_what_is_not_kno
 
 
 def test_one_page_for_all(verbs, tmp_path, monkeypatch, capsys):
-    from allgrad.launch.study import command
-
-    monkeypatch.setattr(command, "VERBS", experiments.VERBS)
     monkeypatch.chdir(tmp_path)
     assert main(["study", "all", "--jobs", "1", "--out", "here"]) == 0
     page = (tmp_path / "here" / "report.html").read_text()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pytest import approx
 
-from allgrad.launch.study import calibrate, cost_model
+from allgrad.launch.study.costs import calibrate, cost_model
 
 SIZES = calibrate.SIZES["quick"]
 NET = cost_model.Network("", 2e-5, 1e-9, 0.25e-9)

@@ -7,7 +7,7 @@ import pytest
 from pytest import approx
 
 from allgrad.ddp.errors import ConfigurationError
-from allgrad.launch.study import cost_model as cm
+from allgrad.launch.study.costs import cost_model as cm
 
 EXACT = {"rel": 1e-6}
 US = 1e-6

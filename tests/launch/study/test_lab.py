@@ -16,8 +16,8 @@ import pytest
 
 from allgrad import ddp
 from allgrad.launch.study import Lab, Workload, configuration
-from allgrad.launch.study.lab import _Process
 from allgrad.launch.study.ledger import Ledger, flat
+from allgrad.launch.study.workers import WorkerProcess
 
 ROOT = Path(__file__).parents[3]
 FLAGS = "steps --optimizer sgd --batches 128,256,512 --seeds 1 --report-seeds 2 --target 0.2"
@@ -122,7 +122,7 @@ def test_curves_are_kept_if_asked_for(tmp_path):
 
 
 def test_a_worker_that_is_killed_costs_one_row():
-    worker = _Process()
+    worker = WorkerProcess()
     short, long = configs((1,))[0], configs((2,), target=None, steps=10**7)[0]
     assert worker.do(short)["status"] == "ok"
     threading.Timer(0.2, os.kill, (worker.process.pid, signal.SIGKILL)).start()

@@ -6,7 +6,7 @@ import pytest
 
 from allgrad.launch.study import Lab, Workload, configuration
 from allgrad.launch.study.experiments import lr_rules
-from allgrad.launch.study.tune import Tuned
+from allgrad.launch.study.lr_tuning import Tuned
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 
 from allgrad import ddp
 from allgrad.ddp.errors import ConfigurationError
-from allgrad.launch.study import measure
+from allgrad.launch.study.costs import measure
 from allgrad.launch.study.workload import Workload
 
 CONFIG = Workload(model="mlp:8").config()
@@ -74,7 +74,8 @@ def test_two_ranks_see_the_losses_of_one():
 
 
 SCRIPT = """
-from allgrad.launch.study import Lab, Workload, measure
+from allgrad.launch.study import Lab, Workload
+from allgrad.launch.study.costs import measure
 
 cell = {"kind": "steps", "config": Workload(model="mlp:8").config(), "batch": 8, "steps": 2}
 with Lab("study") as lab:

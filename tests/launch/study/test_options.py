@@ -7,8 +7,9 @@ import pytest
 
 from allgrad.ddp import ConfigurationError
 from allgrad.launch.study import Lab, Result, Workload, branch, init, noise, project, schedule, search, sharp, steps
+from allgrad.launch.study.experiment import PRESET, experiment
 from allgrad.launch.study.experiments import all as everything
-from allgrad.launch.study.options import PRESET, experiment, typed
+from allgrad.launch.study.options import typed
 
 GRIDS = {
     "quick": {"optimizers": ("sgd",), "batches": (4, 8), "seeds": (0, 1), "report_seeds": (100,)},

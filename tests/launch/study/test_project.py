@@ -8,8 +8,8 @@ from pytest import approx
 
 from allgrad import ddp
 from allgrad.ddp.errors import ConfigurationError
-from allgrad.launch.study import calibrate, cost_model, measure, projection
-from allgrad.launch.study.calibrate import Compute, Line
+from allgrad.launch.study.costs import calibrate, cost_model, measure, projection
+from allgrad.launch.study.costs.calibrate import Compute, Line
 from allgrad.launch.study.experiments import project, scaling
 from allgrad.launch.study.workload import Workload
 

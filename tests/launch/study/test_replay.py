@@ -6,8 +6,8 @@ from pytest import approx
 
 import allgrad as ag
 from allgrad import nn
-from allgrad.launch.study import cost_model, replay
-from allgrad.launch.study.replay import Recording
+from allgrad.launch.study.costs import cost_model, replay
+from allgrad.launch.study.costs.replay import Recording
 
 THREE = Recording(("c", "b", "a"), (600, 300, 200), (14.0, 18.0, 22.0), 10.0, 22.0)
 

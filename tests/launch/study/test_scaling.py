@@ -8,7 +8,7 @@ from pytest import approx
 
 from allgrad import ddp
 from allgrad.ddp.errors import ConfigurationError
-from allgrad.launch.study import measure
+from allgrad.launch.study.costs import measure
 from allgrad.launch.study.experiments import scaling
 from allgrad.launch.study.workload import Workload
 

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from allgrad.ddp.errors import ConfigurationError
-from allgrad.launch.study import Lab, Workload, configuration, search, trials
-from allgrad.launch.study.designs import Rung, design, halving, parse, part, promoted, rungs, spaces
-from allgrad.launch.study.experiments.tune import Setting, Trial, shaped
-from allgrad.launch.study.importance import bins, crossed, importance, together
+from allgrad.launch.study import Lab, Workload, configuration, search
+from allgrad.launch.study.experiments.tune import findings
+from allgrad.launch.study.experiments.tune.designs import Rung, design, halving, parse, part, promoted, rungs, spaces
+from allgrad.launch.study.experiments.tune.importance import bins, crossed, importance, together
+from allgrad.launch.study.experiments.tune.search import Setting, Trial, shaped
 
 # --- spaces ----------------------------------------------------------------------------------------------------------
 
@@ -260,7 +261,7 @@ def test_the_best_are_confirmed_with_seeds_that_are_not_kept_fresh():
      ((0.5, math.inf), (0.6,), "PASS")],
 )  # fmt: skip
 def test_a_winner_that_fails_with_every_fresh_seed_is_no_winner(winner, median, verdict):
-    assert trials._ratio("", {"winner": winner, "median": median}, "median trial").verdict == verdict
+    assert findings._ratio("", {"winner": winner, "median": median}, "median trial").verdict == verdict
 
 
 @pytest.mark.parametrize("spec", ["0.5..0.9", "0.5,0.9"])
@@ -285,7 +286,7 @@ def test_a_file_that_a_run_splits_by_its_seed_has_no_command(seed, said, tmp_pat
     (tmp_path / "rows.csv").write_text("\n".join(["u,v,label", *lines]))
     work = Workload(str(tmp_path / "rows.csv"), "softmax")
     row = {"config": configuration(work, "sgd", steps=4, batch=4, seed=seed), "steps": 4}
-    assert (trials.command(work, row) is not None) == said
+    assert (findings.command(work, row) is not None) == said
 
 
 def test_a_space_from_a_file_and_equal_steps(tmp_path, monkeypatch, capsys):

@@ -10,7 +10,7 @@ from allgrad.ddp.errors import ConfigurationError
 from allgrad.launch.study import Lab, Workload, steps
 from allgrad.launch.study.command import status, table
 from allgrad.launch.study.experiments.steps import Cell, summarize
-from allgrad.launch.study.tune import Tuned
+from allgrad.launch.study.lr_tuning import Tuned
 
 
 @pytest.fixture(scope="module")

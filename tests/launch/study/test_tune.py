@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from allgrad.launch.study.tune import FACTOR, NothingWorks, tune
+from allgrad.launch.study.lr_tuning import FACTOR, NothingWorks, tune
 
 
 class Formula:

@@ -15,8 +15,7 @@ import numpy as np
 
 from allgrad.autograd import random
 from allgrad.ddp.errors import ConfigurationError
-from allgrad.launch.models import INITS
-from allgrad.launch.models.dense import ACTIVATIONS
+from allgrad.launch.models import ACTIVATIONS, INITS
 from allgrad.launch.options import SCHEDULES, length
 
 SEARCHES = "grid", "random", "quasi", "halving"

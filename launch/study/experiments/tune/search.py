@@ -1,6 +1,6 @@
 """Which hyper-parameters are best under an equal budget, how sure is that, and how much does each of them matter?
 
-Search by grid, at random, quasi-random, or by successive halving: see `allgrad.launch.study.designs`.
+Search by grid, at random, quasi-random, or by successive halving: see `designs`.
 """
 
 import math
@@ -13,11 +13,12 @@ from typing import Any
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.launch import models
 from allgrad.launch.options import length
-from allgrad.launch.study import designs, runner
-from allgrad.launch.study.designs import Dimension
-from allgrad.launch.study.options import PRESET, experiment
+from allgrad.launch.study import runner
+from allgrad.launch.study.experiment import PRESET, experiment
+from allgrad.launch.study.experiments.tune import designs
+from allgrad.launch.study.experiments.tune.designs import Dimension
+from allgrad.launch.study.experiments.tune.findings import summarize
 from allgrad.launch.study.result import Result
-from allgrad.launch.study.trials import summarize
 
 SPACE = {
     "lr": "log:1e-3..1", "batch": "16,32,64,128", "depth": "1,2,3", "width": "log:16..256",
@@ -52,7 +53,7 @@ def run(
 ) -> Result:  # fmt: skip
     """The experiment. What is not given is the preset's.
 
-    space       {name: specification} or words "name=specification", see `allgrad.launch.study.designs.parse`
+    space       {name: specification} or words "name=specification", see `designs.parse`
     steps       budget of each trial: steps, "10ep" or "20000samples"
     seeds       those that a trial is scored on, by their mean; report_seeds: fresh ones for the best trials
     optimizers, batches, momentum, weight_decay, schedule: one value or several, as if given in the space

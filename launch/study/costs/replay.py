@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from allgrad.autograd.arena import arena_of
-from allgrad.launch.study import cost_model
+from allgrad.launch.study.costs import cost_model
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,14 @@
-"""The arithmetic and the figures of `project`: time to target on W ranks by the cost model."""
+"""What a projection says: its headline, checks, tables and notes, and its figures."""
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
-from allgrad.launch.study import cost_model, replay
-from allgrad.launch.study.calibrate import Compute
-from allgrad.launch.study.cost_model import Network
-from allgrad.launch.study.result import Figure
+from allgrad.launch.study import figures
+from allgrad.launch.study.costs import projection
+from allgrad.launch.study.experiments import scaling
+from allgrad.launch.study.result import Check, Figure, Table
 
-COLUMNS = [
-    "W", "algo", "B*", "b*", "B_closed", "steps", "t_compute", "t_straggle", "t_latency", "t_bandwidth", "t_step",
-    "T_target", "speedup", "eff", "T_fixed_b", "T_fixed_B", "T_overlap", "bound", "extrapolation",
-]  # fmt: skip
 CAPTION = (
     "A model, not a measurement. B*: the global batch of least time among powers of two, B_closed its closed form "
     "sqrt(B_crit c W / d); t: seconds of a step with B*, and T_target those to the target; T_fixed_b, T_fixed_B: with "
@@ -29,88 +24,10 @@ MEANINGS = {
     "t_bandwidth": "what the bytes add to it (s)", "t_step": "step with B* (s)", "T_target": "time to the target (s)",
     "speedup": "T_target of one rank over that of W", "eff": "efficiency of the ranks: speedup / W",
 }  # fmt: skip
-BUCKETS = 1, 2, 4, 8, 16  # into how many the gradients may be cut where exchange overlaps with backward
 WATERMARK = "model, not measurement"
 
 
-@dataclass(frozen=True)
-class Model:
-    """All that the time to target is computed from: seconds and bytes, as in `cost_model`."""
-
-    net: Network
-    algorithm: str
-    compute: Compute
-    bytes: int
-    s_min: float
-    b_crit: float
-
-    def exchange(self, W: int) -> float:
-        return cost_model.all_reduce(self.algorithm, W, self.bytes, self.net)
-
-    def coefficients(self, W: int) -> tuple[float, float]:
-        """c_W and d of a step c_W + d b: what does not, and what does depend on the examples b of a rank."""
-        slow = self.compute.crowding * self.compute.straggling(W)
-        return slow * self.compute.line.a + self.exchange(W), slow * self.compute.line.b
-
-    def time(self, B: float, W: int) -> float:
-        """Seconds to the target with global batch B."""
-        c, d = self.coefficients(W)
-        return cost_model.time_to_target(B, W, self.s_min, self.b_crit, c, d)
-
-    def best(self, W: int) -> tuple[int, float]:
-        """The best power of two of at least W, and its seconds."""
-        c, d = self.coefficients(W)
-        return cost_model.best_power_of_two(lambda B: cost_model.time_to_target(B, W, self.s_min, self.b_crit, c, d), W)
-
-
-def row(model: Model, W: int, seen: int, recording=None) -> dict:
-    """COLUMNS for W ranks, if `seen` of them were timed; `recording` of a backward, for T_overlap."""
-    B, T = model.best(W)
-    first, T1 = model.best(1)
-    c, d = model.coefficients(W)
-    exchange, seconds = model.exchange(W), model.compute(B / W)
-    algorithm = model.algorithm
-    if algorithm == "best":
-        algorithm = cost_model.best_algorithm(W, model.bytes, model.net)
-    latency = cost_model.all_reduce(algorithm, W, 0, model.net)
-    step, steps = c + d * B / W, model.s_min * (1.0 + model.b_crit / B)
-    straggle = seconds * (model.compute.straggling(W) - 1.0)
-    overlapped = None
-    if recording is not None:
-        overlapped = steps * min(overlap(model, W, B, recording, k).step for k in BUCKETS)
-    return {
-        "W": W, "algo": algorithm if W > 1 else "none", "B*": B, "b*": B // W,
-        "B_closed": cost_model.best_batch(W, model.b_crit, c, d), "steps": steps, "t_compute": seconds,
-        "t_straggle": straggle, "t_latency": latency, "t_bandwidth": exchange - latency, "t_step": step, "T_target": T,
-        "speedup": T1 / T, "eff": T1 / T / W, "T_fixed_b": model.time(first * W, W),
-        "T_fixed_B": model.time(first, W) if first >= W else None, "T_overlap": overlapped,
-        "bound": bound(seconds + straggle, latency, exchange - latency, B, model.b_crit),
-        "extrapolation": max(1.0, W / seen),
-    }  # fmt: skip
-
-
-def bound(compute, latency, bandwidth, B, b_crit) -> str:
-    """What a step costs most: "latency", "bandwidth", or compute.
-
-    Compute is "statistical" if B exceeds B_crit: most of it then goes into S_min steps that no larger batch saves.
-    """
-    if compute >= max(latency, bandwidth):
-        return "statistical" if b_crit < B else "compute"
-    return "latency" if latency >= bandwidth else "bandwidth"
-
-
-def overlap(model: Model, W: int, B: int, recording, buckets: int):
-    """The recorded backward, stretched to the compute of B / W examples, with its exchange in so many buckets."""
-    course = recording.scaled(model.compute(B / W))
-
-    def all_reduce(n):
-        return cost_model.all_reduce(model.algorithm, W, n, model.net)
-
-    most = max(1.0, sum(recording.sizes) / buckets)
-    return replay.replay(course, all_reduce, most, slowdown=model.compute.straggling(W))
-
-
-def headline(model: Model, rows, source: str) -> str:
+def headline(model: projection.Model, rows, source: str) -> str:
     """Where the target is reached soonest; source: of the steps to it, "given" or "study steps, sgd"."""
     best, net = min(rows, key=lambda row: row["T_target"]), model.net
     where = "the network measured here" if net.name == "measured" else net.name
@@ -145,10 +62,106 @@ def seconds(t: float) -> str:
     return f"{two_digits(t * 1e9)} ns"
 
 
+def checks(rows, validation):
+    said = []
+    for W, m in dict.fromkeys((row["W"], row["model"]) for row in validation):
+        some = [row for row in validation if (row["W"], row["model"]) == (W, m)]
+
+        def off(key: str, some=some) -> float:
+            return float(np.median([abs(row["t_predicted"] / row[key] - 1.0) for row in some]))
+
+        value, *ends = off("t_measured"), off("t_least"), off("t_most")
+        name = "the workload's model" if m == "own" else scaling.LARGE
+        claim = f"A step of {name} on {W} ranks is predicted from one rank and calibration within 25 %"
+        said.append(Check(claim, value, min(value, *ends), max(value, *ends), most=0.25))
+    free = [abs(math.log2(row["B*"] / row["B_closed"])) for row in rows if row["B*"] > row["W"]]
+    if free:
+        claim = "The best power of two is within one of the closed form B* = sqrt(B_crit c W / d) (log2 of the ratio)"
+        said.append(Check(claim, max(free), max(free), max(free), most=1.0))
+    return said
+
+
+def calibration_tables(found, validation):
+    rows = []
+    for (W, how), line in found.lines.items():
+        rows.append({"what": f"all-reduce, {how}", "W": W, "a": line.a, "b": line.b, "worst_error": line.worst})
+    for m, compute in found.compute.items():
+        line = compute.line
+        rows.append({"what": f"compute, {m}", "W": 1, "a": line.a, "b": line.b, "worst_error": line.worst,
+                     "crowding": compute.crowding, "late_p90": float(np.quantile(compute.relative, 0.9))})  # fmt: skip
+    rows.append({"what": "add", "W": 1, "a": 0.0, "b": found.added})
+    tables = [
+        Table(
+            "calibration", ["what", "W", "a", "b", "worst_error", "crowding", "late_p90"], rows,
+            "Lines a + b x in seconds: x in bytes, or in examples of one rank for compute; worst_error of predicting "
+            "each point from the others; crowding: seconds with all cores at work, relative to one; late_p90: the 90th "
+            "percentile of a step's compute, relative to its median.",
+            {"W": "ranks", "a": "seconds whatever the size", "b": "slope: seconds a byte, or an example",
+             "worst_error": "largest relative error of a point that the line is not fitted to",
+             "crowding": "seconds with all cores at work over those with one",
+             "late_p90": "90th percentile of a step's compute over its median"},
+        )
+    ]  # fmt: skip
+    if validation:
+        tables.append(Table(
+            "validation", list(validation[0]), validation,
+            "Medians of steps in seconds, predicted from one rank and calibration; least and most of the blocks; "
+            "t_uncrowded: as if a rank computed as fast among others as alone; network_from: ranks of the all-reduces.",
+            {"t_exchange": "the all-reduce's part of t_predicted (s)", "error": "t_predicted / t_measured - 1"},
+        ))  # fmt: skip
+    return tables
+
+
+def notes(work, model, rows, seen, found, validation):
+    far = rows[-1]["W"] / seen
+    said = [
+        f"A model, not a measurement: {rows[-1]['W']:,} ranks are {far:,.0f} times as many as were timed "
+        f"({seen}). Nothing here knows of congestion, of slower links between racks, or of failures.",
+        "The hyperbola of steps is extrapolated wherever B* is beyond the batches of study steps.",
+    ]
+    samples, batch = len(work.loaded.train_x), max(row["B*"] for row in rows)
+    if batch > samples:
+        first = next(row["W"] for row in rows if row["B*"] > samples)
+        said.append(f"From W = {first} on a batch is larger than the {samples:,} samples of the data.")
+    if found:
+        if found.oversubscribed:
+            listed = ", ".join(map(str, found.oversubscribed))
+            said.append(f"Runs on {listed} ranks, which share cores, were oversubscribed and are left out.")
+        worst = max((line.worst for line in found.lines.values()), default=0.0)
+        if worst > 0.5:
+            said.append(
+                f"A line a + b n misses an all-reduce that it was not fitted to by up to {worst:.0%} here: times of "
+                f"all-reduces bend with the size, or the machine is not quiet."
+            )
+        if model.compute.crowding > 1.05:
+            said.append(
+                f"With all cores at work a rank computes {model.compute.crowding:.2f} times as long as alone; the "
+                f"projection takes the crowded time for every number of ranks, one included."
+            )
+    late = model.compute.straggling(1)
+    if late > 1.1:
+        said.append(
+            f"The steps that were timed take {late:.2f} times their median on average: the machine is not quiet, and "
+            f"every rank of the projection is taken to be as disturbed as it."
+        )
+    single = {row["W"] for row in validation if row["network_from"] == str(row["W"])}
+    for W in sorted(single):
+        said.append(
+            f"At {W} ranks the network was calibrated by all-reduces on {W} ranks themselves, there being no others; "
+            f"the compute is that of one rank, and of {W} at once that do not talk; no step on {W} ranks was used."
+        )
+    if len(model.compute.relative) > 1:
+        said.append(
+            f"Stragglers are drawn from {len(model.compute.relative):,} measured steps: with more ranks than that the "
+            f"slowest seen is a lower bound of the slowest."
+        )
+    return said
+
+
 # --- figures ---------------------------------------------------------------------------------------------------------
 
 
-def figures(model: Model, rows, seen, found, recording) -> list[Figure]:
+def pictures(model: projection.Model, rows, seen, found, recording) -> list[Figure]:
     many = min(rows, key=lambda row: row["T_target"])
     drawn = [
         Figure(
@@ -172,15 +185,13 @@ def figures(model: Model, rows, seen, found, recording) -> list[Figure]:
             f"A recorded backward replayed for W = {many['W']:,} ({WATERMARK}): when the gradients of each bucket are "
             f"final, and its exchange."
         )
-        line = overlap(model, many["W"], many["B*"], recording, 4)
+        line = projection.overlap(model, many["W"], many["B*"], recording, 4)
         drawn.append(Figure("timeline", caption, lambda: draw_timeline(line)))
     return drawn
 
 
 def draw_times(rows, seen):
     from matplotlib.ticker import LogLocator
-
-    from allgrad.launch.study import figures
 
     figure, axes = figures.new()
     series = (("T_target", "best B"), ("T_fixed_b", "fixed b"), ("T_fixed_B", "fixed B"))
@@ -205,8 +216,6 @@ def draw_times(rows, seen):
 
 
 def draw_step(rows):
-    from allgrad.launch.study import figures
-
     figure, axes = figures.new()
     base = np.zeros(len(rows))
     at = np.arange(len(rows))
@@ -226,8 +235,6 @@ def draw_step(rows):
 
 
 def draw_calibration(found):
-    from allgrad.launch.study import figures
-
     figure, axes = figures.new()
     for i, ((W, how), line) in enumerate(found.lines.items()):
         figures.points_with_interval(axes, line.x, line.t, i=i, label=f"{W} ranks, {how}")
@@ -241,8 +248,6 @@ def draw_calibration(found):
 
 
 def draw_timeline(line):
-    from allgrad.launch.study import figures
-
     figure, axes = figures.new(height=1.6)
     axes.barh(["compute"], [line.backward * 1e3], color=figures.COLORS[0])
     for k, (_, ready, start, end) in enumerate(line.events):

@@ -1,6 +1,6 @@
 """Times of real ranks: training steps in their parts, and exact all-reduces.
 
-    python -m allgrad.launch.study.measure ASKED ANSWER
+    python -m allgrad.launch.study.costs.measure ASKED ANSWER
 
 is what each rank runs that `on_ranks` starts, with the names of two pickled files. A cell says what to measure, see
 `CELLS`.
@@ -199,7 +199,7 @@ def on_ranks(ranks: int, function, launcher: str | None = None):
         asked, answer = Path(directory, "asked"), Path(directory, "answer")
         asked.write_bytes(pickle.dumps(function))
         words, variables = launchers.command(
-            launcher or launchers.available(), ranks, [str(asked), str(answer)], "allgrad.launch.study.measure"
+            launcher or launchers.available(), ranks, [str(asked), str(answer)], "allgrad.launch.study.costs.measure"
         )
         environment = {**os.environ, **variables}
         try:

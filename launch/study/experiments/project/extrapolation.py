@@ -7,12 +7,14 @@ import numpy as np
 
 from allgrad.autograd.arena import arena_of
 from allgrad.ddp.errors import ConfigurationError
-from allgrad.launch.study import calibrate, cost_model, measure, projection, replay, workload
-from allgrad.launch.study.calibrate import Compute, Line
-from allgrad.launch.study.cost_model import Network
+from allgrad.launch.study import workload
+from allgrad.launch.study.costs import calibrate, cost_model, measure, projection, replay
+from allgrad.launch.study.costs.calibrate import Compute, Line
+from allgrad.launch.study.costs.cost_model import Network
+from allgrad.launch.study.experiment import experiment
 from allgrad.launch.study.experiments import scaling
-from allgrad.launch.study.options import experiment
-from allgrad.launch.study.result import Check, Result, Table
+from allgrad.launch.study.experiments.project import findings
+from allgrad.launch.study.result import Result, Table
 
 GRIDS = {
     "quick": {"blocks": 3, "steps": {"own": 100, "large": 15}},
@@ -80,13 +82,13 @@ def run(
     result = Result(
         "project",
         f"How soon would the target be reached on up to {rows[-1]['W']:,} ranks, and what stops it from being sooner?",
-        projection.headline(model, rows, source),
-        _checks(rows, validation),
-        [Table("projection", projection.COLUMNS, rows, projection.CAPTION, projection.MEANINGS)],
-        projection.figures(model, rows, seen, found, recording),
+        findings.headline(model, rows, source),
+        findings.checks(rows, validation),
+        [Table("projection", projection.COLUMNS, rows, findings.CAPTION, findings.MEANINGS)],
+        findings.pictures(model, rows, seen, found, recording),
     )
     if found:
-        result.tables += _calibration_tables(found, validation)
+        result.tables += findings.calibration_tables(found, validation)
     crowded = f", {own.crowding:.2f} times that with all at work"
     result.methods = (
         f"{work.name}; {nbytes:,} bytes of gradients; {steps[0]:.4g} (1 + {steps[1]:.4g} / B) steps to target "
@@ -97,7 +99,7 @@ def run(
         f"beta = {network.B * 1e9:.4g} ns a byte sent, gamma = {network.C * 1e9:.4g} ns a byte added "
         f"({network.basis}); algorithm of the all-reduce: {algorithm}."
     )
-    result.notes = _notes(work, model, rows, seen, found, validation)
+    result.notes = findings.notes(work, model, rows, seen, found, validation)
     return result
 
 
@@ -196,7 +198,7 @@ def _steps_to_target(lab, work, preset, s_min, b_crit, optimizer) -> tuple[tuple
     return found, f"study steps, {optimizer}"
 
 
-# --- what follows --------------------------------------------------------------------------------------------------
+# --- what is compared ------------------------------------------------------------------------------------------------
 
 
 def _validation(found: Measured) -> list[dict]:
@@ -216,99 +218,3 @@ def _validation(found: Measured) -> list[dict]:
             "network_from": " ".join(map(str, others or [W])),
         })  # fmt: skip
     return rows
-
-
-def _checks(rows, validation):
-    checks = []
-    for W, m in dict.fromkeys((row["W"], row["model"]) for row in validation):
-        some = [row for row in validation if (row["W"], row["model"]) == (W, m)]
-
-        def off(key: str, some=some) -> float:
-            return float(np.median([abs(row["t_predicted"] / row[key] - 1.0) for row in some]))
-
-        value, *ends = off("t_measured"), off("t_least"), off("t_most")
-        name = "the workload's model" if m == "own" else scaling.LARGE
-        claim = f"A step of {name} on {W} ranks is predicted from one rank and calibration within 25 %"
-        checks.append(Check(claim, value, min(value, *ends), max(value, *ends), most=0.25))
-    free = [abs(math.log2(row["B*"] / row["B_closed"])) for row in rows if row["B*"] > row["W"]]
-    if free:
-        claim = "The best power of two is within one of the closed form B* = sqrt(B_crit c W / d) (log2 of the ratio)"
-        checks.append(Check(claim, max(free), max(free), max(free), most=1.0))
-    return checks
-
-
-def _calibration_tables(found: Measured, validation):
-    rows = []
-    for (W, how), line in found.lines.items():
-        rows.append({"what": f"all-reduce, {how}", "W": W, "a": line.a, "b": line.b, "worst_error": line.worst})
-    for m, compute in found.compute.items():
-        line = compute.line
-        rows.append({"what": f"compute, {m}", "W": 1, "a": line.a, "b": line.b, "worst_error": line.worst,
-                     "crowding": compute.crowding, "late_p90": float(np.quantile(compute.relative, 0.9))})  # fmt: skip
-    rows.append({"what": "add", "W": 1, "a": 0.0, "b": found.added})
-    tables = [
-        Table(
-            "calibration", ["what", "W", "a", "b", "worst_error", "crowding", "late_p90"], rows,
-            "Lines a + b x in seconds: x in bytes, or in examples of one rank for compute; worst_error of predicting "
-            "each point from the others; crowding: seconds with all cores at work, relative to one; late_p90: the 90th "
-            "percentile of a step's compute, relative to its median.",
-            {"W": "ranks", "a": "seconds whatever the size", "b": "slope: seconds a byte, or an example",
-             "worst_error": "largest relative error of a point that the line is not fitted to",
-             "crowding": "seconds with all cores at work over those with one",
-             "late_p90": "90th percentile of a step's compute over its median"},
-        )
-    ]  # fmt: skip
-    if validation:
-        tables.append(Table(
-            "validation", list(validation[0]), validation,
-            "Medians of steps in seconds, predicted from one rank and calibration; least and most of the blocks; "
-            "t_uncrowded: as if a rank computed as fast among others as alone; network_from: ranks of the all-reduces.",
-            {"t_exchange": "the all-reduce's part of t_predicted (s)", "error": "t_predicted / t_measured - 1"},
-        ))  # fmt: skip
-    return tables
-
-
-def _notes(work, model, rows, seen, found, validation):
-    far = rows[-1]["W"] / seen
-    notes = [
-        f"A model, not a measurement: {rows[-1]['W']:,} ranks are {far:,.0f} times as many as were timed "
-        f"({seen}). Nothing here knows of congestion, of slower links between racks, or of failures.",
-        "The hyperbola of steps is extrapolated wherever B* is beyond the batches of study steps.",
-    ]
-    samples, batch = len(work.loaded.train_x), max(row["B*"] for row in rows)
-    if batch > samples:
-        first = next(row["W"] for row in rows if row["B*"] > samples)
-        notes.append(f"From W = {first} on a batch is larger than the {samples:,} samples of the data.")
-    if found:
-        if found.oversubscribed:
-            listed = ", ".join(map(str, found.oversubscribed))
-            notes.append(f"Runs on {listed} ranks, which share cores, were oversubscribed and are left out.")
-        worst = max((line.worst for line in found.lines.values()), default=0.0)
-        if worst > 0.5:
-            notes.append(
-                f"A line a + b n misses an all-reduce that it was not fitted to by up to {worst:.0%} here: times of "
-                f"all-reduces bend with the size, or the machine is not quiet."
-            )
-        if model.compute.crowding > 1.05:
-            notes.append(
-                f"With all cores at work a rank computes {model.compute.crowding:.2f} times as long as alone; the "
-                f"projection takes the crowded time for every number of ranks, one included."
-            )
-    late = model.compute.straggling(1)
-    if late > 1.1:
-        notes.append(
-            f"The steps that were timed take {late:.2f} times their median on average: the machine is not quiet, and "
-            f"every rank of the projection is taken to be as disturbed as it."
-        )
-    single = {row["W"] for row in validation if row["network_from"] == str(row["W"])}
-    for W in sorted(single):
-        notes.append(
-            f"At {W} ranks the network was calibrated by all-reduces on {W} ranks themselves, there being no others; "
-            f"the compute is that of one rank, and of {W} at once that do not talk; no step on {W} ranks was used."
-        )
-    if len(model.compute.relative) > 1:
-        notes.append(
-            f"Stragglers are drawn from {len(model.compute.relative):,} measured steps: with more ranks than that the "
-            f"slowest seen is a lower bound of the slowest."
-        )
-    return notes

@@ -8,8 +8,8 @@ import numpy as np
 from scipy.optimize import nnls
 
 from allgrad.ddp.reduce import SHARED
-from allgrad.launch.study import cost_model
-from allgrad.launch.study.cost_model import Network
+from allgrad.launch.study.costs import cost_model
+from allgrad.launch.study.costs.cost_model import Network
 
 SIZES = {"quick": [2**k for k in range(8, 25, 2)], "full": [2**k for k in range(8, 25)]}  # bytes of an all-reduce
 REPEATS = {"quick": 15, "full": 30}
