@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from allgrad import ddp
+from allgrad import autograd, ddp
 from allgrad.ddp.errors import ConfigurationError, counted
 from allgrad.ddp.process import blas, malloc
 from allgrad.launch.launchers import find_mpirun
@@ -82,6 +82,8 @@ def doctor(threads=1) -> int:
         )
     for size, seconds in zip(SIZES, times):
         print(f"  exact all-reduce of {size:>9,} bytes: {seconds * 1e6:10,.1f} us, {size / seconds / 1e6:10,.1f} MB/s")
+    if other := _other_autograd():
+        print(f"note: import autograd finds {other}, which is not allgrad: write import allgrad as ag")
     problems = [*_installed(library), *found_wrong(ranks)]
     for problem in problems:
         print(f"problem: {problem}")
@@ -212,6 +214,13 @@ def _installed(library):
         theirs, ours = _family(_told([path, "--version"])), _family(library)
         if theirs and ours and theirs != ours:
             yield f"{path} is of {theirs}, and mpi4py loads {ours}: use the mpirun of {ours}, or load the other library"
+
+
+def _other_autograd():
+    """The file that `import autograd` finds here if it is not of allgrad, as of the distribution of that name."""
+    spec = importlib.util.find_spec("autograd")
+    ours = spec is None or spec.origin is None or os.path.samefile(spec.origin, autograd.__file__)
+    return None if ours else spec.origin
 
 
 def _family(text):

@@ -9,12 +9,15 @@ from pytest import approx
 from allgrad import ddp
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.launch.study.costs import calibrate, cost_model, measure, projection
-from allgrad.launch.study.costs.calibrate import Compute, Line
 from allgrad.launch.study.experiments import project, scaling
 from allgrad.launch.study.workload import Workload
 
 WORK = Workload(model="mlp:8")
+
+
 US = 1e-6
+
+
 HAND = {"compute": (200 * US, 3 * US), "size": 38440, "s_min": 13.02, "b_crit": 103.5}
 
 
@@ -70,24 +73,11 @@ def test_rows_are_consistent(lab):
 TEN = cost_model.network("10GbE")
 
 
-def test_what_a_step_is_bound_by():
-    assert projection.bound(3.0, 2.0, 1.0, B=64, b_crit=100.0) == "compute"
-    assert projection.bound(3.0, 2.0, 1.0, B=128, b_crit=100.0) == "statistical"
-    assert projection.bound(1.0, 3.0, 2.0, B=64, b_crit=100.0) == "latency"
-    assert projection.bound(1.0, 2.0, 3.0, B=64, b_crit=100.0) == "bandwidth"
-
-
-def test_stragglers_slow_the_compute_of_many_ranks():
-    compute = Compute(Line(200 * US, 3 * US, (), (), ()), (1.0, 1.0, 1.0, 1.5))
-    model = projection.Model(cost_model.Network("", 0.0, 0.0), "ring", compute, 1000, 13.0, 100.0)
-    alone, many = projection.row(model, 1, 1), projection.row(model, 64, 1)
-    assert alone["t_straggle"] == approx(0.125 * alone["t_compute"])
-    assert many["t_straggle"] == approx(0.5 * many["t_compute"], rel=1e-6)
-
-
 # --- a machine whose laws are known ------------------------------------------------------------------------------
 
 NET = cost_model.Network("", 30 * US, 0.5e-9, 0.1e-9)
+
+
 CROWDING = 1.2
 
 

@@ -1,4 +1,4 @@
-"""The models by name beyond mlp: what they are, what they need, what is refused, and that they train."""
+"""The families of models: what they are, what they need, what is refused, and that they train."""
 
 import json
 
@@ -9,8 +9,7 @@ import allgrad as ag
 from allgrad.ddp import ConfigurationError
 from allgrad.launch.__main__ import main
 from allgrad.launch.data import Data, load
-from allgrad.launch.models import FAMILIES, build, remark
-from allgrad.launch.models.images import resized
+from allgrad.launch.models import FAMILIES, build
 
 RNG = np.random.default_rng(0)
 
@@ -22,72 +21,13 @@ def data_of(*features, classes=10, vocabulary=None, grid=None):
 
 
 DIGITS, MNIST, CIFAR = data_of(64, grid=(8, 8)), data_of(784, grid=(28, 28)), data_of(3, 32, 32)
+
+
 TABLE, TEXT = data_of(5, classes=2), data_of(6, classes=4, vocabulary="abc")
 
 
 def shapes(model):
     return {name: value.shape for name, value in model.state_dict().items()}
-
-
-def size(model):
-    return sum(p.size for p in model.parameters())
-
-
-@pytest.mark.parametrize("data", [MNIST, data_of(1, 28, 28), data_of(28, 28), DIGITS])
-def test_lenet5_is_that_of_the_text_books(data):
-    assert shapes(build("lenet5", data)) == {
-        "0.weight": (6, 1, 5, 5), "0.bias": (6,), "3.weight": (16, 6, 5, 5), "3.bias": (16,),
-        "7.weight": (120, 400), "7.bias": (120,), "9.weight": (84, 120), "9.bias": (84,),
-        "11.weight": (10, 84), "11.bias": (10,),
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize("data", [MNIST, DIGITS, CIFAR])
-def test_lenet5_computes_what_torch_computes(data):
-    torch = pytest.importorskip("torch")
-    nn = torch.nn
-    channels, height, _ = data.image
-    theirs = nn.Sequential(
-        nn.Conv2d(channels, 6, 5, padding=2), nn.Sigmoid(), nn.AvgPool2d(2),
-        nn.Conv2d(6, 16, 5), nn.Sigmoid(), nn.AvgPool2d(2), nn.Flatten(),
-        nn.Linear(400, 120), nn.Sigmoid(), nn.Linear(120, 84), nn.Sigmoid(), nn.Linear(84, 10),
-    ).double()  # fmt: skip
-    ours = build("lenet5", data, dtype="float64")
-    theirs.load_state_dict({name: torch.tensor(value) for name, value in ours.state_dict().items()})
-    x = RNG.normal(size=(3, *data.image))
-    images = nn.functional.interpolate(torch.tensor(x), (28, 28), mode="bilinear", align_corners=False)
-    y = ours(x.reshape(3, *data.features)).data
-    np.testing.assert_allclose(y, theirs(images).detach().numpy(), rtol=1e-9, atol=1e-12)
-    assert (remark(ours) is None) == (height == 28)
-
-
-@pytest.mark.parametrize("shape", [(2, 3, 8, 8), (1, 1, 32, 32), (1, 2, 5, 40), (1, 1, 1, 1)])
-def test_images_are_resized_as_torch_resizes_them(shape):
-    torch = pytest.importorskip("torch")
-    x = RNG.normal(size=shape)
-    expected = torch.nn.functional.interpolate(torch.tensor(x), (28, 28), mode="bilinear", align_corners=False)
-    np.testing.assert_allclose(resized(x, 28).data, expected.numpy(), atol=1e-12)
-
-
-@pytest.mark.parametrize("depth, parameters", [(8, 75_290), (20, 269_722), (32, 464_154)])
-def test_resnet_has_the_size_of_the_paper(depth, parameters):
-    model = build(f"resnet:{depth}", data_of(3, 32, 32, classes=10))
-    assert size(model) == parameters
-    assert sum(name.endswith("weight") and value.ndim in (2, 4) for name, value in model.state_dict().items()) == depth
-    names = set(model.state_dict())
-    assert {"conv1.weight", "bn1.running_var", "layer3.0.conv2.weight", "layer1.0.bn1.weight", "fc.bias"} <= names
-
-
-def test_an_untrained_residual_branch_leaves_the_shortcut():
-    """With the branches' last scale at zero the network is its stem, every other pixel of it, padded with zeros."""
-    model = build("resnet:8", CIFAR, dtype="float64").eval()
-    for block in (*model.layer1, *model.layer2, *model.layer3):
-        block.bn2.weight.assign(0.0)
-    model.fc.weight.assign(np.eye(10, 64))
-    model.fc.bias.assign(0.0)
-    x = CIFAR.train_x.astype("f8")
-    stem = np.maximum(model.bn1(model.conv1(x)).data, 0.0)
-    np.testing.assert_allclose(model(x).data, stem[:, :10, ::4, ::4].mean((2, 3)), atol=1e-12)
 
 
 @pytest.mark.parametrize("spec, data, widths", [
@@ -102,27 +42,6 @@ def test_an_untrained_residual_branch_leaves_the_shortcut():
 def test_widths_are_those_of_the_name(spec, data, widths):
     found = shapes(build(spec, data)).values()
     assert [shape for shape in found if len(shape) > 1] == widths
-
-
-def test_sequence_models_take_what_is_left_out_from_their_defaults():
-    assert shapes(build("lstm:8", TEXT)) == shapes(build("lstm:8,1", TEXT))
-    assert "lstm.weight_hh_l1" in shapes(build("lstm:8,2", TEXT))
-    assert size(build("lstm", TEXT)) == size(build("lstm:128,1", TEXT))
-    assert shapes(build("transformer:16", TEXT)) == shapes(build("transformer:16,4,2", TEXT))
-    assert shapes(build("transformer:16", TEXT))["positions.weight"] == (6, 16)
-
-
-@pytest.mark.parametrize("spec", ["lstm:5,2", "transformer:8,2,2"])
-def test_no_character_sees_those_after_it(spec):
-    model = build(spec, TEXT, dtype="float64").eval()
-    x = RNG.integers(0, 4, (1, 6))
-    before = model(x).data
-    assert before.shape == (1, 6, 4)
-    for t in range(6):
-        other = x.copy()
-        other[0, t] = (x[0, t] + 1) % 4
-        changed = np.abs(model(other).data - before)[0].max(axis=1) > 1e-12
-        assert not changed[:t].any() and changed[t]
 
 
 @pytest.mark.parametrize("spec, data", [
@@ -163,13 +82,6 @@ def test_what_does_not_fit_gets_one_sentence(spec, data, fragments):
     assert "\n" not in text and not [fragment for fragment in fragments if fragment not in text], text
 
 
-def test_images_of_named_data_sets_are_known():
-    assert load("digits").image == (1, 8, 8)
-    assert [data.image for data in (MNIST, CIFAR, TABLE, TEXT, data_of(7, 9))] == [
-        (1, 28, 28), (3, 32, 32), None, None, (1, 7, 9),
-    ]  # fmt: skip
-
-
 @pytest.mark.parametrize(
     "flags, text",
     [
@@ -183,19 +95,6 @@ def test_options_without_effect_are_refused(flags, text, capsys):
     assert main(["train", *flags.split()]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert text in line
-
-
-@pytest.mark.parametrize("model, how, reached", [
-    ("cnn:8", "--lr 0.1 --steps 45", 0.8),
-    ("vgg-small", "--lr 0.05 --steps 20", 0.4),
-    ("resnet:8", "--lr 0.1 --steps 30", 0.5),
-    ("lenet5", "--optimizer adam --lr 0.01 --steps 45", 0.5),
-])  # fmt: skip
-def test_image_networks_learn_the_digits(model, how, reached, tmp_path, capsys):
-    flags = f"--model {model} {how} --global-batch 32"
-    assert main(["train", *flags.split(), "--out", str(tmp_path / "out")]) == 0
-    assert ("images of 8x8 are resized to 28x28" in capsys.readouterr().out) == (model == "lenet5")
-    assert json.loads((tmp_path / "out" / "summary.json").read_text())["val_accuracy"] > reached
 
 
 def test_an_autoencoder_is_measured_against_its_input(tmp_path):

@@ -1,12 +1,27 @@
 """What an experiment is given: the same from Python, from a file and on the command line, or one sentence."""
 
-import math
+import re
+import sys
 
 import numpy as np
 import pytest
 
 from allgrad.ddp import ConfigurationError
-from allgrad.launch.study import Lab, Result, Workload, branch, init, noise, project, schedule, search, sharp, steps
+from allgrad.launch.__main__ import main
+from allgrad.launch.study import (
+    Lab,
+    Result,
+    Workload,
+    branch,
+    experiments,
+    init,
+    noise,
+    project,
+    schedule,
+    search,
+    sharp,
+    steps,
+)
 from allgrad.launch.study.experiment import PRESET, experiment
 from allgrad.launch.study.experiments import all as everything
 from allgrad.launch.study.options import typed
@@ -71,8 +86,8 @@ def test_fresh_seeds_that_are_not_are_told():
      ({"batches": [0, 4]}, "batches = [0, 4]: expected numbers of at least 1"),
      ({"batches": []}, "batches = []: expected numbers with commas between them"),
      ({"weight_decay": "much"}, "weight_decay = 'much': expected a number"),
-     ({"batchs": [4]}, "--batchs has no effect on allgrad study test-options"),
-     ({"trials": 4}, "--trials has no effect on allgrad study test-options")],
+     ({"batchs": [4]}, "--batchs has no effect on allgrad study test-experiment"),
+     ({"trials": 4}, "--trials has no effect on allgrad study test-experiment")],
 )  # fmt: skip
 def test_what_cannot_be_is_said_in_one_sentence(options, said):
     with pytest.raises(ConfigurationError) as raised:
@@ -113,39 +128,34 @@ def test_runs_that_end_in_an_error_are_no_result(run, options, said, tmp_path):
         run(lab, Workload(), optimizers="adam", momentum=0.5, lr=0.01, report_seeds=[100], **options)
 
 
-# --- data of one's own -----------------------------------------------------------------------------------------------
+# --- one more --------------------------------------------------------------------------------------------------------
 
-X, Y = np.arange(12.0).reshape(6, 2), np.array([0, 1, 2, 0, 1, 2])
-WORDS = np.array(["b", "c", "a", "b", "c", "a"])
+LUCK = """
+from allgrad.launch.study import runner
+from allgrad.launch.study.experiment import PRESET, experiment
+from allgrad.launch.study.result import Result, Table
+
+GRIDS = {"quick": {"seeds": (0, 1, 2)}, "full": {"seeds": tuple(range(10))}}
+
+@experiment(GRIDS)
+def run(lab, work, preset="quick", *, seeds=PRESET, lr=0.1, steps="1ep") -> Result:
+    rows = lab.run([runner.configuration(work, "sgd", seed=seed, lr=lr, steps=steps) for seed in seeds], "luck")
+    losses = [{"seed": seed, "val_loss": row["final_val_loss"]} for seed, row in zip(seeds, rows)]
+    spread = max(row["val_loss"] for row in losses) - min(row["val_loss"] for row in losses)
+    table = Table("seeds", ["seed", "val_loss"], losses, "Loss at the end.", {"val_loss": "nats"})
+    return Result("luck", "What does the seed alone do?", f"A seed moves the loss by {spread:.2g}.", tables=[table])
+"""
 
 
-@pytest.mark.parametrize("labels", [WORDS, WORDS.astype(object), WORDS.astype("S1"), WORDS[:, None]])
-def test_labels_that_are_words_count_in_their_order(labels):
-    data = Workload((X, labels, X[:3], labels[:3]), "softmax").loaded
-    assert data.classes == 3 and data.train_y.tolist() == [1, 2, 0, 1, 2, 0] and data.val_y.tolist() == [1, 2, 0]
-
-
-def with_at(value):
-    found = X.copy()
-    found[4, 1] = value
-    return found
-
-
-@pytest.mark.parametrize(
-    "arrays, said",
-    [((with_at(math.nan), Y, X, Y), "train_x has values that are not finite in float32, 1 in all, the first in"),
-     ((X, Y, with_at(1e60), Y), "val_x has values that are not finite in float32, 1 in all, the first in"),
-     ((X, with_at(math.inf), X, X), "train_y has values that are not finite in float32, 1 in all, the first in"),
-     ((X.astype(str) + "m", Y, X, Y), "train_x holds numbers, got <U"),
-     ((X, WORDS, X[:1], ["d"]), "val_y has the label 'd', which train_y does not have: leave it out"),
-     ((X, Y - 1, X, Y), "labels that are whole numbers count from 0, got -1: number them anew"),
-     ((X, Y, X, Y + 0.5), "labels that are whole numbers count from 0, got float64 in val_y: number them anew"),
-     ((X, np.stack([Y, Y], 1), X, Y), "there is one label a sample, got labels of shapes (6, 2) and (6,)"),
-     ((X, Y, X[:, :1], Y), "samples have one shape, got (2,) and, in val_x, (1,)"),
-     ((X, Y[:5], X, Y), "train_x and train_y, and val_x and val_y, have one length above 0, got [6, 5, 6, 6]")],
-)  # fmt: skip
-def test_arrays_that_no_model_can_learn(arrays, said):
-    with pytest.raises(ConfigurationError) as raised:
-        Workload(arrays, "softmax").config()
-    message = str(raised.value)
-    assert message.startswith(said) and ("finite" not in said or "the first in sample 4: mend" in message)
+def test_a_file_and_a_row_make_one_more_experiment(tmp_path, monkeypatch, capsys):
+    (tmp_path / "luck.py").write_text(LUCK)
+    monkeypatch.setattr(experiments, "__path__", [*experiments.__path__, str(tmp_path)])
+    monkeypatch.setitem(experiments.VERBS, "luck", "what the seed alone does to the loss")
+    out = tmp_path / "out"
+    assert main(["study", "luck", "--preset", "quick", "--seeds", "4,7", "--jobs", "1", "--out", str(out)]) == 0
+    assert re.match(r"A seed moves the loss by 0\.\d+\.\n", capsys.readouterr().out)
+    assert [line.split(",")[0] for line in (out / "luck.csv").read_text().splitlines()] == ["seed", "4", "7"]
+    assert "What does the seed alone do?" in (out / "report.html").read_text()
+    assert main(["study", "luck", "--batches", "4", "--out", str(out)]) == 2
+    assert "allgrad: --batches has no effect on allgrad study luck" in capsys.readouterr().err
+    sys.modules.pop(f"{experiments.__name__}.luck")
