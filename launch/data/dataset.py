@@ -52,7 +52,7 @@ class Data:
         return self.train_y.shape[1] if self.classes is None else self.classes
 
     def form(self) -> dict:
-        """What a model for such data can be made from again (see `formed`), as JSON values."""
+        """What a model for such data can be made from again (see `placeholder`), as JSON values."""
         return {
             "name": self.name, "features": self.features, "outputs": self.outputs, "classes": self.classes,
             "vocabulary": self.vocabulary, "grid": self.grid, "table": self.table,
@@ -78,7 +78,7 @@ class Data:
         return digest.hexdigest()
 
 
-def formed(form: dict) -> Data:
+def placeholder(form: dict) -> Data:
     """Data of this form (see `Data.form`) that hold one sample of zeros: enough to make a model for it."""
     x = np.zeros((1, *form["features"]), np.int64 if form["vocabulary"] is not None else np.float32)
     y = np.zeros((1, form["outputs"]), np.float32) if form["classes"] is None else np.zeros(1, np.int64)

@@ -20,7 +20,7 @@ def load(spec: str, data_dir: str | Path | None = None, seed: int = 0) -> Data:
     """
     if spec == "text" or spec.startswith(("text:", "text?")):
         return _text(spec)
-    kind, path, label = split(spec)
+    kind, path, label = parse_spec(spec)
     if kind == "digits":
         from allgrad.launch.data import digits
 
@@ -48,7 +48,7 @@ def load(spec: str, data_dir: str | Path | None = None, seed: int = 0) -> Data:
     )
 
 
-def split(spec: str) -> tuple[str, str, str | None]:
+def parse_spec(spec: str) -> tuple[str, str, str | None]:
     """Kind ("csv:", "npz:" or a name), path and label column of a data set's name."""
     kind, (path, named, label) = spec, spec.partition("?label=")
     if spec.startswith(("csv:", "npz:")):

@@ -39,7 +39,7 @@ class Experiment(Generic[R]):
         if preset not in PRESETS:
             raise ConfigurationError(f"--preset {preset} is not one of {', '.join(PRESETS)}")
         default = {key: self.grids[preset][key] for key, p in self.parameters.items() if p.default is PRESET}
-        known = {*self.parameters, *(runner.MORE if "more" in self.parameters else ())}
+        known = {*self.parameters, *(runner.PASSED_ON if "more" in self.parameters else ())}
         if "options" not in self.parameters and (foreign := given.keys() - known):
             raise ConfigurationError(f"--{min(foreign).replace('_', '-')} has no effect on allgrad study {self.name}")
         plain = {key for key in GRID if key not in (*REPEATED, *self.as_given) and given.get(key) is not None}

@@ -58,13 +58,13 @@ class Lab:
         self.out = Path(out)
         self._closed = False
         self._lock = threading.Lock()
-        self._here = threading.Lock()  # one run at a time in this process
+        self._one_at_a_time = threading.Lock()  # of the runs in this process
         self._tasks: dict[str, _Task] = {}
         self._queue: queue.SimpleQueue = queue.SimpleQueue()
         self._workers: list = []
         self._resting: Any = RankGroup([])  # too few for a group
         self.ledger = ledger.Ledger(out)
-        self._before = {*self.ledger.rows}
+        self._found_before = {*self.ledger.rows}
         if self.comm.size > 1:
             self._workers, self._resting = gather_ranks(self.comm, ranks_per_run)
             self._start()
@@ -84,9 +84,9 @@ class Lab:
             tasks = [self._ask(config, experiment) for config in configs]
         if self.jobs == 1:
             for task in tasks:
-                with self._here:
+                with self._one_at_a_time:
                     if task.row is None:
-                        self._check()
+                        self._refuse_if_closed()
                         self._tell("started", task.config)
                         self._finish(task, run_here(task.config, ddp.Communicator()))
         return [task.wait() for task in tasks]
@@ -111,7 +111,7 @@ class Lab:
                 raise error
         return results
 
-    def together(self, function: Callable[[ddp.Communicator], R]) -> R:
+    def on_all_ranks(self, function: Callable[[ddp.Communicator], R]) -> R:
         """function(comm) on all ranks of this launch at once, while none does a run; returns rank 0's value.
 
         The function goes to the other ranks by pickle.
@@ -135,7 +135,7 @@ class Lab:
     # --- tasks ---------------------------------------------------------------------------------------------------
 
     def _ask(self, config, experiment):
-        self._check()
+        self._refuse_if_closed()
         name = ledger.run_id(config)
         if name in self._tasks:
             return self._tasks[name]
@@ -143,7 +143,7 @@ class Lab:
         self.asked += 1
         self._tell("expect", 1)
         row = self.ledger.rows.get(name)
-        if row is not None and not (name in self._before and (self.retry == "all" or row["status"] == "error")):
+        if row is not None and not (name in self._found_before and (self.retry == "all" or row["status"] == "error")):
             self.known += 1
             task.row = row
             task.ready.set()
@@ -181,7 +181,7 @@ class Lab:
         place = {"world_size": self.comm.size, "backend": self.comm.backend}
         row = {**head, "config": task.config, **found, **place, **ledger.software()}
         with self._lock:
-            self._check()
+            self._refuse_if_closed()
             self.ledger.append(row)
             self.done += 1
         task.row = row
@@ -192,7 +192,7 @@ class Lab:
         if self.progress is not None:
             getattr(self.progress, what)(value)
 
-    def _check(self):
+    def _refuse_if_closed(self):
         if self._closed:
             raise Closed
 

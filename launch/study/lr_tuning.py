@@ -76,17 +76,17 @@ def steps_of(row: dict) -> float:
     return row["steps_to_target"] if row["status"] == "ok" else math.inf
 
 
-def power(optimizer) -> float:
+def lr_exponent(optimizer) -> float:
     """By which power of a small batch its best rate grows: Malladi et al. 2022 for Adam and its like."""
     return 1.0 if optimizer in START else 0.5
 
 
 def first_rate(optimizer, batch) -> float:
     """Where to look first for the rate of a batch."""
-    return START.get(optimizer, ADAPTIVE) * (batch / 4.0) ** power(optimizer)
+    return START.get(optimizer, ADAPTIVE) * (batch / 4.0) ** lr_exponent(optimizer)
 
 
-def climb(
+def tune_batches(
     lab, configure: Callable[..., dict], optimizer, batches: Sequence[int], lr=None, **options
 ) -> dict[int, Tuned]:
     """Tune every batch size, from the smallest, `lr` being where to look first, to larger ones from their neighbour's.
@@ -97,7 +97,7 @@ def climb(
     found: dict[int, Tuned] = {}
     rate, before, near = lr or first_rate(optimizer, batches[0]), batches[0], None
     for batch in batches:
-        rate *= (batch / before) ** power(optimizer)
+        rate *= (batch / before) ** lr_exponent(optimizer)
         before = batch
         try:
             found[batch] = near = tune(lab, partial(configure, batch), rate, neighbour=near, **options)
@@ -123,7 +123,7 @@ def tune(
     measure     a row's score, the smaller the better; None: its steps to the target, and runs that are sure to be worse
                 than 3 times the best are pruned
     The climb ends when two rates on both sides of the best are worse; then the winner is run on fresh seeds, see
-    `report`, if there are any. Raises NothingWorks if no rate does.
+    `run_report_seeds`, if there are any. Raises NothingWorks if no rate does.
     """
     search = _Search(lab, configure, start, tuple(seeds), cap, measure, experiment)
     if neighbour is not None and math.isfinite(neighbour.score) and measure is None:
@@ -143,10 +143,16 @@ def tune(
         if at_edge := abs(best) > FARTHEST:
             break
     tuned = Tuned(search.rate(best), search.found[best], at_edge, search.tried(), search.trials)
-    return report(lab, configure, tuned, report_seeds, cap if measure else None, experiment) if report_seeds else tuned
+    return (
+        run_report_seeds(lab, configure, tuned, report_seeds, cap if measure else None, experiment)
+        if report_seeds
+        else tuned
+    )
 
 
-def report(lab, configure, tuned: Tuned, seeds: Sequence[int] = REPORT_SEEDS, cap=None, experiment="") -> Tuned:
+def run_report_seeds(
+    lab, configure, tuned: Tuned, seeds: Sequence[int] = REPORT_SEEDS, cap=None, experiment=""
+) -> Tuned:
     """Run a cell's best rate on fresh seeds, by default until 10 times its score: who fails then is at the edge."""
     cap = cap or 10 * math.ceil(tuned.score)
     tuned.rows = lab.run([configure(lr=tuned.lr, seed=seed, cap=cap, prune=None) for seed in seeds], experiment)

@@ -19,7 +19,7 @@ from allgrad.ddp.errors import ConfigurationError
 from allgrad.launch.study import ledger, runner, workload
 
 THREADS = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
-HEARTBEAT = 0.5  # seconds between two looks of a worker whether its parent is alive
+HEARTBEAT_SECONDS = 0.5  # between two looks of a worker whether its parent is alive
 
 
 class Served(SystemExit):
@@ -43,13 +43,13 @@ class WorkerProcess:
     def __init__(self):
         self.process: Any = None
         self.connection: Any = None
-        self.told: set = set()
+        self.sent: set[str] = set()  # hashes of the objects that it has been given
 
     def do(self, config) -> dict:
         if self.process is None or not self.process.is_alive():
             self._begin()
         try:
-            self.connection.send(_message(config, self.told))
+            self.connection.send(_message(config, self.sent))
             return self.connection.recv()
         except (EOFError, OSError):
             return {"status": "error", "error": f"the worker {_ending(self._ended())}", "wall_s": None}
@@ -57,7 +57,7 @@ class WorkerProcess:
     def _begin(self):
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.told = set()
+        self.sent = set()
         self.process = context.Process(target=_serve, args=(theirs, os.getpid()), daemon=True)
         with _starting:
             before = {name: os.environ.get(name) for name in THREADS}
@@ -97,10 +97,10 @@ def _ending(status):
     return f"ended with status {status}"
 
 
-def _message(config, told):
-    """A configuration, and what the worker has not yet been told of what it needs."""
-    extra = {key: value for key, value in workload.context(config).items() if key not in told}
-    told |= extra.keys()
+def _message(config, sent):
+    """A configuration, and those of the objects it needs that the worker does not have yet."""
+    extra = {key: value for key, value in workload.unnamed_objects(config).items() if key not in sent}
+    sent |= extra.keys()
     return config, extra
 
 
@@ -113,7 +113,7 @@ def _serve(connection, parent):
         connection.send("ready")
         while True:
             config, extra = connection.recv()
-            workload.provide(extra)
+            workload.add_objects(extra)
             connection.send(run_here(config, ddp.Communicator()))
 
 
@@ -125,7 +125,7 @@ def _leave_signals_to_the_first():
 
 def _end_with(parent):
     while os.getppid() == parent:
-        time.sleep(HEARTBEAT)
+        time.sleep(HEARTBEAT_SECONDS)
     os._exit(1)
 
 
@@ -137,10 +137,10 @@ class RankGroup:
 
     def __init__(self, connections: list[Connection]):
         self.connections = connections
-        self.told: set = set()
+        self.sent: set[str] = set()  # hashes of the objects that it has been given
 
     def do(self, config) -> dict:
-        message = _message(config, self.told)
+        message = _message(config, self.sent)
         for connection in self.connections:
             connection.send(message)
         row, *_ = [connection.recv() for connection in self.connections]
@@ -198,6 +198,6 @@ def serve_as_rank(comm, ranks_per_run):
                 message(comm)
                 continue
             config, extra = message
-            workload.provide(extra)
+            workload.add_objects(extra)
             connection.send(run_here(config, group))
     raise Served(0)

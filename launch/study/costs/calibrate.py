@@ -11,9 +11,9 @@ from allgrad.ddp.reduce import SHARED
 from allgrad.launch.study.costs import cost_model
 from allgrad.launch.study.costs.cost_model import Network
 
-SIZES = {"quick": [2**k for k in range(8, 25, 2)], "full": [2**k for k in range(8, 25)]}  # bytes of an all-reduce
+ALL_REDUCE_BYTES = {"quick": [2**k for k in range(8, 25, 2)], "full": [2**k for k in range(8, 25)]}
 REPEATS = {"quick": 15, "full": 30}
-ADDED = 2**18  # bytes of the arrays that are added to find C: they stay in a core's cache
+ADDED_BYTES = 2**18  # of the arrays that are added to find C: they stay in a core's cache
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
     python -m allgrad.launch.study.costs.measure ASKED ANSWER
 
-is what each rank runs that `on_ranks` starts, with the names of two pickled files. A cell says what to measure, see
+is what each rank runs that `on_new_ranks` starts, with the names of two pickled files. A cell says what to measure, see
 `CELLS`.
 """
 
@@ -30,8 +30,9 @@ from allgrad.launch.study import workload
 
 PARTS = ("data", "forward", "backward", "exchange", "optimizer")
 WARM_UPS = 5  # steps or all-reduces that are not counted
-PATIENCE, FEWEST = 3.0, 5  # seconds that the steps of a large model may take in all, but at least so many are timed
-TIME_OUT = 600.0  # seconds after which ranks that were started to be measured are ended
+PATIENCE_SECONDS = 3.0  # that the steps of a large model may take in all
+FEWEST_STEPS = 5  # that are timed all the same
+TIME_OUT_SECONDS = 600.0  # after which ranks that were started to be measured are ended
 
 
 # --- measured in the ranks ---------------------------------------------------------------------------------------
@@ -61,7 +62,7 @@ def step_times(comm, config: dict, batch: int, steps: int, reduce="canonical", o
         while step < last:
             if step == WARM_UPS:
                 slowest = max(comm.all_gather_object(float(np.median(times["step"]))))
-                last = WARM_UPS + min(steps, max(FEWEST, int(PATIENCE / slowest)))
+                last = WARM_UPS + min(steps, max(FEWEST_STEPS, int(PATIENCE_SECONDS / slowest)))
             began = time.perf_counter()
             batched = loader.batch(step)
             loaded = time.perf_counter()
@@ -150,13 +151,13 @@ CELLS = {"steps": step_times, "alone": alone_together, "all-reduce": all_reduce_
 def measured(comm, ranks: int, cells: list[dict], known: dict) -> dict:
     """What the first so many ranks measure of each cell: {"kind": one of CELLS, and the arguments of its function}.
 
-    known: the `workload.context` of the cells' configurations.
+    known: the `workload.unnamed_objects` of the cells' configurations.
 
     Returns, on rank 0, {"cells": a list of what those return; "oversubscribed": whether a host has fewer cores than
     ranks, of which those that wait for others to be measured need one too; "loadavg": processes that ran on the first
     host in the minute before}.
     """
-    workload.provide(known)
+    workload.add_objects(known)
     places = comm.all_gather_object((socket.gethostname(), process.cores()))
     crowded = any(
         sum(host == other for other, _ in places) > len(set().union(*(c for other, c in places if other == host)))
@@ -186,12 +187,12 @@ def times(lab, ranks: int, cells: list[dict], launcher: str | None = None) -> di
     """What so many ranks have `measured`: of this launch if there is one, else of those that are started for it."""
     known: dict = {}
     for cell in cells:
-        known |= workload.context(cell["config"]) if "config" in cell else {}
+        known |= workload.unnamed_objects(cell["config"]) if "config" in cell else {}
     function = partial(measured, ranks=ranks, cells=cells, known=known)
-    return lab.together(function) if lab.comm.size > 1 else on_ranks(ranks, function, launcher)
+    return lab.on_all_ranks(function) if lab.comm.size > 1 else on_new_ranks(ranks, function, launcher)
 
 
-def on_ranks(ranks: int, function, launcher: str | None = None):
+def on_new_ranks(ranks: int, function, launcher: str | None = None):
     """Start so many ranks on this machine or in this Slurm job, and return function(comm) of their rank 0."""
     if launcher not in (None, *launchers.LAUNCHERS):
         raise ConfigurationError(f"--launcher is one of {', '.join(launchers.LAUNCHERS)}, got {launcher!r}")
@@ -199,17 +200,26 @@ def on_ranks(ranks: int, function, launcher: str | None = None):
         asked, answer = Path(directory, "asked"), Path(directory, "answer")
         asked.write_bytes(pickle.dumps(function))
         words, variables = launchers.command(
-            launcher or launchers.available(), ranks, [str(asked), str(answer)], "allgrad.launch.study.costs.measure"
+            launcher or launchers.default_launcher(),
+            ranks,
+            [str(asked), str(answer)],
+            "allgrad.launch.study.costs.measure",
         )
         environment = {**os.environ, **variables}
         try:
             done = subprocess.run(
-                words, env=environment, capture_output=True, text=True, errors="replace", timeout=TIME_OUT, check=False
+                words,
+                env=environment,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=TIME_OUT_SECONDS,
+                check=False,
             )
         except subprocess.TimeoutExpired:
             raise ConfigurationError(
-                f"{ranks} ranks that were started to be measured were not done after {TIME_OUT:.0f} s: measure fewer "
-                f"ranks, or a smaller model"
+                f"{ranks} ranks that were started to be measured were not done after {TIME_OUT_SECONDS:.0f} s: measure "
+                f"fewer ranks, or a smaller model"
             ) from None
         if done.returncode or not answer.exists():
             said = (done.stderr.strip() or done.stdout.strip() or "nothing was said").splitlines()

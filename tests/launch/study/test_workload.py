@@ -35,7 +35,7 @@ def test_data_and_models_of_ones_own():
     assert row(own)["status"] == "ok"
     config = own.config()
     assert config["data"] == "own" and config["data_sha256"] == data.sha256
-    assert {*workload.context(config)} == {config["data_sha256"], config["model_sha256"]}
+    assert {*workload.unnamed_objects(config)} == {config["data_sha256"], config["model_sha256"]}
     rng = np.random.default_rng(0)
     x = rng.standard_normal((200, 3))
     line = Workload((x, x @ [1.0, 2.0, 3.0], x, x @ [1.0, 2.0, 3.0]), "softmax")

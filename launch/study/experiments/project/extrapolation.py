@@ -117,13 +117,15 @@ def measured(lab, work, grid, launcher, network) -> Measured:
     limit = len(work.loaded.train_x)
     alone = [(m, b) for m in configs for b in BATCHES[m] if b <= limit] or [("own", limit)]
     many = [(m, b) for m in configs for b in CHECKED[m] if (m, b) in alone]
-    sizes = calibrate.SIZES["quick" if grid is GRIDS["quick"] else "full"]
+    sizes = calibrate.ALL_REDUCE_BYTES["quick" if grid is GRIDS["quick"] else "full"]
     repeats = calibrate.REPEATS["quick" if grid is GRIDS["quick"] else "full"]
 
     def step(kind, m, b, W):
         return {"kind": kind, "config": configs[m], "batch": b * W, "steps": grid["steps"][m]}
 
-    asked = {1: [step("steps", m, b, 1) for m, b in alone] + [{"kind": "add", "size": calibrate.ADDED, "repeats": 50}]}
+    asked = {
+        1: [step("steps", m, b, 1) for m, b in alone] + [{"kind": "add", "size": calibrate.ADDED_BYTES, "repeats": 50}]
+    }
     for W in ranks[1:]:
         asked[W] = [step("alone", m, b, 1) for m, b in many] + [step("steps", m, b, W) for m, b in many]
         asked[W].append({"kind": "all-reduce", "sizes": sizes, "repeats": repeats})

@@ -76,8 +76,8 @@ def _places(dimension, tried, group):
         return places, [(i - 0.35, i + 0.35) for i in range(len(dimension.choices))]
     places = [trial.values.get(dimension.name) for trial in tried]
     last = max((g for g in group if g is not None), default=-1)
-    of = [[x for x, g in zip(places, group) if g == i] for i in range(1 + last)]
-    return places, [(min(found), max(found)) if found else (math.nan, math.nan) for found in of]
+    grouped = [[x for x, g in zip(places, group) if g == i] for i in range(1 + last)]
+    return places, [(min(found), max(found)) if found else (math.nan, math.nan) for found in grouped]
 
 
 def _draw_importance(matter, order):

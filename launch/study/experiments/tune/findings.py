@@ -24,7 +24,7 @@ def summarize(setting, tried, levels, scores, finalists, report_seeds, eta) -> R
     matter = {name: importance.importance(group, logs) for name, (group, _) in groups.items()}
     order = sorted(matter, key=lambda name: -np.nan_to_num(matter[name].share, nan=-1.0))
     pairs = _pairs(setting, tried, searched, logs)
-    all_effects = importance.together([group for group, _ in groups.values()], logs)
+    all_effects = importance.additive_share([group for group, _ in groups.values()], logs)
     fresh = {role: [setting.value(row) for row in tried[k].fresh] for role, k in finalists.items()}
     tables = [
         _trials_table(setting, tried), _finalists_table(setting, tried, finalists, fresh),
@@ -328,7 +328,8 @@ def command(work, row) -> str | None:
     """The `allgrad train` that does a row's run again; None if its data, model or loss have no name there."""
     config = row["config"]
     unnamed = not isinstance(work.data, str) or not isinstance(work.model, str) or config["objective"]
-    resplit = datasets.split(str(config["data"]))[0] in ("csv:", "npz:") and config["seed"]  # a study splits by seed 0
+    kind, *_ = datasets.parse_spec(str(config["data"]))
+    resplit = kind in ("csv:", "npz:") and config["seed"]  # a study splits by seed 0, a run by its own
     if unnamed or config["label_noise"] or resplit:
         return None
     given = {"data": config["data"], "data_dir": work.data_dir, "model": config["model"]}

@@ -89,7 +89,7 @@ def _between(g, y):
     return 1.0 - (within / (len(y) - k)) / (total / (len(y) - 1))
 
 
-def together(groups: Sequence[Sequence[int | None]], logs: Sequence[float]) -> float:
+def additive_share(groups: Sequence[Sequence[int | None]], logs: Sequence[float]) -> float:
     """The share that the groups of all hyper-parameters explain by a sum of their effects; nan if trials are too few.
 
     The adjusted R^2 of the additive model; what is left is due to interactions and to the seed.

@@ -6,7 +6,7 @@ from pytest import approx
 
 from allgrad.launch.study.costs import calibrate, cost_model
 
-SIZES = calibrate.SIZES["quick"]
+SIZES = calibrate.ALL_REDUCE_BYTES["quick"]
 NET = cost_model.Network("", 2e-5, 1e-9, 0.25e-9)
 
 

@@ -98,6 +98,6 @@ def test_what_the_ranks_say_is_passed_on(monkeypatch, tmp_path):
     failing = [sys.executable, "-c", "import sys; sys.exit('no cable')"]
     monkeypatch.setattr(measure.launchers, "command", lambda *words: (failing, {}))
     with pytest.raises(ConfigurationError, match=r"2 ranks .* ended with status 1 \(no cable\): see what allgrad run"):
-        measure.on_ranks(2, partial(len, ()))
+        measure.on_new_ranks(2, partial(len, ()))
     with pytest.raises(ConfigurationError, match="--launcher is one of mpirun, torchrun, srun, got 'lsf'"):
-        measure.on_ranks(2, partial(len, ()), "lsf")
+        measure.on_new_ranks(2, partial(len, ()), "lsf")

@@ -34,11 +34,12 @@ def verbs(monkeypatch):
         module = ModuleType(name)
         module.run = run
         monkeypatch.setitem(sys.modules, f"allgrad.launch.study.experiments.{name}", module)
-    for verb in [*VERBS]:
-        monkeypatch.delitem(VERBS, verb)
-    for verb in (*found, "all"):
-        monkeypatch.setitem(VERBS, verb, "")
-    return called
+    kept = dict(VERBS)
+    VERBS.clear()
+    VERBS.update(dict.fromkeys((*found, "all"), ""))
+    yield called
+    VERBS.clear()
+    VERBS.update(kept)
 
 
 def test_every_experiment_gets_the_options_it_takes(verbs):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from allgrad.launch.study.experiments.tune.designs import parse
-from allgrad.launch.study.experiments.tune.importance import bins, crossed, importance, together
+from allgrad.launch.study.experiments.tune.importance import additive_share, bins, crossed, importance
 
 # --- importance ------------------------------------------------------------------------------------------------------
 
@@ -20,7 +20,7 @@ def test_importance_finds_known_shares():
     for one, share in zip(found, (2 / 3, 1 / 6, 0.0)):
         assert one.low <= share <= one.high and abs(one.share - share) < 0.08 and (one.groups, one.n) == (2, 400)
     assert found[0].low > found[1].high and found[1].share > found[1].chance and found[2].share <= found[2].chance
-    assert together([a, b, c], y) == pytest.approx(5 / 6, abs=0.04)
+    assert additive_share([a, b, c], y) == pytest.approx(5 / 6, abs=0.04)
 
 
 def test_many_groups_of_few_trials_do_not_look_important():
@@ -32,7 +32,7 @@ def test_many_groups_of_few_trials_do_not_look_important():
 def test_two_that_matter_only_together():
     a, b = np.arange(80) % 2, np.arange(80) // 2 % 2
     y = (a ^ b) + np.random.default_rng(3).normal(0.0, 0.3, 80)
-    assert importance(a, y).share < 0.05 and together([a, b], y) < 0.05
+    assert importance(a, y).share < 0.05 and additive_share([a, b], y) < 0.05
     assert importance(crossed(a, b), y).share == pytest.approx(0.25 / (0.25 + 0.09), abs=0.1)
 
 
