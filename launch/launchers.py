@@ -16,8 +16,8 @@ from allgrad.launch.options import given
 
 LAUNCHERS = ("mpirun", "torchrun", "srun")
 MPIRUNS = ("mpirun", "mpiexec")
-READ = ("config", "out", "threads", "arrays", "device", "backend")  # of the options of the ranks
-PROBE = 60.0  # seconds in which a launcher starts ranks that do nothing
+OPTIONS_READ = ("config", "out", "threads", "arrays", "device", "backend")  # of the options of the ranks
+PROBE_SECONDS = 60.0  # in which a launcher starts ranks that do nothing
 USAGE = 2  # the status of a run that was asked for something impossible: starting it again cannot help
 
 
@@ -39,7 +39,7 @@ def run(ranks: int, launcher: str | None, max_restarts: int, arguments: list[str
     times, and on fewer ranks, down to min_ranks, if the launcher can start no more (a host is gone), or if it has
     failed twice in a row without a newer checkpoint.
     """
-    arguments, options = started(arguments, "allgrad run -n 4 -- train --data digits ...")
+    arguments, options = parsed_command(arguments, "allgrad run -n 4 -- train --data digits ...")
     if ranks < 1:
         raise ConfigurationError(f"-n takes 1 or more ranks, got {ranks}")
     if max_restarts < 0:
@@ -51,7 +51,7 @@ def run(ranks: int, launcher: str | None, max_restarts: int, arguments: list[str
         raise ConfigurationError("--min-ranks has no effect without --max-restarts")
     if max_restarts and arguments[0] == "train" and options.get("out") is None:
         raise ConfigurationError("--max-restarts needs a run that leaves checkpoints: give it an --out")
-    chosen = launcher or available()
+    chosen = launcher or default_launcher()
     limit, failures, why = ranks, 0, ""
     for attempt in range(max_restarts + 1):
         again = ["--resume"] if attempt and "--resume" not in arguments and _begun(options) else []
@@ -100,7 +100,7 @@ def _most_that_start(launcher, least, most):
         try:
             done = subprocess.run(
                 words, env={**os.environ, **variables}, stdin=subprocess.DEVNULL, capture_output=True,
-                timeout=PROBE, check=False,
+                timeout=PROBE_SECONDS, check=False,
             )  # fmt: skip
             starts = done.returncode == 0
         except subprocess.TimeoutExpired:
@@ -110,7 +110,7 @@ def _most_that_start(launcher, least, most):
     return found if found >= least else None
 
 
-def started(arguments: list[str], example: str) -> tuple[list[str], dict]:
+def parsed_command(arguments: list[str], example: str) -> tuple[list[str], dict]:
     """What follows "--", and the options of `allgrad train` that it gives with those of its --config file."""
     arguments = arguments[1:] if arguments[:1] == ["--"] else list(arguments)
     if not arguments:
@@ -118,7 +118,7 @@ def started(arguments: list[str], example: str) -> tuple[list[str], dict]:
     parser = argparse.ArgumentParser(
         add_help=False, allow_abbrev=False, exit_on_error=False, argument_default=argparse.SUPPRESS
     )
-    for name in READ:
+    for name in OPTIONS_READ:
         parser.add_argument(f"--{name}")
     try:
         return arguments, given(vars(parser.parse_known_args(arguments)[0]))
@@ -175,7 +175,7 @@ def _mpirun():
     return found
 
 
-def available() -> str:
+def default_launcher() -> str:
     """The launcher to take if none was asked for."""
     if "SLURM_JOB_ID" in os.environ and shutil.which("srun"):
         return "srun"

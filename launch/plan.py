@@ -169,7 +169,7 @@ def schedule_of(config, lr, steps, sampler, warmup=0, start=0.0):
     """The learning rate over the run, from `--schedule`, after a warm-up of so many steps from the rate `start`."""
     kind, _, text = config["schedule"].partition(":")
 
-    def of(text):
+    def in_steps(text):
         return steps_of(length(text), sampler)
 
     def number(text):
@@ -183,11 +183,13 @@ def schedule_of(config, lr, steps, sampler, warmup=0, start=0.0):
         "cosine": lambda: schedule.cosine(lr, steps),
         "polynomial": lambda power: schedule.polynomial(lr, steps, number(power)),
         "onecycle": lambda rise="0.3": schedule.one_cycle(lr, steps, number(rise)),
-        "step": lambda every, gamma: schedule.step(lr, of(every), number(gamma)),
-        "multistep": lambda *v: schedule.multistep(lr, [of(m) for m in (v[0], *v[1:-1])], number(v[1:][-1])),
-        "exponential": lambda gamma, every="1": schedule.in_epochs(schedule.exponential(lr, number(gamma)), of(every)),
-        "inverse": lambda half: schedule.inverse(lr, of(half)),
-        "restarts": lambda first, mult="1": schedule.restarts(lr, of(first), number(mult)),
+        "step": lambda every, gamma: schedule.step(lr, in_steps(every), number(gamma)),
+        "multistep": lambda *v: schedule.multistep(lr, [in_steps(m) for m in (v[0], *v[1:-1])], number(v[1:][-1])),
+        "exponential": lambda gamma, every="1": schedule.in_epochs(
+            schedule.exponential(lr, number(gamma)), in_steps(every)
+        ),
+        "inverse": lambda half: schedule.inverse(lr, in_steps(half)),
+        "restarts": lambda first, mult="1": schedule.restarts(lr, in_steps(first), number(mult)),
         "plateau": lambda factor, patience: schedule.Plateau(
             schedule.warmup(lr, warmup, start), number(factor), int(patience)
         ),

@@ -17,7 +17,7 @@ from allgrad.ddp.errors import ConfigurationError, counted
 from allgrad.launch import data as datasets, models, transfer
 from allgrad.launch.train import data_of
 
-BLOCK = 64  # samples that are computed at once, at most: what the bits of a prediction depend on
+BLOCK_SAMPLES = 64  # that are computed at once, at most: what the bits of a prediction depend on
 
 
 def add_options(parser: argparse.ArgumentParser):
@@ -33,7 +33,7 @@ def add_options(parser: argparse.ArgumentParser):
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
     parser.add_argument(
         "--global-batch", type=int, default=1024, metavar="INT", help=f"samples at a time, over all ranks, of which "
-        f"each computes blocks of at most {BLOCK} [1024]"
+        f"each computes blocks of at most {BLOCK_SAMPLES} [1024]"
     )  # fmt: skip
     parser.add_argument("--backend", choices=BACKENDS, default="auto", help="how ranks talk [auto]")
     parser.add_argument("--threads", type=int, default=1, metavar="INT", help="BLAS threads of a rank [1]")
@@ -99,7 +99,7 @@ def _saved(path, out, overwrite, global_batch, threads):
 
 
 def _model(path, tensors, config):
-    model = models.build(config["model"], datasets.formed(config["data_shape"]), dtype=stored(config["dtype"]))
+    model = models.build(config["model"], datasets.placeholder(config["data_shape"]), dtype=stored(config["dtype"]))
     if models.hash_of_file(config["model"]) != config["model_sha256"]:
         raise ConfigurationError(f"--model {config['model']} has changed since {path} was written: give it back")
     try:
@@ -113,7 +113,7 @@ def _samples(spec, data_dir, part, config):
     """x, y or None, and the index of each sample, of one part of the data."""
     form = config["data_shape"]
     shape, outputs = tuple(form["features"]), form["outputs"]
-    kind, path, label = datasets.split(spec)
+    kind, path, label = datasets.parse_spec(spec)
     if (kind in ("csv:", "npz:")) != (form["table"] is not None):
         one, other = ("is a table", "is none") if form["table"] else ("is no table", "is one")
         raise ConfigurationError(
@@ -157,7 +157,7 @@ def _as_trained(config, part):
 
 def _batches(model, x, batch, comm):
     """The model's outputs for the samples in order, an array a batch, computed by all ranks; None but on rank 0."""
-    shards = -(-batch // BLOCK)
+    shards = -(-batch // BLOCK_SAMPLES)
     loader = ddp.DataLoader((x,), batch, comm, shards, shuffle="never")
     for one in loader.epoch(0):
         with no_grad():

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from allgrad.ddp.errors import ConfigurationError
-from allgrad.launch.launchers import USAGE, program, started
+from allgrad.launch.launchers import USAGE, parsed_command, program
 
 SCRIPT = """\
 #!/bin/bash
@@ -71,7 +71,7 @@ def script(
 
     With GPUs the ranks talk through NCCL and see all GPUs of their node: each takes that of its number there.
     """
-    arguments, given = started(arguments, "allgrad slurm --nodes 2 -- train --data digits ...")
+    arguments, given = parsed_command(arguments, "allgrad slurm --nodes 2 -- train --data digits ...")
     ranks = gpus_per_node or 1 if ntasks_per_node is None else ntasks_per_node
     for flag, value in (("--nodes", nodes), ("--ntasks-per-node", ranks), ("--gpus-per-node", gpus_per_node)):
         if value is not None and value < 1:

@@ -16,6 +16,10 @@ FLOORS = {  # package -> its rooms: each may import those before it
     "ddp": (
         "errors", "files", "process", "shards", "comm", "reduce", "data", "scaling", "trace", "parallel", "trainer",
     ),
+    "launch": (
+        "models", "options", "data", "transfer", "plan", "report", "launchers", "train", "checkpoints", "predict",
+        "slurm", "doctor", "study", "demo", "__main__",
+    ),
 }  # fmt: skip
 FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 
@@ -77,7 +81,7 @@ def test_imports_run_down_from_room_to_room(package):
     assert not up
 
 
-@pytest.mark.parametrize("package", FLOORS)
+@pytest.mark.parametrize("package", PACKAGES)
 def test_no_file_imports_itself_by_way_of_others(package):
     left = {name: {other for other in others if other in NAMES} for name, others in IMPORTS.items()}
     left = {name: others for name, others in left.items() if name.split(".")[0] == package}
@@ -141,3 +145,21 @@ print(*found, file=sys.stderr)
 """
     done = python(code, cwd=ROOT)
     assert done.stderr == "\n" and "usage: allgrad" in done.stdout and "weights_sha256" in done.stdout
+
+
+LAUNCH_TESTED_BY = {  # modules of launch without a test file of their name: which file tests them, and why that one
+    "data/files": "data/test_idx.py",  # files, hashes and downloads, by way of a set that has them
+    "study/experiments/project/findings": "study/experiments/project/test_extrapolation.py",  # of machines with laws
+    "study/experiments/tune/drawing": "study/experiments/tune/test_search.py",  # figures need a whole search
+    "study/options": "study/test_experiment.py",  # an experiment gets its options by its decorator only
+    "study/page": "study/test_report.py",  # a style sheet, seen in the page
+}
+
+
+def test_launch_modules_have_their_tests():
+    """tests/launch mirrors launch: a/b.py is tested by a/test_b.py, faces by those of what they hand on."""
+    launch, tests = ROOT / "launch", ROOT / "tests" / "launch"
+    modules = {path.relative_to(launch).with_suffix("") for path in launch.rglob("*.py") if path.stem != "__init__"}
+    without = {str(m) for m in modules if not (tests / m.parent / f"test_{m.name.strip('_')}.py").is_file()}
+    assert without == LAUNCH_TESTED_BY.keys()
+    assert all((tests / file).is_file() for file in LAUNCH_TESTED_BY.values())

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from allgrad.ddp.errors import ConfigurationError
-from allgrad.launch.data import Data
+from allgrad.launch.data.dataset import Data
 from allgrad.launch.data.files import damaged, normalised, pooch_for, read
 
 FILES = (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin")

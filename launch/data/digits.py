@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from allgrad.launch.data import Data
+from allgrad.launch.data.dataset import Data
 
 FILE = Path(__file__).with_name("digits.npz")
 

@@ -43,21 +43,21 @@ def normalised(train, validation):
 
     Each of the 256 levels is normalised once, from integer counts: the same bits on every machine.
     """
-    counts = sum(np.bincount(some.reshape(-1), minlength=256) for some in _parts(train))
+    counts = sum(np.bincount(some.reshape(-1), minlength=256) for some in _chunks(train))
     level = np.arange(256) / 255
     mean = np.average(level, weights=counts)
     std = math.sqrt(np.average((level - mean) ** 2, weights=counts))
     level = ((level - mean) / (std or 1.0)).astype(np.float32)
-    return _looked_up(level, train), _looked_up(level, validation)
+    return _look_up(level, train), _look_up(level, validation)
 
 
-def _parts(images):
+def _chunks(images):
     """Some images at a time: NumPy makes 8 bytes of each pixel that is an index."""
     return (images[i : i + 256] for i in range(0, len(images), 256))
 
 
-def _looked_up(level, images):
+def _look_up(level, images):
     found = np.empty(images.shape, level.dtype)
-    for pixels, values in zip(_parts(images), _parts(found)):
+    for pixels, values in zip(_chunks(images), _chunks(found)):
         np.take(level, pixels, out=values, mode="clip")  # the other modes make a copy of the values
     return found

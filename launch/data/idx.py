@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from allgrad.ddp.errors import ConfigurationError
-from allgrad.launch.data import Data
+from allgrad.launch.data.dataset import Data
 from allgrad.launch.data.files import damaged, md5, normalised, pooch_for, read
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")

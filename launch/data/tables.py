@@ -12,7 +12,7 @@ import numpy as np
 
 from allgrad.autograd import random
 from allgrad.ddp.errors import ConfigurationError
-from allgrad.launch.data import Data
+from allgrad.launch.data.dataset import Data
 
 LABELS = ("label", "target", "class", "y")
 

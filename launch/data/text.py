@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from allgrad.ddp.errors import ConfigurationError
-from allgrad.launch.data import Data
+from allgrad.launch.data.dataset import Data
 
 CONTEXT = 64
-STANDARD_LIBRARY = 1_000_000  # characters that are read of it
+STANDARD_LIBRARY_CHARACTERS = 1_000_000  # that are read of it
 
 
 def load_text(path: str | Path | None, context: int = CONTEXT) -> Data:
@@ -72,8 +72,8 @@ def _standard_library():
     text = []
     for file in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
         text.append(_decoded(file))
-        if sum(map(len, text)) >= STANDARD_LIBRARY:
+        if sum(map(len, text)) >= STANDARD_LIBRARY_CHARACTERS:
             break
     if not text:
         raise ConfigurationError("this Python has no standard library in source: give a text, --data text:PATH")
-    return "".join(text)[:STANDARD_LIBRARY]
+    return "".join(text)[:STANDARD_LIBRARY_CHARACTERS]

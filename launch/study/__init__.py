@@ -5,18 +5,17 @@ with Lab("runs/study") as lab:
     print(steps(lab, Workload("digits", "mlp:128"), "quick").headline)
 """
 
-import importlib
-
-from allgrad.launch.study.experiments import VERBS
+from allgrad.launch.study.experiments import VERBS, module_of
 from allgrad.launch.study.fit import Hyperbola, bootstrap, eval_steps, fit_hyperbola
 from allgrad.launch.study.lab import Lab
 from allgrad.launch.study.result import Check, Figure, Result, Table
 from allgrad.launch.study.runner import Run, configuration, execute, to_target
-from allgrad.launch.study.tune import Tuned, tune
+from allgrad.launch.study.lr_tuning import Tuned, tune
 from allgrad.launch.study.workload import Workload
 
 
 def __getattr__(name):  # an experiment is imported when it is asked for
-    if name.replace("_", "-") in VERBS or name == "search":  # the verb tune, since `tune` is the protocol's
-        return importlib.import_module(f"allgrad.launch.study.experiments.{'tune' if name == 'search' else name}").run
+    verb = "tune" if name == "search" else name.replace("_", "-")  # `tune` itself is the tuning of learning rates
+    if verb in VERBS:
+        return module_of(verb).run
     raise AttributeError(f"allgrad.launch.study has no {name!r}")

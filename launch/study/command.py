@@ -1,7 +1,6 @@
 """`allgrad study`: the experiments from the command line, and what a study's directory holds."""
 
 import argparse
-import importlib
 import shlex
 import signal
 import sys
@@ -11,8 +10,9 @@ from pathlib import Path
 
 from allgrad.ddp.comm import speaks
 from allgrad.ddp.errors import ConfigurationError, tell
-from allgrad.launch.study.experiments import VERBS
-from allgrad.launch.study.options import ALIASES, GRID, OPTIONS, PRESETS, REPEATED, WORKLOAD, typed
+from allgrad.launch.study.experiment import PRESETS
+from allgrad.launch.study.experiments import VERBS, module_of
+from allgrad.launch.study.options import ALIASES, GRID, OPTIONS, REPEATED, WORKLOAD, typed
 
 EPILOG = """verbs:
 {verbs}
@@ -62,7 +62,7 @@ def _experiment(verb, given):
     from allgrad.launch.study.workload import Workload
 
     preset = given.pop("preset", PRESETS[0])
-    experiment = importlib.import_module(f"allgrad.launch.study.experiments.{verb.replace('-', '_')}").run
+    experiment = module_of(verb).run
     grid = experiment.chosen(preset, {name: value for name, value in given.items() if name in GRID})
     ranks = given.get("ranks_per_run", 1)
     work = Workload(**{"shards": ranks, **{name: value for name, value in given.items() if name in WORKLOAD}})

@@ -1,26 +1,17 @@
 """Where runs are done: in worker processes of this machine, or on the ranks of a launch, and kept in a ledger."""
 
-import contextlib
 import multiprocessing
-import os
 import queue
-import secrets
-import signal
-import socket
 import threading
-import time
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import Any, TypeVar
 
 from allgrad import ddp
 from allgrad.ddp import process
 from allgrad.ddp.errors import ConfigurationError
-from allgrad.launch.study import ledger, runner, workload
-
-THREADS = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
-HEARTBEAT = 0.5  # seconds between two looks of a worker whether its parent is alive
+from allgrad.launch.study import ledger
+from allgrad.launch.study.workers import RankGroup, WorkerProcess, gather_ranks, run_here, serve_as_rank
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -28,12 +19,6 @@ R = TypeVar("R")
 
 class Closed(Exception):
     """The laboratory has closed while somebody waited for a run."""
-
-
-class Served(SystemExit):
-    """A rank has served its last run, and ends in good order."""
-
-    in_order = True
 
 
 class Lab:
@@ -66,22 +51,22 @@ class Lab:
             raise ConfigurationError(f"--retry {retry} is not error or all")
         self.comm = ddp.init()
         if self.comm.size > 1 and self.comm.rank > 0:
-            _serve_as_rank(self.comm, ranks_per_run)
+            serve_as_rank(self.comm, ranks_per_run)
         self.jobs = jobs or len(process.cores()) if self.comm.size == 1 else 0
         self.retry, self.progress = retry, progress
         self.asked = self.known = self.done = 0
         self.out = Path(out)
         self._closed = False
         self._lock = threading.Lock()
-        self._here = threading.Lock()  # one run at a time in this process
+        self._one_at_a_time = threading.Lock()  # of the runs in this process
         self._tasks: dict[str, _Task] = {}
         self._queue: queue.SimpleQueue = queue.SimpleQueue()
         self._workers: list = []
-        self._resting: Any = _Ranks([])  # too few for a group
+        self._resting: Any = RankGroup([])  # too few for a group
         self.ledger = ledger.Ledger(out)
-        self._before = {*self.ledger.rows}
+        self._found_before = {*self.ledger.rows}
         if self.comm.size > 1:
-            self._workers, self._resting = _gather_ranks(self.comm, ranks_per_run)
+            self._workers, self._resting = gather_ranks(self.comm, ranks_per_run)
             self._start()
         elif ranks_per_run > 1:
             raise ConfigurationError(f"--ranks-per-run {ranks_per_run} needs ranks: start with mpirun or torchrun")
@@ -99,11 +84,11 @@ class Lab:
             tasks = [self._ask(config, experiment) for config in configs]
         if self.jobs == 1:
             for task in tasks:
-                with self._here:
+                with self._one_at_a_time:
                     if task.row is None:
-                        self._check()
+                        self._refuse_if_closed()
                         self._tell("started", task.config)
-                        self._finish(task, _one(task.config, ddp.Communicator()))
+                        self._finish(task, run_here(task.config, ddp.Communicator()))
         return [task.wait() for task in tasks]
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
@@ -126,7 +111,7 @@ class Lab:
                 raise error
         return results
 
-    def together(self, function: Callable[[ddp.Communicator], R]) -> R:
+    def on_all_ranks(self, function: Callable[[ddp.Communicator], R]) -> R:
         """function(comm) on all ranks of this launch at once, while none does a run; returns rank 0's value.
 
         The function goes to the other ranks by pickle.
@@ -150,7 +135,7 @@ class Lab:
     # --- tasks ---------------------------------------------------------------------------------------------------
 
     def _ask(self, config, experiment):
-        self._check()
+        self._refuse_if_closed()
         name = ledger.run_id(config)
         if name in self._tasks:
             return self._tasks[name]
@@ -158,14 +143,14 @@ class Lab:
         self.asked += 1
         self._tell("expect", 1)
         row = self.ledger.rows.get(name)
-        if row is not None and not (name in self._before and (self.retry == "all" or row["status"] == "error")):
+        if row is not None and not (name in self._found_before and (self.retry == "all" or row["status"] == "error")):
             self.known += 1
             task.row = row
             task.ready.set()
             self._tell("finished", row)
         elif self.jobs != 1:
             if not self._workers:
-                self._workers = [_Process() for _ in range(self.jobs)]
+                self._workers = [WorkerProcess() for _ in range(self.jobs)]
                 self._start()
             self._queue.put(task)
         return task
@@ -196,7 +181,7 @@ class Lab:
         place = {"world_size": self.comm.size, "backend": self.comm.backend}
         row = {**head, "config": task.config, **found, **place, **ledger.software()}
         with self._lock:
-            self._check()
+            self._refuse_if_closed()
             self.ledger.append(row)
             self.done += 1
         task.row = row
@@ -207,7 +192,7 @@ class Lab:
         if self.progress is not None:
             getattr(self.progress, what)(value)
 
-    def _check(self):
+    def _refuse_if_closed(self):
         if self._closed:
             raise Closed
 
@@ -228,177 +213,3 @@ class _Task:
         if self.row is None:
             raise Closed
         return self.row
-
-
-def _one(config, comm):
-    """Execute, with what there is to say of place and time."""
-    started = {"started_utc": ledger.now(), "loadavg": ledger.load()}
-    return {**runner.execute(config, comm), **started, **ledger.hardware()}
-
-
-# --- worker processes ------------------------------------------------------------------------------------------------
-
-
-class _Process:
-    """A worker process, started when there is something to do, and again if it has died."""
-
-    def __init__(self):
-        self.process: Any = None
-        self.connection: Any = None
-        self.told: set = set()
-
-    def do(self, config) -> dict:
-        if self.process is None or not self.process.is_alive():
-            self._begin()
-        try:
-            self.connection.send(_message(config, self.told))
-            return self.connection.recv()
-        except (EOFError, OSError):
-            return {"status": "error", "error": f"the worker {_ending(self._ended())}", "wall_s": None}
-
-    def _begin(self):
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.told = set()
-        self.process = context.Process(target=_serve, args=(theirs, os.getpid()), daemon=True)
-        with _starting:
-            before = {name: os.environ.get(name) for name in THREADS}
-            os.environ.update(dict.fromkeys(THREADS, "1"))  # read by the BLAS when it is imported
-            try:
-                self.process.start()
-            finally:
-                for name, value in before.items():
-                    os.environ.pop(name) if value is None else os.environ.update({name: value})
-        theirs.close()
-        try:
-            self.connection.recv()
-        except EOFError:
-            status = self._ended()
-            raise ConfigurationError(
-                f"a worker process {_ending(status)} before it was ready: see what it printed above, or give --jobs 1"
-            ) from None
-
-    def _ended(self):
-        """How the process that is no more has ended; the next run starts another."""
-        self.process.join()
-        status, self.process = self.process.exitcode, None
-        return status
-
-    def end(self):
-        if self.process is not None:
-            self.process.kill()
-
-
-_starting = threading.Lock()
-
-
-def _ending(status):
-    if status is not None and status < 0:
-        name = signal.Signals(-status).name
-        return f"was killed by {name}" + (" (is there too little memory?)" if name == "SIGKILL" else "")
-    return f"ended with status {status}"
-
-
-def _message(config, told):
-    """A configuration, and what the worker has not yet been told of what it needs."""
-    extra = {key: value for key, value in workload.context(config).items() if key not in told}
-    told |= extra.keys()
-    return config, extra
-
-
-def _serve(connection, parent):
-    """The life of a worker process: it ends with its parent, however that ends."""
-    _leave_signals_to_the_first()
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    ddp.init("solo")
-    with contextlib.suppress(EOFError, OSError):
-        connection.send("ready")
-        while True:
-            config, extra = connection.recv()
-            workload.provide(extra)
-            connection.send(_one(config, ddp.Communicator()))
-
-
-def _leave_signals_to_the_first():
-    """A launcher sends them to all processes of a job; the one that leads ends the others."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _end_with(parent):
-    while os.getppid() == parent:
-        time.sleep(HEARTBEAT)
-    os._exit(1)
-
-
-# --- ranks -----------------------------------------------------------------------------------------------------------
-
-
-class _Ranks:
-    """Ranks that share a run; each has a connection to rank 0, so that none waits for work in a collective."""
-
-    def __init__(self, connections: list[Connection]):
-        self.connections = connections
-        self.told: set = set()
-
-    def do(self, config) -> dict:
-        message = _message(config, self.told)
-        for connection in self.connections:
-            connection.send(message)
-        row, *_ = [connection.recv() for connection in self.connections]
-        return row
-
-    def end(self):
-        for connection in self.connections:
-            with contextlib.suppress(OSError):
-                connection.send(None)
-
-
-def _groups(size, ranks_per_run):
-    """The ranks that do runs, in groups; what is left over rests."""
-    ranks = range(1, size)
-    if len(ranks) < ranks_per_run:
-        raise ConfigurationError(
-            f"--ranks-per-run {ranks_per_run} needs {ranks_per_run + 1} ranks, one of which leads, and there are {size}"
-        )
-    return [ranks[k : k + ranks_per_run] for k in range(0, len(ranks) - ranks_per_run + 1, ranks_per_run)]
-
-
-def _gather_ranks(comm, ranks_per_run):
-    """Rank 0's connections to the groups that do runs, and to what rests."""
-    groups = _groups(comm.size, ranks_per_run)
-    key = secrets.token_bytes(16)
-    alone = len({*comm.all_gather_object(socket.gethostname())}) == 1
-    listener = Listener(("127.0.0.1" if alone else "", 0), backlog=comm.size, authkey=key)
-    host = "127.0.0.1" if alone else socket.gethostname()
-    comm.broadcast_object((host, listener.address[1], key))
-    found = {}
-    for _ in range(comm.size - 1):
-        connection = listener.accept()
-        found[connection.recv()] = connection
-    listener.close()
-    if ranks_per_run > 1:
-        comm.split(0)
-    resting = sorted(found.keys() - {rank for group in groups for rank in group})
-    return [_Ranks([found[rank] for rank in group]) for group in groups], _Ranks([found[rank] for rank in resting])
-
-
-def _serve_as_rank(comm, ranks_per_run):
-    """The life of a rank other than 0; ends the program."""
-    _leave_signals_to_the_first()
-    groups = _groups(comm.size, ranks_per_run)
-    comm.all_gather_object(socket.gethostname())
-    host, port, key = comm.broadcast_object(None)
-    connection = Client((host, port), authkey=key)
-    connection.send(comm.rank)
-    mine = 1 + (comm.rank - 1) // ranks_per_run
-    group = comm.split(mine if mine <= len(groups) else len(groups) + 1) if ranks_per_run > 1 else ddp.Communicator()
-    with contextlib.suppress(EOFError, OSError):
-        while (message := connection.recv()) is not None:
-            if callable(message):
-                message(comm)
-                continue
-            config, extra = message
-            workload.provide(extra)
-            connection.send(_one(config, group))
-    raise Served(0)

@@ -1,19 +1,10 @@
 """The options of `allgrad study`, which mean the same on the command line, in a file and from Python."""
 
 import argparse
-import functools
-import inspect
-from collections.abc import Callable, Iterable
-from typing import Any, Generic, TypeVar
+from collections.abc import Iterable
+from typing import Any
 
 from allgrad.ddp.errors import ConfigurationError
-from allgrad.launch.study import runner, workload
-from allgrad.launch.study.result import Result
-
-PRESETS = "quick", "full"
-PRESET: Any = object()  # default of an option whose value is the preset's
-R = TypeVar("R")
-
 
 # --- types -----------------------------------------------------------------------------------------------------------
 
@@ -146,7 +137,7 @@ REPEATED = ("space",)  # a list of words; in a file also a table
 ALIASES = {"optimizers": ("--optimizer", "--optimizers"), "batches": ("--batch", "--batches")}
 
 
-# --- what an experiment is given -------------------------------------------------------------------------------------
+# --- values of Python and of files -----------------------------------------------------------------------------------
 
 
 def typed(name: str, value, source="") -> Any:
@@ -166,55 +157,3 @@ def typed(name: str, value, source="") -> Any:
 
 def _word(value):
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-
-class Experiment(Generic[R]):
-    """What `experiment` makes of an experiment's function: called as it is, with options in their types."""
-
-    def __init__(self, run: Callable[..., R], grids: dict, as_given: tuple[str, ...]):
-        functools.update_wrapper(self, run)
-        self.run, self.grids, self.as_given = run, grids, as_given
-        self.name = run.__module__.rpartition(".")[2].replace("_", "-")
-        self.parameters = inspect.signature(run).parameters
-
-    def chosen(self, preset, given) -> dict:
-        """The options that the function would get: those given, in their types, and the preset's."""
-        if preset not in PRESETS:
-            raise ConfigurationError(f"--preset {preset} is not one of {', '.join(PRESETS)}")
-        default = {key: self.grids[preset][key] for key, p in self.parameters.items() if p.default is PRESET}
-        known = {*self.parameters, *(runner.MORE if "more" in self.parameters else ())}
-        if "options" not in self.parameters and (foreign := given.keys() - known):
-            raise ConfigurationError(f"--{_flag(min(foreign))} has no effect on allgrad study {self.name}")
-        plain = {key for key in GRID if key not in (*REPEATED, *self.as_given) and given.get(key) is not None}
-        given = {key: typed(key, value) if key in plain else value for key, value in given.items()}
-        single = "optimizers" in self.parameters.keys() - {*default, *self.as_given}
-        if single and len(several := given.get("optimizers", ())) > 1:
-            raise ConfigurationError(f"{self.name} takes one optimizer, got {', '.join(several)}")
-        return default | {key: v for key, v in given.items() if v is not None or key not in default}
-
-    def __call__(self, lab, work, preset="quick", **given) -> R:
-        if not isinstance(work, workload.Workload):
-            raise ConfigurationError(f"a study is of a Workload(data, model), got {type(work).__name__}")
-        given = self.chosen(preset, given)
-        result = self.run(lab, work, preset, **given)
-        twice = sorted({*given.get("seeds", ())} & {*given.get("report_seeds", ())})
-        if twice and isinstance(result, Result):
-            result.notes.append(
-                f"Seeds {', '.join(map(str, twice))} are reported and were tuned with as well: they are not fresh, "
-                f"and favour the rates found."
-            )
-        return result
-
-
-def experiment(grids: dict, as_given: tuple[str, ...] = ()) -> Callable[[Callable[..., R]], Experiment[R]]:
-    """Decorates an experiment, `run(lab, work, preset, *, ...)`: it gets its options in the types that they have on the
-    command line, but those of `as_given`, and where there is none the preset's if its default is PRESET.
-
-    One that declares **more takes further words of a run's configuration, and with **options those of other
-    experiments; what else has no effect is refused. `run.chosen(preset, given)` are the options it would get.
-    """
-    return lambda run: Experiment(run, grids, as_given)
-
-
-def _flag(name):
-    return name.replace("_", "-")

@@ -12,7 +12,7 @@ from typing import Any
 from allgrad.ddp.comm import speaks
 from allgrad.ddp.trainer import screen
 
-RECENT = 16  # runs of which the mean is taken
+RECENT_RUNS = 16  # of which the mean is taken
 ENDS = {"diverged": "diverged", "error": "failed"}  # that a reader hears of while runs go on
 UNLIKE = "seed", "lr", "cap", "prune"  # runs that differ in these only take about as long as each other
 
@@ -118,7 +118,7 @@ class Progress:
 
     def _mean(self, like):
         last = self.seconds.get(like) or self.seconds.get(None)
-        return statistics.fmean(last[-RECENT:]) if last else None
+        return statistics.fmean(last[-RECENT_RUNS:]) if last else None
 
     def _show(self):
         if not self.bar and self.clock() - self.said >= self.every:

@@ -148,7 +148,7 @@ def accepted(check: Check) -> str:
 def _undecided(check, before=""):
     if check.verdict != INCONCLUSIVE:
         return ""
-    had = f"undecided with {check.seeds} {check.of}" if check.seeds else "undecided"
+    had = f"undecided with {check.seeds} {check.seed_kind}" if check.seeds else "undecided"
     if not check.seeds and check.low < check.high:
         had += "; its spread is known over blocks of one run only"
     return before + had + (f", about {needed:,} would decide" if (needed := check.seeds_needed) else "")

@@ -20,7 +20,7 @@ class Check:
     value, low, high    the estimate and its 95 % interval; low = high = value for a number without spread
     least, most         the accepted interval; -inf or inf where it is open
     seeds               how many seeds the interval rests on; 0 if on blocks of one run, or if there is none
-    of                  what these seeds are, in words
+    seed_kind           what these seeds are, in words
     """
 
     claim: str
@@ -30,7 +30,7 @@ class Check:
     least: float = -math.inf
     most: float = math.inf
     seeds: int = 0
-    of: str = "report seeds"
+    seed_kind: str = "report seeds"
 
     @property
     def verdict(self) -> str:

@@ -4,7 +4,6 @@
 `allgrad.launch.study.experiments.NAME`, which makes what it needs of `Run` and `to_target`.
 """
 
-import importlib
 import json
 import math
 import time
@@ -17,7 +16,7 @@ from allgrad import ddp
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.launch.options import OPTIMIZERS as RULES, length
 from allgrad.launch.plan import schedule_of, steps_of
-from allgrad.launch.study import fit, workload
+from allgrad.launch.study import experiments, fit, workload
 from allgrad.launch.train import make_optimizer
 
 SCHEMA = 1  # of configurations and of what they lead to: a change of it makes every run a new one
@@ -35,7 +34,7 @@ DEFAULTS: dict[str, Any] = {
     "warmup": 0, "batch": 64, "sampler": "epoch", "steps": None, "metric": "train_loss", "target": None, "cap": 6000,
     "prune": None, "eval_ratio": 1.05, "sustain": 1, "trace": False, "seed": 0,
 }  # fmt: skip
-MORE = (  # of these, what any experiment may be given as it is
+PASSED_ON = (  # options that an experiment with **more hands on to the configurations of its runs
     "momentum", "nesterov", "weight_decay", "l1", "no_decay", "schedule", "warmup", "steps", "optimizer_options",
     "trace",
 )  # fmt: skip
@@ -96,7 +95,7 @@ def execute(config: dict, comm=None) -> dict:
     kind = config["kind"]
     run = steps_to_target
     if kind != "steps_to_target":
-        run = importlib.import_module(f"allgrad.launch.study.experiments.{kind}").execute
+        run = experiments.module_of(kind).execute
     try:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             found = run(config, comm or ddp.Communicator())
@@ -214,7 +213,7 @@ def to_target(run: Run, at_evaluation: Callable[[Run], Any] | None = None) -> di
 
     initial = loss = run.evaluate()["loss"]
     measured = [(0, falling())]
-    status, met, row = "ok", None, 0
+    status, met, in_a_row = "ok", None, 0
     probes = [at_evaluation(run)] if at_evaluation is not None else []
     while True:
         stop = min(fit.eval_steps(run.t, config["eval_ratio"]), limit)
@@ -229,9 +228,9 @@ def to_target(run: Run, at_evaluation: Callable[[Run], Any] | None = None) -> di
         if at_evaluation is not None:
             probes.append(at_evaluation(run))
         if target is not None:
-            row = row + 1 if value <= target else 0
-            if row == sustain:
-                met = fit.crossing(measured[-row - 1], measured[-row], target)
+            in_a_row = in_a_row + 1 if value <= target else 0
+            if in_a_row == sustain:
+                met = fit.crossing(measured[-in_a_row - 1], measured[-in_a_row], target)
                 break
         if run.t >= limit:
             if target is not None or limit != run.budget:

@@ -15,7 +15,7 @@ from allgrad.ddp.data import stored
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.launch import data as datasets, models
 
-_own: dict[str, Any] = {}  # by hash: data, models and objectives that no name can make again in another process
+_objects: dict[str, Any] = {}  # by hash: data, models and losses of the user's own, which no name makes again elsewhere
 
 
 @dataclass(frozen=True)
@@ -54,26 +54,26 @@ class Workload:
         if self.shards < 1 or (self.eval_samples is not None and self.eval_samples < 1):
             given = self.shards, self.eval_samples
             raise ConfigurationError("--shards and --eval-samples are at least 1, got {} and {}".format(*given))
-        data = _load(self.data if isinstance(self.data, str) else _kept(self.data), self.data_dir, self.dtype)
+        data = _load(self.data if isinstance(self.data, str) else _own_data(self.data), self.data_dir, self.dtype)
         if not 0.0 <= self.label_noise < 1.0:
             raise ConfigurationError(f"label noise is a share from 0 to below 1, got {self.label_noise}")
         if self.label_noise and (data.classes is None or data.vocabulary is not None):
             raise ConfigurationError(f"label noise needs one label a sample, and {data.name} has none")
         if not isinstance(self.data, str):
-            _own[data.sha256] = data
+            _objects[data.sha256] = data
         elif self.data_dir is not None:  # what makes it again, since the data may be large
-            _own[data.sha256] = partial(_load, self.data, self.data_dir, self.dtype)
+            _objects[data.sha256] = partial(_load, self.data, self.data_dir, self.dtype)
         most = 2048 if data.vocabulary is None else max(16_384 // data.features[0], 64)
         named = isinstance(self.model, str)
         return {
             "data": data.name if not isinstance(self.data, str) else self.data,
             "data_sha256": data.sha256,
             "model": self.model if named else f"{self.model.__module__}:{self.model.__qualname__}",
-            "model_sha256": models.hash_of_file(self.model) if named else _keep(self.model),
+            "model_sha256": models.hash_of_file(self.model) if named else _remember(self.model),
             "init": self.init,
             "dropout": self.dropout,
             "dtype": self.dtype,
-            "objective": None if self.objective is None else _keep(self.objective),
+            "objective": None if self.objective is None else _remember(self.objective),
             "label_noise": self.label_noise,
             "shards": self.shards,
             "eval_samples": self.eval_samples or most,
@@ -100,21 +100,21 @@ class Workload:
         return self == Workload(shards=self.shards)
 
 
-def context(config: dict) -> dict:
-    """What another process needs, beside the configuration, to run it: see `provide`."""
+def unnamed_objects(config: dict) -> dict:
+    """{hash: data, model or loss} that another process needs beside the configuration; `add_objects` takes it there."""
     keys = config["data_sha256"], config["model_sha256"], config["objective"]
-    return {key: _own[key] for key in keys if key in _own}
+    return {key: _objects[key] for key in keys if key in _objects}
 
 
-def provide(found: dict):
-    """Take over what `context` has found in another process."""
-    _own.update(found)
+def add_objects(found: dict):
+    """Take over the `unnamed_objects` of another process."""
+    _objects.update(found)
 
 
 def load(config: dict) -> datasets.Data:
     """The data of a configuration, with its label noise; loaded once in a process."""
     digest = config["data_sha256"]
-    data = _own[digest] if digest in _own else _load(config["data"], None, config["dtype"])
+    data = _objects[digest] if digest in _objects else _load(config["data"], None, config["dtype"])
     data: Any = data() if callable(data) else data
     if data.sha256 != digest:
         raise ConfigurationError(f"--data {config['data']} has changed since the study began: give another --out")
@@ -124,8 +124,8 @@ def load(config: dict) -> datasets.Data:
 def build(config: dict):
     """The model of a configuration, with the weights of its seed."""
     digest, spec = config["model_sha256"], config["model"]
-    if digest in _own:
-        spec = _own[digest]
+    if digest in _objects:
+        spec = _objects[digest]
     elif digest is not None and models.hash_of_file(spec) != digest:
         raise ConfigurationError(f"--model {spec} has changed since the study began: give another --out")
     data = load(config)
@@ -135,7 +135,7 @@ def build(config: dict):
 def objective(config: dict, model, data):
     """(loss, metrics) as `allgrad.launch.train.objective`, or the user's own."""
     if config["objective"] is not None:
-        return _own[config["objective"]](model, data)
+        return _objects[config["objective"]](model, data)
     from allgrad.launch.train import objective as standard
 
     return standard(model, data)
@@ -143,7 +143,7 @@ def objective(config: dict, model, data):
 
 @lru_cache(maxsize=4)
 def _load(spec, data_dir, dtype):
-    data = spec.data if isinstance(spec, _Kept) else datasets.load(spec, data_dir)
+    data = spec.data if isinstance(spec, _OwnData) else datasets.load(spec, data_dir)
     return data.astype(stored(dtype))
 
 
@@ -156,17 +156,17 @@ def _noisy(data, share):
     return replace(data, train_y=labels)
 
 
-class _Kept:
+class _OwnData:
     """Data of the user's own, the same object for the same arrays, so that `_load` knows it again."""
 
     def __init__(self, data):
         self.data = data
 
 
-_kept_data: dict[tuple, tuple] = {}
+_own_arrays: dict[tuple, tuple] = {}
 
 
-def _kept(arrays):
+def _own_data(arrays):
     if isinstance(arrays, datasets.Data):
         key, make = (id(arrays),), lambda: arrays
     else:
@@ -175,9 +175,9 @@ def _kept(arrays):
         except (TypeError, ValueError):
             raise ConfigurationError("data of one's own are four arrays: train_x, train_y, val_x, val_y") from None
         key, make = tuple(map(id, arrays)), lambda: _data(train_x, train_y, val_x, val_y)
-    if key not in _kept_data:
-        _kept_data[key] = _Kept(make()), arrays  # the arrays are held, so that their ids stay theirs
-    return _kept_data[key][0]
+    if key not in _own_arrays:
+        _own_arrays[key] = _OwnData(make()), arrays  # the arrays are held, so that their ids stay theirs
+    return _own_arrays[key][0]
 
 
 def _data(*arrays):
@@ -229,12 +229,12 @@ def _finite(array, name):
     return found
 
 
-def _keep(f):
+def _remember(f):
     """Remember a function or class by the hash of its source."""
     try:
         source = inspect.getsource(f) + (Path(inspect.getsourcefile(f) or "").name)
     except (OSError, TypeError):
         source = repr(getattr(f, "__code__", None) and f.__code__.co_code)
     digest = hashlib.sha256(f"{f.__module__}:{f.__qualname__}\n{source}".encode()).hexdigest()
-    _own[digest] = f
+    _objects[digest] = f
     return digest

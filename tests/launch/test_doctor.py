@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import allgrad
 from allgrad.launch import doctor
 from allgrad.launch.doctor import found_wrong
 
@@ -51,6 +52,21 @@ def test_doctor_finds_more_threads_than_cores(start, tmp_path):
 def test_a_number_of_threads_that_cannot_be(start, tmp_path):
     done = start("doctor --threads 0", tmp_path)
     assert done.status == 2 and done.told() == ["--threads is at least 1, got 0"]
+
+
+@pytest.mark.parametrize("foreign", [True, False])
+def test_an_autograd_of_others_is_named(foreign, start, tmp_path):
+    """Distributions other than this one have a package of that name; in a checkout the folder is this one's own."""
+    path = str(Path(allgrad.__file__).parents[1])
+    theirs = tmp_path / "elsewhere" / "autograd" / "__init__.py"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("raise ImportError('nobody has to import it')")
+    path = os.pathsep.join([str(theirs.parents[1]), path] if foreign else [path, str(theirs.parents[1])])
+    done = start("doctor", tmp_path, PYTHONPATH=path)
+    notes = [line for line in done.out.splitlines() if line.startswith("note: ")]
+    told = f"note: import autograd finds {theirs}, which is not allgrad: write import allgrad as ag"
+    assert notes == ([told] if foreign else [])
+    assert done.told() == [] and done.status == ("problem: " in done.out)  # a note is no problem
 
 
 # --- what is wrong -----------------------------------------------------------------------------------------------

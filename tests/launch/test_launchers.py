@@ -115,7 +115,7 @@ def test_the_launcher_is_chosen_by_what_is_there(programs, job, torch, expected,
     if job:
         monkeypatch.setenv("SLURM_JOB_ID", job)
     monkeypatch.setattr(launchers.importlib.util, "find_spec", lambda name: object() if torch else None)
-    assert launchers.available() == expected
+    assert launchers.default_launcher() == expected
 
 
 @pytest.mark.parametrize(

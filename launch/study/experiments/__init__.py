@@ -1,6 +1,11 @@
-"""The experiments: each a module with `run(lab, work, preset, ...) -> Result`, and its grids at its top."""
+"""The experiments of `allgrad study`, by the word it calls them. A new one is a module of this folder and a row here.
 
-VERBS = {  # what `allgrad study` calls them; the module is the verb with _ for -
+The module is named as the word, with _ for -, and has `run`, a function under `allgrad.launch.study.experiment`.
+"""
+
+import importlib
+
+VERBS = {  # word: what it studies, for --help. `all` runs them in this order
     "steps": "steps to a target against batch size, each with its learning rate tuned",
     "noise": "the noise scale along runs: predicted against measured critical batch size",
     "lr-rules": "what the rules for scaling the learning rate with the batch are worth, next to tuning it",
@@ -16,3 +21,8 @@ VERBS = {  # what `allgrad study` calls them; the module is the verb with _ for 
     "all": "all of these in one directory and one report",
     "tune": "hyper-parameters by grid, random, quasi-random search or successive halving, and how much each matters",
 }
+
+
+def module_of(verb: str):
+    """The module of an experiment, which is imported when it is asked for."""
+    return importlib.import_module(f"{__name__}.{verb.replace('-', '_')}")

@@ -1,22 +1,17 @@
 """All experiments in one directory, each reading the runs of those before it, and one report that begins with what to
 do."""
 
-import importlib
 import inspect
 import math
 from dataclasses import replace
 
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.launch.study import runner
-from allgrad.launch.study.experiments import VERBS, steps
+from allgrad.launch.study.experiment import experiment
+from allgrad.launch.study.experiments import VERBS, module_of, steps
 from allgrad.launch.study.experiments.noise import PREDICTORS
-from allgrad.launch.study.options import experiment
 from allgrad.launch.study.result import FAIL, INCONCLUSIVE, PASS, Result, Table
 
-FIRST = (
-    "steps", "noise", "lr-rules", "budgets", "schedule", "shuffle", "local", "init", "branch", "sharp", "scaling",
-    "project",
-)  # fmt: skip
 NOT_HERE = "all", "tune"  # the second searches a space that only its user can give
 GRIDS = {"quick": {}, "full": {}}  # those of the experiments
 
@@ -24,12 +19,8 @@ GRIDS = {"quick": {}, "full": {}}  # those of the experiments
 @experiment(GRIDS)
 def run(lab, work, preset="quick", **options) -> list[Result]:
     """Every experiment with those of the options that it takes, and in front of their results one about all of them."""
-    order = [verb for verb in FIRST if verb in VERBS]
-    order += [verb for verb in VERBS if verb not in (*order, *NOT_HERE)]
-    runs = {
-        verb: importlib.import_module(f"allgrad.launch.study.experiments.{verb.replace('-', '_')}").run
-        for verb in order
-    }
+    order = sorted((verb for verb in VERBS if verb not in NOT_HERE), key=lambda verb: verb != "steps")
+    runs = {verb: module_of(verb).run for verb in order}  # `steps` first: others read its runs
     taken = {verb: _taken(run, options) for verb, run in runs.items()}
     if foreign := options.keys() - {key for own in taken.values() for key in own}:
         raise ConfigurationError(f"--{min(foreign).replace('_', '-')} has no effect on any of these experiments")
@@ -50,7 +41,7 @@ def _taken(experiment, options):
     words = dict(inspect.signature(experiment).parameters)
     more = ()
     if words.keys() & {"options", "more"}:
-        more = runner.MORE + (tuple(inspect.signature(steps.run).parameters) if "options" in words else ())
+        more = runner.PASSED_ON + (tuple(inspect.signature(steps.run).parameters) if "options" in words else ())
     taken = {key: value for key, value in options.items() if key in words or key in more}
     if "optimizers" in taken and isinstance(default := words["optimizers"].default, tuple):  # a single optimizer
         taken["optimizers"] = taken["optimizers"][: len(default)]
@@ -59,7 +50,7 @@ def _taken(experiment, options):
 
 def summary(work, preset, results, missing) -> Result:
     """What all of them say together: their verdicts and headlines, and the advice."""
-    of = {result.name: result for result in results}
+    by_name = {result.name: result for result in results}
     rows = []
     for result in results:
         verdicts = [check.verdict for check in result.checks]
@@ -82,21 +73,21 @@ def summary(work, preset, results, missing) -> Result:
         methods=f"{work.name}, preset {preset}; all runs are in one directory, and the later experiments use the rates "
         f"and fits of `study steps`.",
         notes=[f"{verb} was not done: {why}" for verb, why in missing.items()],
-        advice=_advice(of),
+        advice=_advice(by_name),
     )  # fmt: skip
 
 
-def _advice(of):
+def _advice(by_name):
     """The advice of `steps`, with what the noise and the projection add before its last line: what is not known."""
-    if "steps" not in of:
+    if "steps" not in by_name:
         return ""
-    *lines, unknown = of["steps"].advice.splitlines()
-    if "noise" in of:
-        rows = of["noise"].tables[0].rows
+    *lines, unknown = by_name["steps"].advice.splitlines()
+    if "noise" in by_name:
+        rows = by_name["noise"].tables[0].rows
         spans = {p: [v for row in rows if math.isfinite(v := row[f"{p}/B_crit"])] for p in PREDICTORS}
         said = [f"{p} is {min(found):.2g} to {max(found):.2g} times B_crit" for p, found in spans.items() if found]
         names = ", ".join(dict.fromkeys(row["optimizer"] for row in rows))
         lines += [f"Predicted from the gradient noise along single runs ({names}): {', '.join(said)}."] * bool(said)
-    if "project" in of:
-        lines.append(f"On more ranks: {of['project'].headline}")
+    if "project" in by_name:
+        lines.append(f"On more ranks: {by_name['project'].headline}")
     return "\n".join([*lines, unknown])

@@ -11,10 +11,10 @@ import numpy as np
 
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.launch.study import figures, fit, runner
+from allgrad.launch.study.experiment import PRESET, experiment
 from allgrad.launch.study.experiments import steps
-from allgrad.launch.study.options import PRESET, experiment
+from allgrad.launch.study.lr_tuning import SEEDS, lr_exponent
 from allgrad.launch.study.result import Check, Figure, Result, Table
-from allgrad.launch.study.tune import SEEDS, power
 
 GRIDS = {
     "quick": {
@@ -40,18 +40,18 @@ def run(
     if checkpoints[0] < 0:
         raise ConfigurationError(f"--checkpoints are numbers of steps, 0 or more, got {checkpoints[0]}")
 
-    def of(optimizer):
+    def run_all(optimizer):
         rate, trials, edge = lr, 0, None
         if rate is None:
             common = {"target": steps.goal(work, metric, target), "metric": metric, "sampler": sampler,
                       "eval_ratio": eval_ratio, "sustain": sustain, **more}  # fmt: skip
             setting = steps.Setting(lab, work, common, seeds, cap, None)
-            tuned = setting.climb(optimizer, batches[:1])[0].tuned
+            tuned = setting.tune_batches(optimizer, batches[:1])[0].tuned
             rate, trials, edge = tuned.lr, tuned.trials, tuned.at_edge
         configs = [
             runner.configuration(
                 work, optimizer, kind="branch", lr=rate, batch=batches[0], branches=batches, checkpoints=checkpoints,
-                steps=checkpoints[-1] or 1, delta=DELTA, power=power(optimizer), sampler=sampler, seed=seed,
+                steps=checkpoints[-1] or 1, delta=DELTA, power=lr_exponent(optimizer), sampler=sampler, seed=seed,
                 cap=10**9, **more,
             ) for seed in report_seeds
         ]  # fmt: skip
@@ -59,7 +59,7 @@ def run(
         runner.refuse_failed(rows, f"the branches of {optimizer} cannot be run")
         return {"lr": rate, "trials": trials, "at_edge": edge, "rows": rows}
 
-    found = dict(zip(optimizers, lab.map(of, optimizers)))
+    found = dict(zip(optimizers, lab.map(run_all, optimizers)))
     return summarize(work, found, batches, checkpoints, sampler, seeds, report_seeds)
 
 
@@ -184,8 +184,10 @@ def _cell(name, one, checkpoint, batches):
 
 def summarize(work, found, batches, checkpoints, sampler, seeds, report_seeds) -> Result:
     """Tables, checks, figures and sentences from {optimizer: rate and rows}."""
-    of = {name: [cell for c in checkpoints if (cell := _cell(name, one, c, batches))] for name, one in found.items()}
-    cells = [cell for some in of.values() for cell in some]
+    cells_of = {
+        name: [cell for c in checkpoints if (cell := _cell(name, one, c, batches))] for name, one in found.items()
+    }
+    cells = [cell for some in cells_of.values() for cell in some]
     table = Table(
         "checkpoints",
         ["optimizer", "checkpoint", "loss", "cbs", "next", "cap", "ci_lo", "ci_hi", "lr", "n_seeds", "n_fail",
@@ -206,15 +208,15 @@ def summarize(work, found, batches, checkpoints, sampler, seeds, report_seeds) -
     )  # fmt: skip
     result = Result(
         "branch", "How does the largest batch that costs nothing change while a run goes on?",
-        " ".join(_headline(name, some) for name, some in of.items() if some),
-        [check for name, some in of.items() for check in _checks(name, some, len(report_seeds), work)],
+        " ".join(_headline(name, some) for name, some in cells_of.items() if some),
+        [check for name, some in cells_of.items() for check in _checks(name, some, len(report_seeds), work)],
         [table, branches],
         [Figure("cbs", "Local critical batch size along the run: the intervals of 95 % over seeds; hollow: capped by "
-                "stability under the scaling rule, or by the largest batch tried.", lambda: _draw(of))]
+                "stability under the scaling rule, or by the largest batch tried.", lambda: _draw(cells_of))]
         + [Figure(f"branches_{name}", f"Training loss after a branch of one epoch with {name}, a line for each "
                   "checkpoint, over that of the base batch; the dashed level is the tolerance; "
                   "no point where a seed's branch diverged.",
-                  lambda some=some: _draw_branches(some, batches)) for name, some in of.items() if some],
+                  lambda some=some: _draw_branches(some, batches)) for name, some in cells_of.items() if some],
     )  # fmt: skip
     rates = ", ".join(f"{name} {one['lr']:.3g}" for name, one in found.items())
     result.methods = (
@@ -224,12 +226,12 @@ def summarize(work, found, batches, checkpoints, sampler, seeds, report_seeds) -
         f"the data; loss over the measured training samples at the end of a branch, {len(report_seeds)} seeds; sampler "
         f"{sampler}; tolerance {TOLERANCE:.0%}; 95 % intervals by {fit.RESAMPLES} resamples of the seeds."
     )
-    last = [some[-1] for some in of.values() if some]
+    last = [some[-1] for some in cells_of.values() if some]
     result.advice = "Begin with a small batch and let it grow: " + "; ".join(
         f"with {c['optimizer']}, about {some[0]['cbs']} at first and {c['cbs']} after {c['checkpoint']} steps"
-        for c, some in zip(last, [s for s in of.values() if s])
+        for c, some in zip(last, [s for s in cells_of.values() if s])
     ) + "."  # fmt: skip
-    result.notes = _notes(of, found)
+    result.notes = _notes(cells_of, found)
     return result
 
 
@@ -265,12 +267,12 @@ def _checks(name, cells, seeds, work):
                   seeds=seeds)]  # fmt: skip
 
 
-def _notes(of, found):
+def _notes(cells_of, found):
     notes = [
         "A loss over many samples ends each branch; Merrill et al. smooth losses of batches instead.",
         "Batches are tried at powers of two: the critical batch size lies between cbs and next.",
     ]
-    for name, cells in of.items():
+    for name, cells in cells_of.items():
         if lost := [row for row in found[name]["rows"] if row["status"] != "ok"]:
             notes.append(f"{name}: {len(lost)} of {len(found[name]['rows'])} base runs ended early "
                          f"({', '.join(sorted({row['status'] for row in lost}))}).")  # fmt: skip
@@ -285,11 +287,11 @@ def _notes(of, found):
     return notes
 
 
-def _draw(of):
+def _draw(cells_of):
     figure, axes = figures.new()
     axes.set_xscale("symlog", linthresh=25)
     figures.batches(axes.yaxis)
-    for i, (name, cells) in enumerate(of.items()):
+    for i, (name, cells) in enumerate(cells_of.items()):
         columns = [[c[key] for c in cells] for key in ("checkpoint", "cbs", "ci_lo", "ci_hi")]
         hollow = [c["cap"] != "noise" for c in cells]
         figures.points_with_interval(axes, *columns, i=i, label=name, join=True, hollow=hollow)

@@ -11,9 +11,9 @@ import numpy as np
 from allgrad.ddp import Sampler
 from allgrad.launch.plan import steps_of
 from allgrad.launch.study import figures, fit, runner
-from allgrad.launch.study.options import PRESET, experiment
+from allgrad.launch.study.experiment import PRESET, experiment
+from allgrad.launch.study.lr_tuning import REPORT_SEEDS, SEEDS, Tuned, tune_batches
 from allgrad.launch.study.result import Check, Figure, Result, Table
-from allgrad.launch.study.tune import REPORT_SEEDS, SEEDS, Tuned, climb
 
 GRIDS = {
     "quick": {
@@ -26,7 +26,7 @@ GRIDS = {
         "report_seeds": tuple(range(100, 110)),
     },
 }  # fmt: skip
-FEW = 5  # steps; a cell with fewer says nothing about training
+FEW_STEPS = 5  # a cell with fewer says nothing about training
 
 
 @dataclass
@@ -75,7 +75,7 @@ def run(
         def configure(batch, **given):
             return runner.configuration(work, optimizer, batch=batch, steps=budget, **common, **given)
 
-        found = climb(
+        found = tune_batches(
             lab, configure, optimizer, batches, lr, seeds=seeds, report_seeds=report_seeds, cap=10**9, measure=_loss,
             experiment="budgets",
         )  # fmt: skip
@@ -104,10 +104,10 @@ def _mean(values):
 
 def summarize(work, cells, common, seeds, report_seeds) -> Result:
     """Tables, checks, figures and sentences from the cells."""
-    of: dict = {}
+    cells_of: dict = {}
     for cell in cells:
-        of.setdefault((cell.optimizer, cell.budget), []).append(cell)
-    several = len({name for name, _ in of}) > 1
+        cells_of.setdefault((cell.optimizer, cell.budget), []).append(cell)
+    several = len({name for name, _ in cells_of}) > 1
     table = Table(
         "cells",
         ["optimizer", "budget", "B", "steps", "epochs", "lr", "val_loss", "ci_lo", "ci_hi", "val_acc", "train_loss",
@@ -115,16 +115,16 @@ def summarize(work, cells, common, seeds, report_seeds) -> Result:
         [_row(cell, work, common) for cell in cells],
         "Loss on the validation part at the end of a budget: means over the report's seeds.",
         {"steps": "optimizer steps in the budget", "budget": "what every run may use: steps, or epochs (ep)",
-         "degenerate": f"fewer than {FEW} steps: says nothing about training"},
+         "degenerate": f"fewer than {FEW_STEPS} steps: says nothing about training"},
     )  # fmt: skip
     result = Result(
         "budgets", "Does a larger batch reach a worse loss because it is large, or because it has fewer steps?",
-        _headline(of, several), _checks(work, of, several, len(report_seeds)), [table],
+        _headline(cells_of, several), _checks(work, cells_of, several, len(report_seeds)), [table],
         [Figure(f"loss_{name}", f"Loss on the validation part against batch size with {name}, a line for each budget: "
                 "means and 95 % intervals over seeds; the rate tuned in every cell. Hollow: fewer than "
-                f"{FEW} steps. Crosses: a seed, or every rate, failed.",
-                lambda name=name: _draw({b: found for (n, b), found in of.items() if n == name}))
-         for name in dict.fromkeys(name for name, _ in of)],
+                f"{FEW_STEPS} steps. Crosses: a seed, or every rate, failed.",
+                lambda name=name: _draw({b: found for (n, b), found in cells_of.items() if n == name}))
+         for name in dict.fromkeys(name for name, _ in cells_of)],
     )  # fmt: skip
     result.methods = (
         f"{work.name}, {len(work.loaded.train_x):,} training samples; every run has its whole budget, its learning "
@@ -133,7 +133,7 @@ def summarize(work, cells, common, seeds, report_seeds) -> Result:
         f"were worse, the winner run on {len(report_seeds)} fresh seeds; sampler {common['sampler']}; 95 % intervals "
         f"by {fit.RESAMPLES} resamples of the seeds."
     )
-    result.advice = _advice(of)
+    result.advice = _advice(cells_of)
     result.notes = _notes(cells)
     return result
 
@@ -144,7 +144,7 @@ def _row(cell, work, common):
         "optimizer": cell.optimizer, "budget": cell.budget, "B": cell.batch, "steps": cell.steps,
         "epochs": cell.steps * cell.batch / len(work.loaded.train_x), "lr": cell.tuned.lr, "val_loss": cell.loss,
         "ci_lo": low, "ci_hi": high, "val_acc": cell.average("final_val_accuracy"),
-        "train_loss": cell.average("final_train_loss"), "degenerate": cell.steps < FEW,
+        "train_loss": cell.average("final_train_loss"), "degenerate": cell.steps < FEW_STEPS,
         "n_seeds": len(cell.tuned.rows), "n_fail": cell.tuned.failures, "at_edge": cell.tuned.at_edge,
         "n_trials": cell.tuned.trials, "schedule": common["schedule"], "eval_ratio": common["eval_ratio"],
         "sampler": common["sampler"],
@@ -164,9 +164,9 @@ def _known(found):
     return [cell for cell in found if cell.finite]
 
 
-def _headline(of, several):
+def _headline(cells_of, several):
     said, gaps = [], {True: [], False: []}
-    for (name, budget), found in of.items():
+    for (name, budget), found in cells_of.items():
         known = _known(found)
         if len(known) < 2:
             said.append(f"{_words(budget)}: {len(known)} of {len(found)} batches have a rate that works on fresh seeds")
@@ -188,10 +188,10 @@ def _headline(of, several):
     return "; ".join(said) + meaning + "."
 
 
-def _advice(of):
+def _advice(cells_of):
     said = []
-    for (name, budget), found in of.items():
-        known = [cell for cell in _known(found) if cell.steps >= FEW]
+    for (name, budget), found in cells_of.items():
+        known = [cell for cell in _known(found) if cell.steps >= FEW_STEPS]
         if known:
             least = min(cell.loss for cell in known)
             near = [cell for cell in known if cell.loss <= 1.05 * least or cell.loss - least <= 2.0 * _error(cell)]
@@ -205,10 +205,10 @@ def _advice(of):
 # --- checks ----------------------------------------------------------------------------------------------------------
 
 
-def _checks(work, of, several, seeds):
+def _checks(work, cells_of, several, seeds):
     reference = work.is_default
     checks = []
-    for (name, budget), found in of.items():
+    for (name, budget), found in cells_of.items():
         by = {cell.batch: cell for cell in _known(found)}
         if len(by) < 2:
             continue
@@ -265,7 +265,7 @@ def _notes(cells):
     ]  # fmt: skip
     for cell in cells:
         where = f"{cell.optimizer}, {_words(cell.budget)}, B = {cell.batch}"
-        if cell.steps < FEW:
+        if cell.steps < FEW_STEPS:
             notes.append(f"{where}: {cell.steps} step{'s' * (cell.steps != 1)} only; the cell is degenerate.")
         notes += cell.tuned.remarks(where)
     return notes
@@ -277,7 +277,7 @@ def _draw(found):
         low, high = zip(*(fit.mean_interval(cell.losses, mean=np.mean) for cell in cells))
         figures.points_with_interval(
             axes, [c.batch for c in cells], [c.loss for c in cells], low, high, i=i, label=_words(budget), join=True,
-            hollow=[c.steps < FEW for c in cells],
+            hollow=[c.steps < FEW_STEPS for c in cells],
         )  # fmt: skip
     axes.set(xlabel="batch size B (examples)", ylabel="validation loss")
     for i, cells in enumerate(found.values()):

@@ -13,10 +13,10 @@ from allgrad import autograd as ag
 from allgrad.autograd import init, nn, random
 from allgrad.autograd.arrays import to_numpy
 from allgrad.launch.study import figures, fit, runner
+from allgrad.launch.study.experiment import PRESET, experiment
 from allgrad.launch.study.experiments import steps
-from allgrad.launch.study.options import PRESET, experiment
+from allgrad.launch.study.lr_tuning import SEEDS, NothingWorks, Tuned, first_rate, tune
 from allgrad.launch.study.result import Check, Figure, Result, Table
-from allgrad.launch.study.tune import SEEDS, NothingWorks, Tuned, first_rate, tune
 
 SCHEMES = {
     "he": init.kaiming,
@@ -152,7 +152,7 @@ def _models(work, deep):
 
 def summarize(work, models, cells, common, name, seeds, report_seeds, cap) -> Result:
     """Tables, checks, figures and sentences from the cells."""
-    of = {(cell.depth, cell.scheme): cell for cell in cells}
+    cells_of = {(cell.depth, cell.scheme): cell for cell in cells}
     goal = f"{common['metric']} {common['target']:g}"
     rows = [{**_row(cell), "budget": goal, "eval_ratio": common["eval_ratio"]} for cell in cells]
     layers = [
@@ -161,10 +161,10 @@ def summarize(work, models, cells, common, name, seeds, report_seeds, cap) -> Re
     ]  # fmt: skip
     result = Result(
         "init", "Which initial weights let the network reach the target, and in how many steps?",
-        _headline(of, models, goal), _checks(work, of, models, len(report_seeds)),
+        _headline(cells_of, models, goal), _checks(work, cells_of, models, len(report_seeds)),
         [Table("cells", ["scheme", "depth", "lr", "S", "ci_lo", "ci_hi", "over_he", "init_loss", "n_seeds", "n_fail",
                          "at_edge", "n_trials", "budget", "eval_ratio"],
-               [{**row, "over_he": _ratio(cell, of[cell.depth, "he"])[0]} for row, cell in zip(rows, cells)],
+               [{**row, "over_he": _ratio(cell, cells_of[cell.depth, "he"])[0]} for row, cell in zip(rows, cells)],
                f"Steps to {goal} from each scheme's weights, each with its best rate: geometric means over seeds.",
                {"scheme": "he: variance 2/fan_in; xavier: 2/(fan_in + fan_out); lecun: 1/fan_in; torch: uniform within "
                 "1/sqrt(fan_in); small: standard deviation 0.01; unit-normal: 1", "depth": "hidden layers",
@@ -175,7 +175,7 @@ def summarize(work, models, cells, common, name, seeds, report_seeds, cap) -> Re
                "Layers before the first step, on 256 training samples of one seed.",
                {"layer": "whose weights", "act_std": "standard deviation of what the layer computes",
                 "grad_norm": "norm of the gradient of its weights"})],
-        _figures(of, models, goal),
+        _figures(cells_of, models, goal),
     )  # fmt: skip
     result.methods = (
         f"{', '.join(model.name for model in models.values())}; {name}, B = {BATCH}, to {goal} within {cap} steps, "
@@ -222,7 +222,7 @@ def _ratio(cell, base) -> tuple[float, float, float]:
     return fit.gmean(ratios), *fit.mean_interval(ratios)
 
 
-def _checks(work, of, models, seeds):
+def _checks(work, cells_of, models, seeds):
     checks = []
     shallow = next(iter(models))
 
@@ -230,10 +230,10 @@ def _checks(work, of, models, seeds):
         claim = f"depth {shallow}: {scheme} takes as many steps as he (ratio)"
         if scheme in ("small", "unit-normal"):
             claim = f"depth {shallow}: {scheme} costs steps (ratio to he)"
-        checks.append(Check(claim, *_ratio(of[shallow, scheme], of[shallow, "he"]), least, most, seeds))
+        checks.append(Check(claim, *_ratio(cells_of[shallow, scheme], cells_of[shallow, "he"]), least, most, seeds))
 
     def share(depth, scheme, fails):
-        failed = sum(not math.isfinite(s) for s in of[depth, scheme].steps) / len(of[depth, scheme].steps)
+        failed = sum(not math.isfinite(s) for s in cells_of[depth, scheme].steps) / len(cells_of[depth, scheme].steps)
         claim = f"depth {depth}: {scheme} {'fails' if fails else 'reaches the target'} (share of seeds that fail)"
         checks.append(Check(claim, failed, failed, failed, *((0.5, 1.0) if fails else (0.0, 0.2))))
 
@@ -248,7 +248,7 @@ def _checks(work, of, models, seeds):
             (shallow, "zero", True), ("6", "he", False), ("6", "xavier", False), ("6", "small", True),
             ("6", "unit-normal", True),
         ):  # fmt: skip
-            if (depth, scheme) in of:
+            if (depth, scheme) in cells_of:
                 share(depth, scheme, fails)
     else:
         share(shallow, "he", False)
@@ -257,10 +257,10 @@ def _checks(work, of, models, seeds):
     return checks
 
 
-def _headline(of, models, goal):
+def _headline(cells_of, models, goal):
     said = []
     for depth in models:
-        cells = [cell for (at, _), cell in of.items() if at == depth]
+        cells = [cell for (at, _), cell in cells_of.items() if at == depth]
         reached = [cell for cell in cells if _finite(cell)]
         failed = [cell.scheme for cell in cells if not _finite(cell)]
         steps_of = ", ".join(f"{cell.scheme} {fit.gmean(_finite(cell)):.0f}" for cell in reached)
@@ -273,22 +273,22 @@ def _headline(of, models, goal):
 # --- figures ---------------------------------------------------------------------------------------------------------
 
 
-def _figures(of, models, goal):
+def _figures(cells_of, models, goal):
     return [
         Figure("cells", f"Steps to {goal} from each scheme's initial weights, each with its best learning rate: "
                "geometric means and 95 % intervals over seeds. Crosses: a seed failed, or all did.",
-               lambda: _draw_steps(of, models, goal)),
+               lambda: _draw_steps(cells_of, models, goal)),
         Figure("layers", "What the layers compute before the first step: standard deviation of each layer's outputs in "
                "the deepest model, by scheme (those of zero are 0).",
-               lambda: _draw_layers(of, list(models)[-1])),
+               lambda: _draw_layers(cells_of, list(models)[-1])),
     ]  # fmt: skip
 
 
-def _draw_steps(of, models, goal):
+def _draw_steps(cells_of, models, goal):
     figure, axes = figures.new(y=figures.logarithmic)
-    schemes = list(dict.fromkeys(scheme for _, scheme in of))
+    schemes = list(dict.fromkeys(scheme for _, scheme in cells_of))
     for i, depth in enumerate(models):
-        rows = [_row(of[depth, scheme]) for scheme in schemes]
+        rows = [_row(cells_of[depth, scheme]) for scheme in schemes]
         x = [k + 0.16 * (i - (len(models) - 1) / 2) for k in range(len(schemes))]
         ends = [[row[key] for row in rows] for key in ("S", "ci_lo", "ci_hi")]
         figures.points_with_interval(axes, x, *ends, i=i, label=f"depth {depth}")
@@ -296,15 +296,17 @@ def _draw_steps(of, models, goal):
     axes.set(xlabel="initial weights", ylabel=f"steps to {goal}")
     axes.set_xlim(-0.5, len(schemes) - 0.5)
     for i, depth in enumerate(models):
-        failed = [k for k, scheme in enumerate(schemes) if any(not math.isfinite(s) for s in of[depth, scheme].steps)]
+        failed = [
+            k for k, scheme in enumerate(schemes) if any(not math.isfinite(s) for s in cells_of[depth, scheme].steps)
+        ]
         figures.failed(axes, failed, i=i, row=i)
     figures.legend(figure, 2)
     return figure
 
 
-def _draw_layers(of, depth):
+def _draw_layers(cells_of, depth):
     figure, axes = figures.new(y=figures.logarithmic)
-    cells = [cell for (at, _), cell in of.items() if at == depth]
+    cells = [cell for (at, _), cell in cells_of.items() if at == depth]
     for i, cell in enumerate(cells):
         layers = cell.rows[0].get("layers", ())
         deviations = [layer["act_std"] or None for layer in layers]

@@ -12,11 +12,11 @@ import numpy as np
 from allgrad.ddp.data import Batch, Sampler, Shard
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.launch.study import figures, fit, runner
+from allgrad.launch.study.experiment import PRESET, experiment
 from allgrad.launch.study.experiments import steps
 from allgrad.launch.study.lab import Lab
-from allgrad.launch.study.options import PRESET, experiment
+from allgrad.launch.study.lr_tuning import tune
 from allgrad.launch.study.result import Check, Figure, Result, Table
-from allgrad.launch.study.tune import tune
 from allgrad.launch.study.workload import Workload
 
 GRIDS = {
@@ -230,7 +230,7 @@ class Setting:
 
 def summarize(work, cells, grid, setting, optimizers) -> Result:
     """Tables, checks, figures and sentences from the cells."""
-    of = {
+    cells_of = {
         (part, name): {c.every: c for c in cells if (c.part, c.optimizer) == (part, name)}
         for part, name in dict.fromkeys((c.part, c.optimizer) for c in cells)
     }
@@ -239,7 +239,7 @@ def summarize(work, cells, grid, setting, optimizers) -> Result:
     seeds = len(setting.report_seeds)
     result = Result(
         "local", "How rarely can workers average their parameters, and is that better than one large batch?",
-        _headline(of, grid, optimizers, accurate), _checks(work, of, optimizers, accurate, seeds),
+        _headline(cells_of, grid, optimizers, accurate), _checks(work, cells_of, optimizers, accurate, seeds),
         [Table("cells", ["part", "optimizer", "W", "b", "H", "B", "rounds", "lr", "train_loss", "ci_lo", "ci_hi",
                          "val_loss", "val_acc", "n_seeds", "n_fail", "at_edge", "n_trials", "budget", "sampler"],
                [_row(c) for c in cells], "Losses at the end of the budget: geometric means over seeds with 95 % "
@@ -250,7 +250,7 @@ def summarize(work, cells, grid, setting, optimizers) -> Result:
                 "rounds": "averages, of parameters or gradients", "budget": "steps of the run",
                 "val_acc": "validation accuracy", "train_loss": "final training loss", "val_loss": "validation loss",
                 "B": "examples of all workers a step"})],
-        _figures(of, grid, optimizers),
+        _figures(cells_of, grid, optimizers),
     )  # fmt: skip
     a, b = grid["epochs"], grid["rounds"]
     text = (
@@ -262,7 +262,7 @@ def summarize(work, cells, grid, setting, optimizers) -> Result:
         f"{b['rounds']} steps of B = W b H; rates of both tuned on the final training loss, {len(setting.seeds)} seeds,"
         f" factor sqrt 2."
     )
-    if ("by class", optimizers[0]) in of:
+    if ("by class", optimizers[0]) in cells_of:
         c = grid["shards"]
         text += (
             f" By class: W = {c['workers']}, b = {c['each']}, {c['budget']}; the data sorted by label and cut into W "
@@ -313,10 +313,10 @@ def _drop(cell, base) -> tuple[float, float, float]:
     return float(np.nanmean(lost)) if np.isfinite(lost).any() else math.nan, *fit.mean_interval(lost, mean=np.mean)
 
 
-def _checks(work, of, optimizers, accurate, seeds):
+def _checks(work, cells_of, optimizers, accurate, seeds):
     checks = []
     for name in optimizers:
-        cells = of["epochs", name]
+        cells = cells_of["epochs", name]
         base, rare = cells[1], cells[max(every for every in cells if every <= 16)]
         if accurate:
             claim = f"{name}: averaging every {rare.every} steps costs no accuracy (points lost, equal examples)"
@@ -325,12 +325,12 @@ def _checks(work, of, optimizers, accurate, seeds):
             claim = f"{name}: averaging every {rare.every} steps costs no validation loss (ratio, equal examples)"
             checks.append(Check(claim, *_ratio(rare, base, "final_val_loss"), most=1.1, seeds=seeds))
     first = optimizers[0]
-    for every, cell in of["rounds", first].items():
+    for every, cell in cells_of["rounds", first].items():
         claim = f"H = {every}: local steps beat the large batch of equal rounds and examples (ratio of train loss)"
-        value = _ratio(cell, of["large batch", first][every])
+        value = _ratio(cell, cells_of["large batch", first][every])
         checks.append(Check(claim, *value, most=0.5 if work.is_default else 1.0, seeds=seeds))
-    if ("by class", first) in of:
-        apart, mixed = of["by class", first], of["shards", first]
+    if ("by class", first) in cells_of:
+        apart, mixed = cells_of["by class", first], cells_of["shards", first]
         last, before = max(apart), sorted(apart)[-2]
         claim = f"workers with classes of their own: rare averages hurt (train loss at H = {last} over H = 1)"
         checks.append(Check(claim, *_ratio(apart[last], apart[1]), 3.0, seeds=seeds))
@@ -341,23 +341,25 @@ def _checks(work, of, optimizers, accurate, seeds):
     return checks
 
 
-def _headline(of, grid, optimizers, accurate):
+def _headline(cells_of, grid, optimizers, accurate):
     first = optimizers[0]
-    cells = of["epochs", first]
+    cells = cells_of["epochs", first]
     last = max(cells)
     key = "final_val_accuracy" if accurate else "final_val_loss"
     ends = [float(np.nanmean(cells[every].values(key))) for every in (1, last)]
     said = [f"{first}: {last}x fewer rounds at equal examples change validation {key.split('_')[2]} from "
             f"{ends[0]:.3f} to {ends[1]:.3f}."]  # fmt: skip
-    every = max(of["rounds", first])
-    losses = [fit.gmean(of[part, first][every].values("final_train_loss")) for part in ("rounds", "large batch")]
+    every = max(cells_of["rounds", first])
+    losses = [fit.gmean(cells_of[part, first][every].values("final_train_loss")) for part in ("rounds", "large batch")]
     said.append(
         f"In {grid['rounds']['rounds']} rounds of {every} local steps the train loss comes to {losses[0]:.2g}, with "
         f"the large batch of equal cost to {losses[1]:.2g}."
     )
-    if ("by class", first) in of:
-        last = max(of["by class", first])
-        apart, mixed = (_ratio(of[part, first][last], of[part, first][1])[0] for part in ("by class", "shards"))
+    if ("by class", first) in cells_of:
+        last = max(cells_of["by class", first])
+        apart, mixed = (
+            _ratio(cells_of[part, first][last], cells_of[part, first][1])[0] for part in ("by class", "shards")
+        )
         said.append(
             f"If every worker has classes of its own, averaging every {last} steps multiplies the loss by {apart:.1f} "
             f"(with parts of all data by {mixed:.2f})."
@@ -368,23 +370,23 @@ def _headline(of, grid, optimizers, accurate):
 # --- figures ---------------------------------------------------------------------------------------------------------
 
 
-def _figures(of, grid, optimizers):
+def _figures(cells_of, grid, optimizers):
     first = optimizers[0]
     found = [
         Figure("cells", "Final training loss against rounds of communication, at equal examples: each point is a "
                "number of local steps H between averages, with 95 % intervals over seeds.",
-               lambda: _draw_epochs({name: of["epochs", name] for name in optimizers})),
+               lambda: _draw_epochs({name: cells_of["epochs", name] for name in optimizers})),
         Figure("rounds", "Equal rounds and equal examples: local steps against one large batch, both at their best "
                "rate. Final training loss with 95 % intervals over seeds.",
-               lambda: _draw({"local steps": of["rounds", first], "large batch": of["large batch", first]},
+               lambda: _draw({"local steps": cells_of["rounds", first], "large batch": cells_of["large batch", first]},
                              f"training loss after {grid['rounds']['rounds']} rounds")),
     ]  # fmt: skip
-    if ("by class", first) in of:
+    if ("by class", first) in cells_of:
         found.append(
             Figure("shards", "Workers that have classes of their own, and workers with parts of all data: final "
                    "training loss against the steps between averages, with 95 % intervals over seeds.",
-                   lambda: _draw({"classes of their own": of["by class", first], "all data": of["shards", first]},
-                                 "final training loss"))
+                   lambda: _draw({"classes of their own": cells_of["by class", first],
+                                  "all data": cells_of["shards", first]}, "final training loss"))
         )  # fmt: skip
     return found
 
@@ -394,9 +396,9 @@ def _losses(cells):
     return [[row[key] for row in rows] for key in ("train_loss", "ci_lo", "ci_hi")]
 
 
-def _draw_epochs(of):
+def _draw_epochs(cells_of):
     figure, axes = figures.new(x=figures.logarithmic, y=figures.logarithmic)
-    for i, (name, cells) in enumerate(of.items()):
+    for i, (name, cells) in enumerate(cells_of.items()):
         rounds = [_row(cell)["rounds"] for cell in cells.values()]
         figures.points_with_interval(axes, rounds, *_losses(cells.values()), i=i, label=name, join=True)
         for every, x in zip(cells, rounds):
@@ -411,12 +413,12 @@ def _draw_epochs(of):
     return figure
 
 
-def _draw(of, label):
+def _draw(cells_of, label):
     figure, axes = figures.new(x=figures.batches, y=figures.logarithmic)
-    for i, (name, cells) in enumerate(of.items()):
+    for i, (name, cells) in enumerate(cells_of.items()):
         figures.points_with_interval(axes, [*cells], *_losses(cells.values()), i=i, label=name, join=True)
     axes.set(xlabel="steps between averages H", ylabel=label)
-    for i, cells in enumerate(of.values()):
+    for i, cells in enumerate(cells_of.values()):
         figures.failed(axes, [e for e, c in cells.items() if any(r["status"] != "ok" for r in c.rows)], i=i)
     figures.legend(figure, 2)
     return figure

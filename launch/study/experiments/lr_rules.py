@@ -16,10 +16,10 @@ from allgrad.autograd import schedule
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.ddp.scaling import AdaScale, lr_rules
 from allgrad.launch.study import figures, fit, runner
+from allgrad.launch.study.experiment import PRESET, experiment
 from allgrad.launch.study.experiments import steps
-from allgrad.launch.study.options import PRESET, experiment
+from allgrad.launch.study.lr_tuning import REPORT_SEEDS, SEEDS, Tuned, steps_of
 from allgrad.launch.study.result import Check, Figure, Result, Table
-from allgrad.launch.study.tune import REPORT_SEEDS, SEEDS, Tuned, steps_of
 
 GRIDS = {
     "quick": {
@@ -94,10 +94,10 @@ def run(
     }  # fmt: skip
     setting = steps.Setting(lab, work, common, seeds, cap, lr)
 
-    def of(optimizer):
+    def run_all(optimizer):
         mine = batches[::2] if optimizer in SPARSE and len(batches) > 4 else batches
-        tuned = setting.climb(optimizer, mine)
-        lab.map(lambda cell: setting.report(cell, report_seeds), tuned)
+        tuned = setting.tune_batches(optimizer, mine)
+        lab.map(lambda cell: setting.run_report_seeds(cell, report_seeds), tuned)
         base = tuned[0].tuned
         limit = math.ceil(grid["patience"] * fit.gmean([s for s in base.steps if math.isfinite(s)] or [base.score]))
         cells = [Cell(optimizer, "tuned", c.batch, c.tuned.lr, c.tuned.rows, c.tuned) for c in tuned]
@@ -113,7 +113,7 @@ def run(
             cell.rows = rows[k * len(report_seeds) : (k + 1) * len(report_seeds)]
         return cells
 
-    cells = dict(zip(optimizers, lab.map(of, optimizers)))
+    cells = dict(zip(optimizers, lab.map(run_all, optimizers)))
     return summarize(work, cells, common, seeds, report_seeds, grid["patience"])
 
 
@@ -187,12 +187,12 @@ class Gaining(runner.Run):
 
 def summarize(work, cells, common, seeds, report_seeds, patience) -> Result:
     """Tables, checks, figures and sentences from {optimizer: cells}."""
-    of = {name: {(c.rule, c.batch): c for c in found} for name, found in cells.items()}
+    cells_of = {name: {(c.rule, c.batch): c for c in found} for name, found in cells.items()}
     table = Table(
         "rules",
         ["optimizer", "rule", "B", "k", "lr", "S", "ci_lo", "ci_hi", "S_ideal", "to_ideal", "to_tuned", "n_seeds",
          "n_fail", "status", "at_edge", "n_trials", "budget", "eval_ratio", "sampler"],
-        [row for found in of.values() for row in _rows(found, common)],
+        [row for found in cells_of.values() for row in _rows(found, common)],
         "Steps S to the target with the rate a rule gives from the tuned rate of the base batch: geometric means over "
         "the seeds that met it.",
         {"rule": "how the rate follows the batch; tuned: by search at this batch", "k": "batch over base batch",
@@ -202,14 +202,15 @@ def summarize(work, cells, common, seeds, report_seeds, patience) -> Result:
     )  # fmt: skip
     result = Result(
         "lr-rules", "Up to which batch does a rule replace tuning the learning rate?",
-        " ".join(_headline(name, found) for name, found in of.items()), _checks(work, of, common, len(report_seeds)),
+        " ".join(_headline(name, found) for name, found in cells_of.items()),
+        _checks(work, cells_of, common, len(report_seeds)),
         [table],
         [Figure(f"rules_{name}", f"Steps to the target with {name} against batch size, for each rule: geometric means "
                 "and 95 % intervals over seeds. Thin line: the base batch's steps over k. Crosses, a row for each "
                 "rule: most of the seeds failed.",
-                lambda name=name: _draw(of[name], common)) for name in of],
+                lambda name=name: _draw(cells_of[name], common)) for name in cells_of],
     )  # fmt: skip
-    base = min(batch for found in of.values() for _, batch in found)
+    base = min(batch for found in cells_of.values() for _, batch in found)
     result.methods = (
         f"{work.name}; target {common['metric']} {common['target']:g}; base batch {base}, its rate tuned for each "
         f"optimizer on steps to the target with {len(seeds)} seeds on a grid of factor sqrt 2, as is the rate of the "
@@ -219,8 +220,8 @@ def summarize(work, cells, common, seeds, report_seeds, patience) -> Result:
         f"shards of a step; evaluations at the first 20 steps and then at distances of {common['eval_ratio']:g}; 95 % "
         f"intervals by {fit.RESAMPLES} resamples of the seeds."
     )
-    result.advice = _advice(of)
-    result.notes = _notes(of, common)
+    result.advice = _advice(cells_of)
+    result.notes = _notes(cells_of, common)
     return result
 
 
@@ -289,9 +290,9 @@ def _headline(name, found):
     return f"{name}: within 20 % of the steps with a tuned rate are {'; '.join(said)}."
 
 
-def _advice(of):
+def _advice(cells_of):
     said = []
-    for name, found in of.items():
+    for name, found in cells_of.items():
         order = sorted(_rules(found), key=lambda rule: (-_reach(found, rule)[0], _rules(found).index(rule)))
         reach = _reach(found, order[0])[0] if order else 1
         base = _base(found).batch
@@ -306,11 +307,11 @@ def _advice(of):
 # --- checks ----------------------------------------------------------------------------------------------------------
 
 
-def _checks(work, of, common, seeds):
+def _checks(work, cells_of, common, seeds):
     reference = work.is_default and common["metric"] == "train_loss" and common["sampler"] == "epoch"
     reference = reference and common["target"] == steps.TARGETS["train_loss"]
     checks = []
-    for name, found in of.items():
+    for name, found in cells_of.items():
         base = _base(found)
         k = {cell.batch: cell.batch / base.batch for cell in found.values()}
         rules = {rule: _cells(found, rule) for rule in _rules(found)}
@@ -368,9 +369,9 @@ def _constant(claim, cells, seeds):
     return Check(claim, math.exp(means[worst] - means.mean()), *fit.interval(ratios), 0.9, 1.1, seeds)
 
 
-def _notes(of, common):
+def _notes(cells_of, common):
     notes = []
-    for name, found in of.items():
+    for name, found in cells_of.items():
         for rule in _rules(found):
             missing = [batch for (r, batch), cell in found.items() if r == rule and cell.lr is None]
             if missing:
@@ -383,12 +384,12 @@ def _notes(of, common):
                 notes.append(f"{name}, {rule}: seeds failed, {which}; S is the mean of those that did not.")
         for cell in _cells(found, "tuned"):
             notes += cell.tuned.remarks(f"{name}, tuned, at B = {cell.batch}")
-    base = _base(next(iter(of.values())))
+    base = _base(next(iter(cells_of.values())))
     notes.append(f"All rules start from the rate that was best for B = {base.batch} on {base.tuned.trials} runs of the "
                  f"tuning seeds; a base rate tuned for a final loss lies nearer to the edge of stability, and linear "
                  f"scaling then fails sooner.")  # fmt: skip
     notes.append("The length of the warm-up, half an epoch, was not tuned; tuning it would count as trials.")
-    if set(SPARSE) & of.keys():
+    if set(SPARSE) & cells_of.keys():
         notes.append("LARS and LAMB are made for large batches: their base batch takes many more steps than that of "
                      "the others, so that S over S_ideal flatters them.")  # fmt: skip
     return notes

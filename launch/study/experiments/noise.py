@@ -15,8 +15,8 @@ from allgrad.autograd import random
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.ddp.scaling import Frozen, hessian_product, largest_eigenvalue, noise_of_examples
 from allgrad.launch.study import figures, fit, runner, workload
+from allgrad.launch.study.experiment import PRESET, experiment
 from allgrad.launch.study.experiments import steps
-from allgrad.launch.study.options import PRESET, experiment
 from allgrad.launch.study.result import Check, Figure, Result, Table
 
 GRIDS = {
@@ -159,8 +159,8 @@ def run(lab, work, preset="quick", *, optimizers=PRESET, **options) -> Result:
     ]  # fmt: skip
     rows = lab.run(configs, "noise")
     runner.refuse_failed(rows, "the noise cannot be measured")
-    of = {key: rows[i * len(grid["runs"]) :][: len(grid["runs"])] for i, key in enumerate(chosen)}
-    return summarize(work, of, fits, cells, common, first, grid)
+    rows_of = {key: rows[i * len(grid["runs"]) :][: len(grid["runs"])] for i, key in enumerate(chosen)}
+    return summarize(work, rows_of, fits, cells, common, first, grid)
 
 
 def predicted(row, key) -> float:
@@ -178,9 +178,9 @@ def growth(row) -> float:
     return values[-1] / values[0] if len(values) > 1 else math.nan
 
 
-def summarize(work, of, fits, cells, common, first, grid) -> Result:
+def summarize(work, rows_of, fits, cells, common, first, grid) -> Result:
     """Tables, checks, figures and sentences from the rows of each (optimizer, batch)."""
-    table = [_row(key, rows, fits[key[0]], cells[key]) for key, rows in of.items()]
+    table = [_row(key, rows, fits[key[0]], cells[key]) for key, rows in rows_of.items()]
     goal = f"{common['metric']} {common['target']:g}"
     columns = ["optimizer", "B", "lr", "S"]
     for name in PREDICTORS:
@@ -188,7 +188,7 @@ def summarize(work, of, fits, cells, common, first, grid) -> Result:
     columns += ["B_crit", "ci_lo", "ci_hi", "growth", "undefined", "n_seeds", "n_fail", "budget", "sampler"]
     result = Result(
         "noise", "Does the noise scale along a run predict the critical batch size?", _headline(table, fits),
-        _checks(work, common, of, fits, table),
+        _checks(work, common, rows_of, fits, table),
         [Table("predicted", columns, table, f"Noise scales, step-weighted means over runs to {goal}, means over seeds "
                "with 95 % intervals by bootstrap, beside the critical batch size that the steps to the target measure.",
                {"growth": "last B_simple of a run over its first, geometric mean over seeds",
@@ -196,14 +196,14 @@ def summarize(work, of, fits, cells, common, first, grid) -> Result:
                 "ci_lo": "95 % interval of B_crit, from", "ci_hi": "95 % interval of B_crit, to",
                 "S": "steps to the target of the probed runs", "budget": "what a run had to reach"}),
          Table("trace", ["optimizer", "B", "t", "loss", "trS", "G2", "G2_corrected", "B_simple", "B_ema", "B_noise",
-                         "eta_max", "lambda_max", "n_seeds"], _traces(of),
+                         "eta_max", "lambda_max", "n_seeds"], _traces(rows_of),
                "Probes along the runs: means over the seeds at the same step.",
                {"t": "steps taken", "trS": "trace of the covariance of one sample's gradient",
                 "G2": "squared norm of the gradient of all training samples",
                 "G2_corrected": "the same of the distribution they were drawn from",
                 "B_ema": f"running estimate in training, decay {DECAY}", "eta_max": "best rate of a noiseless step",
                 "lambda_max": "largest eigenvalue of the Hessian"})],
-        _figures(of, fits, table, goal),
+        _figures(rows_of, fits, table, goal),
     )  # fmt: skip
     n = len(work.loaded.train_x)
     result.methods = (
@@ -216,7 +216,7 @@ def summarize(work, of, fits, cells, common, first, grid) -> Result:
         f"by trapezoids. The running estimate compares {SHARDS} shards of a batch. 95 % intervals over seeds by "
         f"bootstrap; those of a ratio to B_crit add both in quadrature, in logarithms. B_crit: {first.methods}"
     )
-    result.notes = _notes(of, n, common, grid)
+    result.notes = _notes(rows_of, n, common, grid)
     return result
 
 
@@ -241,11 +241,11 @@ def _row(key, rows, found, cell):
     return out
 
 
-def _traces(of):
+def _traces(rows_of):
     out = []
     names = {"loss": "loss", "trS": "trace", "G2": "signal", "G2_corrected": "corrected", "B_simple": "B_simple",
              "B_ema": "B_ema", "B_noise": "B_noise", "eta_max": "eta_max", "lambda_max": "sharpness"}  # fmt: skip
-    for (name, batch), rows in of.items():
+    for (name, batch), rows in rows_of.items():
         at: dict[int, list] = {}
         for row in rows:
             for probe in row.get("probes", ()):
@@ -272,7 +272,7 @@ def _ratio(row, predictor):
     return value, value * math.exp(-down), value * math.exp(up)
 
 
-def _checks(work, common, of, fits, table):
+def _checks(work, common, rows_of, fits, table):
     factor = 3.0 if work.is_default and common["metric"] == "train_loss" else 10.0
     checks = []
     for row in table:
@@ -281,12 +281,12 @@ def _checks(work, common, of, fits, table):
             claim = f"{where}: {predictor} predicts B_crit within {factor:g}x (ratio)"
             seeds = row["n_seeds"] - row["n_fail"]
             checks.append(Check(claim, *_ratio(row, predictor), 1.0 / factor, factor, seeds, "probed runs"))
-    for (name, batch), rows in of.items():
+    for (name, batch), rows in rows_of.items():
         grown = [g for g in map(growth, rows) if math.isfinite(g)]
         low, high = fit.mean_interval(grown)
         claim = f"{name}, B = {batch}: B_simple grows along the run (last over first)"
         least = 5.0 if work.is_default else 1.0
-        checks.append(Check(claim, fit.gmean(grown), low, high, least, seeds=len(grown), of="probed runs"))
+        checks.append(Check(claim, fit.gmean(grown), low, high, least, seeds=len(grown), seed_kind="probed runs"))
     return checks
 
 
@@ -309,12 +309,12 @@ def _span(values):
     return low if low == high else f"{low} to {high}"
 
 
-def _notes(of, n, common, grid):
-    probes = [p for rows in of.values() for row in rows for p in row.get("probes", ())]
+def _notes(rows_of, n, common, grid):
+    probes = [p for rows in rows_of.values() for row in rows for p in row.get("probes", ())]
     gone = sum(p["corrected"] <= 0.0 for p in probes) / max(len(probes), 1)
     lags = [
         rows["probes"][-1]["B_ema"] / rows["probes"][-1]["B_simple"]
-        for some in of.values() for rows in some
+        for some in rows_of.values() for rows in some
         if rows["status"] == "ok" and rows["probes"][-1]["B_ema"] and rows["probes"][-1]["B_simple"]
     ]  # fmt: skip
     notes = [
@@ -330,30 +330,30 @@ def _notes(of, n, common, grid):
             f"The running estimate (decay {DECAY}) lags where the noise scale grows: at the end of a run it is "
             f"{fit.gmean([abs(lag) for lag in lags]):.2g} times what the probe finds (geometric mean over runs)."
         )
-    failed = sum(row["status"] != "ok" for rows in of.values() for row in rows)
+    failed = sum(row["status"] != "ok" for rows in rows_of.values() for row in rows)
     if failed:
-        notes.append(f"{failed} of {sum(map(len, of.values()))} runs failed, and have no prediction.")
+        notes.append(f"{failed} of {sum(map(len, rows_of.values()))} runs failed, and have no prediction.")
     return notes
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------
 
 
-def _figures(of, fits, table, goal):
-    name = next(iter(of))[0]
+def _figures(rows_of, fits, table, goal):
+    name = next(iter(rows_of))[0]
     return [
         Figure("trace", f"Noise scales along runs of {name} to {goal}: geometric means over the seeds (curves), and "
                "their range (bands). Band across: the critical batch size that the steps to the target measure.",
-               lambda: _draw_trace({key: rows for key, rows in of.items() if key[0] == name}, fits[name])),
+               lambda: _draw_trace({key: rows for key, rows in rows_of.items() if key[0] == name}, fits[name])),
         Figure("predicted", "Predicted against measured critical batch sizes of all optimizers and batches, with 95 % "
                "intervals. Thin lines: equality, and a factor of 3 to both sides.",
                lambda: _draw_predicted(table)),
     ]  # fmt: skip
 
 
-def _draw_trace(of, found):
-    figure, panels = figures.new(columns=len(of), width=figures.PAGE, sharey=True, squeeze=False)
-    for axes, ((name, batch), rows) in zip(panels[0], of.items()):
+def _draw_trace(rows_of, found):
+    figure, panels = figures.new(columns=len(rows_of), width=figures.PAGE, sharey=True, squeeze=False)
+    for axes, ((name, batch), rows) in zip(panels[0], rows_of.items()):
         figures.logarithmic(axes.yaxis)
         figures.logarithmic(axes.xaxis)
         for i, key in enumerate(("B_simple", "B_noise", "B_ema")):

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from allgrad.ddp.errors import ConfigurationError
-from allgrad.launch.study import cost_model, measure
-from allgrad.launch.study.options import experiment
+from allgrad.launch.study.costs import cost_model, measure
+from allgrad.launch.study.experiment import experiment
 from allgrad.launch.study.result import Check, Figure, Result, Table
 
 GRIDS = {
@@ -17,7 +17,7 @@ GRIDS = {
 }
 LARGE = "mlp:960,960"  # 4 MB of gradients on 64 inputs
 STRONG, WEAK = 256, 64  # global batch; batch of a rank
-LOSSES = 20  # steps whose losses have to agree
+COMPARED_STEPS = 20  # steps whose losses have to agree
 COLUMNS = [
     "mode", "model", "bytes", "W", "b", "B", "t_data", "t_fwd", "t_bwd", "t_comm_exposed", "t_opt", "t_step",
     "t_step_median", "p90", "ex_per_s", "speedup", "eff", "eff_low", "eff_high", "karp_flatt", "eff_target",
@@ -182,7 +182,7 @@ def _drift(cells, blocks):
     worst = 0.0
     for k, cell in enumerate(cells):
         if cell["mode"] == "strong":
-            losses = [found[0]["cells"][k]["losses"][:LOSSES] for _, found in sorted(blocks.items())]
+            losses = [found[0]["cells"][k]["losses"][:COMPARED_STEPS] for _, found in sorted(blocks.items())]
             for many in losses[1:]:
                 worst = max(worst, *(abs(b / a - 1.0) for a, b in zip(losses[0], many)))
     return worst
@@ -195,7 +195,8 @@ def summarised(rows, drift: float) -> Result:
     checks = [
         _exactly("The parts of a step add up to the step, within 10 %", max(parts), most=0.1),
         _exactly(
-            f"Any number of ranks sees the losses of one rank, within 1e-4, for {LOSSES} steps of one global batch",
+            f"Any number of ranks sees the losses of one rank, within 1e-4, for {COMPARED_STEPS} steps of one global "
+            "batch",
             drift, most=1e-4,
         ),
     ]  # fmt: skip

@@ -15,9 +15,9 @@ from allgrad.autograd import schedule as rates
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.ddp.scaling import grow
 from allgrad.launch.study import figures, fit, runner
-from allgrad.launch.study.options import PRESET, experiment
+from allgrad.launch.study.experiment import PRESET, experiment
+from allgrad.launch.study.lr_tuning import REPORT_SEEDS, START, Tuned, first_rate, tune
 from allgrad.launch.study.result import Check, Figure, Result, Table
-from allgrad.launch.study.tune import REPORT_SEEDS, START, Tuned, first_rate, tune
 
 GRIDS = {
     "quick": {"optimizers": ("sgd", "adam"), "seeds": (0,), "report_seeds": REPORT_SEEDS, "phases": 3, "epochs": 8},
@@ -58,7 +58,7 @@ def run(
         "steps": f"{grid['phases'] * grid['epochs']}ep", "phases": grid["phases"], "factor": FACTOR, **more,
     }  # fmt: skip
 
-    def of(optimizer):
+    def run_all(optimizer):
         def configure(arm):
             fall, rise = ARMS[arm]
             own = {"optimizer_options": {"betas": BETAS}} if optimizer in SEESAW else {}
@@ -77,7 +77,7 @@ def run(
         runner.refuse_failed(rows, f"the arms of {optimizer} cannot be run")
         return {arm: Arm(optimizer, arm, tuned, rows[k * n : (k + 1) * n]) for k, arm in enumerate(names)}
 
-    arms = dict(zip(optimizers, lab.map(of, optimizers)))
+    arms = dict(zip(optimizers, lab.map(run_all, optimizers)))
     return summarize(work, arms, common, seeds, report_seeds, reference and not lr, grid)
 
 
@@ -171,7 +171,7 @@ def summarize(work, arms, common, seeds, report_seeds, reference, grid) -> Resul
         "arms",
         ["optimizer", "arm", "phase", "B", "updates", "lr", "train_loss", "ci_lo", "ci_hi", "val_loss", "val_acc",
          "n_seeds", "n_fail", "at_edge", "n_trials", "budget", "eval_ratio", "sampler"],
-        [row for of in arms.values() for arm in of.values() for row in _rows(arm, common)],
+        [row for arms_of in arms.values() for arm in arms_of.values() for row in _rows(arm, common)],
         "Where each arm stands at the end of each phase, means over seeds; train_loss on the (noisy) training labels.",
         {"arm": "what happens at the end of a phase: decay divides the rate by 4, grow multiplies the batch by 4, "
                 "seesaw multiplies the batch by 4 and divides the rate by 2, const does nothing, both does both",
@@ -180,10 +180,11 @@ def summarize(work, arms, common, seeds, report_seeds, reference, grid) -> Resul
     )  # fmt: skip
     result = Result(
         "schedule", "Can the batch grow where the learning rate would decay, for the same loss in fewer updates?",
-        " ".join(_headline(name, of) for name, of in arms.items()), _checks(arms, reference, len(report_seeds)),
+        " ".join(_headline(name, arms_of) for name, arms_of in arms.items()),
+        _checks(arms, reference, len(report_seeds)),
         [table],
         [Figure(f"loss_{name}", f"Training loss against updates with {name}, at the ends of the phases: means and 95 % "
-                "intervals over seeds.", lambda of=of: _draw(of)) for name, of in arms.items()],
+                "intervals over seeds.", lambda arms_of=arms_of: _draw(arms_of)) for name, arms_of in arms.items()],
     )  # fmt: skip
     result.methods = (
         f"{work.name}, {work.label_noise:.0%} of the training labels drawn anew; {grid['phases']} phases of "
@@ -223,10 +224,10 @@ def _pairs(a, b):
     return np.array(ends).reshape(-1, 2).T
 
 
-def _headline(name, of):
-    decay = of["decay"]
+def _headline(name, arms_of):
+    decay = arms_of["decay"]
     said = []
-    for arm in [of[key] for key in ("grow", "seesaw") if key in of]:
+    for arm in [arms_of[key] for key in ("grow", "seesaw") if key in arms_of]:
         if not arm.good or not decay.good:
             said.append(f"{arm.name}: all seeds diverged")
             continue
@@ -235,7 +236,7 @@ def _headline(name, of):
         val = f"; by validation loss it {word_val.removesuffix(' than')}, {arm.val_loss:.3g} vs {decay.val_loss:.3g}"
         said.append(f"{what} {word} LR decay (train loss {arm.loss:.3g} vs {decay.loss:.3g}{val * (word != word_val)}) "
                     f"with {100.0 * arm.updates / decay.updates:.0f} % of the updates")  # fmt: skip
-    rest = ", ".join(f"{of[key].name} {of[key].loss:.3g}" for key in ("const", "both"))
+    rest = ", ".join(f"{arms_of[key].name} {arms_of[key].loss:.3g}" for key in ("const", "both"))
     return f"{name}: {'; '.join(said)}; {rest}."
 
 
@@ -246,9 +247,9 @@ def _against(loss, other):
 
 def _advice(arms):
     said = []
-    for name, of in arms.items():
-        decay = of["decay"]
-        arm = of.get("seesaw", of["grow"])
+    for name, arms_of in arms.items():
+        decay = arms_of["decay"]
+        arm = arms_of.get("seesaw", arms_of["grow"])
         if arm.good and decay.good and arm.loss <= 1.05 * decay.loss:
             said.append(
                 f"with {name}, {arm.name} costs no training loss and needs {arm.updates:,} updates for "
@@ -261,9 +262,9 @@ def _advice(arms):
 
 def _checks(arms, reference, seeds):
     checks = []
-    for name, of in arms.items():
-        decay, const, both = of["decay"], of["const"], of["both"]
-        equal = of["seesaw"] if "seesaw" in of else of["grow"]
+    for name, arms_of in arms.items():
+        decay, const, both = arms_of["decay"], arms_of["const"], arms_of["both"]
+        equal = arms_of["seesaw"] if "seesaw" in arms_of else arms_of["grow"]
         if not (decay.good and equal.good):
             claim = f"{name}: {equal.name} equals decay"
             checks.append(Check(claim, math.nan, math.nan, math.nan, seeds=seeds))
@@ -295,14 +296,14 @@ def _ratio(claim, arm, other, seeds, least=-math.inf, most=math.inf):
 
 def _notes(work, arms):
     notes = []
-    for name, of in arms.items():
-        for arm in of.values():
+    for name, arms_of in arms.items():
+        for arm in arms_of.values():
             if failed := len(arm.rows) - len(arm.good):
                 notes.append(f"{name}, {arm.name}: {failed} of {len(arm.rows)} seeds diverged; the loss is the mean of "
                              f"the others.")  # fmt: skip
-        if of["decay"].tuned.at_edge:
+        if arms_of["decay"].tuned.at_edge:
             notes.append(f"{name}: the best rate is the last one tried; a better one may exist.")
-        if of["const"].good and of["decay"].good and of["const"].loss <= of["decay"].loss:
+        if arms_of["const"].good and arms_of["decay"].good and arms_of["const"].loss <= arms_of["decay"].loss:
             notes.append(f"{name}: the constant rate ends with the least loss: there was no noise to remove, and the "
                          f"comparison says little.")  # fmt: skip
         if name in SEESAW:
@@ -320,9 +321,9 @@ def _notes(work, arms):
     return notes
 
 
-def _draw(of):
+def _draw(arms_of):
     figure, axes = figures.new(x=figures.logarithmic, y=figures.logarithmic)
-    for i, arm in enumerate(of.values()):
+    for i, arm in enumerate(arms_of.values()):
         rows = _rows(arm, {"steps": "", "sampler": ""})
         columns = [[row[key] for row in rows] for key in ("updates", "train_loss", "ci_lo", "ci_hi")]
         figures.points_with_interval(axes, *columns, i=i, label=arm.name, join=True)

@@ -14,11 +14,11 @@ import numpy as np
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.ddp.scaling import largest_eigenvalue
 from allgrad.launch.study import figures, fit, runner
+from allgrad.launch.study.experiment import PRESET, experiment
 from allgrad.launch.study.experiments import steps
 from allgrad.launch.study.experiments.noise import frozen_at
-from allgrad.launch.study.options import PRESET, experiment
+from allgrad.launch.study.lr_tuning import SEEDS, first_rate, tune
 from allgrad.launch.study.result import Check, Figure, Result, Table
-from allgrad.launch.study.tune import SEEDS, first_rate, tune
 
 GRIDS = {
     "quick": {"batches": (8, 1024), "seeds": SEEDS, "report_seeds": tuple(range(100, 106)), "iterations": 30},

@@ -14,10 +14,10 @@ from allgrad.ddp.data import Batch, Shard
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.ddp.scaling import Frozen, mean
 from allgrad.launch.study import figures, fit, runner, workload
+from allgrad.launch.study.experiment import PRESET, experiment
 from allgrad.launch.study.experiments import steps
-from allgrad.launch.study.options import PRESET, experiment
+from allgrad.launch.study.lr_tuning import NothingWorks, first_rate, tune
 from allgrad.launch.study.result import Check, Figure, Result, Table
-from allgrad.launch.study.tune import NothingWorks, first_rate, tune
 from allgrad.launch.study.workload import Workload
 
 GRIDS = {

@@ -11,10 +11,10 @@ import numpy as np
 
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.launch.study import figures, fit, runner
+from allgrad.launch.study.experiment import PRESET, experiment
 from allgrad.launch.study.lab import Lab
-from allgrad.launch.study.options import PRESET, experiment
+from allgrad.launch.study.lr_tuning import REPORT_SEEDS, SEEDS, Tuned, run_report_seeds, tune_batches
 from allgrad.launch.study.result import Check, Figure, Result, Table
-from allgrad.launch.study.tune import REPORT_SEEDS, SEEDS, Tuned, climb, report
 from allgrad.launch.study.workload import Workload
 
 GRIDS = {
@@ -62,9 +62,9 @@ def run(
         "sustain": sustain, **more,
     }  # fmt: skip
     setting = Setting(lab, work, common, seeds, cap, lr)
-    chains = lab.map(lambda optimizer: setting.climb(optimizer, batches), optimizers)
+    chains = lab.map(lambda optimizer: setting.tune_batches(optimizer, batches), optimizers)
     cells = [cell for chain in chains for cell in chain]
-    lab.map(lambda cell: setting.report(cell, report_seeds), cells)
+    lab.map(lambda cell: setting.run_report_seeds(cell, report_seeds), cells)
     return summarize(work, cells, common, seeds, report_seeds, preset)
 
 
@@ -83,7 +83,7 @@ def rates(lab, work, preset, optimizer, batch, *, target=None, metric="train_los
         "eval_ratio": grid["eval_ratio"], "sustain": 1,
     }  # fmt: skip
     setting = Setting(lab, work, common, grid["seeds"], 6000, None)
-    cells = setting.climb(optimizer, [b for b in grid["batches"] if b <= batch])
+    cells = setting.tune_batches(optimizer, [b for b in grid["batches"] if b <= batch])
     return {cell.batch: cell.tuned.lr for cell in cells if math.isfinite(cell.tuned.score)}
 
 
@@ -101,20 +101,20 @@ class Setting:
     def configure(self, optimizer, batch, **given):
         return runner.configuration(self.work, optimizer, batch=batch, **self.common, **given)
 
-    def climb(self, optimizer, batches):
+    def tune_batches(self, optimizer, batches):
         """Tune every batch size, the larger ones from the rate of their smaller neighbour."""
-        found = climb(
+        found = tune_batches(
             self.lab, partial(self.configure, optimizer), optimizer, batches, self.lr, seeds=self.seeds,
             report_seeds=(), cap=self.cap, experiment="steps",
         )  # fmt: skip
         return [Cell(optimizer, batch, tuned) for batch, tuned in found.items()]
 
-    def report(self, cell, seeds):
+    def run_report_seeds(self, cell, seeds):
         """Run a cell's best rate on fresh seeds, if there is one."""
         if math.isinf(cell.tuned.score):
             return
         configure = partial(self.configure, cell.optimizer, cell.batch)
-        report(self.lab, configure, cell.tuned, seeds, experiment="steps")
+        run_report_seeds(self.lab, configure, cell.tuned, seeds, experiment="steps")
 
 
 # --- what the cells say ----------------------------------------------------------------------------------------------
@@ -123,20 +123,20 @@ class Setting:
 def summarize(work, cells, common, seeds, report_seeds, preset) -> Result:
     """Tables, checks, figures and sentences from the cells."""
     optimizers = list(dict.fromkeys(cell.optimizer for cell in cells))
-    of = {name: [cell for cell in cells if cell.optimizer == name] for name in optimizers}
+    cells_of = {name: [cell for cell in cells if cell.optimizer == name] for name in optimizers}
     for name in optimizers:
-        if (n := sum(cell.meets for cell in of[name])) < 3:
+        if (n := sum(cell.meets for cell in cells_of[name])) < 3:
             why = next(
-                (f"; {cell.tuned.why}" for cell in of[name] if cell.tuned.why),
+                (f"; {cell.tuned.why}" for cell in cells_of[name] if cell.tuned.why),
                 ": give other --batches or a larger --cap",
             )
             raise ConfigurationError(
-                f"{name} meets {common['metric']} {common['target']:g} with {n} of {len(of[name])} batch sizes, where "
-                f"3 are needed{why}"
+                f"{name} meets {common['metric']} {common['target']:g} with {n} of {len(cells_of[name])} batch sizes, "
+                f"where 3 are needed{why}"
             )
-    fits = {name: fit.bootstrap({c.batch: c.steps for c in of[name]}) for name in optimizers}
-    rows = [row for name in optimizers for row in _rows(of[name], work, common, len(seeds))]
-    fit_rows = [_fit_row(name, of[name], fits[name]) for name in optimizers]
+    fits = {name: fit.bootstrap({c.batch: c.steps for c in cells_of[name]}) for name in optimizers}
+    rows = [row for name in optimizers for row in _rows(cells_of[name], work, common, len(seeds))]
+    fit_rows = [_fit_row(name, cells_of[name], fits[name]) for name in optimizers]
     table = Table(
         "cells",
         ["optimizer", "B", "lr", "S", "ci_lo", "ci_hi", "E", "epochs", "eff", "slope", "region", "n_seeds", "n_fail",
@@ -154,14 +154,14 @@ def summarize(work, cells, common, seeds, report_seeds, preset) -> Result:
         "largest batch with at most 1.2 times the least examples (Zhang et al. 2024).",
         {"cbs20": "largest batch size with at most 1.2 times the fewest examples, interpolated"},
     )  # fmt: skip
-    checks = _checks(work, common, of, fits, len(report_seeds))
+    checks = _checks(work, common, cells_of, fits, len(report_seeds))
     n = len(work.loaded.train_x)
     measured = work.config()["eval_samples"]
     unit = "windows" if work.loaded.vocabulary is not None else "samples"
     result = Result(
         "steps", "How many steps does it take to reach the target, and up to which batch does doubling it halve them?",
-        " ".join(_headline(name, of[name], fits[name]) for name in optimizers), checks, [table, hyperbolas],
-        _figures(of, fits, common),
+        " ".join(_headline(name, cells_of[name], fits[name]) for name in optimizers), checks, [table, hyperbolas],
+        _figures(cells_of, fits, common),
     )  # fmt: skip
     result.methods = (
         f"{work.name}, {n:,} training {unit}; target {common['metric']} {common['target']:g}; batches "
@@ -173,8 +173,8 @@ def summarize(work, cells, common, seeds, report_seeds, preset) -> Result:
         f"{f', measured on {measured:,} training {unit}' if measured < n else ''}; 95 % intervals by "
         f"{fit.RESAMPLES} resamples of the seeds."
     )
-    result.advice = _advice(work, of, fits, fit_rows, common, len(report_seeds))
-    result.notes = _notes(work, common, of, fits, n)
+    result.advice = _advice(work, cells_of, fits, fit_rows, common, len(report_seeds))
+    result.notes = _notes(work, common, cells_of, fits, n)
     return result
 
 
@@ -247,17 +247,17 @@ def _missed(cells, found):
     return sum(not low <= found.fit(b) <= high for b, (low, high) in ends.items()), len(ends)
 
 
-def _advice(work, of, fits, fit_rows, common, seeds):
+def _advice(work, cells_of, fits, fit_rows, common, seeds):
     """The setting, the batches to choose from with each optimizer, what doubling costs, and, last, what is not known.
 
     A line each.
     """
-    tried = sorted({cell.batch for cells in of.values() for cell in cells})
+    tried = sorted({cell.batch for cells in cells_of.values() for cell in cells})
     lines = [
         f"{work.name}, to {common['metric']} {common['target']:g}: batch sizes {tried[0]} to {tried[-1]}, each with "
         f"its own tuned learning rate; {seeds} report seed{'s' * (seeds != 1)}."
     ]
-    lines += [_choices(row, of[row["optimizer"]], fits[row["optimizer"]]) for row in fit_rows]
+    lines += [_choices(row, cells_of[row["optimizer"]], fits[row["optimizer"]]) for row in fit_rows]
     if any(0.0 < row["B_crit"] < math.inf for row in fit_rows):
         lines.append(
             "On the fitted curve S_min (1 + B_crit / B) a doubling far below B_crit halves the steps; from B_crit to "
@@ -301,12 +301,12 @@ def _choices(row, cells, found):
     )
 
 
-def _checks(work, common, of, fits, seeds):
+def _checks(work, common, cells_of, fits, seeds):
     reference = work.is_default and common["metric"] == "train_loss" and common["target"] == TARGETS["train_loss"]
-    spanned = all({4, 32, 1024} <= {cell.batch for cell in cells} for cells in of.values())
+    spanned = all({4, 32, 1024} <= {cell.batch for cell in cells} for cells in cells_of.values())
     reference = reference and common["sampler"] == "epoch" and spanned
     checks = []
-    for name, cells in of.items():
+    for name, cells in cells_of.items():
         found, cells = fits[name], [cell for cell in cells if cell.meets]
         low, high = found.b_crit_interval
         known = reference and name == "sgd"
@@ -332,7 +332,7 @@ def _checks(work, common, of, fits, seeds):
             checks.append(Check("sgd: S_min on digits", found.fit.s_min, s_low, s_high, 10.0, 17.0, seeds))
             checks += _rates(cells)
     for first, second, least in (("sgd", "momentum", 1.2), ("momentum", "adam", 1.0)):
-        if first in of and second in of and (least > 1.0 or reference):
+        if first in cells_of and second in cells_of and (least > 1.0 or reference):
             with np.errstate(divide="ignore", invalid="ignore"):  # B_crit is 0 or inf where the steps do not bend
                 ratio = float(np.divide(fits[second].fit.b_crit, fits[first].fit.b_crit))
                 low, high = fit.interval(fits[second].b_crit / fits[first].b_crit)
@@ -364,9 +364,9 @@ def _rates(cells):
     return checks
 
 
-def _notes(work, common, of, fits, n):
+def _notes(work, common, cells_of, fits, n):
     notes = []
-    for name, cells in of.items():
+    for name, cells in cells_of.items():
         for cell in cells:
             notes += cell.tuned.remarks(f"{name} at B = {cell.batch}")
         _, steps = _means(cells)
@@ -407,24 +407,24 @@ def _notes(work, common, of, fits, n):
 # --- figures ---------------------------------------------------------------------------------------------------------
 
 
-def _figures(of, fits, common):
+def _figures(cells_of, fits, common):
     goal = f"{common['metric'].replace('_', ' ')} {common['target']:g}"
     return [
         Figure("steps", f"Steps to {goal} against batch size: geometric means and 95 % intervals over seeds, and the "
                "fitted hyperbola in its interval. Along the thin line every doubling of the batch halves the steps; "
                "crosses: batch sizes at which a seed failed.",
-               lambda: _draw_steps(of, fits, goal)),
+               lambda: _draw_steps(cells_of, fits, goal)),
         Figure("pareto", f"The price of speed: examples against steps to {goal}; each point is a batch size.",
-               lambda: _draw_pareto(of, goal)),
+               lambda: _draw_pareto(cells_of, goal)),
         Figure("rates", "The best learning rate of each batch size, on a grid of factor sqrt 2. Thin lines: "
                "proportional to B, and to its root; hollow: at the edge of what was tried.",
-               lambda: _draw_rates(of)),
+               lambda: _draw_rates(cells_of)),
     ]  # fmt: skip
 
 
-def _draw_steps(of, fits, goal):
+def _draw_steps(cells_of, fits, goal):
     figure, axes = figures.new(x=figures.batches, y=figures.logarithmic)
-    for i, (name, cells) in enumerate(of.items()):
+    for i, (name, cells) in enumerate(cells_of.items()):
         batches, steps = _means(cells)
         low, high = zip(*(fit.mean_interval(cell.steps) for cell in cells if cell.batch in batches))
         figures.points_with_interval(axes, batches, steps, low, high, i=i, label=name)
@@ -433,18 +433,18 @@ def _draw_steps(of, fits, goal):
         if math.isfinite(found.fit.b_crit):
             drawn = [s * (1.0 + b / x) for s, b in zip(found.s_min, found.b_crit) if math.isfinite(b)]
             figures.line_with_interval(axes, x, found.fit(x), *np.quantile(drawn, (0.025, 0.975), axis=0), i=i)
-    batches, steps = _means(next(iter(of.values())))
+    batches, steps = _means(next(iter(cells_of.values())))
     axes.set(xlabel="batch size B (examples)", ylabel=f"steps to {goal}")
     figures.guide(axes, -1.0, (batches[0], steps[0]), "1/B", at=0.7, below=True)
-    for i, cells in enumerate(of.values()):
+    for i, cells in enumerate(cells_of.values()):
         figures.failed(axes, [c.batch for c in cells if c.tuned.failures or not c.steps], i=i)
     figures.legend(figure, 3)
     return figure
 
 
-def _draw_pareto(of, goal):
+def _draw_pareto(cells_of, goal):
     figure, axes = figures.new(x=figures.logarithmic, y=figures.logarithmic)
-    for i, (name, cells) in enumerate(of.items()):
+    for i, (name, cells) in enumerate(cells_of.items()):
         batches, steps = _means(cells)
         examples = [b * s for b, s in zip(batches, steps)]
         ends = list(zip(*(fit.mean_interval(cell.steps) for cell in cells if cell.batch in batches)))
@@ -455,9 +455,9 @@ def _draw_pareto(of, goal):
     return figure
 
 
-def _draw_rates(of):
+def _draw_rates(cells_of):
     figure, axes = figures.new(x=figures.batches, y=figures.logarithmic)
-    for i, (name, cells) in enumerate(of.items()):
+    for i, (name, cells) in enumerate(cells_of.items()):
         found = [cell for cell in cells if cell.steps]
         rates = [cell.tuned.lr for cell in found]
         hollow = [cell.tuned.at_edge for cell in found]
@@ -465,7 +465,7 @@ def _draw_rates(of):
             axes, [cell.batch for cell in found], rates, i=i, label=name, hollow=hollow, join=True
         )
     axes.set(xlabel="batch size B (examples)", ylabel="best learning rate")
-    first = next(iter(of.values()))[0]
+    first = next(iter(cells_of.values()))[0]
     figures.guide(axes, 1.0, (first.batch, first.tuned.lr), "B", at=0.4)
     figures.guide(axes, 0.5, (first.batch, first.tuned.lr), "√B", at=0.6, below=True)
     figures.legend(figure, 3)

@@ -7,7 +7,6 @@ import pytest
 from scipy.optimize import least_squares
 
 from allgrad.launch.study import fit
-from allgrad.launch.study.result import FAIL, INCONCLUSIVE, PASS, Check
 
 BATCHES = [4 * 2**k for k in range(9)]
 
@@ -75,16 +74,3 @@ def test_regions_and_the_largest_useful_batch():
     examples = [b * s for b, s in zip(fine, hyperbola(13.0, 1000.0, fine))]
     assert fit.useful_batch(fine, examples) == pytest.approx(0.2 * 1001.0 + 0.2, rel=0.01)  # of a hyperbola
     assert fit.useful_batch([4, 8], [100.0, 101.0]) == 8.0
-
-
-@pytest.mark.parametrize(
-    "low, high, verdict", [(1.1, 1.9, PASS), (0.5, 0.9, FAIL), (2.1, 3.0, FAIL), (0.9, 1.2, INCONCLUSIVE)]
-)
-def test_verdicts(low, high, verdict):
-    assert Check("c", (low + high) / 2, low, high, 1.0, 2.0, 5).verdict == verdict
-
-
-def test_how_many_seeds_would_decide():
-    assert Check("c", 1.05, 0.85, 1.25, 1.0, seeds=5).seeds_needed == 80  # the half width shrinks from 0.2 to 0.05
-    assert Check("c", 1.5, 1.2, 1.8, 1.0, seeds=5).seeds_needed is None
-    assert Check("c", math.nan, math.nan, math.nan, 1.0).verdict == FAIL

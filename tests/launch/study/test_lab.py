@@ -1,4 +1,4 @@
-"""Where runs are done and kept: the ledger, worker processes, ranks, and what a kill leaves behind."""
+"""Where runs are done and kept: rows, worker processes, ranks, and what a kill leaves behind."""
 
 import contextlib
 import json
@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -16,10 +15,11 @@ import pytest
 
 from allgrad import ddp
 from allgrad.launch.study import Lab, Workload, configuration
-from allgrad.launch.study.lab import _Process
 from allgrad.launch.study.ledger import Ledger, flat
 
 ROOT = Path(__file__).parents[3]
+
+
 FLAGS = "steps --optimizer sgd --batches 128,256,512 --seeds 1 --report-seeds 2 --target 0.2"
 
 
@@ -39,38 +39,6 @@ def whole(start, tmp_path_factory):
     done = start(f"study {FLAGS} --jobs 1 --out out", folder)
     assert done.status == 0, done.err
     return folder / "out"
-
-
-# --- the ledger ------------------------------------------------------------------------------------------------------
-
-APPEND = """
-import sys
-from allgrad.launch.study.ledger import Ledger
-ledger = Ledger(sys.argv[1])
-for k in range(200):
-    ledger.append({"run_id": f"{sys.argv[2]}-{k}", "exp": "", "config": {}, "status": "x" * 500})
-"""
-
-
-def test_writers_at_once_lose_no_line(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    writers = [subprocess.Popen([sys.executable, "-c", APPEND, str(tmp_path), name], env=environment) for name in "abc"]
-    assert [w.wait() for w in writers] == [0, 0, 0]
-    assert {*Ledger(tmp_path).rows} == {f"{name}-{k}" for name in "abc" for k in range(200)}
-
-
-def test_a_torn_line_is_passed_over_and_the_next_one_is_not_torn(tmp_path):
-    ledger = Ledger(tmp_path)
-    ledger.append({"run_id": "a", "exp": "", "config": {}, "status": "ok"})
-    with open(ledger.path, "a") as file:
-        file.write('null\n{"run_id": "half of a row"}\n{"run_id": "b", "sta')
-    again = Ledger(tmp_path)
-    assert [*again.rows] == ["a"]
-    again.append({"run_id": "c", "exp": "", "config": {}, "status": "ok"})
-    ledger.refresh()
-    assert [*ledger.rows] == [*Ledger(tmp_path).rows] == ["a", "c"]
-    again.append({"run_id": "a", "exp": "", "config": {}, "status": "error"})
-    assert Ledger(tmp_path).rows["a"]["status"] == "error"  # the latest counts
 
 
 def test_a_row_says_where_it_comes_from(whole):
@@ -119,19 +87,6 @@ def test_curves_are_kept_if_asked_for(tmp_path):
     with np.load(tmp_path / "traces" / f"{row['run_id']}.npz") as curve:
         assert curve["step"][-1] == row["steps"] and curve["train_loss"][-1] == row["final_train_loss"]
     assert "trace" not in row
-
-
-def test_a_worker_that_is_killed_costs_one_row():
-    worker = _Process()
-    short, long = configs((1,))[0], configs((2,), target=None, steps=10**7)[0]
-    assert worker.do(short)["status"] == "ok"
-    threading.Timer(0.2, os.kill, (worker.process.pid, signal.SIGKILL)).start()
-    lost = worker.do(long)
-    assert (
-        lost["status"] == "error" and lost["error"] == "the worker was killed by SIGKILL (is there too little memory?)"
-    )
-    assert worker.do(short)["status"] == "ok"
-    worker.end()
 
 
 def test_a_closed_laboratory_and_bad_numbers():

@@ -377,7 +377,7 @@ def test_what_is_accepted_is_said_in_words(limits, text):
     ("check", "text"),
     [
         (Check("", 1.0, 0.5, 2.0, 0.8, seeds=5), "undecided with 5 report seeds, about 71 would decide"),
-        (Check("", 1.0, 0.5, 2.0, 1.0, seeds=4, of="probed runs"), "undecided with 4 probed runs"),
+        (Check("", 1.0, 0.5, 2.0, 1.0, seeds=4, seed_kind="probed runs"), "undecided with 4 probed runs"),
         (Check("", 1.0, 0.5, 2.0, 0.8), "undecided; its spread is known over blocks of one run only"),
         (Check("", math.inf, math.inf, math.inf, 0.8), "undecided"),
         (Check("", 1.0, 0.9, 2.0, 0.8), ""),

@@ -2,13 +2,9 @@
 
 import math
 
-import numpy as np
 import pytest
 
-from allgrad import ddp, nn
-from allgrad.launch.data import digits
-from allgrad.launch.study import workload
-from allgrad.launch.study.ledger import run_id
+from allgrad import ddp
 from allgrad.launch.study.runner import Run, configuration, execute, to_target
 from allgrad.launch.study.workload import Workload
 
@@ -82,40 +78,6 @@ def test_a_kind_of_run_changes_what_it_has_to():
 def test_shards_of_one_process_are_those_of_ranks():
     one, two = (row(Workload(dtype="float64", shards=shards)) for shards in (1, 2))
     assert two["steps_to_target"] == pytest.approx(one["steps_to_target"], rel=1e-9)
-
-
-def test_the_name_of_a_run_depends_on_every_number_and_on_no_order():
-    config = configuration(DIGITS, "sgd", target=0.3)
-    assert run_id(config) == run_id(dict(reversed(config.items())))
-    assert len({run_id(configuration(DIGITS, "sgd", target=0.3, seed=seed)) for seed in range(9)}) == 9
-    assert run_id(configuration(DIGITS, "momentum", target=0.3)) == run_id(
-        configuration(DIGITS, "sgd", target=0.3, momentum=0.9)
-    )
-
-
-def test_label_noise_touches_the_training_labels_only():
-    clean, noisy = DIGITS.loaded, Workload(label_noise=0.2).loaded
-    share = (clean.train_y != noisy.train_y).mean()
-    assert 0.15 < share < 0.2  # a tenth of the labels drawn anew are what they were
-    assert (clean.val_y == noisy.val_y).all() and (Workload(label_noise=0.2).loaded.train_y == noisy.train_y).all()
-
-
-def small(inputs, outputs):
-    return nn.Sequential(nn.Linear(inputs, 8), nn.Tanh(), nn.Linear(8, outputs))
-
-
-def test_data_and_models_of_ones_own():
-    data = digits.load()
-    own = Workload((data.train_x, data.train_y, data.val_x, data.val_y), small)
-    assert row(own)["status"] == "ok"
-    config = own.config()
-    assert config["data"] == "own" and config["data_sha256"] == data.sha256
-    assert {*workload.context(config)} == {config["data_sha256"], config["model_sha256"]}
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((200, 3))
-    line = Workload((x, x @ [1.0, 2.0, 3.0], x, x @ [1.0, 2.0, 3.0]), "softmax")
-    assert row(line, lr=0.05, target=0.01)["status"] == "ok"
-    assert row(line, lr=50.0, target=0.01)["status"] == "diverged"
 
 
 @pytest.mark.parametrize(

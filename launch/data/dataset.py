@@ -1,0 +1,86 @@
+"""A data set in memory: its training and its validation part, and what a model for it must know."""
+
+import hashlib
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """A training and a validation part.
+
+    train_x, val_x: float32 (N, ...); of text, int64 (N, context), codes of characters.
+    train_y, val_y: int64 (N,), labels 0..classes-1; or float32 (N, targets) when `classes` is None (regression); of
+    text, int64 (N, context), the code of the next character at each position, one of `classes`.
+    vocabulary: of text, the characters of the codes 0..classes-2; the last code is any other character.
+    grid: height and width of the grey images that lie flat in (N, height * width).
+    table: of a table, what its new samples must be read with (see `data.tables.samples`), as JSON values.
+    """
+
+    name: str
+    train_x: np.ndarray
+    train_y: np.ndarray
+    val_x: np.ndarray
+    val_y: np.ndarray
+    classes: int | None
+    vocabulary: str | None = None
+    grid: tuple[int, ...] | None = None
+    table: dict | None = None
+
+    @property
+    def image(self) -> tuple[int, ...] | None:
+        """(channels, height, width) of a sample that is an image; two axes are those of a grey one."""
+        shape = self.grid or self.features
+        return None if self.vocabulary is not None or len(shape) not in (2, 3) else (1, *shape)[-3:]
+
+    @property
+    def features(self) -> tuple[int, ...]:
+        """The shape of one sample."""
+        return self.train_x.shape[1:]
+
+    @property
+    def inputs(self) -> int:
+        """Numbers in one sample."""
+        return math.prod(self.features)
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that a model has to predict: one a class, or one a regression target."""
+        return self.train_y.shape[1] if self.classes is None else self.classes
+
+    def form(self) -> dict:
+        """What a model for such data can be made from again (see `placeholder`), as JSON values."""
+        return {
+            "name": self.name, "features": self.features, "outputs": self.outputs, "classes": self.classes,
+            "vocabulary": self.vocabulary, "grid": self.grid, "table": self.table,
+        }  # fmt: skip
+
+    def astype(self, dtype) -> "Data":
+        """The same with floating arrays of this dtype; those that are of it are shared."""
+        arrays = {name: getattr(self, name) for name in ("train_x", "train_y", "val_x", "val_y")}
+        return replace(self, **{k: a.astype(dtype, copy=False) for k, a in arrays.items() if a.dtype.kind == "f"})
+
+    @cached_property
+    def sha256(self) -> str:
+        """Which data this is: hash over dtype, shape and little-endian bytes of train_x, train_y, val_x, val_y.
+
+        For text also over the vocabulary.
+        """
+        digest = hashlib.sha256()
+        for array in (self.train_x, self.train_y, self.val_x, self.val_y):
+            array = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+            digest.update(f"{array.dtype.str}{array.shape}".encode())
+            digest.update(array.data)
+        digest.update((self.vocabulary or "").encode())
+        return digest.hexdigest()
+
+
+def placeholder(form: dict) -> Data:
+    """Data of this form (see `Data.form`) that hold one sample of zeros: enough to make a model for it."""
+    x = np.zeros((1, *form["features"]), np.int64 if form["vocabulary"] is not None else np.float32)
+    y = np.zeros((1, form["outputs"]), np.float32) if form["classes"] is None else np.zeros(1, np.int64)
+    grid = form["grid"] and tuple(form["grid"])
+    return Data(form["name"], x, y, x, y, form["classes"], form["vocabulary"], grid, form["table"])

@@ -1,0 +1,1 @@
+"""What a step costs in seconds: measured, calibrated, replayed and projected to any number of ranks."""

@@ -1,0 +1,109 @@
+"""How much each hyper-parameter matters: the share of a metric's variance between groups of its values."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from allgrad.launch.study import fit
+
+
+@dataclass
+class Importance:
+    """How much of the variance of ln(metric) one hyper-parameter explains by itself.
+
+    share       of the variance among successful trials, corrected for chance; low, high: its 95 % interval
+    chance      what a hyper-parameter without effect exceeds in 1 of 20 cases
+    groups, n   bins of values, and trials in them
+    """
+
+    share: float
+    low: float
+    high: float
+    chance: float
+    groups: int
+    n: int
+
+
+def bins(dimension, values: Sequence, most=6) -> tuple[list[int | None], list[str]]:
+    """Which group of its values each trial is in (None: it does not apply), and the names of the groups.
+
+    Each choice is a group; a range is cut into 3 to `most` of about equally many trials.
+    """
+    if dimension.choices:
+        order = sorted(dimension.choices) if dimension.ordered else dimension.choices
+        return [None if v is None else order.index(v) for v in values], [_text(v) for v in order]
+    known = np.sort([v for v in values if v is not None])
+    k = int(np.clip(round(len(known) ** (1 / 3)), 3, most))
+    cuts = np.unique(np.quantile(known, np.arange(1, k) / k, method="nearest")) if len(known) else np.zeros(0)
+    group = [None if v is None else int(np.searchsorted(cuts, v, side="right")) for v in values]
+    ends = [dimension.low, *map(float, cuts), dimension.high]
+    return group, [f"{_text(a)}..{_text(b)}" for a, b in itertools.pairwise(ends)]
+
+
+def _text(value):
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def importance(groups: Sequence[int | None], logs: Sequence[float], n=fit.RESAMPLES, seed=0) -> Importance:
+    """The share of the variance of `logs` that lies between groups; values that are not finite are left out.
+
+    1 - (SSW / (n - k)) / (SST / (n - 1)), Kelley's epsilon squared, the adjusted R^2 of the groups' means: 0 on average
+    if they have no effect. The interval is that of trials drawn again, moved by the mean excess of the draws, since a
+    trial drawn twice looks like an effect; chance is by permutation of the values.
+    """
+    y = np.asarray(logs, float)
+    known = np.isfinite(y) & np.array([g is not None for g in groups])
+    y = y[known]
+    _, g = np.unique(np.array([g for g, k in zip(groups, known) if k], int), return_inverse=True)
+    k = int(g.max()) + 1 if len(g) else 0
+    if k < 2 or len(y) < k + 2 or np.ptp(y) == 0.0:
+        return Importance(math.nan, math.nan, math.nan, math.nan, k, len(y))
+    rng = np.random.default_rng(seed)
+    share = _between(g, y)
+    draws = rng.integers(len(y), size=(n, len(y)))
+    drawn = np.array([_between(g[i], y[i]) for i in draws])
+    drawn = drawn[np.isfinite(drawn)]
+    low, high = fit.interval(drawn - (drawn.mean() - share))
+    chance = np.quantile([_between(g, rng.permutation(y)) for _ in range(n)], 0.95)
+    share, low, high, chance = (float(np.clip(x, 0.0, 1.0)) for x in (share, low, high, chance))
+    return Importance(share, low, high, chance, k, len(y))
+
+
+def crossed(first: Sequence[int | None], second: Sequence[int | None]) -> list[int | None]:
+    """The groups of two hyper-parameters at once: each pair of groups is one; None where one does not apply."""
+    width = 1 + max((g for g in second if g is not None), default=0)
+    return [None if a is None or b is None else a * width + b for a, b in zip(first, second)]
+
+
+def _between(g, y):
+    count = np.bincount(g)
+    total = ((y - y.mean()) ** 2).sum()
+    k = np.count_nonzero(count)
+    if total == 0.0 or len(y) <= k:
+        return math.nan
+    means = np.bincount(g, y) / np.maximum(count, 1)
+    within = ((y - means[g]) ** 2).sum()
+    return 1.0 - (within / (len(y) - k)) / (total / (len(y) - 1))
+
+
+def additive_share(groups: Sequence[Sequence[int | None]], logs: Sequence[float]) -> float:
+    """The share that the groups of all hyper-parameters explain by a sum of their effects; nan if trials are too few.
+
+    The adjusted R^2 of the additive model; what is left is due to interactions and to the seed.
+    """
+    y = np.asarray(logs, float)
+    known = np.isfinite(y)
+    y = y[known]
+    columns = [np.ones(len(y))]
+    for group in groups:
+        kept = [g for g, k in zip(group, known) if k]
+        columns += [np.array([g == value for g in kept], float) for value in dict.fromkeys(kept)]
+    x = np.stack(columns, axis=1)
+    rank = int(np.linalg.matrix_rank(x)) if len(y) else 0
+    if len(y) < rank + 2 or np.ptp(y) == 0.0:
+        return math.nan
+    rest = y - x @ np.linalg.lstsq(x, y, rcond=None)[0]
+    return 1.0 - (rest @ rest / (len(y) - rank)) / (((y - y.mean()) ** 2).sum() / (len(y) - 1))

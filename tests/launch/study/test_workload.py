@@ -1,0 +1,83 @@
+"""What is trained: data with label noise, data and models of the user's own, and arrays that no model can learn."""
+
+import math
+
+import numpy as np
+import pytest
+
+from allgrad import nn
+from allgrad.ddp import ConfigurationError
+from allgrad.launch.data import digits
+from allgrad.launch.study import Workload, workload
+from allgrad.launch.study.runner import configuration, execute
+
+DIGITS = Workload()
+
+
+def row(work=DIGITS, **given):
+    return execute(configuration(work, given.pop("optimizer", "sgd"), **{"target": 0.3, "lr": 0.5, **given}))
+
+
+def test_label_noise_touches_the_training_labels_only():
+    clean, noisy = DIGITS.loaded, Workload(label_noise=0.2).loaded
+    share = (clean.train_y != noisy.train_y).mean()
+    assert 0.15 < share < 0.2  # a tenth of the labels drawn anew are what they were
+    assert (clean.val_y == noisy.val_y).all() and (Workload(label_noise=0.2).loaded.train_y == noisy.train_y).all()
+
+
+def small(inputs, outputs):
+    return nn.Sequential(nn.Linear(inputs, 8), nn.Tanh(), nn.Linear(8, outputs))
+
+
+def test_data_and_models_of_ones_own():
+    data = digits.load()
+    own = Workload((data.train_x, data.train_y, data.val_x, data.val_y), small)
+    assert row(own)["status"] == "ok"
+    config = own.config()
+    assert config["data"] == "own" and config["data_sha256"] == data.sha256
+    assert {*workload.unnamed_objects(config)} == {config["data_sha256"], config["model_sha256"]}
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((200, 3))
+    line = Workload((x, x @ [1.0, 2.0, 3.0], x, x @ [1.0, 2.0, 3.0]), "softmax")
+    assert row(line, lr=0.05, target=0.01)["status"] == "ok"
+    assert row(line, lr=50.0, target=0.01)["status"] == "diverged"
+
+
+# --- data of one's own -----------------------------------------------------------------------------------------------
+
+X, Y = np.arange(12.0).reshape(6, 2), np.array([0, 1, 2, 0, 1, 2])
+
+
+WORDS = np.array(["b", "c", "a", "b", "c", "a"])
+
+
+@pytest.mark.parametrize("labels", [WORDS, WORDS.astype(object), WORDS.astype("S1"), WORDS[:, None]])
+def test_labels_that_are_words_count_in_their_order(labels):
+    data = Workload((X, labels, X[:3], labels[:3]), "softmax").loaded
+    assert data.classes == 3 and data.train_y.tolist() == [1, 2, 0, 1, 2, 0] and data.val_y.tolist() == [1, 2, 0]
+
+
+def with_at(value):
+    found = X.copy()
+    found[4, 1] = value
+    return found
+
+
+@pytest.mark.parametrize(
+    "arrays, said",
+    [((with_at(math.nan), Y, X, Y), "train_x has values that are not finite in float32, 1 in all, the first in"),
+     ((X, Y, with_at(1e60), Y), "val_x has values that are not finite in float32, 1 in all, the first in"),
+     ((X, with_at(math.inf), X, X), "train_y has values that are not finite in float32, 1 in all, the first in"),
+     ((X.astype(str) + "m", Y, X, Y), "train_x holds numbers, got <U"),
+     ((X, WORDS, X[:1], ["d"]), "val_y has the label 'd', which train_y does not have: leave it out"),
+     ((X, Y - 1, X, Y), "labels that are whole numbers count from 0, got -1: number them anew"),
+     ((X, Y, X, Y + 0.5), "labels that are whole numbers count from 0, got float64 in val_y: number them anew"),
+     ((X, np.stack([Y, Y], 1), X, Y), "there is one label a sample, got labels of shapes (6, 2) and (6,)"),
+     ((X, Y, X[:, :1], Y), "samples have one shape, got (2,) and, in val_x, (1,)"),
+     ((X, Y[:5], X, Y), "train_x and train_y, and val_x and val_y, have one length above 0, got [6, 5, 6, 6]")],
+)  # fmt: skip
+def test_arrays_that_no_model_can_learn(arrays, said):
+    with pytest.raises(ConfigurationError) as raised:
+        Workload(arrays, "softmax").config()
+    message = str(raised.value)
+    assert message.startswith(said) and ("finite" not in said or "the first in sample 4: mend" in message)
