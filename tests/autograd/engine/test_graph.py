@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+import torch
 
 import allgrad as ag
 from allgrad import nn, optim
@@ -208,46 +209,12 @@ def test_a_diamond_runs_every_node_once_after_all_its_consumers():
     np.testing.assert_allclose(x.grad, expected, rtol=1e-13)
 
 
-def test_an_unused_parameter_gets_zero_and_its_hook_from_finish():
-    used, unused = leaf(3, name="used"), leaf(2, name="unused")
-    arena, fired = ag.Arena({"used": used, "unused": unused}), []
-    for p in (used, unused):
-        p.register_hook(lambda leaf: fired.append(leaf.name))
-    for _ in range(2):
-        arena.grad[arena.spans["unused"]] = 7.0  # what an earlier step left behind
-        arena.zero_grad()
-        assert used.grad is None and unused.grad is None
-        (used * 2.0).sum().backward()
-        assert unused.grad is None
-        arena.zero_missing_grads()
-        np.testing.assert_array_equal(unused.grad, np.zeros(2))
-        np.testing.assert_array_equal(used.grad, np.full(3, 2.0))
-    assert fired == ["used", "unused"] * 2
-
-
 def test_a_weight_used_by_layers_and_directly_collects_every_gradient():
     w = leaf(3, 3)
     twice = ag.linear(ag.linear(np.eye(3), w), w)
     (twice.sum() + (w * w).sum()).backward()
     one = np.ones((3, 3))
     np.testing.assert_allclose(w.grad, one @ w.data.T + w.data.T @ one + 2 * w.data, rtol=1e-14)
-
-
-def test_a_primitive_shares_one_pullback_and_takes_arrays_by_name():
-    calls = []
-
-    @ag.primitive
-    def _product(a, b, *, times=1):
-        return a * b * times, *ag.shared(lambda g: calls.append(times) or (g * b * times, g * a * times), 2)
-
-    x, y = leaf(3), leaf(3, name="y")
-    z = _product(x, times=2, b=y)
-    assert (z.name, _product.__name__) == ("product", "product")
-    z.backward(np.ones(3), retain_graph=True)
-    z.backward(np.ones(3))
-    assert calls == [2, 2]
-    np.testing.assert_array_equal(x.grad, 4 * y.data)
-    np.testing.assert_array_equal(y.grad, 4 * x.data)
 
 
 def test_a_leaf_assigned_after_use_is_refused_and_before_use_is_not():
@@ -261,22 +228,11 @@ def test_a_leaf_assigned_after_use_is_refused_and_before_use_is_not():
     np.testing.assert_array_equal(x.grad, np.full(3, 2.0))
 
 
-@pytest.mark.parametrize(
-    "f",
-    [
-        lambda y: (y[0] * y[1] + y[1:, 2].sum() * y[0]).sum(),
-        lambda y: (y[0] * y).sum() + (y[y.data > 0] ** 2).sum(),
-        lambda y: (y * y[1]).sum() + (y[[0, 0]] * y[2]).sum(),
-    ],
-)
-def test_pieces_of_an_array_add_up_with_each_other_and_the_whole(f):
-    x = np.random.default_rng(0).normal(size=(3, 3))
-    ag.gradcheck(lambda x: f(x * 1.0), x)
-    hessian = ag.hessian(lambda x: f(x * 1.0))(x).reshape(9, 9)
-    np.testing.assert_allclose(hessian, hessian.T, rtol=1e-12)
-    leaf = ag.tensor(x, requires_grad=True)
-    loss = f(leaf * 1.0)
-    loss.backward(retain_graph=True)
-    once = leaf.grad.copy()
-    loss.backward()
-    np.testing.assert_array_equal(leaf.grad, 2.0 * once)
+@pytest.mark.parametrize("array", [np.asarray, torch.as_tensor], ids=["numpy", "cpu"])
+def test_a_gradient_that_was_kept_stays_when_the_leaf_forgets_it(array):
+    x = ag.tensor(array(np.float32([1.0, 2.0])), requires_grad=True)
+    (x * 1.0).sum().backward()
+    kept = x.grad
+    x.grad = None
+    (x * 5.0).sum().backward()
+    assert (kept.tolist(), x.grad.tolist()) == ([1.0, 1.0], [5.0, 5.0])

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 
 import allgrad as ag
 from allgrad import nn
+from allgrad.autograd import init
 
-torch = pytest.importorskip("torch")
 IMAGES, SEQUENCE, SIGNAL = (2, 4, 9, 8), (5, 3, 6), (2, 4, 11)
 LAYERS = [  # class, arguments, shape of the input
     ("Conv2d", (4, 6, 3), {}, IMAGES),
@@ -153,73 +154,6 @@ def test_batch_norm_in_evaluation_leaves_its_statistics_alone_and_keeps_an_integ
     assert [name for name, _ in layer.named_buffers()] == list(layer.running_statistics)
 
 
-@pytest.mark.parametrize("cross", [False, True])
-@pytest.mark.parametrize("mask", [None, "causal", "bool"])
-def test_multihead_attention(cross, mask):
-    mine, other = nn.MultiheadAttention(8, 2).to("float64"), torch.nn.MultiheadAttention(8, 2).double()
-    other.load_state_dict({name: torch.from_numpy(a) for name, a in mine.state_dict().items()})
-    rng = np.random.default_rng(1)
-    q = rng.normal(size=(5, 3, 8))
-    k = rng.normal(size=(5, 3, 8)) if cross else q
-    allowed = {"causal": np.tri(5, dtype=bool), "bool": rng.random((5, 5)) < 0.8, None: None}[mask]
-    if mask == "bool":
-        allowed |= np.eye(5, dtype=bool)
-    theirs = None if allowed is None else torch.from_numpy(~allowed)  # torch's mask says where not to look
-    want = other(*map(torch.from_numpy, (q, k, k)), attn_mask=theirs, need_weights=False)[0]
-    have = mine(q, k, k, ~allowed if mask == "bool" else None, is_causal=mask == "causal")
-    np.testing.assert_allclose(have.numpy(), want.detach().numpy(), rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.parametrize("options", [{}, {"norm_first": True, "activation": "gelu", "batch_first": True}])
-@pytest.mark.parametrize("masked", [False, True])
-def test_transformer_decoder_layer(options, masked):
-    mine = nn.TransformerDecoderLayer(8, 2, 12, 0.0, **options).to("float64")
-    other = torch.nn.TransformerDecoderLayer(8, 2, 12, 0.0, **options).double()
-    other.load_state_dict({name: torch.from_numpy(a) for name, a in mine.state_dict().items()})
-    assert list(mine.state_dict()) == list(other.state_dict())
-    rng = np.random.default_rng(4)
-    shapes = [(3, 5, 8), (3, 7, 8)] if options else [(5, 3, 8), (7, 3, 8)]
-    xs = [ag.tensor(rng.normal(size=shape), requires_grad=True) for shape in shapes]
-    txs = [torch.tensor(x.numpy(), requires_grad=True) for x in xs]
-    allowed = np.arange(7) != np.arange(5)[:, None]
-    causal, hidden = torch.ones(5, 5, dtype=torch.bool).triu(1), torch.from_numpy(~allowed)
-    y = mine(*xs, memory_mask=~allowed, tgt_is_causal=True) if masked else mine(*xs)
-    ty = other(*txs, tgt_mask=causal, memory_mask=hidden) if masked else other(*txs)
-    g = rng.normal(size=ty.shape)
-    y.backward(g), ty.backward(torch.from_numpy(g))
-    pairs = [(y.numpy(), ty.detach()), *((x.grad, t.grad) for x, t in zip(xs, txs))]
-    for a, b in [*pairs, *((p.grad, t.grad) for p, t in zip(mine.parameters(), other.parameters()))]:
-        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
-
-
-def test_the_decoder_drops_out_in_training_only():
-    layer, x = nn.TransformerDecoderLayer(8, 2, 12, 0.5), np.ones((5, 3, 8), "f4")
-    assert np.any(layer(x, x).numpy() != layer(x, x).numpy())
-    layer.eval()
-    assert np.array_equal(layer(x, x).numpy(), layer(x, x).numpy())
-
-
-def test_module_list_names_its_modules_by_position():
-    def build(nn):
-        net = nn.Module()
-        net.layers = nn.ModuleList([nn.Linear(2, 3)])
-        assert net.layers.append(nn.ReLU()) is net.layers
-        assert net.layers.extend([nn.Linear(3, 1, bias=False), nn.Tanh()]) is net.layers
-        net.layers[3] = nn.Sequential(nn.Linear(1, 4))
-        return net
-
-    mine, other = build(nn), build(torch.nn)
-    assert list(mine.state_dict()) == list(other.state_dict()) == [
-        "layers.0.weight", "layers.0.bias", "layers.2.weight", "layers.3.0.weight", "layers.3.0.bias",
-    ]  # fmt: skip
-    assert len(mine.layers) == 4 and [*mine.layers][2] is mine.layers[-2] is mine.layers[1:3][1]
-    assert type(mine.layers[1:]) is nn.ModuleList and type(mine.layers[3][:1]) is nn.Sequential
-    mine.eval()
-    assert not mine.layers[1].training
-    with pytest.raises(TypeError, match="ModuleList defines no __call__"):
-        mine.layers(np.ones((1, 2)))
-
-
 def test_embedding_rows_of_one_index_share_their_gradient():
     layer = nn.Embedding(5, 3, padding_idx=1)
     y = layer(np.array([[0, 1], [4, 0]]))
@@ -227,3 +161,13 @@ def test_embedding_rows_of_one_index_share_their_gradient():
     y.sum().backward()
     np.testing.assert_array_equal(layer.weight.grad, np.array([2, 0, 0, 0, 1])[:, None] * np.ones(3))
     assert not layer.weight.data[1].any()
+
+
+def test_linear_starts_as_asked():
+    layer = nn.Linear(100, 50, rng=np.random.default_rng(0))
+    for p in (layer.weight, layer.bias):
+        assert 0.08 < np.abs(p.data).max() <= 0.1
+    layer, again = (nn.Linear(100, 50, init=init.kaiming, rng=np.random.default_rng(5)) for _ in range(2))
+    np.testing.assert_array_equal(layer.weight.data, again.weight.data)
+    np.testing.assert_array_equal(layer.weight.data, init.kaiming((50, 100), np.random.default_rng(5)).astype("f"))
+    assert not layer.bias.data.any() and nn.Linear(2, 3, bias=False).bias is None

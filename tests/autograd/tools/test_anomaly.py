@@ -73,20 +73,3 @@ def test_a_graph_recorded_before_is_checked_and_nothing_is_left_behind():
         assert np.isneginf(X.log().data[0, 0])
         (X * 1.0).sqrt().sum().backward()
     assert np.isposinf(X.grad[0, 0])
-
-
-def test_no_grad_decorates_and_nests():
-    @ag.no_grad()
-    def constant(x):
-        with ag.enable_grad():
-            assert (x * 2.0).requires_grad
-            with ag.no_grad():
-                assert not (x * 2.0).requires_grad
-            assert (x * 2.0).requires_grad
-        return x * 2.0
-
-    for _ in range(2):
-        assert not constant(X).requires_grad and (X * 2.0).requires_grad
-    with pytest.raises(ZeroDivisionError), ag.no_grad():
-        raise ZeroDivisionError
-    assert (X * 2.0).requires_grad

@@ -46,3 +46,25 @@ def test_what_is_not_named_goes_by_its_own_name_and_fractions_are_rounded():
         "#0  unnamed  None   -0.11",
         "#1  div(#0)  0.33   1.",
     ]
+
+
+def test_dot_has_every_node_and_edge_and_with_values_the_partial_derivatives():
+    w, x = ag.tensor(2.0, requires_grad=True, name="w"), ag.tensor(3.0, requires_grad=True, name='the "x"')
+    product = w * x
+    loss = product * product + w
+    lines = ag.to_dot(loss).split("\n")
+    assert '  n0 [label="w\\n()", shape=box];' in lines and '  n1 [label="the \\"x\\"\\n()", shape=box];' in lines
+    assert sum(" -> " in line for line in lines) == 6 and lines.count("  n2 -> n3;") == 2
+    for text in (ag.to_dot(loss, values=True), ag.to_dot(lambda: (w * x) ** 2 + w, values=True)):
+        assert 'label="w\\n()\\nvalue 2.\\npartial 37."' in text and "value 6.\\npartial 12." in text
+    text = ag.to_dot(loss, values=True)
+    assert 'n2 -> n3 [label="6."]' in text and 'n0 -> n2 [label="3."]' in text
+    loss.backward()
+    assert w.grad == 37.0  # nothing had been accumulated or freed
+
+
+def test_a_drawing_is_written_where_it_is_wanted(tmp_path):
+    w, x = (ag.tensor(v, requires_grad=True) for v in (2.0, 3.0))
+    text = ag.draw_graph(lambda: (w * x).tanh() * w, {"w": w, "x": x}, file=tmp_path / "graph.svg")
+    assert text == ag.draw_graph(lambda: (w * x).tanh() * w, {"w": w, "x": x})
+    assert (tmp_path / "graph.svg").read_text().startswith("<?xml")
