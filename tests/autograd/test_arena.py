@@ -134,3 +134,19 @@ def test_an_unused_parameter_gets_zero_and_its_hook_from_finish():
         np.testing.assert_array_equal(unused.grad, np.zeros(2))
         np.testing.assert_array_equal(used.grad, np.full(3, 2.0))
     assert fired == ["used", "unused"] * 2
+
+
+def test_an_optimizer_follows_the_gradients_to_other_memory():
+    model = nn.Linear(3, 2)
+    optimizer = optim.SGD(model, lr=1.0)
+    optimizer.zero_grad()
+    optimizer.step()
+    before = {name: p.numpy().copy() for name, p in model.named_parameters()}
+    message = np.empty_like(model.arena.message)
+    model.arena.adopt_buffer(message)
+    optimizer.zero_grad()
+    (model(np.ones((1, 3), np.float32)).sum() * 2.0).backward()
+    optimizer.step()
+    for name, p in model.named_parameters():
+        assert np.shares_memory(p.grad, message)
+        assert np.array_equal(p.numpy(), before[name] - 2.0)

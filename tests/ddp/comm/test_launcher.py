@@ -1,13 +1,8 @@
 """What a process makes of the variables that launchers leave: a table of environments."""
 
-import os
-import subprocess
-import sys
-
-import numpy as np
 import pytest
 
-from allgrad.ddp import ConfigurationError, process
+from allgrad.ddp import ConfigurationError
 from allgrad.ddp.comm import Launch, detect, refuse_to_share, speaks
 
 
@@ -29,7 +24,6 @@ def slurm(rank="1", size="4", **more):
 
 OMPI_LOCAL = {"OMPI_COMM_WORLD_LOCAL_RANK": "0", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}
 BATCH_SCRIPT = {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "77"}
-
 FOUND = [
     ("nothing", {}, "auto", Launch("solo", "solo")),
     ("unrelated", {"PATH": "/bin", "PMI_FD": "3"}, "auto", Launch("solo", "solo")),
@@ -64,7 +58,6 @@ FOUND = [
     ("a rank without a size", {"RANK": "1", "OMPI_COMM_WORLD_SIZE": "4"}, "auto", Launch("solo", "solo")),
     ("one rank", torchrun("0", "1"), "auto", Launch("torchrun", "gloo", 0, 1, 0, 1)),
 ]
-
 REFUSED = [
     (
         "both",
@@ -85,7 +78,6 @@ REFUSED = [
     ("Gloo without ranks", {}, "gloo", ["--backend gloo needs ranks", "use torchrun"]),
     ("an unknown backend", {}, "nvlink", ["'nvlink' is not one of auto, mpi, gloo, nccl, solo"]),
 ]
-
 SPEAKING = [
     ({}, True),
     (open_mpi("0"), True),
@@ -121,53 +113,6 @@ def test_refused_in_one_sentence(variables, backend, texts):
 @pytest.mark.parametrize("variables, expected", SPEAKING)
 def test_one_rank_speaks(variables, expected):
     assert speaks(variables) is expected
-
-
-def test_threads_are_pinned_and_reported():
-    x = np.ones((4, 4)) @ np.ones((4, 4))  # the BLAS is loaded
-    process.pin_threads(1)
-    blas = process.blas()
-    assert x[0, 0] == 4.0 and blas["num_threads"] == 1
-    assert set(blas) == {"internal_api", "version", "architecture", "num_threads"}
-
-
-# --- memory ------------------------------------------------------------------------------------------------------
-
-
-FAULTS_OF_A_STEP = """
-import resource, sys
-import numpy as np
-from allgrad import ddp
-comm = ddp.init()
-a = np.ones(1 << 18, np.float32)  # 1 MiB
-b = [a + 1 for _ in range(8)]
-del b
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(20):
-    b = [a + 1 for _ in range(8)]
-    del b
-from allgrad.ddp.process import malloc
-print(*sorted(malloc()), resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-@pytest.mark.skipif("glibc" not in str(os.confstr_names and os.confstr("CS_GNU_LIBC_VERSION")), reason="no glibc")
-@pytest.mark.parametrize(
-    "variables, kept",
-    [
-        ({}, ["mmap_threshold", "trim_threshold"]),
-        ({"MALLOC_MMAP_THRESHOLD_": "131072"}, ["trim_threshold"]),
-        ({"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=131072"}, []),
-    ],
-)
-def test_memory_is_kept_from_step_to_step_unless_the_environment_decides(variables, kept):
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
-    done = subprocess.run(
-        [sys.executable, "-c", FAULTS_OF_A_STEP], env=clean | variables, capture_output=True, text=True, check=True
-    )
-    *names, faults = done.stdout.split()
-    assert names == kept
-    assert (int(faults) < 5000) == (len(kept) == 2), faults  # 256 for each of 160 arrays, if all are new memory
 
 
 @pytest.mark.parametrize("variables, launcher", [

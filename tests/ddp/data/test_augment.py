@@ -12,11 +12,7 @@ from allgrad.ddp.shards import shard_bounds
 from allgrad.ddp.trainer import checkpoint
 
 X = generator("images").standard_normal((23, 2, 6, 5)).astype("f4") + 9.0
-
-
 Y = np.arange(23)
-
-
 BOTH = augmentation("crop,flip", (2, 6, 5))
 
 

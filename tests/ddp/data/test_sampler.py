@@ -1,17 +1,13 @@
-"""Which samples make up which step, and which rank computes them."""
+"""Which samples make up which step."""
 
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from allgrad.ddp import Communicator, ConfigurationError, DataLoader, Sampler
-from allgrad.ddp.comm import Launch
+from allgrad.ddp import ConfigurationError, Sampler
 from allgrad.ddp.data import BOUNDARIES
-from allgrad.ddp.scaling import FollowNoise, grow, seesaw
-from allgrad.ddp.shards import shard_bounds
 
 MODES = ["epoch", "once", "never"]
-
 sizes = st.integers(1, 60)
 
 
@@ -21,14 +17,6 @@ def epochs_of(sampler, epochs):
     return np.concatenate([sampler.indices(step) for step in range(steps)])[: epochs * sampler.samples].reshape(
         epochs, sampler.samples
     )
-
-
-def loaders(samples, batch, shards, ranks, **options):
-    data = (np.arange(samples), np.arange(samples) * 10)
-    return [
-        DataLoader(data, batch, Communicator(Launch("mpirun", "mpi", rank, ranks)), shards, **options)
-        for rank in range(ranks)
-    ]
 
 
 # --- epochs ------------------------------------------------------------------------------------------------------
@@ -114,56 +102,6 @@ def test_refusals(arguments, text):
         Sampler(*arguments)
 
 
-# --- shards and ranks --------------------------------------------------------------------------------------------
-
-
-@given(st.integers(0, 200), st.integers(1, 40))
-def test_shards_differ_by_at_most_one_sample(size, shards):
-    lengths = np.diff(shard_bounds(size, shards))
-    assert len(lengths) == shards and sum(lengths) == size
-    assert lengths.tolist() == sorted(lengths, reverse=True) and lengths[0] - lengths[-1] <= 1
-
-
-@given(sizes, sizes, st.integers(1, 12), st.data())
-def test_the_ranks_share_a_batch_without_gap_or_overlap(samples, batch, shards, data):
-    batch = max(batch, shards)
-    ranks = data.draw(st.integers(1, shards), "ranks")
-    alone, *_ = loaders(samples, batch, shards, 1)
-    together = loaders(samples, batch, shards, ranks)
-    for step in range(2 * len(alone)):
-        whole, parts = alone.batch(step), [loader.batch(step) for loader in together]
-        assert {(p.step, p.epoch, p.size, p.logical_shards) for p in parts} == {
-            (step, step // len(alone), whole.size, shards)
-        }
-        pieces = [shard for part in parts for shard in part.shards]
-        assert [shard.index for shard in pieces] == list(range(shards))
-        for piece, shard in zip(pieces, whole.shards, strict=True):
-            x, y = piece.arrays
-            assert piece.samples.tolist() == shard.samples.tolist() == x.tolist() == (y // 10).tolist()
-        assert sum(map(len, pieces)) == whole.size == len({i for piece in pieces for i in piece.samples})
-
-
-def test_ranks_have_equal_numbers_of_shards_where_they_can():
-    for ranks in range(1, 9):
-        runs = [loader.run for loader in loaders(50, 40, 8, ranks)]
-        lengths = {stop - start for start, stop in runs}
-        assert max(lengths) - min(lengths) <= 1 and min(lengths) >= 1
-
-
-@pytest.mark.parametrize("boundary", ["short", "carry"])
-def test_epochs_are_runs_of_steps(boundary):
-    loader, *_ = loaders(50, 8, 2, 1, boundary=boundary)
-    steps = [batch.step for epoch in range(4) for batch in loader.epoch(epoch)]
-    assert steps == list(range(loader.sampler.steps_in(4))) and len(loader) == 7
-
-
-def test_data_of_different_lengths_and_batches_smaller_than_the_shards_are_refused():
-    with pytest.raises(ConfigurationError, match=r"one length, got \[3, 4\]"):
-        DataLoader((np.zeros(3), np.zeros(4)), 2)
-    with pytest.raises(ConfigurationError, match=r"batch of 3 cannot be cut into 4 .*--global-batch 4 or more"):
-        DataLoader((np.zeros(9),), 3, shards=4)
-
-
 @given(
     samples=st.integers(1, 50),
     batch=st.integers(1, 60),
@@ -204,25 +142,3 @@ def test_the_batches_of_the_past_do_not_change():
         sampler = Sampler(100, 10)
         sampler.resize(5, 20)
         sampler.resize(2, 8)
-
-
-def test_a_batch_grows_at_epochs_and_each_epoch_still_has_every_sample_once():
-    sampler = Sampler(50, 4)
-    assert grow(sampler, 2.0, [1, "2.5"]) == [13, 13 + 7 + 4]
-    assert [sampler.batch_at(step) for step in (12, 13, 23, 24, 99)] == [4, 8, 8, 16, 16]
-    for epoch in epochs_of(sampler, 5):
-        assert sorted(epoch) == list(range(50))
-    rate = seesaw(lambda step: 0.3, 4.0, [13, 24])
-    assert [rate(step) for step in (12, 13, 24)] == pytest.approx([0.3, 0.15, 0.075])
-
-
-def test_a_batch_follows_the_noise_scale():
-    follow = FollowNoise(1, 4, 100)
-    assert [follow.next(10, n) for n in (None, 20.0, 20.1)] == [10, 10, 20] and follow.next(60, 1e9) == 100
-    root = FollowNoise("0.5", 4, 100, price=0.96)
-    assert [root.next(10, n) for n in (None, 1e4 / 0.96, 400.0, 1.0)] == [10, 100, 20, 4]
-    assert [step for step in range(1, 11) if root.due(Sampler(10, 3), step)] == [2, 4, 6, 8, 10]
-    with pytest.raises(ConfigurationError, match="is between 4 and a larger limit, at a price above 0, got 1, 3"):
-        FollowNoise(1, 4, 3)
-    with pytest.raises(ConfigurationError, match="a batch grows by a factor above 1 at rising epochs, got 1 and 3"):
-        grow(Sampler(10, 2), 1.0, [3])
