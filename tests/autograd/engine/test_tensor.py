@@ -1,4 +1,4 @@
-"""A tensor among arrays and numbers: modes, dtypes, operators from either side, and what it shows of its array."""
+"""A tensor among arrays and numbers: dtypes, operators from either side, and what it shows of its array."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Modules: what they hold and under which names, how they start, what torch makes of their state, and their arena."""
+"""Modules: what they hold and under which names, how they are switched, and what torch makes of their state."""
 
 import numpy as np
 import pytest

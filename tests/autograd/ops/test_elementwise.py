@@ -12,10 +12,10 @@ from hypothesis import assume, given, strategies as st
 from hypothesis.extra import numpy as hnp
 
 import allgrad as ag
-from tests.autograd.ops.kinks import *  # noqa: F403
-from tests.autograd.ops.large import *  # noqa: F403
+from tests.autograd.ops.kinks import *  # noqa: F403 - the tests of each row of KINKS
+from tests.autograd.ops.large import *  # noqa: F403 - the test of each row of LARGE
 from tests.autograd.ops.properties import SEEDS, SHAPES, check, normal
-from tests.autograd.ops.table import *  # noqa: F403 - the tests of each row of TABLE, KINKS and LARGE
+from tests.autograd.ops.table import *  # noqa: F403 - the tests of each row of TABLE
 from tests.autograd.ops.table import cases, over
 
 TABLE = [

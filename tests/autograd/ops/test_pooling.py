@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from hypothesis import assume, given, settings, strategies as st
 
 import allgrad as ag
-from tests.autograd.ops.kinks import *  # noqa: F403
+from tests.autograd.ops.kinks import *  # noqa: F403 - the tests of each row of KINKS
 from tests.autograd.ops.properties import SEEDS, check_with_torch, normal
-from tests.autograd.ops.table import *  # noqa: F403 - the tests of each row of TABLE and KINKS
+from tests.autograd.ops.table import *  # noqa: F403 - the tests of each row of TABLE
 from tests.autograd.ops.table import cases
 
 TABLE = [

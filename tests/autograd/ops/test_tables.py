@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import allgrad as ag
+from tests.autograd.ops import kinks, large, table
 
 FACE = ast.parse(Path(ag.autograd.ops.__file__).read_text())
 OPERATORS = {  # module: the operators that the face of the folder hands on from it
@@ -17,15 +18,25 @@ OPERATORS = {  # module: the operators that the face of the folder hands on from
 }
 
 
+def file_of(module):
+    return importlib.import_module(f"tests.autograd.ops.test_{module}")
+
+
 def used(module):
     """The operators that the rows of a module's test file name."""
-    table = importlib.import_module(f"tests.autograd.ops.test_{module}").TABLE
-    return {*re.findall(r"\bm\.(\w+)", " ".join(case.ours for case in table))}
+    return {*re.findall(r"\bm\.(\w+)", " ".join(case.ours for case in file_of(module).TABLE))}
 
 
 @pytest.mark.parametrize("module", OPERATORS)
 def test_the_table_of_a_module_has_its_operators(module):
     assert OPERATORS[module] and not OPERATORS[module] - used(module)
+
+
+@pytest.mark.parametrize("module", OPERATORS)
+def test_what_stands_in_a_table_is_tested(module):
+    names = vars(file_of(module))
+    for rows, tests in {"TABLE": table, "KINKS": kinks, "LARGE": large}.items():
+        assert all((test in names) == (rows in names) for test in tests.__all__)
 
 
 def test_the_table_covers_every_exported_operation():

@@ -1,4 +1,4 @@
-"""The memory of replays: how much, and what shares it."""
+"""The memory of replays: allocated once, and hardly more of it than a call of the function takes."""
 
 import tracemalloc
 
