@@ -1,6 +1,18 @@
-"""Definitions that tests of several packages hold the code against."""
+"""Definitions that tests of several packages hold the code against, and how hypothesis looks for counterexamples."""
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+pytest.register_assert_rewrite("tests.autograd")  # also in the modules that its tests share
+settings.register_profile(
+    "derandomized",
+    derandomize=True,
+    deadline=None,
+    max_examples=25,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+settings.load_profile("derandomized")
 
 
 def tree(leaves):

@@ -90,6 +90,41 @@ def test_no_file_imports_itself_by_way_of_others(package):
     assert not left, f"a ring among {sorted(left)}"
 
 
+TESTED_BY = {  # module without a test file of its own: where it is tested, and why there
+    "autograd.engine.errors": ("autograd/test_messages.py", "rows of the table of all messages"),
+    "autograd.nn.functions": ("autograd/nn/test_layers.py", "rows of the table of layers"),
+    "autograd.nn.recurrent": ("autograd/nn/test_layers.py", "rows of the table of layers"),
+    "autograd.replay.recorded": ("autograd/replay/test_recorder.py", "an array that needs a recording"),
+    "autograd.replay.steps": ("autograd/replay/test_program.py", "steps of programs"),
+    "ddp.comm.mpi": ("ranks/test_communicators.py", "needs ranks that mpirun has started"),
+    "ddp.comm.torch_distributed": ("ranks/test_communicators.py", "needs ranks that torchrun has started"),
+    "ddp.comm.watchdog": ("launch/test_failures.py", "ends processes: needs some that may be ended"),
+    "ddp.comm.world": ("launch/test_failures.py", "ends processes: needs some that may be ended"),
+}
+TESTS_OF_MANY = {  # test file that has not the name of a module: what it is about
+    "autograd/test_compositions.py": "operators together, in graphs that share nodes",
+    "autograd/test_messages.py": "every message of the package",
+    "autograd/test_opinfo.py": "every operator on torch's own samples of it",
+    "autograd/test_parity.py": "whole networks beside torch's",
+    "autograd/ops/test_tables.py": "every operator has its row in the tables of the folder",
+    "ddp/test_torch_arrays.py": "training on torch's tensors, from the loader to the checkpoint",
+    "ddp/parallel/test_capture.py": "captured steps under every policy of the room",
+    "ddp/parallel/test_failures.py": "parameters that differ and gradients that are not finite, up to the trainer",
+}
+
+
+def test_every_module_has_its_test_file_and_every_test_file_its_module():
+    modules = {path.relative_to(ROOT): name_of(path) for path in FILES if path.name != "__init__.py"}
+    named = {
+        str(path.with_name(f"test_{path.name}")): name for path, name in modules.items() if path.parts[0] in FLOORS
+    }
+    tests = ROOT / "tests"
+    found = {str(path.relative_to(tests)) for package in FLOORS for path in (tests / package).rglob("test_*.py")}
+    assert {named[file] for file in named.keys() - found} == TESTED_BY.keys(), "a module without a test file"
+    assert found - named.keys() == TESTS_OF_MANY.keys(), "a test file that has not the name of a module"
+    assert all((tests / file).exists() and why for file, why in TESTED_BY.values())
+
+
 def test_nothing_below_launch_speaks_of_flags_of_the_command_line():
     """A user of Python is told about arguments; `launch` knows what the flags are called."""
 

@@ -144,7 +144,7 @@ class NoiseScale:
         """95 % confidence interval (low, high) of the noise scale; high is inf where nothing bounds it from above.
 
         None before the second step. Simulated on Gaussian gradients of 10 to 1000 elements, 2 to 32 shards and 20 to
-        500 steps, it held the truth in 95.6 % of all cases (see tests/ddp/test_noise_scale.py).
+        500 steps, it held the truth in 95.6 % of all cases (see tests/ddp/scaling/test_noise_scale.py).
         """
         a = self.total
         return fieller(a.trace, a.signal, a.spread, a.weights)

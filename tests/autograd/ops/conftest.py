@@ -1,0 +1,8 @@
+"""Runs what is in `table.py`, `kinks.py` and `large.py` on the tables of the file that imports it."""
+
+TABLES = {"case": "TABLE", "kink": "KINKS", "large": "LARGE"}  # argument of a test: where its values stand
+
+
+def pytest_generate_tests(metafunc):
+    for argument in TABLES.keys() & {*metafunc.fixturenames}:
+        metafunc.parametrize(argument, getattr(metafunc.module, TABLES[argument]), ids=str)

@@ -1,0 +1,49 @@
+"""The tables of this folder have a row for each operator, in the file named after its module."""
+
+import ast
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+import allgrad as ag
+from tests.autograd.ops import kinks, large, table
+
+FACE = ast.parse(Path(ag.autograd.ops.__file__).read_text())
+OPERATORS = {  # module: the operators that the face of the folder hands on from it
+    node.module.split(".")[-1]: {alias.name for alias in node.names} - {"NoVarianceError", "part_of_batch"}
+    for node in FACE.body
+    if isinstance(node, ast.ImportFrom)
+}
+
+
+def file_of(module):
+    return importlib.import_module(f"tests.autograd.ops.test_{module}")
+
+
+def used(module):
+    """The operators that the rows of a module's test file name."""
+    return {*re.findall(r"\bm\.(\w+)", " ".join(case.ours for case in file_of(module).TABLE))}
+
+
+@pytest.mark.parametrize("module", OPERATORS)
+def test_the_table_of_a_module_has_its_operators(module):
+    assert OPERATORS[module] and not OPERATORS[module] - used(module)
+
+
+@pytest.mark.parametrize("module", OPERATORS)
+def test_what_stands_in_a_table_is_tested(module):
+    names = vars(file_of(module))
+    for rows, tests in {"TABLE": table, "KINKS": kinks, "LARGE": large}.items():
+        assert all((test in names) == (rows in names) for test in tests.__all__)
+
+
+def test_the_table_covers_every_exported_operation():
+    others = {
+        "Tensor", "Arena", "tensor", "default_dtype", "get_default_dtype", "no_grad", "enable_grad", "manual_seed",
+        "gradcheck", "draw_graph", "to_dot", "summary", "count_operations", "detect_anomaly", "vjp", "grad", "jvp",
+        "hvp", "jacobian", "hessian", "primitive", "shared", "capture",
+    }  # fmt: skip
+    exported = {name for name in dir(ag) if callable(getattr(ag, name))}
+    assert exported - others == set().union(*map(used, OPERATORS)) - {"array"}

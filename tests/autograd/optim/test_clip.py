@@ -1,0 +1,59 @@
+"""Gradient clipping, against torch's."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import allgrad as ag
+from allgrad import nn, optim
+from tests.autograd.optim.training import LABELS, X, model_and_twin
+
+
+@pytest.mark.parametrize("max_norm", [0.01, 1e6])
+@pytest.mark.parametrize("owner", [lambda m: m, lambda m: m.parameters(), lambda m: optim.SGD(m, lr=0.1), ag.Arena])
+def test_clipping_is_that_of_torch(owner, max_norm):
+    model, twin = model_and_twin()
+    held = owner(model)
+    ag.cross_entropy(model(X), LABELS).backward()
+    torch.nn.functional.cross_entropy(twin(torch.tensor(X)), torch.tensor(LABELS)).backward()
+    expected = torch.nn.utils.clip_grad_norm_(twin.parameters(), max_norm).item()
+    np.testing.assert_allclose(optim.clip_grad_norm(held, max_norm), expected, rtol=1e-12)
+    np.testing.assert_allclose(optim.grad_norm(list(model.parameters())), min(max_norm, expected), rtol=1e-12)
+    for p, q in zip(model.parameters(), twin.parameters()):
+        np.testing.assert_allclose(p.grad, q.grad, rtol=1e-3)  # torch adds 1e-6 to the norm
+
+
+@pytest.mark.parametrize("limit", [0.0, 0.01, 1e6])
+@pytest.mark.parametrize("owner", [lambda m: m, lambda m: m.parameters(), lambda m: optim.SGD(m, lr=0.1), ag.Arena])
+def test_clipping_by_value_is_that_of_torch(owner, limit):
+    model, twin = model_and_twin()
+    held = owner(model)
+    ag.cross_entropy(model(X), LABELS).backward()
+    torch.nn.functional.cross_entropy(twin(torch.tensor(X)), torch.tensor(LABELS)).backward()
+    torch.nn.utils.clip_grad_value_(twin.parameters(), limit)
+    optim.clip_grad_value(held, limit)
+    for p, q in zip(model.parameters(), twin.parameters()):
+        np.testing.assert_allclose(p.grad, q.grad, rtol=1e-10, atol=1e-15)
+
+
+def test_clipping_counts_no_gradient_of_an_earlier_step():
+    used, unused = nn.Parameter([1.0]), nn.Parameter([1.0])
+    optimizer = optim.SGD({"used": used, "unused": unused}, lr=0.1)
+    (used * 3.0 + unused * 4.0).sum().backward()
+    assert optim.grad_norm(optimizer) == 5.0
+    optimizer.zero_grad()
+    (used * 3.0).sum().backward()
+    assert optim.clip_grad_norm(optimizer, 1.5) == 3.0 and used.grad == 1.5 and unused.grad == 0.0
+
+
+def test_clipping_by_the_parameters_leaves_them_to_their_optimizer():
+    model, _ = model_and_twin()
+    optimizer = optim.SGD(model, lr=0.1)
+    ag.cross_entropy(model(X), LABELS).backward()
+    optim.clip_grad_norm(model.parameters(), 1e-3)
+    assert math.isclose(optim.grad_norm(optimizer), 1e-3, rel_tol=1e-12)
+    before = optimizer.arena.sha256()
+    optimizer.step()
+    assert model.arena.sha256() == ag.Arena(model).sha256() != before

@@ -1,0 +1,80 @@
+"""Recordings: what is seen of a step and has its bits, and what cannot be replayed."""
+
+import numpy as np
+import pytest
+import scipy.special
+import torch
+
+import allgrad as ag
+from allgrad import nn
+from tests.autograd.replay.steps import step_of
+
+LABELS = np.array([0, 1, 2, 0])
+SAME = {
+    "a sum of weights alone": lambda x, w: (x @ w).sum() + (w * w).sum() + ag.exp(w).sum(),
+    "a tensor of the input": lambda x, w: ag.tensor(x) @ w,
+    "scipy": lambda x, w: scipy.special.expit(x) @ w,
+    "reductions": lambda x, w: ag.std(x @ w, 0) * ag.logsumexp(x @ w, 0) * ag.prod(x @ w, 0) * ag.max(x @ w, 0)[0],
+    "powers": lambda x, w: (x @ w) ** 2 + (x @ w) ** 0.5 + (x @ w) ** w[:1],
+    "shapes": lambda x, w: ag.pad(ag.roll(ag.flip(x @ w, 0), 1, 0), (1, 1), "reflect") * ag.stack([x[:, 0]] * 5, 1),
+    "indices": lambda x, w: ag.gather(x @ w, 1, LABELS[:, None]) * ag.index_select(x @ w, 1, LABELS),
+    "numpy around": lambda x, w: (np.sort(x, 0) / np.linalg.norm(x) + np.clip(x, 0.2, x.max())) @ w,
+    "rows one by one": lambda x, w: sum(row @ w for row in x),
+    "a branch": lambda x, w: x @ w if x.sum() > 6 else x @ w * 2.0,
+    "labels": lambda x, w: ag.nll_loss(ag.log_softmax(x @ w), LABELS) + ag.cross_entropy(x @ w, LABELS),
+    "smoothed": lambda x, w: ag.cross_entropy(x @ w, LABELS, label_smoothing=0.1, weight=np.ones(3, "f")),
+    "bce": lambda x, w: ag.binary_cross_entropy_with_logits(x @ w, np.full((4, 3), 0.5, "f")),
+    "convolution": lambda x, w: ag.conv_transpose2d(x[None, None], ag.conv2d(w[None, None], x[None, None, :1, :1])),
+    "moments of a batch": lambda x, w: ag.batch_norm(x @ w, training=True) * x[:, :1],
+    "attention": lambda x, w: ag.scaled_dot_product_attention(x @ w, x @ w, x @ w, is_causal=True),
+    "a derivative inside": lambda x, w: ag.hvp(lambda v: (v**3).sum(), w, np.ones((2, 3), "f")),
+    "a gradient of constants": lambda x, w: ag.conv2d(np.ones((1, 1, 3, 4), "f"), w[None, None]),
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_values_and_gradients_have_the_same_bits(name):
+    f, w, x = step_of(SAME[name])
+    captured = ag.capture(f)
+    for factor in (1.0, 2.0, 3.0, 1.5):
+        found = []
+        for step in (f, captured):
+            w.grad = None
+            found.append((step(np.float32(factor) * x).item(), w.grad.tobytes()))
+        assert found[0] == found[1]
+        w.assign(w.data * 1.25)
+
+
+batch_norm = nn.BatchNorm1d(3)
+REFUSED = {
+    "dropout draws random numbers": lambda x, w: ag.dropout(x @ w, 0.5),
+    "batch_norm writes to an array made elsewhere": lambda x, w: batch_norm(x @ w),
+    "the function writes to an array made elsewhere": lambda x, w: x.__imul__(2.0) @ w,
+    "sum takes values as Python numbers .*item": lambda x, w: x @ w * (x @ w).sum().item(),
+    "the function takes values as Python numbers .*float": lambda x, w: float(x.sum()) * x @ w,
+    "matmul takes values .*tolist": lambda x, w: x @ w * len((x @ w).tolist()),
+    "matmul takes from numpy's nonzero a result whose shape": lambda x, w: (x @ w)[np.nonzero(x[:, 0])],
+    "getitem picks elements by a mask": lambda x, w: (x @ w)[x[:, 0] > 0.5],
+    "matmul computes on torch tensors": lambda x, w: torch.ones(4, 2) @ w,
+    "computes numpy's divmod, which has several results": lambda x, w: np.divmod(x, 0.3)[1] @ w,
+    "the function looks at gradients": lambda x, w: x @ w if w.grad is None else w,
+    "the function assigns to a tensor": lambda x, w: w.assign(1.0),
+}
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_what_cannot_be_replayed_is_refused(text):
+    f, w, x = step_of(REFUSED[text])
+    with pytest.raises(RuntimeError, match="^cannot be captured: .*" + text):
+        ag.capture(f)(x)
+    assert w.grad is None
+    assert type(w.data) is np.ndarray
+
+
+@pytest.mark.parametrize("f", [lambda x, w: (np.asarray(x) * 2.0) @ w, lambda x, w: (x + np.random.rand()) @ w])
+def test_what_is_computed_unseen_is_found_in_the_second_call(f):
+    f, _, x = step_of(f)
+    step = ag.capture(f)
+    step(x)
+    with pytest.raises(RuntimeError, match="other bits than the function itself"):
+        step(x + 1.0)

@@ -1,0 +1,189 @@
+"""What goes wrong on some ranks: parameters that differ, gradients that are not finite."""
+
+import math
+
+import numpy as np
+import pytest
+
+import allgrad as ag
+from allgrad import nn, optim
+from allgrad.ddp import (
+    ArrayDataset,
+    ConfigurationError,
+    DataLoader,
+    DistributedDataParallel,
+    Diverged,
+    LossScale,
+    NoiseScale,
+    OutOfStep,
+    Trainer,
+)
+from allgrad.ddp.comm import Communicator
+from allgrad.ddp.trainer import checkpoint
+
+# --- parameters --------------------------------------------------------------------------------------------------
+
+
+X = np.linspace(-1, 1, 24, dtype="f4").reshape(12, 2)
+Y = np.arange(12) % 3
+
+
+def trainer_of(comm=None, *, shards=3, noise=True, scale=None, spoil=None, lr=0.1, **options):
+    """A small training; spoil(trainer, x) may change the logits of a shard."""
+    ag.manual_seed(1)
+    model = nn.Sequential(nn.Linear(2, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))
+    comm = comm or Communicator()
+    parallel = DistributedDataParallel(model, comm, shards, noise=NoiseScale() if noise else None, scale=scale)
+
+    def loss(x, y):
+        factor = spoil(trainer, x) if spoil and model.training else 1.0
+        return ag.cross_entropy(model(x * factor), y)
+
+    metrics = lambda x, y: {"loss": ag.cross_entropy(model(x), y, "none")}
+    loader = DataLoader((X, Y), 6, comm, shards)
+    options = {"steps": 8, "validation": ArrayDataset(X, Y), **options}
+    trainer = Trainer(parallel, optim.SGD(parallel, lr), loader, loss, metrics, **options)
+    return trainer
+
+
+@pytest.mark.parametrize(
+    "ranks, wrong, of", [(2, 1, "rank 0"), (3, 0, "the other 2 of 3 ranks"), (3, 2, "the other 2")]
+)
+@pytest.mark.parametrize("name", ["0.weight", "2.bias"])
+def test_a_rank_whose_parameters_differ_is_named(ranks, wrong, of, name, simulate):
+    def run(comm):
+        trainer = trainer_of(comm, check_every=1)
+        parameters = trainer.parallel.arena.parameters
+
+        step = trainer.optimizer.step
+
+        def step_and_stray():
+            step()
+            if comm.rank == wrong and trainer.step == 3:
+                parameters[name].data[...] += 2.0**-10
+                parameters["2.bias"].data[...] += 2.0**-10
+
+        trainer.optimizer.step = step_and_stray
+        with pytest.raises(OutOfStep) as caught:
+            trainer.fit()
+        return str(caught.value)
+
+    (text,) = {*simulate(ranks, run)}
+    assert f"the parameters of rank {wrong} differ from those of {of}" in text
+    assert f"first in {name!r}, after step 3" in text
+
+
+def test_comparisons_are_as_often_as_asked_and_change_nothing(simulate):
+    def run(comm, every):
+        trainer = trainer_of(comm, check_every=every)
+        steps = []
+        compare = trainer.parallel.compare_parameters
+        trainer.parallel.compare_parameters = lambda: (steps.append(trainer.step), compare())
+        return steps, trainer.fit()["weights_sha256"]
+
+    found = {every: simulate(2, lambda comm: run(comm, every)) for every in (None, 0, 3)}
+    assert [found[every][0][0] for every in found] == [[2, 4, 6, 8], [], [3, 6, 8]]
+    assert len({digest for results in found.values() for _, digest in results}) == 1
+
+
+# --- gradients ---------------------------------------------------------------------------------------------------
+
+
+def at(*steps, shard=1, factor=math.nan):
+    """Spoil a shard in these steps: shards have two samples, and come in order."""
+    seen = {}
+
+    def spoil(trainer, x):
+        key = trainer.comm.rank, trainer.step
+        seen[key] = seen.get(key, trainer.parallel.run[0] - 1) + 1
+        return factor if trainer.step in steps and seen[key] == shard else 1.0
+
+    return spoil
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("shard", [0, 1, 2])
+def test_a_gradient_that_is_not_finite_is_named_with_its_shard(ranks, shard, simulate):
+    def run(comm):
+        with np.errstate(all="ignore"), pytest.raises(Diverged) as caught:
+            trainer_of(comm, spoil=at(3, shard=shard)).fit()
+        return str(caught.value)
+
+    (text,) = {*simulate(ranks, run)}
+    rank = next(r for r in range(ranks) if shard < (r + 1) * 3 // ranks)
+    assert f"at step 3 with learning rate 0.1 (first in the gradient of '0.weight', from shard {shard} on rank" in text
+    assert f"on rank {rank}): lower --lr" in text
+
+
+def test_the_first_parameter_is_named_even_if_the_loss_is_finite():
+    trainer = trainer_of(noise=False, clip=1.0, clip_value=1.0)
+    head = trainer.parallel.arena.parameters["2.weight"]
+    trainer.loss = lambda x, y: ag.cross_entropy(trainer.model(x), y) + ag.sqrt((head * 0.0).sum())
+    with np.errstate(all="ignore"), pytest.raises(Diverged, match=r"\(first in the gradient of '2.weight'\): lower"):
+        trainer.fit()
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+@pytest.mark.parametrize("shards", [3, 1])
+def test_skipped_steps_are_left_out_and_counted(ranks, shards, simulate, tmp_path):
+    if ranks > shards:
+        return
+
+    def run(comm):
+        out = tmp_path / str(comm.rank)
+        trainer = trainer_of(
+            comm, shards=shards, spoil=at(1, 2, 5, shard=0), on_nonfinite="skip", log_every=1, out=out, clip=1.0,
+            clip_value=0.5,
+        )  # fmt: skip
+        before = {}
+        leave_out = trainer._leave_out
+
+        def state():
+            return {name: a.tobytes() for name, a in trainer.model.state_dict().items()}
+
+        def checked(*args):
+            leave_out(*args)
+            assert state() == before[trainer.step]
+
+        step = trainer._one_step
+
+        def noted():
+            before[trainer.step] = state()
+            return step()
+
+        trainer._leave_out, trainer._one_step = checked, noted
+        with np.errstate(all="ignore"):
+            summary = trainer.fit()
+        assert len(before) == 8 and trainer.skipped_in_a_row == 0
+        return summary
+
+    for summary in simulate(ranks, run):
+        assert summary["skipped_steps"] == 3 and math.isfinite(summary["train_loss"])
+        assert summary["noise_scale"] is None or math.isfinite(summary["noise_scale"])
+    lines = (tmp_path / "0" / "metrics.jsonl").read_text()
+    assert len(lines.splitlines()) == 8 and "NaN" not in lines and '"loss": null' in lines
+    assert checkpoint.load_latest(tmp_path / "0" / "checkpoints")[2]["skipped"] == [3, 0]
+
+
+def test_twenty_in_a_row_are_too_many_also_over_a_restart(tmp_path):
+    always = lambda trainer, x: math.nan
+    options = {"spoil": always, "on_nonfinite": "skip", "out": tmp_path}
+    with np.errstate(all="ignore"):
+        assert trainer_of(**options, steps=15, validation=None).fit()["skipped_steps"] == 15
+        again = trainer_of(**options, steps=40, validation=None)
+        again.restore(checkpoint.load_latest(tmp_path / "checkpoints"))
+        with pytest.raises(Diverged, match=r"at step 20 .* after 20 steps left out in a row: lower --lr"):
+            again.fit()
+
+
+def test_an_overflow_of_half_precision_is_skipped_anyway():
+    scale = LossScale(4.0)
+    trainer = trainer_of(spoil=at(2, factor=math.inf), scale=scale)
+    with np.errstate(all="ignore"):
+        summary = trainer.fit()
+    assert summary["skipped_steps"] == 1 and scale.value == 2.0
+
+
+def test_an_unknown_policy_is_refused():
+    with pytest.raises(ConfigurationError, match="on_nonfinite is raise or skip, got 'ignore'"):
+        trainer_of(on_nonfinite="ignore")
