@@ -52,7 +52,7 @@ def normalised(train, validation):
 
 
 def _chunks(images):
-    """Some images at a time: NumPy makes 8 bytes of each pixel that is an index."""
+    """256 images at a time, since NumPy turns each pixel into an index of 8 bytes."""
     return (images[i : i + 256] for i in range(0, len(images), 256))
 
 

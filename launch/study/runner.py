@@ -1,7 +1,8 @@
 """One run: a configuration of JSON values in, a row of JSON values out.
 
-`execute` looks a configuration's "kind" up: "steps_to_target" is here, any other word NAME is the function `execute` of
-`allgrad.launch.study.experiments.NAME`, which makes what it needs of `Run` and `to_target`.
+What is run is the configuration's "kind": `steps_to_target`, which is here, or the name of a module of
+`allgrad.launch.study.experiments`, whose function `execute(config, comm)` is called. Both are built from `Run`, which
+takes steps, and `to_target`, which says when to stop.
 """
 
 import json
@@ -19,9 +20,9 @@ from allgrad.launch.plan import schedule_of, steps_of
 from allgrad.launch.study import experiments, fit, workload
 from allgrad.launch.train import make_optimizer
 
-SCHEMA = 1  # of configurations and of what they lead to: a change of it makes every run a new one
-SAMPLERS = {"epoch": "epoch", "once": "once", "iid": "replacement", "never": "never"}
-OPTIMIZERS = {  # what a study calls by one word
+SCHEMA = 1  # part of every configuration; raise it if the same configuration leads to other numbers than before
+SAMPLERS = {"epoch": "epoch", "once": "once", "iid": "replacement", "never": "never"}  # ours: that of `ddp.Sampler`
+OPTIMIZERS = {  # a study's word for an optimizer with options
     "momentum": {"optimizer": "sgd", "momentum": 0.9},
     "nesterov": {"optimizer": "sgd", "momentum": 0.9, "nesterov": True},
     "lars": {"optimizer": "lars", "momentum": 0.9},
@@ -114,7 +115,12 @@ def steps_to_target(config: dict, comm) -> dict:
 class Run:
     """Data, model, optimizer and order of samples of a configuration, ready to take steps.
 
-    A kind of run of one's own overrides `step`, `objective`, `learning_rate` or what it has to change.
+    data, model, parallel, arena, loader, optimizer   what is trained, and how
+    loss, metrics   the training loss, and the metrics of each sample
+    budget          steps of the whole run, or None if it ends at its target
+    t               steps taken
+
+    An experiment with other runs overrides `load`, `exchange`, `learning_rate` or `step`.
     """
 
     def __init__(self, config: dict, comm=None):

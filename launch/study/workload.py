@@ -1,4 +1,8 @@
-"""What is trained: data, model, loss and metrics, by name or the user's own."""
+"""What is trained: data, model, loss and metrics, by name or the user's own.
+
+A run's configuration holds JSON values only. Data, models and losses without a name are in it as hashes, and are looked
+up by these in `_objects`, which worker processes get from the one that leads.
+"""
 
 import hashlib
 import inspect

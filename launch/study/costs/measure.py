@@ -1,9 +1,9 @@
-"""Times of real ranks: training steps in their parts, and exact all-reduces.
+"""What real ranks take, in seconds: training steps in their parts, and exact all-reduces.
 
     python -m allgrad.launch.study.costs.measure ASKED ANSWER
 
-is what each rank runs that `on_new_ranks` starts, with the names of two pickled files. A cell says what to measure, see
-`CELLS`.
+is what each rank runs that `on_new_ranks` starts: ASKED is a file with the pickled function to call, ANSWER the file
+for what it returns. A cell is one thing to measure: its "kind", a key of CELLS, and the arguments of that function.
 """
 
 import os

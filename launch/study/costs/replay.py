@@ -1,4 +1,7 @@
-"""A recorded backward, replayed for any number of ranks and any buckets by the cost model. Seconds and bytes."""
+"""A recorded backward pass, replayed for any number of ranks and any buckets. Seconds and bytes.
+
+Recorded is when each gradient became final; how long the exchange of a bucket takes is what the cost model says.
+"""
 
 import time
 from collections.abc import Callable, Iterable, Sequence

@@ -1,11 +1,13 @@
-"""The experiments of `allgrad study`, by the word it calls them. A new one is a module of this folder and a row here.
+"""The experiments of `allgrad study`, in one table. To add one, write a module in this folder and its row in VERBS.
 
-The module is named as the word, with _ for -, and has `run`, a function under `allgrad.launch.study.experiment`.
+The module has the name of the row, with _ for -. In it are a function `run(lab, work, preset, *, OPTIONS) -> Result`
+under the decorator of `study/experiment.py`; and, if its runs do something else than to train until a target is met, a
+function `execute(config, comm) -> dict`, which does those whose configuration has the module's name as its "kind".
 """
 
 import importlib
 
-VERBS = {  # word: what it studies, for --help. `all` runs them in this order
+VERBS = {  # word of the command line: what it studies, for --help; `all` does them in this order, but itself and tune
     "steps": "steps to a target against batch size, each with its learning rate tuned",
     "noise": "the noise scale along runs: predicted against measured critical batch size",
     "lr-rules": "what the rules for scaling the learning rate with the batch are worth, next to tuning it",
