@@ -100,7 +100,16 @@ TESTED_BY = {  # module without a test file of its own: where it is tested, and 
     "ddp.comm.torch_distributed": ("ranks/test_communicators.py", "needs ranks that torchrun has started"),
     "ddp.comm.watchdog": ("launch/test_failures.py", "ends processes: needs some that may be ended"),
     "ddp.comm.world": ("launch/test_failures.py", "ends processes: needs some that may be ended"),
-}
+    "launch.data.files": ("launch/data/test_idx.py", "files, hashes and downloads, by way of a set that has them"),
+    "launch.study.experiments.project.findings": (
+        "launch/study/experiments/project/test_extrapolation.py", "judges machines with known laws",
+    ),
+    "launch.study.experiments.tune.drawing": (
+        "launch/study/experiments/tune/test_search.py", "figures need a whole search",
+    ),
+    "launch.study.options": ("launch/study/test_experiment.py", "an experiment gets its options by its decorator"),
+    "launch.study.page": ("launch/study/test_report.py", "a style sheet, seen in the page"),
+}  # fmt: skip
 TESTS_OF_MANY = {  # test file that has not the name of a module: what it is about
     "autograd/test_compositions.py": "operators together, in graphs that share nodes",
     "autograd/test_messages.py": "every message of the package",
@@ -110,16 +119,21 @@ TESTS_OF_MANY = {  # test file that has not the name of a module: what it is abo
     "ddp/test_torch_arrays.py": "training on torch's tensors, from the loader to the checkpoint",
     "ddp/parallel/test_capture.py": "captured steps under every policy of the room",
     "ddp/parallel/test_failures.py": "parameters that differ and gradients that are not finite, up to the trainer",
+    "launch/test_failures.py": "what goes wrong under launchers ends all ranks, and is said once",
+    "launch/test_mpich.py": "all of it under another MPI",
+    "launch/test_rules.py": "optimizers and schedules from the command line, to the end of a resumed run",
+    "launch/test_soak.py": "the benchmark that kills ranks",
+    "launch/test_world_sizes.py": "the benchmark that compares numbers of ranks",
+    "launch/models/test_build.py": "models by name, of every family",
+    "launch/study/test_toys.py": "the closed forms that studies are held against",
 }
 
 
 def test_every_module_has_its_test_file_and_every_test_file_its_module():
-    modules = {path.relative_to(ROOT): name_of(path) for path in FILES if path.name != "__init__.py"}
-    named = {
-        str(path.with_name(f"test_{path.name}")): name for path, name in modules.items() if path.parts[0] in FLOORS
-    }
+    modules = [path.relative_to(ROOT) for path in FILES if path.name != "__init__.py"]
+    named = {str(path.with_name(f"test_{path.stem.strip('_')}.py")): name_of(ROOT / path) for path in modules}
     tests = ROOT / "tests"
-    found = {str(path.relative_to(tests)) for package in FLOORS for path in (tests / package).rglob("test_*.py")}
+    found = {str(path.relative_to(tests)) for package in PACKAGES for path in (tests / package).rglob("test_*.py")}
     assert {named[file] for file in named.keys() - found} == TESTED_BY.keys(), "a module without a test file"
     assert found - named.keys() == TESTS_OF_MANY.keys(), "a test file that has not the name of a module"
     assert all((tests / file).exists() and why for file, why in TESTED_BY.values())
@@ -180,21 +194,3 @@ print(*found, file=sys.stderr)
 """
     done = python(code, cwd=ROOT)
     assert done.stderr == "\n" and "usage: allgrad" in done.stdout and "weights_sha256" in done.stdout
-
-
-LAUNCH_TESTED_BY = {  # modules of launch without a test file of their name: which file tests them, and why that one
-    "data/files": "data/test_idx.py",  # files, hashes and downloads, by way of a set that has them
-    "study/experiments/project/findings": "study/experiments/project/test_extrapolation.py",  # of machines with laws
-    "study/experiments/tune/drawing": "study/experiments/tune/test_search.py",  # figures need a whole search
-    "study/options": "study/test_experiment.py",  # an experiment gets its options by its decorator only
-    "study/page": "study/test_report.py",  # a style sheet, seen in the page
-}
-
-
-def test_launch_modules_have_their_tests():
-    """tests/launch mirrors launch: a/b.py is tested by a/test_b.py, faces by those of what they hand on."""
-    launch, tests = ROOT / "launch", ROOT / "tests" / "launch"
-    modules = {path.relative_to(launch).with_suffix("") for path in launch.rglob("*.py") if path.stem != "__init__"}
-    without = {str(m) for m in modules if not (tests / m.parent / f"test_{m.name.strip('_')}.py").is_file()}
-    assert without == LAUNCH_TESTED_BY.keys()
-    assert all((tests / file).is_file() for file in LAUNCH_TESTED_BY.values())
