@@ -1,6 +1,7 @@
 """The house rules: one import package, rooms on floors, imports that run down and never in a ring."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,8 @@ FLOORS = {  # package -> its rooms: each may import those before it
         "arrays", "engine", "init", "schedule", "random", "arena", "ops", "nn", "optim", "tools", "replay", "on_torch",
     ),
     "ddp": (
-        "errors", "files", "process", "shards", "comm", "reduce", "data", "scaling", "trace", "parallel", "trainer",
+        "errors", "compatibility", "files", "process", "shards", "comm", "reduce", "data", "scaling", "trace",
+        "parallel", "trainer",
     ),
 }  # fmt: skip
 FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
@@ -86,8 +88,20 @@ def test_no_file_imports_itself_by_way_of_others(package):
     assert not left, f"a ring among {sorted(left)}"
 
 
+OTHERS = {("--mpi", "ddp.comm.launcher")}  # srun's
+
+
+def flags_in(tree):
+    """The flags of a command line that the string constants of a module name, docstrings included."""
+    texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return {flag for text in texts for flag in re.findall(r"--[a-z][a-z-]*", text)}
+
+
 def test_nothing_below_launch_speaks_of_flags_of_the_command_line():
     """A user of Python is told about arguments; `launch` knows what the flags are called."""
+    files = [path for path in FILES if name_of(path).split(".")[0] in ("autograd", "ddp")]
+    found = {(flag, name_of(path)) for path in files for flag in flags_in(ast.parse(path.read_text(encoding="utf-8")))}
+    assert len(files) > 50 and found == OTHERS
 
 
 def test_no_file_is_long():

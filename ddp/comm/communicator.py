@@ -1,7 +1,7 @@
 """What ranks say to each other. This class is one rank alone; `mpi` and `torch_distributed` are many."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from allgrad.autograd.arrays import is_torch, to_backend_of
 from allgrad.ddp.comm.activity import COMPARISON, activity, described, place
@@ -172,13 +172,12 @@ class Communicator:
 
     def agree_or_raise(self, f: Callable[..., T], *args) -> T:
         """f(*args) on every rank; a ConfigurationError on any of them is raised on all, that of the lowest rank."""
-        result: Any = None
-        message = None
+        result = message = None
         try:
             result = f(*args)
         except ConfigurationError as error:
-            message = str(error)
+            (message,) = error.args
         for found in self.all_gather_object(message):
             if found is not None:
                 raise ConfigurationError(found)
-        return result
+        return cast(T, result)

@@ -30,8 +30,9 @@ class TorchCommunicator(Communicator):
         if group is None:
             if launch.backend == "nccl" and not (dist.is_nccl_available() and torch.cuda.is_available()):
                 raise ConfigurationError(
-                    "--backend nccl needs a GPU and a torch with NCCL, and finds none here: give --backend gloo"
-                )
+                    "{backend} needs a GPU and a torch with NCCL, and finds none here: give {backend:gloo}",
+                    backend="nccl",
+                )  # fmt: skip
             _rendezvous(launch)
             kind = "cpu:gloo,cuda:nccl" if launch.backend == "nccl" else "gloo"
             meeting = {}
@@ -150,7 +151,9 @@ def _rendezvous(launch):
         elif launch.local_size == launch.size:
             os.environ["MASTER_ADDR"] = "127.0.0.1"
         else:
-            raise ConfigurationError("--backend gloo over several hosts needs MASTER_ADDR in the environment")
+            raise ConfigurationError(
+                "{backend} over several hosts needs MASTER_ADDR in the environment", backend="gloo"
+            )
     os.environ.setdefault("MASTER_PORT", str(20_000 + int(os.environ.get("SLURM_JOB_ID", os.getppid())) % 20_000))
 
 

@@ -107,7 +107,7 @@ class Watchdog:
         lines = [f"rank {self.rank} of {self.size} failed: {cause or f'no progress for {self.waited:.0f} s'}"]
         lines += [f"  rank {rank}{self._told(rank, states)}" for rank in range(self.size)]
         if not cause:
-            lines.append("  if such a wait is no error: --timeout SECONDS, or ddp.init(timeout=...)")
+            lines.append("  if such a wait is no error: give a longer timeout, in seconds")
         tell("\n".join(lines))
         with contextlib.suppress(OSError, ValueError):  # it may be closed
             sys.stdout.flush()

@@ -58,7 +58,7 @@ def augmentation(names, image):
     """What "crop,flip" or either of them makes of images of shape `image`, (C, H, W), which may lie flat in a row."""
     unknown = [name for name in names.split(",") if name not in AUGMENTATIONS]
     if unknown or len({*names.split(",")}) < len(names.split(",")):
-        raise ConfigurationError(f"--augment {names} is not {', '.join(AUGMENTATIONS)}, or several, each once")
+        raise ConfigurationError(f"{{augment}} is not {', '.join(AUGMENTATIONS)}, or several, each once", augment=names)
 
     def augment(x, draws):
         images = x.reshape(-1, *image)

@@ -50,7 +50,7 @@ class ExchangeAfterBackward:
                 self.views[id(place)] = place, [*self.arena.unflatten(place).values()]
             self.arena.redirect_grads(None if place is None else self.views[id(place)][1])
 
-    def watching(self):
+    def listening(self):
         """Context of a shard's backward."""
         return nullcontext()
 
@@ -103,7 +103,7 @@ class BucketedExchange(ExchangeAfterBackward):
             self.comm.tags += len(self.parts)
 
     @contextmanager
-    def watching(self):
+    def listening(self):
         if self.shard != self.last:
             yield
             return

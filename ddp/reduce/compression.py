@@ -229,6 +229,6 @@ def compression(text):
     except ValueError:
         pass
     raise ConfigurationError(
-        f"--compress {text} is not topk:SHARE, with a share of the elements in (0, 1], or powersgd:RANK, with a rank "
-        f"of at least 1"
-    )
+        "{compress} is not topk:SHARE, with a share of the elements in (0, 1], or powersgd:RANK, with a rank of at "
+        "least 1", compress=text,
+    )  # fmt: skip

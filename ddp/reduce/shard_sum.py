@@ -41,8 +41,8 @@ class ShardSum:
         if not 1 <= comm.size <= shards:
             raise ConfigurationError(
                 f"{counted(comm.size, 'rank')} cannot share {counted(shards, 'logical shard')}: "
-                f"start at most {counted(shards, 'rank')}, or give --shards {comm.size} or more"
-            )
+                f"start at most {counted(shards, 'rank')}, or give {{shards}} or more", shards=comm.size,
+            )  # fmt: skip
         self.comm, self.shards, self.canonical, self.wire = comm, shards, canonical, wire
         self.first, self.stop = shards_of_rank(comm.rank, comm.size, shards)
         self.nodes = [subtrees(*shards_of_rank(rank, comm.size, shards), shards) for rank in range(comm.size)]

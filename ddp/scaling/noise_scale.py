@@ -95,7 +95,7 @@ class NoiseScale:
         for i in range(len(self.chunks))[which]:
             self.squares[i] = sum([float(g @ g) for g in self.chunks[i]])
 
-    def ride(self, extras, samples, length):
+    def write_extras(self, extras, samples, length):
         """Write sum_v b_v |g_v|^2, for the total and each layer, of one squared shard of `length` samples.
 
         The arena held the shard's gradient as b_v g_v / n, and n^2 / b_v times its square is b_v |g_v|^2.

@@ -62,9 +62,9 @@ class Timeline:
         self.total = total
         if total is not None and self.steps is not None and self.steps[0] >= total:
             raise ConfigurationError(
-                f"the trace is to begin at step {self.steps[0]}, and the run ends with step {total - 1}: "
-                f"give --trace-steps that are part of it"
-            )
+                "the trace is to begin at step {first.value}, and the run ends with step {last.value}: give "
+                "{trace_steps} that are part of it", first=self.steps[0], last=total - 1,
+            )  # fmt: skip
 
     def step(self, number):
         """The context of a whole training step; recording begins and ends here. Collective."""
@@ -119,7 +119,9 @@ class Timeline:
             probe.touch()
             probe.unlink()
         except OSError as error:
-            raise ConfigurationError(f"--trace {self.path} cannot be written ({error}): give another file") from None
+            raise ConfigurationError(
+                "{path} cannot be written ({error.value}): give another file", path=self.path, error=error
+            ) from None
 
     def _write(self, events, everyones, found) -> OSError | None:
         clocks = {
@@ -138,7 +140,7 @@ class Timeline:
         if comm.size == 1:
             return None
         spare = comm.local_size < max(comm.size, os.cpu_count() or 1)
-        if overlap.policy != "after" or overlap.blocking or overlap.why.startswith("measured") or not spare:
+        if overlap.policy != "after" or self.parallel.all_at_once or overlap.why.startswith("measured") or not spare:
             return ""
         return "thread" if comm.backend == "gloo" and comm.threads else "bucket"
 

@@ -75,15 +75,15 @@ def test_the_surge_has_its_peak_at_the_noise_scale():
     "arguments, text",
     [
         (("cubic", H, 1, 1), "'cubic' is not one of none, sqrt, linear"),
-        (("linear", H, 0, 1), "--base-batch is at least 1 sample, got 0"),
-        (("adam_sde", H, 16, 64, "sgd"), "--lr-rule adam_sde is for adam and adamw, not for sgd"),
-        (("half_life", H, 16, 64, "sgd"), "--lr-rule half_life is for adam and adamw, not for sgd"),
-        (("surge", H, 16, 64, "sgd", 9.0), "--lr-rule surge is for adam and adamw, not for sgd"),
-        (("adascale", H, 16, 64, "adam"), "--lr-rule adascale is for sgd, not for adam"),
-        (("adascale", H, 16, 8), "--lr-rule adascale is for batches larger than the base batch, got 8 for 16"),
+        (("linear", H, 0, 1), "base_batch is at least 1 sample, got 0"),
+        (("adam_sde", H, 16, 64, "sgd"), "rule='adam_sde' is for adam and adamw, not for sgd"),
+        (("half_life", H, 16, 64, "sgd"), "rule='half_life' is for adam and adamw, not for sgd"),
+        (("surge", H, 16, 64, "sgd", 9.0), "rule='surge' is for adam and adamw, not for sgd"),
+        (("adascale", H, 16, 64, "adam"), "rule='adascale' is for sgd, not for adam"),
+        (("adascale", H, 16, 8), "rule='adascale' is for batches larger than the base batch, got 8 for 16"),
         (("adam_sde", H, 16, 160, "adam"), "have to stay above 0: give a batch below 160"),
-        (("noise", H, 16, 64), "--lr-rule noise needs the noise scale: give --noise-scale"),
-        (("noise", H, 16, 64, "sgd", 0.0), "--noise-scale is a number of samples above 0, got 0"),
+        (("noise", H, 16, 64), "rule='noise' needs the noise scale: give noise_scale"),
+        (("noise", H, 16, 64, "sgd", 0.0), "noise_scale is a number of samples above 0, got 0"),
     ],
 )
 def test_refusals(arguments, text):

@@ -133,10 +133,10 @@ def test_the_steps_that_are_recorded(steps, total, window, tmp_path):
 
 
 def test_what_cannot_be_traced_is_refused(tmp_path, simulate):
-    with pytest.raises(ConfigurationError, match=r"--trace .* cannot be written \(it is a directory\): give another"):
+    with pytest.raises(ConfigurationError, match=r"path='.*' cannot be written \(it is a directory\): give another"):
         simulate(2, lambda comm: trainer_of(comm, Timeline(tmp_path)))
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigurationError, match=r"--trace .*file/x cannot be written"):
+    with pytest.raises(ConfigurationError, match=r"path='.*file/x' cannot be written"):
         simulate(2, lambda comm: trainer_of(comm, Timeline(tmp_path / "file" / "x")))
     with pytest.raises(ConfigurationError, match="begin at step 9, and the run ends with step 8"):
         trainer_of(Communicator(), Timeline(tmp_path / "x", (9, 12)))
@@ -277,9 +277,9 @@ def test_the_wait_for_messages_of_a_bucket_is_that_for_who_started_it_last():
 
 @pytest.mark.parametrize(
     "exposed, waiting, backward, overlap, said",
-    [(0.4, 0.1, 0.3, "bucket", "exchanging takes 30% of a step beyond waiting: try --overlap bucket"),
-     (0.4, 0.1, 0.3, "", "exchanging takes 30% of a step beyond waiting: a larger --global-batch exchanges less often"),
-     (0.8, 0.0, 0.1, "thread", "exchanging takes 80% of a step beyond waiting: a larger --global-batch exchanges less"
+    [(0.4, 0.1, 0.3, "bucket", "exchanging takes 30% of a step beyond waiting: try overlap='bucket'"),
+     (0.4, 0.1, 0.3, "", "exchanging takes 30% of a step beyond waiting: a larger global_batch exchanges less often"),
+     (0.8, 0.0, 0.1, "thread", "exchanging takes 80% of a step beyond waiting: a larger global_batch exchanges less"
       " often"), (0.4, 0.3, 0.3, "bucket", None), (0.4, 0.1, 0.3, None, None)],
 )  # fmt: skip
 def test_what_is_worth_a_try(exposed, waiting, backward, overlap, said):
