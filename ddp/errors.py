@@ -2,7 +2,7 @@
 
 import sys
 
-WORDS = {  # what is no argument in Python, and how it is told there
+THINGS = {  # options that are objects in Python and no arguments, and how they are told there
     "arrays": "a device of torch", "noise": "a NoiseScale", "running_statistics": "a model with running statistics",
     "trace": "a Timeline", "trace_steps": "steps", "zero": "Zero",
 }  # fmt: skip
@@ -10,7 +10,7 @@ WORDS = {  # what is no argument in Python, and how it is told there
 
 def as_argument(name: str, value) -> str:
     """An option as Python writes it: "shards=4", and without a value "shards"."""
-    return WORDS.get(name) or (name if value is None else f"{name}={value!r}")
+    return THINGS.get(name) or (name if value is None else f"{name}={value!r}")
 
 
 class Message(str):

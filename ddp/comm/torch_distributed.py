@@ -22,7 +22,7 @@ TAGS = 1024  # more than there are messages of one exchange between two ranks
 
 
 class TorchCommunicator(Communicator):
-    def __init__(self, launch: Launch, group=None, words=None, timeout=0.0):
+    def __init__(self, launch: Launch, group=None, object_group=None, timeout=0.0):
         super().__init__(launch)
         torch.set_num_threads(1)
         self.timeout = timeout
@@ -40,8 +40,8 @@ class TorchCommunicator(Communicator):
                 store = _fresh_store(launch, self.longer)
                 meeting = {"store": store, "rank": launch.rank, "world_size": launch.size}
             dist.init_process_group(kind, timeout=self.longer, **meeting)
-            group, words = dist.group.WORLD, dist.new_group(backend="gloo", timeout=self.longer)
-        self.group, self.object_comm = group, words  # words: so that a comparison never meets another operation
+            group, object_group = dist.group.WORLD, dist.new_group(backend="gloo", timeout=self.longer)
+        self.group, self.object_comm = group, object_group  # two: so that a comparison never meets another operation
         self.ranks = dist.get_process_group_ranks(group)  # of the group's members in the whole job
 
     def _exchange(self, sends, receives):
@@ -112,10 +112,10 @@ class TorchCommunicator(Communicator):
             members = sorted((r for r in range(self.size) if asked[r][0] == one), key=lambda r: (asked[r][1], r))
             world = [self.ranks[r] for r in members]
             group = dist.new_group(world, self.longer, sort_ranks=False)
-            words = dist.new_group(world, self.longer, "gloo", sort_ranks=False)
+            object_group = dist.new_group(world, self.longer, "gloo", sort_ranks=False)
             if one == color:
                 launch = Launch(self.launcher, self.backend, members.index(self.rank), len(members))
-                mine = TorchCommunicator(launch, group, words, self.timeout)
+                mine = TorchCommunicator(launch, group, object_group, self.timeout)
         return mine
 
     def abort(self, status=1):

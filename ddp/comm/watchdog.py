@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 
-from allgrad.ddp.comm.activity import COMPARISON, EXCHANGE, activity, described, place
+from allgrad.ddp.comm.activity import COMPARISON, EXCHANGE, activity, described, user_location
 from allgrad.ddp.errors import tell
 
 TICK = 0.2  # seconds between two looks at the main thread
@@ -148,7 +148,12 @@ class Watchdog:
         """Where this rank is, as JSON values."""
         inside = activity.inside
         frame = sys._current_frames().get(activity.thread)
-        state = {"step": activity.step, "place": place(frame, inside is None), "doing": None, "waited": self.waited}
+        state = {
+            "step": activity.step,
+            "place": user_location(frame, inside is None),
+            "doing": None,
+            "waited": self.waited,
+        }
         if inside is not None:
             name, comm, args = inside
             state |= {"doing": _described(name, args), "of": _partners(inside), "count": comm.count}

@@ -5,7 +5,7 @@ import numpy as np
 from allgrad.autograd.random import uniform_of
 from allgrad.ddp.errors import ConfigurationError
 
-WORDS = 4  # that the generator makes at once
+WORDS_AT_ONCE = 4  # of 64 bits, that the generator makes in one go
 
 
 class Draws:
@@ -21,7 +21,7 @@ class Draws:
     def __call__(self, k):
         start, self.drawn = self.drawn, self.drawn + k
         if self.drawn > (had := self.known.shape[1]):
-            more = np.empty((len(self.samples), -(-(self.drawn - had) // WORDS) * WORDS))
+            more = np.empty((len(self.samples), -(-(self.drawn - had) // WORDS_AT_ONCE) * WORDS_AT_ONCE))
             for epoch in np.unique(self.epochs).tolist():  # one, or two where a batch goes over the end of an epoch
                 of = self.epochs == epoch
                 more[of] = uniform_of(self.samples[of], had, had + more.shape[1], self.seed, "augment", epoch)

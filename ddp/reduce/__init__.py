@@ -7,5 +7,5 @@ from allgrad.ddp.reduce.gradient_sum import gradient_sum
 from allgrad.ddp.reduce.half_precision import Wire, wire_of, WIRES
 from allgrad.ddp.reduce.options import Exchange, POLICIES, REDUCTIONS
 from allgrad.ddp.reduce.overlap import bucket_size, GAIN, Overlap, ROUNDS, without_trial
-from allgrad.ddp.reduce.shard_sum import gathered, ShardSum, SHARED
+from allgrad.ddp.reduce.shard_sum import gathered, SHARED_MEMORY_BYTES, ShardSum
 from allgrad.ddp.reduce.tree import subtrees, TreeAccumulator

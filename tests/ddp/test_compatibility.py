@@ -5,7 +5,7 @@ import pytest
 from allgrad import nn
 from allgrad.ddp import ConfigurationError, DistributedDataParallel, LossScale, NoiseScale, Placement, Timeline
 from allgrad.ddp.compatibility import TABLE, check, contradiction, name_of, takes_all_at_once
-from allgrad.ddp.errors import WORDS, as_argument
+from allgrad.ddp.errors import THINGS, as_argument
 from allgrad.launch import train as training
 from allgrad.launch.__main__ import main
 from allgrad.launch.flags import as_flag
@@ -111,8 +111,8 @@ def test_the_command_line_refuses_in_flags(row, tmp_path, monkeypatch, capsys):
 def test_what_is_told_has_a_flag_or_is_known_by_words():
     """So that the command line never speaks of an argument of Python."""
     names = {name_of(option) for row in TABLE for option in row[:2]}
-    assert {name for name in names if not as_flag(name, None).startswith("--")} <= WORDS.keys()
-    assert not names - WORDS.keys() - {option.name for option in OPTIONS} - {"bucket_bytes"}
+    assert {name for name in names if not as_flag(name, None).startswith("--")} <= THINGS.keys()
+    assert not names - THINGS.keys() - {option.name for option in OPTIONS} - {"bucket_bytes"}
 
 
 def test_why_nothing_can_overlap_with_backward():

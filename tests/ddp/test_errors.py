@@ -62,7 +62,7 @@ def test_the_short_form_sets_the_groups():
         model, exchange=Exchange(overlap="bucket", wire="bfloat16"), bucket=3, wire="float32"
     )
     assert both.overlap.policy == "bucket" and type(both.gradient_sum).__name__ == "ShardSum"
-    assert both.overlap.current().form.endswith("buckets of 3 bytes")
+    assert both.overlap.current().description.endswith("buckets of 3 bytes")
     assert DistributedDataParallel(model, sync_every=None, sync_after=0).local is None
 
 

@@ -22,7 +22,7 @@ from allgrad.ddp import (
     ShardSum,
     Trainer,
 )
-from allgrad.ddp.comm import KNOWN, Communicator, activity, place
+from allgrad.ddp.comm import KNOWN, Communicator, activity, user_location
 from allgrad.ddp.trainer import checkpoint
 
 # --- calls -------------------------------------------------------------------------------------------------------
@@ -130,7 +130,9 @@ def test_one_rank_compares_nothing():
 
 
 def test_the_place_is_that_of_the_users_code():
-    assert place().startswith(f"{__file__}:") and place().endswith("in test_the_place_is_that_of_the_users_code")
+    assert user_location().startswith(f"{__file__}:") and user_location().endswith(
+        "in test_the_place_is_that_of_the_users_code"
+    )
     stop = threading.Event()
 
     def wait():
@@ -139,7 +141,7 @@ def test_the_place_is_that_of_the_users_code():
     thread = threading.Thread(target=wait)
     thread.start()
     for _ in range(1000):  # until it waits
-        found = place(sys._current_frames()[thread.ident or 0], whole=True)
+        found = user_location(sys._current_frames()[thread.ident or 0], whole=True)
         if "in wait, in " in found:
             break
         time.sleep(0.01)
