@@ -13,8 +13,8 @@ if __name__ == "ddp":  # in a checkout, `import ddp` is `import allgrad.ddp`
 from allgrad.ddp.comm import Communicator, init
 from allgrad.ddp.data import ArrayDataset, Batch, DataLoader, Placement, Sampler, Shard
 from allgrad.ddp.errors import ConfigurationError, Diverged, OutOfStep, PeerLost
-from allgrad.ddp.parallel import DistributedDataParallel, evaluate, LossScale, Zero
-from allgrad.ddp.reduce import ShardSum
+from allgrad.ddp.parallel import DistributedDataParallel, evaluate, LocalSGD, LossScale, Zero
+from allgrad.ddp.reduce import Exchange, ShardSum
 from allgrad.ddp.scaling import NoiseScale
 from allgrad.ddp.trace import Timeline
 from allgrad.ddp.trainer import Trainer

@@ -124,7 +124,9 @@ def main(argv=None) -> int:
             if connected():
                 wait_turn()
         if speaks() or connected():  # a silent rank that is still here has found something wrong alone
-            tell(f"allgrad: {error}")
+            from allgrad.launch.flags import as_flag
+
+            tell(f"allgrad: {error.told(as_flag)}")
         if connected():
             end_all_ranks(status)
         return status

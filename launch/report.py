@@ -27,8 +27,10 @@ def print_summary(summary: dict):
 
 def _remark(key, summary):
     """Why the overlap is what it is; the interval of the noise scale, or why there is none."""
+    from allgrad.launch.flags import told
+
     if key == "overlap":
-        return f" ({summary['overlap_why']})"
+        return f" ({told(summary['overlap_why'])})"
     if key != "noise_scale":
         return ""
     if summary[key] is not None:

@@ -8,13 +8,14 @@ from allgrad.autograd import optim
 from allgrad.autograd.arrays import to_numpy
 from allgrad.autograd.engine import unwrap
 from allgrad.ddp.comm import detect, refuse_to_share, torchrun
+from allgrad.ddp.compatibility import check
 from allgrad.ddp.data import HALVES, augmentation, stored
 from allgrad.ddp.errors import ConfigurationError, counted
 from allgrad.ddp.process import pin_threads
-from allgrad.ddp.reduce import overlap
 from allgrad.ddp.scaling import lr_rules
 from allgrad.ddp.trainer import checkpoint
 from allgrad.launch import data as datasets, models, transfer
+from allgrad.launch.flags import told
 from allgrad.launch.options import OPTIMIZERS, OPTIONS, defaults, resumed
 from allgrad.launch.plan import measures_noise, plan
 
@@ -25,7 +26,7 @@ def train(asked: dict) -> dict:
     """Train with the options asked for (see `allgrad.launch.options`) and return the summary, on every rank."""
     for name in ("out", "trace") if asked.get("backend") == "solo" else ():
         if asked.get(name):
-            refuse_to_share(f"--{name}", asked[name])
+            refuse_to_share(name, asked[name])
     comm = ddp.init(_backend(asked), timeout=asked.get("timeout", 300.0))
     _same_options(comm.all_gather_object(asked))
     config, saved = comm.broadcast_object(
@@ -63,9 +64,11 @@ def train(asked: dict) -> dict:
     noise = ddp.NoiseScale(layers=config["noise_layers"]) if measures_noise(config) else None
     scale = ddp.LossScale() if config["dtype"] == "float16" else None
     parallel = ddp.DistributedDataParallel(
-        model, comm, shards, config["reduce"], noise, scale, config["wire"], config["compress"], config["sync_every"],
-        config["sync_after"], config["batch_norm"], config["overlap"], config["bucket_size"],
-        _timeline(config), config["capture"],
+        model, comm, shards,
+        exchange=ddp.Exchange(*(config[key] for key in ("reduce", "wire", "compress", "overlap", "bucket_size"))),
+        local_sgd=ddp.LocalSGD(config["sync_every"], config["sync_after"]) if config["sync_every"] else None,
+        noise=noise, scale=scale, batch_norm=config["batch_norm"], capture=config["capture"],
+        timeline=_timeline(config),
     )  # fmt: skip
     if config["dtype"] in HALVES:
         model.compute_in(config["dtype"])
@@ -106,7 +109,7 @@ def train(asked: dict) -> dict:
         print(f"{remark}\n" if remark else "", end="", flush=True)
     if comm.rank == 0 and config["trace"]:
         untold = {"verdict": ["--trace: none of the steps to be traced was taken"]}
-        print(*summary.get("timeline", untold)["verdict"], sep="\n", flush=True)
+        print(*map(told, summary.get("timeline", untold)["verdict"]), sep="\n", flush=True)
     return summary
 
 
@@ -183,27 +186,9 @@ def _consistent(asked, config, data, model):
     for name in sorted({"dropout", "init"} & asked.keys() - set(family.options if family else ())):
         takers = ", ".join(kind for kind, other in models.FAMILIES.items() if name in other.options)
         raise ConfigurationError(f"--{name} has no effect on {config['model']}: it is for {takers}")
-    if config["zero"] and config["sync_every"]:
-        raise ConfigurationError("--zero shares out one optimizer, and with --sync-every each rank has its own")
-    if config["noise_layers"] and not measures_noise(config):
-        raise ConfigurationError(
-            "--noise-layers has no effect with one logical shard, --compress, --sync-every, --reduce adasum or "
-            "--batch-norm sync: give --shards 2 or more and the exact gradient of each"
-        )
-    hindrance = overlap.blocking_option(
-        config["reduce"], config["compress"], config["sync_every"], config["batch_norm"]
-    )
-    if "bucket_size" in asked and (config["overlap"] == "after" or hindrance):
-        raise ConfigurationError(
-            f"--bucket-size has no effect with {hindrance or '--overlap after'}, where all gradients are exchanged at "
-            f"once: leave it out"
-        )
-    if config["trace_steps"] and not config["trace"]:
-        raise ConfigurationError("--trace-steps has no effect without --trace")
+    check(**config, bucket_bytes=asked.get("bucket_size"))
     if config["trace"] and config["out"] and Path(config["trace"]).resolve() == Path(config["out"]).resolve():
         raise ConfigurationError(f"--trace {config['trace']} is the directory of --out: give a file in it")
-    if "checkpoint_every" in asked and not config["out"]:
-        raise ConfigurationError("--checkpoint-every needs an --out to write to")
     sources = {"data_sha256": data.sha256, "model_sha256": models.hash_of_file(config["model"])}
     for name, now in sources.items():
         if config.get(name, now) != now:

@@ -1,6 +1,7 @@
 """The house rules: one import package, rooms on floors, imports that run down and never in a ring."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,11 +15,12 @@ FLOORS = {  # package -> its rooms: each may import those before it
         "arrays", "engine", "init", "schedule", "random", "arena", "ops", "nn", "optim", "tools", "replay", "on_torch",
     ),
     "ddp": (
-        "errors", "files", "process", "shards", "comm", "reduce", "data", "scaling", "trace", "parallel", "trainer",
+        "errors", "compatibility", "files", "process", "shards", "comm", "reduce", "data", "scaling", "trace",
+        "parallel", "trainer",
     ),
     "launch": (
-        "models", "options", "data", "transfer", "plan", "report", "launchers", "train", "checkpoints", "predict",
-        "slurm", "doctor", "study", "demo", "__main__",
+        "models", "options", "flags", "data", "transfer", "plan", "report", "launchers", "train", "checkpoints",
+        "predict", "slurm", "doctor", "study", "demo", "__main__",
     ),
 }  # fmt: skip
 FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
@@ -100,6 +102,7 @@ TESTED_BY = {  # module without a test file of its own: where it is tested, and 
     "ddp.comm.torch_distributed": ("ranks/test_communicators.py", "needs ranks that torchrun has started"),
     "ddp.comm.watchdog": ("launch/test_failures.py", "ends processes: needs some that may be ended"),
     "ddp.comm.world": ("launch/test_failures.py", "ends processes: needs some that may be ended"),
+    "ddp.parallel.shard_gradients": ("ddp/parallel/test_data_parallel.py", "seen in the gradients of all shards"),
     "launch.data.files": ("launch/data/test_idx.py", "files, hashes and downloads, by way of a set that has them"),
     "launch.study.experiments.project.findings": (
         "launch/study/experiments/project/test_extrapolation.py", "judges machines with known laws",
@@ -118,7 +121,6 @@ TESTS_OF_MANY = {  # test file that has not the name of a module: what it is abo
     "autograd/ops/test_tables.py": "every operator has its row in the tables of the folder",
     "ddp/test_torch_arrays.py": "training on torch's tensors, from the loader to the checkpoint",
     "ddp/parallel/test_capture.py": "captured steps under every policy of the room",
-    "ddp/parallel/test_failures.py": "parameters that differ and gradients that are not finite, up to the trainer",
     "launch/test_failures.py": "what goes wrong under launchers ends all ranks, and is said once",
     "launch/test_mpich.py": "all of it under another MPI",
     "launch/test_rules.py": "optimizers and schedules from the command line, to the end of a resumed run",
@@ -139,8 +141,20 @@ def test_every_module_has_its_test_file_and_every_test_file_its_module():
     assert all((tests / file).exists() and why for file, why in TESTED_BY.values())
 
 
+OTHERS = {("--mpi", "ddp.comm.launcher")}  # srun's
+
+
+def flags_in(tree):
+    """The flags of a command line that the string constants of a module name, docstrings included."""
+    texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return {flag for text in texts for flag in re.findall(r"--[a-z][a-z-]*", text)}
+
+
 def test_nothing_below_launch_speaks_of_flags_of_the_command_line():
     """A user of Python is told about arguments; `launch` knows what the flags are called."""
+    files = [path for path in FILES if name_of(path).split(".")[0] in ("autograd", "ddp")]
+    found = {(flag, name_of(path)) for path in files for flag in flags_in(ast.parse(path.read_text(encoding="utf-8")))}
+    assert len(files) > 50 and found == OTHERS
 
 
 def test_no_file_is_long():

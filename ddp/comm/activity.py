@@ -34,7 +34,7 @@ class _Here:
 activity = _Here()
 
 
-def place(frame=None, whole=False) -> str:
+def user_location(frame=None, whole=False) -> str:
     """Where the user's code is, as FILE:LINE in FUNCTION: the innermost frame outside of this package and libraries.
 
     whole: name the innermost frame of all, too.

@@ -1,10 +1,10 @@
 """What ranks say to each other. This class is one rank alone; `mpi` and `torch_distributed` are many."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from allgrad.autograd.arrays import is_torch, to_backend_of
-from allgrad.ddp.comm.activity import COMPARISON, activity, described, place
+from allgrad.ddp.comm.activity import COMPARISON, activity, described, user_location
 from allgrad.ddp.comm.launcher import Launch
 from allgrad.ddp.errors import ConfigurationError
 
@@ -60,7 +60,7 @@ class Communicator:
         Everything exact is built from this one operation, so that no library decides an order of additions.
         """
         self.bytes_sent += sum([array.nbytes for array, _ in sends])
-        self._inside("exchange", (sends, receives), self._exchange, sends, receives)
+        self._in_collective("exchange", (sends, receives), self._exchange, sends, receives)
 
     def start(self, sends, receives, tag) -> Callable[[bool], bool]:
         """Begin an exchange of arrays in the processor's memory. Messages pair up with those of the same tag, from 1.
@@ -73,7 +73,7 @@ class Communicator:
         def done(wait):
             if not wait:
                 return over(False)
-            return self._inside("exchange", (sends, receives), over, True)
+            return self._in_collective("exchange", (sends, receives), over, True)
 
         return done
 
@@ -81,28 +81,30 @@ class Communicator:
         """Sum over the ranks in whatever order the library likes: fast, and not the same bits for every size."""
         self.compare("all_reduce", array)
         self.bytes_sent += array.nbytes
-        self._inside("all_reduce", (array,), self._all_reduce, array)
+        self._in_collective("all_reduce", (array,), self._all_reduce, array)
 
     def shared_memory_step(self, name, array, f):
         """Call f, in which all ranks meet in the memory that they share, as one collective over the array."""
-        self._inside(name, (array,), f)
+        self._in_collective(name, (array,), f)
 
     def broadcast(self, array, root=0):
         """Overwrite the array with that of the root."""
         self.compare("broadcast", array, f" from rank {root}")
-        self._inside("broadcast", (array, root), self._broadcast, array, root)
+        self._in_collective("broadcast", (array, root), self._broadcast, array, root)
 
     def all_gather_object(self, value):
         """A list with every rank's value, for small things outside the training loop."""
-        return self._together("all_gather_object", value)
+        return self._checked_all_gather("all_gather_object", value)
 
     def broadcast_object(self, value, root=0):
         """The root's value, on every rank."""
-        return self._together(f"broadcast_object from rank {root}", value if self.rank == root else None)[root]
+        return self._checked_all_gather(f"broadcast_object from rank {root}", value if self.rank == root else None)[
+            root
+        ]
 
     def barrier(self):
         """Return when every rank has called it."""
-        self._together("barrier")
+        self._checked_all_gather("barrier")
 
     def compare(self, operation: str, array, more=""):
         """Raise ConfigurationError on every rank if not all are about to do this to an array of this shape and dtype.
@@ -115,18 +117,18 @@ class Communicator:
         if pair in self._known:
             self.count += 1
             return
-        self._together(f"{operation} of {described(array)}{more}", checks=True)
+        self._checked_all_gather(f"{operation} of {described(array)}{more}", checks=True)
         if len(self._known) == KNOWN:
             self._known.clear()
         self._known.add(pair)
 
-    def _together(self, what, value=None, checks=False) -> Any:
+    def _checked_all_gather(self, what, value=None, checks=False) -> Any:
         """Every rank's value, once it is certain that all ranks do `what` as their call of the same number."""
         self.count += 1
         if self.size == 1:
             return [value]
-        mine = self.count, what, place(), value
-        found = self._inside(COMPARISON + what if checks else what, (), self._gather, mine)
+        mine = self.count, what, user_location(), value
+        found = self._in_collective(COMPARISON + what if checks else what, (), self._gather, mine)
         for rank, (count, other, there, _) in enumerate(found):
             if (count, other) != found[0][:2]:
                 first, number = found[0][1], found[0][0]
@@ -137,7 +139,7 @@ class Communicator:
                 )
         return [theirs for *_, theirs in found]
 
-    def _inside(self, name, args, f, *given) -> Any:
+    def _in_collective(self, name, args, f, *given) -> Any:
         """f(*given), while the watchdog knows that this rank is in the collective of this name and arguments."""
         activity.inside = name, self, args
         try:
@@ -172,13 +174,12 @@ class Communicator:
 
     def agree_or_raise(self, f: Callable[..., T], *args) -> T:
         """f(*args) on every rank; a ConfigurationError on any of them is raised on all, that of the lowest rank."""
-        result: Any = None
-        message = None
+        result = message = None
         try:
             result = f(*args)
         except ConfigurationError as error:
-            message = str(error)
+            (message,) = error.args
         for found in self.all_gather_object(message):
             if found is not None:
                 raise ConfigurationError(found)
-        return result
+        return cast(T, result)

@@ -49,9 +49,9 @@ def detect(environment: Mapping[str, str] = os.environ, backend: str = "auto") -
     mpi = next((name for name in MPIRUN if name in found), None)
     if "torchrun" in found and mpi and backend == "auto":
         raise ConfigurationError(
-            f"the environment is that of two launchers at once ({_table(found)}): "
-            f"start with one of them, or say which to believe with --backend mpi or --backend gloo"
-        )
+            "the environment is that of two launchers at once ({found.value}): start with one of them, or say which "
+            "to believe with {backend:mpi} or {backend:gloo}", found=_table(found),
+        )  # fmt: skip
     if "torchrun" in found and backend != "mpi":
         return Launch("torchrun", "gloo" if backend == "auto" else backend, *found["torchrun"])
     if "srun" in found and mpi and _pmi_of_srun(found, mpi, environment):
@@ -62,19 +62,22 @@ def detect(environment: Mapping[str, str] = os.environ, backend: str = "auto") -
         return Launch("srun", "mpi" if backend == "auto" else backend, *found["srun"])
     if backend != "auto":
         starter = "mpirun or srun" if backend == "mpi" else "torchrun"
-        raise ConfigurationError(f"--backend {backend} needs ranks to talk to, but none were started: use {starter}")
+        raise ConfigurationError(
+            "{backend} needs ranks to talk to, but none were started: use {starter.value}",
+            backend=backend, starter=starter,
+        )  # fmt: skip
     return Launch("solo", "solo")
 
 
-def refuse_to_share(flag: str, path: str, environment: Mapping[str, str] = os.environ):
-    """Refuse what processes would all write that were started together and do not know of each other."""
+def refuse_to_share(option: str, path: str, environment: Mapping[str, str] = os.environ):
+    """Refuse a path that processes would all write that were started together and do not know of each other."""
     for launcher, names in VARIABLES.items():
         size = _read(launcher, environment)[1] if _complete(names, environment) else 1
         if size > 1:
             raise ConfigurationError(
-                f"--backend solo: {launcher} has started {size} processes, and each by itself would write to {flag} "
-                f"{path}: leave out --backend solo, or start one process"
-            )
+                f"{{backend}}: {launcher} has started {size} processes, and each by itself would write to "
+                f"{{{option}}}: leave out {{backend}}, or start one process", backend="solo", **{option: path},
+            )  # fmt: skip
 
 
 def speaks(environment: Mapping[str, str] = os.environ) -> bool:

@@ -22,7 +22,7 @@ TAGS = 1024  # more than there are messages of one exchange between two ranks
 
 
 class TorchCommunicator(Communicator):
-    def __init__(self, launch: Launch, group=None, words=None, timeout=0.0):
+    def __init__(self, launch: Launch, group=None, object_group=None, timeout=0.0):
         super().__init__(launch)
         torch.set_num_threads(1)
         self.timeout = timeout
@@ -30,8 +30,9 @@ class TorchCommunicator(Communicator):
         if group is None:
             if launch.backend == "nccl" and not (dist.is_nccl_available() and torch.cuda.is_available()):
                 raise ConfigurationError(
-                    "--backend nccl needs a GPU and a torch with NCCL, and finds none here: give --backend gloo"
-                )
+                    "{backend} needs a GPU and a torch with NCCL, and finds none here: give {backend:gloo}",
+                    backend="nccl",
+                )  # fmt: skip
             _rendezvous(launch)
             kind = "cpu:gloo,cuda:nccl" if launch.backend == "nccl" else "gloo"
             meeting = {}
@@ -39,8 +40,8 @@ class TorchCommunicator(Communicator):
                 store = _fresh_store(launch, self.longer)
                 meeting = {"store": store, "rank": launch.rank, "world_size": launch.size}
             dist.init_process_group(kind, timeout=self.longer, **meeting)
-            group, words = dist.group.WORLD, dist.new_group(backend="gloo", timeout=self.longer)
-        self.group, self.object_comm = group, words  # words: so that a comparison never meets another operation
+            group, object_group = dist.group.WORLD, dist.new_group(backend="gloo", timeout=self.longer)
+        self.group, self.object_comm = group, object_group  # two: so that a comparison never meets another operation
         self.ranks = dist.get_process_group_ranks(group)  # of the group's members in the whole job
 
     def _exchange(self, sends, receives):
@@ -111,10 +112,10 @@ class TorchCommunicator(Communicator):
             members = sorted((r for r in range(self.size) if asked[r][0] == one), key=lambda r: (asked[r][1], r))
             world = [self.ranks[r] for r in members]
             group = dist.new_group(world, self.longer, sort_ranks=False)
-            words = dist.new_group(world, self.longer, "gloo", sort_ranks=False)
+            object_group = dist.new_group(world, self.longer, "gloo", sort_ranks=False)
             if one == color:
                 launch = Launch(self.launcher, self.backend, members.index(self.rank), len(members))
-                mine = TorchCommunicator(launch, group, words, self.timeout)
+                mine = TorchCommunicator(launch, group, object_group, self.timeout)
         return mine
 
     def abort(self, status=1):
@@ -150,7 +151,9 @@ def _rendezvous(launch):
         elif launch.local_size == launch.size:
             os.environ["MASTER_ADDR"] = "127.0.0.1"
         else:
-            raise ConfigurationError("--backend gloo over several hosts needs MASTER_ADDR in the environment")
+            raise ConfigurationError(
+                "{backend} over several hosts needs MASTER_ADDR in the environment", backend="gloo"
+            )
     os.environ.setdefault("MASTER_PORT", str(20_000 + int(os.environ.get("SLURM_JOB_ID", os.getppid())) % 20_000))
 
 

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 
-from allgrad.ddp.comm.activity import COMPARISON, EXCHANGE, activity, described, place
+from allgrad.ddp.comm.activity import COMPARISON, EXCHANGE, activity, described, user_location
 from allgrad.ddp.errors import tell
 
 TICK = 0.2  # seconds between two looks at the main thread
@@ -107,7 +107,7 @@ class Watchdog:
         lines = [f"rank {self.rank} of {self.size} failed: {cause or f'no progress for {self.waited:.0f} s'}"]
         lines += [f"  rank {rank}{self._told(rank, states)}" for rank in range(self.size)]
         if not cause:
-            lines.append("  if such a wait is no error: --timeout SECONDS, or ddp.init(timeout=...)")
+            lines.append("  if such a wait is no error: give a longer timeout, in seconds")
         tell("\n".join(lines))
         with contextlib.suppress(OSError, ValueError):  # it may be closed
             sys.stdout.flush()
@@ -148,7 +148,12 @@ class Watchdog:
         """Where this rank is, as JSON values."""
         inside = activity.inside
         frame = sys._current_frames().get(activity.thread)
-        state = {"step": activity.step, "place": place(frame, inside is None), "doing": None, "waited": self.waited}
+        state = {
+            "step": activity.step,
+            "place": user_location(frame, inside is None),
+            "doing": None,
+            "waited": self.waited,
+        }
         if inside is not None:
             name, comm, args = inside
             state |= {"doing": _described(name, args), "of": _partners(inside), "count": comm.count}

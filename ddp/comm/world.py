@@ -9,7 +9,7 @@ import time
 import traceback
 from typing import NoReturn
 
-from allgrad.ddp.comm.activity import activity, place
+from allgrad.ddp.comm.activity import activity, user_location
 from allgrad.ddp.comm.communicator import Communicator
 from allgrad.ddp.comm.launcher import Launch, detect
 from allgrad.ddp.comm.watchdog import LEFT, Watchdog
@@ -109,13 +109,13 @@ def _report_and_end(kind, error, trace):
         gone = _watchdog.lost(range(_world.size)) if _watchdog is not None else None
         if gone:
             wait_turn()
-            cause = f"failed: {gone} while rank {_world.rank} waits for it at {place(_last(trace))}"
+            cause = f"failed: {gone} while rank {_world.rank} waits for it at {user_location(_last(trace))}"
         else:
             time.sleep(GRACE - LEFT)
             wait_turn()
             silent = _watchdog.silent() if _watchdog is not None else []
             who = f"rank {silent[0]} is gone without a word" if silent else str(error)
-            cause = f"failed: {who} while rank {_world.rank} waits at {place(_last(trace))}"
+            cause = f"failed: {who} while rank {_world.rank} waits at {user_location(_last(trace))}"
         tell(f"rank {_world.rank} of {_world.size} {cause}")
     elif not issubclass(kind, KeyboardInterrupt):
         wait_turn()

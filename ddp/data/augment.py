@@ -5,7 +5,7 @@ import numpy as np
 from allgrad.autograd.random import uniform_of
 from allgrad.ddp.errors import ConfigurationError
 
-WORDS = 4  # that the generator makes at once
+WORDS_AT_ONCE = 4  # of 64 bits, that the generator makes in one go
 
 
 class Draws:
@@ -21,7 +21,7 @@ class Draws:
     def __call__(self, k):
         start, self.drawn = self.drawn, self.drawn + k
         if self.drawn > (had := self.known.shape[1]):
-            more = np.empty((len(self.samples), -(-(self.drawn - had) // WORDS) * WORDS))
+            more = np.empty((len(self.samples), -(-(self.drawn - had) // WORDS_AT_ONCE) * WORDS_AT_ONCE))
             for epoch in np.unique(self.epochs).tolist():  # one, or two where a batch goes over the end of an epoch
                 of = self.epochs == epoch
                 more[of] = uniform_of(self.samples[of], had, had + more.shape[1], self.seed, "augment", epoch)
@@ -58,7 +58,7 @@ def augmentation(names, image):
     """What "crop,flip" or either of them makes of images of shape `image`, (C, H, W), which may lie flat in a row."""
     unknown = [name for name in names.split(",") if name not in AUGMENTATIONS]
     if unknown or len({*names.split(",")}) < len(names.split(",")):
-        raise ConfigurationError(f"--augment {names} is not {', '.join(AUGMENTATIONS)}, or several, each once")
+        raise ConfigurationError(f"{{augment}} is not {', '.join(AUGMENTATIONS)}, or several, each once", augment=names)
 
     def augment(x, draws):
         images = x.reshape(-1, *image)

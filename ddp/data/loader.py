@@ -80,9 +80,9 @@ class DataLoader:
         if global_batch < self.shards:
             raise ConfigurationError(
                 f"a global batch of {global_batch} cannot be cut into {counted(self.shards, 'logical shard')}: "
-                f"give --global-batch {self.shards} or more, or fewer --shards"
-            )
-        self.run = shards_of_rank(self.comm.rank, self.comm.size, self.shards)
+                f"give {{global_batch}} or more, or fewer {{shards}}", global_batch=self.shards,
+            )  # fmt: skip
+        self.own_shards = range(*shards_of_rank(self.comm.rank, self.comm.size, self.shards))
 
     def __len__(self):
         """Steps an epoch."""
@@ -103,7 +103,7 @@ class DataLoader:
         bounds = shard_bounds(len(indices), self.shards)
         epochs = self.sampler.epochs(step) if self.augment is not None else indices
         shards = []
-        for v in range(*self.run):
+        for v in self.own_shards:
             part = slice(bounds[v], bounds[v + 1])
             arrays = self.dataset[indices[part]]
             if self.augment is not None and part.start < part.stop:

@@ -28,12 +28,14 @@ class Placement:
         self.device, self.dtype, self.deterministic = device, dtype, deterministic
         if device == "numpy":
             if dtype in HALVES:
-                raise ConfigurationError(f"NumPy does not compute in {dtype}: give --arrays torch, or --dtype float32")
+                raise ConfigurationError(
+                    "NumPy does not compute in {dtype.value}: give {arrays:torch}, or {dtype:float32}", dtype=dtype
+                )
             return
         try:
             import torch
         except ImportError:
-            raise ConfigurationError("--arrays torch needs torch: pip install 'allgrad[torch]'") from None
+            raise ConfigurationError("{arrays} needs torch: pip install 'allgrad[torch]'", arrays="torch") from None
         torch.set_num_threads(threads)
         if device != "cpu":
             self.device = self._gpu(torch, local_rank)
@@ -47,14 +49,14 @@ class Placement:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         kind, _, number = self.device.partition(":")
         if kind != "cuda" or (number and not number.isdecimal()):
-            raise ConfigurationError(f"--device {self.device} is not cpu, cuda or cuda:N")
+            raise ConfigurationError("{device} is not cpu, cuda or cuda:N", device=self.device)
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
         index = int(number) if number else local_rank
         if index >= found:
             raise ConfigurationError(
-                f"--device {self.device} asks for GPU {index} of this host, and torch finds {found} here: "
-                f"start at most one rank a GPU, or give --device cpu"
-            )
+                "{device} asks for GPU {index.value} of this host, and torch finds {found.value} here: start at most "
+                "one rank a GPU, or give {device:cpu}", device=self.device, index=index, found=found,
+            )  # fmt: skip
         return f"cuda:{index}"
 
     @property

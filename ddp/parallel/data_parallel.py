@@ -1,31 +1,44 @@
 """DistributedDataParallel: one backward for each logical shard, one exchange for each step."""
 
-import hashlib
+import difflib
 import math
 import time
-from collections import Counter
-from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 
-from allgrad.autograd import random
 from allgrad.autograd.arena import arena_of
-from allgrad.autograd.arrays import full, is_torch, to_numpy
-from allgrad.autograd.engine import unwrap
-from allgrad.autograd.ops import NoVarianceError
-from allgrad.autograd.replay import capture as captured
+from allgrad.autograd.arrays import is_torch
 from allgrad.ddp.comm import Communicator, activity
-from allgrad.ddp.errors import ConfigurationError, OutOfStep, counted
-from allgrad.ddp.parallel.local_sgd import LocalSteps
+from allgrad.ddp.compatibility import check, takes_all_at_once
+from allgrad.ddp.errors import ConfigurationError, counted
+from allgrad.ddp.parallel.consistency import compare_models, compare_parameters, first_not_finite
+from allgrad.ddp.parallel.local_sgd import LocalSGD, LocalSteps
 from allgrad.ddp.parallel.running_statistics import RunningStatistics
+from allgrad.ddp.parallel.shard_gradients import ShardGradients
 from allgrad.ddp.parallel.sync_batch_norm import SyncBatchNorm
-from allgrad.ddp.reduce import Compression, Overlap, ShardSum, gradient_sum
+from allgrad.ddp.reduce import (
+    POLICIES,
+    BucketedExchange,
+    Compression,
+    Exchange,
+    ExchangeAfterBackward,
+    Overlap,
+    ShardSum,
+    ThreadedExchange,
+    bucket_size,
+    gradient_sum,
+    wire_of,
+    without_trial,
+)
 from allgrad.ddp.shards import shards_of_rank
 from allgrad.ddp.trace import Timeline
 
 BATCH_NORMS = ("shard", "sync")
-CAPTURED = 8  # functions, each for shards of one weight, that are kept
-LOSS, WEIGHTED = 0, 1  # what rides behind the gradients: the sum of losses, and from there on what `NoiseScale` needs
+LOSS, NOISE = 0, 1  # of the extras behind the gradients: the sum of losses, and from there on what `NoiseScale` needs
+SHORT_FORM = {  # keyword -> the field of `Exchange` that it sets
+    "reduce": "reduce", "wire": "wire", "compress": "compress", "overlap": "overlap", "bucket": "bucket_bytes",
+}  # fmt: skip
 
 
 class DistributedDataParallel:
@@ -35,63 +48,68 @@ class DistributedDataParallel:
     rank 0's values. `backward` then leaves in every rank the gradient of the mean loss over the global batch, and
     moves running statistics, with the same bits on any number of ranks that share the same logical shards.
 
-    shards  number of logical shards; the number of ranks if absent
-    noise   a `NoiseScale` to be kept up to date, or None; costs one pass over the gradients a shard
-    scale   a `LossScale` for float16, or None
+    shards      number of logical shards; the number of ranks if absent
+    exchange    how and when gradients are added up, see `Exchange`
+    local_sgd   a `LocalSGD`: local steps between averages of the parameters; then `step` has to be called after the
+                optimizer's, as `Trainer` does. None: gradients are exchanged in every step
+    noise       a `NoiseScale` to be kept up to date, or None; costs one pass over the gradients a shard
+    scale       a `LossScale` for float16, or None
+    batch_norm  "shard": moments of each logical shard, see `RunningStatistics`; "sync": moments of the global batch, as
+                in torch's SyncBatchNorm, which is slower, see `SyncBatchNorm`
+    capture     replay forward and backward of shards of one shape and weight, see `ag.capture`: then `backward` takes
+                the same loss every time
+    timeline    a `Timeline` that is to record some steps, or None
 
-    reduce, wire, compress  how gradients are added up, see `gradient_sum`
-    sync_every, sync_after  local steps between averages of the parameters, see `LocalSteps`: then `step` has to be
-                            called after the optimizer's, as `Trainer` does
-    batch_norm              "shard": moments of each logical shard, see `RunningStatistics`; "sync": moments of the
-                            global batch, as in torch's SyncBatchNorm, which is slower, see `SyncBatchNorm`
-    overlap, bucket         when gradients are exchanged, see `Overlap`, and how many bytes a bucket has at least (an
-                            eighth of all if None, from 256 kB to 25 MB); the same bits whatever they are
-    timeline                a `Timeline` that is to record some steps, or None
-    capture                 replay forward and backward of shards of one shape and weight, see `ag.capture`: then
-                            `backward` takes the same loss every time
+    The fields of the groups may also be given by themselves: reduce, wire, compress, overlap and bucket, which is
+    `Exchange.bucket_bytes`; sync_every and sync_after, which are those of `LocalSGD`. Raises ConfigurationError where
+    options contradict each other (`ddp.compatibility`), TypeError for any other keyword.
     """
 
     def __init__(
-        self, model, comm: Communicator | None = None, shards=None, reduce="canonical", noise=None, scale=None,
-        wire="float32", compress=None, sync_every: int | None = None, sync_after=0, batch_norm="shard",
-        overlap="auto", bucket: int | None = None, timeline: Timeline | None = None, capture=False,
+        self, model, comm: Communicator | None = None, shards: int | None = None, *, exchange: Exchange | None = None,
+        local_sgd: LocalSGD | None = None, noise=None, scale=None, batch_norm="shard", capture=False,
+        timeline: Timeline | None = None, **short_form,
     ):  # fmt: skip
+        exchange, local_sgd = _grouped(exchange or Exchange(), local_sgd, short_form)
+        if batch_norm not in BATCH_NORMS:
+            raise ConfigurationError(f"batch_norm is {' or '.join(BATCH_NORMS)}, got {batch_norm!r}")
         self.model, self.comm = model, comm or Communicator()
         self.shards = self.comm.size if shards is None else shards
-        self.run = list(
-            range(*shards_of_rank(self.comm.rank, self.comm.size, self.shards))
-        )  # the shards this rank computes
+        self.own_shards = [*range(*shards_of_rank(self.comm.rank, self.comm.size, self.shards))]
         self.arena = arena_of(model)
         buffers = dict(model.named_buffers())
-        self._verify({**self.arena.parameters, **buffers})
-        self.total = gradient_sum(self.arena, self.comm, self.shards, reduce, wire, compress)
-        if type(self.total) is ShardSum and self.arena.on_cpu:
-            message = self.total.share(self.arena.message)
-            if message is not self.arena.message:
-                self.arena.adopt_buffer(message)
-        self.statistics = RunningStatistics(model, self.comm, self.shards, reduce != "native")
+        compare_models(self.comm, {**self.arena.parameters, **buffers})
+        canonical = exchange.reduce != "native"
+        self.statistics = RunningStatistics(model, self.comm, self.shards, canonical)
+        configuration = {
+            "reduce": exchange.reduce, "wire": exchange.wire, "compress": exchange.compress,
+            "sync_every": local_sgd and local_sgd.every, "batch_norm": batch_norm,
+            "device": "cpu" if self.arena.on_cpu else "cuda",
+        }  # fmt: skip
+        check(
+            **configuration, overlap=exchange.overlap, capture=capture, noise=noise is not None,
+            dtype=None if scale is None else "float16", running_statistics=bool(self.statistics.tensors),
+            arrays="torch" if is_torch(self.arena.data) else "numpy", trace=timeline and timeline.path,
+        )  # fmt: skip
+        self.all_at_once = takes_all_at_once(**configuration)  # why no exchange can overlap with backward, or None
         self.noise, self.scale = noise, scale
         self.suspect: int | None = None  # this rank's first shard of the batch whose loss or gradient is not finite
-        self.adasum = reduce == "adasum"
-        self.capture = capture
-        self.captured: dict = {}
-        self._refuse(reduce, wire, compress, sync_every, sync_after, batch_norm, timeline)
-        self.local = None
-        if sync_every is not None:
-            self.local = LocalSteps(
-                self.arena, self.statistics, self.comm, self.shards, sync_every, sync_after, reduce != "native"
-            )
-        self.lockstep = None
+        self.gradient_sum = gradient_sum(self.arena, self.comm, self.shards, exchange)
+        if type(self.gradient_sum) is ShardSum and self.arena.on_cpu:
+            message = self.gradient_sum.share(self.arena.message)
+            if message is not self.arena.message:
+                self.arena.adopt_buffer(message)
+        self.local = self.sync_batch_norm = None
+        if local_sgd is not None:
+            self.local = LocalSteps(self.arena, self.statistics, self.comm, self.shards, local_sgd, canonical)
         if batch_norm == "sync":
-            self.lockstep = SyncBatchNorm(self.arena, self.statistics, self.comm, self.shards, reduce != "native")
-        self._attach()
-        # A sum of gradients as they come out of backward, that nothing else looks at.
-        direct = type(self.total) is ShardSum and self.lockstep is noise is scale is None
-        self.overlap = Overlap(
-            overlap, bucket, self.arena, self.comm, self.shards, self.total, self._settle, direct, reduce, wire,
-            compress, sync_every, batch_norm,
-        )  # fmt: skip
+            self.sync_batch_norm = SyncBatchNorm(self.arena, self.statistics, self.comm, self.shards, canonical)
         self.timeline = timeline or Timeline()
+        self.shard_gradients = ShardGradients(
+            self.arena, self.timeline, scale, capture, exchange.reduce == "adasum", self.sync_batch_norm
+        )
+        self._attach()
+        self.overlap = self._overlap(exchange)
         self.timeline.watch(self)
         self.comm.broadcast(self.arena.data)
         self.arena.bump_versions()
@@ -101,69 +119,40 @@ class DistributedDataParallel:
                 self.comm.broadcast(values.view(np.uint8))  # bytes: a buffer may have any dtype
                 buffer.assign(values.reshape(buffer.shape))
 
-    def _refuse(self, reduce, wire, compress, sync_every, sync_after, batch_norm, timeline):
-        """Stop where two of the ways contradict each other."""
-        if batch_norm not in BATCH_NORMS:
-            raise ConfigurationError(f"batch_norm is {' or '.join(BATCH_NORMS)}, got {batch_norm!r}")
-        apart = {
-            f"--reduce {reduce}": self.adasum, f"--sync-every {sync_every}": sync_every is not None,
-            "a NoiseScale": self.noise is not None,
-        }  # fmt: skip
-        if batch_norm == "sync" and any(apart.values()):
-            other = next(way for way, given in apart.items() if given)
-            raise ConfigurationError(
-                f"--batch-norm sync makes each shard's gradient depend on all others, and {other} takes each by "
-                f"itself: leave one out"
-            )
-        moving = {
-            "--batch-norm sync": batch_norm == "sync", "a model with running statistics": self.statistics.tensors,
-            "--arrays torch": is_torch(self.arena.data), "--trace": timeline is not None and timeline.path is not None,
-        }  # fmt: skip
-        if self.capture and any(moving.values()):
-            other = next(way for way, given in moving.items() if given)
-            raise ConfigurationError(
-                f"--capture replays forward and backward as one list of NumPy's functions, which {other} does not "
-                f"allow: leave one out"
-            )
-        if sync_every is None and sync_after:
-            raise ConfigurationError(f"--sync-after {sync_after} has no effect without --sync-every")
-        asked = {
-            f"--compress {compress}": compress, f"--reduce {reduce}": self.adasum, f"--wire {wire}": wire != "float32",
-            f"--sync-every {sync_every}": sync_every,
-        }  # fmt: skip
-        asked = [flag for flag, given in asked.items() if given]
-        if sync_every is not None and len(asked) > 1:
-            raise ConfigurationError(f"{asked[-1]} sends parameters, and {asked[0]} is for gradients: leave out one")
-        if self.scale is not None and (compress or sync_every is not None):
-            raise ConfigurationError(
-                f"{asked[0] if compress else asked[-1]} would keep what overflows in float16: give --dtype bfloat16"
-            )
-        if self.noise is not None and (compress or self.adasum or sync_every is not None):
-            raise ConfigurationError(
-                f"a NoiseScale needs the exact gradient, which {asked[0]} does not compute: give noise=None"
-            )
-
     def _attach(self):
         """Take the gradients from where they lie: another model of the same parameters may have moved them."""
         self.gradients = self.arena.grad
-        # What is settled one by one; on a device, where nothing overlaps, all at once.
+        # What is finished one by one; on a device, where nothing overlaps, all at once.
         self.pieces = [self.arena.grad[span] for span in self.arena.spans.values()]
         if not self.arena.on_cpu:
             self.pieces = [self.arena.grad]
         if self.noise is not None:
             self.noise.attach(self.arena)
 
-    def _verify(self, tensors):
-        """Stop on every rank if the models differ: a sum over different parameters would be meaningless."""
-        mine = [(name, list(t.shape), str(t.dtype)) for name, t in tensors.items()]
-        all_ranks = self.comm.all_gather_object(mine)
-        for rank, theirs in enumerate(all_ranks):
-            for first, other in zip(all_ranks[0] + [None] * len(theirs), theirs + [None] * len(all_ranks[0])):
-                if first != other:
-                    raise ConfigurationError(
-                        f"the models differ between ranks: rank 0 has {_describe(first)} where rank {rank} has "
-                        f"{_describe(other)}; build the same model on every rank"
-                    )
+    def _overlap(self, exchange):
+        """The policy that was asked for, or the trial of several."""
+        arena, comm = self.arena, self.comm
+        if exchange.overlap == "thread" and not comm.threads:
+            raise ConfigurationError(
+                "{overlap} needs ranks that talk in any thread (MPI_THREAD_MULTIPLE), which {backend.value} does not "
+                "let them here: give {overlap:bucket}", overlap="thread", backend=comm.backend,
+            )  # fmt: skip
+        message_bytes = len(arena.message) * arena.dtype.itemsize
+        bucket_bytes = bucket_size(exchange.bucket_bytes, message_bytes)
+        # A sum of gradients as they come out of backward, that nothing else looks at.
+        direct = type(self.gradient_sum) is ShardSum and self.sync_batch_norm is self.noise is self.scale is None
+
+        def exchange_by(policy):
+            if policy == "after":
+                return ExchangeAfterBackward(arena, self.gradient_sum, self._finish_gradients, direct)
+            kind = BucketedExchange if policy == "bucket" else ThreadedExchange
+            return kind(arena, comm, self.shards, wire_of(exchange.wire), bucket_bytes, self._finish_gradients)
+
+        if exchange.overlap != "auto":
+            return Overlap(comm, {exchange.overlap: exchange_by(exchange.overlap)}, "as asked for")
+        if why := without_trial(comm, self.all_at_once, message_bytes, bucket_bytes):
+            return Overlap(comm, {"after": exchange_by("after")}, why)
+        return Overlap(comm, {name: exchange_by(name) for name in POLICIES[1:] if name != "thread" or comm.threads})
 
     def backward(self, batch, loss):
         """Compute the gradient of the mean loss over the global batch, and return that mean as a float.
@@ -177,10 +166,10 @@ class DistributedDataParallel:
                 f"the batch is cut into {counted(batch.logical_shards, 'logical shard')} and the model expects "
                 f"{self.shards}: give both the same shards"
             )
-        if [shard.index for shard in batch.shards] != self.run:
+        if [shard.index for shard in batch.shards] != self.own_shards:
             raise ConfigurationError(
                 f"rank {self.comm.rank} got the shards {[shard.index for shard in batch.shards]} of the batch, but it "
-                f"has to compute {self.run}: give the same comm to DataLoader and DistributedDataParallel"
+                f"has to compute {self.own_shards}: give the same comm to DataLoader and DistributedDataParallel"
             )
         began = time.perf_counter()
         activity.step = batch.step
@@ -192,17 +181,17 @@ class DistributedDataParallel:
             self.local.restore_own()
             if self.local.is_local(batch.step):
                 self.local.count_samples(batch)
-                return self._alone(batch, loss)
-        if self.shards == 1 and isinstance(self.total, ShardSum):
-            return self._alone(batch, loss)
+                return self._without_exchange(batch, loss)
+        if self.shards == 1 and isinstance(self.gradient_sum, ShardSum):
+            return self._without_exchange(batch, loss)
         arena, extras, exchange = self.arena, self.arena.extras, self.overlap.current()
-        for shard, mean in self._descents(batch, loss, exchange):
+        for shard, mean in self.shard_gradients.of_batch(batch, loss, exchange):
             extras[LOSS] = mean * len(shard)
             arena.zero_missing_grads()
             exchange.complete()
             if self.noise is not None and len(shard):
-                self.noise.ride(extras[WEIGHTED:], batch.size, len(shard))
-            if self.suspect is None and not math.isfinite(float(extras[LOSS]) + float(extras[WEIGHTED])):
+                self.noise.write_extras(extras[NOISE:], batch.size, len(shard))
+            if self.suspect is None and not math.isfinite(float(extras[LOSS]) + float(extras[NOISE])):
                 self.suspect = shard.index
             exchange.push()
             self.statistics.push(shard.index, len(shard) / batch.size)
@@ -210,48 +199,43 @@ class DistributedDataParallel:
             exchange.finish()
             self.statistics.finish()
         if self.noise is not None:
-            self.noise.observe(extras[WEIGHTED:], batch.size, min(batch.size, self.shards))
+            self.noise.observe(extras[NOISE:], batch.size, min(batch.size, self.shards))
         self.overlap.record_time(time.perf_counter() - began)
         return float(extras[LOSS]) / batch.size
+
+    def _without_exchange(self, batch, loss):
+        """The gradient of one shard, which is all there is or all that this step wants; its samples' mean loss."""
+        (shard,) = batch.shards
+        self.arena.zero_grad()
+        mean = self.shard_gradients.of_shard(batch, shard, loss, len(shard)) if len(shard) else 0.0
+        self.arena.zero_missing_grads()
+        self._finish_gradients(slice(None))
+        if not math.isfinite(mean):
+            self.suspect = 0
+        return mean
+
+    def _finish_gradients(self, which):
+        """Of a slice of the parameters, whose gradients are final: undo the loss scale, and square for the noise."""
+        if self.scale is not None:
+            for g in self.pieces[which]:
+                g *= 1.0 / self.scale.value
+        if self.noise is not None:
+            self.noise.square(which)
 
     def not_finite(self) -> str | None:
         """The first parameter, in the arena's order, whose gradient is not finite, and the shard if known, in words.
 
         A collective, after `backward`. The shard is known if its loss is not finite, or a noise scale is kept.
         """
-        flat = to_numpy(self.arena.grad)
-        names = [name for name, span in self.arena.spans.items() if not np.isfinite(flat[span]).all()]
-        shards = [
-            (shard, rank) for rank, shard in enumerate(self.comm.all_gather_object(self.suspect)) if shard is not None
-        ]
-        if not names:
-            return None
-        source = ", from shard {} on rank {}".format(*min(shards)) if shards else ""
-        return f"first in the gradient of {names[0]!r}{source}"
+        return first_not_finite(self.comm, self.arena, self.suspect)
 
     def compare_parameters(self):
         """Raise OutOfStep on every rank if the ranks do not have the same parameters, bit for bit. A collective.
 
         Between the averages of local steps they are meant to differ, and nothing is compared.
         """
-        if self.local is not None:
-            return
-        digests = self.comm.all_gather_object(hashlib.sha256(to_numpy(self.arena.data).data).digest())
-        if len({*digests}) == 1:
-            return
-        flat = to_numpy(self.arena.data)
-        mine = [hashlib.sha256(flat[span].data).digest() for span in self.arena.spans.values()]
-        (most, count), *_ = Counter(digests).most_common()
-        like, wrong = digests.index(most), next(r for r, digest in enumerate(digests) if digest != most)
-        everyones = self.comm.all_gather_object(mine)
-        name = next(
-            (n for n, a, b in zip(self.arena.spans, everyones[like], everyones[wrong]) if a != b), "the padding"
-        )
-        others = f"the other {count} of {self.comm.size} ranks" if 2 * count > self.comm.size else f"rank {like}"
-        raise OutOfStep(
-            f"the parameters of rank {wrong} differ from those of {others}, first in {name!r}, after step "
-            f"{activity.step}: change parameters on all ranks alike, and by nothing that is random or local to a rank"
-        )
+        if self.local is None:
+            compare_parameters(self.comm, self.arena)
 
     def step(self, number):
         """To be called after the optimizer's step of this number, counted from 0: average, where steps are local."""
@@ -267,110 +251,28 @@ class DistributedDataParallel:
         """What else a run needs to go on, on rank 0: residuals of compression, what each rank has of its own."""
         if self.local is not None:
             return self.local.state_dict(optimizer)
-        return self.total.state_dict() if isinstance(self.total, Compression) else {}
+        return self.gradient_sum.state_dict() if isinstance(self.gradient_sum, Compression) else {}
 
     def load_state_dict(self, state, optimizer):
         """Restore what `state_dict` returned; the optimizer has its own state already."""
         try:
             if self.local is not None:
                 self.local.load_state_dict(state, optimizer)
-            elif isinstance(self.total, Compression):
-                self.total.load_state_dict(state)
+            elif isinstance(self.gradient_sum, Compression):
+                self.gradient_sum.load_state_dict(state)
         except (KeyError, ValueError) as error:
             raise ConfigurationError(f"the checkpoint is that of another way to exchange gradients: {error}") from None
 
-    def _alone(self, batch, loss):
-        """The gradient of one shard, which is all there is or all that this step wants; its samples' mean loss."""
-        (shard,) = batch.shards
-        self.arena.zero_grad()
-        value = self._descend(batch, shard, loss, len(shard), nullcontext()) if len(shard) else 0.0
-        self.arena.zero_missing_grads()
-        self._settle(slice(None))
-        if not math.isfinite(value):
-            self.suspect = 0
-        return value
 
-    def _settle(self, which):
-        """Finish the gradients of a slice of the parameters: undo the scale, and square them for the noise scale."""
-        if self.scale is not None:
-            for g in self.pieces[which]:
-                g *= 1.0 / self.scale.value
-        if self.noise is not None:
-            self.noise.square(which)
-
-    def _descents(self, batch, loss, exchange):
-        """Pairs (shard, mean loss of its samples), with the shard's gradient in the arena."""
-        if self.lockstep is not None:
-            descend = lambda shard: self._descend(batch, shard, loss, batch.size, nullcontext())
-            for shard, mean in self.lockstep.descend(batch, descend):
-                exchange.begin(shard.index)
-                yield shard, mean
-            return
-        try:
-            for shard in batch.shards:
-                self.arena.zero_grad()
-                self.arena.extras[:] = 0.0
-                exchange.begin(shard.index)
-                # Adasum weighs the shards by itself, and takes the mean gradient of each.
-                count = len(shard) if self.adasum else batch.size
-                mean = self._descend(batch, shard, loss, count, exchange.watching()) if len(shard) else 0.0
-                yield shard, mean
-        finally:
-            self.arena.redirect_grads()
-
-    def _descend(self, batch, shard, loss, count, watching):
-        """Backward from a shard's losses, summed and divided by `count`, in the context `watching`.
-
-        Returns the mean loss of the shard's samples.
-        """
-        samples, span = len(shard), self.timeline.span
-        scale = 1.0 if self.scale is None else self.scale.value
-        if self.capture:
-            with random.keyed(batch.seed, "forward", batch.step, shard.index), watching:
-                return _mean(self._replayed(loss, samples, scale, count)(*shard.arrays), samples)
-        with random.keyed(batch.seed, "forward", batch.step, shard.index), span("forward", shard=shard.index):
-            try:
-                value = loss(*shard.arrays)
-            except NoVarianceError as error:
-                fewer = "fewer shards, " if self.lockstep is None else ""
-                raise ConfigurationError(
-                    f"{error} in a shard with {samples} of a batch of {counted(batch.size, 'sample')}: give {fewer}a "
-                    f"larger global batch, or --boundary carry if it is the short last batch of an epoch"
-                ) from None
-        with watching, span("backward", shard=shard.index):
-            _backward(value, samples, scale, count)
-        return _mean(value, samples)
-
-    def _replayed(self, loss, samples, scale, count):
-        """Forward and backward of shards of so many samples as one captured function of their arrays."""
-        key = loss, samples, scale, count
-
-        def forward_backward(*arrays):
-            value = loss(*arrays)
-            _backward(value, samples, scale, count)
-            return value
-
-        if key not in self.captured:
-            if len(self.captured) == CAPTURED:
-                self.captured.clear()
-            self.captured[key] = captured(forward_backward)
-        return self.captured[key]
-
-
-def _backward(value, samples, scale, count):
-    """Backward from the losses of a shard's samples, or from their mean: times `scale`, divided by `count`."""
-    if value.shape not in ((), (samples,)):
-        raise ValueError(
-            f"the loss of a shard of {counted(samples, 'sample')} must be a scalar (their mean) or of shape "
-            f"({samples},), got shape {value.shape}"
-        )
-    like = unwrap(value)
-    value.backward(scale * samples / count if value.shape == () else full((samples,), scale / count, like))
-
-
-def _mean(value, samples):
-    return value.item() if value.shape == () else math.fsum(value.tolist()) / samples
-
-
-def _describe(parameter):
-    return "nothing" if parameter is None else "{!r} {} {}".format(*parameter)
+def _grouped(exchange, local_sgd, short_form):
+    """The groups of options with what of their fields was given by itself."""
+    given = dict(short_form)
+    every = given.pop("sync_every", local_sgd and local_sgd.every)
+    after = given.pop("sync_after", local_sgd.after if local_sgd else 0)
+    for name in given.keys() - SHORT_FORM:
+        like = difflib.get_close_matches(name, [*SHORT_FORM, "sync_every", "sync_after", "exchange", "local_sgd"], 1)
+        meant = f", is {like[0]!r} meant?" if like else ""
+        raise TypeError(f"DistributedDataParallel got an unexpected keyword argument {name!r}{meant}")
+    check(sync_every=every, sync_after=after)
+    exchange = replace(exchange, **{SHORT_FORM[name]: value for name, value in given.items()})
+    return exchange, None if every is None else LocalSGD(every, after)

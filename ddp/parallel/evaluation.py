@@ -17,10 +17,10 @@ def evaluate(model, dataset, metrics, comm, shards, batch=1024, place=None) -> d
     shards as a tree.
     """
     loader = DataLoader(dataset, max(batch, shards), comm, shards, shuffle="never", place=place)
-    total = ShardSum(comm, shards)
+    metric_sum = ShardSum(comm, shards)
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
-    sums: dict = dict.fromkeys(range(*loader.run), 0.0)
+    sums: dict = dict.fromkeys(loader.own_shards, 0.0)
     names: list[str] = []
     with no_grad():
         for one in loader.epoch(0):
@@ -37,6 +37,6 @@ def evaluate(model, dataset, metrics, comm, shards, batch=1024, place=None) -> d
     result = np.zeros(len(names))
     for v, shard_sums in sums.items():
         result = np.zeros(len(names)) + shard_sums
-        total.push(v, result)
-    total.finish(result)
+        metric_sum.push(v, result)
+    metric_sum.finish(result)
     return {name: float(x) / len(loader.dataset) for name, x in zip(names, result)}

@@ -1,10 +1,30 @@
 """Local SGD: every rank takes steps of its own, and now and then all take the mean of their parameters."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from allgrad.autograd.arrays import to_backend_of, to_numpy
 from allgrad.ddp.errors import ConfigurationError, counted
 from allgrad.ddp.reduce import ShardSum, gathered
+
+
+@dataclass(frozen=True)
+class LocalSGD:
+    """Local steps, see `LocalSteps`: parameters are averaged over the ranks every `every` steps (at least 1).
+
+    after  steps at first in which gradients are exchanged as usual (at least 0)
+    """
+
+    every: int
+    after: int = 0
+
+    def __post_init__(self):
+        if self.every < 1 or self.after < 0:
+            raise ConfigurationError(
+                "{sync_every.name} is at least 1 and {sync_after.name} at least 0, got {sync_every.value} and "
+                "{sync_after.value}", sync_every=self.every, sync_after=self.after,
+            )  # fmt: skip
 
 
 class LocalSteps:
@@ -19,18 +39,17 @@ class LocalSteps:
     ranks then go on from where each of them was, so that looking changes nothing.
     """
 
-    def __init__(self, arena, statistics, comm, shards, every, after=0, canonical=True):
-        if every < 1 or after < 0:
-            raise ConfigurationError(f"--sync-every is at least 1 and --sync-after at least 0, got {every} and {after}")
+    def __init__(self, arena, statistics, comm, shards, options: LocalSGD, canonical=True):
         if shards != comm.size:
             raise ConfigurationError(
-                f"--sync-every takes local steps on each rank, which needs as many logical shards as ranks: "
-                f"got {counted(shards, 'shard')} on {counted(comm.size, 'rank')}"
-            )
+                "{sync_every.name} takes local steps on each rank, which needs as many logical shards as ranks: got "
+                "{shards.value} on {ranks.value}",
+                sync_every=options.every, shards=counted(shards, "shard"), ranks=counted(comm.size, "rank"),
+            )  # fmt: skip
         self.arena, self.statistics, self.comm = arena, statistics, comm
-        self.every, self.after = every, after
-        self.total = ShardSum(comm, shards, canonical)
-        self.seen, self.samples = 0, 0  # since the last average: this rank's samples, and those of all ranks
+        self.every, self.after = options.every, options.after
+        self.parameter_sum = ShardSum(comm, shards, canonical)
+        self.own_samples = self.samples = 0  # since the last average: this rank's, and those of all ranks
         self.own = None  # (parameters, running statistics) of this rank, while the model shows the mean
 
     def is_local(self, step):
@@ -39,14 +58,14 @@ class LocalSteps:
 
     def count_samples(self, batch):
         """Count the samples of a batch."""
-        self.seen += sum(map(len, batch.shards))
+        self.own_samples += sum(map(len, batch.shards))
         self.samples += batch.size
 
     def after_step(self, step):
         """Average, if it is time to after the step of this number."""
         if self.is_local(step) and (step + 1 - self.after) % self.every == 0:
             self._average()
-            self.seen = self.samples = 0
+            self.own_samples = self.samples = 0
 
     def show_mean(self):
         """Let the model have the mean parameters, until `restore_own`. Collective."""
@@ -64,10 +83,10 @@ class LocalSteps:
         """The mean over the ranks, in place of what each has."""
         if self.comm.size == 1:
             return
-        share = self.seen / self.samples
+        share = self.own_samples / self.samples
         mean = share * self.arena.data
-        self.total.push(self.comm.rank, mean)
-        self.total.finish(mean)
+        self.parameter_sum.push(self.comm.rank, mean)
+        self.parameter_sum.finish(mean)
         self.arena.data[...] = mean
         self.arena.bump_versions()
         self.statistics.average(share)
@@ -86,7 +105,7 @@ class LocalSteps:
             state[f"local_{kind}"] = {
                 f"{rank}/{name}": row[span] for rank, row in enumerate(rows) for name, span in self.arena.spans.items()
             }
-        rows = gathered(self.comm, self.comm.size, [np.append(statistics, [self.seen, self.samples])])
+        rows = gathered(self.comm, self.comm.size, [np.append(statistics, [self.own_samples, self.samples])])
         return {**state, "local_statistics": {str(rank): row for rank, row in enumerate(rows)}}
 
     def load_state_dict(self, state, optimizer):
@@ -100,7 +119,7 @@ class LocalSteps:
         for kind, flat in {"parameters": self.arena.data, **optimizer.state}.items():
             for name, span in self.arena.spans.items():
                 flat[span] = to_backend_of(state[f"local_{kind}"][f"{rank}/{name}"], flat)
-        *statistics, seen, samples = state["local_statistics"][str(rank)].tolist()
-        self.seen, self.samples = int(seen), int(samples)
+        *statistics, own_samples, samples = state["local_statistics"][str(rank)].tolist()
+        self.own_samples, self.samples = int(own_samples), int(samples)
         self.arena.bump_versions()
         self.statistics.write(np.array(statistics))

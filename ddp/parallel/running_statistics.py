@@ -17,7 +17,7 @@ class RunningStatistics:
     def __init__(self, model, comm, shards, canonical):
         found = (getattr(module, name) for module in model.modules() for name in module.running_statistics)
         self.tensors = [t for t in found if t is not None]
-        self.total = ShardSum(comm, shards, canonical)
+        self.move_sum = ShardSum(comm, shards, canonical)
         self.start = self.move = self.read()
 
     def begin(self):
@@ -29,13 +29,13 @@ class RunningStatistics:
         """Take a shard's move, which has this share of the batch's samples, and put the statistics back."""
         if self.tensors:
             self.move = share * (self.read() - self.start)
-            self.total.push(shard, self.move)
+            self.move_sum.push(shard, self.move)
             self.write(self.start)
 
     def finish(self):
         """Exchange with the other ranks and move the statistics."""
         if self.tensors:
-            self.total.finish(self.move)
+            self.move_sum.finish(self.move)
             self.write(self.start + self.move)
 
     def undo(self):
@@ -46,8 +46,8 @@ class RunningStatistics:
         """Make them the mean of what the ranks, one shard each, have made of them, of which this one has this share."""
         if self.tensors:
             flat = share * self.read()
-            self.total.push(self.total.first, flat)
-            self.total.finish(flat)
+            self.move_sum.push(self.move_sum.first, flat)
+            self.move_sum.finish(flat)
             self.write(flat)
 
     def read(self):

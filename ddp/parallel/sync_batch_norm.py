@@ -26,10 +26,10 @@ class SyncBatchNorm:
 
     def __init__(self, arena, statistics, comm, shards, canonical):
         self.arena, self.statistics, self.comm = arena, statistics, comm
-        self.total = ShardSum(comm, shards, canonical)
-        self.messages: dict = {}  # shard -> (its flat gradients, the leaves that are views of them)
+        self.moment_sum = ShardSum(comm, shards, canonical)
+        self.gradients: dict = {}  # shard -> (its flat gradients, the leaves that are views of them)
 
-    def descend(self, batch, f):
+    def in_turns(self, batch, f):
         """Pairs (shard, f(shard)) for this rank's shards, 0 for one without samples. Collective.
 
         f computes forward and backward of a shard. When a pair is handed out, its gradient is in the arena, and its
@@ -47,7 +47,7 @@ class SyncBatchNorm:
             self.arena.zero_grad()
             self.arena.extras[:] = 0.0
             if len(shard):
-                gradients, leaves = self.messages[shard.index]
+                gradients, leaves = self.gradients[shard.index]
                 self.arena.grad[...] = gradients
                 for leaf, own in zip(self.arena.leaves, leaves):
                     leaf.stale = own.stale
@@ -59,13 +59,13 @@ class SyncBatchNorm:
 
     def _turns(self, shard, f):
         """A shard's forward and backward, with leaves and running statistics of its own."""
-        if shard.index not in self.messages:
+        if shard.index not in self.gradients:
             gradients = full(self.arena.grad.shape, 0, self.arena.grad)
             leaves = [Leaf(name, p.shape, p.dtype) for name, p in self.arena.parameters.items()]
             for leaf, place in zip(leaves, self.arena.unflatten(gradients).values()):
                 leaf.grad, leaf.in_arena = place, True
-            self.messages[shard.index] = gradients, leaves
-        _, leaves = self.messages[shard.index]
+            self.gradients[shard.index] = gradients, leaves
+        _, leaves = self.gradients[shard.index]
         own: dict = {(t, "data"): xp[type(t.data)].array(t.data) for t in self.statistics.tensors}
         for leaf, p in zip(leaves, self.arena.parameters.values()):
             leaf.stale, leaf.dtype = True, p.dtype
@@ -90,10 +90,11 @@ class SyncBatchNorm:
                 first = next(iter(lengths))
                 if length != lengths[first]:
                     raise ConfigurationError(
-                        f"shard {first} {_does(lengths[first])} where shard {index} {_does(length)}: with batch_norm "
-                        f"sync, let every shard pass the same layers, whatever its samples are, or take batch_norm "
-                        f"shard"
-                    )
+                        "shard {first.value} {does.value} where shard {index.value} {other.value}: with "
+                        "{batch_norm.name} sync, let every shard pass the same layers, whatever its samples are, or "
+                        "take {batch_norm.name} shard",
+                        batch_norm="sync", first=first, does=_does(lengths[first]), index=index, other=_does(length),
+                    )  # fmt: skip
             length = next(iter(lengths.values()), None)
             if leader is not None:
                 length = self.comm.broadcast_object(length, leader)
@@ -101,8 +102,8 @@ class SyncBatchNorm:
                 return found
             for shard in batch.shards:
                 sums = np.array(found[shard.index]) if shard.index in found else np.zeros(length)
-                self.total.push(shard.index, sums)
-            self.total.finish(sums)
+                self.moment_sum.push(shard.index, sums)
+            self.moment_sum.finish(sums)
 
 
 def _does(length):

@@ -5,7 +5,7 @@ from allgrad.autograd.arrays import full
 from allgrad.ddp.comm import Communicator
 from allgrad.ddp.errors import ConfigurationError
 
-ALIGNMENT = 64  # elements: parts begin where a cache line and a vector register do
+ALIGNMENT_ELEMENTS = 64  # of a part: it begins where a cache line and a vector register do, whatever the dtype
 
 
 class Zero:
@@ -18,12 +18,13 @@ class Zero:
     def __init__(self, optimizer: optim.Optimizer, comm: Communicator):
         self.optimizer, self.comm, self.arena = optimizer, comm, optimizer.arena
         size = len(self.arena.data)
-        bounds = [min(size, -(-size * r // comm.size // ALIGNMENT) * ALIGNMENT) for r in range(comm.size + 1)]
+        unit = ALIGNMENT_ELEMENTS
+        bounds = [min(size, -(-size * r // comm.size // unit) * unit) for r in range(comm.size + 1)]
         self.parts = [slice(*pair) for pair in zip(bounds, [*bounds[1:-1], size])]
         try:
             optimizer.shard_state(self.parts[comm.rank])
         except ValueError as error:
-            raise ConfigurationError(f"--zero: {error}") from None
+            raise ConfigurationError("{zero}: {why.value}", zero=True, why=error) from None
 
     @property
     def lr(self):

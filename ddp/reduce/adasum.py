@@ -51,9 +51,9 @@ class Adasum(ShardSum):
         yield from self._exchange(
             [(part, r) for r in others for part in parts], [(p, r) for r in others for p in pieces[r]]
         )
-        counter = TreeAccumulator(self.shards, add=self._add)
+        tree = TreeAccumulator(self.shards, add=self._add)
         for nodes, arrays in zip(self.nodes, pieces):
             for (level, index), piece in zip(nodes, arrays):
-                counter.push(level, index, piece)
-        if counter.stack[0][2] is not array:
-            array[...] = counter.stack[0][2]
+                tree.push(level, index, piece)
+        if tree.stack[0][2] is not array:
+            array[...] = tree.stack[0][2]

@@ -1,9 +1,9 @@
-"""The gradients of a step on their way through the ranks: after backward, or in buckets while it goes on.
+"""The exchange of a step's gradients: after backward, or in buckets while it goes on.
 
-A bucket is a run of whole parameters, and so a slice of the arena. The last layers come first, as backward reaches them
-first, and what rides behind the gradients comes last. Every rank exchanges its buckets in this order, whatever order
-they become final in, and each element is added up in the order of the tree: neither the size of the buckets nor the
-moment of their exchange changes a bit.
+A bucket has consecutive whole parameters, and so is a slice of the arena. The last layers come first, as backward
+reaches them first, and the extras behind the gradients come last. Every rank exchanges its buckets in this order, in
+whatever order they become final, and each element is added up in the order of the tree: neither the size of the buckets
+nor the moment of their exchange changes a bit.
 """
 
 import contextvars
@@ -30,68 +30,76 @@ def cut(arena, size):
 
 
 class ExchangeAfterBackward:
-    """One exchange when backward is over. `total` has `push` and `finish` as `ShardSum`.
+    """One exchange when backward is over.
 
-    settle(which): called once for each parameter and shard, with a slice of the parameters whose gradients are final,
-    before they are added to any others.
-    direct: whether gradients may arrive where `total` wants them, so that nothing has to be copied there.
+    gradient_sum      has `push` and `finish` as `ShardSum`
+    finish_gradients  f(which): called once for each parameter and shard, with a slice of the parameters whose gradients
+                      are final, before they are added to any others
+    direct            whether backward may write the gradients to `gradient_sum.buffer_for`, which spares a copy
     """
 
-    def __init__(self, arena, total, settle, direct=False):
-        self.arena, self.total, self.settle, self.direct = arena, total, settle, direct
-        self.views: dict[int, tuple] = {}  # the gradients in each array that was used, which is kept for its id
+    def __init__(self, arena, gradient_sum, finish_gradients, direct=False):
+        self.arena, self.gradient_sum, self.finish_gradients, self.direct = (
+            arena,
+            gradient_sum,
+            finish_gradients,
+            direct,
+        )
+        self.views: dict[int, tuple] = {}  # id of a buffer -> (the buffer, the parameters' gradients in it)
 
     def begin(self, shard):
         """Before a shard's backward."""
-        self.shard, self.place = shard, None
+        self.shard, self.buffer = shard, None
         if self.direct:
-            place = self.place = self.total.place(shard, self.arena.message)
-            if place is not None and id(place) not in self.views:
-                self.views[id(place)] = place, [*self.arena.unflatten(place).values()]
-            self.arena.redirect_grads(None if place is None else self.views[id(place)][1])
+            buffer = self.buffer = self.gradient_sum.buffer_for(shard, self.arena.message)
+            if buffer is not None and id(buffer) not in self.views:
+                self.views[id(buffer)] = buffer, [*self.arena.unflatten(buffer).values()]
+            self.arena.redirect_grads(None if buffer is None else self.views[id(buffer)][1])
 
-    def watching(self):
+    def listening(self):
         """Context of a shard's backward."""
         return nullcontext()
 
     def complete(self):
-        """After a shard's backward: all its gradients are final, what rides behind them is not."""
-        self.settle(slice(None))
+        """After a shard's backward: all its gradients are final, the extras behind them are not."""
+        self.finish_gradients(slice(None))
 
     def push(self):
-        """Take in the shard's gradients, and what rides behind them."""
-        if self.place is not None:
-            self.place[len(self.arena.grad) :] = self.arena.extras
-            self.total.push(self.shard, self.place, placed=True)
+        """Add the shard's gradients, and the extras behind them."""
+        if self.buffer is not None:
+            self.buffer[len(self.arena.grad) :] = self.arena.extras
+            self.gradient_sum.push(self.shard, self.buffer, in_buffer=True)
         else:
-            self.total.push(self.shard, self.arena.message)
+            self.gradient_sum.push(self.shard, self.arena.message)
 
     def finish(self):
         """The arena's message becomes the sum over the shards of all ranks."""
-        self.total.finish(self.arena.message)
+        self.gradient_sum.finish(self.arena.message)
 
 
 class BucketedExchange(ExchangeAfterBackward):
     """Exchanges that begin in the backward of a rank's last shard, and go on whenever another bucket is final.
 
-    size: bytes that a bucket has at least, in whole parameters. wire: a `Wire` for the gradients, or None.
+    wire              a `Wire` for the gradients, or None
+    bucket_bytes      bytes that a bucket has at least, in whole parameters
+    finish_gradients  as in `ExchangeAfterBackward`
     """
 
-    def __init__(self, arena, comm, shards, wire, size, settle):
-        self.arena, self.comm, self.settle = arena, comm, settle
-        self.runs = cut(arena, size)
+    def __init__(self, arena, comm, shards, wire, bucket_bytes, finish_gradients):
+        self.arena, self.comm, self.finish_gradients = arena, comm, finish_gradients
+        self.runs = cut(arena, bucket_bytes)
         starts = [span.start for span in arena.spans.values()] + [len(arena.grad)]
         spans = [slice(starts[first], starts[stop]) for first, stop in self.runs]
         extras = slice(len(arena.grad), len(arena.message))
         self.parts = [(span, ShardSum(comm, shards, wire=wire)) for span in spans] + [(extras, ShardSum(comm, shards))]
         self.first, self.last = self.parts[0][1].first, self.parts[0][1].stop - 1
-        self.form = f"{self.parts[0][1].form}, in {len(spans)} buckets of {size} bytes"
-        self.bucket = {i: number for number, run in enumerate(self.runs) for i in range(*run)}
+        self.description = f"{self.parts[0][1].description}, in {len(spans)} buckets of {bucket_bytes} bytes"
+        self.bucket_of = {i: number for number, run in enumerate(self.runs) for i in range(*run)}
         self.index = {leaf: i for i, leaf in enumerate(arena.leaves)}
         self.launched = self.tag = 0
         self.waiting: list[set] = []
         self.hooks: list = []
-        self.flights: list[PendingExchange] = []
+        self.pending: list[PendingExchange] = []
 
     def begin(self, shard):
         self.shard, self.launched = shard, 0
@@ -103,7 +111,7 @@ class BucketedExchange(ExchangeAfterBackward):
             self.comm.tags += len(self.parts)
 
     @contextmanager
-    def watching(self):
+    def listening(self):
         if self.shard != self.last:
             yield
             return
@@ -122,7 +130,7 @@ class BucketedExchange(ExchangeAfterBackward):
         i = self.index[leaf]
         if self.hooks[i] is not None:
             self.hooks[i](leaf)
-        number = self.bucket[i]
+        number = self.bucket_of[i]
         if number < self.launched:
             raise RuntimeError(
                 f"{leaf.name!r} got a second gradient in one backward, and the first is on its way to other ranks: "
@@ -134,7 +142,7 @@ class BucketedExchange(ExchangeAfterBackward):
 
     def complete(self):
         if self.shard != self.last:
-            self.settle(slice(None))
+            self.finish_gradients(slice(None))
         while self.launched < len(self.waiting):
             self._launch()
 
@@ -142,48 +150,48 @@ class BucketedExchange(ExchangeAfterBackward):
         if self.shard == self.last:
             self._launch()
         else:
-            for span, total in self.parts:
-                total.push(self.shard, self.arena.message[span])
+            for span, shard_sum in self.parts:
+                shard_sum.push(self.shard, self.arena.message[span])
 
     def _launch(self):
-        span, total = self.parts[self.launched]
+        span, shard_sum = self.parts[self.launched]
         if self.launched < len(self.runs):
-            self.settle(slice(*self.runs[self.launched]))
+            self.finish_gradients(slice(*self.runs[self.launched]))
         if self.launched == 0 and self.comm.size > 1:
-            self.comm.compare("a sum", self.arena.message, self.form)
+            self.comm.compare("a sum", self.arena.message, self.description)
         self.launched += 1
-        self._sum(total, self.arena.message[span])
+        self._sum(shard_sum, self.arena.message[span])
 
-    def _sum(self, total, array):
+    def _sum(self, shard_sum, array):
         """Begin to add up a bucket over all ranks."""
-        total.push(self.shard, array)
-        self.flights.append(PendingExchange(self.comm, total.steps(array, few=True), self.tag + self.launched))
-        for flight in self.flights:
-            flight.go_on()
+        shard_sum.push(self.shard, array)
+        self.pending.append(PendingExchange(self.comm, shard_sum.steps(array, few=True), self.tag + self.launched))
+        for exchange in self.pending:
+            exchange.go_on()
 
     def finish(self):
         # Waiting for what has come least far, no two ranks can wait for each other: all that is less far has begun.
-        while flights := [flight for flight in self.flights if flight.under_way]:
-            min(flights, key=lambda flight: (flight.stage, flight.tag)).go_on(wait=True)
-        self.flights.clear()
+        while unfinished := [exchange for exchange in self.pending if exchange.under_way]:
+            min(unfinished, key=lambda exchange: (exchange.steps_taken, exchange.tag)).go_on(wait=True)
+        self.pending.clear()
 
     def _forget(self):
         """Give up what a step has left that ended by an exception."""
-        _left_alone.extend(self.flights)
-        self.flights.clear()
+        _left_alone.extend(self.pending)
+        self.pending.clear()
 
 
 class PendingExchange:
     """The exchange of one bucket, without waiting: `steps` as from `ShardSum.steps`, its messages marked by `tag`."""
 
     def __init__(self, comm, steps, tag):
-        self.comm, self.steps, self.tag, self.stage = comm, steps, tag, 0
+        self.comm, self.steps, self.tag, self.steps_taken = comm, steps, tag, 0
         self.under_way: Any = None
         self._next()
 
     def _next(self):
         messages: Any = next(self.steps, None)
-        self.stage += 1
+        self.steps_taken += 1
         self.under_way = None if messages is None else self.comm.start(*messages, self.tag)
 
     def go_on(self, wait=False):
@@ -203,7 +211,7 @@ class ThreadedExchange(BucketedExchange):
     thread: threading.Thread | None = None
     error: BaseException | None = None
 
-    def _sum(self, total, array):
+    def _sum(self, shard_sum, array):
         if self.thread is None:
             self.tasks, self.error = SimpleQueue(), None
             run = contextvars.copy_context().run  # NumPy's error state is the main thread's
@@ -211,14 +219,14 @@ class ThreadedExchange(BucketedExchange):
             self.thread.start()
         elif self.error is not None:
             self.finish()
-        self.tasks.put((self.shard, total, array))
+        self.tasks.put((self.shard, shard_sum, array))
 
     def _exchange_all(self):
         try:
             while task := self.tasks.get():
-                shard, total, array = task
-                total.push(shard, array)
-                for sends, receives in total.steps(array):
+                shard, shard_sum, array = task
+                shard_sum.push(shard, array)
+                for sends, receives in shard_sum.steps(array):
                     self.comm.exchange(sends, receives)
         except BaseException as error:  # for the main thread to raise
             self.error = error

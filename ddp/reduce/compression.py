@@ -30,7 +30,7 @@ class Compression:
     def __init__(self, arena, comm, shards, amount):
         self.arena, self.comm, self.shards, self.amount = arena, comm, shards, amount
         self.first, self.stop = shards_of_rank(comm.rank, comm.size, shards)
-        self.chosen = {}  # {name: (place in the message, rows, columns)}
+        self.chosen = {}  # {name: (span of the message, rows, columns)}
         for name, p in arena.parameters.items():
             if (rows := _rows(p)) and self.numbers(rows, p.size // rows) < p.size:
                 self.chosen[name] = arena.spans[name], rows, p.size // rows
@@ -39,7 +39,6 @@ class Compression:
         stops = np.cumsum([0, *(rows * columns for _, rows, columns in self.chosen.values())]).tolist()
         self.parts = [slice(*pair) for pair in pairwise(stops)]  # of a residual, one for each that is compressed
         self.residuals = np.zeros((self.stop - self.first, stops[-1]), to_numpy(arena.data[:0]).dtype)
-        self.total = ShardSum(comm, shards)
 
     def numbers(self, rows, columns) -> float:
         """How many numbers a matrix becomes."""
@@ -99,21 +98,21 @@ class TopK(Compression):
         super().__init__(arena, comm, shards, amount)
         count = sum(self._count(part.stop - part.start) for part in self.parts)
         self.index, self.value = np.zeros((shards, count), "i4"), np.zeros((shards, count), self.residuals.dtype)
-        self.whole = np.empty(0)
+        self.whole, self.whole_sum = np.empty(0), ShardSum(comm, shards)  # of what is not compressed
 
     def push(self, shard, message):
         row, self.whole = self.take(shard, message)
         at = np.concatenate([np.zeros(0, "i4"), *(part.start + self._largest(row[part]) for part in self.parts)])
         self.index[shard], self.value[shard] = at, row[at]
         row[at] = 0.0
-        self.total.push(shard, self.whole)
+        self.whole_sum.push(shard, self.whole)
 
     def _largest(self, values):
         count = self._count(len(values))
         return np.sort(np.argpartition(np.abs(values), len(values) - count)[len(values) - count :]).astype("i4")
 
     def finish(self, message):
-        self.total.finish(self.whole)
+        self.whole_sum.finish(self.whole)
         if self.parts and self.comm.size > 1:
             runs = [slice(*shards_of_rank(rank, self.comm.size, self.shards)) for rank in range(self.comm.size)]
             others = [rank for rank in range(self.comm.size) if rank != self.comm.rank]
@@ -131,14 +130,14 @@ class TopK(Compression):
 def sparse_sum(index, value):
     """(indices, sums) of sparse leaves, (V, k) each, in the order of the canonical tree; a missing element is zero."""
     order = np.argsort(index.reshape(-1), kind="stable")
-    at, total = index.reshape(-1)[order], value.reshape(-1)[order]
+    at, sums = index.reshape(-1)[order], value.reshape(-1)[order]
     node = np.repeat(np.arange(len(index)), index.shape[1])[order]
     for _ in range((len(index) - 1).bit_length()):
         node = node >> 1
         second = np.flatnonzero((at[1:] == at[:-1]) & (node[1:] == node[:-1])) + 1  # of two siblings
-        total[second - 1] += total[second]
-        at, node, total = (np.delete(a, second) for a in (at, node, total))
-    return at, total
+        sums[second - 1] += sums[second]
+        at, node, sums = (np.delete(a, second) for a in (at, node, sums))
+    return at, sums
 
 
 class PowerSGD(Compression):
@@ -153,7 +152,7 @@ class PowerSGD(Compression):
 
     def __init__(self, arena, comm, shards, amount):
         super().__init__(arena, comm, shards, amount)
-        self.second = ShardSum(comm, shards)
+        self.left_sum, self.right_sum = ShardSum(comm, shards), ShardSum(comm, shards)  # of P and Q
         self.start = [
             generator("powersgd", name)
             .standard_normal((columns, min(amount, rows, columns)))
@@ -165,10 +164,10 @@ class PowerSGD(Compression):
     def push(self, shard, message):
         row, whole = self.take(shard, message)
         self.whole = _flat([*(m @ q for m, q in zip(self.matrices(row), self.bases)), whole])
-        self.total.push(shard, self.whole)
+        self.left_sum.push(shard, self.whole)
 
     def finish(self, message):
-        self.total.finish(self.whole)
+        self.left_sum.finish(self.whole)
         shapes = [(rows, basis.shape[1]) for (_, rows, _), basis in zip(self.chosen.values(), self.bases)]
         *found, rest = _cut(self.whole, shapes)
         lefts = [np.linalg.qr(p)[0] for p in found]
@@ -178,8 +177,8 @@ class PowerSGD(Compression):
             for m, p, q in zip(self.matrices(row), lefts, rights):
                 m -= p @ q.T
             summed = _flat([row[:0], *rights])
-            self.second.push(shard, summed)
-        self.second.finish(summed)
+            self.right_sum.push(shard, summed)
+        self.right_sum.finish(summed)
         *rights, _ = _cut(summed, [basis.shape for basis in self.bases])
         self.bases = [_unit(q, start) for q, start in zip(rights, self.start)]
         self.give(_flat([summed[:0], *(p @ q.T for p, q in zip(lefts, rights))]), rest, message)
@@ -229,6 +228,6 @@ def compression(text):
     except ValueError:
         pass
     raise ConfigurationError(
-        f"--compress {text} is not topk:SHARE, with a share of the elements in (0, 1], or powersgd:RANK, with a rank "
-        f"of at least 1"
-    )
+        "{compress} is not topk:SHARE, with a share of the elements in (0, 1], or powersgd:RANK, with a rank of at "
+        "least 1", compress=text,
+    )  # fmt: skip

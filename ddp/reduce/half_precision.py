@@ -50,6 +50,11 @@ class Wire:
         return np.empty(2 * len(array), np.uint8)
 
 
+def wire_of(name: str) -> Wire | None:
+    """The format of this name; None for the first of `WIRES`, which rounds nothing."""
+    return None if name == WIRES[0] else Wire(name)
+
+
 def _upper_half(array):
     """The upper 16 bits of each float32, rounded: by half of the last bit that stays, or just less for an even one."""
     bits = np.ascontiguousarray(array, "f4").view("u4")

@@ -2,85 +2,52 @@
 
 from statistics import median
 
-from allgrad.ddp.errors import ConfigurationError
-from allgrad.ddp.reduce.buckets import BucketedExchange, ExchangeAfterBackward, ThreadedExchange
-from allgrad.ddp.reduce.half_precision import WIRES, Wire
-
-POLICIES = ("auto", "after", "bucket", "thread")
-SHORT = 256_000  # bytes of gradients below which there is nothing to gain
+LEAST_BYTES = 256_000  # of gradients, below which there is nothing to gain
+LARGEST_BUCKET = 25_000_000  # bytes, unless another size was asked for
 ROUNDS = 5  # steps of each policy that count in a trial, after one that does not
 GAIN = 0.97  # of the time of `after`, that another policy must stay below
 
 
-def blocking_option(reduce, compress, every, batch_norm, on_cpu=True):
-    """What takes all gradients at once and rules out any policy but `after`, as the user's option, or None."""
-    whole = {
-        f"--compress {compress}": compress, f"--reduce {reduce}": reduce != "canonical",
-        f"--sync-every {every}": every, "--batch-norm sync": batch_norm == "sync", "--device cuda": not on_cpu,
-    }  # fmt: skip
-    return next((what for what, holds in whole.items() if holds), None)
+def bucket_size(asked: int | None, message_bytes: int) -> int:
+    """The least size of a bucket in bytes: as asked for, or by default an eighth of the message."""
+    return asked or min(max(message_bytes // 8, LEAST_BYTES), LARGEST_BUCKET)
+
+
+def without_trial(comm, all_at_once: str | None, message_bytes: int, bucket_bytes: int) -> str | None:
+    """Why `auto` means `after` here, in words; None where a trial has to show what is fastest.
+
+    all_at_once  why gradients cannot be exchanged in buckets, see `compatibility.takes_all_at_once`, or None
+    """
+    if comm.size == 1:
+        return "there is one rank"
+    if all_at_once:
+        return all_at_once
+    if message_bytes < LEAST_BYTES:
+        return f"{message_bytes:,} bytes are soon exchanged"
+    if bucket_bytes >= message_bytes:
+        return f"all gradients fit in a bucket of {bucket_bytes:,} bytes"
+    return None
 
 
 class Overlap:
-    """The policy of a run, and until it is known a trial of all, one step each in turn.
+    """The policy of a run, and until it is known a trial of several, one step each in turn.
 
     after    one exchange when backward is over
     bucket   buckets begin to be exchanged as soon as they are final, without waiting
     thread   a thread exchanges them
-    auto     the one of these whose steps are shortest: the median over some steps, each as long as on its slowest rank
 
-    policy, why   the policy and the reason for it, in words; None and a remark while the trial goes on
-    blocking     see `blocking_option`
+    exchanges  {policy: what exchanges gradients that way}: of one policy, or of all that are to be tried. The trial
+               finds the one whose steps are shortest: the median over some steps, each as long as on its slowest rank
+    why        the reason for the only policy, in words
+
+    policy, why   the policy and the reason for it; None and a remark while the trial goes on
     """
 
-    def __init__(
-        self, asked, size, arena, comm, shards, total, settle, direct, reduce, wire, compress, every, batch_norm
-    ):
-        """total, settle, direct: see `ExchangeAfterBackward`; the rest: what `DistributedDataParallel` was given."""
-        if asked not in POLICIES:
-            raise ConfigurationError(f"overlap is {', '.join(POLICIES[:-1])} or {POLICIES[-1]}, got {asked!r}")
-        if size is not None and size < 1:
-            raise ConfigurationError(f"a bucket has at least 1 byte, got {size}: give more, or None")
-        self.blocking = blocking = blocking_option(reduce, compress, every, batch_norm, arena.on_cpu)
-        if asked in ("bucket", "thread") and blocking:
-            raise ConfigurationError(
-                f"--overlap {asked} exchanges gradients while others are still computed, and {blocking} takes them "
-                f"all at once: leave out one"
-            )
-        if asked == "thread" and not comm.threads:
-            raise ConfigurationError(
-                f"--overlap thread needs ranks that talk in any thread (MPI_THREAD_MULTIPLE), which {comm.backend} "
-                f"does not let them here: give --overlap bucket"
-            )
-        self.comm = comm
-        length = len(arena.message) * arena.dtype.itemsize
-        size = size or min(max(length // 8, SHORT), 25_000_000)
-
-        def make(policy):
-            if policy == "after":
-                return ExchangeAfterBackward(arena, total, settle, direct)
-            form = None if wire == WIRES[0] else Wire(wire)
-            return (BucketedExchange if policy == "bucket" else ThreadedExchange)(
-                arena, comm, shards, form, size, settle
-            )
-
-        self.policy, self.why = asked, "as asked for"
-        if asked == "auto":
-            self.policy, self.why = self._without_trial(blocking, length, size)
-        names = [self.policy] if self.policy else [p for p in POLICIES[1:] if p != "thread" or comm.threads]
-        self.exchanges = {name: make(name) for name in names}
-        self.seconds = {name: [] for name in names}
+    def __init__(self, comm, exchanges: dict, why="the run ended before all had been tried"):
+        self.comm, self.exchanges, self.why = comm, exchanges, why
+        self.policy: str | None = next(iter(exchanges)) if len(exchanges) == 1 else None
+        self.seconds = {name: [] for name in exchanges}
         self.steps = 0
-
-    def _without_trial(self, blocking, length, size):
-        reasons = {
-            "there is one rank": self.comm.size == 1,
-            f"{blocking} takes all gradients at once": blocking,
-            f"{length:,} bytes are soon exchanged": length < SHORT,
-            f"all gradients fit in a bucket of {size:,} bytes": size >= length,
-        }
-        why = next((reason for reason, holds in reasons.items() if holds), None)
-        return ("after", why) if why else (None, "the run ended before all had been tried")
 
     def current(self):
         """What exchanges the gradients of the next step."""

@@ -1,12 +1,9 @@
 """Sums over logical shards, in one fixed order whoever computes them.
 
-A global batch is cut into V logical shards. Their gradients are the leaves of a binary tree that depends on V alone:
-a node at level l covers the leaves [i * 2^l, (i + 1) * 2^l), cut off at V, and is the sum of its two children; a
-child without leaves is left out. Floating-point addition is not associative, so this order is what makes the result
-the same, bit for bit, on any number of ranks. A rank owns a contiguous run of shards and adds it up to the largest
-complete subtrees; then each rank finishes the tree for its own slice of the elements, and the slices are gathered: by
-messages, or on one host in memory that all ranks see. Every element is added in the order of the tree, so slicing and
-buckets cannot change it.
+A global batch is cut into V logical shards, whose arrays are added up in the order of a binary tree: see `reduce.tree`.
+A rank has consecutive shards, and adds them up to the largest nodes of the tree that are its own. Then each rank
+finishes the tree for a slice of the elements, and the slices are gathered: by messages, or on one host in memory that
+all ranks see. Every element is added in the order of the tree, so slices and buckets cannot change it.
 """
 
 from typing import Any
@@ -21,15 +18,15 @@ from allgrad.ddp.reduce.shared_sum import SharedMemorySum
 from allgrad.ddp.reduce.tree import TreeAccumulator, subtrees
 from allgrad.ddp.shards import shards_of_rank
 
-SHORT = 1 << 22  # bytes up to which MPI's all-reduce of two ranks is faster than their exchanging halves
-SHARED = 1 << 13  # bytes from which on two ranks are faster in shared memory than by MPI's all-reduce
+ALL_REDUCE_BYTES = 1 << 22  # of an array, up to which MPI's all-reduce of two ranks beats their exchanging halves
+SHARED_MEMORY_BYTES = 1 << 13  # of an array, from which on shared memory beats MPI's all-reduce of two ranks
 
 
 class ShardSum:
     """The sum of one array per logical shard, over all shards of all ranks.
 
-        total.push(shard, array)      for each of this rank's shards, in order: its own, or what `place` gave for it
-        total.finish(array)           the last array pushed now holds the sum, on every rank
+        shard_sum.push(shard, array)      for each of this rank's shards, in order
+        shard_sum.finish(array)           the last array pushed now holds the sum, on every rank
 
     canonical: add in the order of the tree. Otherwise the ranks' parts are added by the library's all-reduce, which
     is the fast path to compare with, and whose bits depend on the number of ranks.
@@ -41,56 +38,59 @@ class ShardSum:
         if not 1 <= comm.size <= shards:
             raise ConfigurationError(
                 f"{counted(comm.size, 'rank')} cannot share {counted(shards, 'logical shard')}: "
-                f"start at most {counted(shards, 'rank')}, or give --shards {comm.size} or more"
-            )
+                f"start at most {counted(shards, 'rank')}, or give {{shards}} or more", shards=comm.size,
+            )  # fmt: skip
         self.comm, self.shards, self.canonical, self.wire = comm, shards, canonical, wire
         self.first, self.stop = shards_of_rank(comm.rank, comm.size, shards)
         self.nodes = [subtrees(*shards_of_rank(rank, comm.size, shards), shards) for rank in range(comm.size)]
-        self.halves = self._halves()
-        self.form = f" over {shards} shards, {'canonical' if canonical else 'native'}"
-        self.board: SharedMemorySum | None = None
+        self.siblings = self._has_siblings()
+        self.description = f" over {shards} shards, {'canonical' if canonical else 'native'}"
+        self.shared_sum: SharedMemorySum | None = None
         self._free: list = []
         self._scratch: Any = np.empty(0)
-        self._counter = TreeAccumulator(shards, self._free.append, self._add)
+        self._accumulator = TreeAccumulator(shards, self._free.append, self._add)
 
-    def place(self, shard, like):
-        """Where to write a shard's array, of the form of `like`, that `push` would copy; None if it would not."""
-        alone = shard % 2 == 0 or shard == self.first  # its left sibling, if any, is another rank's
-        if not alone or shard == self.stop - 1:
+    def buffer_for(self, shard, like):
+        """An array, alike in form, to write this shard's values to, which spares `push` a copy; None if it makes none.
+
+        `push` copies what it cannot add to a left sibling at once, but for this rank's last shard.
+        """
+        first_of_pair = shard % 2 == 0 or shard == self.first  # its left sibling, if any, is another rank's
+        if not first_of_pair or shard == self.stop - 1:
             return None
-        kept = None if self.board is None else self.board.kept.get(shard)
-        return kept if kept is not None and _alike(kept, like) else self._spare(like)
+        shared = None if self.shared_sum is None else self.shared_sum.buffers.get(shard)
+        return shared if shared is not None and _alike(shared, like) else self._free_buffer(like)
 
-    def push(self, shard, array, placed=False):
-        """Add a shard's array. It is changed; unless it is the run's last, the caller may then overwrite it.
+    def push(self, shard, array, in_buffer=False):
+        """Add a shard's array. It is changed; unless it is this rank's last, the caller may then overwrite it.
 
-        placed: it comes from `place`, and is the caller's no more.
+        in_buffer: it comes from `buffer_for`, and is the caller's no more.
         """
         if shard == self.first:
-            self._counter.stack.clear()
+            self._accumulator.stack.clear()
         if self.wire is not None:
             self.wire.round(array)
-        if not placed and (kept := self.place(shard, array)) is not None:
-            kept[...] = array
-            array = kept
-        self._counter.push(0, shard, array, keep=shard < self.stop - 1)
+        if not in_buffer and (buffer := self.buffer_for(shard, array)) is not None:
+            buffer[...] = array
+            array = buffer
+        self._accumulator.push(0, shard, array, borrowed=shard < self.stop - 1)
 
-    def _spare(self, like):
-        """An array of the form of this one: released by the counter, or new."""
+    def _free_buffer(self, like):
+        """An array of the form of this one: released by the accumulator, or new."""
         while self._free:
-            spare = self._free.pop()
-            if _alike(spare, like):
-                return spare
+            buffer = self._free.pop()
+            if _alike(buffer, like):
+                return buffer
         return full(like.shape, 0, like)
 
     def finish(self, array):
         """Exchange with the other ranks. `array`, pushed last, becomes the sum over all shards."""
         if self.comm.size > 1:
-            self.comm.compare("a sum", array, self.form)
-        if (board := self.board) is not None and array is board.array:
-            self._counter.stack.clear()
-            self.comm.bytes_sent += board.given
-            return self.comm.shared_memory_step("a sum", array, lambda: board.add_up(TreeAccumulator(self.shards)))
+            self.comm.compare("a sum", array, self.description)
+        if (shared := self.shared_sum) is not None and array is shared.array:
+            self._accumulator.stack.clear()
+            self.comm.bytes_sent += shared.bytes_read
+            return self.comm.shared_memory_step("a sum", array, lambda: shared.add_up(TreeAccumulator(self.shards)))
         for sends, receives in self.steps(array):
             self.comm.exchange(sends, receives)
 
@@ -99,26 +99,27 @@ class ShardSum:
 
         Its sum then needs no messages, and has the same bits.
         """
-        few = self.comm.size == 2 and self.comm.backend == "mpi" and array.nbytes < SHARED
-        if self.canonical and self.wire is None and not few:
+        all_reduce = self.comm.size == 2 and self.comm.backend == "mpi" and array.nbytes < SHARED_MEMORY_BYTES
+        if self.canonical and self.wire is None and not all_reduce:
             stride = -(-array.nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
             memory = share(self.comm, [stride * len(nodes) for nodes in self.nodes])
             if memory is not None:
-                self.board = SharedMemorySum(self.comm, memory, self.nodes, array)
-                return self.board.array
+                self.shared_sum = SharedMemorySum(self.comm, memory, self.nodes, array)
+                return self.shared_sum.array
         return array
 
     def steps(self, array, few=False):
-        """What `finish` does, as the arguments of `Communicator.exchange`, each to be called before the next is taken.
+        """The exchanges that `finish` makes, one after the other, as the arguments of `Communicator.exchange`.
 
-        few: as few calls as possible, for those who come back to them now and then. It changes no bits.
+        Each has to be over before the next is asked for. few: as few of them as possible, for a caller that looks
+        after them now and then only. It changes no bits.
         """
-        parts = [part for _, _, part in self._counter.stack]
+        parts = [part for _, _, part in self._accumulator.stack]
         if self.comm.size > 1 and len(array):
             yield from self._across_ranks(parts, array, few)
-        kept = () if self.board is None else self.board.kept.values()
-        self._free.extend(part for part in parts[:-1] if all(part is not row for row in kept))
-        self._counter.stack.clear()
+        shared = () if self.shared_sum is None else self.shared_sum.buffers.values()
+        self._free.extend(part for part in parts[:-1] if all(part is not buffer for buffer in shared))
+        self._accumulator.stack.clear()
 
     def _add(self, array, left):
         """array = left + array: what a node of the tree is of its children."""
@@ -133,18 +134,18 @@ class ShardSum:
                 array += part
             self.comm.all_reduce(array)
             return ()
-        if self.halves and self.comm.size == 2:
+        if self.siblings and self.comm.size == 2:
             if few or self.wire is not None:
                 return self._swap(array)
-            if array.nbytes <= SHORT or self.comm.backend != "mpi":
+            if array.nbytes <= ALL_REDUCE_BYTES or self.comm.backend != "mpi":
                 self.comm.all_reduce(array)  # two numbers have one sum, whoever adds them
                 return ()
-        if self.halves and not few and len(array) >= self.comm.size:
+        if self.siblings and not few and len(array) >= self.comm.size:
             return self._halving_doubling(array)
         return self._all_to_all(parts, array)
 
-    def _halves(self):
-        """Whether the ranks' parts are the 2^q equal subtrees of one level, so that pairs of ranks are siblings."""
+    def _has_siblings(self):
+        """Whether each of 2^q ranks has one node, all of one level: then pairs of ranks are siblings in the tree."""
         size = self.comm.size
         return size & (size - 1) == 0 and all(
             len(nodes) == 1 and nodes[0] == (self.nodes[0][0][0], rank) for rank, nodes in enumerate(self.nodes)
@@ -162,23 +163,23 @@ class ShardSum:
         At distance d partners hold sibling subtrees: each keeps half of the elements, and adds the partner's to its
         own. Addition commutes, so it does not matter which of the two is the left child.
         """
-        rank, kept = self.comm.rank, [(0, len(array))]
+        rank, spans = self.comm.rank, [(0, len(array))]  # of elements that this rank adds up: ever smaller
         scratch = self._space((len(array) + 1) // 2, array)
         distance = 1
         while distance < self.comm.size:
-            low, high = kept[-1]
+            low, high = spans[-1]
             middle = (low + high) // 2
             mine, theirs = ((low, middle), (middle, high))[:: -1 if rank & distance else 1]
             received = scratch[: mine[1] - mine[0]]
             partner = rank ^ distance
             yield from self._exchange([(array[slice(*theirs)], partner)], [(received, partner)])
             self._add(array[slice(*mine)], received)
-            kept.append(mine)
+            spans.append(mine)
             distance *= 2
         while distance > 1:
             distance //= 2
-            low, high = kept.pop()
-            start, stop = kept[-1]
+            low, high = spans.pop()
+            start, stop = spans[-1]
             theirs = slice(high, stop) if low == start else slice(start, low)
             partner = rank ^ distance
             yield from self._exchange([(array[low:high], partner)], [(array[theirs], partner)])
@@ -200,11 +201,11 @@ class ShardSum:
             _filled((part[slices[r]], r) for r in others for part in parts),
             _filled((piece, r) for r in others for piece in pieces[r]),
         )
-        counter = TreeAccumulator(self.shards, add=self._add)
+        tree = TreeAccumulator(self.shards, add=self._add)
         for nodes, arrays in zip(self.nodes, pieces):
             for (level, index), piece in zip(nodes, arrays):
-                counter.push(level, index, piece)
-        array[own] = counter.stack[0][2]
+                tree.push(level, index, piece)
+        array[own] = tree.stack[0][2]
         yield from self._exchange(
             _filled((array[own], r) for r in others), _filled((array[slices[r]], r) for r in others)
         )

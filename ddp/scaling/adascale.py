@@ -4,7 +4,7 @@ import math
 
 from allgrad.autograd.schedule import Schedule, constant
 
-FLOOR = 1e-6  # of the variance
+LEAST_VARIANCE = 1e-6
 
 
 def gain(variance, squared, scale):
@@ -12,16 +12,16 @@ def gain(variance, squared, scale):
 
     sigma^2 is the variance of the gradient of the base batch, summed over its elements, and mu^2 its squared mean.
     """
-    variance, squared = max(variance, FLOOR), max(squared, 0.0)
+    variance, squared = max(variance, LEAST_VARIANCE), max(squared, 0.0)
     return (variance + squared) / (variance / scale + squared)
 
 
 class AdaScale:
     """The learning rate of a step at batch S B0: its gain r times schedule(floor(tau)), where tau adds up the gains.
 
-    schedule   learning rate at the base batch, a number or a function of the step
-    base       base batch B0 in samples
-    total      steps the base batch would take: training is done when tau reaches them
+    schedule  learning rate at the base batch, a number or a function of the step
+    base      base batch B0 in samples
+    total     steps the base batch would take: training is done when tau reaches them
 
     sigma^2 = tr(Sigma) / B0 and mu^2 = |G|^2 come from the noise scale's unbiased estimates for each step, of which
 
@@ -33,7 +33,7 @@ class AdaScale:
 
     def __init__(self, schedule: Schedule | float, base: int, total: float):
         self.schedule = schedule if callable(schedule) else constant(schedule)
-        self.base, self.total = base, total
+        self.base, self.total_steps = base, total
         self.variance = self.squared = 0.0
         self.seen, self.gain, self.tau = 0, 1.0, 0.0
 
@@ -43,7 +43,7 @@ class AdaScale:
     @property
     def done(self):
         """Whether the steps of the base batch have been made."""
-        return self.tau >= self.total
+        return self.tau >= self.total_steps
 
     def observe(self, last, samples):
         """Before a step: take in its (tr(Sigma), |G|^2), or None if it has none, and set its gain."""

@@ -75,19 +75,24 @@ def scaled(rule: str, h: Hyperparameters, base_batch: int, batch: int, optimizer
     if rule not in RULES:
         raise ConfigurationError(f"lr rule {rule!r} is not one of {', '.join(RULES)}")
     if base_batch < 1:
-        raise ConfigurationError(f"--base-batch is at least 1 sample, got {base_batch}")
+        raise ConfigurationError(
+            "{base_batch.name} is at least 1 sample, got {base_batch.value}", base_batch=base_batch
+        )
     optimizers, needs_noise, f = RULES[rule]
     if optimizers and optimizer not in optimizers:
-        raise ConfigurationError(f"--lr-rule {rule} is for {' and '.join(optimizers)}, not for {optimizer}")
+        raise ConfigurationError(f"{{rule}} is for {' and '.join(optimizers)}, not for {{optimizer.value}}", rule=rule,
+                                 optimizer=optimizer)  # fmt: skip
     if noise_scale is not None and not noise_scale > 0.0:
-        raise ConfigurationError(f"--noise-scale is a number of samples above 0, got {noise_scale:g}")
+        raise ConfigurationError(
+            f"{{noise_scale.name}} is a number of samples above 0, got {noise_scale:g}", noise_scale=noise_scale
+        )
     if needs_noise and noise_scale is None:
-        raise ConfigurationError(f"--lr-rule {rule} needs the noise scale: give --noise-scale, as measured by a run")
+        raise ConfigurationError("{rule} needs the noise scale: give {noise_scale}, as measured by a run", rule=rule)
     if rule == "adascale" and batch < base_batch:
         raise ConfigurationError(
-            f"--lr-rule adascale is for batches larger than the base batch, got {batch} for {base_batch}: "
-            f"give a larger --global-batch"
-        )
+            "{rule} is for batches larger than the base batch, got {batch.value} for {base_batch.value}: give a "
+            "larger {batch.name}", rule=rule, batch=batch, base_batch=base_batch,
+        )  # fmt: skip
     alpha = alpha if alpha is not None else 0.5 if optimizer in ADAM else 1.0
     return f(h, base_batch, batch, noise_scale, alpha)
 

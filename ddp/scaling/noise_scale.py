@@ -72,7 +72,7 @@ class NoiseScale:
     def __init__(self, decay=0.95, layers=False):
         if not 0.0 <= decay <= 1.0:
             raise ValueError(f"NoiseScale: decay is from 0 to 1, got {decay}")
-        self.total, self.per_layer = Averages(decay), Averages(decay) if layers else None
+        self.averages, self.layer_averages = Averages(decay), Averages(decay) if layers else None
         self.last: tuple[float, float] | None = None  # (trace, signal) of the last step alone, if it has any
         self.names, self.chunks, self.squares = [], [], []
 
@@ -81,7 +81,7 @@ class NoiseScale:
     def attach(self, arena):
         """Measure the gradients of this arena."""
         self.names, parts = list(arena.spans), [arena.grad[span] for span in arena.spans.values()]
-        if not arena.on_cpu and self.per_layer is None:
+        if not arena.on_cpu and self.layer_averages is None:
             parts = [arena.grad]  # a device waits for each number that is read from it
         size = CHUNK if arena.on_cpu else max(1, len(arena.grad))
         self.chunks = [[g[i : i + size] for i in range(0, len(g), size)] for g in parts]
@@ -95,14 +95,14 @@ class NoiseScale:
         for i in range(len(self.chunks))[which]:
             self.squares[i] = sum([float(g @ g) for g in self.chunks[i]])
 
-    def ride(self, extras, samples, length):
-        """Write sum_v b_v |g_v|^2, for the total and each layer, of one squared shard of `length` samples.
+    def write_extras(self, extras, samples, length):
+        """Write sum_v b_v |g_v|^2, for all layers together and each of them, of one squared shard of `length` samples.
 
         The arena held the shard's gradient as b_v g_v / n, and n^2 / b_v times its square is b_v |g_v|^2.
         """
         factor = samples * samples / length
         extras[0] = sum(self.squares) * factor
-        if self.per_layer is not None:
+        if self.layer_averages is not None:
             for i, squared in enumerate(self.squares, 1):
                 extras[i] = squared * factor
 
@@ -110,9 +110,9 @@ class NoiseScale:
         """One step, from the extras' sums and the gradient of the batch that the arena holds."""
         self.square()
         self.update(samples, shards, float(extras[0]), sum(self.squares))
-        if self.per_layer is not None and self.last is not None:
+        if self.layer_averages is not None and self.last is not None:
             weighted = to_numpy(extras)[1 : len(self.squares) + 1].astype(np.float64)
-            self.per_layer.update(*_pair(samples, shards, weighted, np.array(self.squares)))
+            self.layer_averages.update(*_pair(samples, shards, weighted, np.array(self.squares)))
 
     def update(self, samples, shards, weighted, squared):
         """One step: samples and non-empty shards of the batch, sum_v b_v |g_v|^2, and |g|^2."""
@@ -120,19 +120,19 @@ class NoiseScale:
         if shards < 2 or not math.isfinite(weighted + squared):
             return
         self.last = _pair(samples, shards, weighted, squared)
-        self.total.update(*self.last)
+        self.averages.update(*self.last)
 
     # --- what is known --------------------------------------------------------------------------------------------
 
     @property
     def trace(self):
         """tr(Sigma), for one sample."""
-        return self.total.trace
+        return self.averages.trace
 
     @property
     def signal(self):
         """|G|^2; an estimate, which may be negative."""
-        return self.total.signal
+        return self.averages.signal
 
     @property
     def value(self):
@@ -146,13 +146,13 @@ class NoiseScale:
         None before the second step. Simulated on Gaussian gradients of 10 to 1000 elements, 2 to 32 shards and 20 to
         500 steps, it held the truth in 95.6 % of all cases (see tests/ddp/scaling/test_noise_scale.py).
         """
-        a = self.total
+        a = self.averages
         return fieller(a.trace, a.signal, a.spread, a.weights)
 
     @property
     def layers(self):
         """{name of a parameter: its noise scale, None while undefined}; empty unless asked for."""
-        a = self.per_layer
+        a = self.layer_averages
         if a is None or not a.weights[0]:
             return {}
         return {name: ratio(*pair) for name, *pair in zip(self.names, a.trace.tolist(), a.signal.tolist())}
@@ -160,17 +160,17 @@ class NoiseScale:
     def report(self):
         """`value`, `interval` and `layers` as JSON values, where a bound of inf is None."""
         interval = self.interval and [v if math.isfinite(v) else None for v in self.interval]
-        layers = {"noise_scale_layers": self.layers} if self.per_layer is not None else {}
+        layers = {"noise_scale_layers": self.layers} if self.layer_averages is not None else {}
         return {"noise_scale": self.value, "noise_scale_ci": interval, **layers}
 
     def state_dict(self):
-        layers = {"layers": self.per_layer.state_dict()} if self.per_layer is not None else {}
-        return {**self.total.state_dict(), **layers}
+        layers = {"layers": self.layer_averages.state_dict()} if self.layer_averages is not None else {}
+        return {**self.averages.state_dict(), **layers}
 
     def load_state_dict(self, state):
-        self.total.load_state_dict(state)
-        if self.per_layer is not None and "layers" in state:
-            self.per_layer.load_state_dict(state["layers"])
+        self.averages.load_state_dict(state)
+        if self.layer_averages is not None and "layers" in state:
+            self.layer_averages.load_state_dict(state["layers"])
 
 
 def _pair(samples, shards, weighted, squared):
@@ -195,13 +195,13 @@ def fieller(x, y, spread, weights, level=LEVEL):
     is an interval if y is significant, and else what is outside of one, or everything.
     """
     y = max(y, 0.0)
-    total, squares = weights
-    if not total or (n := total * total / squares) < 1.0 + 1e-9:
+    weight, squares = weights
+    if not weight or (n := weight * weight / squares) < 1.0 + 1e-9:
         return None
     from scipy.special import stdtrit  # which imports a good part of SciPy: a run that needs no interval does without
 
     t = float(stdtrit(n - 1.0, 0.5 + level / 2.0))
-    xx, xy, yy = (t * t * s / total / (n - 1.0) for s in spread)
+    xx, xy, yy = (t * t * s / weight / (n - 1.0) for s in spread)
     a, b, c = y * y - yy, x * y - xy, x * x - xx  # the set is a r^2 - 2 b r + c <= 0
     root = b * b - a * c
     if root < 0.0 or (a <= 0.0 and c <= 0.0):

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import fmean, median
 
-from allgrad.ddp.errors import counted
+from allgrad.ddp.errors import Message, counted
 
 COMPUTING = ("data", "forward", "backward", "optimizer")  # kinds of events that a step consists of, beside exchange
 PARTS = (*COMPUTING, "exposed", "other")  # add up to the step
-WORDS = {"data": "data wait", "exposed": "exposed exchange", "other": "all else"}
+PART_NAMES = {"data": "data wait", "exposed": "exposed exchange", "other": "all else"}
 NOTED = 0.05  # of a step, from which on a wait is told
 MUCH = 0.15  # of a step, from which on an exchange gives rise to a suggestion
 
@@ -186,7 +186,7 @@ def verdict(ranks, slack=0.0, overlap=None) -> dict:
     form = "steps {} to {}" if len(numbers) > 1 else "step {}"
     hidden = f" (and {_ms(whole['hidden'])} hidden)" if whole["hidden"] else ""
     share = ", ".join(
-        f"{WORDS.get(part, part)} {_ms(whole[part])}{hidden if part == 'exposed' else ''}"
+        f"{PART_NAMES.get(part, part)} {_ms(whole[part])}{hidden if part == 'exposed' else ''}"
         for part in PARTS
         if whole[part] or part != "exposed"
     )
@@ -221,7 +221,7 @@ def _delays(each, noted):
         if more[part] > wait / 4:
             times = each[late][part] / usual[part] if usual[part] else float("inf")
             much = f"{times:.1f} times as long" if 1.1 <= times < 10 else f"{_ms(more[part])} longer"
-            why = f", whose {WORDS.get(part, part)} takes {much}"
+            why = f", whose {PART_NAMES.get(part, part)} takes {much}"
         if len(seconds) == 1:
             who = f"rank {min(seconds)} waits"
         elif len(seconds) <= 4:
@@ -239,8 +239,8 @@ def suggestion(whole, overlap) -> str | None:
         return None
     seen = f"exchanging takes {moving / whole['step']:.0%} of a step beyond waiting"
     if overlap and whole["backward"] > moving / 4:  # there is something to hide it under
-        return f"{seen}: try --overlap {overlap}"
-    return f"{seen}: a larger --global-batch exchanges less often"
+        return Message(f"{seen}: try {{overlap}}", overlap=overlap)
+    return Message("{seen.value}: a larger {global_batch} exchanges less often", seen=seen)
 
 
 def _ms(seconds):

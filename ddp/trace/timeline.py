@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -44,12 +45,12 @@ class Timeline:
         if steps is not None and not 0 <= steps[0] < steps[1]:
             raise ConfigurationError(f"a trace has steps (first, stop) with 0 <= first < stop, got {steps}")
         self.path, self.steps = None if path is None else Path(path), steps
-        self.total: int | None = None
+        self.total_steps: int | None = None
         self.recording, self.main = False, 0
         self.events: list[Event] = []
         self.final: list = []  # (parameter, when its gradient was)
         self.clocks: list = []  # (when, what to add for rank 0's clock, by how much it may be wrong)
-        self._replaced: list = []
+        self._originals: list = []  # of what is patched: (object, name, what it had of its own by this name)
 
     def watch(self, parallel):
         """Record what this `DistributedDataParallel` does; refuse a file that cannot be written. Collective."""
@@ -57,14 +58,14 @@ class Timeline:
         if self.path is not None:
             self.comm.agree_or_raise(self._refuse_unwritable)
 
-    def plan(self, total):
+    def plan(self, total_steps):
         """Take note that the run has so many steps, or None if nobody knows."""
-        self.total = total
-        if total is not None and self.steps is not None and self.steps[0] >= total:
+        self.total_steps = total_steps
+        if total_steps is not None and self.steps is not None and self.steps[0] >= total_steps:
             raise ConfigurationError(
-                f"the trace is to begin at step {self.steps[0]}, and the run ends with step {total - 1}: "
-                f"give --trace-steps that are part of it"
-            )
+                "the trace is to begin at step {first.value}, and the run ends with step {last.value}: give "
+                "{trace_steps} that are part of it", first=self.steps[0], last=total_steps - 1,
+            )  # fmt: skip
 
     def step(self, number):
         """The context of a whole training step; recording begins and ends here. Collective."""
@@ -119,7 +120,9 @@ class Timeline:
             probe.touch()
             probe.unlink()
         except OSError as error:
-            raise ConfigurationError(f"--trace {self.path} cannot be written ({error}): give another file") from None
+            raise ConfigurationError(
+                "{path} cannot be written ({error.value}): give another file", path=self.path, error=error
+            ) from None
 
     def _write(self, events, everyones, found) -> OSError | None:
         clocks = {
@@ -138,7 +141,7 @@ class Timeline:
         if comm.size == 1:
             return None
         spare = comm.local_size < max(comm.size, os.cpu_count() or 1)
-        if overlap.policy != "after" or overlap.blocking or overlap.why.startswith("measured") or not spare:
+        if overlap.policy != "after" or self.parallel.all_at_once or overlap.why.startswith("measured") or not spare:
             return ""
         return "thread" if comm.backend == "gloo" and comm.threads else "bucket"
 
@@ -146,8 +149,8 @@ class Timeline:
 
     def _once_warm(self, number):
         first = number + WARM + self.parallel.overlap.trial
-        if self.total is not None:
-            first = max(number, min(first, self.total - STEPS))
+        if self.total_steps is not None:
+            first = max(number, min(first, self.total_steps - STEPS))
         return first, first + STEPS
 
     def _begin(self):
@@ -157,12 +160,11 @@ class Timeline:
 
     def _end(self):
         self.recording = False
-        for owner, name, before in reversed(self._replaced):
+        for owner, name, before in reversed(self._originals):
             setattr(owner, name, before) if before is not None else delattr(owner, name)
         for leaf, hook, before in self.hooks:
             if leaf.hook is hook:
                 leaf.hook = before
-        self._replaced = []
         self._compare_clocks()
 
     def _compare_clocks(self):
@@ -196,20 +198,31 @@ class Timeline:
     def _thread(self):
         return "main" if threading.get_ident() == self.main else threading.current_thread().name
 
+    def _patches(self):
+        """All that is patched while steps are recorded: (object, its method, the function that makes the recorded one).
+
+        Beside these methods it is the hook of every leaf, which is called when its gradient is final: see `_listen`.
+        """
+        comm, patches = self.comm, []
+        if comm.size > 1:
+            patches += [
+                (comm, "exchange", self._exchange), (comm, "start", self._start),
+                (comm, "all_reduce", self._collective), (comm, "broadcast", self._collective),
+                (comm, "shared_memory_step", self._collective), (comm, "_checked_all_gather", self._collective),
+            ]  # fmt: skip
+        for exchange in self.parallel.overlap.exchanges.values():
+            if isinstance(exchange, BucketedExchange):
+                patches.append((exchange, "_sum", self._launch))
+                for number, (_, shard_sum) in enumerate(exchange.parts):
+                    patches.append((shard_sum, "steps", partial(self._bucket, number=number, exchange=exchange)))
+        return patches
+
     def _listen(self):
         """Have communicator, buckets and gradients tell what they do, until `_end`."""
-        comm, arena = self.comm, self.parallel.arena
-        if comm.size > 1:
-            self._replace(comm, "exchange", self._exchange)
-            self._replace(comm, "start", self._start)
-            for name in ("all_reduce", "shared_memory_step", "broadcast", "_together"):
-                self._replace(comm, name, self._collective)
-        for way in self.parallel.overlap.exchanges.values():
-            if isinstance(way, BucketedExchange):
-                self._replace(way, "_sum", self._launch)
-                for number, (_, total) in enumerate(way.parts):
-                    self._replace(total, "steps", lambda f, n=number, way=way: self._bucket(f, n, way))
-        self.hooks = []
+        arena, self._originals, self.hooks = self.parallel.arena, [], []
+        for owner, name, record in self._patches():
+            self._originals.append((owner, name, vars(owner).get(name)))
+            setattr(owner, name, record(getattr(owner, name)))
         for name, leaf in zip(arena.parameters, arena.leaves):
 
             def hook(leaf, name=name, before=leaf.hook):
@@ -219,10 +232,6 @@ class Timeline:
 
             self.hooks.append((leaf, hook, leaf.hook))
             leaf.hook = hook
-
-    def _replace(self, owner, name, around):
-        self._replaced.append((owner, name, vars(owner).get(name)))
-        setattr(owner, name, around(getattr(owner, name)))
 
     def _exchange(self, exchange):
         def recorded(sends, receives):
@@ -263,11 +272,11 @@ class Timeline:
 
         return recorded
 
-    def _bucket(self, steps, number, way):
+    def _bucket(self, steps, number, exchange):
         """From the launch of a bucket to the end of its last message."""
 
         def recorded(array, few=False):
-            args = {"bytes": array.nbytes, **({} if isinstance(way, ThreadedExchange) else {"flight": True})}
+            args = {"bytes": array.nbytes, **({} if isinstance(exchange, ThreadedExchange) else {"flight": True})}
             event = Event("bucket", f"bucket {number}", self._thread(), self.clock(), 0.0, args)
             yield from steps(array, few)
             event.end = self.clock()

@@ -265,11 +265,11 @@ class Trainer:
         overflow = scale is not None and scale.value >= 1.0  # of float16, which a smaller scale will mend
         if not overflow and (self.on_nonfinite == "raise" or row >= SKIPS):
             found = self.parallel.not_finite()
-            raise Diverged(
+            seen = (
                 f"the loss is {loss:g} and its gradient's norm {norm:g} at step {self.step} with learning rate {lr:g}"
-                f"{f' ({found})' if found else ''}{f' after {row} steps left out in a row' if row else ''}: "
-                f"lower --lr, or give --clip or --warmup"
+                f"{f' ({found})' if found else ''}{f' after {row} steps left out in a row' if row else ''}"
             )
+            raise Diverged("{seen.value}: lower {lr}, or give {clip} or {warmup}", seen=seen)
         self.parallel.statistics.undo()
         self.skipped, self.skipped_in_a_row = self.skipped + 1, row + 1
 

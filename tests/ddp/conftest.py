@@ -114,10 +114,10 @@ def reduced(comm, leaves, canonical=True, total=None, placing=False, array=None)
     total = total or ShardSum(comm, len(leaves), canonical)
     array = np.empty_like(leaves[0]) if array is None else array
     for shard in range(total.first, total.stop):
-        place = total.place(shard, array) if placing else None
-        given = array if place is None else place
+        buffer = total.buffer_for(shard, array) if placing else None
+        given = array if buffer is None else buffer
         given[...] = leaves[shard]
-        total.push(shard, given, placed=place is not None)
+        total.push(shard, given, in_buffer=buffer is not None)
     total.finish(array)
     return array
 

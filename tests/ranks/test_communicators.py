@@ -129,7 +129,7 @@ def test_ranks_of_one_host_add_up_in_memory_that_they_share(comm, tree, more):
     total, array = ShardSum(comm, shards), np.empty(length, np.float32)
     array = total.share(array)
     possible = hasattr(os, "memfd_create") and (comm.fence is not None or os.uname().machine == "x86_64")
-    assert (total.board is not None) == (possible and comm.size > 1 and comm.local_size == comm.size)
+    assert (total.shared_sum is not None) == (possible and comm.size > 1 and comm.local_size == comm.size)
     for factor in range(1, 30):
         leaves = [np.float32(factor) * leaf for leaf in leaves_of(shards, length, np.float32)]
         for shard in range(total.first, total.stop):

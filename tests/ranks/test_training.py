@@ -48,7 +48,7 @@ def trainer_of(
     device="numpy", noise=True, **way,
 ):  # fmt: skip
     model = (model or mlp(0, dropout)).to(device=device)
-    parallel = DistributedDataParallel(model, comm, shards, reduce, NoiseScale() if noise else None, **way)
+    parallel = DistributedDataParallel(model, comm, shards, reduce=reduce, noise=NoiseScale() if noise else None, **way)
     optimizer = rule(parallel, 0.1)
     loader = DataLoader((X, LABELS), batch, comm, shards, place=Placement(device))
     return Trainer(

@@ -54,7 +54,7 @@ def step_times(comm, config: dict, batch: int, steps: int, reduce="canonical", o
     losses = []
     forward, exchange = Stopwatch(), Stopwatch()
     with ExitStack() as stack:
-        for owner, names in ((parallel.total, ("push", "finish")), (comm, ("exchange", "all_reduce"))):
+        for owner, names in ((parallel.gradient_sum, ("push", "finish")), (comm, ("exchange", "all_reduce"))):
             timed = {name: exchange.around(getattr(owner, name)) for name in names if hasattr(owner, name)}
             stack.enter_context(patched("study", owner, **timed))
         timed_loss = forward.around(loss)

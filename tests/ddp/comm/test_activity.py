@@ -4,11 +4,13 @@ import sys
 import threading
 import time
 
-from allgrad.ddp.comm import place
+from allgrad.ddp.comm import user_location
 
 
 def test_the_place_is_that_of_the_users_code():
-    assert place().startswith(f"{__file__}:") and place().endswith("in test_the_place_is_that_of_the_users_code")
+    assert user_location().startswith(f"{__file__}:") and user_location().endswith(
+        "in test_the_place_is_that_of_the_users_code"
+    )
     stop = threading.Event()
 
     def wait():
@@ -17,7 +19,7 @@ def test_the_place_is_that_of_the_users_code():
     thread = threading.Thread(target=wait)
     thread.start()
     for _ in range(1000):  # until it waits
-        found = place(sys._current_frames()[thread.ident or 0], whole=True)
+        found = user_location(sys._current_frames()[thread.ident or 0], whole=True)
         if "in wait, in " in found:
             break
         time.sleep(0.01)

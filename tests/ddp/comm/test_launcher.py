@@ -63,7 +63,7 @@ REFUSED = [
         "both",
         torchrun("0", "2") | open_mpi(),
         "auto",
-        ["torchrun: rank 0 of 2", "Open MPI: rank 1 of 4", "--backend mpi"],
+        ["torchrun: rank 0 of 2", "Open MPI: rank 1 of 4", "backend='mpi'"],
     ),
     ("both, alike", torchrun() | mpich(), "auto", ["torchrun: rank 1 of 4", "MPICH or Intel MPI: rank 1 of 4"]),
     ("not a number", torchrun("one"), "auto", ["RANK='one'", "not an integer"]),
@@ -73,9 +73,9 @@ REFUSED = [
     ("a rank too many", torchrun("4", "4"), "auto", ["RANK=4 is not a rank of WORLD_SIZE=4"]),
     ("a negative rank", slurm("-1"), "auto", ["SLURM_PROCID=-1 is not a rank of SLURM_STEP_NUM_TASKS=4"]),
     ("no ranks", mpich("0", "0"), "auto", ["PMI_RANK=0 is not a rank of PMI_SIZE=0"]),
-    ("MPI without ranks", {}, "mpi", ["--backend mpi needs ranks", "use mpirun or srun"]),
-    ("MPI under torchrun", torchrun(), "mpi", ["--backend mpi needs ranks", "use mpirun or srun"]),
-    ("Gloo without ranks", {}, "gloo", ["--backend gloo needs ranks", "use torchrun"]),
+    ("MPI without ranks", {}, "mpi", ["backend='mpi' needs ranks", "use mpirun or srun"]),
+    ("MPI under torchrun", torchrun(), "mpi", ["backend='mpi' needs ranks", "use mpirun or srun"]),
+    ("Gloo without ranks", {}, "gloo", ["backend='gloo' needs ranks", "use torchrun"]),
     ("an unknown backend", {}, "nvlink", ["'nvlink' is not one of auto, mpi, gloo, nccl, solo"]),
 ]
 SPEAKING = [
@@ -120,10 +120,10 @@ def test_one_rank_speaks(variables, expected):
     (slurm("0", "1") | open_mpi(), "Open MPI"),
 ])  # fmt: skip
 def test_processes_that_were_started_together_do_not_share_a_directory(variables, launcher):
-    with pytest.raises(ConfigurationError, match=f"{launcher} has started 4 processes.* would write to --out runs/a:"):
-        refuse_to_share("--out", "runs/a", variables)
+    with pytest.raises(ConfigurationError, match=f"{launcher} has started 4 processes.* would write to out='runs/a':"):
+        refuse_to_share("out", "runs/a", variables)
 
 
 @pytest.mark.parametrize("variables", [{}, open_mpi("0", "1"), torchrun("0", "1"), BATCH_SCRIPT, {"PMI_FD": "3"}])
 def test_one_process_shares_with_nobody(variables):
-    assert refuse_to_share("--out", "runs/a", variables) is None
+    assert refuse_to_share("out", "runs/a", variables) is None

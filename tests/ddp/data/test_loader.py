@@ -39,8 +39,8 @@ def test_the_ranks_share_a_batch_without_gap_or_overlap(samples, batch, shards, 
 
 def test_ranks_have_equal_numbers_of_shards_where_they_can():
     for ranks in range(1, 9):
-        runs = [loader.run for loader in loaders(50, 40, 8, ranks)]
-        lengths = {stop - start for start, stop in runs}
+        runs = [loader.own_shards for loader in loaders(50, 40, 8, ranks)]
+        lengths = {len(run) for run in runs}
         assert max(lengths) - min(lengths) <= 1 and min(lengths) >= 1
 
 
@@ -54,5 +54,5 @@ def test_epochs_are_runs_of_steps(boundary):
 def test_data_of_different_lengths_and_batches_smaller_than_the_shards_are_refused():
     with pytest.raises(ConfigurationError, match=r"one length, got \[3, 4\]"):
         DataLoader((np.zeros(3), np.zeros(4)), 2)
-    with pytest.raises(ConfigurationError, match=r"batch of 3 cannot be cut into 4 .*--global-batch 4 or more"):
+    with pytest.raises(ConfigurationError, match=r"batch of 3 cannot be cut into 4 .*global_batch=4 or more"):
         DataLoader((np.zeros(9),), 3, shards=4)

@@ -64,7 +64,7 @@ def test_losses_made_anew_for_each_step_do_not_pile_up():
     batch = Batch(0, 0, 40, 1, 0, [Shard(0, np.arange(40), (X, LABELS))])
     for _ in range(20):
         parallel.backward(batch, lambda x, y: ag.cross_entropy(model(x), y))
-    assert len(parallel.captured) <= 8
+    assert len(parallel.shard_gradients.captured) <= 8
 
 
 def refused(model, **options):
@@ -74,9 +74,9 @@ def refused(model, **options):
 
 
 def test_what_cannot_be_captured_is_refused(tmp_path):
-    text = "--capture replays forward and backward as one list of NumPy's functions, which {} does not allow"
+    text = "capture=True replays forward and backward as one list of NumPy's functions, which {} does not allow"
     normalised = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
     assert refused(normalised).startswith(text.format("a model with running statistics"))
-    assert refused(mlp(), batch_norm="sync").startswith(text.format("--batch-norm sync"))
-    assert refused(mlp(), timeline=Timeline(tmp_path / "t.json")).startswith(text.format("--trace"))
-    assert refused(mlp().to(device="cpu")).startswith(text.format("--arrays torch"))
+    assert refused(mlp(), batch_norm="sync").startswith(text.format("batch_norm='sync'"))
+    assert refused(mlp(), timeline=Timeline(tmp_path / "t.json")).startswith(text.format("a Timeline"))
+    assert refused(mlp().to(device="cpu")).startswith(text.format("a device of torch"))

@@ -38,7 +38,7 @@ class Scalar(nn.Module):
 def train(comm, shards, batch, steps=5, dropout=0.0, clip=None, dtype="float64", reduce="canonical", data=X):
     """(hash of the weights, losses) after some steps of momentum SGD."""
     model = mlp(dropout, seed=comm.rank, dtype=dtype)
-    parallel = DistributedDataParallel(model, comm, shards, reduce)
+    parallel = DistributedDataParallel(model, comm, shards, reduce=reduce)
     optimizer = optim.SGD(parallel, lr=0.3, momentum=0.9)
     loader = DataLoader((data.astype(dtype), LABELS), batch, comm, shards)
     losses = []

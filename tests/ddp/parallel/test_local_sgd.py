@@ -177,12 +177,12 @@ def test_the_loss_is_that_of_all_samples(simulate, tmp_path):
 @pytest.mark.parametrize(
     "options, text",
     [
-        ({"shards": 2}, "--sync-every takes local steps .* as many logical shards as ranks: got 2 shards on 1 rank"),
-        ({"sync_every": 0}, "--sync-every is at least 1 and --sync-after at least 0, got 0 and 0"),
-        ({"sync_every": None, "sync_after": 5}, "--sync-after 5 has no effect without --sync-every"),
-        ({"wire": "float16"}, "--sync-every 2 sends parameters, and --wire float16 is for gradients"),
-        ({"reduce": "adasum"}, "--sync-every 2 sends parameters, and --reduce adasum is for gradients"),
-        ({"scale": LossScale()}, "--sync-every 2 would keep what overflows in float16"),
+        ({"shards": 2}, "sync_every takes local steps .* as many logical shards as ranks: got 2 shards on 1 rank"),
+        ({"sync_every": 0}, "sync_every is at least 1 and sync_after at least 0, got 0 and 0"),
+        ({"sync_every": None, "sync_after": 5}, "sync_after=5 has no effect without sync_every"),
+        ({"wire": "float16"}, "sync_every=2 sends parameters, and wire='float16' is for gradients"),
+        ({"reduce": "adasum"}, "sync_every=2 sends parameters, and reduce='adasum' is for gradients"),
+        ({"scale": LossScale()}, "sync_every=2 would keep what overflows in float16"),
     ],
 )
 def test_refusals(options, text):

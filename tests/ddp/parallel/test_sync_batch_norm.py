@@ -247,7 +247,7 @@ def test_one_value_a_channel_has_no_variance():
 
 @pytest.mark.parametrize(
     "way, other",
-    [({"reduce": "adasum"}, "--reduce adasum"), ({"sync_every": 2}, "--sync-every 2"),
+    [({"reduce": "adasum"}, "reduce='adasum'"), ({"sync_every": 2}, "sync_every=2"),
      ({"noise": NoiseScale()}, "a NoiseScale")],
     ids=["adasum", "local", "noise"],
 )  # fmt: skip

@@ -104,9 +104,9 @@ def test_shards_count_by_their_mean_gradients(ranks, simulate):
 
     def run(comm, one, two):
         model = Vector()
-        parallel = DistributedDataParallel(model, comm, 2, "adasum")
+        parallel = DistributedDataParallel(model, comm, 2, reduce="adasum")
         batch = batch_of(one, two)
-        batch.shards = [s for s in batch.shards if s.index in parallel.run]
+        batch.shards = [s for s in batch.shards if s.index in parallel.own_shards]
         loss = parallel.backward(batch, model.loss)
         return model.w.grad.tolist(), loss
 
@@ -116,5 +116,5 @@ def test_shards_count_by_their_mean_gradients(ranks, simulate):
 
 def test_a_noise_scale_is_refused():
     ag.manual_seed(0)
-    with pytest.raises(ConfigurationError, match="exact gradient, which --reduce adasum does not compute"):
+    with pytest.raises(ConfigurationError, match="exact gradient, which reduce='adasum' does not compute"):
         DistributedDataParallel(nn.Linear(2, 2), reduce="adasum", noise=NoiseScale())

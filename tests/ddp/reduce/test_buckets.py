@@ -244,10 +244,10 @@ def test_ranks_with_other_buckets_are_told(simulate):
     "options, text",
     [({"overlap": "never"}, "overlap is auto, after, bucket or thread, got 'never'"),
      ({"bucket": 0}, "a bucket has at least 1 byte, got 0"),
-     ({"overlap": "bucket", "reduce": "native"}, "--overlap bucket .*, and --reduce native takes them all at once"),
-     ({"overlap": "thread", "reduce": "adasum"}, "--overlap thread .*, and --reduce adasum takes"),
-     ({"overlap": "bucket", "compress": "topk:0.1"}, "--overlap bucket .*, and --compress topk:0.1 takes"),
-     ({"overlap": "bucket", "sync_every": 2, "shards": 1}, "--overlap bucket .*, and --sync-every 2 takes")],
+     ({"overlap": "bucket", "reduce": "native"}, "overlap='bucket' .*, and reduce='native' takes them all at once"),
+     ({"overlap": "thread", "reduce": "adasum"}, "overlap='thread' .*, and reduce='adasum' takes"),
+     ({"overlap": "bucket", "compress": "topk:0.1"}, "overlap='bucket' .*, and compress='topk:0.1' takes"),
+     ({"overlap": "bucket", "sync_every": 2, "shards": 1}, "overlap='bucket' .*, and sync_every=2 takes")],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(options, text):
     with pytest.raises(ConfigurationError, match=text):
@@ -258,10 +258,10 @@ def test_a_device_takes_all_gradients_at_once(monkeypatch):
     expected = train(Communicator(), "mlp", 2)
     monkeypatch.setattr(Arena, "on_cpu", False)
     assert train(Communicator(), "mlp", 2)[:3] == expected[:3]
-    with pytest.raises(ConfigurationError, match=r"--overlap bucket .*, and --device cuda takes them all at once"):
+    with pytest.raises(ConfigurationError, match=r"overlap='bucket' .*, and device='cuda' takes them all at once"):
         ddp_of(Communicator(), overlap="bucket")
 
 
 def test_ranks_that_must_not_talk_in_a_thread_are_refused(simulate):
-    with pytest.raises(ConfigurationError, match=r"--overlap thread needs .*MPI_THREAD_MULTIPLE"):
+    with pytest.raises(ConfigurationError, match=r"overlap='thread' needs .*MPI_THREAD_MULTIPLE"):
         simulate(2, lambda comm: ddp_of(comm, overlap="thread"))

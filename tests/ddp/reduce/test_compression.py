@@ -12,6 +12,7 @@ from allgrad.ddp import (
     ConfigurationError,
     DataLoader,
     DistributedDataParallel,
+    Exchange,
     LossScale,
     NoiseScale,
     Trainer,
@@ -36,7 +37,7 @@ def parameters(dtype="float64"):
 def summed(way, gradients, comm=None, steps=1, dtype="float64"):
     """(arena, what adds up, [message of each step]); gradients: {shard: flat array} of a step, or f(step) of them."""
     arena, results = Arena(parameters(dtype)), []
-    total = gradient_sum(arena, comm or Communicator(), len(gradients(0)), compress=way)
+    total = gradient_sum(arena, comm or Communicator(), len(gradients(0)), Exchange(compress=way))
     for step in range(steps):
         leaves = gradients(step)
         for shard in range(total.first, total.stop):
@@ -220,19 +221,19 @@ def test_a_checkpoint_without_residuals_is_refused(tmp_path):
 
 @pytest.mark.parametrize("text", ["topk", "topk:0", "topk:1.5", "topk:nan", "powersgd:0", "powersgd:1.5", "sign:1"])
 def test_texts_that_say_nothing(text):
-    with pytest.raises(ConfigurationError, match=f"--compress {text} is not topk:SHARE"):
+    with pytest.raises(ConfigurationError, match=f"compress='{text}' is not topk:SHARE"):
         DistributedDataParallel(model_of(0), compress=text)
 
 
 @pytest.mark.parametrize(
     "options, text",
     [
-        ({"reduce": "native"}, "--compress topk:0.1 sends what --reduce native cannot take"),
-        ({"reduce": "adasum"}, "--compress topk:0.1 sends what --reduce adasum cannot take"),
-        ({"wire": "bfloat16"}, "--compress topk:0.1 sends what --wire bfloat16 cannot take"),
-        ({"scale": LossScale()}, "--compress topk:0.1 would keep what overflows in float16: give --dtype bfloat16"),
-        ({"noise": NoiseScale()}, "a NoiseScale needs the exact gradient, which --compress topk:0.1 does not compute"),
-        ({"sync_every": 2}, "--sync-every 2 sends parameters, and --compress topk:0.1 is for gradients: leave out"),
+        ({"reduce": "native"}, "compress='topk:0.1' sends what reduce='native' cannot take"),
+        ({"reduce": "adasum"}, "compress='topk:0.1' sends what reduce='adasum' cannot take"),
+        ({"wire": "bfloat16"}, "compress='topk:0.1' sends what wire='bfloat16' cannot take"),
+        ({"scale": LossScale()}, "compress='topk:0.1' would keep what overflows in float16: give dtype='bfloat16'"),
+        ({"noise": NoiseScale()}, "a NoiseScale needs the exact gradient, which compress='topk:0.1' does not compute"),
+        ({"sync_every": 2}, "sync_every=2 sends parameters, and compress='topk:0.1' is for gradients: leave out"),
     ],
 )
 def test_refusals(options, text):

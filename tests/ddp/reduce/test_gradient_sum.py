@@ -5,13 +5,13 @@ import pytest
 
 from allgrad import nn
 from allgrad.autograd.arena import Arena
-from allgrad.ddp import Communicator, ConfigurationError, ShardSum
-from allgrad.ddp.reduce import REDUCTIONS, WIRES, Adasum, gradient_sum
+from allgrad.ddp import Communicator, ConfigurationError, DistributedDataParallel, ShardSum
+from allgrad.ddp.reduce import REDUCTIONS, WIRES, Adasum, Exchange, gradient_sum
 from allgrad.ddp.reduce.gradient_sum import SplitSum
 
 
 def summed(arena, reduce, wire, messages):
-    total = gradient_sum(arena, Communicator(), len(messages), reduce, wire)
+    total = gradient_sum(arena, Communicator(), len(messages), Exchange(reduce, wire))
     for shard, given in enumerate(messages):
         arena.message[...] = given
         total.push(shard, arena.message)
@@ -25,7 +25,7 @@ def test_what_rides_behind_the_gradients_is_summed_exactly(reduce, wire):
     arena = Arena(nn.Linear(3, 2))
     if reduce == "native" and wire != WIRES[0]:
         with pytest.raises(ConfigurationError, match="native"):
-            gradient_sum(arena, Communicator(), 2, reduce, wire)
+            DistributedDataParallel(nn.Linear(3, 2), reduce=reduce, wire=wire)
         return
     extras = np.float32([1.0 + 2.0**-20, 3.0])  # the first has more digits than a half
     messages = [np.full_like(arena.message, 0.0) for _ in extras]
@@ -36,11 +36,3 @@ def test_what_rides_behind_the_gradients_is_summed_exactly(reduce, wire):
     assert (arena.unflatten(arena.grad)["weight"] == (1.0 if reduce == "adasum" else 2.0)).all()  # of equal gradients
     assert type(total) is (ShardSum if reduce != "adasum" and wire == WIRES[0] else SplitSum)
     assert reduce != "adasum" or type(total.gradients) is Adasum
-
-
-def test_ways_that_do_not_exist_are_refused():
-    arena = Arena(nn.Linear(3, 2))
-    with pytest.raises(ConfigurationError, match="reduce is canonical, native or adasum, got 'sum'"):
-        gradient_sum(arena, Communicator(), 2, "sum")
-    with pytest.raises(ConfigurationError, match=r"wire is one of .*, got 'int8'"):
-        gradient_sum(arena, Communicator(), 2, wire="int8")

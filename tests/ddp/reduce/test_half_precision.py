@@ -99,7 +99,7 @@ def test_refusals(simulate):
 
     for options, text in [
         ({"wire": "int8"}, "wire is one of float32, float16, bfloat16, got 'int8'"),
-        ({"wire": "float16", "reduce": "native"}, "--wire float16 rounds at each node .* --reduce native has none"),
+        ({"wire": "float16", "reduce": "native"}, "wire='float16' rounds at each node .* reduce='native' has none"),
     ]:
         with pytest.raises(ConfigurationError, match=text):
             DistributedDataParallel(nn.Linear(2, 2), **options)

@@ -57,7 +57,7 @@ def test_the_trial_takes_what_is_fastest_on_the_slowest_rank(seconds, policy, si
     "options, ranks, model, why",
     [({}, 1, Large, "there is one rank"), ({}, 2, mlp, "bytes are soon exchanged"),
      ({"bucket": 10**9}, 2, Large, "all gradients fit in a bucket of 1,000,000,000 bytes"),
-     ({"reduce": "native"}, 2, Large, "--reduce native takes all gradients at once")],
+     ({"reduce": "native"}, 2, Large, "reduce='native' takes all gradients at once")],
 )  # fmt: skip
 def test_where_nothing_can_be_gained_nothing_is_tried(options, ranks, model, why, simulate):
     for overlap in simulate(ranks, lambda comm: DistributedDataParallel(model(), comm, **options).overlap):

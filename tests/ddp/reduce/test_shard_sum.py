@@ -40,7 +40,7 @@ def test_any_ranks_give_the_bits_of_the_tree(shards, ranks, simulate, reduced, t
 @pytest.mark.parametrize("shards, ranks", [(2, 2), (8, 2), (5, 2), (4, 4), (8, 4), (8, 8)])
 def test_any_way_to_exchange_gives_the_bits_of_the_tree(shards, ranks, short, few, simulate, tree, monkeypatch):
     """In halves, by a swap, or from all to all; and arrays that are slices of a larger one."""
-    monkeypatch.setattr(reduction, "SHORT", short)
+    monkeypatch.setattr(reduction, "ALL_REDUCE_BYTES", short)
     leaves = leaves_of(shards, 51)
 
     def run(comm):
@@ -133,5 +133,5 @@ def test_a_backward_over_many_shards_holds_few_gradients():
 
 @pytest.mark.parametrize("shards", [0, 2])
 def test_more_ranks_than_shards_are_refused(shards, simulate):
-    with pytest.raises(ConfigurationError, match=f"3 ranks cannot share {shards} logical shards: .*--shards 3"):
+    with pytest.raises(ConfigurationError, match=f"3 ranks cannot share {shards} logical shards: .*shards=3"):
         simulate(3, lambda comm: ShardSum(comm, shards))

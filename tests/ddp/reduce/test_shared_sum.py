@@ -26,7 +26,7 @@ def sums(reduced, comm, batches, shared, placing=True):
     total, array = ShardSum(comm, len(batches[0])), np.empty_like(batches[0][0])
     if shared:
         array = total.share(array)
-        assert array is total.board.array
+        assert array is total.shared_sum.array
     found = []
     for leaves in batches:
         found.append(reduced(comm, leaves, total=total, placing=placing, array=array).tobytes())

@@ -223,7 +223,7 @@ def test_the_layers_have_noise_scales_of_their_own_which_add_up_on_any_number_of
     assert all(other.state_dict() == noise.state_dict() for other in others)
     report = noise.report()
     assert list(report["noise_scale_layers"]) == ["0.weight", "0.bias", "1.weight", "1.bias"]
-    assert noise.per_layer.trace.sum() == pytest.approx(noise.trace, rel=1e-5)
-    assert noise.per_layer.signal.sum() == pytest.approx(noise.signal, rel=1e-4)
+    assert noise.layer_averages.trace.sum() == pytest.approx(noise.trace, rel=1e-5)
+    assert noise.layer_averages.signal.sum() == pytest.approx(noise.signal, rel=1e-4)
     noise.load_state_dict(json.loads(json.dumps(noise.state_dict())))
     assert noise.report() == report

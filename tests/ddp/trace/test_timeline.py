@@ -73,7 +73,7 @@ def test_the_trace_of_a_run_is_valid_and_changes_no_bits(ranks, options, simulat
         trainer = trainer_of(comm, timeline, tmp_path / "out" if timeline else None, **options)
         summary = trainer.fit()
         assert all(leaf.hook is None for leaf in trainer.parallel.arena.leaves)
-        assert not {"exchange", "start", "all_reduce", "broadcast", "_together"} & vars(comm).keys()
+        assert not {"exchange", "start", "all_reduce", "broadcast", "_checked_all_gather"} & vars(comm).keys()
         assert not any({"_sum", "finish"} & vars(way).keys() for way in trainer.parallel.overlap.exchanges.values())
         return summary["weights_sha256"], summary.get("timeline")
 
@@ -133,10 +133,10 @@ def test_the_steps_that_are_recorded(steps, total, window, tmp_path):
 
 
 def test_what_cannot_be_traced_is_refused(tmp_path, simulate):
-    with pytest.raises(ConfigurationError, match=r"--trace .* cannot be written \(it is a directory\): give another"):
+    with pytest.raises(ConfigurationError, match=r"path='.*' cannot be written \(it is a directory\): give another"):
         simulate(2, lambda comm: trainer_of(comm, Timeline(tmp_path)))
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigurationError, match=r"--trace .*file/x cannot be written"):
+    with pytest.raises(ConfigurationError, match=r"path='.*file/x' cannot be written"):
         simulate(2, lambda comm: trainer_of(comm, Timeline(tmp_path / "file" / "x")))
     with pytest.raises(ConfigurationError, match="begin at step 9, and the run ends with step 8"):
         trainer_of(Communicator(), Timeline(tmp_path / "x", (9, 12)))

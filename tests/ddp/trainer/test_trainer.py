@@ -219,7 +219,7 @@ def test_a_run_that_has_stopped_early_stays_stopped(tmp_path):
 @pytest.mark.parametrize("lr", [1e30, math.inf])
 def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_what_was_written(lr, tmp_path):
     trainer = trainer_of(out=tmp_path, lr=lr, checkpoint_every=1, rule=lambda p: optim.SGD(p, lambda step: lr * step))
-    with pytest.raises(Diverged, match=r"at step [1-4] with learning rate .*: lower --lr, or give --clip or --warmup"):
+    with pytest.raises(Diverged, match=r"at step [1-4] with learning rate .*: lower lr, or give clip or warmup"):
         trainer.fit()
     lines = lines_of(tmp_path)
     assert [line["step"] for line in lines] == list(range(1, trainer.step + 1)) and lines

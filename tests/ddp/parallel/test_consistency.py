@@ -95,7 +95,7 @@ def at(*steps, shard=1, factor=math.nan):
 
     def spoil(trainer, x):
         key = trainer.comm.rank, trainer.step
-        seen[key] = seen.get(key, trainer.parallel.run[0] - 1) + 1
+        seen[key] = seen.get(key, trainer.parallel.own_shards[0] - 1) + 1
         return factor if trainer.step in steps and seen[key] == shard else 1.0
 
     return spoil
@@ -112,7 +112,7 @@ def test_a_gradient_that_is_not_finite_is_named_with_its_shard(ranks, shard, sim
     (text,) = {*simulate(ranks, run)}
     rank = next(r for r in range(ranks) if shard < (r + 1) * 3 // ranks)
     assert f"at step 3 with learning rate 0.1 (first in the gradient of '0.weight', from shard {shard} on rank" in text
-    assert f"on rank {rank}): lower --lr" in text
+    assert f"on rank {rank}): lower lr" in text
 
 
 def test_the_first_parameter_is_named_even_if_the_loss_is_finite():
@@ -172,7 +172,7 @@ def test_twenty_in_a_row_are_too_many_also_over_a_restart(tmp_path):
         assert trainer_of(**options, steps=15, validation=None).fit()["skipped_steps"] == 15
         again = trainer_of(**options, steps=40, validation=None)
         again.restore(checkpoint.load_latest(tmp_path / "checkpoints"))
-        with pytest.raises(Diverged, match=r"at step 20 .* after 20 steps left out in a row: lower --lr"):
+        with pytest.raises(Diverged, match=r"at step 20 .* after 20 steps left out in a row: lower lr"):
             again.fit()
 
 
