@@ -16,7 +16,7 @@ from allgrad.launch.flags import as_flag, told
         ("capture", True, "--capture"),
         ("bucket_bytes", 3000, "--bucket-size 3000"),
         ("rule", "linear", "--lr-rule linear"),
-        ("noise", "a NoiseScale", "noise='a NoiseScale'"),  # for which there is no option
+        ("place", "here", "place='here'"),  # for which there is no option
     ],
 )
 def test_options_are_spelt_as_the_command_line_has_them(name, value, flag):
