@@ -15,7 +15,6 @@ from allgrad.ddp.process import pin_threads
 from allgrad.ddp.scaling import lr_rules
 from allgrad.ddp.trainer import checkpoint
 from allgrad.launch import data as datasets, models, transfer
-from allgrad.launch.flags import told
 from allgrad.launch.options import OPTIMIZERS, OPTIONS, defaults, resumed
 from allgrad.launch.plan import measures_noise, plan
 
@@ -109,7 +108,7 @@ def train(asked: dict) -> dict:
         print(f"{remark}\n" if remark else "", end="", flush=True)
     if comm.rank == 0 and config["trace"]:
         untold = {"verdict": ["--trace: none of the steps to be traced was taken"]}
-        print(*map(told, summary.get("timeline", untold)["verdict"]), sep="\n", flush=True)
+        print(*summary.get("timeline", untold)["verdict"], sep="\n", flush=True)
     return summary
 
 

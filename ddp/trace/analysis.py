@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import fmean, median
 
-from allgrad.ddp.errors import Message, counted
+from allgrad.ddp.errors import counted
 
 COMPUTING = ("data", "forward", "backward", "optimizer")  # kinds of events that a step consists of, beside exchange
 PARTS = (*COMPUTING, "exposed", "other")  # add up to the step
@@ -239,8 +239,8 @@ def suggestion(whole, overlap) -> str | None:
         return None
     seen = f"exchanging takes {moving / whole['step']:.0%} of a step beyond waiting"
     if overlap and whole["backward"] > moving / 4:  # there is something to hide it under
-        return Message(f"{seen}: try {{overlap}}", overlap=overlap)
-    return Message("{seen.value}: a larger {global_batch} exchanges less often", seen=seen)
+        return f"{seen}: try the overlap {overlap!r}"
+    return f"{seen}: a larger global batch exchanges less often"
 
 
 def _ms(seconds):

@@ -95,9 +95,9 @@ def test_the_wait_for_messages_of_a_bucket_is_that_for_who_started_it_last():
 
 @pytest.mark.parametrize(
     "exposed, waiting, backward, overlap, said",
-    [(0.4, 0.1, 0.3, "bucket", "exchanging takes 30% of a step beyond waiting: try overlap='bucket'"),
-     (0.4, 0.1, 0.3, "", "exchanging takes 30% of a step beyond waiting: a larger global_batch exchanges less often"),
-     (0.8, 0.0, 0.1, "thread", "exchanging takes 80% of a step beyond waiting: a larger global_batch exchanges less"
+    [(0.4, 0.1, 0.3, "bucket", "exchanging takes 30% of a step beyond waiting: try the overlap 'bucket'"),
+     (0.4, 0.1, 0.3, "", "exchanging takes 30% of a step beyond waiting: a larger global batch exchanges less often"),
+     (0.8, 0.0, 0.1, "thread", "exchanging takes 80% of a step beyond waiting: a larger global batch exchanges less"
       " often"), (0.4, 0.3, 0.3, "bucket", None), (0.4, 0.1, 0.3, None, None)],
 )  # fmt: skip
 def test_what_is_worth_a_try(exposed, waiting, backward, overlap, said):
