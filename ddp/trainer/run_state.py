@@ -23,7 +23,9 @@ def collect(trainer) -> tuple[dict, dict]:
     parallel, sampler = trainer.parallel, trainer.loader.sampler
     parallel.show_mean()
     exchange, optimizer = parallel.state_dict(trainer.optimizer), trainer.optimizer.state_dict()
-    optimizer |= {EXCHANGE + name: arrays for name, arrays in exchange.items()}
+    if trainer.writer.directory is not None:  # copies, because training goes on while they are written
+        for name, arrays in exchange.items():
+            optimizer[EXCHANGE + name] = {key: _copy(array) for key, array in arrays.items()}
     state = {
         "config": trainer.config,
         "samples_seen": sampler.samples_seen(trainer.step),
