@@ -17,4 +17,4 @@ from allgrad.ddp.parallel import DistributedDataParallel, evaluate, LocalSGD, Lo
 from allgrad.ddp.reduce import Exchange, ShardSum
 from allgrad.ddp.scaling import NoiseScale
 from allgrad.ddp.trace import Timeline
-from allgrad.ddp.trainer import Trainer
+from allgrad.ddp.trainer import Callback, StepRecord, Trainer

@@ -38,7 +38,7 @@ def save(directory: Path, step: int, model: dict, optimizer: dict, state: dict, 
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    final = directory / _name(step)
+    final = path_of(directory, step)
     partial = directory / f".{final.name}.partial"
     for left in directory.glob(".step-*.partial"):  # by a process that was killed
         shutil.rmtree(left, ignore_errors=True)
@@ -149,7 +149,7 @@ def load(path: Path) -> tuple[dict, dict, dict]:
         optimizer, step = _unflatten(arrays, state.pop("optimizer")), state["step"]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise ConfigurationError(f"checkpoint {path} cannot be read ({error!r})") from None
-    if re.fullmatch(r"step-\d+", path.name) and path.name != _name(step):
+    if re.fullmatch(r"step-\d+", path.name) and path != path_of(path.parent, step):
         raise ConfigurationError(f"checkpoint {path} is damaged: its files are those of step {step}")
     return model, optimizer, state
 
@@ -167,8 +167,9 @@ def load_latest(directory: Path, warn=print) -> tuple[dict, dict, dict] | None:
     return None
 
 
-def _name(step):
-    return f"step-{step:08d}"
+def path_of(directory: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return directory / f"step-{step:08d}"
 
 
 def _listed(directory):
@@ -197,7 +198,7 @@ def _flatten(nested):
     arrays, numbers = {}, {}
     for key, value in nested.items():
         if isinstance(value, dict):
-            arrays.update({f"{key}/{name}": np.ascontiguousarray(a) for name, a in value.items()})
+            arrays.update({f"{key}/{name}": np.asarray(a, order="C") for name, a in value.items()})
         else:
             numbers[key] = value
     return arrays, numbers

@@ -136,13 +136,13 @@ def test_skipped_steps_are_left_out_and_counted(ranks, shards, simulate, tmp_pat
             clip_value=0.5,
         )  # fmt: skip
         before = {}
-        leave_out = trainer._leave_out
+        skip_or_raise = trainer.skips.skip_or_raise
 
         def state():
             return {name: a.tobytes() for name, a in trainer.model.state_dict().items()}
 
         def checked(*args):
-            leave_out(*args)
+            skip_or_raise(*args)
             assert state() == before[trainer.step]
 
         step = trainer._one_step
@@ -151,10 +151,10 @@ def test_skipped_steps_are_left_out_and_counted(ranks, shards, simulate, tmp_pat
             before[trainer.step] = state()
             return step()
 
-        trainer._leave_out, trainer._one_step = checked, noted
+        trainer.skips.skip_or_raise, trainer._one_step = checked, noted
         with np.errstate(all="ignore"):
             summary = trainer.fit()
-        assert len(before) == 8 and trainer.skipped_in_a_row == 0
+        assert len(before) == 8 and trainer.skips.in_a_row == 0
         return summary
 
     for summary in simulate(ranks, run):

@@ -142,12 +142,12 @@ def test_clipping_reports_the_norm_before(tmp_path):
     free, clipped = (lines_of(tmp_path / name)[0]["grad_norm"] for name in ("free", "clipped"))
     assert free == clipped > 1e-3
     start = trainer_of()
-    np.testing.assert_allclose(summary["train_loss"], start._means((X, LABELS))["loss"], rtol=1e-6)
+    np.testing.assert_allclose(summary["train_loss"], start.evaluate((X, LABELS))["loss"], rtol=1e-6)
 
 
 def test_clipping_by_value_comes_after_the_norm_is_taken():
     trainer, free = trainer_of(clip_value=1e-3), trainer_of()
-    norms = [one._one_step()[2] for one in (trainer, free)]
+    norms = [one._one_step().grad_norm for one in (trainer, free)]
     assert norms[0] == norms[1] > 0.1
     flat = np.clip(free.parallel.arena.grad, -1e-3, 1e-3)
     np.testing.assert_array_equal(trainer.parallel.arena.grad, flat)
@@ -164,7 +164,7 @@ def plateau_of(out, comm=None, **options):
 def test_a_plateau_follows_the_validation_loss(tmp_path):
     trainer = plateau_of(tmp_path, steps=9)
     values = iter([5.0, 4.0, 4.0, 3.0, 9.0, 1.0, 1.0])  # after steps 2, 4, 6, 8, at the end, and for the summary
-    trainer._means = lambda dataset: {"loss": next(values)}
+    trainer.evaluate = lambda dataset: {"loss": next(values)}
     trainer.fit()
     assert [line["lr"] for line in lines_of(tmp_path)] == [0.5] * 6 + [0.25] * 3
     saved = checkpoint.load_latest(tmp_path / "checkpoints")[2]["plateau"]
@@ -198,7 +198,7 @@ def test_a_plateau_needs_a_validation_set(tmp_path):
 def test_patience_stops_after_so_many_evaluations_without_a_better_one(tmp_path):
     trainer = trainer_of(out=tmp_path, patience=3, eval_every=2, steps=100)
     values = iter([5.0, 4.0, 4.0, 3.0, 3.5, 3.0, 7.0, 1.0, 1.0])
-    trainer._means = lambda dataset: {"loss": next(values)}
+    trainer.evaluate = lambda dataset: {"loss": next(values)}
     summary = trainer.fit()
     assert summary["steps"] == 14 and summary["stopped_early"]
     assert summary["best"] == {"val_loss": 3.0, "step": 8, "evaluations_since": 3}

@@ -1,0 +1,239 @@
+"""What a checkpoint keeps of a run, and how a run goes on from it."""
+
+import json
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import allgrad as ag
+from allgrad import ddp, nn, optim
+from allgrad.autograd.schedule import Plateau
+from allgrad.ddp import Callback, ConfigurationError
+from allgrad.ddp.scaling import AdaScale, FollowNoise
+from allgrad.ddp.trainer import checkpoint
+
+X = np.linspace(-1.0, 1.0, 32 * 4, dtype="f4").reshape(32, 4)
+LABELS = np.arange(32) % 3
+
+
+def trainer_of(
+    *callbacks, comm=None, model=None, rate: object = 0.1, noise=False, scale=None, compress=None, **options
+):
+    ag.manual_seed(1)
+    model = model or nn.Linear(4, 3)
+    noise = ddp.NoiseScale() if noise else None
+    parallel = ddp.DistributedDataParallel(model, comm, 2, noise=noise, scale=scale, compress=compress)
+    loader = ddp.DataLoader((X, LABELS), 4, comm, 2)
+    metrics = lambda x, y: {"loss": ag.cross_entropy(model(x), y, "none")}
+    options = {"steps": 6, "validation": (X, LABELS), **options}
+    optimizer = optim.SGD(parallel, rate, momentum=0.9)
+    loss = lambda x, y: ag.cross_entropy(model(x), y)
+    return ddp.Trainer(parallel, optimizer, loader, loss, metrics, callbacks=callbacks, **options)
+
+
+def saved_in(out):
+    return checkpoint.load_latest(out / "checkpoints")
+
+
+# What the reader of version 1 of state.json looks up, and when.
+ALWAYS = {"step", "config", "samples_seen", "epochs", "fingerprint", "optimizer"} | {
+    "noise_scale", "loss_scale", "best", "skipped", "plateau", "adascale", "batches",
+}  # fmt: skip
+GAINS = "gain seen squared tau variance"
+NOISE = {"noise_scale": "signal spread trace weights"}
+PARTS = {  # arguments of trainer_of, and the keys of those parts that are then not None
+    "plain": ({}, {}),
+    "noise": ({"noise": True}, NOISE),
+    "scale": ({"scale": ddp.LossScale(4.0)}, {"loss_scale": "good value"}),
+    "plateau": ({"rate": Plateau(0.1)}, {"plateau": "bad best cooling scale"}),
+    "adascale": (
+        {"rate": AdaScale(0.1, 2, 99.0), "noise": True},
+        {"adascale": "gain seen squared tau variance", **NOISE},
+    ),
+    "batches": ({"batches": FollowNoise("0.25", 2, 16, 1.0), "noise": True}, NOISE),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_state_json_has_the_keys_that_its_first_readers_look_up(part, tmp_path):
+    options, expected = PARTS[part]
+    trainer_of(out=tmp_path, **options).fit()
+    state = json.loads((tmp_path / "checkpoints" / "step-00000006" / "state.json").read_text())
+    assert state.keys() == ALWAYS and state["skipped"] == [0, 0]
+    assert " ".join(sorted(state["best"])) == "evaluations_since step val_loss"
+    assert state["batches"] == [[0, 0, 4]]
+    optional = ("noise_scale", "loss_scale", "plateau", "adascale")
+    assert {key: " ".join(sorted(state[key])) for key in optional if state[key] is not None} == expected
+
+
+def test_a_checkpoint_from_before_there_were_some_of_the_keys_is_read(tmp_path):
+    trainer_of(out=tmp_path, steps=3).fit()
+    model, optimizer, state = saved_in(tmp_path)
+    for key in ("skipped", "plateau"):
+        del state[key]
+    trainer = trainer_of(rate=Plateau(0.1))
+    trainer.restore((model, optimizer, state))
+    assert trainer.step == 3 and trainer.skips.count == 0
+    assert trainer.fit()["steps"] == 6
+
+
+# --- callbacks ---------------------------------------------------------------------------------------------------
+
+
+class Holder(Callback):
+    """Has whatever state it is given."""
+
+    def __init__(self, state=None, name=None):
+        self.state, self.name, self.found = state, name, None
+
+    def state_dict(self):
+        return self.state
+
+    def load_state_dict(self, state):
+        self.found = state
+
+
+ARRAYS = {"0.weight": np.arange(6.0).reshape(2, 3), "count": np.asarray(7), "flag": np.array([True])}
+
+
+@pytest.mark.parametrize(
+    "state",
+    [{"steps": 3, "nested": {"a": [1, None, "x"]}, "empty": {}}, ARRAYS, {"mean": ARRAYS, "other/x": 1.5},
+     {"mean": ARRAYS, "bare": np.ones(2, "f4"), "of": {"mean": 0.5}},
+     {"mean": {"a/b:c": np.ones(1)}, "a/b:c": np.ones(1)}],
+)  # fmt: skip
+def test_a_state_of_numbers_and_arrays_comes_back(state, tmp_path):
+    trainer_of(Holder(state), Holder({"other": 1}, "other"), out=tmp_path).fit()
+    one, other = Holder(), Holder(name="other")
+    trainer_of(one, other).restore(saved_in(tmp_path))
+    assert other.found == {"other": 1}
+    assert one.found is not None and one.found.keys() == state.keys()
+
+    def same(mine, theirs):
+        if isinstance(mine, dict):
+            assert mine.keys() == theirs.keys()
+            return all(same(mine[key], theirs[key]) for key in mine)
+        if isinstance(mine, np.ndarray):
+            return (mine.dtype, mine.shape, mine.tobytes()) == (theirs.dtype, theirs.shape, theirs.tobytes())
+        return mine == theirs
+
+    assert same(state, one.found)
+
+
+def test_tensors_of_torch_come_back_as_arrays(tmp_path):
+    trainer_of(Holder({"t": torch.arange(3.0), "d": {"t": torch.ones(2, 2)}}), out=tmp_path).fit()
+    holder = Holder()
+    trainer_of(holder).restore(saved_in(tmp_path))
+    assert holder.found is not None
+    np.testing.assert_array_equal(holder.found["t"], [0.0, 1.0, 2.0])
+    np.testing.assert_array_equal(holder.found["d"]["t"], np.ones((2, 2)))
+
+
+def test_a_callback_without_a_state_in_the_checkpoint_begins_anew(tmp_path):
+    trainer_of(Callback(), Holder({"n": 1}, "one"), out=tmp_path).fit()
+    assert saved_in(tmp_path)[2]["callbacks"] == {"one": {"n": 1}}
+    one, new = Holder(name="one"), Holder(name="new")
+    trainer_of(one, new).restore(saved_in(tmp_path))
+    assert (one.found, new.found) == ({"n": 1}, None)
+
+
+def test_the_state_of_a_callback_that_is_gone_is_named_and_left_out(tmp_path, simulate, capsys):
+    trainer_of(Holder({"n": 1, "a": ARRAYS}, "gone"), out=tmp_path, steps=3).fit()
+
+    def go_on(comm):
+        trainer = trainer_of(comm=comm, out=tmp_path, resumes=True)
+        trainer.restore(saved_in(tmp_path))
+        return trainer.fit()["weights_sha256"]
+
+    assert {*simulate(2, go_on)} == {trainer_of().fit()["weights_sha256"]}
+    text = "the checkpoint has the state of a callback 'gone', which this run does not have: it is left out\n"
+    assert capsys.readouterr().err == text
+    assert "callbacks" not in saved_in(tmp_path)[2] and not any("gone" in name for name in saved_in(tmp_path)[1])
+
+
+def test_a_state_that_a_callback_does_not_take_is_refused(tmp_path):
+    class Other(Holder):
+        def load_state_dict(self, state):
+            self.found = state["mean"]
+
+    trainer_of(Holder({"n": 1}, "ema"), out=tmp_path).fit()
+    with pytest.raises(
+        ConfigurationError, match=r"callback 'ema' cannot take back its state .* \(KeyError\('mean'\)\)"
+    ):
+        trainer_of(Other(name="ema")).restore(saved_in(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "state", [{"x": np.float32(1.0)}, {"x": SimpleNamespace()}, {"x": {"a": np.ones(1), "b": 1}}, [1, 2],
+              {"x": np.array(["a"])}],
+)  # fmt: skip
+def test_a_state_that_no_file_can_hold_is_refused_on_all_ranks(state, simulate, tmp_path):
+    def run(comm):
+        holder = Holder(state if comm.rank == 1 else {"n": 1})
+        with pytest.raises(ConfigurationError, match=r"^the state of callback 'Holder' cannot be kept \("):
+            trainer_of(holder, comm=comm, out=tmp_path / str(comm.size)).fit()
+        return True
+
+    assert simulate(2, run) == [True, True]
+
+
+# --- while training goes on --------------------------------------------------------------------------------------
+
+
+class Momentum(Callback):
+    """Changes its arrays in place."""
+
+    def __init__(self):
+        self.total = np.zeros(4, "f4")
+
+    def on_step(self, trainer, step):
+        self.total += step.step
+
+    def state_dict(self):
+        return {"total": self.total}
+
+    def load_state_dict(self, state):
+        self.total[...] = state["total"]
+
+
+@pytest.mark.parametrize("compress", ["topk:0.5", "powersgd:1", None])
+def test_what_is_written_in_the_background_is_the_state_of_its_step(compress, monkeypatch, tmp_path):
+    """The writer is held up until training is two steps further."""
+    whole = trainer_of(compress=compress).fit()["weights_sha256"]
+    go_on, save = threading.Event(), checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", lambda *args: (go_on.wait(60), save(*args))[1])
+
+    class Release(Callback):
+        def on_step(self, trainer, step):
+            if step.step == 5:
+                go_on.set()
+
+    trainer_of(Momentum(), Release(), compress=compress, checkpoint_every=3, steps=6, out=tmp_path).fit()
+    monkeypatch.undo()
+    saved = checkpoint.load(tmp_path / "checkpoints" / "step-00000003")
+    momentum = Momentum()
+    trainer = trainer_of(momentum, compress=compress)
+    trainer.restore(saved)
+    assert momentum.total.tolist() == [1 + 2 + 3] * 4
+    assert trainer.fit()["weights_sha256"] == whole
+
+
+def test_a_parameter_without_axes_goes_on_too(tmp_path):
+    class Scaled(nn.Module):
+        def __init__(self):
+            self.fc, self.scale = nn.Linear(4, 3), ag.tensor(np.ones((), "f4"), requires_grad=True)
+
+        def __call__(self, x):
+            return self.fc(x) * self.scale
+
+    def train(steps, **options):
+        ag.manual_seed(2)
+        return trainer_of(model=Scaled(), steps=steps, **options)
+
+    train(3, out=tmp_path).fit()
+    again = train(6)
+    again.restore(saved_in(tmp_path))
+    assert again.fit()["weights_sha256"] == train(6).fit()["weights_sha256"]
