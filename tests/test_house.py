@@ -103,6 +103,8 @@ TESTED_BY = {  # module without a test file of its own: where it is tested, and 
     "ddp.comm.watchdog": ("launch/test_failures.py", "ends processes: needs some that may be ended"),
     "ddp.comm.world": ("launch/test_failures.py", "ends processes: needs some that may be ended"),
     "ddp.parallel.shard_gradients": ("ddp/parallel/test_data_parallel.py", "seen in the gradients of all shards"),
+    "ddp.trainer.built_in": ("ddp/trainer/test_trainer.py", "seen in what runs do and in their checkpoints"),
+    "ddp.trainer.run_summary": ("ddp/trainer/test_trainer.py", "the summaries of runs"),
     "launch.data.files": ("launch/data/test_idx.py", "files, hashes and downloads, by way of a set that has them"),
     "launch.study.experiments.project.findings": (
         "launch/study/experiments/project/test_extrapolation.py", "judges machines with known laws",
