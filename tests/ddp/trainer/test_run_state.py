@@ -19,14 +19,12 @@ X = np.linspace(-1.0, 1.0, 32 * 4, dtype="f4").reshape(32, 4)
 LABELS = np.arange(32) % 3
 
 
-def trainer_of(
-    *callbacks, comm=None, model=None, rate: object = 0.1, noise=False, scale=None, compress=None, **options
-):
+def trainer_of(*callbacks, comm=None, model=None, rate=0.1, noise=False, shards=2, exchange=None, **options):
     ag.manual_seed(1)
     model = model or nn.Linear(4, 3)
     noise = ddp.NoiseScale() if noise else None
-    parallel = ddp.DistributedDataParallel(model, comm, 2, noise=noise, scale=scale, compress=compress)
-    loader = ddp.DataLoader((X, LABELS), 4, comm, 2)
+    parallel = ddp.DistributedDataParallel(model, comm, shards, noise=noise, **(exchange or {}))
+    loader = ddp.DataLoader((X, LABELS), 4, comm, shards)
     metrics = lambda x, y: {"loss": ag.cross_entropy(model(x), y, "none")}
     options = {"steps": 6, "validation": (X, LABELS), **options}
     optimizer = optim.SGD(parallel, rate, momentum=0.9)
@@ -47,7 +45,7 @@ NOISE = {"noise_scale": "signal spread trace weights"}
 PARTS = {  # arguments of trainer_of, and the keys of those parts that are then not None
     "plain": ({}, {}),
     "noise": ({"noise": True}, NOISE),
-    "scale": ({"scale": ddp.LossScale(4.0)}, {"loss_scale": "good value"}),
+    "scale": ({"exchange": {"scale": ddp.LossScale(4.0)}}, {"loss_scale": "good value"}),
     "plateau": ({"rate": Plateau(0.1)}, {"plateau": "bad best cooling scale"}),
     "adascale": (
         {"rate": AdaScale(0.1, 2, 99.0), "noise": True},
@@ -199,10 +197,16 @@ class Momentum(Callback):
         self.total[...] = state["total"]
 
 
-@pytest.mark.parametrize("compress", ["topk:0.5", "powersgd:1", None])
-def test_what_is_written_in_the_background_is_the_state_of_its_step(compress, monkeypatch, tmp_path):
+WAYS = {
+    "exact": {}, "powersgd": {"exchange": {"compress": "powersgd:1"}}, "topk": {"exchange": {"compress": "topk:0.3"}},
+    "local": {"shards": 1, "exchange": {"sync_every": 2}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_written_in_the_background_is_the_state_of_its_step(way, monkeypatch, tmp_path):
     """The writer is held up until training is two steps further."""
-    whole = trainer_of(compress=compress).fit()["weights_sha256"]
+    whole = trainer_of(**WAYS[way]).fit()["weights_sha256"]
     go_on, save = threading.Event(), checkpoint.save
     monkeypatch.setattr(checkpoint, "save", lambda *args: (go_on.wait(60), save(*args))[1])
 
@@ -211,11 +215,11 @@ def test_what_is_written_in_the_background_is_the_state_of_its_step(compress, mo
             if step.step == 5:
                 go_on.set()
 
-    trainer_of(Momentum(), Release(), compress=compress, checkpoint_every=3, steps=6, out=tmp_path).fit()
+    trainer_of(Momentum(), Release(), **WAYS[way], checkpoint_every=3, steps=6, out=tmp_path).fit()
     monkeypatch.undo()
     saved = checkpoint.load(tmp_path / "checkpoints" / "step-00000003")
     momentum = Momentum()
-    trainer = trainer_of(momentum, compress=compress)
+    trainer = trainer_of(momentum, **WAYS[way])
     trainer.restore(saved)
     assert momentum.total.tolist() == [1 + 2 + 3] * 4
     assert trainer.fit()["weights_sha256"] == whole
