@@ -11,6 +11,7 @@ import numpy as np
 
 from allgrad.autograd import optim
 from allgrad.autograd.schedule import Plateau
+from allgrad.ddp.compatibility import check
 from allgrad.ddp.data import DataLoader
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.ddp.parallel import DistributedDataParallel, Zero, evaluate
@@ -83,6 +84,7 @@ class Trainer:
         self.bytes_sent = 0  # by this rank, in training
         self.seconds = 0.0  # spent in steps, without evaluations, checkpoints and what callbacks do after a step
         self.best, self.skips = BestLoss(patience), SkipSteps(on_nonfinite)
+        check(zero=isinstance(optimizer, Zero), sync_every=parallel.local and parallel.local.every)
         self.adascale = optimizer.lr if isinstance(optimizer.lr, AdaScale) else None
         self.built_in = [self.best, self.skips, *self._built_in(batches)]
         self.callbacks = run_state.checked(callbacks)
