@@ -18,3 +18,9 @@ from allgrad.ddp.reduce import ShardSum
 from allgrad.ddp.scaling import NoiseScale
 from allgrad.ddp.trace import Timeline
 from allgrad.ddp.trainer import Trainer
+
+__all__ = [
+    "ArrayDataset", "Batch", "Communicator", "ConfigurationError", "DataLoader", "DistributedDataParallel", "Diverged",
+    "LossScale", "NoiseScale", "OutOfStep", "PeerLost", "Placement", "Sampler", "Shard", "ShardSum", "Timeline",
+    "Trainer", "Zero", "evaluate", "init",
+]  # fmt: skip
