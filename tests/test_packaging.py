@@ -1,6 +1,7 @@
 """The wheel and the source distribution: what is in them, and that the wheel installs next to anything."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -75,10 +76,13 @@ def test_the_source_distribution_is_the_checkout(source, wheel, tmp_path):
     assert names(next(tmp_path.glob("*.whl"))) == names(wheel)
 
 
-def environment(folder):
-    """The interpreter of a new environment, and where it installs."""
-    venv.create(folder / "env", symlinks=True)
-    return folder / "env" / "bin" / "python", next((folder / "env" / "lib").glob("python*/site-packages"))
+@pytest.fixture
+def environment(tmp_path):
+    """The interpreter of a new environment, and where it installs: half a gigabyte, which is cleared away."""
+    folder = tmp_path / "env"
+    venv.create(folder, symlinks=True)
+    yield folder / "bin" / "python", next((folder / "lib").glob("python*/site-packages"))
+    shutil.rmtree(folder)
 
 
 USER = """
@@ -100,8 +104,8 @@ ag.tensr
 """
 
 
-def test_a_user_s_file_type_checks_against_the_wheel(wheel, tmp_path):
-    python, site = environment(tmp_path)
+def test_a_user_s_file_type_checks_against_the_wheel(wheel, environment, tmp_path):
+    python, site = environment
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
     (tmp_path / "user.py").write_text(USER)
@@ -141,9 +145,9 @@ assert losses[-1] < 0.5 * losses[0] and not {"autograd", "ddp", "launch"} & {*sy
 """
 
 
-def test_the_wheel_and_what_has_the_name_autograd_install_side_by_side_in_either_order(wheel, tmp_path):
+def test_the_wheel_and_what_has_the_name_autograd_install_side_by_side_in_either_order(wheel, environment, tmp_path):
     """autograd (HIPS) is what lifelines and others import; a package with a folder of that name would overwrite it."""
-    python, site = environment(tmp_path)
+    python, site = environment
     outside = tmp_path / "elsewhere"
     outside.mkdir()
 
