@@ -12,35 +12,35 @@ x.grad                                   # array([2., 4.])
 Everything is loaded when it is first asked for: `allgrad --help` needs no NumPy.
 """
 
-import importlib
-import os
-from typing import TYPE_CHECKING, Any
+from allgrad import names  # first: another thread may be looking for what it finds
 
-from allgrad import names
+import importlib
+import sys
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from allgrad import ddp, launch
+    from allgrad import autograd as autograd, ddp as ddp, extend as extend, launch as launch
+    from allgrad import nn as nn, optim as optim, study as study
     from allgrad.autograd import *  # noqa: F403
-    from allgrad.autograd import nn, optim
-    from allgrad.launch import study
 
 ROOMS = ("autograd", "ddp", "extend", "launch", "nn", "optim", "study")
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-if not os.path.isdir(os.path.join(HERE, "autograd")):  # a checkout, where the parts lie beside this folder
-    __path__.append(os.path.dirname(HERE))  # noqa: F405
+if not TYPE_CHECKING:  # or a checker would take every name for one of these
 
-
-def __getattr__(name: str) -> Any:
-    if name == "__all__":
-        return __dir__()
-    if name.startswith("__"):
-        raise AttributeError(f"module 'allgrad' has no attribute {name!r}")
-    if name in ROOMS:
-        return importlib.import_module(f"allgrad.{name}")
-    value = getattr(importlib.import_module("allgrad.autograd"), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name):
+        if name == "__all__":
+            return __dir__()
+        if name in ROOMS:
+            return importlib.import_module(f"allgrad.{name}")
+        try:
+            if name.startswith("__"):
+                raise AttributeError
+            value = getattr(importlib.import_module("allgrad.autograd"), name)
+        except AttributeError:
+            text = f"module 'allgrad' has no attribute {name!r}"
+            raise AttributeError(text, name=name, obj=sys.modules[__name__]) from None
+        globals()[name] = value
+        return value
 
 
 def __dir__():

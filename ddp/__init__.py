@@ -18,3 +18,10 @@ from allgrad.ddp.reduce import Exchange, ShardSum
 from allgrad.ddp.scaling import NoiseScale
 from allgrad.ddp.trace import Timeline
 from allgrad.ddp.trainer import Callback, StepRecord, Trainer
+
+__all__ = [
+    "ArrayDataset", "Batch", "Callback", "Communicator", "ConfigurationError", "DataLoader",
+    "DistributedDataParallel", "Diverged", "Exchange", "LocalSGD", "LossScale", "NoiseScale", "OutOfStep",
+    "PeerLost", "Placement", "Sampler", "Shard", "ShardSum", "StepRecord", "Timeline", "Trainer", "Zero",
+    "evaluate", "init",
+]  # fmt: skip
