@@ -15,7 +15,7 @@ FLOORS = {  # package -> its rooms: each may import those before it
         "arrays", "engine", "init", "schedule", "random", "arena", "ops", "nn", "optim", "tools", "replay", "on_torch",
     ),
     "ddp": (
-        "errors", "compatibility", "files", "process", "shards", "comm", "reduce", "data", "scaling", "trace",
+        "errors", "files", "process", "shards", "compatibility", "comm", "reduce", "data", "scaling", "trace",
         "parallel", "trainer",
     ),
     "launch": (
