@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from allgrad.autograd import schedule
+from allgrad.ddp.compatibility import contradiction
 from allgrad.ddp.data import Sampler
 from allgrad.ddp.errors import ConfigurationError, counted
 from allgrad.ddp.scaling import AdaScale, FollowNoise, grow, lr_rules, seesaw
@@ -72,8 +73,8 @@ def plan(config, sampler: Sampler) -> Plan:
 
 def measures_noise(config):
     """Whether the run can estimate its noise scale: several shards, and the exact gradient of each."""
-    inexact = config["compress"] or config["sync_every"] or config["reduce"] == "adasum"
-    return config["shards"] > 1 and config["batch_norm"] == "shard" and not inexact
+    options = {name: config[name] for name in ("compress", "reduce", "sync_every", "batch_norm")}
+    return config["shards"] > 1 and contradiction(noise=True, **options) is None
 
 
 def _needs_noise(what, config):
