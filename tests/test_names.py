@@ -100,8 +100,8 @@ def test_classes_are_pickled_by_their_own_names_and_found_by_others():
 def test_python_dash_m_runs_a_module_by_another_name():
     for name in ("launch", "allgrad", "allgrad.launch"):
         assert python("-m", name, "--help").stdout.startswith("usage: allgrad")
-    done = python("-m", "launch.study.measure")
-    assert "missing 2 required positional arguments: 'asked' and 'answer'" in done.stderr
+    done = python("-m", "autograd.ops.activations")
+    assert (done.returncode, done.stderr) == (0, "")
     done = python("-m", "allgrad.study")
     assert "'allgrad.study' is a package and cannot be directly executed" in done.stderr
 
