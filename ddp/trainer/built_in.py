@@ -4,7 +4,7 @@ from typing import Any
 
 from allgrad.ddp.data import Batch, Piece, Sampler
 from allgrad.ddp.errors import ConfigurationError, Diverged
-from allgrad.ddp.scaling import AdaScale, FollowNoise, NoiseScale
+from allgrad.ddp.scaling import FollowNoise
 from allgrad.ddp.trainer.callbacks import Callback, StepRecord
 
 MOST_SKIPPED = 20  # steps in a row that may be skipped
@@ -33,12 +33,8 @@ class UpdateLossScale(KeepState):
 class UpdateAdaScale(KeepState):
     """Tells an `AdaScale` the noise of each step, from which the step's learning rate follows."""
 
-    def __init__(self, adascale: AdaScale, noise: NoiseScale):
-        super().__init__("adascale", adascale)
-        self.noise = noise
-
     def on_gradient(self, trainer, batch: Batch):
-        self.of.observe(self.noise.last, batch.size)
+        self.of.observe(trainer.parallel.noise.last, batch.size)
 
     def on_step(self, trainer, step: StepRecord):
         if step.finite:
@@ -50,13 +46,13 @@ class ResizeBatches(Callback):
 
     name = "batches"
 
-    def __init__(self, follow: FollowNoise, noise: NoiseScale, sampler: Sampler):
-        self.follow, self.noise, self.sampler = follow, noise, sampler
+    def __init__(self, follow: FollowNoise, sampler: Sampler):
+        self.follow, self.sampler = follow, sampler
 
     def on_step(self, trainer, step: StepRecord):
         if self.follow.due(self.sampler, step.step):
             now = self.sampler.batch_at(step.step - 1)
-            if (batch := self.follow.next(now, self.noise.value)) != now:
+            if (batch := self.follow.next(now, trainer.parallel.noise.value)) != now:
                 self.sampler.resize(step.step, batch)
 
     def state_dict(self):

@@ -101,14 +101,14 @@ class Trainer:
             raise ConfigurationError("AdaScale and FollowNoise follow the noise scale: give the model a NoiseScale")
         if noise is not None:
             yield KeepState("noise_scale", noise)
-            if isinstance(rate, AdaScale):
-                yield UpdateAdaScale(rate, noise)
-            if batches is not None:
-                yield ResizeBatches(batches, noise, self.loader.sampler)
         if scale is not None:
             yield UpdateLossScale("loss_scale", scale)
+        if isinstance(rate, AdaScale):
+            yield UpdateAdaScale("adascale", rate)
         if isinstance(rate, Plateau):
             yield UpdatePlateau("plateau", rate)
+        if batches is not None:
+            yield ResizeBatches(batches, self.loader.sampler)
 
     @property
     def total_steps(self):
