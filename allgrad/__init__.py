@@ -30,6 +30,8 @@ if not TYPE_CHECKING:  # or a checker would take every name for one of these
     def __getattr__(name):
         if name == "__all__":
             return __dir__()
+        if name == "__version__":
+            return importlib.import_module("importlib.metadata").version("allgrad")
         if name in ROOMS:
             return importlib.import_module(f"allgrad.{name}")
         try:

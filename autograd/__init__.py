@@ -6,7 +6,7 @@ x = ag.tensor([1.0, 2.0], requires_grad=True)
 x.grad                                     # array([2., 4.])
 """
 
-import sys
+import sys as _sys
 
 if __name__ == "autograd":  # in a checkout, `import autograd` is `import allgrad.autograd`
     from allgrad.names import also_known_as
@@ -34,4 +34,4 @@ from allgrad.autograd.replay import capture
 from allgrad.autograd.tools import count_operations, detect_anomaly, draw_graph, gradcheck, summary, to_dot
 
 permute_dims, clip = permute, clamp
-_xp[Tensor] = sys.modules[__name__]  # inside a nested transformation the rules compute with our own operations
+_xp[Tensor] = _sys.modules[__name__]  # inside a nested transformation the rules compute with our own operations

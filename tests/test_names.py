@@ -1,6 +1,7 @@
 """One module under several names: whatever it is imported, reloaded, run, pickled or completed by."""
 
 import importlib
+import importlib.metadata
 import importlib.resources
 import importlib.util
 import inspect
@@ -165,3 +166,8 @@ def test_it_is_imported_from_a_zip_file(tmp_path):
     code += "print(layers.__file__); print(float(allgrad.tensor([2.0]).sum().item()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert "allgrad.zip" in done.stdout and done.stdout.endswith("2.0\n")
+
+
+def test_the_version_is_that_of_the_distribution():
+
+    assert ag.__version__ == importlib.metadata.version("allgrad")
