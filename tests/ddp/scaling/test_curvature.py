@@ -10,16 +10,7 @@ from allgrad import nn
 from allgrad.autograd.random import generator
 from allgrad.ddp import ConfigurationError
 from allgrad.ddp.scaling import Frozen, curvature, hessian_product, largest_eigenvalue
-
-
-def network(*layers):
-    ag.manual_seed(7)
-    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 5, bias=False), nn.ReLU(), nn.Linear(5, 3), *layers)
-
-
-N = 40
-X = generator("probe").standard_normal((N, 6))
-LABELS = np.arange(N) % 3
+from tests.ddp.scaling.network import LABELS, X, network
 
 
 def linear(size):

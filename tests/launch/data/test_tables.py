@@ -3,20 +3,10 @@
 import numpy as np
 import pytest
 
-from allgrad.ddp.errors import ConfigurationError
 from allgrad.launch.data import load, tables
+from tests.launch.data.refusals import refuses
 
 RNG = np.random.default_rng(0)
-
-
-def refuses(spec, *fragments, **options):
-    """Loading fails with one sentence that has all the fragments."""
-    with pytest.raises(ConfigurationError) as caught:
-        load(str(spec), **options)
-    text = str(caught.value)
-    assert "\n" not in text and ". " not in text and not text.endswith(".")
-    for fragment in fragments:
-        assert fragment in text, text
 
 
 # CSV

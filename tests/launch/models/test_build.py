@@ -5,21 +5,8 @@ import pytest
 
 import allgrad as ag
 from allgrad.ddp import ConfigurationError
-from allgrad.launch.data import Data
 from allgrad.launch.models import INITS, build
-
-
-def data_of(*features, classes=3, targets=None):
-    x = np.random.default_rng(0).normal(size=(4, *features)).astype("f4")
-    y = np.zeros(4, int) if targets is None else np.zeros((4, targets), "f4")
-    return Data("made", x, y, x, y, classes if targets is None else None)
-
-
-FLAT = data_of(6)
-
-
-def weights(model):
-    return {name: p.data.tolist() for name, p in model.named_parameters()}
+from tests.launch.models.tables import FLAT, weights
 
 
 def test_the_weights_depend_on_the_seed_and_on_nothing_else():
