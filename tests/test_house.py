@@ -159,6 +159,12 @@ def test_nothing_below_launch_speaks_of_flags_of_the_command_line():
     assert len(files) > 50 and found == OTHERS
 
 
+def test_every_name_that_a_module_imports_is_there():
+    """Also in those that are imported only when they are needed, which no checker of types has looked at."""
+    code = f"import importlib\nfor name in {sorted(NAMES)}: importlib.import_module('allgrad.' + name)"
+    python(code, cwd=ROOT)
+
+
 def test_no_file_is_long():
     lengths = {path: len(path.read_text().splitlines()) for path in FILES}
     assert len(lengths) > 100 and max(lengths.values()) <= 500

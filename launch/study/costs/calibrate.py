@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
-from allgrad.ddp.reduce import SHARED
+from allgrad.ddp.reduce import SHARED_MEMORY_BYTES
 from allgrad.launch.study.costs import cost_model
 from allgrad.launch.study.costs.cost_model import Network
 
@@ -59,7 +59,7 @@ def exact(ranks: int, nbytes: float) -> str:
     Each rank adds up a share of the others' memory and writes it back, between two meetings; with ranks that are no
     power of two, these are a ring's costs. What is short goes in one message between two ranks.
     """
-    if ranks == 2 and nbytes < SHARED:
+    if ranks == 2 and nbytes < SHARED_MEMORY_BYTES:
         return "recursive-doubling"
     return "rabenseifner" if ranks & (ranks - 1) == 0 else "ring"
 
