@@ -112,7 +112,7 @@ def machine(slow=1.0, oversubscribed=()):
 def test_laws_are_found_and_steps_predicted(lab, monkeypatch, cores):
     monkeypatch.setattr(measure, "cores", lambda: cores)
     monkeypatch.setattr(measure, "times", machine())
-    monkeypatch.setattr(calibrate, "SHARED", 0)  # one law for all sizes, which a line describes
+    monkeypatch.setattr(calibrate, "SHARED_MEMORY_BYTES", 0)  # one law for all sizes, which a line describes
     result = project.run(lab, WORK, s_min=13.0, b_crit=100.0)
     projected, calibration, validation = result.tables
     lines = {(row["what"], row["W"]): row for row in calibration.rows}
