@@ -1,6 +1,7 @@
 """The options of a run: one table for the command line, the TOML file, the saved configuration and the help text."""
 
 import argparse
+import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,14 @@ OPTIMIZERS = {
     "sgd": optim.SGD, "adagrad": optim.Adagrad, "rmsprop": optim.RMSprop, "adam": optim.Adam, "adamw": optim.AdamW,
     "lion": optim.Lion, "lars": optim.LARS, "lamb": optim.LAMB,
 }  # fmt: skip
+
+
+def takers(hyperparameter: str) -> dict:
+    """{optimizer: default} of those that take this hyperparameter, as their constructors say."""
+    found = {kind: inspect.signature(rule).parameters.get(hyperparameter) for kind, rule in OPTIMIZERS.items()}
+    return {kind: parameter.default for kind, parameter in found.items() if parameter is not None}
+
+
 PLANNED = ("linear", "cosine", "polynomial:POWER", "onecycle[:RISE]")  # over the length of the run
 SCHEDULES = (
     "constant", *PLANNED, "step:EVERY,GAMMA", "multistep:STEP,...,GAMMA", "exponential:GAMMA[,EVERY]", "inverse:HALF",

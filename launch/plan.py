@@ -9,11 +9,9 @@ from allgrad.ddp.compatibility import contradiction
 from allgrad.ddp.data import Sampler
 from allgrad.ddp.errors import ConfigurationError, counted
 from allgrad.ddp.scaling import AdaScale, FollowNoise, grow, lr_rules, seesaw
-from allgrad.launch.options import SCHEDULES, length
+from allgrad.launch.options import SCHEDULES, length, takers
 
 ADAM = (0.9, 0.999)
-BETAS = {"adam": ADAM, "adamw": ADAM, "lion": (0.9, 0.99), "lamb": ADAM}  # by default, of those that have them
-WITH_EPS = "adagrad", "rmsprop", "adam", "adamw", "lamb"
 
 
 @dataclass
@@ -87,8 +85,9 @@ def _needs_noise(what, config):
 
 def _hyperparameters(config):
     kind = config["optimizer"]
-    default = lr_rules.Hyperparameters(config["lr"], BETAS.get(kind, ADAM))
-    for name, kinds in {"beta1": BETAS, "beta2": BETAS, "eps": WITH_EPS}.items():
+    betas = takers("betas")
+    default = lr_rules.Hyperparameters(config["lr"], betas.get(kind, ADAM))
+    for name, kinds in {"beta1": betas, "beta2": betas, "eps": takers("eps")}.items():
         if config[name] is not None and kind not in kinds:
             raise ConfigurationError(f"--{name} belongs to {', '.join(kinds)}, not to {kind}")
     given = [config[name] for name in ("beta1", "beta2")]
@@ -101,7 +100,7 @@ def _hyperparameters(config):
 def _options(config, before, after):
     """Those of the optimizer that the user or the rule has set."""
     options = {}
-    if config["optimizer"] in BETAS:
+    if config["optimizer"] in takers("betas"):
         options["betas"] = after.betas
     if config["eps"] is not None or after.eps != before.eps:
         options["eps"] = after.eps

@@ -15,7 +15,7 @@ from allgrad.ddp.process import pin_threads
 from allgrad.ddp.scaling import lr_rules
 from allgrad.ddp.trainer import checkpoint
 from allgrad.launch import data as datasets, models, transfer
-from allgrad.launch.options import OPTIMIZERS, OPTIONS, defaults, resumed
+from allgrad.launch.options import OPTIMIZERS, OPTIONS, defaults, resumed, takers
 from allgrad.launch.plan import measures_noise, plan
 
 STARTED_BY = "started_by"  # of config.json: [which torchrun, the options given]
@@ -281,7 +281,8 @@ def make_optimizer(config, parallel, rate, more=None):
     """The optimizer of a configuration; `more` are options that the plan of the run or a study sets."""
     kind = config["optimizer"]
     options = {**(more or {}), "weight_decay": config["weight_decay"], "l1": config["l1"]}
-    for name, kinds in {"momentum": ("sgd", "rmsprop", "lars"), "nesterov": ("sgd",)}.items():
+    for name in ("momentum", "nesterov"):
+        kinds = takers(name)
         if kind in kinds:
             options[name] = config[name]
         elif config[name]:

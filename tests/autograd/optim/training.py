@@ -51,13 +51,13 @@ OF_PAPERS = [
     rule("Lion", lr=0.01, betas=(0.0, 0.5)),
 ]
 GROUPS = {"*.bias": {"weight_decay": 0.0}, "2.*": {"lr_scale": 0.5, "weight_decay": 0.2}, "4.bias": {"lr_scale": 3.0}}
+FIRST = dict(reversed(OF_TORCH + OF_PAPERS))  # row of each rule
+WITH_L1 = [OF_TORCH[i] for i in (0, 5, 8, 10, 13, 18)] + OF_PAPERS[1:9:4]
+WITH_L1 += [(name, FIRST[name]) for name in sorted(FIRST.keys() - {name for name, _ in WITH_L1})]
 RULES = [
     *OF_TORCH,
     *OF_PAPERS,
-    *[
-        rule(name, **options, l1=0.01)
-        for name, options in [OF_TORCH[i] for i in (0, 5, 8, 10, 13, 18)] + OF_PAPERS[1:9:4]
-    ],
+    *[rule(name, **options, l1=0.01) for name, options in WITH_L1],
     rule("SGD", lr=0.1, groups={"*.bias": {"momentum": 0.9, "nesterov": True}, "0.*": {"l1": 0.01}}),
     rule("RMSprop", groups=GROUPS | {"4.*": {"centered": True}}),
     rule("AdamW", groups=GROUPS),
@@ -65,7 +65,7 @@ RULES = [
     rule("LARS", lr=1.0, groups=GROUPS),
     rule("LAMB", groups=GROUPS),
 ]
-WITHOUT_NORMS = [*OF_TORCH, *OF_PAPERS[-3:]]
+WITHOUT_NORMS = [row for row in OF_TORCH + OF_PAPERS if not getattr(optim, row[0]).layerwise]
 of_torch = pytest.mark.parametrize("name, options", OF_TORCH, ids=lambda x: str(x).replace(" ", ""))
 elementwise = pytest.mark.parametrize("name, options", WITHOUT_NORMS, ids=lambda x: str(x).replace(" ", ""))
 each_rule = pytest.mark.parametrize("name, options", RULES, ids=lambda x: str(x).replace(" ", ""))
