@@ -26,12 +26,19 @@ class Callback:
     """Something that accompanies a training run: derive from it, and override what is needed.
 
         class AverageOfWeights(ddp.Callback):
-            def on_start(self, trainer):
-                self.mean = trainer.model.state_dict()
+            mean = None
 
             def on_step(self, trainer, step):
-                for name, now in trainer.model.state_dict().items():
-                    self.mean[name] += 0.01 * (now - self.mean[name])
+                now = trainer.model.state_dict()
+                self.mean = self.mean or now
+                for name, w in now.items():
+                    self.mean[name] += 0.01 * (w - self.mean[name])
+
+            def state_dict(self):
+                return {"mean": self.mean}
+
+            def load_state_dict(self, state):
+                self.mean = state["mean"]
 
         trainer = ddp.Trainer(..., callbacks=[AverageOfWeights()])
 
