@@ -40,7 +40,6 @@ def saved_in(out):
 ALWAYS = {"step", "config", "samples_seen", "epochs", "fingerprint", "optimizer"} | {
     "noise_scale", "loss_scale", "best", "skipped", "plateau", "adascale", "batches",
 }  # fmt: skip
-GAINS = "gain seen squared tau variance"
 NOISE = {"noise_scale": "signal spread trace weights"}
 PARTS = {  # arguments of trainer_of, and the keys of those parts that are then not None
     "plain": ({}, {}),
