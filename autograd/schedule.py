@@ -150,8 +150,9 @@ class Plateau:
     """A schedule, or a constant rate, times `factor` for each time that an observed value has stopped falling.
 
     `observe(value, step)` after each evaluation: the rate is reduced after more than `patience` evaluations in a row
-    that did not bring the value below (1 - threshold) times the best; the `cooldown` evaluations after a reduction do
-    not count. It never goes below `final`, and a reduction by less than 1e-8 is not made: torch's ReduceLROnPlateau.
+    that did not bring the value below the best by more than the part `threshold` of its size; the `cooldown`
+    evaluations after a reduction do not count. It never goes below `final`, and a reduction by less than 1e-8 is not
+    made: torch's ReduceLROnPlateau, but of values below 0 torch takes one that is a little worse for a better one.
     What it has seen is in `state_dict`, which a run that goes on has to restore.
     """
 
@@ -179,7 +180,7 @@ class Plateau:
     def observe(self, value, step=0):
         """Take note of an evaluation after `step` steps."""
         value = float(value)
-        if value < (math.inf if self.best is None else self.best * (1.0 - self.threshold)):
+        if value < (math.inf if self.best is None else self.best * (1.0 - math.copysign(self.threshold, self.best))):
             self.best, self.bad = value, 0
         else:
             self.bad += 1

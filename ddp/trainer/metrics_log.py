@@ -94,18 +94,29 @@ class MetricsLog:
         line |= trainer.logged
         self.sums, trainer.logged = Sums(), {}
         if file := self.file:
-            self._try(lambda: (file.write(json.dumps(line) + "\n"), file.flush()))
+            self._try(lambda: (file.write(json.dumps(as_json(line), allow_nan=False) + "\n"), file.flush()))
 
     def write_summary(self, summary: dict):
         """Write summary.json."""
         if out := self.out:
-            self._try(lambda: replace(out / "summary.json", json.dumps(summary, indent=1) + "\n"))
+            self._try(
+                lambda: replace(out / "summary.json", json.dumps(as_json(summary), indent=1, allow_nan=False) + "\n")
+            )
 
     def _try(self, write):
         try:
             write()
         except OSError as error:
             tell(f"metrics not written: {error}")
+
+
+def as_json(value):
+    """JSON values with None for each number that is not finite, which JSON has no word for (RFC 8259)."""
+    if isinstance(value, dict):
+        return {key: as_json(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_json(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def json_number(name: str, value) -> int | float | None:
@@ -137,5 +148,13 @@ def _lines_until(path, step):
     """The whole lines of a metrics file up to this step: what a killed run wrote after its checkpoint is redone."""
     if not path.exists() or not step:
         return ""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return "".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step)
+    kept, lost = [], []
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+        try:
+            if line.endswith(b"\n") and json.loads(line)["step"] <= step:
+                kept.append(line.decode())
+        except (ValueError, KeyError, TypeError):  # such as the zeros that a power failure leaves
+            lost.append(number)
+    if lost:
+        tell(f"{path}: left out {'line' if len(lost) == 1 else 'lines'} {', '.join(map(str, lost))}: not as written")
+    return "".join(kept)

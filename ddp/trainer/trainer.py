@@ -41,9 +41,9 @@ class Trainer:
 
     For how long, and within which limits:
 
-    steps             total number of steps; None for as many as `epochs` take
+    steps             total number of steps; None for as many as `epochs` take. One of the two has to be given
     epochs            times that every sample is seen: a number that need not be whole
-    patience          stop after so many evaluations without a lower validation loss; never if None
+    patience          stop after so many evaluations, at least 1, without a lower validation loss; never if None
     clip              upper limit of the Euclidean norm of all gradients together; None for none
     clip_value        upper limit of the size of each element of the gradients, after `clip`; None for none
     on_nonfinite      what to do with a step whose loss or gradient is not finite: "raise" Diverged, or "skip" it, but
@@ -51,9 +51,9 @@ class Trainer:
 
     How often, in steps; the last step has an evaluation, a line and a checkpoint anyway:
 
-    eval_every        between evaluations; an epoch if None
-    log_every         between lines of metrics.jsonl; each evaluation has one too
-    checkpoint_every  between checkpoints; only the last step has one if None
+    eval_every        between evaluations; an epoch if None, only the last step has one if 0
+    log_every         between lines of metrics.jsonl; each evaluation has one too, and only they if 0
+    checkpoint_every  between checkpoints; only the last step has one if None or 0
     check_every       between comparisons of the ranks' parameters, each a hash of them: an epoch if None, never if 0
 
     Where to:
@@ -84,6 +84,7 @@ class Trainer:
         self.bytes_sent = 0  # by this rank, in training
         self.seconds = 0.0  # spent in steps, without evaluations, checkpoints and what callbacks do after a step
         self.best, self.skips = BestLoss(patience), SkipSteps(on_nonfinite)
+        self._refuse_senseless()
         check(zero=isinstance(optimizer, Zero), sync_every=parallel.local and parallel.local.every)
         self.adascale = optimizer.lr if isinstance(optimizer.lr, AdaScale) else None
         self.built_in = [self.best, self.skips, *self._built_in(batches)]
@@ -91,6 +92,17 @@ class Trainer:
         self.timeline.plan(steps)
         directory = self.out / "checkpoints" if self.out and self.comm.rank == 0 else None
         self.writer = checkpoint.Writer(directory, self.timeline)
+
+    def _refuse_senseless(self):
+        if self.steps is None and not self.epochs:
+            raise ConfigurationError("a run has a length: give {steps} or {epochs}", steps=None)
+        counts = ("steps", "epochs", "log_every", "eval_every", "checkpoint_every", "check_every")
+        for name, least in {**dict.fromkeys(counts, 0), "patience": 1}.items():
+            value = self.best.patience if name == "patience" else getattr(self, name)
+            if value is not None and not value >= least:
+                raise ConfigurationError(
+                    "{name.value} is at least {least.value}, got {value.value}", name=name, least=least, value=value
+                )
 
     def _built_in(self, batches):
         """Callbacks for what parallel, optimizer and batches need to know and to keep."""
@@ -144,9 +156,9 @@ class Trainer:
                     self.parallel.compare_parameters()
                 values = self._evaluate() if last or self._due(self.eval_every) else {}
                 last = last or self.should_stop
-                if last or values or self.step % self.log_every == 0:
+                if last or values or self._due(self.log_every):
                     log.write_line(step, values)
-                if not last and self.checkpoint_every and self.step % self.checkpoint_every == 0:
+                if not last and self._due(self.checkpoint_every or 0):
                     self.save()
             summary = run_summary.summary_of(self, time.perf_counter() - began)
             self.save()
@@ -194,9 +206,9 @@ class Trainer:
         return StepRecord(self.step, loss, norm, lr, samples, seen, seconds, finite)
 
     def _due(self, every):
-        """Whether something is to be done after this step that is done every so many steps, or after epochs if None."""
+        """Whether to do after this step what is done every so many steps, never if 0, after each epoch if None."""
         if every is not None:
-            return self.step % every == 0
+            return every > 0 and self.step % every == 0
         sampler = self.loader.sampler
         before, now = (sampler.samples_seen(step) // sampler.samples for step in (self.step - 1, self.step))
         return now > before

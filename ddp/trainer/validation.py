@@ -1,5 +1,7 @@
 """What follows the validation loss: the best one so far, patience, and the learning rate of a Plateau."""
 
+import math
+
 from allgrad.ddp.trainer.built_in import KeepState
 from allgrad.ddp.trainer.callbacks import Callback
 
@@ -19,7 +21,7 @@ class BestLoss(Callback):
         self._stop_if_out_of_patience(trainer)  # a run that has stopped early stays so
 
     def on_evaluation(self, trainer, values):
-        if self.val_loss is None or values["val_loss"] < self.val_loss:
+        if values["val_loss"] < (math.inf if self.val_loss is None else self.val_loss):
             self.val_loss, self.step, self.evaluations_since = values["val_loss"], trainer.step, 0
         else:
             self.evaluations_since += 1

@@ -81,8 +81,9 @@ def _hyperbolas(batches, logs):
 
 
 def gmean(values: Sequence[float]) -> float:
-    """The geometric mean; inf if a value is, nan of none."""
-    return float(np.exp(np.log(np.asarray(values, float)).mean())) if len(values) else math.nan
+    """The geometric mean, or the arithmetic one if a value is not above 0; inf if a value is, nan of none."""
+    x = np.asarray(values, float)
+    return math.nan if not x.size else float(np.exp(np.log(x).mean()) if np.all(x > 0.0) else x.mean())
 
 
 def resampled(cells: Mapping[float, Sequence[float]], n=RESAMPLES, seed=0) -> np.ndarray:
@@ -131,6 +132,7 @@ def mean_interval(values: Sequence[float], n=RESAMPLES, seed=0, mean: Callable =
     finite = np.array([v for v in values if math.isfinite(v)])
     if not finite.size:
         return math.nan, math.nan
+    mean = np.mean if mean is gmean and not np.all(finite > 0.0) else mean
     rng = np.random.default_rng(seed)
     return interval([mean(finite[k]) for k in rng.integers(len(finite), size=(n, len(finite)))])
 

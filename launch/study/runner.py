@@ -9,11 +9,14 @@ import json
 import math
 import time
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from allgrad import ddp
+from allgrad.autograd.arrays import to_numpy
+from allgrad.autograd.engine import unwrap
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.launch.options import OPTIMIZERS as RULES, length
 from allgrad.launch.plan import schedule_of, steps_of
@@ -28,7 +31,7 @@ OPTIMIZERS = {  # a study's word for an optimizer with options
     "lars": {"optimizer": "lars", "momentum": 0.9},
 }
 METRICS = "train_loss", "val_loss", "train_accuracy", "val_accuracy"
-LARGEST_LOSS = 50.0  # a cross-entropy above it has diverged; another loss, at a thousand times what it began with
+GROWTH = 20.0  # a loss that has risen by so many times what it began with, or its spread over samples, has diverged
 DEFAULTS: dict[str, Any] = {
     "schema": SCHEMA, "kind": "steps_to_target", "optimizer": "sgd", "optimizer_options": {}, "lr": 0.1,
     "momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "l1": 0.0, "no_decay": False, "schedule": "constant",
@@ -172,8 +175,11 @@ class Run:
 
     def evaluate(self, part="train") -> dict[str, float]:
         """Means of the metrics over those samples that are measured, of "train" or "val"."""
+        return self._evaluated(self.metrics, part)
+
+    def _evaluated(self, metrics, part):
         arrays, shards = ddp.ArrayDataset(*self.parts[part]), self.config["shards"]
-        return ddp.evaluate(self.model, arrays, self.metrics, self.comm, shards, 256 if self.data.vocabulary else 2048)
+        return ddp.evaluate(self.model, arrays, metrics, self.comm, shards, 256 if self.data.vocabulary else 2048)
 
     def measure(self, metric: str) -> float:
         """One of METRICS."""
@@ -189,9 +195,31 @@ class Run:
         model.load_state_dict(self.model.state_dict())
         return model
 
-    def diverged(self, loss: float, first: float) -> bool:
-        """Whether a loss says that the run has come to nothing; `first` is what it began with."""
-        return not (math.isfinite(loss) and loss <= (LARGEST_LOSS if self.data.classes else 1000.0 * first))
+    @cached_property
+    def start(self) -> tuple[float, float]:
+        """The mean loss before the first step, and its standard deviation over the samples that are measured.
+
+        To be looked at before a step is taken, and then known.
+        """
+
+        def moments(*arrays):
+            loss = self.metrics(*arrays)["loss"]
+            if isinstance(loss, (tuple, ddp.Weighted)):
+                return {"loss": loss}
+            array = to_numpy(unwrap(loss)).astype(np.float64)
+            return {"loss": loss, "squares": array * array}
+
+        found = self._evaluated(moments, "train")
+        variance = found.get("squares", found["loss"] ** 2) - found["loss"] ** 2
+        return found["loss"], math.sqrt(max(variance, 0.0))
+
+    def diverged(self, loss: float) -> bool:
+        """Whether a loss says that the run has come to nothing: it is not finite, or far above what it began with.
+
+        Far is told by the run itself, so that neither the unit nor the sign of a loss matters.
+        """
+        first, spread = self.start
+        return not (math.isfinite(loss) and loss - first <= GROWTH * max(abs(first), spread))
 
     def _measured(self, *arrays):
         count, n = self.config["eval_samples"], len(arrays[0])
@@ -217,7 +245,8 @@ def to_target(run: Run, at_evaluation: Callable[[Run], Any] | None = None) -> di
         value = run.measure(config["metric"])
         return 1.0 - value if rising else value
 
-    initial = loss = run.evaluate()["loss"]
+    initial, _ = run.start
+    loss = initial
     measured = [(0, falling())]
     status, met, in_a_row = "ok", None, 0
     probes = [at_evaluation(run)] if at_evaluation is not None else []
@@ -228,7 +257,7 @@ def to_target(run: Run, at_evaluation: Callable[[Run], Any] | None = None) -> di
             run.t += 1
         value = falling() if math.isfinite(loss) else math.nan
         measured.append((run.t, value))
-        if not math.isfinite(value) or (not rising and run.diverged(value, initial)):
+        if not math.isfinite(value) or (not rising and run.diverged(value)):
             status = "diverged"
             break
         if at_evaluation is not None:

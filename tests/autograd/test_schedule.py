@@ -123,7 +123,6 @@ VALUES = {
     "falling": 2.0 / (1.0 + np.arange(STEPS)),
     "noisy": 1.0 / (1.0 + np.arange(STEPS) / 20) + 0.1 * noise,
     "flat": np.ones(STEPS),
-    "negative": -np.arange(STEPS) / 10 + noise,
     "not a number": np.where(np.arange(STEPS) % 3 == 0, np.nan, 1.0 + 0.1 * noise),
 }
 OPTIONS = [
@@ -133,6 +132,15 @@ OPTIONS = [
     {"factor": 0.7, "patience": 1, "threshold": 0.05},
     {"factor": 0.3, "patience": 3, "final": 0.004},
 ]
+
+
+@pytest.mark.parametrize("best", [3.0, -3.0])
+def test_a_value_of_any_sign_is_better_only_if_it_is_lower_by_the_threshold(best):
+    for value, scale in [(best - 0.2, 1.0), (best - 0.1, 0.1), (best, 0.1), (best + 0.1, 0.1), (math.nan, 0.1)]:
+        plateau = schedule.Plateau(1.0, patience=0, threshold=0.05)
+        plateau.observe(best)
+        plateau.observe(value)
+        assert plateau.scale == scale, value
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)

@@ -79,7 +79,7 @@ def execute(config, comm):
     """Train the base, and from each checkpoint every branch; the row lists what these end with."""
     run = Branching(config, comm)
     sampler, base = run.loader.sampler, config["batch"]
-    initial, found, status = run.evaluate()["loss"], [], "ok"
+    (initial, _), found, status = run.start, [], "ok"
     pieces = list(sampler.pieces)
     for checkpoint in config["checkpoints"]:
         if not _train(run, checkpoint):
@@ -92,7 +92,7 @@ def execute(config, comm):
             length = runner.steps_of(config["delta"], _sampler_of(run, batch))
             good = _train(run, checkpoint + length)
             loss = run.evaluate()["loss"] if good else math.nan
-            good = good and not run.diverged(loss, initial)
+            good = good and not run.diverged(loss)
             found.append({"checkpoint": checkpoint, "batch": batch, "steps": length, "before": before,
                           "loss": loss if good else None})  # fmt: skip
             _restore(run, kept, checkpoint)
@@ -139,7 +139,7 @@ def local_critical(losses, batches, tolerance=TOLERANCE):
     """The index of the largest batch before the first whose loss exceeds (1 + tolerance) times the least before it."""
     least = math.inf
     for k, loss in enumerate(losses[: len(batches)]):
-        if not loss <= (1.0 + tolerance) * least and k:
+        if not loss <= least + tolerance * abs(least) and k:
             return k - 1
         least = min(least, loss)
     return len(batches) - 1
@@ -157,8 +157,8 @@ def _losses(rows, checkpoint, batches):
 
 
 def _mean(losses):
-    """Geometric means over seeds; inf where one failed."""
-    return np.exp(np.log(losses).mean(axis=0))
+    """Geometric means over seeds, arithmetic ones if a loss is not above 0; inf where one failed."""
+    return np.exp(np.log(losses).mean(axis=0)) if np.all(losses > 0.0) else losses.mean(axis=0)
 
 
 def _cell(name, one, checkpoint, batches):

@@ -58,10 +58,6 @@ class Scheme(runner.Run):
                 p.assign(draw(p.shape, rng).astype(config["dtype"]))
         self.arena.bump_versions()
 
-    def diverged(self, loss, first):
-        """Where the loss begins above what counts as diverged, it has to double."""
-        return super().diverged(loss, first) and not (math.isfinite(loss) and loss <= 2.0 * first)
-
     def layers(self) -> list[dict]:
         """Of each layer: the standard deviation of what it computes, if layers come in a row; norms of gradients."""
         x, y = (a[:256] for a in self.parts["train"])
@@ -183,14 +179,8 @@ def summarize(work, models, cells, common, name, seeds, report_seeds, cap) -> Re
         f"has it; constant rate tuned for each scheme on a grid of factor sqrt 2 with {len(seeds)} seeds, run on "
         f"{len(report_seeds)} fresh seeds; 95 % intervals by {fit.RESAMPLES} resamples of the seeds."
     )
-    result.notes = [f"A run has failed if it needs more than {cap} steps, or its loss is above both "
-                    f"{runner.LARGEST_LOSS:g} and twice what it began with."]  # fmt: skip
-    for row in rows:
-        if row["init_loss"] and row["init_loss"] > runner.LARGEST_LOSS and row["n_fail"] < row["n_seeds"]:
-            result.notes.append(
-                f"{row['scheme']} at depth {row['depth']} begins at a loss of {row['init_loss']:.0f}, which counts as "
-                f"diverged in the other experiments, and comes down from there."
-            )
+    result.notes = [f"A run has failed if it needs more than {cap} steps, or its loss rises by more than "
+                    f"{runner.GROWTH:g} times what it began with."]  # fmt: skip
     for cell in cells:
         where = f"{cell.scheme} at depth {cell.depth}"
         if cell.tuned is None:

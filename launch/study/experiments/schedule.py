@@ -141,14 +141,14 @@ def _fraction(epochs):
 def execute(config, comm):
     """Train through all phases; the row has what each of them ended with."""
     run = Phases(config, comm)
-    initial, phases, status = run.evaluate()["loss"], [], "ok"
+    (initial, _), phases, status = run.start, [], "ok"
     for stop in (*run.ends, run.budget):
         loss = 0.0
         while run.t < stop and math.isfinite(loss):
             loss = run.step()
             run.t += 1
         train = run.evaluate() if math.isfinite(loss) else {"loss": math.nan}
-        if not math.isfinite(train["loss"]) or run.diverged(train["loss"], initial):
+        if run.diverged(train["loss"]):
             status = "diverged"
             break
         val = run.evaluate("val")

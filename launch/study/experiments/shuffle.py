@@ -49,13 +49,13 @@ def execute(config: dict, comm) -> dict:
         return run.minimum()
     n = len(run.data.train_x)
     ends = [math.ceil(epoch * n / BATCH) for epoch in range(1, config["epochs"] + 1)]
-    found, initial, loss = [], run.evaluate()["loss"], 0.0
+    found, (initial, _), loss = [], run.start, 0.0
     for end in ends:
         while run.t < end and math.isfinite(loss):
             loss = run.step()
             run.t += 1
         value = run.objective() if math.isfinite(loss) else math.nan
-        if run.diverged(value, initial):
+        if run.diverged(value):
             return {"status": "diverged", "objective": None, "steps": run.t}
         found.append(value)
     return {"status": "ok", "objective": found[-LAST:], "steps": run.t, "initial_train_loss": initial}

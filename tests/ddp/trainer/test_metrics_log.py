@@ -75,3 +75,34 @@ def test_ranks_that_do_not_write_write_nothing(tmp_path):
         log.write_line(record(1), {})
         log.write_summary({})
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_not_finite_is_null(tmp_path):
+    def refuse(name):
+        raise AssertionError(name)
+
+    with MetricsLog(trainer_of(tmp_path)) as log:
+        log.add(record(1))
+        log.write_line(record(1), {"val_loss": float("inf"), "val_accuracy": float("nan")})
+        log.write_summary({"best": {"val_loss": float("-inf")}, "batches": [[0, float("nan")]], "steps": 1})
+    (line,) = [
+        json.loads(text, parse_constant=refuse) for text in (tmp_path / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert line["val_loss"] is line["val_accuracy"] is None and line["loss"] == 0.5
+    summary = json.loads((tmp_path / "summary.json").read_text(), parse_constant=refuse)
+    assert summary == {"best": {"val_loss": None}, "batches": [[0, None]], "steps": 1}
+
+
+@pytest.mark.parametrize("broken", [b"\0" * 20 + b"\n", b"\xff\xfe\n", b"[]\n", b"{}\n", b"\n", b'{"step": "3"}\n'])
+def test_a_line_that_a_power_failure_has_broken_is_left_out_and_told(broken, tmp_path, capsys):
+    with MetricsLog(trainer_of(tmp_path)) as log:
+        for step in (2, 4):
+            log.add(record(step))
+            log.write_line(record(step), {})
+    path = tmp_path / "metrics.jsonl"
+    first, second = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + broken + second)
+    with MetricsLog(trainer_of(tmp_path, 4)):
+        pass
+    assert [line["step"] for line in lines(tmp_path)] == [2, 4]
+    assert f"{path}: left out line 2" in capsys.readouterr().err

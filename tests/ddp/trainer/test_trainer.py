@@ -351,3 +351,29 @@ def test_gains_and_batches_that_follow_the_noise_scale_do_not_depend_on_the_rank
 def test_what_follows_the_noise_scale_needs_one():
     with pytest.raises(ConfigurationError, match="AdaScale and FollowNoise follow the noise scale: give the model a"):
         trainer_of(noise=False, batches=FollowNoise(1, 3, 30))
+
+
+# --- how often and how long ----------------------------------------------------------------------------------------
+
+
+def test_zero_is_never_but_at_the_end(tmp_path):
+    every = dict.fromkeys(("log_every", "eval_every", "checkpoint_every", "check_every"), 0)
+    trainer_of(out=tmp_path, **every).fit()
+    (line,) = lines_of(tmp_path)
+    assert line["step"] == STEPS and "val_loss" in line
+    (saved,) = checkpoint.steps_in(tmp_path / "checkpoints")
+    assert saved.name.endswith(str(STEPS))
+    trainer_of(out=tmp_path / "evaluated", **{**every, "eval_every": 7}).fit()
+    assert [line["step"] for line in lines_of(tmp_path / "evaluated")] == [7, 14, STEPS]
+
+
+@pytest.mark.parametrize(("given", "text"), [
+    ({"steps": None}, "a run has a length: give steps or epochs"),
+    ({"steps": -1}, "steps is at least 0, got -1"),
+    ({"steps": None, "epochs": -0.5}, "epochs is at least 0, got -0.5"),
+    ({"log_every": -1}, "log_every is at least 0, got -1"),
+    ({"patience": 0}, "patience is at least 1, got 0"),
+])  # fmt: skip
+def test_a_run_without_sense_is_refused(given, text):
+    with pytest.raises(ConfigurationError, match=text):
+        trainer_of(**given)

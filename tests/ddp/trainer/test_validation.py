@@ -14,6 +14,9 @@ from allgrad.ddp.trainer.validation import BestLoss
         (2, [3.0, 4.0, 2.0, 2.0, 5.0], 5, 2.0),  # an equal one is not lower
         (1, [3.0, 2.0, 1.0], None, 1.0),
         (1, [-1.0, -3.0, float("nan")], 3, -3.0),
+        (2, [float("nan"), 3.0, 2.0, 1.0], None, 1.0),
+        (2, [float("inf"), 3.0, 4.0, 5.0], 4, 3.0),
+        (2, [float("nan")] * 5, 2, None),
     ],
 )
 def test_a_run_stops_after_evaluations_without_a_lower_loss(patience, losses, stops, best):

@@ -8,13 +8,13 @@ from allgrad.launch.study import figures, fit
 from allgrad.launch.study.result import Figure
 
 
-def pictures(setting, tried, levels, scores, finalists, groups, logs, matter, order):
+def pictures(setting, tried, levels, scores, finalists, groups, compared, matter, order):
     budget = setting.equal if len(levels) == 1 else f"the first level of {setting.equal}"
     found = [
         Figure("trials", f"The {setting.measured} against each hyper-parameter: a point is a trial, bars are geometric "
                f"means of groups with 95 % intervals, the ring is the winner, crosses have failed. Budget: {budget}.",
-               lambda: _draw_trials(setting, tried, finalists, groups, logs)),
-        Figure("importance", f"Share of the variance of ln({setting.measured}) that each hyper-parameter explains by "
+               lambda: _draw_trials(setting, tried, finalists, groups, compared)),
+        Figure("importance", f"Share of the variance of {setting.compared} that each hyper-parameter explains by "
                f"itself, with 95 % intervals; ticks: what chance exceeds in 1 of 20 cases. Budget: {budget}.",
                lambda: _draw_importance(matter, order)),
     ]  # fmt: skip
@@ -29,7 +29,7 @@ def pictures(setting, tried, levels, scores, finalists, groups, logs, matter, or
     return found
 
 
-def _draw_trials(setting, tried, finalists, groups, logs):
+def _draw_trials(setting, tried, finalists, groups, compared):
     names = list(groups)
     columns = min(len(names), 4)
     rows = math.ceil(len(names) / columns)
@@ -42,27 +42,29 @@ def _draw_trials(setting, tried, finalists, groups, logs):
     for name, axes in zip(names, panels):
         dimension, (group, labels) = setting.space[name], groups[name]
         places, ends = _places(dimension, tried, group)
-        figures.logarithmic(axes.yaxis)
+        if setting.positive:
+            figures.logarithmic(axes.yaxis)
         if not dimension.choices and dimension.scale == "log":
             figures.logarithmic(axes.xaxis)
-        good = [(x, math.exp(y)) for x, y in zip(places, logs) if x is not None and math.isfinite(y)]
+        good = [(x, setting.back(y)) for x, y in zip(places, compared) if x is not None and math.isfinite(y)]
         if good:
             axes.plot(*zip(*good), ".", color=figures.GREY, markersize=3, alpha=0.6, zorder=2)
         for i in range(len(labels)):
-            values = [math.exp(y) for g, y in zip(group, logs) if g == i and math.isfinite(y)]
+            values = [setting.back(y) for g, y in zip(group, compared) if g == i and math.isfinite(y)]
             if values:
                 low, high = fit.mean_interval(values)
                 axes.fill_between(ends[i], low, high, color=figures.COLORS[0], alpha=0.25, linewidth=0)
                 axes.plot(ends[i], [fit.gmean(values)] * 2, color=figures.COLORS[0], linewidth=1.4)
         k = finalists["winner"]
         if places[k] is not None:
-            axes.plot(places[k], math.exp(logs[k]), "o", color=figures.COLORS[1], markersize=7, markerfacecolor="none")
+            look = {"color": figures.COLORS[1], "markersize": 7, "markerfacecolor": "none"}
+            axes.plot(places[k], setting.back(compared[k]), "o", **look)
         if dimension.choices:
             turned = {"rotation": 30, "ha": "right"} if sum(map(len, labels)) > 13 else {}
             axes.set_xticks(range(len(labels)), labels, **turned)
             axes.set_xlim(-0.6, len(labels) - 0.4)
         axes.set_xlabel(name.replace("_", " "))
-        figures.failed(axes, [x for x, y in zip(places, logs) if x is not None and not math.isfinite(y)])
+        figures.failed(axes, [x for x, y in zip(places, compared) if x is not None and not math.isfinite(y)])
     for axes in panels[::columns]:
         axes.set_ylabel(setting.measured)
     return figure
@@ -95,7 +97,7 @@ def _draw_importance(matter, order):
 
 
 def _draw_rungs(setting, levels, scores, finalists):
-    figure, axes = figures.new(x=figures.logarithmic, y=figures.logarithmic)
+    figure, axes = figures.new(x=figures.logarithmic, y=figures.logarithmic if setting.positive else None)
     shares = [1.0 / level.divisor for level in levels]
     for k in scores[0]:
         curve = [found[k] for found in scores if k in found and math.isfinite(found[k])]

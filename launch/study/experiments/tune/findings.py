@@ -19,22 +19,24 @@ PLAIN = {"quasi": "quasi-random search", "random": "random search", "grid": "gri
 
 def summarize(setting, tried, levels, scores, finalists, report_seeds, eta) -> Result:
     space, searched = setting.space, [d for d in setting.space.values() if not d.fixed]
-    logs = [math.log(scores[0][k]) if math.isfinite(scores[0][k]) else math.inf for k in range(len(tried))]
+    found = [scores[0][k] for k in range(len(tried))]
+    setting.positive = min(found) > 0.0
+    compared = [math.log(score) if setting.positive and math.isfinite(score) else score for score in found]
     groups = {d.name: importance.bins(d, [trial.values.get(d.name) for trial in tried]) for d in searched}
-    matter = {name: importance.importance(group, logs) for name, (group, _) in groups.items()}
+    matter = {name: importance.importance(group, compared) for name, (group, _) in groups.items()}
     order = sorted(matter, key=lambda name: -np.nan_to_num(matter[name].share, nan=-1.0))
-    pairs = _pairs(setting, tried, searched, logs)
-    all_effects = importance.additive_share([group for group, _ in groups.values()], logs)
+    pairs = _pairs(setting, tried, searched, compared)
+    all_effects = importance.additive_share([group for group, _ in groups.values()], compared)
     fresh = {role: [setting.value(row) for row in tried[k].fresh] for role, k in finalists.items()}
     tables = [
         _trials_table(setting, tried), _finalists_table(setting, tried, finalists, fresh),
-        _importance_table(setting, groups, logs, matter, order), _effects_table(setting, groups, logs, order),
+        _importance_table(setting, groups, compared, matter, order), _effects_table(setting, groups, compared, order),
         _pairs_table(setting, pairs),
     ]  # fmt: skip
     if len(levels) > 1:
         tables.append(_rungs_table(setting, levels, scores))
     checks = [
-        _ratio(f"the winner is better than the {role} on fresh seeds (ratio of the {setting.measured})", fresh, role)
+        _better(setting, fresh, role)
         for role in ("median trial", "runner-up") if role.split()[0] in fresh
     ]  # fmt: skip
     best = "runner-up" if any("runner-up" in c.claim and c.verdict == "FAIL" for c in checks) else "winner"
@@ -42,10 +44,10 @@ def summarize(setting, tried, levels, scores, finalists, report_seeds, eta) -> R
     result = Result(
         "tune", f"Which hyper-parameters lead to the least {setting.measured} under an equal budget, and which matter?",
         _headline(setting, tried, levels, finalists, fresh, checks, matter, order, pairs), checks, tables,
-        drawing.pictures(setting, tried, levels, scores, finalists, groups, logs, matter, order),
+        drawing.pictures(setting, tried, levels, scores, finalists, groups, compared, matter, order),
     )  # fmt: skip
     result.methods = _methods(setting, tried, levels, report_seeds, eta)
-    result.notes = _notes(setting, tried, finalists, fresh, logs, matter, all_effects)
+    result.notes = _notes(setting, tried, finalists, fresh, compared, matter, all_effects)
     spread = f"{_number(fit.gmean(_finite(fresh[best])))}"
     result.advice = f"Train with {_words(space, tried[finalists[best]])}" + (
         f": {line} (over fresh seeds, {setting.measured} {spread})" if line else f" ({setting.measured} {spread})"
@@ -68,13 +70,21 @@ def _words(space, trial):
                      if v is not None)  # fmt: skip
 
 
-def _ratio(claim, fresh, role):
-    """The claim that the winner's geometric mean over seeds is below another's; without a seed that works, nan."""
+def _better(setting, fresh, role):
+    """The claim that the winner's mean over seeds is below another's, by their ratio or, of any sign, difference."""
+    claim = f"the winner is better than the {role} on fresh seeds"
     ours, theirs = _finite(fresh["winner"]), _finite(fresh[role.split()[0]])
     if not (ours and theirs):
         value = 0.0 if ours else math.nan  # nan fails
-        return Check(claim, value, value, value, most=1.0)
-    return Check(claim, *fit.ratio(ours, theirs), most=1.0, seeds=min(len(ours), len(theirs)))
+        return Check(f"{claim} (ratio of the {setting.measured})", value, value, value, most=1.0)
+    seeds = min(len(ours), len(theirs))
+    if min(*ours, *theirs) > 0.0:
+        return Check(f"{claim} (ratio of the {setting.measured})", *fit.ratio(ours, theirs), most=1.0, seeds=seeds)
+    drawn = np.random.default_rng(0).integers(2**31, size=(2, fit.RESAMPLES, max(len(ours), len(theirs))))
+    means = [np.array(v)[k[:, : len(v)] % len(v)].mean(axis=1) for v, k in zip((ours, theirs), drawn)]
+    value = np.mean(ours) - np.mean(theirs)
+    claim = f"{claim} (difference of the {setting.measured})"
+    return Check(claim, float(value), *fit.interval(means[0] - means[1]), most=0.0, seeds=seeds)
 
 
 def _interval(values):
@@ -103,7 +113,7 @@ def _headline(setting, tried, levels, finalists, fresh, checks, matter, order, p
         f"{name} {100 * matter[name].share:.0f} % [{100 * matter[name].low:.0f}, {100 * matter[name].high:.0f}]"
         for name in known[:3]
     )
-    said += f". Of the variance of ln({setting.measured}), alone: {shares}." if known else (
+    said += f". Of the variance of {setting.compared}, alone: {shares}." if known else (
         ". No hyper-parameter alone explains more of the variance than chance would."
     )  # fmt: skip
     if pairs and pairs[0]["share"] > pairs[0]["chance"] and pairs[0]["beyond"] > 0.1:
@@ -168,10 +178,10 @@ def _finalists_table(setting, tried, finalists, fresh):
     )  # fmt: skip
 
 
-def _importance_table(setting, groups, logs, matter, order):
+def _importance_table(setting, groups, compared, matter, order):
     rows = []
     for name in order:
-        found, rates = matter[name], [bad / n for _, n, bad, _ in _by_group(groups[name], logs) if n]
+        found, rates = matter[name], [bad / n for _, n, bad, _ in _by_group(groups[name], compared) if n]
         rows.append({
             "name": name, "share": found.share, "ci_lo": found.low, "ci_hi": found.high, "chance": found.chance,
             "groups": found.groups, "n": found.n, "fail_least": min(rates, default=math.nan),
@@ -180,7 +190,7 @@ def _importance_table(setting, groups, logs, matter, order):
     return Table(
         "importance",
         ["name", "share", "ci_lo", "ci_hi", "chance", "groups", "n", "fail_least", "fail_most"], rows,
-        f"How much each hyper-parameter matters by itself: its share of the variance of ln({setting.measured}) among "
+        f"How much each hyper-parameter matters by itself: its share of the variance of {setting.compared} among "
         f"trials that succeeded{' at the first level' if setting.search == 'halving' else ''}.",
         {"name": "hyper-parameter", "share": "share of the variance between groups of its values (epsilon squared)",
          "chance": "what a hyper-parameter without effect exceeds in 1 of 20 cases",
@@ -190,18 +200,18 @@ def _importance_table(setting, groups, logs, matter, order):
     )  # fmt: skip
 
 
-def _by_group(groups, logs):
+def _by_group(groups, compared):
     """(label, trials, failed, logarithms of the others) of each group."""
     group, labels = groups
     for i, label in enumerate(labels):
-        found = [y for g, y in zip(group, logs) if g == i]
+        found = [y for g, y in zip(group, compared) if g == i]
         yield label, len(found), sum(not math.isfinite(y) for y in found), _finite(found)
 
 
-def _effects_table(setting, groups, logs, order):
+def _effects_table(setting, groups, compared, order):
     rows = []
     for name in order:
-        for label, n, bad, good in _by_group(groups[name], logs):
+        for label, n, bad, good in _by_group(groups[name], compared):
             values = [math.exp(y) for y in good]
             low, high = fit.mean_interval(values)
             rows.append({
@@ -216,14 +226,14 @@ def _effects_table(setting, groups, logs, order):
     )  # fmt: skip
 
 
-def _pairs(setting, tried, searched, logs):
+def _pairs(setting, tried, searched, compared):
     """Rows of all pairs of hyper-parameters, those first that explain most beyond each alone."""
     coarse = {d.name: importance.bins(d, [t.values.get(d.name) for t in tried], 3)[0] for d in searched}
     rows = []
     for first, second in itertools.combinations(coarse, 2):
         both = importance.crossed(coarse[first], coarse[second])
-        applies = [y if g is not None else math.inf for g, y in zip(both, logs)]
-        found = importance.importance(both, logs)
+        applies = [y if g is not None else math.inf for g, y in zip(both, compared)]
+        found = importance.importance(both, compared)
         alone = [importance.importance(coarse[name], applies, n=2).share for name in (first, second)]
         rows.append({
             "first": first, "second": second, "share": found.share, "ci_lo": found.low, "ci_hi": found.high,
@@ -235,7 +245,7 @@ def _pairs(setting, tried, searched, logs):
 def _pairs_table(setting, rows):
     return Table(
         "pairs", ["first", "second", "share", "ci_lo", "ci_hi", "chance", "beyond", "groups", "n"], rows,
-        f"How much two hyper-parameters explain of the variance of ln({setting.measured}) together, ranges in three "
+        f"How much two hyper-parameters explain of the variance of {setting.compared} together, ranges in three "
         "parts, and how much of it lies beyond what each explains alone: their interaction. One of many pairs may "
         "stand out by luck.",
         {"share": "share of the variance between groups of pairs of values (epsilon squared)",
@@ -281,7 +291,7 @@ def _methods(setting, tried, levels, report_seeds, eta):
         f"median trial were run again with seeds {', '.join(map(str, report_seeds))}; intervals are 95 %, "
         f"by {fit.RESAMPLES} resamples of the seeds.\n\n"
         f"Importance: trials are grouped by the value of one hyper-parameter, whatever the others are, and the share "
-        f"of the variance of ln({setting.measured}) between the groups is 1 - (SSW/(n-k))/(SST/(n-1)), Kelley's "
+        f"of the variance of {setting.compared} between the groups is 1 - (SSW/(n-k))/(SST/(n-1)), Kelley's "
         f"epsilon squared: on average 0 without effect. Intervals: {fit.RESAMPLES} resamples of the trials, moved by "
         f"their mean excess; chance: the 95 % quantile of shuffled values. It is that of this space (a wider range "
         f"matters more), of trials that succeeded (failures are counted apart), and of each alone: what two do only "
@@ -289,7 +299,7 @@ def _methods(setting, tried, levels, report_seeds, eta):
     )
 
 
-def _notes(setting, tried, finalists, fresh, logs, matter, all_effects):
+def _notes(setting, tried, finalists, fresh, compared, matter, all_effects):
     notes = []
     winner = tried[finalists["winner"]]
     for name in (d.name for d in setting.space.values() if d.at_edge(winner.values.get(d.name))):
@@ -307,8 +317,9 @@ def _notes(setting, tried, finalists, fresh, logs, matter, all_effects):
             notes.append(f"The {role} failed with {bad} of {len(values)} fresh seeds; its mean is that of the others.")
     best = _finite(fresh["winner"])
     if len(best) > 1:
-        noise, spread = np.std(np.log(best), ddof=1), np.std(_finite(logs), ddof=1) if len(_finite(logs)) > 1 else 0.0
-        notes.append(f"The seed alone moves ln({setting.measured}) of the winner by {noise:.2g} (standard deviation); "
+        noise = np.std(np.log(best) if setting.positive else best, ddof=1)
+        spread = np.std(_finite(compared), ddof=1) if len(_finite(compared)) > 1 else 0.0
+        notes.append(f"The seed alone moves {setting.compared} of the winner by {noise:.2g} (standard deviation); "
                      f"that of the trials is {spread:.2g}.")  # fmt: skip
     if math.isfinite(all_effects):
         notes.append(f"All hyper-parameters together, their effects added, explain {100 * max(all_effects, 0.0):.0f} % "

@@ -106,7 +106,7 @@ class Trial:
 
 @dataclass
 class Setting:
-    """What all trials have in common."""
+    """What all trials have in common; positive: whether all scores are above 0, so that their ratios mean something."""
 
     lab: Any
     work: Any
@@ -116,6 +116,7 @@ class Setting:
     metric: str
     sampler: str
     seeds: tuple[int, ...]
+    positive: bool = True
 
     def configure(self, values, seed, divisor=1) -> dict:
         """The configuration of a run of a trial with a part of the budget."""
@@ -153,7 +154,7 @@ class Setting:
         if value is None:
             return math.inf
         if not self.rising:
-            return value if value > 0.0 else 1e-12
+            return value
         part = self.work.loaded.train_x if self.metric.startswith("train") else self.work.loaded.val_x
         return max(1.0 - value, 0.5 / min(len(part), row["config"]["eval_samples"]))
 
@@ -169,6 +170,15 @@ class Setting:
     def measured(self) -> str:
         """The metric in words: what is the smaller the better."""
         return f"{self.metric.split('_')[0]} {'error' if self.rising else 'loss'}"
+
+    @property
+    def compared(self) -> str:
+        """What trials are compared by, in words: the logarithm of the metric, or itself if a trial's is not above 0."""
+        return f"ln({self.measured})" if self.positive else self.measured
+
+    def back(self, compared: float) -> float:
+        """The metric of what is compared."""
+        return math.exp(compared) if self.positive else compared
 
     def rank(self, tried) -> list[int]:
         """The trials that succeeded, the best first: those confirmed, those that got farthest, by score and number."""
