@@ -105,8 +105,8 @@ def huber_loss(prediction, target, reduction="mean", delta=1.0):
 @primitive
 def _huber(d, *, delta):
     n = namespace(d)
-    slope = n.where(n.abs(d) < delta, d, delta * n.sign(d))
-    return slope * (d - 0.5 * slope), lambda g: g * slope
+    near = n.clip(d, -delta, delta)
+    return near * (d - 0.5 * near), lambda g: g * n.where(n.abs(d) < delta, d, delta * n.sign(d))
 
 
 def nll_loss(log_probabilities, target, weight=None, ignore_index=-100, reduction="mean"):
