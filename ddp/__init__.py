@@ -13,7 +13,7 @@ if __name__ == "ddp":  # in a checkout, `import ddp` is `import allgrad.ddp`
 from allgrad.ddp.comm import Communicator, init
 from allgrad.ddp.data import ArrayDataset, Batch, DataLoader, Placement, Sampler, Shard
 from allgrad.ddp.errors import ConfigurationError, Diverged, OutOfStep, PeerLost
-from allgrad.ddp.parallel import DistributedDataParallel, evaluate, LocalSGD, LossScale, Zero
+from allgrad.ddp.parallel import DistributedDataParallel, evaluate, LocalSGD, LossScale, Weighted, Zero
 from allgrad.ddp.reduce import Exchange, ShardSum
 from allgrad.ddp.scaling import NoiseScale
 from allgrad.ddp.trace import Timeline
@@ -22,6 +22,6 @@ from allgrad.ddp.trainer import Callback, StepRecord, Trainer
 __all__ = [
     "ArrayDataset", "Batch", "Callback", "Communicator", "ConfigurationError", "DataLoader",
     "DistributedDataParallel", "Diverged", "Exchange", "LocalSGD", "LossScale", "NoiseScale", "OutOfStep",
-    "PeerLost", "Placement", "Sampler", "Shard", "ShardSum", "StepRecord", "Timeline", "Trainer", "Zero",
+    "PeerLost", "Placement", "Sampler", "Shard", "ShardSum", "StepRecord", "Timeline", "Trainer", "Weighted", "Zero",
     "evaluate", "init",
 ]  # fmt: skip

@@ -18,7 +18,6 @@ from allgrad.autograd.arrays import (
     as_operand,
     astype,
     cast_like,
-    full,
     integers,
     kind,
     logistic,
