@@ -128,11 +128,16 @@ def nll_loss(log_probabilities, target, weight=None, ignore_index=-100, reductio
     return _of_counted(-picked, labels, counts, weight, reduction)
 
 
+def _weights(weight, labels, loss):
+    """The weights of the labels' classes, in the dtype of the losses."""
+    return unwrap(Tensor(cast_like(unwrap(weight), unwrap(loss)))[labels])  # by an operation, which `capture` sees
+
+
 def _of_counted(loss, labels, counts, weight, reduction):
     """The losses of the labels that count, times their classes' weights, reduced."""
     loss = where(counts, loss, 0.0)
     if weight is not None:
-        counts = cast_like(unwrap(weight), unwrap(loss))[labels] * counts
+        counts = _weights(weight, labels, loss) * counts
         loss = loss * counts
     return _weighted_mean(loss, counts) if reduction == "mean" else _reduce(loss, reduction)
 
@@ -218,8 +223,6 @@ def _check_labels(name, shape, t):
 
 def _cross_entropy_of_counted(z, t, reduction, weight, ignore_index, smoothing):
     """`cross_entropy` for class weights, ignored labels and label smoothing."""
-    if weight is not None:
-        weight = cast_like(unwrap(weight), unwrap(z))
     counts = t != ignore_index
     labels = xp[type(t)].where(counts, t, 0)
     classes = 1 if z.ndim > 1 else 0
@@ -228,15 +231,15 @@ def _cross_entropy_of_counted(z, t, reduction, weight, ignore_index, smoothing):
     loss = _cross_entropy_of_rows(z, labels, "none")
     if not smoothing:
         return _of_counted(loss, labels, counts, weight, reduction)
-    log_p = log_softmax(z, classes)
+    log_p, weights = log_softmax(z, classes), counts
     if weight is not None:
-        loss = loss * weight[labels]
-        log_p = log_p * weight.reshape(-1, *(1,) * (z.ndim - classes - 1))
+        log_p = log_p * cast_like(unwrap(weight), unwrap(z)).reshape(-1, *(1,) * (z.ndim - classes - 1))
+        loss, weights = loss * (of_labels := _weights(weight, labels, loss)), of_labels * counts
     uniform = -log_p.sum(classes)
     loss = where(counts, (1.0 - smoothing) * loss + (smoothing / z.shape[classes]) * uniform, 0.0)
     if reduction != "mean":
         return _reduce(loss, reduction)
-    return _weighted_mean(loss, counts if weight is None else weight[labels] * counts)
+    return _weighted_mean(loss, weights)
 
 
 @lru_cache

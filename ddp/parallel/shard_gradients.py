@@ -4,7 +4,7 @@ import math
 from contextlib import nullcontext
 
 from allgrad.autograd import random
-from allgrad.autograd.arrays import full
+from allgrad.autograd.arrays import cast_like, full
 from allgrad.autograd.engine import unwrap
 from allgrad.autograd.ops import NoVarianceError
 from allgrad.autograd.replay import capture
@@ -106,7 +106,8 @@ def _backward(value, samples, scale, count):
     """
     tensor, weight, is_mean = weighted(value, samples)
     if is_mean:
-        tensor.backward(scale if count is None else scale * weight / count)
+        weighed = weight if isinstance(weight, int) else cast_like(weight, unwrap(tensor))
+        tensor.backward(scale if count is None else scale * weighed / count)
     else:
         divisor = weight if count is None else count
         tensor.backward(full(tensor.shape, scale / divisor if divisor else 0.0, unwrap(tensor)))
