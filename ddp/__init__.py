@@ -13,11 +13,12 @@ if __name__ == "ddp":  # in a checkout, `import ddp` is `import allgrad.ddp`
 from allgrad.ddp.comm import Communicator, init
 from allgrad.ddp.data import ArrayDataset, Batch, DataLoader, Placement, Sampler, Shard
 from allgrad.ddp.errors import ConfigurationError, Diverged, OutOfStep, PeerLost
-from allgrad.ddp.parallel import DistributedDataParallel, evaluate, LocalSGD, LossScale, Weighted, Zero
+from allgrad.ddp.parallel import DistributedDataParallel, evaluate, LocalSGD, LossScale, Zero
 from allgrad.ddp.reduce import Exchange, ShardSum
 from allgrad.ddp.scaling import NoiseScale
 from allgrad.ddp.trace import Timeline
 from allgrad.ddp.trainer import Callback, StepRecord, Trainer
+from allgrad.ddp.weighted import Weighted
 
 __all__ = [
     "ArrayDataset", "Batch", "Callback", "Communicator", "ConfigurationError", "DataLoader",

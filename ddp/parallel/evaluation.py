@@ -7,8 +7,8 @@ import numpy as np
 from allgrad.autograd import no_grad
 from allgrad.ddp.data import DataLoader
 from allgrad.ddp.errors import ConfigurationError
-from allgrad.ddp.parallel.weighted import measured
 from allgrad.ddp.reduce import ShardSum
+from allgrad.ddp.weighted import measured
 
 
 def evaluate(model, dataset, metrics, comm, shards, batch=1024, place=None) -> dict[str, float]:

@@ -9,7 +9,7 @@ from allgrad.autograd.engine import unwrap
 from allgrad.autograd.ops import NoVarianceError
 from allgrad.autograd.replay import capture
 from allgrad.ddp.errors import ConfigurationError, counted
-from allgrad.ddp.parallel.weighted import weighted
+from allgrad.ddp.weighted import weighted
 
 MOST_CAPTURED = 8  # functions, each for shards of one size and weight, that are kept
 SILENT = nullcontext()

@@ -1,5 +1,6 @@
 """The unit of a loss: a weighted sum over all shards, divided once, is the loss of the whole batch."""
 
+import itertools
 import math
 
 import numpy as np
@@ -20,7 +21,7 @@ from allgrad.ddp import (
     Weighted,
     evaluate,
 )
-from allgrad.ddp.parallel.weighted import weight_of_mean
+from allgrad.ddp.weighted import weight_of_mean
 
 N, T, D, CLASSES = 13, 6, 5, 4
 PADDING = -100
@@ -209,7 +210,7 @@ def test_training_says_that_nothing_counts_or_skips_the_step(on_nonfinite):
         parallel, optim.SGD(parallel, 0.1), loader, nothing_counts(model), metrics, steps=2, on_nonfinite=on_nonfinite
     )
     if on_nonfinite == "raise":
-        with pytest.raises(Diverged, match="nothing in the batch of step 0 counts.*on_nonfinite='skip'"):
+        with pytest.raises(Diverged, match=r"nothing in the batch of step 0 counts.*on_nonfinite='skip'"):
             trainer.fit()
     else:
         trainer.fit()
@@ -264,11 +265,11 @@ def test_what_a_loss_may_not_return(value, seen):
 
 def test_the_noise_scale_of_a_weighted_loss_is_that_of_its_shards_mean_gradients():
     """The analysis of variance of the shards' mean gradients, each with its share of the samples by weight."""
-    ours, theirs = LOSSES["ignored"]
+    ours, _ = LOSSES["ignored"]
     for shards in (3, 6):
         *_, parallel = backward(ours, None, shards, noise=NoiseScale(decay=0.0))
         bounds = np.cumsum([0, *(len(part) for part in np.array_split(np.arange(N), shards))])
-        parts = [slice(a, b) for a, b in zip(bounds, bounds[1:]) if VALID[a:b].sum()]
+        parts = [slice(a, b) for a, b in itertools.pairwise(bounds) if VALID[a:b].sum()]
         model = model_of()
         gradients = []
         for part in parts:
@@ -303,7 +304,8 @@ def test_metrics_are_means_rows_or_pairs(simulate):
         return {
             "mean": ag.cross_entropy(*flat(z, y)), "pair": (losses.sum(), counted(y).sum()),
             "weighted": Weighted(losses.sum().item(), int(counted(y).sum())), "rows": (z - t) ** 2.0,
-            "mean over all": ag.mse_loss(z, t), "number": float(len(x)), "none": (0.0, 0), "samples": z.numpy()[:, 0, 0],
+            "mean over all": ag.mse_loss(z, t), "number": float(len(x)), "none": (0.0, 0),
+            "samples": z.numpy()[:, 0, 0],
         }  # fmt: skip
 
     wanted = {
@@ -323,7 +325,7 @@ def test_metrics_are_means_rows_or_pairs(simulate):
 
 @pytest.mark.parametrize("bad", ["text", None, np.ones(2), np.ones((3, 13)), (1.0, 2.0, 3.0), (1.0, -2.0)])
 def test_what_a_metric_may_not_return(bad):
-    with pytest.raises(ConfigurationError, match="a metric of 13 samples returns|a weight is 0 or more"):
+    with pytest.raises(ConfigurationError, match=r"a metric of 13 samples returns|a weight is 0 or more"):
         evaluate(model_of(), (X,), lambda x: {"bad": bad}, DataLoader((X,), N).comm, 1)
 
 
