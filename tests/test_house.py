@@ -15,8 +15,8 @@ FLOORS = {  # package -> its rooms: each may import those before it
         "arrays", "engine", "init", "schedule", "random", "arena", "ops", "nn", "optim", "tools", "replay", "on_torch",
     ),
     "ddp": (
-        "errors", "files", "process", "shards", "compatibility", "comm", "reduce", "data", "scaling", "trace",
-        "parallel", "trainer",
+        "errors", "files", "process", "shards", "weighted", "compatibility", "comm", "reduce", "data", "scaling",
+        "trace", "parallel", "trainer",
     ),
     "launch": (
         "models", "options", "flags", "data", "transfer", "plan", "report", "launchers", "train", "checkpoints",

@@ -27,9 +27,10 @@ class Node:
     incoming  during a backward: the sum of the gradients that have arrived so far
     pending   during a backward: how many gradients are still to arrive
     stamp     an object that stands for the backward that `incoming` and `pending` belong to
+    mean_of   of a mean: the weight of what it is a mean over (see `engine.is_mean_of`), and else not there
     """
 
-    __slots__ = ("name", "edges", "shape", "incoming", "pending", "stamp")
+    __slots__ = ("name", "edges", "shape", "incoming", "pending", "stamp", "mean_of")
     version = 0
 
     def __init__(self, name, edges, shape):

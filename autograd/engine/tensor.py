@@ -22,9 +22,11 @@ class Tensor:
            level down (see `engine.transforms`)
     node   the Node or Leaf in the graph; None of a constant, so `requires_grad` is `node is not None`
     level  nesting level: 0 for ordinary work, k inside k nested derivatives
+
+    Of what a loss or `mean` returns there is also `mean_of`: see `is_mean_of`.
     """
 
-    __slots__ = ("data", "node", "level", "_master")
+    __slots__ = ("data", "node", "level", "mean_of", "_master")
     __array_ufunc__ = None  # ndarray * Tensor reaches Tensor.__rmul__ instead of building an object array
 
     def __init__(self, data, node: Any = None, level=0):
@@ -184,6 +186,18 @@ def attach_methods(*operations):
     """Make these operations methods of Tensor as well."""
     for operation in operations:
         setattr(Tensor, operation.__name__, operation)
+
+
+def is_mean_of(weight, mean):
+    """The tensor `mean`, marked as a mean over terms of this total weight: a count, or an array of shape () of weights.
+
+    Whoever has the means of several parts of a batch can then tell that of the whole, as `allgrad.ddp` does. Nothing
+    that is computed from the tensor has the mark.
+    """
+    mean.mean_of = weight
+    if mean.node is not None:
+        mean.node.mean_of = weight
+    return mean
 
 
 def unwrap(x):

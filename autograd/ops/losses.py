@@ -1,11 +1,15 @@
 """Losses. `reduction` is "mean" (over all elements), "sum" or "none" (one number for each element), as in torch.
 
+A mean has the mark `mean_of` (see `engine.is_mean_of`): the number of terms, or the sum of their weights where labels
+are ignored or classes weighted. The mean of no terms is nan, with gradients of zero.
+
 Wrong shapes and labels that are no class raise ValueError. Targets of classes are integers; all other arguments are
 tensors, arrays or numbers, and gradients flow to those that require them.
 """
 
 import math
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +17,7 @@ from allgrad.autograd.arrays import (
     NUMPY_TYPES,
     as_operand,
     astype,
-    full,
+    cast_like,
     integers,
     kind,
     logistic,
@@ -23,9 +27,9 @@ from allgrad.autograd.arrays import (
     to_numpy,
     xp,
 )
-from allgrad.autograd.engine import Tensor, primitive, reference_array, shape_of, unfused, unwrap
+from allgrad.autograd.engine import Tensor, is_mean_of, primitive, reference_array, shape_of, unfused, unwrap
 from allgrad.autograd.ops.activations import log_softmax, softplus
-from allgrad.autograd.ops.elementwise import abs, clamp, exp, log, sub, where
+from allgrad.autograd.ops.elementwise import abs, exp, log, mul, sub, where
 from allgrad.autograd.ops.indexing import take_along_dim
 from allgrad.autograd.ops.reductions import logsumexp
 from allgrad.autograd.ops.shapes import squeeze
@@ -39,8 +43,28 @@ def _check_reduction(name, reduction):
 
 def _reduce(loss, reduction):
     if reduction == "mean":
-        return loss.sum() * (1.0 / max(math.prod(loss.shape), 1))
+        if loss.dtype.itemsize == 2:  # whose sum may be too large for half precision
+            return loss.mean()
+        return loss.sum() * _part_of_mean(math.prod(loss.shape))
     return loss.sum() if reduction == "sum" else loss
+
+
+def _reduce_and_mark(loss, reduction):
+    found = _reduce(loss, reduction)
+    return is_mean_of(loss.size, found) if reduction == "mean" else found
+
+
+def _part_of_mean(count):
+    """What each of so many terms counts for in their mean."""
+    return 1.0 / count if count else math.nan
+
+
+def _weighted_mean(loss, weights):
+    """The sum of weighted losses, divided by that of the weights."""
+    weight = weights.sum()
+    n = xp[type(weight)]
+    divisor = astype(n.where(weight == 0, 1, weight), loss.dtype)
+    return is_mean_of(weight, where(weight == 0, math.nan, loss.sum() / divisor))
 
 
 def _check_same_shape(name, prediction, target):
@@ -52,20 +76,21 @@ def _check_same_shape(name, prediction, target):
 def mse_loss(prediction, target, reduction="mean"):
     """Squared error (prediction - target)**2, elementwise; both of one shape."""
     _check_same_shape("mse_loss", prediction, target)
-    return _squared_error(prediction, target, reduction=_check_reduction("mse_loss", reduction))
+    loss = _squared_error(prediction, target, reduction=_check_reduction("mse_loss", reduction))
+    return is_mean_of(math.prod(shape_of(prediction)), loss) if reduction == "mean" else loss
 
 
 @primitive
 def _squared_error(a, b, *, reduction):
     d = a - b
-    scale = 2.0 / max(math.prod(d.shape), 1) if reduction == "mean" else 2.0
+    scale = 2.0 * _part_of_mean(math.prod(d.shape)) if reduction == "mean" else 2.0
     return _reduce(d * d, reduction), lambda g: d * (g * scale), lambda g: d * (g * -scale)
 
 
 def l1_loss(prediction, target, reduction="mean"):
     """|prediction - target|, elementwise; both of one shape."""
     _check_same_shape("l1_loss", prediction, target)
-    return _reduce(abs(prediction - target), _check_reduction("l1_loss", reduction))
+    return _reduce_and_mark(abs(sub(prediction, target)), _check_reduction("l1_loss", reduction))
 
 
 def huber_loss(prediction, target, reduction="mean", delta=1.0):
@@ -73,9 +98,14 @@ def huber_loss(prediction, target, reduction="mean", delta=1.0):
     _check_same_shape("huber_loss", prediction, target)
     if not delta > 0:
         raise ValueError(f"huber_loss: delta must be above 0, got {delta}")
-    d = sub(prediction, target)
-    near = clamp(d, -delta, delta)
-    return _reduce(near * (d - 0.5 * near), _check_reduction("huber_loss", reduction))
+    return _reduce_and_mark(_huber(sub(prediction, target), delta=delta), _check_reduction("huber_loss", reduction))
+
+
+@primitive
+def _huber(d, *, delta):
+    n = namespace(d)
+    near = n.clip(d, -delta, delta)
+    return near * (d - 0.5 * near), lambda g: g * n.where(n.abs(d) < delta, d, delta * n.sign(d))
 
 
 def nll_loss(log_probabilities, target, weight=None, ignore_index=-100, reduction="mean"):
@@ -93,11 +123,23 @@ def nll_loss(log_probabilities, target, weight=None, ignore_index=-100, reductio
     labels = xp[type(t)].where(counts, t, 0)
     if math.prod(t.shape) and (labels.min() < 0 or labels.max() >= z.shape[classes]):
         raise _not_a_class("nll_loss", labels.reshape(-1), z.shape[classes])
-    w = astype(counts, z.dtype) if weight is None else to_backend_of(unwrap(weight), t)[labels] * counts
     at = labels.reshape(*labels.shape[:classes], 1, *labels.shape[classes:])
     picked = squeeze(take_along_dim(z, at, classes), classes)
-    loss = -picked * w
-    return loss.sum() / w.sum() if reduction == "mean" else _reduce(loss, reduction)
+    return _of_counted(-picked, labels, counts, weight, reduction)
+
+
+def _weights(weight, labels, loss):
+    """The weights of the labels' classes, in the dtype of the losses."""
+    return unwrap(Tensor(cast_like(unwrap(weight), unwrap(loss)))[labels])  # by an operation, which `capture` sees
+
+
+def _of_counted(loss, labels, counts, weight, reduction):
+    """The losses of the labels that count, times their classes' weights, reduced."""
+    loss = where(counts, loss, 0.0)
+    if weight is not None:
+        counts = _weights(weight, labels, loss) * counts
+        loss = loss * counts
+    return _weighted_mean(loss, counts) if reduction == "mean" else _reduce(loss, reduction)
 
 
 def kl_div(log_probabilities, target, reduction="mean", log_target=False):
@@ -111,8 +153,8 @@ def kl_div(log_probabilities, target, reduction="mean", log_target=False):
     else:
         loss = target * log(where(unwrap(target) > 0, target, 1.0)) - target * log_probabilities
     if reduction == "batchmean":
-        return loss.sum() / log_probabilities.shape[0]
-    return _reduce(loss, _check_reduction("kl_div", reduction))
+        return is_mean_of(rows := log_probabilities.shape[0], loss.sum() / rows)
+    return _reduce_and_mark(loss, _check_reduction("kl_div", reduction))
 
 
 def cross_entropy(logits, target, reduction="mean", weight=None, ignore_index=-100, label_smoothing=0.0):
@@ -135,14 +177,30 @@ def cross_entropy(logits, target, reduction="mean", weight=None, ignore_index=-1
     shape = z.shape
     _check_labels("cross_entropy", shape, t)
     if weight is not None or label_smoothing or ignore_index >= 0:
-        return _smoothed(z, t, reduction, weight, ignore_index, label_smoothing)
-    if type(t) in NUMPY_TYPES or t.device.type == "cpu":  # another device checks them when it gets there: do not wait
+        return _cross_entropy_of_counted(z, t, reduction, weight, ignore_index, label_smoothing)
+    weight_of_mean: Any = math.prod(t.shape)
+    if _on_cpu(t):
         numbers, classes = astype(to_numpy(t), np.int64), shape[1 if len(shape) > 1 else 0]
         if np.maximum.reduce(numbers.view(np.uint64), axis=None, initial=0) >= classes:  # or negative
             if np.minimum.reduce(numbers, axis=None) == ignore_index:
-                return _smoothed(z, t, reduction, weight, ignore_index, label_smoothing)
+                return _cross_entropy_of_counted(z, t, reduction, weight, ignore_index, label_smoothing)
             raise _not_a_class("cross_entropy", t.reshape(-1), classes)
         t = numbers if type(t) in NUMPY_TYPES else t
+    elif ignore_index != -100:
+        return _cross_entropy_of_counted(z, t, reduction, weight, ignore_index, label_smoothing)
+    else:  # torch's kernel ignores these labels by itself
+        weight_of_mean = (t != ignore_index).sum()
+    loss = _cross_entropy_of_rows(z, t, reduction)
+    return is_mean_of(weight_of_mean, loss) if reduction == "mean" else loss
+
+
+def _on_cpu(labels):
+    """Whether they can be looked at now; another device checks them when it gets there: do not wait for it."""
+    return type(labels) in NUMPY_TYPES or labels.device.type == "cpu"
+
+
+def _cross_entropy_of_rows(z, t, reduction):
+    shape = z.shape
     if len(shape) == 2:
         return _softmax_cross_entropy(z, labels=t, reduction=reduction)
     z = z.reshape(1, -1) if len(shape) == 1 else z.permute(0, *range(2, len(shape)), 1).reshape(-1, shape[1])
@@ -163,19 +221,25 @@ def _check_labels(name, shape, t):
         raise ValueError(f"{name}: logits {tuple(shape)} need {needed}, got {t.dtype} of shape {tuple(t.shape)}")
 
 
-def _smoothed(z, t, reduction, weight, ignore_index, smoothing):
-    """`cross_entropy` for class weights, ignored labels and label smoothing, composed of other operations."""
-    log_p = log_softmax(z, 1 if z.ndim > 1 else 0)
-    loss = nll_loss(log_p, t, weight, ignore_index, reduction)
-    if not smoothing:
-        return loss
-    classes = 1 if z.ndim > 1 else 0
-    w = full(z.shape[classes : classes + 1], 1.0, unwrap(z)) if weight is None else to_backend_of(unwrap(weight), t)
+def _cross_entropy_of_counted(z, t, reduction, weight, ignore_index, smoothing):
+    """`cross_entropy` for class weights, ignored labels and label smoothing."""
     counts = t != ignore_index
-    uniform = -(log_p * w.reshape(-1, *(1,) * (z.ndim - classes - 1))).sum(classes) * counts
-    total = (w[xp[type(t)].where(counts, t, 0)] * counts).sum()
-    uniform = uniform.sum() / total if reduction == "mean" else _reduce(uniform, reduction)
-    return (1.0 - smoothing) * loss + (smoothing / z.shape[classes]) * uniform
+    labels = xp[type(t)].where(counts, t, 0)
+    classes = 1 if z.ndim > 1 else 0
+    if _on_cpu(t) and math.prod(t.shape) and (labels.min() < 0 or labels.max() >= z.shape[classes]):
+        raise _not_a_class("cross_entropy", labels.reshape(-1), z.shape[classes])
+    loss = _cross_entropy_of_rows(z, labels, "none")
+    if not smoothing:
+        return _of_counted(loss, labels, counts, weight, reduction)
+    log_p, weights = log_softmax(z, classes), counts
+    if weight is not None:
+        log_p = log_p * cast_like(unwrap(weight), unwrap(z)).reshape(-1, *(1,) * (z.ndim - classes - 1))
+        loss, weights = loss * (of_labels := _weights(weight, labels, loss)), of_labels * counts
+    uniform = -log_p.sum(classes)
+    loss = where(counts, (1.0 - smoothing) * loss + (smoothing / z.shape[classes]) * uniform, 0.0)
+    if reduction != "mean":
+        return _reduce(loss, reduction)
+    return _weighted_mean(loss, weights)
 
 
 @lru_cache
@@ -205,7 +269,7 @@ def _softmax_cross_entropy(z, *, labels, reduction):  # z (N, C), labels (N,)
         d.reshape(-1)[at] -= g
         return d
 
-    return total * (1.0 / max(n, 1)) if reduction == "mean" else total, vjp
+    return total * _part_of_mean(n) if reduction == "mean" else total, vjp
 
 
 def _not_a_class(name, labels, classes):
@@ -223,7 +287,7 @@ def _cross_entropy_with_probabilities(z, target, reduction, weight=None, smoothi
     log_p = log_softmax(z, classes)
     if weight is not None:
         log_p = log_p * to_backend_of(unwrap(weight), unwrap(z)).reshape(-1, *(1,) * (z.ndim - classes - 1))
-    return _reduce(-(target * log_p).sum(classes), reduction)
+    return _reduce_and_mark(-mul(log_p, target).sum(classes), reduction)
 
 
 def binary_cross_entropy(probabilities, target, weight=None, reduction="mean"):
@@ -233,7 +297,8 @@ def binary_cross_entropy(probabilities, target, weight=None, reduction="mean"):
     """
     _check_same_shape("binary_cross_entropy", probabilities, target)
     loss = _binary_cross_entropy_of(probabilities, target)
-    return _reduce(loss if weight is None else loss * weight, _check_reduction("binary_cross_entropy", reduction))
+    loss = loss if weight is None else mul(loss, cast_like(unwrap(weight), unwrap(loss)))
+    return _reduce_and_mark(loss, _check_reduction("binary_cross_entropy", reduction))
 
 
 @primitive
@@ -255,9 +320,12 @@ def binary_cross_entropy_with_logits(logits, target, reduction="mean", weight=No
     if ours != theirs:
         raise ValueError(f"{name}: logits {ours} and targets {theirs} must have one shape")
     reduction = _check_reduction(name, reduction)
-    return _binary_cross_entropy(
+    if type(target) is not Tensor:
+        target = to_backend_of(target, unwrap(logits))
+    loss = _binary_cross_entropy(
         logits, target, reduction=reduction, weight=unwrap(weight), positive=unwrap(pos_weight)
     )
+    return is_mean_of(math.prod(ours), loss) if reduction == "mean" else loss
 
 
 @primitive
@@ -276,7 +344,7 @@ def _binary_cross_entropy(z, t, *, reduction, weight, positive):
     by_one, by_zero = c * (u + n.maximum(-z, 0.0)), u + n.maximum(z, 0.0)
     loss = w * (t * by_one + (1.0 - t) * by_zero)
     p = logistic(z)
-    w = w * (1.0 / max(math.prod(loss.shape), 1)) if reduction == "mean" else w
+    w = w * _part_of_mean(math.prod(loss.shape)) if reduction == "mean" else w
 
     def by_logits(g):
         return (p * (1.0 - t + c * t) - c * t) * (w * g)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from allgrad.autograd.arrays import max_keepdims, normalize_axes, normalize_axis, xp
-from allgrad.autograd.engine import Tensor, attach_methods, primitive, unwrap
+from allgrad.autograd.engine import Tensor, attach_methods, is_mean_of, primitive, shape_of, unwrap
 from allgrad.autograd.ops.elementwise import abs, maximum, minimum, sign
 from allgrad.autograd.ops.indexing import take_along_dim
 from allgrad.autograd.ops.shapes import pad, permute, reshape, squeeze
@@ -19,12 +19,14 @@ from allgrad.autograd.ops.shapes import pad, permute, reshape, squeeze
 def _reduction(operation):
     """The user's form of a reduction: axis or dim, keepdims or keepdim, by position or by name."""
     name = operation.__name__
+    is_mean = name == "mean"
 
     def reduce(a, axis=None, keepdims=False, *, dim=None, keepdim=None, **static):
         axis = axis if dim is None else dim
         keepdims = keepdims if keepdim is None else keepdim
         axis = None if axis is None else normalize_axes(axis, np.ndim(unwrap(a)), name)
-        return operation(a, axis=axis, keepdims=keepdims, **static)
+        found = operation(a, axis=axis, keepdims=keepdims, **static)
+        return is_mean_of(math.prod(shape_of(a)), found) if is_mean and found.shape == () else found
 
     reduce.__name__ = reduce.__qualname__ = name
     reduce.__doc__ = operation.__doc__

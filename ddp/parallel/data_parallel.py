@@ -35,7 +35,9 @@ from allgrad.ddp.shards import shards_of_rank
 from allgrad.ddp.trace import Timeline
 
 BATCH_NORMS = ("shard", "sync")
-LOSS, NOISE = 0, 1  # of the extras behind the gradients: the sum of losses, and from there on what `NoiseScale` needs
+# Of the extras behind the gradients: the sum of losses, by how much their weights exceed the number of samples (0, in
+# any precision, where each sample has weight 1), how many shards have any weight, then what `NoiseScale` needs.
+LOSS, EXCESS, WEIGHTY, NOISE = range(4)
 SHORT_FORM = {  # keyword -> the field of `Exchange` that it sets
     "reduce": "reduce", "wire": "wire", "compress": "compress", "overlap": "overlap", "bucket": "bucket_bytes",
 }  # fmt: skip
@@ -93,6 +95,7 @@ class DistributedDataParallel:
         )  # fmt: skip
         self.all_at_once = takes_all_at_once(**configuration)  # why no exchange can overlap with backward, or None
         self.noise, self.scale = noise, scale
+        self.weight: float = 0.0  # of the last batch: of all the terms that its mean loss is over
         self.suspect: int | None = None  # this rank's first shard of the batch whose loss or gradient is not finite
         self.gradient_sum = gradient_sum(self.arena, self.comm, self.shards, exchange)
         if type(self.gradient_sum) is ShardSum and self.arena.on_cpu:
@@ -157,9 +160,14 @@ class DistributedDataParallel:
     def backward(self, batch, loss):
         """Compute the gradient of the mean loss over the global batch, and return that mean as a float.
 
-        loss(*arrays) gets one shard's arrays and returns a tensor: the mean over the shard's samples, or one number
-        a sample. Every shard is computed by itself, so that each matrix product has the same shape on any number of
-        ranks, and is weighted by its share of the batch, so that uneven shards count by their samples.
+        loss(*arrays) gets one shard's arrays and returns a tensor, the mean over the shard or one number a sample, or a
+        `Weighted`. Every shard is computed by itself, so that each matrix product has the same shape on any number of
+        ranks. The losses are summed over all shards and divided once by the sum of their weights: of the labels that
+        count where `ag.cross_entropy` ignores some, of the classes' weights where it has such, and else of samples. So
+        the mean is that over the whole batch, as one process without shards would compute it, however the labels that
+        count are spread over the shards.
+
+        Where nothing in the batch has any weight, the mean is nan and the gradient 0.
         """
         if batch.logical_shards != self.shards:
             raise ConfigurationError(
@@ -185,12 +193,13 @@ class DistributedDataParallel:
         if self.shards == 1 and isinstance(self.gradient_sum, ShardSum):
             return self._without_exchange(batch, loss)
         arena, extras, exchange = self.arena, self.arena.extras, self.overlap.current()
-        for shard, mean in self.shard_gradients.of_batch(batch, loss, exchange):
-            extras[LOSS] = mean * len(shard)
+        for shard, mean, weight in self.shard_gradients.of_batch(batch, loss, exchange):
+            extras[LOSS] = mean * weight if weight else 0.0
+            extras[EXCESS], extras[WEIGHTY] = weight - len(shard), weight > 0
             arena.zero_missing_grads()
             exchange.complete()
-            if self.noise is not None and len(shard):
-                self.noise.write_extras(extras[NOISE:], batch.size, len(shard))
+            if self.noise is not None and weight:
+                self.noise.write_extras(extras[NOISE:], batch.size, weight)
             if self.suspect is None and not math.isfinite(float(extras[LOSS]) + float(extras[NOISE])):
                 self.suspect = shard.index
             exchange.push()
@@ -198,16 +207,20 @@ class DistributedDataParallel:
         with self.timeline.span("exchange"):
             exchange.finish()
             self.statistics.finish()
+        total, excess, shards = extras[:NOISE].tolist()
+        self.weight = batch.size + excess
+        if excess and self.weight and not self.shard_gradients.mean_of_shard:
+            arena.grad *= batch.size / self.weight
         if self.noise is not None:
-            self.noise.observe(extras[NOISE:], batch.size, min(batch.size, self.shards))
+            self.noise.observe(extras[NOISE:], batch.size, self.weight, int(shards))
         self.overlap.record_time(time.perf_counter() - began)
-        return float(extras[LOSS]) / batch.size
+        return total / self.weight if self.weight else math.nan
 
     def _without_exchange(self, batch, loss):
         """The gradient of one shard, which is all there is or all that this step wants; its samples' mean loss."""
         (shard,) = batch.shards
         self.arena.zero_grad()
-        mean = self.shard_gradients.of_shard(batch, shard, loss, len(shard)) if len(shard) else 0.0
+        mean, self.weight = self.shard_gradients.of_shard(batch, shard, loss, None) if len(shard) else (0.0, 0)
         self.arena.zero_missing_grads()
         self._finish_gradients(slice(None))
         if not math.isfinite(mean):

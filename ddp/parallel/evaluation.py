@@ -1,42 +1,53 @@
 """Exact means over a data set, computed by all ranks."""
 
+import math
+
 import numpy as np
 
 from allgrad.autograd import no_grad
-from allgrad.autograd.arrays import to_numpy
-from allgrad.autograd.engine import unwrap
 from allgrad.ddp.data import DataLoader
+from allgrad.ddp.errors import ConfigurationError
 from allgrad.ddp.reduce import ShardSum
+from allgrad.ddp.weighted import measured
 
 
 def evaluate(model, dataset, metrics, comm, shards, batch=1024, place=None) -> dict[str, float]:
     """The mean of each metric over the data set: every sample once, no padding, the same bits on any number of ranks.
 
-    metrics(*arrays) gets some samples' arrays and returns {name: one number a sample}. The model is in evaluation
-    mode meanwhile. place: see `DataLoader`. Sums are taken in float64, over each logical shard in order and over the
-    shards as a tree.
+    metrics(*arrays) gets some samples' arrays and returns {name: value}, each time of the same names. A value is
+
+        one number a sample, or an array (N, ...), of which the mean over all elements is taken
+        a mean over the samples; what a loss such as `ag.cross_entropy` returns counts by the weight of its terms
+        a pair (sum, weight), or `Weighted`: both are summed before they are divided; nan where all weights are 0
+
+    The model is in evaluation mode meanwhile. place: see `DataLoader`. Sums are taken in float64, over each logical
+    shard in order and over the shards as a tree.
     """
     loader = DataLoader(dataset, max(batch, shards), comm, shards, shuffle="never", place=place)
     metric_sum = ShardSum(comm, shards)
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     sums: dict = dict.fromkeys(loader.own_shards, 0.0)
     names: list[str] = []
-    with no_grad():
-        for one in loader.epoch(0):
-            for shard in one.shards:
-                if len(shard):
-                    values = metrics(*shard.arrays)
-                    names = list(values)
-                    found = [to_numpy(unwrap(v)) for v in values.values()]
-                    sums[shard.index] += np.array([np.sum(v, dtype=np.float64) for v in found])
-    for module, training in modes:  # each its own: a frozen batch norm stays in evaluation mode
-        module.training = training
+    model.eval()
+    try:
+        with no_grad():
+            for one in loader.epoch(0):
+                for shard in one.shards:
+                    if len(shard):
+                        values = metrics(*shard.arrays)
+                        if names and names != [*values]:
+                            raise ConfigurationError(f"metrics returned {names} and then {[*values]}: always the same")
+                        names = [*values]
+                        sums[shard.index] += np.array([measured(v, len(shard)) for v in values.values()]).reshape(-1)
+    finally:
+        for module, training in modes:  # each its own: a frozen batch norm stays in evaluation mode
+            module.training = training
     if len(loader.dataset) < shards:  # some ranks have seen no sample, and do not know what was measured
         names = next(n for n in comm.all_gather_object(names) if n)
-    result = np.zeros(len(names))
+    result = np.zeros(2 * len(names))
     for v, shard_sums in sums.items():
-        result = np.zeros(len(names)) + shard_sums
+        result = np.zeros(2 * len(names)) + shard_sums
         metric_sum.push(v, result)
     metric_sum.finish(result)
-    return {name: float(x) / len(loader.dataset) for name, x in zip(names, result)}
+    pairs = result.reshape(-1, 2).tolist()
+    return {name: total / weight if weight else math.nan for name, (total, weight) in zip(names, pairs)}

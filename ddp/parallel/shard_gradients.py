@@ -4,14 +4,16 @@ import math
 from contextlib import nullcontext
 
 from allgrad.autograd import random
-from allgrad.autograd.arrays import full
+from allgrad.autograd.arrays import cast_like, full
 from allgrad.autograd.engine import unwrap
 from allgrad.autograd.ops import NoVarianceError
 from allgrad.autograd.replay import capture
 from allgrad.ddp.errors import ConfigurationError, counted
+from allgrad.ddp.weighted import weighted
 
 MOST_CAPTURED = 8  # functions, each for shards of one size and weight, that are kept
 SILENT = nullcontext()
+NOTHING = math.nan, 0  # mean loss and weight of no samples
 
 
 class ShardGradients:
@@ -23,7 +25,7 @@ class ShardGradients:
     timeline         a `Timeline` that is told of forward and backward
     scale            a `LossScale` by which losses are multiplied, or None
     capture          whether forward and backward are captured once for shards of one size and weight, and replayed
-    mean_of_shard    whether gradients are those of the mean over the shard's samples, not over the batch's
+    mean_of_shard    whether gradients are those of the shard's mean loss, and not its part of the batch's
     sync_batch_norm  a `SyncBatchNorm` in which all shards take turns, or None
     """
 
@@ -33,37 +35,42 @@ class ShardGradients:
         self.captured: dict = {}
 
     def of_batch(self, batch, loss, exchange):
-        """Pairs (shard, mean loss of its samples), with the shard's gradient in the arena while a pair is looked at.
+        """Triples (shard, its mean loss, its weight), with the shard's gradient in the arena while one is looked at.
+
+        The gradient is that of the sum of losses, divided by the samples of the batch: what is still to be done for the
+        batch's mean loss is to multiply by its samples and divide by its weight, where these are not the same. A shard
+        without samples has a loss of nan and weight 0.
 
         exchange is told before the backward of each, and may listen to it: see `ExchangeAfterBackward`.
         """
         if self.sync_batch_norm is not None:
             compute = lambda shard: self.of_shard(batch, shard, loss, batch.size)
-            for shard, mean in self.sync_batch_norm.in_turns(batch, compute):
+            for shard, found in self.sync_batch_norm.in_turns(batch, compute):
                 exchange.begin(shard.index)
-                yield shard, mean
+                yield shard, *(found or NOTHING)
             return
         try:
             for shard in batch.shards:
                 self.arena.zero_grad()
                 self.arena.extras[:] = 0.0
                 exchange.begin(shard.index)
-                count = len(shard) if self.mean_of_shard else batch.size
+                count = None if self.mean_of_shard else batch.size
                 listening = exchange.listening()
-                yield shard, self.of_shard(batch, shard, loss, count, listening) if len(shard) else 0.0
+                yield shard, *(self.of_shard(batch, shard, loss, count, listening) if len(shard) else NOTHING)
         finally:
             self.arena.redirect_grads()
 
     def of_shard(self, batch, shard, loss, count, listening=SILENT):
-        """Add the gradient of the shard's losses, summed and divided by `count`; returns its samples' mean loss.
+        """Add the gradient of the sum of the shard's losses, divided by `count`; returns (mean loss, weight).
 
+        count      None stands for the shard's own weight
         listening  the context of the backward
         """
         samples, span = len(shard), self.timeline.span
         scale = 1.0 if self.scale is None else self.scale.value
         if self.capture:
             with random.keyed(batch.seed, "forward", batch.step, shard.index), listening:
-                return _mean(self._replayed(loss, samples, scale, count)(*shard.arrays), samples)
+                return _numbers(*self._replayed(loss, samples, scale, count)(*shard.arrays))
         with random.keyed(batch.seed, "forward", batch.step, shard.index), span("forward", shard=shard.index):
             try:
                 value = loss(*shard.arrays)
@@ -75,17 +82,15 @@ class ShardGradients:
                     fewer="fewer shards, " if self.sync_batch_norm is None else "",
                 ) from None  # fmt: skip
         with listening, span("backward", shard=shard.index):
-            _backward(value, samples, scale, count)
-        return _mean(value, samples)
+            found = _backward(value, samples, scale, count)
+        return _numbers(*found)
 
     def _replayed(self, loss, samples, scale, count):
         """Forward and backward of shards of so many samples as one captured function of their arrays."""
         key = loss, samples, scale, count
 
         def forward_backward(*arrays):
-            value = loss(*arrays)
-            _backward(value, samples, scale, count)
-            return value
+            return _backward(loss(*arrays), samples, scale, count)
 
         if key not in self.captured:
             if len(self.captured) == MOST_CAPTURED:
@@ -95,15 +100,24 @@ class ShardGradients:
 
 
 def _backward(value, samples, scale, count):
-    """Backward from the losses of a shard's samples, or from their mean: times `scale`, divided by `count`."""
-    if value.shape not in ((), (samples,)):
-        raise ValueError(
-            f"the loss of a shard of {counted(samples, 'sample')} must be a scalar (their mean) or of shape "
-            f"({samples},), got shape {value.shape}"
-        )
-    like = unwrap(value)
-    value.backward(scale * samples / count if value.shape == () else full((samples,), scale / count, like))
+    """Backward from what a shard's loss has returned: `weighted`, of which the gradient is that of the sum.
+
+    It is multiplied by `scale` and divided by `count`, or by the weight if that is None.
+    """
+    tensor, weight, is_mean = weighted(value, samples)
+    if is_mean:
+        weighed = weight if isinstance(weight, int) else cast_like(weight, unwrap(tensor))
+        tensor.backward(scale if count is None else scale * weighed / count)
+    else:
+        divisor = weight if count is None else count
+        tensor.backward(full(tensor.shape, scale / divisor if divisor else 0.0, unwrap(tensor)))
+    return tensor, weight, is_mean
 
 
-def _mean(value, samples):
-    return value.item() if value.shape == () else math.fsum(value.tolist()) / samples
+def _numbers(tensor, weight, is_mean):
+    """(mean loss, weight) as Python numbers."""
+    weight = weight if isinstance(weight, int) else float(weight)
+    if is_mean:
+        return tensor.item(), weight
+    total = math.fsum(tensor.tolist()) if tensor.shape else tensor.item()
+    return total / weight if weight else math.nan, weight

@@ -30,7 +30,7 @@ class SyncBatchNorm:
         self.gradients: dict = {}  # shard -> (its flat gradients, the leaves that are views of them)
 
     def in_turns(self, batch, f):
-        """Pairs (shard, f(shard)) for this rank's shards, 0 for one without samples. Collective.
+        """Pairs (shard, f(shard)) for this rank's shards, None for one without samples. Collective.
 
         f computes forward and backward of a shard. When a pair is handed out, its gradient is in the arena, and its
         running statistics are in the model.
@@ -55,7 +55,7 @@ class SyncBatchNorm:
                         leaf.hook(leaf)
                 for t in self.statistics.tensors:
                     t.assign(turns[shard.index].own[t, "data"])
-            yield shard, values.get(shard.index, 0.0)
+            yield shard, values.get(shard.index)
 
     def _turns(self, shard, f):
         """A shard's forward and backward, with leaves and running statistics of its own."""

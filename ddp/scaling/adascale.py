@@ -4,16 +4,15 @@ import math
 
 from allgrad.autograd.schedule import Schedule, constant
 
-LEAST_VARIANCE = 1e-6
-
 
 def gain(variance, squared, scale):
     """r = (sigma^2 + mu^2) / (sigma^2 / S + mu^2), in [1, S]: the steps at the base batch that a step is worth.
 
-    sigma^2 is the variance of the gradient of the base batch, summed over its elements, and mu^2 its squared mean.
+    sigma^2 is the variance of the gradient of the base batch, summed over its elements, and mu^2 its squared mean. The
+    gain has no unit: it is 1 where there is no variance, whatever the size of the gradients.
     """
-    variance, squared = max(variance, LEAST_VARIANCE), max(squared, 0.0)
-    return (variance + squared) / (variance / scale + squared)
+    variance, squared = max(variance, 0.0), max(squared, 0.0)
+    return (variance + squared) / (variance / scale + squared) if variance else 1.0
 
 
 class AdaScale:

@@ -49,9 +49,15 @@ def curvature(model, loss, x, *targets, examples=80, iterations=30, seed=0) -> C
         raise ConfigurationError(f"examples are 2 or more and iterations 1 or more, got {examples} and {iterations}")
     gradient = frozen.gradient()
     signal, along = float(gradient @ gradient), float(gradient @ hessian_product(frozen, gradient))
-    terms = []
+    terms, weights = [], set()
     for i in random.permutation(len(frozen), seed, "curvature")[:examples]:
-        g = frozen.gradient(slice(i, i + 1))
+        g, weight = frozen.gradient_and_weight(slice(i, i + 1))
+        weights.add(weight)
+        if len(weights) > 1:
+            raise ConfigurationError(
+                f"curvature takes a loss in which every sample counts alike, got weights "
+                f"{' and '.join(f'{w:g}' for w in sorted(weights))}"
+            )
         terms.append(float(g @ hessian_product(frozen, g)))
     trace, defined = math.fsum(terms) / len(terms) - along, along > 0.0
     error = float(np.std(terms, ddof=1)) / math.sqrt(len(terms)) if len(terms) > 1 else math.inf
@@ -79,7 +85,7 @@ def hessian_product(frozen: Frozen, v):
         for container, key, p in places:
             container[key] = flat[positions[names[id(p)]]]
         x, *targets = frozen.samples()
-        return mean(loss(frozen.model(x), *targets))
+        return mean(loss(frozen.model(x), *targets), len(x))[0]
 
     try:
         return to_numpy(hvp(of_weights, to_backend_of(frozen.weights, arena.data), to_backend_of(v, arena.data)))

@@ -8,6 +8,9 @@ their weighted mean g, the analysis of variance gives the unbiased
 
 for shards of any sizes. Both are averaged over steps before the ratio is taken: a mean of ratios would be biased.
 
+The unit is the sample, which is what a batch is counted in. Where a loss is a weighted sum (over the labels that count,
+or with classes' weights), b_v is the shard's share of the n samples by weight: n w_v / sum_u w_u.
+
 The interval is Fieller's for a ratio of means (1954, "Some Problems in Interval Estimation"): all B for which the mean
 of trace - B signal over the steps is within Student's t of 0. It has no upper end while the signal is not significantly
 above 0, which the delta method cannot say.
@@ -95,23 +98,28 @@ class NoiseScale:
         for i in range(len(self.chunks))[which]:
             self.squares[i] = sum([float(g @ g) for g in self.chunks[i]])
 
-    def write_extras(self, extras, samples, length):
-        """Write sum_v b_v |g_v|^2, for all layers together and each of them, of one squared shard of `length` samples.
+    def write_extras(self, extras, samples, weight):
+        """Write w_v |g_v|^2, for all layers together and each of them, of one squared shard of weight w_v.
 
-        The arena held the shard's gradient as b_v g_v / n, and n^2 / b_v times its square is b_v |g_v|^2.
+        The arena held the shard's gradient as w_v g_v / n, and n^2 / w_v times its square is w_v |g_v|^2.
         """
-        factor = samples * samples / length
+        factor = samples * samples / weight
         extras[0] = sum(self.squares) * factor
         if self.layer_averages is not None:
             for i, squared in enumerate(self.squares, 1):
                 extras[i] = squared * factor
 
-    def observe(self, extras, samples, shards):
-        """One step, from the extras' sums and the gradient of the batch that the arena holds."""
+    def observe(self, extras, samples, weight, shards):
+        """One step, from the extras' sums and the gradient of the batch that the arena holds.
+
+        samples, weight   of the batch
+        shards            those that have any weight
+        """
         self.square()
-        self.update(samples, shards, float(extras[0]), sum(self.squares))
+        share = samples / weight if weight else 0.0  # of a sample in one unit of weight
+        self.update(samples, shards, share * float(extras[0]), sum(self.squares))
         if self.layer_averages is not None and self.last is not None:
-            weighted = to_numpy(extras)[1 : len(self.squares) + 1].astype(np.float64)
+            weighted = share * to_numpy(extras)[1 : len(self.squares) + 1].astype(np.float64)
             self.layer_averages.update(*_pair(samples, shards, weighted, np.array(self.squares)))
 
     def update(self, samples, shards, weighted, squared):

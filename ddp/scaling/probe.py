@@ -3,7 +3,7 @@
 In training |G|^2 may fall a thousandfold within the memory of a moving average; here nothing moves. All functions work
 on a copy of the model in float64 and evaluation mode, so that training does not notice them, and take
 
-    loss(outputs, *targets)   the mean over the samples, or one number a sample: `ag.cross_entropy`, for example
+    loss(outputs, *targets)   the mean over the samples, one number a sample, or a `Weighted`: `ag.cross_entropy`
     x, targets                arrays whose first axis counts the samples
 """
 
@@ -18,9 +18,10 @@ from allgrad.autograd import nn, random
 from allgrad.autograd.arena import arena_of
 from allgrad.autograd.arrays import to_backend_of, to_numpy
 from allgrad.ddp.comm import Communicator
-from allgrad.ddp.errors import ConfigurationError
+from allgrad.ddp.errors import ConfigurationError, counted
 from allgrad.ddp.scaling.noise_scale import fieller, ratio
 from allgrad.ddp.shards import shards_of_rank
+from allgrad.ddp.weighted import weighted
 
 ELEMENTWISE = (
     nn.ELU, nn.GELU, nn.Hardtanh, nn.Identity, nn.LeakyReLU, nn.ReLU, nn.Sigmoid, nn.SiLU, nn.Softplus, nn.Tanh,
@@ -78,18 +79,26 @@ class Frozen:
 
     def gradient(self, indices=slice(None), weights=None):
         """Of the mean loss of some samples, at other weights if given."""
+        return self.gradient_and_weight(indices, weights)[0]
+
+    def gradient_and_weight(self, indices=slice(None), weights=None):
+        """The gradient, and how much the samples' mean loss counts among others: see `ddp.weighted`."""
         self.arena.data[...] = to_backend_of(self.weights if weights is None else weights, self.arena.data)
         self.arena.bump_versions()
         self.arena.zero_grad()
         x, *targets = self.samples(indices)
-        mean(self.loss(self.model(x), *targets)).backward()
+        value, weight = mean(self.loss(self.model(x), *targets), len(x))
+        if weight:
+            value.backward()
         self.arena.zero_missing_grads()
-        return to_numpy(self.arena.grad).copy()
+        return to_numpy(self.arena.grad).copy(), weight
 
 
-def mean(values):
-    """A loss that is one number, or one a sample, as one number."""
-    return values if values.shape == () else values.mean()
+def mean(value, samples):
+    """What a loss has returned for some samples as (their mean, its weight)."""
+    tensor, weight, is_mean = weighted(value, samples)
+    weight = float(weight)
+    return (tensor if is_mean else tensor.sum() * (1.0 / (weight or math.nan))), weight
 
 
 def noise_of_batches(model, loss, x, *targets, batch, count=32, seed=0, comm=None) -> NoiseEstimate:
@@ -106,23 +115,31 @@ def noise_of_batches(model, loss, x, *targets, batch, count=32, seed=0, comm=Non
             f"{len(frozen)} samples: take fewer or smaller ones"
         )
     order = random.permutation(len(frozen), seed, "probe")[: count * batch].reshape(count, batch)
-    mine = [frozen.gradient(order[i]) for i in range(*shards_of_rank(comm.rank, comm.size, count))]
-    rows = np.array([row for rows in comm.all_gather_object(mine) for row in rows])
+    mine = [frozen.gradient_and_weight(order[i]) for i in range(*shards_of_rank(comm.rank, comm.size, count))]
+    found = [pair for pairs in comm.all_gather_object(mine) for pair in pairs]
+    rows, weights = (np.array(column) for column in zip(*found))
     products = rows @ rows.T  # all that norms of means of micro-batches need
-    trace, signal = _analysis(products, batch)
-    without = [_analysis(np.delete(np.delete(products, i, 0), i, 1), batch) for i in range(count)]
+    trace, signal = _analysis(products, weights, batch)
+    without = [
+        _analysis(np.delete(np.delete(products, i, 0), i, 1), np.delete(weights, i), batch) for i in range(count)
+    ]
     pseudo = count * np.array([trace, signal]) - (count - 1) * np.array(without)  # (count, 2)
     x, y = (pseudo - pseudo.mean(0)).T
     interval = fieller(trace, signal, [x @ x, x @ y, y @ y], (count, count))
     return NoiseEstimate(trace, signal, interval)
 
 
-def _analysis(products, batch):
-    """Unbiased (tr(Sigma), |G|^2) from the inner products of micro-batches' gradients."""
+def _analysis(products, weights, batch):
+    """Unbiased (tr(Sigma), |G|^2) from the inner products of micro-batches' mean gradients, which have these weights.
+
+    The residual of a micro-batch, what it adds to the error of the ratio G, is w_i (g_i - G) over the mean weight.
+    """
     count = len(products)
-    squared = products.sum() / count**2  # of the mean
-    trace = batch * (np.trace(products) - count * squared) / (count - 1)
-    return float(trace), float(squared - trace / (count * batch))
+    w = weights / weights.mean()
+    with_mean = products @ w / count
+    squared = w @ with_mean / count  # of the mean
+    trace = batch * float(w * w @ (np.diag(products) - 2.0 * with_mean + squared)) / (count - 1)
+    return trace, float(squared - trace / (count * batch))
 
 
 def noise_of_examples(model, loss, x, *targets) -> ExactNoise:
@@ -156,7 +173,13 @@ def noise_of_examples(model, loss, x, *targets) -> ExactNoise:
             kept.append((layer, to_numpy(inputs.detach().data), probe))
             h = h + probe
     frozen.arena.zero_grad()
-    mean(loss(h, *targets)).backward()
+    value, weight = mean(loss(h, *targets), n)
+    if weight % n:
+        raise ConfigurationError(
+            f"exact noise scales take a loss in which every sample counts alike, and {counted(n, 'sample')} have "
+            f"weight {weight:g}: use noise_of_batches"
+        )
+    value.backward()
     frozen.arena.zero_missing_grads()
     squares = np.zeros(n)
     for layer, inputs, probe in kept:

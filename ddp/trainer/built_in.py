@@ -79,6 +79,9 @@ class SkipSteps(Callback):
     def skip_or_raise(self, trainer, loss, norm, lr):
         """Undo what the step has changed so far, or raise Diverged; on all ranks alike. Collective."""
         parallel, scale = trainer.parallel, trainer.parallel.scale
+        if not parallel.weight and self.on_nonfinite == "raise":
+            seen = f"nothing in the batch of step {trainer.step} counts: all its labels are ignored, or of weight 0"
+            raise Diverged("{seen.value}; take larger batches, or give {on_nonfinite:skip}", seen=seen)
         # Of float16, which will be mended by half the scale, if that is not below 1.
         overflow = scale is not None and scale.value >= 2.0
         if not overflow and (self.on_nonfinite == "raise" or self.in_a_row >= MOST_SKIPPED):

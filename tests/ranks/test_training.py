@@ -7,6 +7,7 @@ import pytest
 
 import allgrad as ag
 from allgrad import nn, optim
+from allgrad.autograd.arrays import to_numpy
 from allgrad.autograd.random import generator
 from allgrad.ddp import (
     Communicator,
@@ -191,3 +192,40 @@ def test_an_error_in_the_training_is_raised_where_it_happens(comm):
     trainer.loss = lambda x, y: ag.cross_entropy(trainer.model(x), y, "none").reshape(-1, 1)
     with pytest.raises(ValueError, match=r"the loss of a shard of [45] samples must be a scalar"):
         trainer.fit()
+
+
+# --- the unit of a loss ----------------------------------------------------------------------------------------------
+
+SEQUENCES, TOKENS = 11, 4
+TOKEN_X = generator("tokens").standard_normal((SEQUENCES, TOKENS, 6)).astype("f4")
+TOKEN_LABELS = np.where(np.arange(TOKENS) < (np.arange(SEQUENCES) * 3 % 5)[:, None], np.arange(TOKENS) % 3, -100)
+
+
+def token_gradient(comm, device, weight, way):
+    """(loss, noise scale's trace, flat gradient) of a batch of which some labels are ignored and classes weighted."""
+    model = mlp(1).to(device=device)
+    parallel = DistributedDataParallel(model, comm, 7, noise=NoiseScale(decay=0.0), **way)
+    loader = DataLoader((TOKEN_X, TOKEN_LABELS), SEQUENCES, comm, 7, shuffle="never", place=Placement(device))
+
+    def loss(x, y):
+        return ag.cross_entropy(model(x.reshape(-1, 6)), y.reshape(-1), weight=weight)
+
+    value = parallel.backward(loader.batch(0), loss)
+    return value, parallel.noise.trace, to_numpy(parallel.arena.grad).copy()
+
+
+@pytest.mark.parametrize(
+    ("device", "way"), [("numpy", {}), ("numpy", {"overlap": "bucket", "bucket": 64}), ("cpu", {})]
+)
+@pytest.mark.parametrize("weight", [None, np.array([0.3, 2.0, 1.1], "f4")], ids=["ignored", "weighted"])
+def test_labels_that_count_make_one_mean_over_all_ranks(comm, device, weight, way):
+    value, trace, gradient = token_gradient(comm, device, weight, way)
+    alone_value, alone_trace, alone_gradient = token_gradient(Communicator(), device, weight, way)
+    assert (value, trace) == (alone_value, alone_trace) and np.array_equal(gradient, alone_gradient)
+    if device == "numpy":  # the whole batch at once, without shards
+        model = mlp(1)
+        loss = ag.cross_entropy(model(TOKEN_X.reshape(-1, 6)), TOKEN_LABELS.reshape(-1), weight=weight)
+        loss.backward()
+        parallel = DistributedDataParallel(model, None, 1)
+        np.testing.assert_allclose(value, loss.item(), rtol=1e-6)
+        np.testing.assert_allclose(gradient, parallel.arena.grad, rtol=0, atol=1e-6)

@@ -98,7 +98,7 @@ class Shuffled(runner.Run):
             frozen.arena.data[...] = w
             frozen.arena.bump_versions()
             frozen.arena.zero_grad()
-            value = mean(loss(*frozen.samples()))
+            value, _ = mean(loss(*(arrays := frozen.samples())), len(arrays[0]))
             value.backward()
             frozen.arena.zero_missing_grads()
             return value.item() + penalty / 2.0 * float(w @ w), frozen.arena.grad + penalty * w

@@ -5,9 +5,9 @@ import pytest
 
 import allgrad as ag
 from allgrad import nn
-from allgrad.autograd.random import generator
+from allgrad.autograd.random import generator, permutation
 from allgrad.ddp import ConfigurationError
-from allgrad.ddp.scaling import Frozen, noise_of_batches, noise_of_examples
+from allgrad.ddp.scaling import Frozen, curvature, noise_of_batches, noise_of_examples
 from tests.ddp.scaling.network import LABELS, N, X, network
 
 
@@ -117,3 +117,28 @@ def test_the_ranks_share_the_micro_batches(simulate):
     assert len(results) == 4 and len({*results}) == 1
     with pytest.raises(ConfigurationError, match="got 32 of 2 from 40 samples: take fewer or smaller ones"):
         noise_of_batches(model, ag.cross_entropy, X, LABELS, batch=2)
+
+
+# --- losses that weigh samples ---------------------------------------------------------------------------------------
+
+
+def test_micro_batches_count_by_the_labels_that_count():
+    """The trace is that of the ratio of sums: each micro-batch's part in it, less its share of the whole gradient."""
+    labels = np.where(np.arange(N) % 3 == 0, -100, LABELS)
+    found = noise_of_batches(network(), ag.cross_entropy, X, labels, batch=5, count=N // 5)
+    order = permutation(N, 0, "probe")[: N // 5 * 5].reshape(-1, 5)
+    frozen = Frozen(network(), ag.cross_entropy, X, labels)
+    weights = (labels[order] >= 0).sum(1)
+    sums = np.array([w * frozen.gradient(at) for w, at in zip(weights, order)])
+    G = frozen.gradient(order.reshape(-1))
+    residuals = (sums - weights[:, None] * G) / weights.mean()
+    trace = 5 * np.sum(residuals**2) / (len(order) - 1)
+    assert (found.trace, found.signal) == pytest.approx((trace, G @ G - trace / order.size), rel=1e-9)
+
+
+def test_exact_probes_refuse_samples_that_count_for_more_or_less():
+    labels = np.where(np.arange(N) % 3 == 0, -100, LABELS)
+    with pytest.raises(ConfigurationError, match=r"every sample counts alike.*use noise_of_batches"):
+        noise_of_examples(network(), ag.cross_entropy, X, labels)
+    with pytest.raises(ConfigurationError, match=r"every sample counts alike, got weights 0 and 1"):
+        curvature(network(), ag.cross_entropy, X, labels, iterations=1)
