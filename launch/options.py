@@ -164,9 +164,10 @@ OPTIONS = (
     Option("on_nonfinite", str, "raise", "a step whose loss or gradient is not finite ends the run, or is left out (at "
            "most 20 in a row)", among=("raise", "skip")),
     Option("patience", int, None, "stop after so many evaluations without a better validation loss", least=1),
-    Option("eval_every", int, None, "steps between evaluations (default: an epoch)", least=1),
-    Option("log_every", int, 10, "steps between lines of metrics.jsonl", least=1, shapes_weights=False),
-    Option("checkpoint_every", int, None, "steps between checkpoints (default: only at the end)", least=1,
+    Option("eval_every", int, None, "steps between evaluations (default: an epoch; 0: only at the end)", least=0),
+    Option("log_every", int, 10, "steps between lines of metrics.jsonl (0: only evaluations)", least=0,
+           shapes_weights=False),
+    Option("checkpoint_every", int, None, "steps between checkpoints (default, and 0: only at the end)", least=0,
            shapes_weights=False),
     Option("trace", str, None, "write a timeline of all ranks to this file, for chrome://tracing or Perfetto, and say "
            "in a few lines where the time goes", shapes_weights=False),

@@ -41,7 +41,7 @@ def train(asked: dict) -> dict:
             config["model"], data, config["seed"], config["init"], config["dropout"], stored(config["dtype"])
         )
     )
-    remarks = [models.remark(model)]
+    remarks = [data.remark, models.remark(model)]
     if config["init_from"] and saved is None:
         source = comm.agree_or_raise(lambda: transfer.read(Path(config["init_from"])) if comm.rank == 0 else None)
         tensors, digest = comm.broadcast_object(source)

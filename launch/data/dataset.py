@@ -7,6 +7,8 @@ from functools import cached_property
 
 import numpy as np
 
+LARGE_INPUTS = 10.0  # root mean square, from which on they are worth a remark
+
 
 @dataclass(frozen=True, eq=False)
 class Data:
@@ -50,6 +52,19 @@ class Data:
     def outputs(self) -> int:
         """Numbers that a model has to predict: one a class, or one a regression target."""
         return self.train_y.shape[1] if self.classes is None else self.classes
+
+    @property
+    def remark(self) -> str | None:
+        """What learning rates that are usual for inputs of about 1 would not expect, as pixels from 0 to 255."""
+        if self.train_x.dtype.kind != "f" or not self.train_x.size:
+            return None
+        size = math.sqrt(float(np.mean(np.square(self.train_x, dtype=np.float64))))
+        if size < LARGE_INPUTS:
+            return None
+        return (
+            f"inputs are of size {size:.3g} (root mean square), and usual learning rates are for about 1: scale them, "
+            f"or lower --lr"
+        )
 
     def form(self) -> dict:
         """What a model for such data can be made from again (see `placeholder`), as JSON values."""

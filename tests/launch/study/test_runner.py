@@ -1,10 +1,16 @@
 """One run: what it trains, when it ends, what its row says."""
 
 import math
+import tempfile
 
+import numpy as np
 import pytest
 
-from allgrad import ddp
+import allgrad as ag
+from allgrad import ddp, nn
+from allgrad.autograd.random import generator
+from allgrad.launch.study import Lab
+from allgrad.launch.study.experiments import tune
 from allgrad.launch.study.runner import Run, configuration, execute, to_target
 from allgrad.launch.study.workload import Workload
 
@@ -92,3 +98,60 @@ def test_shards_of_one_process_are_those_of_ranks():
 def test_what_cannot_be_run(given, message):
     with pytest.raises(ddp.ConfigurationError, match=message):
         configuration(DIGITS, given.pop("optimizer", None), **{"target": 0.1, **given})
+
+
+class Gaussian(nn.Module):
+    """A regression whose loss is a log-likelihood: of any sign."""
+
+    def __init__(self, inputs, outputs):
+        self.fc, self.log_deviation = nn.Linear(inputs, outputs), nn.Parameter(np.array(-1.0))
+
+    def __call__(self, x):
+        return self.fc(x)
+
+
+def likelihood(unit, shift):
+    def objective(model, data):
+        def losses(x, y):
+            z = (model(x) - y) * ag.exp(-model.log_deviation)
+            return ((z * z * 0.5 + model.log_deviation).reshape(len(x)) + shift) * unit
+
+        return lambda x, y: losses(x, y).mean(), lambda x, y: {"loss": losses(x, y)}
+
+    return objective
+
+
+X = generator("likelihood").standard_normal((256, 3)).astype("f4")
+Y = (X @ np.array([[1.0], [2.0], [3.0]], "f4")).astype("f4")
+DATA = X[:200], Y[:200], X[200:], Y[200:]
+
+
+@pytest.mark.parametrize(("unit", "shift"), [(1.0, 0.0), (1.0, -100.0), (1.0, -61.5), (1e3, -61.5), (1e-4, 50.0)])
+def test_neither_sign_nor_unit_of_a_loss_makes_a_run_diverge(unit, shift):
+    work = Workload(DATA, Gaussian, objective=likelihood(unit, shift))
+    found = execute(configuration(work, "adam", lr=0.01, batch=50, steps=100))
+    assert found["status"] == "ok" and found["steps"] == 100
+    run = Run(configuration(work, "adam", lr=0.01, batch=50, steps=100))
+    first, spread = run.start
+    assert not run.diverged(first + 10.0 * spread) and run.diverged(first + 25.0 * max(spread, abs(first)))
+    assert run.diverged(math.inf) and run.diverged(math.nan)
+
+
+def test_trials_are_ranked_by_losses_below_zero():
+    work = Workload(DATA, Gaussian, objective=likelihood(1.0, -100.0))
+    with tempfile.TemporaryDirectory() as directory, Lab(directory, jobs=1) as lab:
+        found = tune.run(
+            lab,
+            work,
+            space={"lr": "log:1e-4..1e-1", "optimizer": "sgd,adam"},
+            trials=8,
+            steps=20,
+            report_seeds=(100, 101),
+        )
+    losses = [(row["rank"], row["val_loss"]) for row in found.tables[0].rows if row["rank"]]
+    assert len({loss for _, loss in losses}) == 8 and [loss for _, loss in sorted(losses)] == sorted(
+        x for _, x in losses
+    )
+    assert "difference of the val loss" in found.checks[0].claim and "ln(" not in found.headline
+    for figure in found.figures:
+        figure.draw()
