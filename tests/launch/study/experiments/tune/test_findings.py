@@ -1,6 +1,7 @@
 """What is said of the trials of a search."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,7 +15,10 @@ from allgrad.launch.study.experiments.tune import findings
      ((0.5, math.inf), (0.6,), "PASS")],
 )  # fmt: skip
 def test_a_winner_that_fails_with_every_fresh_seed_is_no_winner(winner, median, verdict):
-    assert findings._ratio("", {"winner": winner, "median": median}, "median trial").verdict == verdict
+    assert (
+        findings._better(SimpleNamespace(measured="loss"), {"winner": winner, "median": median}, "median trial").verdict
+        == verdict
+    )
 
 
 @pytest.mark.parametrize("seed, said", [(0, True), (1, False)])
