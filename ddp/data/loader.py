@@ -1,10 +1,13 @@
 """Batches of a data set, as the logical shards that this rank computes."""
 
+import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from allgrad.autograd.arrays import to_numpy
 from allgrad.ddp.comm import Communicator
 from allgrad.ddp.data.augment import Draws
 from allgrad.ddp.data.placement import Placement
@@ -27,7 +30,10 @@ class Shard:
 
 @dataclass(slots=True)
 class Batch:
-    """A global batch as one rank sees it: how many samples it has on all ranks, and this rank's shards of it."""
+    """A global batch as one rank sees it: how many samples it has on all ranks, and this rank's shards of it.
+
+    origin: which data and which order it is from, in words that all ranks must have alike.
+    """
 
     step: int
     epoch: int
@@ -35,6 +41,7 @@ class Batch:
     logical_shards: int
     seed: int
     shards: list[Shard]
+    origin: str = ""
 
 
 class ArrayDataset:
@@ -57,7 +64,8 @@ class ArrayDataset:
 class DataLoader:
     """Cuts a data set into global batches, and these into logical shards.
 
-    dataset       a tuple of arrays, or an object with `len` and `dataset[integer array] -> tuple of arrays`
+    dataset       a tuple of arrays, or an object with `len` and `dataset[integer array] -> tuple of arrays`: the whole
+                  data set on every rank, with the same samples at the same indices
     global_batch  samples a step, over all ranks
     comm, shards  who computes what; shards defaults to the number of ranks
     seed, shuffle, boundary   see `Sampler`
@@ -88,6 +96,17 @@ class DataLoader:
         """Steps an epoch."""
         return self.sampler.steps_per_epoch
 
+    @cached_property
+    def origin(self) -> str:
+        """The data and the order of their samples, in words: what ranks must have alike. Looks at three samples."""
+        sampler = self.sampler
+        arrays = [to_numpy(a) for a in self.dataset[np.array([0, sampler.samples // 2, sampler.samples - 1])]]
+        digest = hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)).hexdigest()[:8]
+        return (
+            f"{counted(sampler.samples, 'sample')} ({digest}) in batches of {sampler.global_batch}, shuffle "
+            f"{sampler.shuffle!r}, seed {self.seed}, boundary {sampler.boundary!r}"
+        )
+
     def epoch(self, epoch):
         """The batches of one epoch."""
         return self.steps(self.sampler.steps_in(epoch), self.sampler.steps_in(epoch + 1))
@@ -109,7 +128,8 @@ class DataLoader:
             if self.augment is not None and part.start < part.stop:
                 arrays = augmented(self.augment, arrays, Draws(self.seed, indices[part], epochs[part]))
             shards.append(Shard(v, indices[part], self.place(arrays)))
-        return Batch(step, self.sampler.epoch_of(step), len(indices), self.shards, self.seed, shards)
+        origin = self.origin if self.comm.size > 1 else ""
+        return Batch(step, self.sampler.epoch_of(step), len(indices), self.shards, self.seed, shards, origin)
 
 
 def augmented(augment, arrays, draws):

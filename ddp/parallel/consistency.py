@@ -7,7 +7,7 @@ import numpy as np
 
 from allgrad.autograd.arrays import to_numpy
 from allgrad.ddp.comm import activity
-from allgrad.ddp.errors import ConfigurationError, OutOfStep
+from allgrad.ddp.errors import ConfigurationError, OutOfStep, counted
 
 
 def compare_models(comm, tensors: dict):
@@ -28,6 +28,22 @@ def compare_models(comm, tensors: dict):
 
 def _described(tensor):
     return "nothing" if tensor is None else "{!r} {} {}".format(*tensor)
+
+
+def compare_batches(comm, batch):
+    """Raise ConfigurationError on every rank if the ranks do not have the same batch. Collective."""
+    compare_data(comm, f"step {batch.step} of {counted(batch.size, 'sample')}, from {batch.origin or 'elsewhere'}")
+
+
+def compare_data(comm, mine: str):
+    """Raise ConfigurationError on every rank if the ranks do not have the same data, told in words. Collective."""
+    everyones = comm.all_gather_object(mine)
+    for rank, theirs in enumerate(everyones):
+        if theirs != everyones[0]:
+            raise ConfigurationError(
+                f"the data differ between ranks: rank 0 has {everyones[0]}, where rank {rank} has {theirs}; give the "
+                f"whole data set to every rank, in the same way, and take the same steps"
+            )
 
 
 def compare_parameters(comm, arena):

@@ -3,6 +3,7 @@
 import difflib
 import math
 import time
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from allgrad.autograd.arrays import is_torch
 from allgrad.ddp.comm import Communicator, activity
 from allgrad.ddp.compatibility import check, takes_all_at_once
 from allgrad.ddp.errors import ConfigurationError, counted
-from allgrad.ddp.parallel.consistency import compare_models, compare_parameters, first_not_finite
+from allgrad.ddp.parallel.consistency import compare_batches, compare_models, compare_parameters, first_not_finite
 from allgrad.ddp.parallel.local_sgd import LocalSGD, LocalSteps
 from allgrad.ddp.parallel.running_statistics import RunningStatistics
 from allgrad.ddp.parallel.shard_gradients import ShardGradients
@@ -36,8 +37,9 @@ from allgrad.ddp.trace import Timeline
 
 BATCH_NORMS = ("shard", "sync")
 # Of the extras behind the gradients: the sum of losses, by how much their weights exceed the number of samples (0, in
-# any precision, where each sample has weight 1), how many shards have any weight, then what `NoiseScale` needs.
-LOSS, EXCESS, WEIGHTY, NOISE = range(4)
+# any precision, where each sample has weight 1), how many shards have any weight, a number that stands for the batch,
+# then what `NoiseScale` needs.
+LOSS, EXCESS, WEIGHTY, KEY, NOISE = range(5)
 SHORT_FORM = {  # keyword -> the field of `Exchange` that it sets
     "reduce": "reduce", "wire": "wire", "compress": "compress", "overlap": "overlap", "bucket": "bucket_bytes",
 }  # fmt: skip
@@ -95,6 +97,7 @@ class DistributedDataParallel:
         )  # fmt: skip
         self.all_at_once = takes_all_at_once(**configuration)  # why no exchange can overlap with backward, or None
         self.noise, self.scale = noise, scale
+        self.rounded = wire_of(exchange.wire) is not None  # whether sums are rounded to half precision
         self.weight: float = 0.0  # of the last batch: of all the terms that its mean loss is over
         self.suspect: int | None = None  # this rank's first shard of the batch whose loss or gradient is not finite
         self.gradient_sum = gradient_sum(self.arena, self.comm, self.shards, exchange)
@@ -192,10 +195,10 @@ class DistributedDataParallel:
                 return self._without_exchange(batch, loss)
         if self.shards == 1 and isinstance(self.gradient_sum, ShardSum):
             return self._without_exchange(batch, loss)
-        arena, extras, exchange = self.arena, self.arena.extras, self.overlap.current()
+        arena, extras, exchange, key = self.arena, self.arena.extras, self.overlap.current(), self._key(batch)
         for shard, mean, weight in self.shard_gradients.of_batch(batch, loss, exchange):
             extras[LOSS] = mean * weight if weight else 0.0
-            extras[EXCESS], extras[WEIGHTY] = weight - len(shard), weight > 0
+            extras[EXCESS], extras[WEIGHTY], extras[KEY] = weight - len(shard), weight > 0, key
             arena.zero_missing_grads()
             exchange.complete()
             if self.noise is not None and weight:
@@ -207,7 +210,9 @@ class DistributedDataParallel:
         with self.timeline.span("exchange"):
             exchange.finish()
             self.statistics.finish()
-        total, excess, shards = extras[:NOISE].tolist()
+        total, excess, shards, keys = extras[:NOISE].tolist()
+        if keys != key * self.shards:
+            compare_batches(self.comm, batch)
         self.weight = batch.size + excess
         if excess and self.weight and not self.shard_gradients.mean_of_shard:
             arena.grad *= batch.size / self.weight
@@ -215,6 +220,14 @@ class DistributedDataParallel:
             self.noise.observe(extras[NOISE:], batch.size, self.weight, int(shards))
         self.overlap.record_time(time.perf_counter() - began)
         return total / self.weight if self.weight else math.nan
+
+    def _key(self, batch):
+        """A number that stands for the batch, small enough for its sum over all shards to be exact in any precision."""
+        if self.comm.size == 1:
+            return 0
+        exact = 2**8 if self.rounded or self.arena.dtype.itemsize == 2 else 2**24
+        text = f"{batch.step} {batch.size} {batch.seed} {batch.origin}"
+        return zlib.crc32(text.encode()) % max(1, min(exact // self.shards, 4093))
 
     def _without_exchange(self, batch, loss):
         """The gradient of one shard, which is all there is or all that this step wants; its samples' mean loss."""

@@ -7,6 +7,7 @@ import numpy as np
 from allgrad.autograd import no_grad
 from allgrad.ddp.data import DataLoader
 from allgrad.ddp.errors import ConfigurationError
+from allgrad.ddp.parallel.consistency import compare_data
 from allgrad.ddp.reduce import ShardSum
 from allgrad.ddp.weighted import measured
 
@@ -24,6 +25,8 @@ def evaluate(model, dataset, metrics, comm, shards, batch=1024, place=None) -> d
     shard in order and over the shards as a tree.
     """
     loader = DataLoader(dataset, max(batch, shards), comm, shards, shuffle="never", place=place)
+    if comm.size > 1:
+        compare_data(comm, loader.origin)
     metric_sum = ShardSum(comm, shards)
     modes = [(module, module.training) for module in model.modules()]
     sums: dict = dict.fromkeys(loader.own_shards, 0.0)

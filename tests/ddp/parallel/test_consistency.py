@@ -17,6 +17,7 @@ from allgrad.ddp import (
     NoiseScale,
     OutOfStep,
     Trainer,
+    evaluate,
 )
 from allgrad.ddp.comm import Communicator
 from allgrad.ddp.trainer import checkpoint
@@ -187,3 +188,38 @@ def test_an_overflow_of_half_precision_is_skipped_anyway():
 def test_an_unknown_policy_is_refused():
     with pytest.raises(ConfigurationError, match="on_nonfinite is raise or skip, got 'ignore'"):
         trainer_of(on_nonfinite="ignore")
+
+
+# --- batches -----------------------------------------------------------------------------------------------------
+
+
+def loader_of(comm, *, x=X, y=Y, batch=6, at=0, **options):
+    return DataLoader((x, y), batch, comm, 3, **options), at
+
+
+@pytest.mark.parametrize("other", [
+    {"seed": 1}, {"x": X[:11], "y": Y[:11]}, {"x": X + 1.0}, {"batch": 4}, {"shuffle": "never"}, {"at": 1},
+    {"boundary": "carry"},
+], ids=lambda given: ",".join(given))  # fmt: skip
+@pytest.mark.parametrize("way", [{}, {"wire": "bfloat16"}, {"overlap": "bucket"}], ids=str)
+def test_ranks_with_other_batches_are_told_apart(other, way, simulate):
+    """A rank that has a part of the data only, another seed, or is a step ahead, is no rank of this training."""
+
+    def run(comm):
+        model = nn.Linear(2, 3)
+        parallel = DistributedDataParallel(model, comm, 3, **way)
+        loader, at = loader_of(comm, **(other if comm.rank else {}))
+        for step in range(6):  # a sum of half precision has room for few keys: two batches may have the same one
+            batch = loader.batch(step + at)
+            parallel.backward(batch, lambda x, y: ag.cross_entropy(model(x), y))
+
+    with pytest.raises(ConfigurationError, match=r"the data differ between ranks: rank 0 has .*step \d of"):
+        simulate(2, run)
+
+
+def test_ranks_evaluate_the_same_data(simulate):
+    def run(comm):
+        return evaluate(nn.Linear(2, 3), (X[: 12 - comm.rank],), lambda x: {"x": x[:, 0]}, comm, 3)
+
+    with pytest.raises(ConfigurationError, match=r"rank 0 has 12 samples .* where rank 1 has 11 samples"):
+        simulate(2, run)
