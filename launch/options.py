@@ -18,8 +18,9 @@ from allgrad.ddp.scaling import RULES
 from allgrad.launch.models import FORMS, INITS
 
 OPTIMIZERS = {
-    "sgd": optim.SGD, "adagrad": optim.Adagrad, "rmsprop": optim.RMSprop, "adam": optim.Adam, "adamw": optim.AdamW,
-    "lion": optim.Lion, "lars": optim.LARS, "lamb": optim.LAMB,
+    "sgd": optim.SGD, "adagrad": optim.Adagrad, "adadelta": optim.Adadelta, "rmsprop": optim.RMSprop,
+    "adam": optim.Adam, "adamw": optim.AdamW, "radam": optim.RAdam, "lion": optim.Lion, "lars": optim.LARS,
+    "lamb": optim.LAMB, "muon": optim.Muon,
 }  # fmt: skip
 
 

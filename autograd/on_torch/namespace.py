@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import (
     abs, add, amax, amin, broadcast_to, concatenate, cos, divide, einsum, exp, expm1, isfinite, log, log1p, matmul,
-    multiply, ones_like, permute, roll, sigmoid, sign, sin, sqrt, stack, subtract, tanh, trunc, zeros_like,
+    multiply, negative, ones_like, permute, roll, sigmoid, sign, sin, sqrt, stack, subtract, tanh, trunc, zeros_like,
 )  # fmt: skip
 from torch.special import erf
 

@@ -12,11 +12,24 @@ l1 sign(w), the subgradient of l1 |w|_1. In the formulas, g is the gradient afte
 
     groups={"*.bias": {"weight_decay": 0.0}, "head.*": {"lr_scale": 10.0}}
 
-Any of an optimizer's hyperparameters but `lr` may be named, and `lr_scale`, a factor of the learning rate. Every
-pattern that matches a parameter counts; where two set the same hyperparameter, the later one does. `no_decay(model)`
-makes the most usual groups.
+Any of an optimizer's hyperparameters may be named, and `lr_scale`, a factor of the learning rate. Every pattern that
+matches a parameter counts; where two set the same hyperparameter, the later one does. `no_decay(model)` makes the most
+usual groups. As in torch, a list of dicts with "params" makes groups too, and `optimizer.param_groups` has them: what
+is set there, as in `optimizer.param_groups[0]["lr"] = 0.01`, holds from the next step on.
 """
 
 from allgrad.autograd.optim.base import Optimizer, no_decay
-from allgrad.autograd.optim.clip import clip_grad_norm, clip_grad_value, grad_norm
-from allgrad.autograd.optim.optimizers import LAMB, LARS, SGD, Adagrad, Adam, AdamW, Lion, RMSprop
+from allgrad.autograd.optim.clip import clip_grad_norm, clip_grad_value, clip_grads_with_norm, grad_norm
+from allgrad.autograd.optim.optimizers import (
+    LAMB,
+    LARS,
+    SGD,
+    Adadelta,
+    Adagrad,
+    Adam,
+    AdamW,
+    Lion,
+    Muon,
+    RAdam,
+    RMSprop,
+)

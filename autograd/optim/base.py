@@ -4,7 +4,7 @@ A new rule is a subclass that names its state arrays and writes `update`: see `O
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from fnmatch import fnmatchcase
 from types import SimpleNamespace
 
@@ -12,9 +12,10 @@ import numpy as np
 
 from allgrad.autograd.arena import arena_of, existing_arena, named_parameters
 from allgrad.autograd.arrays import full, to_backend_of, to_numpy, xp
+from allgrad.autograd.engine import Tensor
 
-SMALLEST_NORMAL = {n: float(np.finfo(f"f{n}").tiny) for n in (2, 4, 8)}  # by the bytes of an element
-AT_LEAST_ZERO = "lr_scale", "weight_decay", "l1", "eps", "trust"  # hyperparameters
+SMALLEST_NORMAL = {n: float(np.finfo(f"f{min(n, 8)}").tiny) for n in (2, 4, 8, 12, 16)}  # by the bytes of an element
+AT_LEAST_ZERO = "lr", "lr_scale", "weight_decay", "l1", "eps", "trust", "lr_decay"  # hyperparameters
 CHUNK_ELEMENTS = 131_072  # a few arrays of this length share the cache, and a call is worth its overhead
 
 
@@ -28,11 +29,14 @@ class Optimizer:
                     t *= lr
                     w -= t
 
-    state   {name: array}, laid out like the arena, for each of `arrays` that the hyperparameters need
-    runs    (slice of the flat arrays, hyperparameters) for each stretch of neighbours with equal hyperparameters
-    steps   how many steps were taken; `lr` is a number or a function of it
+    state         {name: array}, laid out like the arena, for each of `arrays` that the hyperparameters need
+    runs          (slice of the flat arrays, hyperparameters) for each stretch of neighbours of one group
+    param_groups  the groups, as torch has them: dicts of a list "params" and the hyperparameters, which may be set,
+                  "lr" among them
+    steps         how many steps were taken; `lr` is a number or a function of it
 
-    owner: see `autograd.optim`. more: hyperparameters of the rule, which `groups` may set as well.
+    owner: see `autograd.optim`; or, as in torch, a list of dicts, each with "params" and hyperparameters of its own.
+    more: hyperparameters of the rule, which `groups` may set as well.
     """
 
     arrays: tuple[str, ...] = ()  # names of the state arrays; one with a hyperparameter's name is kept if that is not 0
@@ -40,12 +44,15 @@ class Optimizer:
     layerwise = False  # whether each chunk is one whole parameter, because the rule needs its norm
 
     def __init__(self, owner, lr: float | Callable[[int], float], groups=None, weight_decay=0.0, l1=0.0, **more):
+        owner, by_name = _of_dicts(type(self).__name__, owner, groups)
         self.arena = arena_of(owner)
         self.xp = xp[type(self.arena.data)]  # NumPy, or the same names on torch tensors
         at_least_zero(type(self).__name__, lr=0.0 if callable(lr) else lr)
         self.lr, self.steps = lr if callable(lr) else float(lr), 0
         self.part = slice(0, len(self.arena.data))  # of the flat arrays, which is updated and has state
-        self.runs = self._runs({"lr_scale": 1.0, "weight_decay": weight_decay, "l1": l1, **more}, groups or {})
+        hyperparameters = {"lr": None, "lr_scale": 1.0, "weight_decay": weight_decay, "l1": l1, **more}
+        self.param_groups: list[ParamGroup] = []
+        self.runs = self._runs(hyperparameters, groups or {}, by_name)
         needed = {name for _, h in self.runs for name in self.needs(h)}
         self.state = {name: self.xp.zeros_like(self.arena.data) for name in self.arrays if name in needed}
         self._chunks: list | None = None
@@ -63,20 +70,25 @@ class Optimizer:
         self.state = {name: flat[part] * 1.0 for name, flat in self.state.items()}
         self.part, self._chunks = part, None
 
-    def zero_grad(self):
-        """Forget the gradients of all parameters."""
+    def zero_grad(self, set_to_none=True):
+        """Forget the gradients of all parameters; set_to_none, of torch, changes nothing."""
         self.arena.zero_grad()
 
-    def step(self):
-        """Update every parameter once, by the gradients accumulated since `zero_grad`."""
+    def step(self, closure=None):
+        """Update every parameter once, by the gradients accumulated since `zero_grad`.
+
+        closure, if given, is called before: it computes the gradients, and what it returns is returned.
+        """
+        loss = closure() if closure is not None else None
         if self._chunks is None or self._chunks_of is not self.arena.grad:
             self._chunks, self._chunks_of = self._make_chunks(), self.arena.grad
         self.arena.zero_missing_grads()
         lr = self.current_lr
         self.steps += 1
         for h, chunks in self._chunks:
-            self.update(lr * h.lr_scale, h, chunks)
+            self.update(lr * h.lr_scale if h.lr is None else h.lr, h, chunks)
         self.arena.bump_versions()
+        return loss
 
     def update(self, lr, h, chunks) -> None:
         """Apply the rule to the chunks, all of which have hyperparameters h; lr includes their `lr_scale`.
@@ -92,7 +104,7 @@ class Optimizer:
 
     def check(self, h):
         """Raise ValueError if one of the hyperparameters h is out of its range."""
-        name, given = type(self).__name__, vars(h)
+        name, given = type(self).__name__, {key: value for key, value in vars(h).items() if value is not None}
         at_least_zero(name, **{key: given[key] for key in AT_LEAST_ZERO if key in given})
         betas = {f"beta{i}": beta for i, beta in enumerate(given.get("betas", ()), 1)}
         below_one(name, **{key: given[key] for key in self.fractions}, **betas)
@@ -101,7 +113,7 @@ class Optimizer:
         """The names of the state arrays that the rule uses with hyperparameters h: no "momentum" if h.momentum is 0."""
         return [name for name in self.arrays if getattr(h, name, True)]
 
-    def _runs(self, hyperparameters, groups):
+    def _runs(self, hyperparameters, groups, by_name):
         name, names = type(self).__name__, self.arena.parameters
         if not isinstance(groups, dict):
             wanted = "groups maps patterns to hyperparameters, as in {'*.bias': {'weight_decay': 0.0}}"
@@ -113,17 +125,29 @@ class Optimizer:
             if unknown := sorted(given.keys() - hyperparameters.keys()):
                 known = ", ".join(sorted(hyperparameters))
                 raise ValueError(f"{name}: {pattern!r} sets {unknown[0]!r}, which is none of {known}")
-        starts, found = [], []
+        starts, found, known = [], [], {}
         for key, span in self.arena.spans.items():
-            own = dict(hyperparameters)
+            number, given = by_name.get(key, (None, {}))
+            if unknown := sorted(given.keys() - hyperparameters.keys() - {"params"}):
+                raise ValueError(
+                    f"{name}: group {number} sets {unknown[0]!r}, which is none of {', '.join(sorted(hyperparameters))}"
+                )
+            own = {**hyperparameters, **given}
+            own.pop("params", None)
             for pattern, given in groups.items():
                 if _matches(key, pattern):
                     own |= given
-            h = SimpleNamespace(**{name: _plain(value) for name, value in own.items()})
-            if not found or h != found[-1]:
+            own = {name: _plain(value) for name, value in own.items()}
+            group = known.get(which := (number, *own.items()))
+            if group is None:
+                h = SimpleNamespace(**own)
                 self.check(h)
+                group = known[which] = ParamGroup(self, h)
+                self.param_groups.append(group)
+            group.parameters.append(names[key])
+            if not found or found[-1] is not group.h:
                 starts.append(span.start)
-                found.append(h)
+                found.append(group.h)
         return [(slice(*bounds), h) for *bounds, h in zip(starts, [*starts[1:], len(self.arena.data)], found)]
 
     def _make_chunks(self):
@@ -179,12 +203,77 @@ class Optimizer:
                 view[...] = to_backend_of(state[name][key], view)
 
 
+class ParamGroup(MutableMapping):
+    """What torch calls a group: "params", a list of parameters, and their hyperparameters, which may be set.
+
+    "lr" is the learning rate of the next step; once it is set, the group has it instead of the optimizer's.
+    """
+
+    def __init__(self, optimizer, h):
+        self.optimizer, self.h, self.parameters = optimizer, h, []
+
+    def __getitem__(self, key):
+        if key == "params":
+            return self.parameters
+        if key == "lr" and self.h.lr is None:
+            return self.optimizer.current_lr * self.h.lr_scale
+        return vars(self.h)[key]
+
+    def __setitem__(self, key, value):
+        name, before = type(self.optimizer).__name__, dict(vars(self.h))
+        if key == "params" or key not in before:
+            known = ", ".join(sorted(before))
+            raise ValueError(f"{name}: a group's {key!r} cannot be set: it has {known}")
+        vars(self.h)[key] = _plain(value)
+        try:
+            self.optimizer.check(self.h)
+            if missing := [array for array in self.optimizer.needs(self.h) if array not in self.optimizer.state]:
+                raise ValueError(f"{name}: {key} = {value} needs the state {missing[0]!r}: give it to the constructor")
+        except ValueError:
+            vars(self.h).update(before)
+            raise
+
+    def __delitem__(self, key):
+        raise ValueError(f"{type(self.optimizer).__name__}: a group keeps its {key!r}")
+
+    def __iter__(self):
+        return iter(("params", *vars(self.h)))
+
+    def __len__(self):
+        return 1 + len(vars(self.h))
+
+    def __repr__(self):
+        return f"{type(self.optimizer).__name__}: {len(self.parameters)} parameters, {vars(self.h)}"
+
+
+def _of_dicts(name, owner, groups):
+    """All parameters of an owner, and if that is a list of dicts, {name of each: (number of its dict, the dict)}."""
+    if not isinstance(owner, (list, tuple)) or not any(isinstance(one, dict) for one in owner):
+        return owner, {}
+    if groups:
+        raise ValueError(f"{name}: the owner is a list of dicts, which are groups already: leave out groups")
+    parameters, found = {}, {}
+    for number, one in enumerate(owner):
+        if not isinstance(one, dict) or "params" not in one:
+            raise TypeError(f"{name}: a list of groups has dicts with 'params', got {one!r:.60} as number {number}")
+        given = one["params"]
+        given = [given] if isinstance(given, Tensor) else given
+        for key, p in named_parameters(given).items():
+            key = key if hasattr(given, "named_parameters") or isinstance(given, dict) else f"{number}.{key}"
+            if key in parameters or any(p is other for other in parameters.values()):
+                raise ValueError(f"{name}: {key!r} of group {number} is in a group already: give each parameter once")
+            parameters[key], found[key] = p, (number, one)
+    return parameters, found
+
+
 def _matches(name, pattern):
     return name == pattern or fnmatchcase(name, pattern)
 
 
 def _plain(value):
     """A hyperparameter as Python numbers: NumPy's scalars would promote float32 to float64."""
+    if value is None:
+        return None
     if isinstance(value, tuple | list):
         return tuple(map(float, value))
     return bool(value) if isinstance(value, bool | np.bool_) else float(value)
@@ -202,10 +291,17 @@ def below_one(name, **values):
             raise ValueError(f"{name}: {key} is in [0, 1), got {value}")
 
 
-def regularized(g, w, weight_decay, l1, t, u):
-    """g + weight_decay w + l1 sign(w): computed in t, with scratch memory u, or g itself if both factors are 0."""
+def regularized(g, w, weight_decay, l1, t, u, maximize=False):
+    """g + weight_decay w + l1 sign(w), with -g for g if maximize.
+
+    Computed in t, with scratch memory u; g itself if it is that.
+    """
     n = xp[type(w)]
-    if weight_decay:
+    if maximize:
+        g = n.negative(g, out=t)
+        if weight_decay:
+            g += n.multiply(w, weight_decay, out=u)
+    elif weight_decay:
         g = n.add(n.multiply(w, weight_decay, out=t), g, out=t)
     if l1:
         n.sign(w, out=u)

@@ -10,23 +10,38 @@ import numpy as np
 from allgrad.autograd.arena import existing_arena, named_parameters
 
 
-def grad_norm(owner):
-    """Euclidean norm of all gradients together, a Python float."""
-    return norm_of(_gradients(owner))
+def grad_norm(owner, norm_type=2.0):
+    """The norm of all gradients together, a Python float: (sum |g|^p)^(1/p), the largest |g| for p = inf."""
+    return norm_of(_gradients(owner), float(norm_type))
 
 
-def clip_grad_norm(owner, max_norm):
+def clip_grad_norm(owner, max_norm, norm_type=2.0, error_if_nonfinite=False):
     """Scale all gradients in place, if need be, so that their common norm is max_norm at most; returns the norm before.
 
-    Pascanu, Mikolov and Bengio 2013, "On the difficulty of training recurrent neural networks".
+    Pascanu, Mikolov and Bengio 2013, "On the difficulty of training recurrent neural networks". As in torch, the factor
+    is max_norm / (norm + 1e-6) if that is below 1, and a norm of nan makes all gradients nan, or raises RuntimeError
+    like an infinite one if error_if_nonfinite.
     """
-    _at_least_zero("clip_grad_norm", "max_norm", max_norm)
     gradients = _gradients(owner)
-    norm = norm_of(gradients)
-    if norm > max_norm:
-        for g in gradients:
-            g *= max_norm / norm
+    norm = norm_of(gradients, float(norm_type))
+    if error_if_nonfinite and not math.isfinite(norm):
+        raise RuntimeError(f"clip_grad_norm: the norm of the gradients is {norm}, and cannot be brought to {max_norm}")
+    _scale_down(gradients, max_norm, norm)
     return norm
+
+
+def clip_grads_with_norm(owner, max_norm, total_norm):
+    """`clip_grad_norm` of gradients whose norm is known already."""
+    _scale_down(_gradients(owner), max_norm, total_norm)
+
+
+def _scale_down(gradients, max_norm, norm):
+    _at_least_zero("clip_grad_norm", "max_norm", max_norm)
+    factor = max_norm / (norm + 1e-6)
+    if not factor >= 1.0:
+        with np.errstate(invalid="ignore"):  # infinity times 0
+            for g in gradients:
+                g *= factor
 
 
 def clip_grad_value(owner, limit):
@@ -36,8 +51,14 @@ def clip_grad_value(owner, limit):
         g[...] = g.clip(-limit, limit)
 
 
-def norm_of(gradients):
-    return math.sqrt(sum(float(g @ g) for g in map(_flat, gradients)))
+def norm_of(gradients, p=2.0):
+    flats = map(_flat, gradients)
+    if p == 2.0:
+        return math.sqrt(sum(float(g @ g) for g in flats))
+    if p == math.inf:
+        largest = [float(abs(g).max()) for g in flats if len(g)]
+        return math.nan if any(map(math.isnan, largest)) else max(largest, default=0.0)
+    return sum(float((abs(g) ** p).sum()) for g in flats) ** (1.0 / p)
 
 
 def _flat(g):

@@ -1,20 +1,21 @@
 """The rules, each as in its paper; w is a parameter, g its gradient, t = 1, 2, ... the step. All is elementwise.
 
-SGD and Lion move all elements at one rate; Adagrad, RMSprop, Adam and AdamW at rates from the history of the element's
-gradient; LARS and LAMB also scale the update of each parameter by its norm.
+SGD and Lion move all elements at one rate; Adagrad, Adadelta, RMSprop, Adam, AdamW and RAdam at rates from the history
+of the element's gradient; LARS and LAMB also scale the update of each parameter by its norm, and Muon makes it
+orthogonal. `maximize` climbs: it takes -g for g.
 """
 
 import math
 
-from allgrad.autograd.optim.base import Optimizer, regularized, safe_eps
+from allgrad.autograd.optim.base import Optimizer, at_least_zero, regularized, safe_eps
 from allgrad.autograd.optim.clip import norm_of
 
 
 class SGD(Optimizer):
     """Stochastic gradient descent with momentum m:
 
-        v = m v + g
-        w = w - lr v              (Nesterov: w - lr (g + m v))
+        v = m v + (1 - dampening) g       (v = g in the first step)
+        w = w - lr v                      (Nesterov: w - lr (g + m v))
 
     as in torch. Polyak 1964; Nesterov 1983; in this form Sutskever et al. 2013.
     """
@@ -22,21 +23,26 @@ class SGD(Optimizer):
     arrays = ("momentum",)
     fractions = ("momentum",)
 
-    def __init__(self, owner, lr, momentum=0.0, nesterov=False, weight_decay=0.0, l1=0.0, groups=None):
-        super().__init__(owner, lr, groups, weight_decay, l1, momentum=momentum, nesterov=nesterov)
+    def __init__(
+        self, owner, lr=1e-3, momentum=0.0, nesterov=False, weight_decay=0.0, l1=0.0, groups=None, dampening=0.0,
+        maximize=False,
+    ):  # fmt: skip
+        more = {"momentum": momentum, "nesterov": nesterov, "dampening": dampening, "maximize": maximize}
+        super().__init__(owner, lr, groups, weight_decay, l1, **more)
 
     def check(self, h):
         super().check(h)
-        if h.nesterov and not h.momentum:
-            raise ValueError("SGD: nesterov needs a momentum above 0")
+        if h.nesterov and (not h.momentum or h.dampening):
+            raise ValueError("SGD: nesterov needs a momentum above 0 and a dampening of 0")
 
     def update(self, lr, h, chunks):
         n, m, c, lr = self.xp, self.number(h.momentum), self.number(h.weight_decay), self.number(lr)
+        undamped = not h.dampening or self.steps == 1
         for w, g, v, t, u in chunks:
-            g = regularized(g, w, c, h.l1, t, u)
+            g = regularized(g, w, c, h.l1, t, u, h.maximize)
             if m:
                 v *= m
-                v += g
+                v += g if undamped else n.multiply(g, 1.0 - h.dampening, out=u)
                 g = n.add(g, n.multiply(v, m, out=u), out=t) if h.nesterov else v
             w -= n.multiply(g, lr, out=t)
 
@@ -44,25 +50,67 @@ class SGD(Optimizer):
 class Adagrad(Optimizer):
     """Adagrad (Duchi, Hazan and Singer 2011):
 
-    s = s + g^2
-    w = w - lr g / (sqrt(s) + eps)
+    s = s + g^2                       (s = initial_accumulator_value at first)
+    w = w - lr g / (sqrt(s) + eps)    (lr / (1 + (t - 1) lr_decay) for lr)
     """
 
     arrays = ("sum",)
 
-    def __init__(self, owner, lr=0.01, eps=1e-10, weight_decay=0.0, l1=0.0, groups=None):
-        super().__init__(owner, lr, groups, weight_decay, l1, eps=eps)
+    def __init__(
+        self, owner, lr=0.01, eps=1e-10, weight_decay=0.0, l1=0.0, groups=None, lr_decay=0.0,
+        initial_accumulator_value=0.0, maximize=False,
+    ):  # fmt: skip
+        super().__init__(owner, lr, groups, weight_decay, l1, eps=eps, lr_decay=lr_decay, maximize=maximize)
+        at_least_zero("Adagrad", initial_accumulator_value=initial_accumulator_value)
+        if initial_accumulator_value:
+            for span in self.arena.spans.values():  # and not the padding between parameters
+                self.state["sum"][span] = initial_accumulator_value
 
     def update(self, lr, h, chunks):
         n, eps = self.xp, safe_eps(h.eps, self.arena.dtype)
+        lr /= 1.0 + (self.steps - 1) * h.lr_decay
         for w, g, s, t, u in chunks:
-            g = regularized(g, w, h.weight_decay, h.l1, u, t)
+            g = regularized(g, w, h.weight_decay, h.l1, u, t, h.maximize)
             s += n.multiply(g, g, out=t)
             n.sqrt(s, out=t)
             t += eps
             n.divide(g, t, out=t)
             t *= lr
             w -= t
+
+
+class Adadelta(Optimizer):
+    """Adadelta (Zeiler 2012, "ADADELTA: An Adaptive Learning Rate Method"):
+
+    s = rho s + (1 - rho) g^2
+    d = sqrt(a + eps) / sqrt(s + eps) g
+    a = rho a + (1 - rho) d^2
+    w = w - lr d
+    """
+
+    arrays = ("square", "update_square")
+    fractions = ("rho",)
+
+    def __init__(self, owner, lr=1.0, rho=0.9, eps=1e-6, weight_decay=0.0, l1=0.0, groups=None, maximize=False):
+        super().__init__(owner, lr, groups, weight_decay, l1, rho=rho, eps=eps, maximize=maximize)
+
+    def update(self, lr, h, chunks):
+        n, eps = self.xp, safe_eps(h.eps, self.arena.dtype)
+        for w, g, s, a, t, u in chunks:
+            g = regularized(g, w, h.weight_decay, h.l1, u, t, h.maximize)
+            s *= h.rho
+            n.multiply(g, g, out=t)
+            t *= 1.0 - h.rho
+            s += t
+            n.add(a, eps, out=t)
+            n.multiply(g, n.sqrt(t, out=t), out=u)
+            n.add(s, eps, out=t)
+            u /= n.sqrt(t, out=t)
+            a *= h.rho
+            n.multiply(u, u, out=t)
+            t *= 1.0 - h.rho
+            a += t
+            w -= n.multiply(u, lr, out=t)
 
 
 class RMSprop(Optimizer):
@@ -79,11 +127,11 @@ class RMSprop(Optimizer):
     fractions = ("alpha", "momentum")
 
     def __init__(
-        self, owner, lr=0.01, alpha=0.99, eps=1e-8, momentum=0.0, centered=False, weight_decay=0.0, l1=0.0, groups=None
-    ):
-        super().__init__(
-            owner, lr, groups, weight_decay, l1, alpha=alpha, eps=eps, momentum=momentum, centered=centered
-        )
+        self, owner, lr=0.01, alpha=0.99, eps=1e-8, momentum=0.0, centered=False, weight_decay=0.0, l1=0.0, groups=None,
+        maximize=False,
+    ):  # fmt: skip
+        more = {"alpha": alpha, "eps": eps, "momentum": momentum, "centered": centered, "maximize": maximize}
+        super().__init__(owner, lr, groups, weight_decay, l1, **more)
 
     def needs(self, h):
         return [name for name in super().needs(h) if name != "mean" or h.centered]
@@ -91,7 +139,7 @@ class RMSprop(Optimizer):
     def update(self, lr, h, chunks):
         n, eps = self.xp, safe_eps(h.eps, self.arena.dtype)
         for w, g, s, a, v, t, u in chunks:
-            g = regularized(g, w, h.weight_decay, h.l1, u, t)
+            g = regularized(g, w, h.weight_decay, h.l1, u, t, h.maximize)
             s *= h.alpha
             n.multiply(g, g, out=t)
             t *= 1.0 - h.alpha
@@ -126,20 +174,23 @@ class Moments(Optimizer):
         return 1.0 - h.betas[0] ** self.steps, math.sqrt(1.0 - h.betas[1] ** self.steps)
 
     def directions(self, h, c2):
-        """A function (g, m, v, t) that updates the moments and computes m / (sqrt(v) + eps c2) in t.
+        """A function (g, m, v, t, largest=None) that updates the moments and computes m / (sqrt(v) + eps c2) in t.
 
-        That is c1 / c2 times mhat / (sqrt(vhat) + eps), the direction of Adam.
+        That is c1 / c2 times mhat / (sqrt(vhat) + eps), the direction of Adam. largest: the largest v so far, which
+        takes the place of v.
         """
         n, (b1, b2), eps = self.xp, h.betas, safe_eps(h.eps * c2, self.arena.dtype)
         rest1, rest2, b1, b2, eps = map(self.number, (1.0 - b1, 1.0 - b2, b1, b2, eps))
 
-        def direction(g, m, v, t):
+        def direction(g, m, v, t, largest=None):
             m *= b1
             m += n.multiply(g, rest1, out=t)
             v *= b2
             n.multiply(g, g, out=t)
             t *= rest2
             v += t
+            if largest is not None:
+                v = n.maximum(largest, v, out=largest)
             n.sqrt(v, out=t)
             t += eps
             n.divide(m, t, out=t)
@@ -152,21 +203,31 @@ class Adam(Moments):
 
     m = b1 m + (1 - b1) g              v = b2 v + (1 - b2) g^2
     w = w - lr mhat / (sqrt(vhat) + eps),  mhat = m / (1 - b1^t),  vhat = v / (1 - b2^t)
+
+    amsgrad: the largest v so far in place of v (Reddi, Kale and Kumar 2018, "On the Convergence of Adam and Beyond").
     """
 
+    arrays = ("mean", "variance", "largest")
     decoupled = False
 
-    def __init__(self, owner, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, l1=0.0, groups=None):
-        super().__init__(owner, lr, groups, weight_decay, l1, betas=betas, eps=eps)
+    def __init__(
+        self, owner, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, l1=0.0, groups=None, amsgrad=False,
+        maximize=False,
+    ):  # fmt: skip
+        more = {"betas": betas, "eps": eps, "amsgrad": amsgrad, "maximize": maximize}
+        super().__init__(owner, lr, groups, weight_decay, l1, **more)
+
+    def needs(self, h):
+        return [name for name in super().needs(h) if name != "largest" or h.amsgrad]
 
     def update(self, lr, h, chunks):
         c1, c2 = self.corrections(h)
         direction, rate = self.directions(h, c2), self.number(lr * c2 / c1)
-        for w, g, m, v, t, u in chunks:
-            g = regularized(g, w, 0.0 if self.decoupled else h.weight_decay, h.l1, u, t)
+        for w, g, m, v, largest, t, u in chunks:
+            g = regularized(g, w, 0.0 if self.decoupled else h.weight_decay, h.l1, u, t, h.maximize)
             if self.decoupled and h.weight_decay:
                 w *= 1.0 - lr * h.weight_decay
-            direction(g, m, v, t)
+            direction(g, m, v, t, largest if h.amsgrad else None)
             t *= rate
             w -= t
 
@@ -176,8 +237,42 @@ class AdamW(Adam):
 
     decoupled = True
 
-    def __init__(self, owner, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, l1=0.0, groups=None):
-        super().__init__(owner, lr, betas, eps, weight_decay, l1, groups)
+    def __init__(
+        self, owner, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, l1=0.0, groups=None, amsgrad=False,
+        maximize=False,
+    ):  # fmt: skip
+        super().__init__(owner, lr, betas, eps, weight_decay, l1, groups, amsgrad, maximize)
+
+
+class RAdam(Moments):
+    """Rectified Adam (Liu et al. 2020, "On the Variance of the Adaptive Learning Rate and Beyond"): Adam's steps, times
+
+        rho = 2 / (1 - b2) - 1            rho_t = rho - 2 t b2^t / (1 - b2^t)
+        r^2 = (rho_t - 4) (rho_t - 2) rho / ((rho - 4) (rho - 2) rho_t)
+
+    and w = w - lr mhat as long as rho_t is at most 5. eps is added to sqrt(v), as in torch.
+    """
+
+    def __init__(
+        self, owner, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, l1=0.0, groups=None,
+        decoupled_weight_decay=False, maximize=False,
+    ):  # fmt: skip
+        more = {"betas": betas, "eps": eps, "decoupled_weight_decay": decoupled_weight_decay, "maximize": maximize}
+        super().__init__(owner, lr, groups, weight_decay, l1, **more)
+
+    def update(self, lr, h, chunks):
+        n, b2, (c1, c2) = self.xp, h.betas[1], self.corrections(h)
+        rho = 2.0 / (1.0 - b2) - 1.0
+        rho_t = rho - 2.0 * self.steps * b2**self.steps / (c2 * c2)
+        direction, rate = self.directions(h, 1.0), lr / c1
+        if rectified := rho_t > 5.0:
+            rate *= c2 * math.sqrt((rho_t - 4.0) * (rho_t - 2.0) * rho / ((rho - 4.0) * (rho - 2.0) * rho_t))
+        for w, g, m, v, t, u in chunks:
+            g = regularized(g, w, 0.0 if h.decoupled_weight_decay else h.weight_decay, h.l1, u, t, h.maximize)
+            if h.decoupled_weight_decay:
+                w *= 1.0 - lr * h.weight_decay
+            direction(g, m, v, t)
+            w -= n.multiply(t if rectified else m, rate, out=t)
 
 
 class Lion(Optimizer):
@@ -275,3 +370,81 @@ class LAMB(Moments):
             norm, length = norm_of([w]), norm_of([d])
             d *= lr * norm / length if h.adapt and norm and length else lr
             w -= d
+
+
+class Muon(Optimizer):
+    """Momentum that is made orthogonal (Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks").
+    For each parameter of two axes or more, taken as a matrix (M, K) of its first axis and all others,
+
+        v = m v + (1 - m) g
+        d = orthogonal((1 - m) g + m v)            (without Nesterov: orthogonal(v))
+        w = (1 - lr weight_decay) w - lr sqrt(max(1, M / K)) d
+
+    where orthogonal(U S V^T) is about U V^T: five Newton-Schulz iterations bring each singular value near 1. With
+    adjust_lr_fn="match_rms_adamw" the factor is 0.2 sqrt(max(M, K)), for rates as those of AdamW (Liu et al. 2025,
+    "Muon is Scalable for LLM Training"). As in torch, but in the parameters' own precision; and what torch does not
+    take, parameters of fewer axes and those of groups with orthogonal=False (embeddings, the last layer), AdamW moves,
+    with betas (0.9, 0.95).
+    """
+
+    arrays = ("mean", "variance")
+    fractions = ("momentum",)
+    layerwise = True
+
+    def __init__(
+        self, owner, lr=1e-3, momentum=0.95, nesterov=True, weight_decay=0.1, l1=0.0, groups=None, ns_steps=5, eps=1e-7,
+        adjust_lr_fn="original", orthogonal=True,
+    ):  # fmt: skip
+        if adjust_lr_fn not in ("original", "match_rms_adamw"):
+            raise ValueError(f"Muon: adjust_lr_fn is original or match_rms_adamw, got {adjust_lr_fn!r}")
+        self.ns_steps, self.adjust_lr_fn = ns_steps, adjust_lr_fn
+        more = {"momentum": momentum, "nesterov": nesterov, "eps": eps, "orthogonal": orthogonal}
+        super().__init__(owner, lr, groups, weight_decay, l1, **more)
+
+    def _make_chunks(self):
+        """Tuples (w, g, m, v) of one parameter each, in its own shape."""
+        flats = self.arena.data, self.arena.grad, self.state["mean"], self.state["variance"]
+        views = [self.arena.unflatten(flat) for flat in flats]
+        spans = self.arena.spans.items()
+        return [
+            (h, [tuple(view[name] for view in views) for name, span in spans if run.start <= span.start < run.stop])
+            for run, h in self.runs
+        ]
+
+    def update(self, lr, h, chunks):
+        n = self.xp
+        for w, g, m, v in chunks:
+            g = g + h.l1 * n.sign(w) if h.l1 else g
+            w *= 1.0 - lr * h.weight_decay
+            if not h.orthogonal or w.ndim < 2:
+                self._adamw_step(lr, h, w, g, m, v)
+                continue
+            m *= h.momentum
+            m += (1.0 - h.momentum) * g
+            x = (1.0 - h.momentum) * g + h.momentum * m if h.nesterov else m
+            rows = w.shape[0]
+            d = orthogonal(x.reshape(rows, -1), self.ns_steps, h.eps)
+            columns = d.shape[1]
+            original = self.adjust_lr_fn == "original"
+            factor = math.sqrt(max(1.0, rows / columns)) if original else 0.2 * math.sqrt(max(rows, columns))
+            w -= (lr * factor) * d.reshape(w.shape)
+
+    def _adamw_step(self, lr, h, w, g, m, v, betas=(0.9, 0.95)):
+        b1, b2 = betas
+        m *= b1
+        m += (1.0 - b1) * g
+        v *= b2
+        v += (1.0 - b2) * g * g
+        c1, c2 = 1.0 - b1**self.steps, math.sqrt(1.0 - b2**self.steps)
+        w -= (lr / c1) * m / (self.xp.sqrt(v) / c2 + safe_eps(h.eps, self.arena.dtype))
+
+
+def orthogonal(x, steps, eps):
+    """A matrix with the singular vectors of x (M, K) and singular values near 1: Newton-Schulz iterations."""
+    a, b, c = 3.4445, -4.7750, 2.0315  # that bring small singular values up the fastest
+    wide = x if x.shape[0] <= x.shape[1] else x.T
+    y = wide / max(norm_of([wide]), eps)
+    for _ in range(steps):
+        p = y @ y.T  # (M, M)
+        y = a * y + (b * p + c * (p @ p)) @ y
+    return y if wide is x else y.T

@@ -185,7 +185,9 @@ class Trainer:
                 batch = self.loader.batch(self.step)
             with np.errstate(over="ignore", invalid="ignore"):  # what they lead to is reported as Diverged
                 loss = self.parallel.backward(batch, self.loss)
-                norm = optim.clip_grad_norm(self.parallel, self.clip if self.clip is not None else math.inf)
+                norm = optim.grad_norm(self.parallel)
+                if self.clip is not None and math.isfinite(norm):
+                    optim.clip_grads_with_norm(self.parallel, self.clip, norm)
                 if self.clip_value is not None and math.isfinite(norm):
                     optim.clip_grad_value(self.parallel, self.clip_value)
             for callback in chain(self.built_in, self.callbacks):

@@ -93,6 +93,16 @@ def weight():
     return [nn.Parameter([1.0])]
 
 
+def set_in_group(key, value):
+    optim.SGD(weight(), lr=0.1).param_groups[0][key] = value
+
+
+def clip_nan():
+    (p,) = weight()
+    p.backward(np.array([np.nan], "f4"))
+    optim.clip_grad_norm([p], 1.0, error_if_nonfinite=True)
+
+
 @ag.primitive
 def stubborn(a, b):
     raise ValueError("no reason")
@@ -423,8 +433,24 @@ TABLE = [
      lambda: optim.Adam(weight(), groups=[{"lr": 0.1}])),
     (V, "SGD: no parameter is called '*.bias': patterns match names such as 'w'",
      lambda: momentum(groups={"*.bias": {"momentum": 0.0}})),
-    (V, "SGD: 'w' sets 'lr', which is none of l1, lr_scale, momentum, nesterov, weight_decay",
-     lambda: momentum(groups={"w": {"lr": 0.0}})),
+    (V, "SGD: 'w' sets 'speed', which is none of dampening, l1, lr, lr_scale, maximize, momentum, nesterov, weight",
+     lambda: momentum(groups={"w": {"speed": 0.0}})),
+    (V, "SGD: group 0 sets 'speed', which is none of dampening, l1, lr, lr_scale, maximize, momentum, nesterov",
+     lambda: optim.SGD([{"params": weight(), "speed": 1.0}])),
+    (V, "SGD: nesterov needs a momentum above 0 and a dampening of 0",
+     lambda: optim.SGD(weight(), momentum=0.5, dampening=0.5, nesterov=True)),
+    (V, "SGD: the owner is a list of dicts, which are groups already: leave out groups",
+     lambda: optim.SGD([{"params": weight()}], groups={"*": {}})),
+    (T, "SGD: a list of groups has dicts with 'params', got {} as number 0", lambda: optim.SGD([{}])),
+    (V, "SGD: '1.parameter0' of group 1 is in a group already: give each parameter once",
+     lambda: optim.SGD([{"params": (x := weight())}, {"params": x}])),
+    (V, "SGD: a group's 'speed' cannot be set: it has dampening, l1, lr", lambda: set_in_group("speed", 1.0)),
+    (V, "SGD: momentum = 0.9 needs the state 'momentum': give it to the constructor",
+     lambda: set_in_group("momentum", 0.9)),
+    (V, "SGD: a group keeps its 'lr'", lambda: optim.SGD(weight(), lr=0.1).param_groups[0].pop("lr")),
+    (V, "Muon: adjust_lr_fn is original or match_rms_adamw, got 'best'",
+     lambda: optim.Muon(weight(), adjust_lr_fn="best")),
+    (R, "clip_grad_norm: the norm of the gradients is nan, and cannot be brought to 1.0", lambda: clip_nan()),
     (V, "SGD: lr_scale is a finite number of at least 0, got -1", lambda: momentum(groups={"w": {"lr_scale": -1.0}})),
     (V, "SGD: momentum is in [0, 1), got 2", lambda: momentum(groups={"w": {"momentum": 2.0}})),
     (V, "clip_grad_norm: max_norm is a number of at least 0, got -1.0", lambda: optim.clip_grad_norm(weight(), -1.0)),

@@ -1,5 +1,6 @@
 """Updates of torch's tensors, by one kernel of torch where it has one."""
 
+import pytest
 import torch
 
 import allgrad as ag
@@ -36,3 +37,18 @@ def test_a_part_of_the_arrays_is_updated_to_the_same_bits(name, options):
         return torch.cat([p.data[part] for p, _, part in optimizers]).numpy().tobytes()
 
     assert trained(0, 16, 64, 528, 1008) == trained(0, 1008)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("size", [1, 64, 1000])
+def test_steps_in_half_precision_reach_every_element(dtype, size):
+    w = ag.tensor(torch.ones(size, dtype=dtype), requires_grad=True)
+    theirs = torch.ones(size, dtype=dtype, requires_grad=True)
+    ours, other = optim.SGD([w], lr=0.125), torch.optim.SGD([theirs], lr=0.125)
+    for _ in range(3):
+        ours.zero_grad()
+        w.backward(torch.ones(size, dtype=dtype))
+        theirs.grad = torch.ones(size, dtype=dtype)
+        ours.step()
+        other.step()
+    assert torch.equal(w.data, theirs.detach())

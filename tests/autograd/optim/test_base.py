@@ -170,3 +170,90 @@ def test_a_parameter_frozen_after_an_optimizer_was_made_stays():
     model(np.ones((4, 2), "f4")).sum().backward()
     optimizer.step()
     assert (model.weight.data == before).all()
+
+
+# --- groups as in torch --------------------------------------------------------------------------------------------
+
+
+def two_groups(model, linear):
+    return [{"params": model[0].parameters()}, {"params": [*model[2].parameters(), *model[4].parameters()], **linear}]
+
+
+@pytest.mark.parametrize(("rule", "options", "second"), [
+    ("SGD", {"lr": 0.1, "momentum": 0.9}, {"lr": 0.02, "weight_decay": 0.1}),
+    ("Adam", {}, {"lr": 0.03, "betas": (0.5, 0.9), "amsgrad": True}),
+    ("Adagrad", {"lr": 0.1}, {"lr_decay": 0.1}),
+])  # fmt: skip
+def test_a_list_of_groups_trains_as_in_torch_and_may_be_changed_on_the_way(rule, options, second):
+    model, twin = model_and_twin()
+    ours = getattr(optim, rule)(two_groups(model, second), **options)
+    theirs = getattr(torch.optim, rule)(two_groups(twin, second), **options)
+    for factor in (1.0, 0.5, 0.1):
+        for optimizer in (ours, theirs):
+            for group in optimizer.param_groups:
+                group["lr"] *= factor
+            optimizer.param_groups[1]["weight_decay"] = 0.05
+        train(model, ours, 5)
+        train_torch(twin, theirs, 5)
+    close(model, twin)
+    for group, other in zip(ours.param_groups, theirs.param_groups, strict=True):
+        assert [p.shape for p in group["params"]] == [tuple(p.shape) for p in other["params"]]
+        assert all(group[key] == pytest.approx(other[key]) for key in group.keys() & other.keys() - {"params"})
+
+
+def test_one_group_follows_a_schedule_until_its_rate_is_set():
+    model, _ = model_and_twin()
+    optimizer = optim.SGD(model, lr=lambda step: 0.1 / (1 + step))
+    (group,) = optimizer.param_groups
+    assert [id(p) for p in group["params"]] == [id(p) for p in model.parameters()] and group["lr"] == 0.1
+    train(model, optimizer, 1)
+    assert group["lr"] == 0.05
+    group["lr"] = 0.7
+    train(model, optimizer, 1)
+    assert group["lr"] == 0.7 and dict(group)["momentum"] == 0.0 and len(group) == len([*group])
+
+
+def test_groups_that_cannot_be():
+    model, _ = model_and_twin()
+    weight = model[0].weight
+    for owner, error, text in [
+        ([{"params": [weight]}, {"params": [weight]}], ValueError, "in a group already"),
+        ([{"params": [weight], "momentun": 0.5}], ValueError, "group 0 sets 'momentun', which is none of"),
+        ([{"lr": 0.5}], TypeError, "dicts with 'params'"),
+        ([{"params": [weight]}, weight], TypeError, "as number 1"),
+    ]:
+        with pytest.raises(error, match=text):
+            optim.SGD(owner, lr=0.1)
+    (group,) = optim.SGD(model, lr=0.1).param_groups
+    for key, value, error, text in [
+        ("momentum", 0.9, ValueError, "needs the state 'momentum': give it to the constructor"),
+        ("lr", -1.0, ValueError, "lr is a finite number of at least 0"),
+        ("speed", 1.0, ValueError, "'speed' cannot be set"),
+        ("params", [], ValueError, "'params' cannot be set"),
+    ]:
+        with pytest.raises(error, match=text):
+            group[key] = value
+    with pytest.raises(ValueError, match="keeps its 'lr'"):
+        del group["lr"]
+    assert group["momentum"] == 0.0 and group["lr"] == 0.1
+
+
+def test_a_closure_computes_the_gradients_and_its_loss_is_returned():
+    w = nn.Parameter([2.0], dtype="float64")
+    optimizer = optim.SGD({"w": w}, lr=0.5)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (w * w).sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure).item() == 4.0 and w.data == 0.0
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "LAMB", "RAdam", "Adadelta"])
+def test_parameters_of_extended_precision_take_a_step(name):
+    w = nn.Parameter(np.ones(3), dtype=np.longdouble)
+    (w * 2.0).sum().backward()
+    getattr(optim, name)({"w": w}, lr=0.5).step()
+    assert w.dtype == np.longdouble and (w.data < 1.0).all()

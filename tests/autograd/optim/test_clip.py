@@ -20,9 +20,28 @@ def test_clipping_is_that_of_torch(owner, max_norm):
     torch.nn.functional.cross_entropy(twin(torch.tensor(X)), torch.tensor(LABELS)).backward()
     expected = torch.nn.utils.clip_grad_norm_(twin.parameters(), max_norm).item()
     np.testing.assert_allclose(optim.clip_grad_norm(held, max_norm), expected, rtol=1e-12)
-    np.testing.assert_allclose(optim.grad_norm(list(model.parameters())), min(max_norm, expected), rtol=1e-12)
+    np.testing.assert_allclose(optim.grad_norm(list(model.parameters())), min(max_norm, expected), rtol=1e-4)
     for p, q in zip(model.parameters(), twin.parameters()):
-        np.testing.assert_allclose(p.grad, q.grad, rtol=1e-3)  # torch adds 1e-6 to the norm
+        np.testing.assert_allclose(p.grad, q.grad, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [1.0, 2, 3.5, math.inf, "inf"])
+@pytest.mark.parametrize("values", [[3.0, -4.0, 0.0], [3e-6, 4e-6, 0.0], [math.nan, 1.0, 2.0], [math.inf, 1.0, 0.0]])
+def test_norms_of_every_kind_and_size_are_those_of_torch(kind, values):
+    p, t = ag.tensor(np.ones(3), requires_grad=True), torch.ones(3, dtype=torch.float64, requires_grad=True)
+    p.backward(np.array(values))
+    t.grad = torch.tensor(values, dtype=torch.float64)
+    norm = torch.nn.utils.clip_grad_norm_([t], 1e-6, norm_type=kind).item()
+    np.testing.assert_allclose(optim.clip_grad_norm([p], 1e-6, norm_type=kind), norm, rtol=1e-12)
+    np.testing.assert_allclose(p.grad, t.grad.numpy(), rtol=1e-12)
+
+
+def test_a_norm_that_is_not_finite_may_be_an_error():
+    p = ag.tensor(np.ones(2), requires_grad=True)
+    p.backward(np.array([math.nan, 1.0]))
+    with pytest.raises(RuntimeError, match="norm of the gradients is nan"):
+        optim.clip_grad_norm([p], 1.0, error_if_nonfinite=True)
+    assert p.grad[1] == 1.0
 
 
 @pytest.mark.parametrize("limit", [0.0, 0.01, 1e6])
@@ -45,7 +64,8 @@ def test_clipping_counts_no_gradient_of_an_earlier_step():
     assert optim.grad_norm(optimizer) == 5.0
     optimizer.zero_grad()
     (used * 3.0).sum().backward()
-    assert optim.clip_grad_norm(optimizer, 1.5) == 3.0 and used.grad == 1.5 and unused.grad == 0.0
+    assert optim.clip_grad_norm(optimizer, 1.5) == 3.0 and unused.grad == 0.0
+    assert math.isclose(used.grad.item(), 1.5, rel_tol=1e-6)
 
 
 def test_clipping_by_the_parameters_leaves_them_to_their_optimizer():
@@ -53,7 +73,7 @@ def test_clipping_by_the_parameters_leaves_them_to_their_optimizer():
     optimizer = optim.SGD(model, lr=0.1)
     ag.cross_entropy(model(X), LABELS).backward()
     optim.clip_grad_norm(model.parameters(), 1e-3)
-    assert math.isclose(optim.grad_norm(optimizer), 1e-3, rel_tol=1e-12)
+    assert math.isclose(optim.grad_norm(optimizer), 1e-3, rel_tol=1e-4)
     before = optimizer.arena.sha256()
     optimizer.step()
     assert model.arena.sha256() == ag.Arena(model).sha256() != before

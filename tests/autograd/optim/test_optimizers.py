@@ -82,6 +82,23 @@ def transcribed(name, weights, gradients, lr, steps, weight_decay, adapt=True, l
                 b1, b2 = o["betas"]
                 weights[key] = w - lr * (np.sign(b1 * m[key] + (1 - b1) * g) + weight_decay * w)
                 m[key] = b2 * m[key] + (1 - b2) * g
+            elif name == "Muon":
+                w = (1 - lr * weight_decay) * w
+                b1, b2 = (o["momentum"],) * 2 if w.ndim > 1 else (0.9, 0.95)
+                m[key] = b1 * m[key] + (1 - b1) * g
+                if w.ndim < 2:
+                    v[key] = b2 * v[key] + (1 - b2) * g**2
+                    weights[key] = w - lr * m[key] / (1 - b1**t) / (np.sqrt(v[key] / (1 - b2**t)) + 1e-7)
+                    continue
+                x = (1 - b1) * g + b1 * m[key] if o["nesterov"] else m[key]
+                y = x / max(norm(x), 1e-7)
+                for _ in range(5):  # the iteration on the singular values alone
+                    left, s, right = np.linalg.svd(y, full_matrices=False)
+                    y = left * (3.4445 * s - 4.775 * s**3 + 2.0315 * s**5) @ right
+                rows, columns = w.shape
+                original = o.get("adjust_lr_fn", "original") == "original"
+                factor = np.sqrt(max(1, rows / columns)) if original else 0.2 * np.sqrt(max(rows, columns))
+                weights[key] = w - lr * factor * y
             else:
                 b1, b2 = o["betas"]
                 m[key] = b1 * m[key] + (1 - b1) * g
@@ -101,6 +118,7 @@ def test_training_is_that_of_the_paper(name, options, zeros, l1):
         "LARS": {"momentum": 0.9, "weight_decay": 0.0, "trust": 0.001},
         "LAMB": {"betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.01},
         "Lion": {"betas": (0.9, 0.99), "weight_decay": 0.0},
+        "Muon": {"momentum": 0.95, "nesterov": True, "weight_decay": 0.1},
     }
     model, twin = model_and_twin()
     if zeros:  # a parameter that starts at 0 has to move
@@ -124,6 +142,9 @@ FIRST_STEPS = [  # rule, options, and how far it goes against a gradient g in it
     ("SGD", {}, lambda g: g),
     ("SGD", {"momentum": 0.5, "nesterov": True, "weight_decay": 1.0}, lambda g: 1.5 * (g + W)),
     ("Adagrad", {}, np.sign),
+    ("Adadelta", {"rho": 0.75, "eps": 1e-12}, lambda g: 2e-6 * np.sign(g)),
+    ("RAdam", {}, lambda g: g),
+    ("Muon", {"weight_decay": 0.5}, lambda g: np.sign(g) + 0.5 * W),
     ("RMSprop", {"alpha": 0.75}, lambda g: 2.0 * np.sign(g)),
     ("Adam", {}, np.sign),
     ("AdamW", {"weight_decay": 0.5}, lambda g: np.sign(g) + 0.5 * W),
