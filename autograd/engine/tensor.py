@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from allgrad.autograd.arrays import cast_like, is_torch, kind, like_arg, to_backend_of, to_device, to_numpy, xp
-from allgrad.autograd.engine import graph, modes
+from allgrad.autograd.engine import graph
 from allgrad.autograd.engine.graph import Leaf
+from allgrad.autograd.engine.modes import get_default_dtype
 
 
 class Tensor:
@@ -214,7 +215,7 @@ def tensor(data, requires_grad=False, dtype=None, name="tensor", device=None):
     """
     data = unwrap(data)
     if dtype is None and not hasattr(data, "dtype"):
-        dtype = modes.float_dtype if np.asarray(data).dtype == np.float64 else None
+        dtype = get_default_dtype() if np.asarray(data).dtype == np.float64 else None
     if device is not None:
         data = to_device(np.array(data, dtype=dtype) if not hasattr(data, "dtype") else data, device)
     array = (

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 import allgrad as ag
 from allgrad import nn
-from allgrad.autograd.engine import transforms
+from allgrad.autograd.engine import here
 from allgrad.autograd.random import generator
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch.func's own
@@ -246,7 +246,7 @@ def test_numbers_argnum_and_no_grad():
 def test_a_function_that_raises_leaves_no_level_behind():
     with pytest.raises(ZeroDivisionError):
         ag.grad(lambda x: ag.grad(lambda y: 1 / 0)(x))(ONE)
-    assert transforms._depth == 0
+    assert here.depth == 0
 
 
 GRID = np.linspace(-1.0, 1.0, 6).reshape(2, 3)
