@@ -23,6 +23,7 @@ from allgrad.autograd.engine.modes import (
     no_grad,
     setting,
 )
+from allgrad.autograd.engine import numpy_calls as _numpy_calls  # Tensor.__array_function__
 from allgrad.autograd.engine.primitive import operations, ARGUMENT_TYPES, primitive, shared
 from allgrad.autograd.engine.stepped import SteppedFunction
 from allgrad.autograd.engine.tensor import attach_methods, reference_array, shape_of, Tensor, tensor, unwrap

@@ -54,7 +54,7 @@ def vjp(f, *xs):
     level = 1 + max(given, here.depth)  # above every function around this one, whose tensors f may use
     with setting(recording=True, depth=level):
         inputs = [_input(x, level) for x in map(_asarray, xs)]
-        y = f(*inputs)
+        y = f(*[Tensor(x.data, x.node, level) for x in inputs])  # which f may change in place
     if type(y) is not Tensor and not hasattr(y, "dtype"):
         if not isinstance(y, (bool, int, float)):
             raise TypeError(f"vjp: the function must return one Tensor, got {type(y).__name__}: differentiate by parts")
