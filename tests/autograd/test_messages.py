@@ -47,9 +47,7 @@ def changing():
         scale[0] += 1.0
         (w * x * scale[0]).sum().backward()
 
-    step = ag.capture(f)
-    step(np.ones(2))
-    step(np.ones(2))
+    ag.capture(f)(np.ones(2))
 
 
 def anomalous():
@@ -115,6 +113,7 @@ def swept():
     return loss
 
 
+KEPT: list = []
 V, R, T = ValueError, RuntimeError, TypeError
 NO = "autograd computes on NumPy arrays, torch tensors, numbers and Tensors, not on"
 TWICE = "a second time: the first pass freed what it saved (pass retain_graph=True to the first one)"
@@ -461,7 +460,9 @@ TABLE = [
     (R, "cannot be captured: dropout draws random numbers",
      lambda: ag.capture(lambda x: ag.dropout(x * tensor(2)))(np.ones(2))),
     (R, "cannot be captured: a replay gives other bits than the function itself, which depends on more than arguments "
-     "and parameters", changing),
+     "and parameters, or reads an argument unseen, as by np.asarray", changing),
+    (R, "cannot be captured: the function keeps something that it computed, in a list or an attribute, which a replay "
+     "would not renew", lambda: ag.capture(lambda x: KEPT.append(tensor(2) * x))(np.ones(2))),
     (R, "capture: detect_anomaly finds no operations in a replay: call the function itself", anomalous),
     (V, "warmup: steps must be above 0, got -2", lambda: schedule.warmup(0.1, -2)),
     (V, "join: 2 schedules need 1 rising boundaries, got [1, 2]",
