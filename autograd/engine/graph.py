@@ -77,12 +77,12 @@ class Leaf(Node):
             seen = f"gradient of {self.name!r} arrived as {g.dtype}, not {self.dtype}"
             warnings.warn(f"{seen}: an array of another dtype entered the graph", stacklevel=2)
         with _accumulating:
-            if type(g) is OuterProduct and self.grad_buffer() is None:
-                g = g.value()
-            if type(g) is OuterProduct:
-                g.into(self.grad)
-            elif not self.stale:
+            if type(g) is OuterProduct and not (self.stale and self.grad is not None):
+                g = g.value()  # another thread has brought one since
+            if not self.stale:
                 self.grad += g
+            elif type(g) is OuterProduct:
+                g.into(self.grad)
             elif self.grad is None:
                 self.grad = xp[type(g)].array(g, dtype=self.dtype)
             else:

@@ -20,6 +20,7 @@ from allgrad.autograd.replay.structures import arrays_of, copy_grad, map_arrays
 from allgrad.autograd.replay.surroundings import Surroundings
 
 PROGRAMS = 8  # for different shapes, of one captured function
+DATA, NODE = operator.attrgetter("data"), operator.attrgetter("node")
 RECORDINGS = 8  # of one shape, when what is around the function changes
 
 
@@ -84,7 +85,7 @@ class Program:
     def __init__(self, function, arrays):
         self.function, self.running = function, False
         self.inputs = [np.array(a) for a in arrays]
-        self.recorded_inputs: list = [a.tobytes("A") for a in self.inputs]  # None once others were compared
+        self.recorded_inputs = {i: a.tobytes("A") for i, a in enumerate(self.inputs)}  # until others are compared
         recorder, result, failed = Recorder(), None, None
         try:
             result = recorder.run(function, self.inputs)
@@ -94,7 +95,8 @@ class Program:
             if type(failed) is not CannotReplay:
                 self._alone(arrays)  # says itself what is wrong with the arrays
             raise RuntimeError(f"cannot be captured: {failed}") from None
-        self.tensors = [(t, data, t.node) for t, data in recorder.tensors.values()]
+        self.tensors = [t for t, _ in recorder.tensors.values()]
+        self.found = [data for _, data in recorder.tensors.values()], [t.node for t in self.tensors]
         self.surroundings = Surroundings(function)
         move = plan(recorder, result)
         self.result = map_arrays(move, result)
@@ -103,7 +105,8 @@ class Program:
             bound = [step for step in map(_bound, some) if step]
             self.steps += bound if errors is None else [(run_with_errstate, (errors, bound))]
         delivers = [function is deliver_grad for function, _ in self.steps]
-        self.forward = delivers.index(True) if True in delivers else len(delivers)  # steps before gradients arrive
+        first = delivers.index(True) if True in delivers else len(delivers)
+        self.undelivered, self.delivering = self.steps[:first], self.steps[first:]  # from where gradients arrive
         del result
         if recorder.alive() and (gc.collect(), recorder.alive())[1]:
             seen = "keeps something that it computed, in a list or an attribute"
@@ -113,7 +116,8 @@ class Program:
     def is_current(self):
         """Whether the function would find the tensors and modules that it found when it was recorded."""
         return (
-            all(tensor.data is data and tensor.node is node for tensor, data, node in self.tensors)
+            all(map(operator.is_, map(DATA, self.tensors), self.found[0]))
+            and all(map(operator.is_, map(NODE, self.tensors), self.found[1]))
             and self.surroundings.unchanged()
         )
 
@@ -121,7 +125,7 @@ class Program:
         for held, a in zip(self.inputs, arrays):
             held[...] = a
         try:
-            if self._new_inputs():
+            if self.recorded_inputs and self._new_inputs():
                 self._verify(arrays)
         except (DecisionChanged, IndexError):
             return self.function(*arrays)
@@ -131,12 +135,12 @@ class Program:
         """Run the steps and return the result; the function's own, if they do not hold for these values."""
         self.running = True
         try:
-            for function, args in self.steps[: self.forward]:
+            for function, args in self.undelivered:
                 function(*args)
         except (DecisionChanged, IndexError):
             return self.function(*[a.copy() for a in self.inputs])
         else:
-            for function, args in self.steps[self.forward :]:
+            for function, args in self.delivering:
                 function(*args)
             return self.result
         finally:
@@ -146,12 +150,12 @@ class Program:
         """Compare a replay with the function itself."""
         self._compare(*self._alone(arrays))
         for i in self._new_inputs():
-            self.recorded_inputs[i] = None
+            del self.recorded_inputs[i]
 
     def _new_inputs(self):
         """The numbers of the inputs whose values were always those of the recording, and are others now."""
-        now = ((i, self.inputs[i], before) for i, before in enumerate(self.recorded_inputs) if before is not None)
-        return [i for i, a, before in now if memoryview(a.ravel("K").view(np.uint8)) != before]
+        now = ((i, self.inputs[i].ravel("K").view(np.uint8), before) for i, before in self.recorded_inputs.items())
+        return [i for i, a, before in now if memoryview(a) != before]
 
     def _alone(self, arrays):
         """What the function itself delivers to leaves and returns, without effect on them."""

@@ -2,7 +2,8 @@
 
 import operator
 from functools import partial
-from types import FunctionType, MethodType
+from itertools import chain, islice
+from types import FunctionType, MethodType, ModuleType
 
 import numpy as np
 
@@ -16,11 +17,12 @@ class Surroundings:
 
     cells    (cell, content) of the variables that it and the functions it calls close over
     names    (dict, name, value) of global variables that they name, and of attributes on the way to modules
-    holders  (list or dict, its values): the attributes of modules, and lists and dicts of modules and tensors
+    holders  the attributes of modules, lists and dicts of modules and tensors: live views of their values
+    values   what was in the holders, one after the other
     """
 
     def __init__(self, function):
-        self.cells, self.names, self.holders = [], [], []
+        self.cells, self.names, self.holders, self.values = [], [], [], []
         self.seen = {}
         waiting = [function]
         while waiting and len(self.seen) < MOST_OBJECTS:
@@ -34,10 +36,8 @@ class Surroundings:
         return (
             all(_content(cell) is content for cell, content in self.cells)
             and all(where.get(name) is value for where, name, value in self.names)
-            and all(
-                len(held) == len(values) and all(map(operator.is_, _values(held), values))
-                for held, values in self.holders
-            )
+            and sum(map(len, self.holders)) == len(self.values)
+            and all(map(operator.is_, chain.from_iterable(self.holders), self.values))
         )
 
     def _around(self, x):
@@ -47,25 +47,32 @@ class Surroundings:
         if isinstance(x, partial):
             return x.func, *x.args, *x.keywords.values()
         if isinstance(x, FunctionType):
+            module = x.__globals__.get("__name__", "")
+            if module.startswith("allgrad.autograd."):
+                return ()
             cells = [(cell, _content(cell)) for cell in x.__closure__ or ()]
-            names = [name for name in _names(x.__code__) if name in x.__globals__]
             self.cells += cells
+            own = module.startswith("allgrad.")
+            names = [] if own else [n for n in _names(x.__code__) if not _is_fixed(x.__globals__.get(n))]
             self.names += [(x.__globals__, name, x.__globals__[name]) for name in names]
             found = [content for _, content in cells] + [x.__globals__[name] for name in names]
             return *found, *(x.__defaults__ or ()), *(x.__kwdefaults__ or {}).values()
         if isinstance(x, (list, tuple, dict)):
-            values = tuple(_values(x))[:LONGEST]
-            if len(x) <= LONGEST and any(map(_counts, values)):
-                self.holders.append((x, values))
-            return [v for v in values if _counts(v)]
-        if not hasattr(x, "__dict__") or isinstance(x, (type, Tensor, np.ndarray)) or hasattr(x, "__spec__"):
+            return self._hold(x.values() if isinstance(x, dict) else x)
+        if not hasattr(x, "__dict__") or isinstance(x, (type, ModuleType, Tensor, np.ndarray)):
             return ()
         if _is_module(x):
-            self.holders.append((vars(x), tuple(vars(x).values())))
-            return [v for v in vars(x).values() if _counts(v)]
+            return self._hold(vars(x).values(), always=True)
         held = [(name, v) for name, v in vars(x).items() if _counts(v)]
         self.names += [(vars(x), name, v) for name, v in held if _is_module(v) or isinstance(v, (Tensor, FunctionType))]
         return [v for _, v in held]
+
+    def _hold(self, values, always=False):
+        found = [v for v in islice(values, LONGEST) if _counts(v)]
+        if always or (found and len(values) <= LONGEST):
+            self.holders.append(values)
+            self.values += values
+        return found
 
 
 def _content(cell):
@@ -80,8 +87,8 @@ def _names(code):
     return {*code.co_names}.union(*[_names(c) for c in code.co_consts if hasattr(c, "co_names")])
 
 
-def _values(held):
-    return held.values() if isinstance(held, dict) else held
+def _is_fixed(x):
+    return x is None or isinstance(x, (type, ModuleType))
 
 
 def _is_module(x):
