@@ -14,7 +14,7 @@ if __name__ == "autograd":  # in a checkout, `import autograd` is `import allgra
     also_known_as(__name__)
 
 from allgrad.autograd.arena import Arena
-from allgrad.autograd.arrays import xp as _xp
+from allgrad.autograd.arrays import load_imported_backends as _load, xp as _xp
 from allgrad.autograd.engine import (
     default_dtype, enable_grad, get_default_dtype, grad, hessian, hvp, jacobian, jvp, no_grad, primitive, shared,
     Tensor, tensor, vjp,
@@ -35,3 +35,4 @@ from allgrad.autograd.tools import count_operations, detect_anomaly, draw_graph,
 
 permute_dims, clip = permute, clamp
 _xp[Tensor] = _sys.modules[__name__]  # inside a nested transformation the rules compute with our own operations
+_load()  # of the libraries that are imported already; of others when their first array comes along

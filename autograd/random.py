@@ -5,14 +5,16 @@ Equal keys give equal numbers, in any process and in any order of asking; differ
 of (0, "shuffle", 1) and (1, "shuffle", 0) have nothing in common. All come from Philox (Salmon et al. 2011, "Parallel
 Random Numbers: As Easy as 1, 2, 3"), whose raw output NumPy promises never to change.
 
-Layers draw initial weights and dropout masks from one stream, whose key `manual_seed` or `keyed` sets.
+Layers draw initial weights and dropout masks from one stream, whose key `manual_seed` sets, or, in a thread's `keyed`
+context, from that key's.
 """
 
 import hashlib
+import threading
 
 import numpy as np
 
-from allgrad.autograd.engine import declare_modes
+from allgrad.autograd.engine import declare_modes, here
 
 
 def philox(*key):
@@ -32,38 +34,46 @@ def permutation(n, *key):
     return np.argsort(philox(*key).random_raw(n), kind="stable")
 
 
-_key: tuple = (0,)  # of the stream that layers draw from
-_draws = 0  # how often they have
-declare_modes(__name__, "_key", "_draws")
+class _Stream:
+    """A key, and how often layers have drawn from its stream."""
+
+    def __init__(self, *key):
+        self.key, self.draws = key, 0
+
+
+declare_modes(stream=_Stream(0))  # one for all threads that are in no `keyed` context
+_drawing = threading.Lock()
 
 
 def manual_seed(seed):
-    """Restart the stream from which layers draw initial weights and dropout masks; its key is the seed, an integer."""
-    global _key, _draws
-    _key, _draws = (int(seed),), 0
+    """Restart the stream from which layers draw initial weights and dropout masks; its key is the seed, an integer.
+
+    All threads draw from it in turn, except those inside a `keyed` context.
+    """
+    with _drawing:
+        here.stream.key, here.stream.draws = (int(seed),), 0
 
 
 class keyed:
-    """Context in which layers draw from a stream of its own: their numbers depend on this key alone."""
+    """Context in which a thread's layers draw from a stream of its own: their numbers depend on this key alone."""
 
     def __init__(self, *key):
         self.key = key
 
     def __enter__(self):
-        global _key, _draws
-        self.before = _key, _draws
-        _key, _draws = self.key, 0
+        self.before, here.stream = here.stream, _Stream(*self.key)
 
     def __exit__(self, *exc):
-        global _key, _draws
-        _key, _draws = self.before
+        here.stream = self.before
 
 
 def draw():
     """The next bit generator of the stream in force: that of its key and the number of draws so far."""
-    global _draws
-    _draws += 1
-    return philox(*_key, _draws)
+    stream = here.stream
+    with _drawing:
+        stream.draws += 1
+        key = *stream.key, stream.draws
+    return philox(*key)
 
 
 MULTIPLIERS, WEYL = (0xD2511F53, 0xCD9E8D57), (0x9E3779B9, 0xBB67AE85)  # the constants of Philox4x32

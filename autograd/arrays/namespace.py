@@ -60,6 +60,8 @@ def as_operand(a, name):
         return a
     if isinstance(a, np.generic):
         return a.item()
+    if type(a) in NUMPY_TYPES:
+        return a.as_operand()  # a recorded one, which may stand for a number
     if isinstance(a, np.ndarray):
         return a.view(np.ndarray)
     if is_torch(a):

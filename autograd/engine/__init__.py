@@ -1,7 +1,7 @@
 """Tensors, the graph behind them, primitives, and derivatives of functions: the engine, without any operation.
 
 Read `tensor` (an array and its node), `graph` (nodes, leaves, the walk of `backward`), `primitive` (how an operation
-records a node) and `transforms` (grad, jvp, hessian and so on). `modes` are the engine's few global switches,
+records a node) and `transforms` (grad, jvp, hessian and so on). `modes` are the engine's few switches,
 `instrument` is how tools look on, and `stepped` runs functions in turns.
 """
 
@@ -14,7 +14,16 @@ from allgrad.autograd.engine.instrument import (
     patched,
     users_line,
 )
-from allgrad.autograd.engine.modes import default_dtype, enable_grad, get_default_dtype, no_grad, declare_modes
+from allgrad.autograd.engine.modes import (
+    declare_modes,
+    default_dtype,
+    enable_grad,
+    get_default_dtype,
+    here,
+    no_grad,
+    setting,
+)
+from allgrad.autograd.engine import numpy_calls as _numpy_calls  # Tensor.__array_function__
 from allgrad.autograd.engine.primitive import operations, ARGUMENT_TYPES, primitive, shared
 from allgrad.autograd.engine.stepped import SteppedFunction
 from allgrad.autograd.engine.tensor import attach_methods, is_mean_of, reference_array, shape_of, Tensor, tensor, unwrap

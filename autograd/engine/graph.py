@@ -12,7 +12,9 @@ A node points to the nodes it was computed from. Of y = exp(x) * sin(x), with a 
     exp runs    its vjp gives g_exp exp(x), the last one due at x: the leaf accumulates the sum
 """
 
+import threading
 import warnings
+from collections import defaultdict
 
 from allgrad.autograd.arrays import OuterProduct, Scattered, unbroadcast, xp
 
@@ -75,17 +77,24 @@ class Leaf(Node):
         if g.dtype is not self.dtype and g.dtype != self.dtype:
             seen = f"gradient of {self.name!r} arrived as {g.dtype}, not {self.dtype}"
             warnings.warn(f"{seen}: an array of another dtype entered the graph", stacklevel=2)
-        if type(g) is OuterProduct:
-            g.into(self.grad)
-        elif not self.stale:
-            self.grad += g
-        elif self.grad is None:
-            self.grad = xp[type(g)].array(g, dtype=self.dtype)
-        else:
-            self.grad[...] = g
-        self.stale = False
+        with _accumulating:
+            if type(g) is OuterProduct and not (self.stale and self.grad is not None):
+                g = g.value()  # another thread has brought one since
+            if not self.stale:
+                self.grad += g
+            elif type(g) is OuterProduct:
+                g.into(self.grad)
+            elif self.grad is None:
+                self.grad = xp[type(g)].array(g, dtype=self.dtype)
+            else:
+                self.grad[...] = g
+            self.stale = False
         if self.hook is not None:
             self.hook(self)
+
+
+_accumulating = threading.Lock()  # threads whose graphs share a leaf add to its gradient one after the other
+_walking_on_nodes = threading.Lock()  # held by the one backward that counts on the nodes themselves
 
 
 def backward(root, g, retain_graph=False):
@@ -95,56 +104,78 @@ def backward(root, g, retain_graph=False):
     due to it have arrived (topological order: Kahn 1962). A leaf gets its sum at once, before the walk goes on, so that
     its exchange between ranks can start. Counts carry the stamp of this backward, so that one cut short by an exception
     leaves nothing behind. Edges are freed on the way unless retain_graph.
+
+    Counts and sums are kept on the nodes. A backward that begins while another one walks, in another thread or inside
+    a vjp, keeps its own in a table, since both may meet the same nodes.
     """
     if not root.edges:
         if root.edges is None:
             raise _consumed(root)
         return root.accumulate(g)
-    stamp = root.stamp = object()
-    root.incoming = g
+    if not _walking_on_nodes.acquire(blocking=False):
+        return _walk(root, g, retain_graph, defaultdict(lambda: Node("", (), ())))
+    try:
+        _walk(root, g, retain_graph, None)
+    finally:
+        _walking_on_nodes.release()
+
+
+def _walk(root, g, retain_graph, table):
+    """`backward`, with counts and sums on the nodes if the table is None, otherwise on stand-ins for them in it."""
+    stamp = object()
+    place = root if table is None else table[root]
+    place.stamp, place.incoming = stamp, g
     stack = [root]
     while stack:
         node = stack.pop()
         if node.edges is None:
             raise _consumed(node)
         for parent, _, _ in node.edges:
-            if parent.stamp is stamp:
-                parent.pending += 1
+            place = parent if table is None else table[parent]
+            if place.stamp is stamp:
+                place.pending += 1
             else:
-                parent.stamp, parent.pending, parent.incoming = stamp, 1, None
+                place.stamp, place.pending, place.incoming = stamp, 1, None
                 if parent.edges != ():
                     stack.append(parent)
     ready = [root]
     while ready:
         node = ready.pop()
-        g, node.incoming = node.incoming, None
-        for parent, vjp, version in node.edges:
+        place = node if table is None else table[node]
+        g, place.incoming = place.incoming, None
+        edges = node.edges
+        if edges is None:  # freed meanwhile, by another backward
+            raise _consumed(node)
+        for parent, vjp, version in edges:
             if parent.version != version:
                 seen = f"{parent.name!r} was modified in place after {node.name!r} used it"
                 raise RuntimeError(f"{seen}: run backward before optimizer.step()")
+            place = parent if table is None else table[parent]
             d = vjp(g)
             if type(d) is OuterProduct and (
-                parent.pending > 1 or parent.incoming is not None or parent.grad_buffer() is None
+                place.pending > 1 or place.incoming is not None or parent.grad_buffer() is None
             ):
                 d = d.value()
             if d.shape != parent.shape:
                 d = unbroadcast(d, parent.shape)
-            if parent.incoming is not None:
-                if type(parent.incoming) is Scattered:
-                    d = parent.incoming.plus(d)
+            if place.incoming is not None:
+                if type(place.incoming) is Scattered:
+                    d = place.incoming.plus(d)
                 else:  # never in place: a vjp may have returned g itself
-                    d = parent.incoming + (d.value() if type(d) is Scattered else d)
-            parent.pending -= 1
-            if parent.pending:
-                parent.incoming = d
+                    d = place.incoming + (d.value() if type(d) is Scattered else d)
+            place.pending -= 1
+            if place.pending:
+                place.incoming = d
                 continue
             if type(d) is Scattered:
                 d = d.value()
             if parent.edges:
-                parent.incoming = d
+                place.incoming = d
                 ready.append(parent)
+            elif parent.edges is None:
+                raise _consumed(parent)
             else:  # a leaf: deliver now and not when its turn comes, so that its exchange can start
-                parent.incoming = None
+                place.incoming = None
                 parent.accumulate(d)
         if not retain_graph:
             node.edges = None

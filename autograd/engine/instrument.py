@@ -22,8 +22,8 @@ capture, comparing  Leaf.accumulate                            collect gradients
 
 Three more changes go without a context. The first tensor of torch loads `on_torch`, which wraps the rules of operations
 that torch has kernels for, and `update` of SGD and Adam, once and for good. Importing `replay` registers its array type
-where types of operands are listed (`arrays.namespace`). A `SteppedFunction` has its own values of the engine's modes
-(`engine.modes`), which it swaps with those outside whenever it goes on or waits.
+where types of operands are listed (`arrays.namespace`). A `SteppedFunction` swaps the attributes it was given with
+those outside whenever it goes on or waits.
 """
 
 import linecache

@@ -1,53 +1,74 @@
-"""Modes: global switches of the engine, such as whether operations are recorded, and the dtype of Python's floats.
+"""Modes: switches of the engine, such as whether operations are recorded, and the dtype of Python's floats.
 
-A mode is an attribute of a module, shared by all threads. Every module declares its own by `declare_modes`, so that
-functions that run in turns (`engine.stepped`) can each have their own values: `no_grad` in one does not reach another.
+A mode is an attribute of `here`, which each thread has values of its own for: `no_grad` in one does not reach another.
+A module declares those it needs by `declare_modes`, with the value of a thread that has set none.
 """
 
-import sys
+import threading
 from contextlib import contextmanager
-from typing import Any
+from copy import copy
 
 import numpy as np
 
-recording = True  # whether operations on tensors that need a gradient become part of a graph
-float_dtype = np.dtype("float32")  # what Python's floats become, and new parameters have
 
-MODES: list[tuple[Any, str]] = []  # (module, attribute) of every mode
-
-
-def declare_modes(module: str, *attributes: str):
-    """Declare attributes of the module of this name to be modes."""
-    MODES.extend((sys.modules[module], attribute) for attribute in attributes)
+class _Modes(threading.local):
+    recording = True  # whether operations on tensors that need a gradient become part of a graph
+    float_dtype = np.dtype("float32")  # what Python's floats become, and new parameters have
 
 
-declare_modes(__name__, "recording", "float_dtype")
+here = _Modes()
+MODES = ["recording", "float_dtype"]
+pauses = 0  # contexts of `no_grad` in force in any thread: operations ask `here.recording` only if there is one
+_counting = threading.Lock()
+
+
+def declare_modes(**modes):
+    """Declare modes, each with the value of a thread that has not set it."""
+    MODES.extend(modes)
+    for name, value in modes.items():
+        setattr(_Modes, name, value)
+
+
+def copy_modes():
+    """Copies of this thread's modes, by name, for another thread to start with."""
+    return {name: copy(getattr(here, name)) for name in MODES}
 
 
 @contextmanager
-def _setting(name, value):
-    before, globals()[name] = globals()[name], value
+def setting(**modes):
+    """Context in which modes have these values in this thread."""
+    before = {name: getattr(here, name) for name in modes}
+    vars(here).update(modes)
     try:
         yield
     finally:
-        globals()[name] = before
+        vars(here).update(before)
 
 
+@contextmanager
 def no_grad():
-    """Context in which no graph is recorded: results are constants. In force in all threads."""
-    return _setting("recording", False)
+    """Context in which no graph is recorded: results are constants. In force in this thread, as all modes."""
+    global pauses
+    with _counting:
+        pauses += 1
+    try:
+        with setting(recording=False):
+            yield
+    finally:
+        with _counting:
+            pauses -= 1
 
 
 def enable_grad():
     """Context in which a graph is recorded, also inside `no_grad`."""
-    return _setting("recording", True)
+    return setting(recording=True)
 
 
 def default_dtype(dtype):
     """Context in which Python floats, and parameters made without a dtype, take this dtype ("float32", "float64")."""
-    return _setting("float_dtype", np.dtype(dtype))
+    return setting(float_dtype=np.dtype(dtype))
 
 
 def get_default_dtype():
     """The dtype that Python floats and new parameters take."""
-    return float_dtype
+    return here.float_dtype

@@ -24,6 +24,7 @@ from allgrad.autograd.arrays import OPERAND_TYPES, as_operand
 from allgrad.autograd.engine import modes
 from allgrad.autograd.engine.errors import named_error, shape_error
 from allgrad.autograd.engine.graph import Node
+from allgrad.autograd.engine.modes import here
 from allgrad.autograd.engine.tensor import Tensor, tensor
 
 ARGUMENT_TYPES = OPERAND_TYPES | {Tensor, type(None)}  # what a rule takes as it is; None: an argument left out
@@ -55,7 +56,7 @@ def primitive(rule: Callable) -> Callable[..., Tensor]:
         except (ValueError, TypeError, IndexError) as error:
             raise named_error(name, error, a) from None
         node = a.node
-        if node is None or not modes.recording:
+        if node is None or (modes.pauses and not here.recording):
             return Tensor(value, None, a.level)
         return Tensor(value, Node(name, ((node, vjp, node.version),), value.shape), a.level)
 
@@ -82,7 +83,7 @@ def primitive(rule: Callable) -> Callable[..., Tensor]:
             value, u, v = rule(x, y)
         except (ValueError, RuntimeError) as error:
             raise shape_error(name, error, a, b) from None
-        if not modes.recording or p is q is None:
+        if p is q is None or (modes.pauses and not here.recording):
             return Tensor(value, None, level)
         if q is None:
             edges = ((p, u, p.version),)
@@ -111,7 +112,7 @@ def primitive(rule: Callable) -> Callable[..., Tensor]:
             value, *vjps = rule(*values, **static)
         except (ValueError, RuntimeError) as error:
             raise shape_error(name, error, *args) from None
-        if not modes.recording:
+        if modes.pauses and not here.recording:
             return Tensor(value, None, level)
         edges = tuple([(n, vjp, n.version) for n, vjp in zip(nodes, vjps) if n is not None])
         return Tensor(value, Node(name, edges, value.shape) if edges else None, level)
@@ -137,13 +138,15 @@ def shared(pullback, count):
 
     For rules whose gradients share most of their work: `return value, *shared(pullback, 2)`.
     """
-    seen: list = [None, None]
+    seen: tuple = (None, None)
 
     def part(i):
         def vjp(g):
-            if seen[0] is not g:
-                seen[0], seen[1] = g, pullback(g)
-            return seen[1][i]
+            nonlocal seen
+            found = seen  # another thread may replace it
+            if found[0] is not g:
+                found = seen = g, pullback(g)
+            return found[1][i]
 
         return vjp
 

@@ -1,4 +1,4 @@
-"""Functions that stop in the middle and go on later, each with values of its own for the engine's modes.
+"""Functions that stop in the middle and go on later, with attributes that have other values meanwhile.
 
 Synchronised batch norm runs the shards of a batch so: each stops where it needs the sum over all of them.
 
@@ -9,9 +9,10 @@ Synchronised batch norm runs the shards of a batch so: each stops where it needs
 
 import contextvars
 import threading
+from contextlib import nullcontext
 from typing import Any
 
-from allgrad.autograd.engine.modes import MODES
+from allgrad.autograd.engine.modes import copy_modes, no_grad, setting
 
 
 class Cancelled(BaseException):
@@ -25,11 +26,11 @@ class SteppedFunction:
 
     own: {(object, attribute): value}, attributes that have these values while the function runs and their usual ones
     while it does not. `self.own` keeps the function's values, as it left them. The engine's modes (`engine.modes`) are
-    always among them, and start as they are now.
+    the thread's own, and start as they are now.
     """
 
     def __init__(self, f, own=()):
-        self.own: dict = {(owner, name): getattr(owner, name) for owner, name in MODES} | dict(own)
+        self.own, self.modes = dict(own), copy_modes()
         self.finished, self.cancelled = False, False
         self.message: Any = None
         self.error: BaseException | None = None
@@ -45,12 +46,12 @@ class SteppedFunction:
         if self.thread.ident is None:
             self.thread.start()
         self.message = answer
-        self._swap_modes()
+        self._swap()
         try:
             self._go.release()
             self._back.acquire()
         finally:
-            self._swap_modes()
+            self._swap()
         if self.error is not None:
             raise self.error
         return self.message
@@ -68,21 +69,22 @@ class SteppedFunction:
         """End a function that waits, by raising Cancelled there; without effect if it has not begun or has finished."""
         if self.thread.ident is not None and not self.finished:
             self.cancelled = True
-            self._swap_modes()
+            self._swap()
             self._go.release()
             self.thread.join()
-            self._swap_modes()
+            self._swap()
 
     def _run(self, f):
         self._go.acquire()
         try:
-            self.message = f()
+            with setting(**self.modes), nullcontext() if self.modes["recording"] else no_grad():
+                self.message = f()
         except BaseException as error:  # also SystemExit: `resume` raises it where it counts
             self.error = error
         self.finished = True
         self._back.release()
 
-    def _swap_modes(self):
+    def _swap(self):
         """Swap the function's own values of attributes with those outside of it."""
         for (owner, name), value in self.own.items():
             self.own[owner, name] = getattr(owner, name)

@@ -6,6 +6,7 @@ y.detach()                                        the same data, node None: a co
 """
 
 import math
+import operator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from allgrad.autograd.arrays import cast_like, is_torch, kind, like_arg, to_backend_of, to_device, to_numpy, xp
 from allgrad.autograd.engine import graph, modes
 from allgrad.autograd.engine.graph import Leaf
+from allgrad.autograd.engine.modes import get_default_dtype, here
 
 
 class Tensor:
@@ -26,7 +28,7 @@ class Tensor:
     Of what a loss or `mean` returns there is also `mean_of`: see `is_mean_of`.
     """
 
-    __slots__ = ("data", "node", "level", "mean_of", "_master")
+    __slots__ = ("data", "node", "level", "mean_of", "_master", "_leaf")
     __array_ufunc__ = None  # ndarray * Tensor reaches Tensor.__rmul__ instead of building an object array
 
     def __init__(self, data, node: Any = None, level=0):
@@ -54,13 +56,15 @@ class Tensor:
         """The gradient accumulated in a leaf, an array of its shape; None before the first backward, and of non-leaves.
 
         Once an optimizer has been made for the leaf, this is a view into its arena, which later steps overwrite.
-        Assigning None resets it; nothing else can be assigned.
+        Assigning None resets it; nothing else can be assigned, but it may be changed in place (`x.grad *= 0.5`).
         """
         leaf = self.node
         return None if not isinstance(leaf, Leaf) or leaf.stale else leaf.grad
 
     @grad.setter
     def grad(self, value):
+        if value is not None and value is self.grad:  # what x.grad *= 0.5 ends in
+            return
         if value is not None:
             raise AttributeError("grad can only be reset, by x.grad = None: backward(g) is what adds to it")
         if not isinstance(self.node, Leaf):
@@ -74,8 +78,14 @@ class Tensor:
         return "constant" if self.node is None else self.node.name
 
     def detach(self):
-        """The same value as a constant, sharing memory: no gradient flows through it, at any nesting level."""
-        return Tensor(self.data.detach() if type(self.data) is Tensor else self.data, None, self.level)
+        """The same value as a constant, sharing memory: no gradient flows through it, at any nesting level.
+
+        What is assigned to the constant of a leaf changes the leaf.
+        """
+        constant = Tensor(self.data.detach() if type(self.data) is Tensor else self.data, None, self.level)
+        if isinstance(self.node, Leaf):
+            constant._leaf = self
+        return constant
 
     def numpy(self):
         """The value as a NumPy array: the same memory, or a copy if it is on a device."""
@@ -97,6 +107,8 @@ class Tensor:
         """
         if self.node is not None and not isinstance(self.node, Leaf):
             raise RuntimeError(f"assign needs a leaf, this tensor was computed by {self.name!r}")
+        if (leaf := self._leaf_behind()) is not None:
+            return leaf.assign(value)
         value = to_backend_of(unwrap(value), self.data)
         if not hasattr(value, "dtype") or kind(value.dtype) not in "biuf" or tuple(value.shape) not in ((), self.shape):
             raise ValueError(f"assign: a tensor of shape {tuple(self.shape)} takes a number or an array of its shape")
@@ -107,6 +119,36 @@ class Tensor:
             self.master[...] = value
         if self.node is not None:
             self.node.version += 1
+
+    def _leaf_behind(self):
+        """The leaf whose memory this constant is, after `detach`."""
+        leaf = getattr(self, "_leaf", None) if self.node is None else None
+        return leaf if leaf is not None and leaf.data is self.data else None
+
+    def change(self, result):
+        """Become the result of an operation in place, as after `x *= 2`; returns self.
+
+        A leaf, and a constant that is the detached value of one, keep their memory: RuntimeError if the result requires
+        a gradient, and for graphs that used the old value. Any other tensor takes the value and the node of the result,
+        so that gradients flow through both; graphs, arrays and tensors that share its old memory keep the old value.
+        """
+        if type(self.node) is not Leaf and self.master is self.data and self._leaf_behind() is None:
+            self.data, self.node, self.level = result.data, result.node, result.level
+            return self
+        if loses_gradient(result):
+            raise _leaf_changed(self.name)
+        self.assign(result)
+        return self
+
+    def __setitem__(self, index, value):
+        """x[index] = value where nothing is recorded: of a leaf under `no_grad`, and of a constant."""
+        if loses_gradient(self) or loses_gradient(value):
+            seen = "x[...] = value is not recorded, and x or the value requires a gradient"
+            raise RuntimeError(f"{seen}: compute a new tensor, by ag.where or ag.stack")
+        index = tuple(map(unwrap, index)) if isinstance(index, tuple) else unwrap(index)
+        data = self.master.clone() if is_torch(self.master) else np.array(self.master)
+        data[index] = to_backend_of(unwrap(value), data)
+        self.change(Tensor(data, None, self.level))
 
     @property
     def master(self):
@@ -173,13 +215,60 @@ class Tensor:
     def __float__(self):
         return float(unwrap(self))
 
+    def __int__(self):
+        return int(unwrap(self))
+
     def __array__(self, dtype=None, copy=None):
+        if loses_gradient(self):
+            raise becomes_array("np.array")
         return np.array(self.numpy(), dtype=dtype, copy=copy)
 
     def __iter__(self):
         return (self[i] for i in range(len(self)))
 
     __hash__ = object.__hash__  # tensors are compared elementwise, and hashed by identity
+
+
+def loses_gradient(x):
+    """Whether a tensor requires a gradient, at any level, where operations are recorded."""
+    while type(x) is Tensor:
+        if x.node is not None:
+            return not modes.pauses or here.recording
+        x = x.data
+    return False
+
+
+def becomes_array(name):
+    """The error of a function that would make an array of a tensor that requires a gradient."""
+    seen = f"{name}: a tensor that requires a gradient would become an array, and the gradient would be lost"
+    return TypeError(f"{seen}: use a function of allgrad, or give x.detach().numpy()")
+
+
+def _leaf_changed(name):
+    seen = f"{name!r}, a leaf that requires a gradient, is changed in place where operations are recorded"
+    return RuntimeError(f"{seen}: do it under `with ag.no_grad():`, or compute a new tensor, x = x * 2")
+
+
+def _in_place(name):
+    """An operator as the method of its in-place form: + as +=.
+
+    A leaf may be shifted by a constant also where operations are recorded: the derivatives by its old and its new value
+    are the same.
+    """
+    operation = getattr(operator, name)
+
+    def changed(self, other):
+        if type(self.node) is not Leaf:
+            return self.change(operation(self if self.master is self.data else Tensor(self.master), other))
+        if name not in ("add", "sub") and loses_gradient(self):
+            raise _leaf_changed(self.name)
+        return self.change(operation(Tensor(self.master), other))
+
+    return changed
+
+
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"):
+    setattr(Tensor, f"__i{_name}__", _in_place(_name))
 
 
 def attach_methods(*operations):
@@ -226,9 +315,11 @@ def tensor(data, requires_grad=False, dtype=None, name="tensor", device=None):
     dtype: a name such as "float64" or a dtype; without it arrays keep theirs, and Python floats take `default_dtype`
     (float32). name: what errors and graphs call a leaf. device ("cpu", "cuda", "cuda:1"): make a torch tensor there.
     """
+    if loses_gradient(data):
+        raise becomes_array("tensor")
     data = unwrap(data)
     if dtype is None and not hasattr(data, "dtype"):
-        dtype = modes.float_dtype if np.asarray(data).dtype == np.float64 else None
+        dtype = get_default_dtype() if np.asarray(data).dtype == np.float64 else None
     if device is not None:
         data = to_device(np.array(data, dtype=dtype) if not hasattr(data, "dtype") else data, device)
     array = (

@@ -17,7 +17,7 @@ import numpy as np
 
 from allgrad.autograd.arrays import cast_like, full, xp
 from allgrad.autograd.engine.graph import Leaf, backward
-from allgrad.autograd.engine.modes import declare_modes, enable_grad
+from allgrad.autograd.engine.modes import declare_modes, here, setting
 from allgrad.autograd.engine.primitive import primitive, shared
 from allgrad.autograd.engine.tensor import Tensor, check_floating, shape_of, tensor, unwrap
 
@@ -31,12 +31,12 @@ class _Input(Leaf):
         return None
 
     def accumulate(self, g):
-        self.grad = g if type(g) is Tensor else xp[type(g)].copy(g)[()]  # a NumPy scalar for ()
+        g = g if type(g) is Tensor else xp[type(g)].copy(g)[()]  # a NumPy scalar for ()
+        self.grad = g if self.grad is None else self.grad + g  # a second part, of a backward inside a vjp
         self.stale = False
 
 
-_depth = 0  # the highest level at which a function is being evaluated right now
-declare_modes(__name__, "_depth")
+declare_modes(depth=0)  # the highest level at which a function is being evaluated right now
 
 
 def _level(x):
@@ -50,15 +50,11 @@ def vjp(f, *xs):
     result has the shape of its x. pullback may be called again, for other g. y and the results are arrays; Tensors if
     one x is, or if f uses tensors that require a gradient, so that they can be differentiated in their turn.
     """
-    global _depth
-    given, before = max(map(_level, xs)), _depth
-    level = _depth = 1 + max(given, before)  # above every function around this one, whose tensors f may use
-    try:
-        with enable_grad():
-            inputs = [_input(x, level) for x in map(_asarray, xs)]
-            y = f(*inputs)
-    finally:
-        _depth = before
+    given = max(map(_level, xs))
+    level = 1 + max(given, here.depth)  # above every function around this one, whose tensors f may use
+    with setting(recording=True, depth=level):
+        inputs = [_input(x, level) for x in map(_asarray, xs)]
+        y = f(*[Tensor(x.data, x.node, level) for x in inputs])  # which f may change in place
     if type(y) is not Tensor and not hasattr(y, "dtype"):
         if not isinstance(y, (bool, int, float)):
             raise TypeError(f"vjp: the function must return one Tensor, got {type(y).__name__}: differentiate by parts")
@@ -69,6 +65,8 @@ def vjp(f, *xs):
         ours, theirs = shape_of(value), shape_of(g)
         if ours != theirs:
             raise ValueError(f"vjp: the pullback of a value of shape {ours} got a gradient of shape {theirs}")
+        for x in inputs:
+            x.node.grad = None  # of a pullback cut short by an exception
         if root is not None:
             if type(g) is not Tensor:  # a view is a new object: no vjp takes a changed array for the last one
                 g = cast_like(g, unwrap(y))[()]
@@ -83,7 +81,10 @@ def _input(x, level):
 
 
 def _asarray(x):
-    return x if type(x) is Tensor or hasattr(x, "dtype") else tensor(x).data
+    if hasattr(x, "dtype"):
+        xp[type(unwrap(x))]  # loads a library's own rules now, and not in the midst of the first operation
+        return x
+    return tensor(x).data
 
 
 def _take(x):

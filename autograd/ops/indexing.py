@@ -26,8 +26,11 @@ def getitem(a, index):
 
 
 def _part(i, a):
-    """One part of an index, as the array library of a takes it."""
+    """One part of an index, as the array library of a takes it: a list, a range or a memoryview as an array."""
     i = unwrap(i)
+    single = i is None or i is ... or isinstance(i, slice) or hasattr(i, "__index__") or hasattr(i, "dtype")
+    if not single and len(i):
+        i = np.asarray(i)
     return integers(i, unwrap(a)) if hasattr(i, "dtype") and i.dtype != bool else i
 
 

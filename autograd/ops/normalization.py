@@ -6,13 +6,12 @@ and shift; inside nested derivatives they are composed of `_standardize` (`engin
 """
 
 import math
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from allgrad.autograd.arrays import astype, cast_like, ones, sum_keepdims, sum_rows, to_numpy, xp
-from allgrad.autograd.engine import Tensor, declare_modes, primitive, shared, unfused, unwrap
+from allgrad.autograd.engine import Tensor, declare_modes, here, primitive, setting, shared, unfused, unwrap
 from allgrad.autograd.ops.windows import TO_NCHW, to_hcwn
 
 
@@ -106,8 +105,8 @@ def batch_norm(x, running_mean=None, running_var=None, weight=None, bias=None, t
 
     if training:
         moments = None if running_mean is None else move
-        if _sum_over_parts is not None:
-            return _batch_norm_of_part(x, weight, bias, eps=eps, moments=moments, total=_sum_over_parts)
+        if here.sum_over_parts is not None:
+            return _batch_norm_of_part(x, weight, bias, eps=eps, moments=moments, total=here.sum_over_parts)
         if count < 2:
             seen = f"a batch of shape {tuple(x.shape)} has {count} value{'s' * (count != 1)} a channel"
             raise NoVarianceError(f"batch_norm: {seen}: no variance to train with")
@@ -165,11 +164,9 @@ def _by_rows(shape):
     return lambda x: to_hcwn(x).reshape(h, c, w * n), lambda y: y.reshape(h, c, w, n).transpose(TO_NCHW)
 
 
-_sum_over_parts: Any = None  # the function that `part_of_batch` was given
-declare_modes(__name__, "_sum_over_parts")
+declare_modes(sum_over_parts=None)  # the function that `part_of_batch` was given
 
 
-@contextmanager
 def part_of_batch(total):
     """Context in which `batch_norm` in training takes its x for one part of a batch, and normalises over all parts.
 
@@ -177,12 +174,7 @@ def part_of_batch(total):
     called twice in a forward pass and once in a backward pass, so all parts have to be computed side by side: see
     `engine.stepped`. Such a batch norm can be differentiated once.
     """
-    global _sum_over_parts
-    before, _sum_over_parts = _sum_over_parts, total
-    try:
-        yield
-    finally:
-        _sum_over_parts = before
+    return setting(sum_over_parts=total)
 
 
 @primitive

@@ -4,19 +4,24 @@ A replay calls the functions of NumPy that the recorder saw, one after the other
 inputs have been copied. No graph is built and no memory allocated, and the bits are those of the function itself.
 """
 
+import gc
 import operator
+import threading
 from functools import partial
 from itertools import groupby
 
 import numpy as np
 
-from allgrad.autograd.engine import Leaf, in_this_thread, is_active, patched
+from allgrad.autograd.engine import Leaf, get_default_dtype, here, in_this_thread, is_active, patched, setting
 from allgrad.autograd.replay.memory import plan
 from allgrad.autograd.replay.recorder import CannotReplay, Recorder, lock
 from allgrad.autograd.replay.steps import ACCUMULATE, DecisionChanged, deliver_grad, run_with_errstate
 from allgrad.autograd.replay.structures import arrays_of, copy_grad, map_arrays
+from allgrad.autograd.replay.surroundings import Surroundings
 
 PROGRAMS = 8  # for different shapes, of one captured function
+DATA, NODE = operator.attrgetter("data"), operator.attrgetter("node")
+RECORDINGS = 8  # of one shape, when what is around the function changes
 
 
 def capture(function):
@@ -33,30 +38,42 @@ def capture(function):
     for bit, hooks included. What the function returned (a Tensor, an array, None, or a tuple, list or dict of them) is
     returned as constants, which the next call overwrites.
 
-    Everything else that the function reads (modes, numbers, arrays that no operation sees) stays as it was when
-    recorded, and nothing else that it does is repeated. Parameters are changed by `assign` or an optimizer, outside.
-    Where a decision by a value comes out otherwise (`if x.all()`, the check of labels) or an index is out of bounds,
-    the function itself is called, and so for the ninth shape and those after it.
+    It is recorded again when a variable that it closes over or names, an attribute of a module that it reaches, or a
+    parameter is another object, such as after a layer was replaced or `model.eval()`. Other things that it reads (the
+    inside of arrays that no operation sees, of objects that are no modules) stay as they were, and nothing else that it
+    does, such as counting its calls, is repeated. Parameters are changed by `assign` or an optimizer, outside. Where a
+    decision by a value comes out otherwise (`if x.all()`, the check of labels) or an index is out of bounds, the
+    function itself is called, and so for the ninth shape and the ninth recording and those after it. Each thread has
+    recordings of its own.
 
-    The first two calls for a shape are compared with the function itself, which is called for that without effect on
-    gradients. Raises TypeError for other arguments than NumPy arrays, and RuntimeError for what cannot be replayed:
-    random draws, running statistics, values taken as Python numbers, results whose shapes depend on values, torch
+    The first call for a shape, and the first in which an argument has other values, are compared with the function
+    itself, which is called for that without effect on gradients. Raises TypeError for other arguments than NumPy
+    arrays, and RuntimeError for what cannot be replayed: random draws, running statistics, forgetting gradients,
+    changing or keeping tensors, values taken as Python numbers or printed, results whose shapes depend on values, torch
     tensors, `detect_anomaly` around it, and a replay that gives other bits than the function.
     """
     programs: dict = {}
+    recordings: dict = {}  # how often each was made
 
     def captured(*arrays):
         if any(not isinstance(a, np.ndarray) for a in arrays):
             raise TypeError(f"capture: takes NumPy arrays, got {', '.join(type(a).__name__ for a in arrays)}")
         if is_active("detect_anomaly"):
             raise RuntimeError("capture: detect_anomaly finds no operations in a replay: call the function itself")
-        key = tuple([(a.shape, a.dtype, a.strides) for a in arrays])
+        thread = threading.get_ident()
+        if here.capturing:
+            return function(*arrays)  # is part of the function around it
+        key = thread, here.recording, get_default_dtype(), *[(a.shape, a.dtype, a.strides) for a in arrays]
         program = programs.get(key)
-        if program is not None and all(tensor.data is data for tensor, data in program.tensors):
+        if program is not None and program.running:
+            return function(*arrays)
+        if program is not None and program.is_current():
             return program(arrays)
-        if program is None and len(programs) == PROGRAMS:
+        others = sum(other[0] == thread for other in programs)
+        if (program is None and others >= PROGRAMS) or recordings.get(key, 0) >= RECORDINGS:
             return function(*arrays)
         program = programs[key] = Program(function, arrays)
+        recordings[key] = recordings.get(key, 0) + 1
         return program.replay()
 
     return captured
@@ -66,8 +83,9 @@ class Program:
     """What a function did with arrays of some shapes: its steps (function, arguments), inputs and result."""
 
     def __init__(self, function, arrays):
-        self.function, self.trusted = function, False
+        self.function, self.running = function, False
         self.inputs = [np.array(a) for a in arrays]
+        self.recorded_inputs = {i: a.tobytes("A") for i, a in enumerate(self.inputs)}  # until others are compared
         recorder, result, failed = Recorder(), None, None
         try:
             result = recorder.run(function, self.inputs)
@@ -75,40 +93,77 @@ class Program:
             failed = error
         if failed is not None:
             if type(failed) is not CannotReplay:
-                function(*arrays)  # says itself what is wrong with the arrays
+                self._alone(arrays)  # says itself what is wrong with the arrays
             raise RuntimeError(f"cannot be captured: {failed}") from None
-        self.tensors = list(recorder.tensors.values())  # whose arrays are replaced when an arena takes them in
+        self.tensors = [t for t, _ in recorder.tensors.values()]
+        self.found = [data for _, data in recorder.tensors.values()], [t.node for t in self.tensors]
+        self.surroundings = Surroundings(function)
         move = plan(recorder, result)
         self.result = map_arrays(move, result)
         self.steps: list = []
         for errors, some in groupby(map_arrays(move, recorder.steps), operator.itemgetter(3)):
             bound = [step for step in map(_bound, some) if step]
             self.steps += bound if errors is None else [(run_with_errstate, (errors, bound))]
-        self._compare(recorder.delivered, result)
+        delivers = [function is deliver_grad for function, _ in self.steps]
+        first = delivers.index(True) if True in delivers else len(delivers)
+        self.undelivered, self.delivering = self.steps[:first], self.steps[first:]  # from where gradients arrive
+        del result
+        if recorder.alive() and (gc.collect(), recorder.alive())[1]:
+            seen = "keeps something that it computed, in a list or an attribute"
+            raise RuntimeError(f"cannot be captured: the function {seen}, which a replay would not renew")
+        self._verify(self.inputs)
+
+    def is_current(self):
+        """Whether the function would find the tensors and modules that it found when it was recorded."""
+        return (
+            all(map(operator.is_, map(DATA, self.tensors), self.found[0]))
+            and all(map(operator.is_, map(NODE, self.tensors), self.found[1]))
+            and self.surroundings.unchanged()
+        )
 
     def __call__(self, arrays):
         for held, a in zip(self.inputs, arrays):
             held[...] = a
         try:
-            if not self.trusted:
+            if self.recorded_inputs and self._new_inputs():
                 self._verify(arrays)
-            return self.replay()
         except (DecisionChanged, IndexError):
             return self.function(*arrays)
+        return self.replay()
 
     def replay(self):
-        for function, args in self.steps:
-            function(*args)
-        return self.result
+        """Run the steps and return the result; the function's own, if they do not hold for these values."""
+        self.running = True
+        try:
+            for function, args in self.undelivered:
+                function(*args)
+        except (DecisionChanged, IndexError):
+            return self.function(*[a.copy() for a in self.inputs])
+        else:
+            for function, args in self.delivering:
+                function(*args)
+            return self.result
+        finally:
+            self.running = False
 
     def _verify(self, arrays):
-        """Compare a replay with the function itself, on other arrays than those that were recorded."""
+        """Compare a replay with the function itself."""
+        self._compare(*self._alone(arrays))
+        for i in self._new_inputs():
+            del self.recorded_inputs[i]
+
+    def _new_inputs(self):
+        """The numbers of the inputs whose values were always those of the recording, and are others now."""
+        now = ((i, self.inputs[i].ravel("K").view(np.uint8), before) for i, before in self.recorded_inputs.items())
+        return [i for i, a, before in now if memoryview(a) != before]
+
+    def _alone(self, arrays):
+        """What the function itself delivers to leaves and returns, without effect on them."""
         delivered = []
         collect = in_this_thread(ACCUMULATE, lambda leaf, g: delivered.append(copy_grad(g)))
-        with lock, patched("capture", Leaf, accumulate=collect):
+        with lock, setting(capturing=True), patched("capture", Leaf, accumulate=collect):
             result = self.function(*arrays)
-        self._compare(delivered, result)
-        self.trusted = True
+        return delivered, result
 
     def _compare(self, delivered, result):
         """RuntimeError unless a replay gives these gradients and this result, bit for bit."""
@@ -119,7 +174,8 @@ class Program:
         same = (a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes() for a, b in zip(ours, theirs))
         if len(ours) != len(theirs) or not all(same):
             seen = "a replay gives other bits than the function itself"
-            raise RuntimeError(f"cannot be captured: {seen}, which depends on more than arguments and parameters")
+            why = "which depends on more than arguments and parameters, or reads an argument unseen, as by np.asarray"
+            raise RuntimeError(f"cannot be captured: {seen}, {why}")
 
 
 def _bound(step):

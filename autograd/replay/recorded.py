@@ -9,17 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from allgrad.autograd.arrays import NUMPY_TYPES, OPERAND_TYPES, xp
-from allgrad.autograd.engine import ARGUMENT_TYPES
+from allgrad.autograd.arrays import NUMPY_TYPES, xp
 from allgrad.autograd.replay.structures import map_arrays
 
 recorder: Any = None  # the `recorder.Recorder` that is recording; None at other times
 
 METHODS = [
     "dot", "take", "astype", "copy", "reshape", "ravel", "flatten", "cumsum", "cumprod", "argmax", "argmin", "argsort",
-    "repeat", "round", "trace", "diagonal", "choose", "searchsorted", "sort", "fill", "put", "partition",
+    "repeat", "round", "trace", "diagonal", "choose", "searchsorted", "sort", "fill", "put", "partition", "transpose",
+    "swapaxes", "squeeze",
 ]  # fmt: skip
-TO_PYTHON = ["item", "tolist", "tobytes", "nonzero", "compress", "__int__", "__float__", "__index__", "__complex__"]
+TO_PYTHON = [
+    "item", "tolist", "tobytes", "nonzero", "compress", "__int__", "__float__", "__index__", "__complex__",
+    "__repr__", "__str__",
+]  # fmt: skip
 BY_METHOD = {np.amax: "max", np.amin: "min"} | {
     getattr(np, name): name for name in ("max", "min", "sum", "prod", "mean", "any", "all", "clip")
 }
@@ -30,7 +33,21 @@ SIZED_BY_VALUES = {
 
 
 class Recorded(np.ndarray):
-    """An array of a function that is being recorded; once that is over, one like any other."""
+    """An array of a function that is being recorded; once that is over, one like any other.
+
+    is_number          whether it is a NumPy scalar when the function itself is called
+    stands_for_number  whether it is an operand in the place of a Python number, which does not promote others
+    """
+
+    is_number = stands_for_number = False
+
+    def as_operand(self):
+        """What an operation takes in the place of this argument."""
+        if not self.is_number:
+            return self
+        number = as_plain(self).view(Recorded)
+        number.stands_for_number = True
+        return number
 
     def __array_ufunc__(self, ufunc, method, *inputs, out=(), **kwargs):
         if ufunc.nout > 1:
@@ -47,6 +64,9 @@ class Recorded(np.ndarray):
         if func in BY_METHOD and isinstance(args[0], Recorded):
             return getattr(args[0], BY_METHOD[func])(*args[1:], **kwargs)
         return _compute(func, args, kwargs, kwargs.pop("out", None))
+
+    T = property(lambda self: _compute(operator.attrgetter("T"), (self,), {}))
+    mT = property(lambda self: _compute(operator.attrgetter("mT"), (self,), {}))
 
     def __getitem__(self, index):
         parts = index if isinstance(index, tuple) else (index,)
@@ -93,6 +113,5 @@ def _to_python(name):
 
 for _name in METHODS + TO_PYTHON:
     setattr(Recorded, _name, _method(_name) if _name in METHODS else _to_python(_name))
-for _types in (NUMPY_TYPES, OPERAND_TYPES, ARGUMENT_TYPES):
-    _types.add(Recorded)
+NUMPY_TYPES.add(Recorded)
 xp[Recorded] = np

@@ -13,13 +13,14 @@ The backward of a loss adds steps like these, and for each leaf `deliver_grad(le
 
 import operator
 import threading
+import weakref
 from functools import partial
 
 import numpy as np
 
 from allgrad.autograd import random
 from allgrad.autograd.arrays import is_torch
-from allgrad.autograd.engine import Leaf, Tensor, graph, in_this_thread, instrumented, patched
+from allgrad.autograd.engine import Leaf, Tensor, declare_modes, graph, in_this_thread, instrumented, patched, setting
 from allgrad.autograd.replay import recorded
 from allgrad.autograd.replay.recorded import Recorded, as_plain
 from allgrad.autograd.replay.steps import ACCUMULATE, assign_result, check_decision, deliver_grad
@@ -30,6 +31,7 @@ FILLED = {np.zeros, np.ones, np.full, np.zeros_like, np.ones_like, np.full_like}
 METADATA = {np.shape, np.ndim, np.size, np.result_type, np.can_cast, np.may_share_memory, np.shares_memory}
 
 lock = threading.RLock()  # one recording at a time
+declare_modes(capturing=False)  # whether a captured function is being recorded, or compared with its replay
 
 
 class CannotReplay(RuntimeError):
@@ -45,6 +47,7 @@ class Recorder:
     allocated  the part of it that was allocated while recording, which replays lay out anew (`replay.memory`)
     delivered  copies of the gradients that arrived; the leaves get none while recording
     tensors    {id: (tensor, its array)} of parameters and constants that were looked at
+    made       weak references to the arrays that the function was shown
     """
 
     def __init__(self):
@@ -55,10 +58,28 @@ class Recorder:
         self.tensors: dict = {}
         self.operation = "the function"
         self.errors = np.geterr()
+        self.made: list = []
 
     def run(self, function, inputs):
         """function(*inputs), recorded; what it returned."""
         usual, grad, refusing, slot = graph.backward, Tensor.grad, self.refusing, vars(Tensor)["data"]
+        change = Tensor.change
+
+        def change_own(tensor, result):
+            if type(slot.__get__(tensor)) is not Recorded:
+                self.refuse("changes a tensor in place")
+            return change(tensor, result)
+
+        def once(name, what):
+            """The attribute of leaves as a property that the recording thread can set in new leaves only."""
+            plain = vars(Leaf)[name]
+
+            def set_new(leaf, value):
+                if hasattr(leaf, name) and value is not False:
+                    self.refuse(what)
+                plain.__set__(leaf, value)
+
+            return property(plain.__get__, in_this_thread(plain.__set__, set_new))
 
         def data(tensor):
             found = slot.__get__(tensor)
@@ -72,15 +93,24 @@ class Recorder:
 
         with (
             lock,
+            setting(capturing=True),
             instrumented("capture", self._show_rule),
             patched("capture", Leaf, accumulate=in_this_thread(ACCUMULATE, self._accumulate)),
             patched("capture", graph, backward=in_this_thread(usual, backward)),
+            patched(
+                "capture",
+                Leaf,
+                stale=once("stale", "forgets gradients (zero_grad), which a replay would not repeat: do it outside"),
+                version=once("version", "changes parameters, which a replay would not repeat: do it outside"),
+                reset=in_this_thread(Leaf.reset, refusing("forgets gradients: do it outside")),
+            ),
             patched("capture", random, philox=in_this_thread(random.philox, refusing("draws random numbers"))),
             patched(
                 "capture",
                 Tensor,
                 data=property(in_this_thread(slot.__get__, data), slot.__set__),
                 assign=in_this_thread(Tensor.assign, refusing("assigns to a tensor")),
+                change=in_this_thread(change, change_own),
                 grad=property(in_this_thread(grad.fget, refusing("looks at gradients, which come later")), grad.fset),
             ),
         ):
@@ -101,9 +131,22 @@ class Recorder:
     def _show_rule(self, name, rule):
         def seen(*operands, **static):
             self.operation = name
-            return rule(*map(self.as_recorded, operands), **static)
+            return rule(*self._weak(map(self.as_recorded, operands)), **static)
 
         return in_this_thread(rule, seen)
+
+    def _weak(self, operands):
+        """The operands, with those that stand for numbers in the dtype that a number takes beside the others."""
+        operands = list(operands)
+        dtypes = [x.dtype for x in operands if hasattr(x, "dtype") and not getattr(x, "stands_for_number", False)]
+        if dtypes and any(getattr(x, "stands_for_number", False) for x in operands):
+            dtype = np.result_type(*dtypes)
+            order = "biufc".index
+            for i, x in enumerate(operands):
+                number = getattr(x, "stands_for_number", False)
+                if number and x.dtype != dtype and order(x.dtype.kind) <= order(dtype.kind):
+                    operands[i] = x.astype(dtype)
+        return operands
 
     def _accumulate(self, leaf, g):
         g = self.as_plain(g)
@@ -115,7 +158,7 @@ class Recorder:
         if type(x) is np.ndarray:
             owner = memory_owner(x)
             self.memory[id(owner)] = owner
-            return x.view(Recorded)
+            return self._shown(x)
         if is_torch(x):
             self.refuse("computes on torch tensors")
         return x
@@ -163,20 +206,37 @@ class Recorder:
             return self.add_step(function, args, kwargs)
         given = arrays_of((args, kwargs))
         if isinstance(result, (list, tuple)) and all(_shares(x, given) for x in result):
-            return [x.view(Recorded) for x in result]
+            return [self._shown(x) for x in result]
         if not isinstance(result, (np.ndarray, np.generic)):
             name = getattr(function, "__name__", function)
             self.refuse(f"takes a Python {type(result).__name__} from numpy's {name}")
         if _shares(result, given):
-            return result.view(Recorded)
-        result = np.asarray(result)
+            return self._shown(result)
+        is_number, result = isinstance(result, np.generic), np.asarray(result)
         if not result.flags.writeable:
             result = result.copy("K")
         owner = memory_owner(result)  # may lie in another order, on which the bits of a sum depend
         self.allocated[id(owner)] = self.memory[id(owner)] = owner
         if function not in (np.empty, np.empty_like):
             self._store(function, args, kwargs, result)
-        return result.view(Recorded)
+        shown = self._shown(result)
+        shown.is_number = is_number
+        return shown
+
+    def _shown(self, x):
+        """The array as the function sees it."""
+        shown = x.view(Recorded)
+        self.made.append(weakref.ref(shown))
+        return shown
+
+    def alive(self):
+        """Whether the function has kept an array that it was shown, or computed."""
+        left = {id(x) for made in self.made if (x := made()) is not None}
+        for x in arrays_of(self.steps) if left else ():  # views in the steps may keep what they are views of
+            while isinstance(x.base, np.ndarray):
+                x = x.base
+                left.discard(id(x))
+        return bool(left)
 
     def _writes(self, target):
         if id(memory_owner(target)) not in self.allocated:

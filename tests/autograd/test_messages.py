@@ -1,6 +1,7 @@
 """Every message of the package, in one table: what was done, and what is said about it."""
 
 import ast
+import operator
 from pathlib import Path
 
 import numpy as np
@@ -46,9 +47,7 @@ def changing():
         scale[0] += 1.0
         (w * x * scale[0]).sum().backward()
 
-    step = ag.capture(f)
-    step(np.ones(2))
-    step(np.ones(2))
+    ag.capture(f)(np.ones(2))
 
 
 def anomalous():
@@ -124,6 +123,7 @@ def swept():
     return loss
 
 
+KEPT: list = []
 V, R, T = ValueError, RuntimeError, TypeError
 NO = "autograd computes on NumPy arrays, torch tensors, numbers and Tensors, not on"
 TWICE = "a second time: the first pass freed what it saved (pass retain_graph=True to the first one)"
@@ -143,6 +143,9 @@ TABLE = [
     (T, f"add: {NO} list", lambda: tensor(2) + [1.0, 2.0]),
     (T, f"exp: {NO} str", lambda: ag.exp("1")),
     (T, f"linear: {NO} list", lambda: ag.linear([1.0], tensor(1, 1))),
+    (T, "np.linalg.svd: a tensor that requires a gradient would become an array, and the gradient would be lost: use a "
+     "function of allgrad, or give x.detach().numpy()", lambda: np.linalg.svd(tensor(2, 2))),
+    (T, "tensor: a tensor that requires a gradient would become an array", lambda: ag.tensor(tensor(2) * 2.0)),
     (T, "operand 'Tensor' does not support ufuncs", lambda: np.exp(tensor(2))),
     (T, "requires_grad needs a floating dtype, 'idx' is int64: write 1.0 instead of 1, or pass dtype=\"float32\"",
      lambda: ag.tensor([1, 2], requires_grad=True, name="idx")),
@@ -166,6 +169,10 @@ TABLE = [
      lambda: setattr(tensor(2) * 2.0, "grad", None)),
     (V, "assign: a tensor of shape (2,) takes a number or an array of its shape", lambda: tensor(2).assign(np.ones(3))),
     (V, "assign: a tensor of shape (2,) takes a number or an array of its shape", lambda: tensor(2).assign(None)),
+    (R, "'A', a leaf that requires a gradient, is changed in place where operations are recorded: do it under `with "
+     "ag.no_grad():`, or compute a new tensor, x = x * 2", lambda: operator.imul(tensor(2), 2.0)),
+    (R, "x[...] = value is not recorded, and x or the value requires a gradient: compute a new tensor, by ag.where or ",
+     lambda: operator.setitem(tensor(2), 0, 1.0)),
     (V, "compute_in: dtype is bfloat16 or float16, got 'int8'",
      lambda: ag.Arena(nn.Linear(2, 2).to(device="cpu")).compute_in("int8")),
     (R, "the data of 'p' were replaced, training would not reach them: write p.assign(value) instead of", replaced),
@@ -479,7 +486,9 @@ TABLE = [
     (R, "cannot be captured: dropout draws random numbers",
      lambda: ag.capture(lambda x: ag.dropout(x * tensor(2)))(np.ones(2))),
     (R, "cannot be captured: a replay gives other bits than the function itself, which depends on more than arguments "
-     "and parameters", changing),
+     "and parameters, or reads an argument unseen, as by np.asarray", changing),
+    (R, "cannot be captured: the function keeps something that it computed, in a list or an attribute, which a replay "
+     "would not renew", lambda: ag.capture(lambda x: KEPT.append(tensor(2) * x))(np.ones(2))),
     (R, "capture: detect_anomaly finds no operations in a replay: call the function itself", anomalous),
     (V, "warmup: steps must be above 0, got -2", lambda: schedule.warmup(0.1, -2)),
     (V, "join: 2 schedules need 1 rising boundaries, got [1, 2]",

@@ -1,11 +1,13 @@
 """Random numbers as a function of their key, and of nothing else."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
 import allgrad as ag
 from allgrad import nn
-from allgrad.autograd.random import philox4x32, uniform_of
+from allgrad.autograd.random import keyed, philox4x32, uniform_of
 
 
 def test_manual_seed_repeats_weights_and_masks():
@@ -50,3 +52,17 @@ def test_uniform_numbers_are_uniform_and_independent():
     pairs = (centred[0], centred[1]), (centred[:, 1:], centred[:, :-1]), (centred[..., 1:], centred[..., :-1])
     for a, b in ((centred, np.ones(1)), *pairs):
         assert abs((a * b).sum()) < 5 * np.sqrt(a.size)
+
+
+def test_threads_share_the_seeded_stream_and_have_keyed_ones_of_their_own():
+    def masks(key):
+        with keyed(key):
+            return [ag.dropout(np.ones(20)).tolist() for _ in range(50)]
+
+    ag.manual_seed(3)
+    alone = {key: masks(key) for key in "ab"}
+    with ThreadPoolExecutor(2) as pool:
+        assert dict(zip("ab", pool.map(masks, "ab"))) == alone
+        drawn = [*pool.map(lambda _: ag.dropout(np.ones(20)).tolist(), range(40))]
+    ag.manual_seed(3)
+    assert sorted(drawn) == sorted(ag.dropout(np.ones(20)).tolist() for _ in range(40))

@@ -1,7 +1,9 @@
 """The graph and the walk back: what is recorded, when it dies, in which order gradients arrive, what is refused."""
 
 import gc
+import sys
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -236,3 +238,73 @@ def test_a_gradient_that_was_kept_stays_when_the_leaf_forgets_it(array):
     x.grad = None
     (x * 5.0).sum().backward()
     assert (kept.tolist(), x.grad.tolist()) == ([1.0, 1.0], [5.0, 5.0])
+
+
+# --- several walks at once ---------------------------------------------------------------------------------------
+
+
+def checkpointed(f):
+    """f as an operation that keeps its input alone, and computes again in a backward inside its vjp."""
+
+    @ag.primitive
+    def segment(a):
+        def vjp(g):
+            x = ag.tensor(a, requires_grad=True)
+            f(x).backward(g)
+            return x.grad
+
+        return f(ag.tensor(a)).data, vjp
+
+    return segment
+
+
+def test_a_backward_inside_a_vjp_shares_leaves_with_the_one_around_it():
+    x, w = leaf(2, 3).detach(), leaf(3, 3, name="w")
+    found = []
+    for wrap in (lambda f: f, checkpointed, lambda f: checkpointed(checkpointed(f))):
+        w.grad = None
+        h = wrap(lambda h: ag.tanh(h @ w))(x @ w)
+        (h @ w * (x @ w)).sum().backward()
+        found.append(w.grad.copy())
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-12)
+    np.testing.assert_allclose(found[2], found[0], rtol=1e-12)
+
+
+def test_threads_that_share_a_leaf_or_a_graph_lose_no_gradient():
+    w = ag.tensor(np.full((6, 6), 0.125), requires_grad=True)  # powers of two: sums are exact in any order
+    trunk = w * 2.0
+    times, interval = 200, sys.getswitchinterval()
+
+    def work():
+        for _ in range(times):
+            x = ag.tensor(np.ones((2, 6)))
+            (x @ w + x @ trunk).sum().backward(retain_graph=True)
+
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            for done in [pool.submit(work) for _ in range(2)]:
+                done.result()
+    finally:
+        sys.setswitchinterval(interval)
+    np.testing.assert_array_equal(w.grad, np.full((6, 6), 2 * times * (2.0 + 4.0)))
+
+
+def test_a_walk_that_failed_leaves_the_next_one_alone():
+    w, failing = leaf(3, name="w"), [True]
+
+    @ag.primitive
+    def fragile(a):
+        def vjp(g):
+            if failing[0]:
+                raise ZeroDivisionError
+            return g
+
+        return a * 1.0, vjp
+
+    y = fragile(w).sum() + (w * 2.0).sum()
+    with pytest.raises(ZeroDivisionError):
+        y.backward(retain_graph=True)
+    w.grad, failing[0] = None, False
+    y.backward()
+    np.testing.assert_array_equal(w.grad, np.full(3, 3.0))

@@ -1,5 +1,8 @@
 """Modes: what is recorded, and where each of them ends."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 import allgrad as ag
@@ -39,4 +42,30 @@ def test_no_grad_decorates_and_nests():
         assert not constant(X).requires_grad and (X * 2.0).requires_grad
     with pytest.raises(ZeroDivisionError), ag.no_grad():
         raise ZeroDivisionError
+    assert (X * 2.0).requires_grad
+
+
+def in_threads(*functions):
+    """Run functions at the same time, each in a thread of its own, and raise what one of them raises."""
+    with ThreadPoolExecutor(len(functions)) as pool:
+        return [future.result() for future in [pool.submit(f) for f in functions]]
+
+
+def test_each_thread_has_modes_of_its_own():
+    meeting = threading.Barrier(2, timeout=10)
+
+    def silent():
+        with ag.no_grad(), ag.default_dtype("float64"):
+            meeting.wait()
+            assert not (X * 2.0).requires_grad and ag.tensor(1.0).dtype == "float64"
+            meeting.wait()
+
+    def usual():
+        meeting.wait()
+        assert (X * 2.0).requires_grad and ag.tensor(1.0).dtype == "float32"
+        with ag.no_grad():  # goes on when the other one has ended
+            meeting.wait()
+        assert (X * 2.0).requires_grad
+
+    in_threads(silent, usual)
     assert (X * 2.0).requires_grad

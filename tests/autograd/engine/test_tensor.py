@@ -1,7 +1,10 @@
 """A tensor among arrays and numbers: dtypes, operators from either side, and what it shows of its array."""
 
+import operator
+
 import numpy as np
 import pytest
+import torch
 
 import allgrad as ag
 from allgrad import nn
@@ -54,7 +57,7 @@ def test_another_dtype_in_the_graph_is_reported():
 def test_tensor_looks_like_its_array():
     x = ag.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True, name="x")
     assert (x.shape, x.ndim, x.size, x.dtype, len(x), x.requires_grad) == ((2, 2), 2, 4, np.float32, 2, True)
-    assert x.tolist() == [[1, 2], [3, 4]] == np.asarray(x).tolist() and [row.tolist() for row in x][1] == [3, 4]
+    assert x.tolist() == [[1, 2], [3, 4]] == x.numpy().tolist() and [row.tolist() for row in x][1] == [3, 4]
     assert (x[0, 1].item(), float(x[0, 1]), f"{x[0, 1]:.2f}", bool(x[0, 0])) == (2.0, 2.0, "2.00", True)
     assert (x.name, x.exp().name, x.detach().name, str(x[0, 0])) == (
         "x",
@@ -62,10 +65,102 @@ def test_tensor_looks_like_its_array():
         "constant",
         "Tensor(np.float32(1.0), getitem)",
     )
-    assert x in {x} and x.detach().data is x.data and np.asarray(x, dtype="float64").dtype == np.float64
+    assert x in {x} and x.detach().data is x.data and np.asarray(x.detach(), dtype="float64").dtype == np.float64
     array = np.ones(2)
     assert ag.tensor(array).dtype == np.float64 and not np.shares_memory(ag.tensor(array).data, array)
     assert ag.tensor([1, 2]).dtype == np.int64 and ag.tensor(ag.tensor(1.0)).shape == ()
     with ag.default_dtype("float64"):
         assert ag.tensor(1.0).dtype == ag.get_default_dtype() == nn.Linear(1, 1).weight.dtype == np.float64
     assert ag.get_default_dtype() == np.float32
+
+
+# --- changes in place --------------------------------------------------------------------------------------------
+
+
+def regression(**at):
+    rng = generator("regression")
+    x = rng.standard_normal((32, 3)).astype("f4")
+    y = x @ np.array([[1.0], [2.0], [3.0]], "f4")
+    model = nn.Linear(3, 1)
+    if at:
+        model, x, y = model.to(**at), torch.as_tensor(x), torch.as_tensor(y)
+    return model, lambda: ag.mse_loss(model(x), y)
+
+
+@pytest.mark.parametrize("at", [{}, {"device": "cpu"}])
+@pytest.mark.parametrize("arena", [False, True])
+@pytest.mark.parametrize("mode", [ag.no_grad, ag.enable_grad])
+def test_the_update_of_textbooks_trains(at, arena, mode):
+    model, loss = regression(**at)
+    flat = ag.Arena(model).data if arena else None
+    parameters = dict(model.named_parameters())
+    for _ in range(60):
+        model.zero_grad()
+        loss().backward()
+        with mode():
+            for p in model.parameters():
+                p -= 0.1 * p.grad
+    assert loss().item() < 1e-3
+    assert [*map(id, model.parameters())] == [*map(id, parameters.values())]
+    if arena:
+        np.testing.assert_allclose(np.asarray(flat)[:3], [1.0, 2.0, 3.0], atol=0.05)
+
+
+def test_a_leaf_changed_in_place_is_refused_by_graphs_that_used_it():
+    for change in (operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow):
+        x = leaf(3)
+        y, before = (x * x).sum(), x.data.copy()
+        with ag.no_grad():
+            assert change(x, 2.0) is x
+        np.testing.assert_array_equal(x.data, change(before, 2.0))
+        with pytest.raises(RuntimeError, match="'x' was modified in place after 'mul' used it"):
+            y.backward()
+    x = leaf(3)
+    y, held = (x * x).sum(), x.detach()
+    held[0] = 5.0  # the memory of the leaf, and its version
+    assert x.data[0] == 5.0
+    with pytest.raises(RuntimeError, match="'x' was modified in place"):
+        y.backward()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: operator.imul(x, 2.0), lambda x: operator.imatmul(x, np.eye(3)), lambda x: operator.iadd(x, x * 1.0),
+        lambda x: operator.isub(x.detach(), x), lambda x: operator.setitem(x, 0, 1.0),
+        lambda x: operator.setitem(x * 1.0, 0, 1.0), lambda x: operator.setitem(ag.tensor(np.ones(3)), 0, x[0]),
+    ],
+)  # fmt: skip
+def test_changes_in_place_that_would_lose_a_gradient_are_refused(change):
+    x = leaf(3)
+    before = x.data.copy()
+    with pytest.raises(RuntimeError, match="compute a new tensor"):
+        change(x)
+    np.testing.assert_array_equal(x.data, before)
+
+
+def test_gradients_flow_through_other_tensors_changed_in_place():
+    x, c = leaf(3), ag.tensor(np.ones(3))
+    y = alias = x * 2.0
+    z = y * c  # with the values from before
+    y *= x
+    y += 1.0
+    c *= 3.0
+    c[1] = 7.0
+    assert alias is y and c.tolist() == [3.0, 7.0, 3.0]
+    (y + z + x * c).sum().backward()
+    np.testing.assert_allclose(x.grad, 4.0 * x.data + 2.0 + c.data)
+    np.testing.assert_array_equal(ag.grad(lambda x: operator.imul(x, x).sum())(x.data), 2.0 * x.data)
+    before = x.grad
+    x.grad *= 0.5
+    assert x.grad is before
+    np.testing.assert_allclose(x.grad, 0.5 * (4.0 * x.data + 2.0 + c.data))
+
+
+def test_a_parameter_computed_with_in_half_precision_is_changed_in_full():
+    w = nn.Parameter(torch.ones(4))
+    ag.Arena([w]).compute_in("bfloat16")
+    with ag.no_grad():
+        for _ in range(4):
+            w += 2.0**-10  # nothing in bfloat16
+    assert w.master.tolist() == [1.0 + 2.0**-8] * 4

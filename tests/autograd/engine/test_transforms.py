@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 import allgrad as ag
 from allgrad import nn
-from allgrad.autograd.engine import transforms
+from allgrad.autograd.engine import here, unwrap
 from allgrad.autograd.random import generator
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch.func's own
@@ -123,7 +123,7 @@ def test_weights_of_fused_layers_differentiate_to_the_third_order():
     for others in [(X, W, ag.tensor(B, requires_grad=True)), (X, ag.tensor(W, requires_grad=True), B)]:
         for i in range(3):
             slope = ag.grad(f, i)(*others)
-            np.testing.assert_allclose(np.asarray(slope), ag.grad(f, i)(X, W, B), rtol=1e-12)
+            np.testing.assert_allclose(unwrap(slope), ag.grad(f, i)(X, W, B), rtol=1e-12)
 
 
 def model_and_twin():
@@ -169,7 +169,7 @@ def test_results_reach_the_parameters_that_a_function_closes_over(transformed):
         values = []
         for sign in (1, -1):
             weight.data[at] += sign * h
-            values.append((np.asarray(transformed(model, x)) ** 2).sum())
+            values.append((unwrap(transformed(model, x)) ** 2).sum())
             weight.data[at] -= sign * h
         np.testing.assert_allclose(weight.grad[at], (values[0] - values[1]) / (2 * h), rtol=1e-6, atol=1e-8)
 
@@ -198,8 +198,8 @@ ONE = np.array(1.0)
 )
 def test_nested_derivatives_are_not_confused(f, expected):
     for x in (np.array(2.0), ag.tensor(2.0, dtype="float64"), ag.tensor(2.0, dtype="float64", requires_grad=True)):
-        np.testing.assert_allclose(np.asarray(ag.grad(f)(x)), expected, rtol=1e-14)
-        np.testing.assert_allclose(np.asarray(ag.jvp(f, [x], [ONE])[1]), expected, rtol=1e-14)
+        np.testing.assert_allclose(unwrap(ag.grad(f)(x)), expected, rtol=1e-14)
+        np.testing.assert_allclose(unwrap(ag.jvp(f, [x], [ONE])[1]), expected, rtol=1e-14)
 
 
 FORMS = [
@@ -246,7 +246,7 @@ def test_numbers_argnum_and_no_grad():
 def test_a_function_that_raises_leaves_no_level_behind():
     with pytest.raises(ZeroDivisionError):
         ag.grad(lambda x: ag.grad(lambda y: 1 / 0)(x))(ONE)
-    assert transforms._depth == 0
+    assert here.depth == 0
 
 
 GRID = np.linspace(-1.0, 1.0, 6).reshape(2, 3)

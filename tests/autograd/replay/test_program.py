@@ -1,5 +1,7 @@
 """Captured steps: the bits of the function itself, its errors and hooks, whatever comes after the recording."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -109,7 +111,7 @@ def test_training_has_the_same_bits(case):
         return ag.capture(lambda *arrays: (calls.append(1), f(*arrays))[1])
 
     assert trained(case, counted) == trained(case, lambda f: f)
-    assert len(calls) == 4  # recorded and compared, for two shapes
+    assert len(calls) == 6  # recorded and compared, and compared for other values, for two shapes
 
 
 def test_errors_are_those_of_the_function_itself():
@@ -194,3 +196,131 @@ def test_a_ninth_shape_is_computed_by_the_function_itself():
     for n in range(1, 11):
         w.grad = None
         assert step(np.ones((n, 2), "f")).item() == f(np.ones((n, 2), "f")).item()
+
+
+def pair():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.0), nn.Linear(4, 2))
+    rng = np.random.default_rng(0)
+    batches = [(rng.standard_normal((4, 3)).astype("f4"), rng.integers(0, 2, 4)) for _ in range(6)]
+    return model, batches
+
+
+def replace_layer(model):
+    model.layers[0] = nn.Linear(3, 4)
+
+
+def replace_activation(model):
+    model.layers[1] = nn.Tanh()
+
+
+def append_layer(model):
+    model.append(nn.Linear(2, 2))
+
+
+def tie(model):
+    model[0].bias = nn.Parameter(np.ones(4))
+
+
+def freeze(model):
+    model[2].weight.node = None
+
+
+def move(model):
+    optim.SGD(model, lr=0.1)
+
+
+@pytest.mark.parametrize("change", [replace_layer, replace_activation, append_layer, tie, freeze, move])
+@pytest.mark.parametrize("calls", [1, 2, 3])
+def test_what_changes_around_the_function_is_recorded_again(change, calls):
+    found = []
+    for wrap in (lambda f: f, ag.capture):
+        ag.manual_seed(3)
+        model, batches = pair()
+        old = model[0].weight  # is still there
+
+        def f(x, y):
+            loss = ag.cross_entropy(model(x), y)
+            loss.backward()
+            return loss
+
+        step = wrap(f)
+        for x, y in batches[:calls]:
+            step(x, y)
+        change(model)
+        model.zero_grad()
+        old.node.reset()
+        losses = [step(x, y).item() for x, y in batches[calls:]]
+        found.append((losses, {name: p.grad.tobytes() for name, p in model.named_parameters()}))
+    assert found[0] == found[1]
+
+
+def test_a_variable_that_the_function_closes_over_may_change():
+    scale, w = 1.0, ag.tensor(np.ones(3), requires_grad=True)
+    step = ag.capture(lambda x: (w * x).sum() * scale)
+    x = np.ones(3)
+    assert step(x).item() == step(x).item() == 3.0
+    scale = 2.0
+    assert step(x).item() == 6.0
+    for scale in range(20):  # from the ninth recording on by the function itself
+        assert step(x).item() == 3.0 * scale
+
+
+def test_each_mode_has_recordings_of_its_own():
+    f, w, x = step_of(lambda x, w: x @ w)
+    step = ag.capture(f)
+    step(x)
+    w.grad = None
+    with ag.no_grad(), pytest.raises(RuntimeError, match="computed under no_grad"):
+        step(x)
+    assert w.grad is None
+
+
+def test_threads_replay_side_by_side():
+    f, w, x = step_of(lambda x, w: x @ w)
+    step, wanted = ag.capture(f), [f(x * np.float32(k)).item() for k in (1, 2)]
+    w.grad, times = None, 50
+
+    def run(k):
+        return {step(x * np.float32(k)).item() for _ in range(times)}
+
+    with ThreadPoolExecutor(2) as pool:
+        assert [*pool.map(run, (1, 2))] == [{wanted[0]}, {wanted[1]}]
+    got, w.grad = w.grad.copy(), None
+    f(x)
+    f(x * np.float32(2))
+    np.testing.assert_allclose(got, times * w.grad, rtol=1e-4)
+
+
+def test_an_error_of_a_hook_is_not_taken_for_that_of_an_index():
+    f, w, x = step_of(lambda x, w: x @ w)
+    step = ag.capture(f)
+    step(x)
+    w.grad = None
+
+    def hook(leaf):
+        raise IndexError("of the hook")
+
+    w.register_hook(hook)
+    with pytest.raises(IndexError, match="of the hook"):
+        step(x)
+    once = w.grad.copy()
+    w.node.hook = w.grad = None
+    f(x)
+    np.testing.assert_array_equal(once, w.grad)  # and not twice of it
+
+
+def test_a_capture_inside_another_is_part_of_it():
+    w = ag.tensor(np.ones(3), requires_grad=True)
+
+    def g(x):
+        loss = (w * x).sum()
+        loss.backward()
+        return loss
+
+    inner = ag.capture(g)
+    step = ag.capture(lambda x: inner(x * 2.0).data * 3.0)
+    for k in (1.0, 2.0, 3.0):
+        w.grad = None
+        assert step(k * np.ones(3)) == 18.0 * k and w.grad.tolist() == [2.0 * k] * 3
+        w.grad = None
+        assert inner(k * np.ones(3)).item() == 3.0 * k and w.grad.tolist() == [k] * 3

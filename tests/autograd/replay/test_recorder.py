@@ -6,7 +6,7 @@ import scipy.special
 import torch
 
 import allgrad as ag
-from allgrad import nn
+from allgrad import nn, optim
 from tests.autograd.replay.steps import step_of
 
 LABELS = np.array([0, 1, 2, 0])
@@ -45,7 +45,8 @@ def test_values_and_gradients_have_the_same_bits(name):
         w.assign(w.data * 1.25)
 
 
-batch_norm = nn.BatchNorm1d(3)
+batch_norm, counter, kept = nn.BatchNorm1d(3), ag.tensor(0.0), []
+optimizer = optim.SGD(nn.Linear(2, 2), lr=0.1)
 REFUSED = {
     "dropout draws random numbers": lambda x, w: ag.dropout(x @ w, 0.5),
     "batch_norm writes to an array made elsewhere": lambda x, w: batch_norm(x @ w),
@@ -59,6 +60,12 @@ REFUSED = {
     "computes numpy's divmod, which has several results": lambda x, w: np.divmod(x, 0.3)[1] @ w,
     "the function looks at gradients": lambda x, w: x @ w if w.grad is None else w,
     "the function assigns to a tensor": lambda x, w: w.assign(1.0),
+    "changes a tensor in place": lambda x, w: x @ w + counter.__iadd__(1.0),
+    "the function forgets gradients": lambda x, w: (setattr(w, "grad", None), x @ w)[1],
+    "forgets gradients .zero_grad.": lambda x, w: (optimizer.zero_grad(), x @ w)[1],
+    "changes parameters": lambda x, w: (optimizer.arena.bump_versions(), x @ w)[1],
+    "keeps something that it computed": lambda x, w: (kept.append(x @ w), kept[-1])[1],
+    "the function takes values .*str": lambda x, w: (print(x), x @ w)[1],
 }
 
 
@@ -71,10 +78,50 @@ def test_what_cannot_be_replayed_is_refused(text):
     assert type(w.data) is np.ndarray
 
 
-@pytest.mark.parametrize("f", [lambda x, w: (np.asarray(x) * 2.0) @ w, lambda x, w: (x + np.random.rand()) @ w])
-def test_what_is_computed_unseen_is_found_in_the_second_call(f):
-    f, _, x = step_of(f)
-    step = ag.capture(f)
-    step(x)
+def test_what_is_no_function_of_the_arguments_is_found_in_the_first_call():
+    f, w, x = step_of(lambda x, w: (x + np.random.rand()) @ w)
     with pytest.raises(RuntimeError, match="other bits than the function itself"):
-        step(x + 1.0)
+        ag.capture(f)(x)
+    assert w.grad is None
+
+
+TABLE = np.eye(3, dtype="f")
+
+
+def test_an_argument_that_is_used_unseen_is_found_when_it_changes_first():
+    w = ag.tensor(np.arange(6.0).reshape(2, 3), requires_grad=True, dtype="float32")
+
+    def f(x, y):
+        loss = ag.mse_loss(x @ w, TABLE[y])
+        loss.backward()
+        return loss
+
+    step, rng, y = ag.capture(f), np.random.default_rng(0), np.array([0, 2, 1, 0])
+    for _ in range(4):  # the same labels, such as to warm up
+        x = rng.standard_normal((4, 2)).astype("f")
+        assert step(x, y).item() == f(x, y).item()
+    w.grad = None
+    with pytest.raises(RuntimeError, match=r"reads an argument unseen, as by np\.asarray"):
+        step(x, y[::-1].copy())
+    assert w.grad is None
+
+
+def test_numbers_computed_from_arguments_promote_nothing_as_outside_of_a_capture():
+    w = ag.tensor(np.arange(3.0), requires_grad=True, dtype="float32")
+    for scale in (
+        lambda y: 1.0 + y.max(), lambda y: y.mean(), lambda y: y[0], lambda y: y.astype("f").sum(), lambda y: y.any(),
+    ):  # fmt: skip
+
+        def f(x, y):
+            loss = (w * x).sum() * scale(y) + (w * scale(y) * x).mean()
+            loss.backward()
+            return loss
+
+        step = ag.capture(f)
+        for y in (np.array([0, 1, 2]), np.array([3, 1, 2])):
+            found = []
+            for call in (f, step):
+                w.grad = None
+                loss = call(np.full(3, 0.1, "f"), y)
+                found.append((loss.dtype, loss.item(), w.grad.dtype, w.grad.tobytes()))
+            assert found[0] == found[1]

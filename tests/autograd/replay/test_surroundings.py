@@ -1,0 +1,59 @@
+"""What is noticed around a function, and what may change without being noticed."""
+
+from functools import partial
+
+import pytest
+
+from allgrad import nn
+from allgrad.autograd.replay.surroundings import Surroundings
+
+LAYERS = [nn.Linear(2, 2)]
+
+
+class Owner:
+    def __init__(self):
+        self.model, self.steps = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)), 0
+
+    def loss(self, x):
+        return self.model(x)
+
+
+def named(x):
+    return LAYERS[0](x)
+
+
+OWNER = Owner()
+FUNCTIONS = {
+    "a method": (OWNER.loss, OWNER),
+    "a variable": ((lambda owner: lambda x: owner.loss(x))(OWNER), OWNER),
+    "a partial": (partial(Owner.loss, OWNER), OWNER),
+    "a function inside": (lambda x: [OWNER.loss(y) for y in x], OWNER),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_layers_and_their_attributes_are_noticed_by_whichever_way(name):
+    function, owner = FUNCTIONS[name]
+    layer, model = owner.model.layers[0], owner.model
+    for change, undo in (
+        (lambda: setattr(layer, "bias", None), lambda: None),
+        (lambda: owner.model.eval(), lambda: owner.model.train()),
+        (lambda: setattr(owner.model.layers[1], "p", 0.1), lambda: None),
+        (lambda: owner.model.append(nn.ReLU()), lambda: owner.model.layers.pop()),
+        (lambda: setattr(owner, "model", nn.Linear(1, 1)), lambda: setattr(owner, "model", model)),
+    ):
+        before = Surroundings(function)
+        owner.steps += 1
+        assert before.unchanged()
+        change()
+        assert not before.unchanged()
+        undo()
+    layer.bias, owner.model.layers[1].p = nn.Parameter([1.0, 1.0]), 0.5
+
+
+def test_globals_that_a_function_names_are_noticed():
+    before, layer = Surroundings(named), LAYERS[0]
+    LAYERS[0] = nn.Linear(2, 2)
+    assert not before.unchanged()
+    LAYERS[0] = layer
+    assert before.unchanged()
