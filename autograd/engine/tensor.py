@@ -22,9 +22,10 @@ class Tensor:
            level down (see `engine.transforms`)
     node   the Node or Leaf in the graph; None of a constant, so `requires_grad` is `node is not None`
     level  nesting level: 0 for ordinary work, k inside k nested derivatives
+    leaf   only of an `nn.Parameter`: its Leaf, also while it is frozen, which is when `node` is None
     """
 
-    __slots__ = ("data", "node", "level", "_master")
+    __slots__ = ("data", "node", "level", "leaf", "_master")
     __array_ufunc__ = None  # ndarray * Tensor reaches Tensor.__rmul__ instead of building an object array
 
     def __init__(self, data, node: Any = None, level=0):
@@ -45,7 +46,9 @@ class Tensor:
     dtype = property(lambda self: self.data.dtype)
     size = property(lambda self: math.prod(self.data.shape))
     device = property(lambda self: str(getattr(unwrap(self), "device", "cpu")))
-    requires_grad = property(lambda self: self.node is not None)
+    requires_grad = property(
+        lambda self: self.node is not None, lambda self, value: self.requires_grad_(value) and None
+    )
 
     @property
     def grad(self):
@@ -120,6 +123,21 @@ class Tensor:
         if self.master is not self.data:
             self.data = self._master
             del self._master
+
+    def requires_grad_(self, requires_grad=True):
+        """Make a constant a leaf, which accumulates gradients, or a leaf a constant, in place. Returns self.
+
+        Of a parameter, False freezes it, and True lets it be trained again: before its optimizer is made. Raises
+        RuntimeError for a tensor that an operation computed, TypeError for integers.
+        """
+        if self.node is not None and not isinstance(self.node, Leaf):
+            raise RuntimeError(f"requires_grad_ needs a leaf, this tensor was computed by {self.name!r}: detach() it")
+        if not requires_grad:
+            self.node = None
+        elif self.node is None:
+            dtype = check_floating(self.dtype, "tensor")
+            self.node = getattr(self, "leaf", None) or Leaf("tensor", self.shape, dtype)
+        return self
 
     def register_hook(self, hook):
         """Call hook(node) in every backward, the moment the gradient of this leaf is complete; node is its `Leaf`.

@@ -5,6 +5,7 @@ from collections import Counter
 
 import numpy as np
 
+from allgrad.autograd.arena import TODO, named_parameters
 from allgrad.autograd.arrays import to_numpy
 from allgrad.ddp.comm import activity
 from allgrad.ddp.errors import ConfigurationError, OutOfStep
@@ -30,9 +31,26 @@ def _described(tensor):
     return "nothing" if tensor is None else "{!r} {} {}".format(*tensor)
 
 
+def refuse_other_parameters(arena):
+    """Raise ConfigurationError if a backward has reached a parameter whose gradient nobody would exchange or use."""
+    for _, what, _ in arena.gradients_outside():
+        raise ConfigurationError(f"{what} has a gradient, which the ranks do not exchange: {TODO}")
+
+
 def compare_parameters(comm, arena):
-    """Raise OutOfStep on every rank if the ranks do not have the same parameters, bit for bit. Collective."""
-    digests = comm.all_gather_object(hashlib.sha256(to_numpy(arena.data).data).digest())
+    """Raise OutOfStep on every rank if the ranks do not have the same parameters, bit for bit. Collective.
+
+    ConfigurationError if the model has parameters that it did not have when `DistributedDataParallel` was made.
+    """
+    model, held = arena.owner(), {id(p) for p in arena.parameters.values()}
+    now = {} if model is None else named_parameters(model)
+    new = next((name for name, p in now.items() if id(p) not in held), None)
+    digest = hashlib.sha256(to_numpy(arena.data).data).digest()
+    digests, added = zip(*comm.all_gather_object((digest, new)))
+    for name in filter(None, added):
+        raise ConfigurationError(
+            f"the model has got a parameter {name!r} since DistributedDataParallel was made: {TODO}"
+        )
     if len({*digests}) == 1:
         return
     flat = to_numpy(arena.data)

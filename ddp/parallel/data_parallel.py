@@ -12,7 +12,12 @@ from allgrad.autograd.arrays import is_torch
 from allgrad.ddp.comm import Communicator, activity
 from allgrad.ddp.compatibility import check, takes_all_at_once
 from allgrad.ddp.errors import ConfigurationError, counted
-from allgrad.ddp.parallel.consistency import compare_models, compare_parameters, first_not_finite
+from allgrad.ddp.parallel.consistency import (
+    compare_models,
+    compare_parameters,
+    first_not_finite,
+    refuse_other_parameters,
+)
 from allgrad.ddp.parallel.local_sgd import LocalSGD, LocalSteps
 from allgrad.ddp.parallel.running_statistics import RunningStatistics
 from allgrad.ddp.parallel.shard_gradients import ShardGradients
@@ -77,7 +82,7 @@ class DistributedDataParallel:
         self.shards = self.comm.size if shards is None else shards
         self.own_shards = [*range(*shards_of_rank(self.comm.rank, self.comm.size, self.shards))]
         self.arena = arena_of(model)
-        buffers = dict(model.named_buffers())
+        buffers = {name: p for name, p in model.named_parameters() if not p.requires_grad} | dict(model.named_buffers())
         compare_models(self.comm, {**self.arena.parameters, **buffers})
         canonical = exchange.reduce != "native"
         self.statistics = RunningStatistics(model, self.comm, self.shards, canonical)
@@ -187,6 +192,7 @@ class DistributedDataParallel:
         arena, extras, exchange = self.arena, self.arena.extras, self.overlap.current()
         for shard, mean in self.shard_gradients.of_batch(batch, loss, exchange):
             extras[LOSS] = mean * len(shard)
+            refuse_other_parameters(arena)
             arena.zero_missing_grads()
             exchange.complete()
             if self.noise is not None and len(shard):
@@ -208,6 +214,7 @@ class DistributedDataParallel:
         (shard,) = batch.shards
         self.arena.zero_grad()
         mean = self.shard_gradients.of_shard(batch, shard, loss, len(shard)) if len(shard) else 0.0
+        refuse_other_parameters(self.arena)
         self.arena.zero_missing_grads()
         self._finish_gradients(slice(None))
         if not math.isfinite(mean):
