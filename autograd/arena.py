@@ -13,6 +13,7 @@ nn.Linear(6, 3), in float32, 16 of which are 64 bytes:
 import hashlib
 import itertools
 import math
+import threading
 import weakref
 
 import numpy as np
@@ -27,7 +28,16 @@ TODO = (
     "freeze others by requires_grad_(False)"
 )
 births = itertools.count()  # of parameters and arenas, in the order in which they were made
-arrived: weakref.WeakSet = weakref.WeakSet()  # leaves of parameters in no arena that a gradient has reached
+
+
+class _Arrived(threading.local):
+    """leaves: those of parameters in no arena that a gradient has reached, in this thread."""
+
+    def __init__(self):
+        self.leaves: weakref.WeakSet = weakref.WeakSet()
+
+
+arrived = _Arrived()
 
 
 class ParameterLeaf(Leaf):
@@ -55,7 +65,7 @@ class ParameterLeaf(Leaf):
 
 def note_arrival(leaf):
     """A gradient has reached a parameter that is in no arena."""
-    arrived.add(leaf)
+    arrived.leaves.add(leaf)
 
 
 class Arena:
@@ -76,7 +86,8 @@ class Arena:
     def __init__(self, parameters):
         given = _as_dict(parameters)
         named = named_parameters(given)
-        self.owner = weakref.ref(parameters) if hasattr(parameters, "named_parameters") else lambda: None
+        owner = getattr(parameters, "module", parameters)
+        self.owner = weakref.ref(owner) if hasattr(owner, "named_parameters") else lambda: None
         self.frozen = [p.leaf for p in given.values() if p.node is None and hasattr(p, "leaf")]
         self.born = next(births)
         if not named:
@@ -146,8 +157,8 @@ class Arena:
 
     def zero_grad(self):
         """Forget the gradients: the next one to arrive overwrites what is there."""
-        if arrived:
-            arrived.clear()
+        if arrived.leaves:
+            arrived.leaves.clear()
         for leaf in self.leaves:
             leaf.stale = True
 
@@ -192,7 +203,7 @@ class Arena:
 
     def gradients_outside(self):
         """(leaf, in words, whether the owner's) of parameters in no arena with gradients since `zero_grad`."""
-        if not arrived:
+        if not arrived.leaves:
             return []
         owner = self.owner()
         hidden, named = ({}, {}) if owner is None else (owner.hidden_parameters(), dict(owner.named_parameters()))
@@ -200,7 +211,7 @@ class Arena:
         names |= {id(p.node): repr(name) for name, p in named.items()}
         return [
             (leaf, f"the parameter {names.get(id(leaf), repr(leaf.name))} of shape {leaf.shape}", id(leaf) in names)
-            for leaf in sorted((leaf for leaf in arrived if not leaf.in_arena), key=lambda leaf: leaf.born)
+            for leaf in sorted((leaf for leaf in arrived.leaves if not leaf.in_arena), key=lambda leaf: leaf.born)
         ]
 
     def bump_versions(self):

@@ -46,9 +46,15 @@ class Tensor:
     dtype = property(lambda self: self.data.dtype)
     size = property(lambda self: math.prod(self.data.shape))
     device = property(lambda self: str(getattr(unwrap(self), "device", "cpu")))
-    requires_grad = property(
-        lambda self: self.node is not None, lambda self, value: self.requires_grad_(value) and None
-    )
+
+    @property
+    def requires_grad(self):
+        """Whether it is part of a graph; of a leaf or constant it can be set, see `requires_grad_`."""
+        return self.node is not None
+
+    @requires_grad.setter
+    def requires_grad(self, value):
+        self.requires_grad_(value)
 
     @property
     def grad(self):

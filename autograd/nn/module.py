@@ -43,6 +43,19 @@ class LoadResult(NamedTuple):
     unexpected_keys: list
 
 
+class _Parameters:
+    """The iterator over a module's parameters, from which an optimizer learns of the module."""
+
+    def __init__(self, module, recurse):
+        self.module, self.found = module, module.named_parameters(recurse=recurse)
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return next(self.found)[1]
+
+
 class _ModuleType(ABCMeta):
     """The type of modules: tells each when its `__init__` is over, since tensors set by then are its state."""
 
@@ -231,7 +244,7 @@ class Module(metaclass=_ModuleType):
 
     def parameters(self, recurse=True):
         """The parameters, in the order of `named_parameters`."""
-        return (p for _, p in self.named_parameters(recurse=recurse))
+        return _Parameters(self, recurse)
 
     def named_buffers(self, prefix="", recurse=True, remove_duplicate=True):
         """Pairs (name, tensor): the constants that are state, such as running averages; not recurse: of this module."""
@@ -273,7 +286,7 @@ class Module(metaclass=_ModuleType):
         for path, t, what in self._tensors():
             if what is None and isinstance(t.node, Leaf):
                 seen = f"{name}.{path} requires a gradient and is no parameter"
-                raise ValueError(f"{seen}: make it an nn.Parameter, or keep {path.rpartition('.')[2]}.detach()")
+                raise ValueError(f"{seen}: make it an nn.Parameter, or keep its detach()")
         self._state()
 
     # --- modes, gradients, types ---------------------------------------------------------------------------------
@@ -413,6 +426,8 @@ class Module(metaclass=_ModuleType):
                 seen = f"{name!r} and {path!r} are one tensor here, and have different values in the state"
                 raise ValueError(f"load_state_dict: {seen}: untie them, or leave one out with strict=False")
         for path, t in given.items():
+            if not isinstance(t.node, Leaf | None):  # a buffer that holds a result
+                t.data, t.node = xp[type(t.data)].array(t.data), None
             t.assign(state[path])
         return LoadResult(missing, unexpected)
 

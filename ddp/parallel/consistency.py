@@ -37,20 +37,20 @@ def refuse_other_parameters(arena):
         raise ConfigurationError(f"{what} has a gradient, which the ranks do not exchange: {TODO}")
 
 
-def compare_parameters(comm, arena):
-    """Raise OutOfStep on every rank if the ranks do not have the same parameters, bit for bit. Collective.
-
-    ConfigurationError if the model has parameters that it did not have when `DistributedDataParallel` was made.
-    """
+def refuse_new_parameters(comm, arena):
+    """Raise ConfigurationError on every rank if a model has parameters that are not in its arena. Collective."""
     model, held = arena.owner(), {id(p) for p in arena.parameters.values()}
     now = {} if model is None else named_parameters(model)
     new = next((name for name, p in now.items() if id(p) not in held), None)
-    digest = hashlib.sha256(to_numpy(arena.data).data).digest()
-    digests, added = zip(*comm.all_gather_object((digest, new)))
-    for name in filter(None, added):
+    for name in filter(None, comm.all_gather_object(new)):
         raise ConfigurationError(
             f"the model has got a parameter {name!r} since DistributedDataParallel was made: {TODO}"
         )
+
+
+def compare_parameters(comm, arena):
+    """Raise OutOfStep on every rank if the ranks do not have the same parameters, bit for bit. Collective."""
+    digests = comm.all_gather_object(hashlib.sha256(to_numpy(arena.data).data).digest())
     if len({*digests}) == 1:
         return
     flat = to_numpy(arena.data)

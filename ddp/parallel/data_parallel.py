@@ -16,6 +16,7 @@ from allgrad.ddp.parallel.consistency import (
     compare_models,
     compare_parameters,
     first_not_finite,
+    refuse_new_parameters,
     refuse_other_parameters,
 )
 from allgrad.ddp.parallel.local_sgd import LocalSGD, LocalSteps
@@ -239,8 +240,10 @@ class DistributedDataParallel:
     def compare_parameters(self):
         """Raise OutOfStep on every rank if the ranks do not have the same parameters, bit for bit. A collective.
 
-        Between the averages of local steps they are meant to differ, and nothing is compared.
+        Between the averages of local steps they are meant to differ, and nothing is compared. ConfigurationError if the
+        model has got parameters since this was made.
         """
+        refuse_new_parameters(self.comm, self.arena)
         if self.local is None:
             compare_parameters(self.comm, self.arena)
 
