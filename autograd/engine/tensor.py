@@ -33,6 +33,8 @@ class Tensor:
 
     if TYPE_CHECKING:  # the operator modules attach the methods beside their rules
         data: Any
+        node: Any
+        leaf: Any
 
         def __getattr__(self, name: str) -> Any: ...
         def __neg__(self) -> "Tensor": ...
