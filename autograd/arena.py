@@ -11,7 +11,10 @@ nn.Linear(6, 3), in float32, 16 of which are 64 bytes:
 """
 
 import hashlib
+import itertools
 import math
+import threading
+import weakref
 
 import numpy as np
 
@@ -20,6 +23,49 @@ from allgrad.autograd.engine import Leaf, Tensor
 
 HALVES = "bfloat16", "float16"
 EXTRAS = 8  # numbers that may travel behind the gradients in the same message, besides one for each parameter
+TODO = (
+    "keep parameters in attributes, lists, tuples or dicts of the model, make what trains it once all are there, and "
+    "freeze others by requires_grad_(False)"
+)
+births = itertools.count()  # of parameters and arenas, in the order in which they were made
+
+
+class _Arrived(threading.local):
+    """leaves: those of parameters in no arena that a gradient has reached, in this thread."""
+
+    def __init__(self):
+        self.leaves: weakref.WeakSet = weakref.WeakSet()
+
+
+arrived = _Arrived()
+
+
+class ParameterLeaf(Leaf):
+    """The leaf of an `nn.Parameter`: as long as it is in no arena, its hook notes in `arrived` each gradient.
+
+    born  when it was made, a number of `births`
+    """
+
+    __slots__ = ("born", "__weakref__")
+
+    def __init__(self, name, shape, dtype):
+        super().__init__(name, shape, dtype)
+        self.hook, self.born = note_arrival, next(births)
+
+    def __setstate__(self, state):  # a copy is a new parameter, and in no arena until one is made or copied for it
+        for name, value in state[1].items():
+            setattr(self, name, value)
+        self.in_arena, self.born, self.hook = False, next(births), self.hook or note_arrival
+
+    def release(self):
+        """Leave the arena, whose optimizer will refuse its next step."""
+        if self.in_arena:
+            self.in_arena, self.grad, self.stale, self.hook = False, None, True, self.hook or note_arrival
+
+
+def note_arrival(leaf):
+    """A gradient has reached a parameter that is in no arena."""
+    arrived.leaves.add(leaf)
 
 
 class Arena:
@@ -38,7 +84,12 @@ class Arena:
     """
 
     def __init__(self, parameters):
-        named = named_parameters(parameters)
+        given = _as_dict(parameters)
+        named = named_parameters(given)
+        owner = getattr(parameters, "module", parameters)
+        self.owner = weakref.ref(owner) if hasattr(owner, "named_parameters") else lambda: None
+        self.frozen = [p.leaf for p in given.values() if p.node is None and hasattr(p, "leaf")]
+        self.born = next(births)
         if not named:
             raise ValueError("Arena: no parameters to hold (is every parameter frozen, or the model empty?)")
         places = {name: p.device if is_torch(p.data) else "numpy" for name, p in named.items()}
@@ -73,7 +124,10 @@ class Arena:
             if leaf.grad is not None:
                 grad[...] = 0.0 if leaf.stale else leaf.grad
             leaf.grad, leaf.name, leaf.in_arena = grad, name, True
+            leaf.hook = None if leaf.hook is note_arrival else leaf.hook
             self.leaves.append(leaf)
+        for leaf in self.frozen:
+            leaf.release()
         self.current_grads = self.own_grads = [leaf.grad for leaf in self.leaves]  # those in `message`
         self.views = [p.data for p in named.values()]
 
@@ -103,6 +157,8 @@ class Arena:
 
     def zero_grad(self):
         """Forget the gradients: the next one to arrive overwrites what is there."""
+        if arrived.leaves:
+            arrived.leaves.clear()
         for leaf in self.leaves:
             leaf.stale = True
 
@@ -126,9 +182,13 @@ class Arena:
     def zero_missing_grads(self):
         """Let a gradient of zero arrive at parameters that none has reached since `zero_grad`; their hooks are called.
 
-        Raises RuntimeError if a parameter has moved to an arena made later, or was given other data: the optimizer of
-        this arena would not reach it.
+        Raises RuntimeError if training does not reach a parameter that it should: one that has moved to an arena made
+        later, was frozen or was given other data, or, of the model or made after this arena, is in no arena and has a
+        gradient.
         """
+        for leaf, what, own in self.gradients_outside():
+            if own or leaf.born > self.born or leaf in self.frozen:
+                raise RuntimeError(f"{what} has a gradient, and no optimizer: {TODO}")
         for leaf, grad, p, view in zip(self.leaves, self.current_grads, self.parameters.values(), self.views):
             if leaf.grad is not grad:
                 todo = "make one optimizer for all parameters, or pass the same module or arena to everything"
@@ -136,8 +196,23 @@ class Arena:
             if p.data is not view:
                 todo = "write p.assign(value) instead of p.data = value"
                 raise RuntimeError(f"the data of {leaf.name!r} were replaced, training would not reach them: {todo}")
+            if p.node is not leaf:
+                raise RuntimeError(f"{leaf.name!r} was frozen after its optimizer was made: make the optimizer anew")
             if leaf.stale:
                 leaf.accumulate(full(leaf.shape, 0.0, grad, leaf.dtype))
+
+    def gradients_outside(self):
+        """(leaf, in words, whether the owner's) of parameters in no arena with gradients since `zero_grad`."""
+        if not arrived.leaves:
+            return []
+        owner = self.owner()
+        hidden, named = ({}, {}) if owner is None else (owner.hidden_parameters(), dict(owner.named_parameters()))
+        names = {id(p.node): f"that {name!r} refers to" for name, p in hidden.items()}
+        names |= {id(p.node): repr(name) for name, p in named.items()}
+        return [
+            (leaf, f"the parameter {names.get(id(leaf), repr(leaf.name))} of shape {leaf.shape}", id(leaf) in names)
+            for leaf in sorted((leaf for leaf in arrived.leaves if not leaf.in_arena), key=lambda leaf: leaf.born)
+        ]
 
     def bump_versions(self):
         """Declare that `data` was changed in place: graphs that used the old values refuse to run backward."""
@@ -188,23 +263,30 @@ def arena_of(owner):
     """The arena that `owner` is or has, or else a new one for a module or a collection of parameters."""
     arena = existing_arena(owner)
     if arena is None:
+        if hasattr(owner, "check_parameters"):
+            owner.check_parameters()
         arena = Arena(owner)
         if hasattr(owner, "named_parameters"):
             owner.arena = arena
+    elif hasattr(owner, "named_parameters"):
+        arena.owner = weakref.ref(owner)
     return arena
 
 
 def named_parameters(parameters):
     """{name: parameter} of a module, or of a dict, list or iterator of parameters, without frozen ones."""
-    if hasattr(parameters, "named_parameters"):
-        parameters = dict(parameters.named_parameters())
-    elif not isinstance(parameters, dict):
-        parameters = {f"parameter{i}": p for i, p in enumerate(parameters)}
+    parameters = _as_dict(parameters)
     for name, p in parameters.items():
         if type(p) is not Tensor or not (isinstance(p.node, Leaf) or p.node is None):
             raise TypeError(f"Arena: {name!r} is not a parameter but {type(p).__name__}")
     unique = {id(p): name for name, p in reversed(parameters.items())}  # a tied parameter goes by its first name
     return {name: p for name, p in parameters.items() if p.node is not None and unique[id(p)] == name}
+
+
+def _as_dict(parameters):
+    if hasattr(parameters, "named_parameters"):
+        return dict(parameters.named_parameters())
+    return parameters if isinstance(parameters, dict) else {f"parameter{i}": p for i, p in enumerate(parameters)}
 
 
 def _shaped(flat, like):

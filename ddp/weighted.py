@@ -112,7 +112,8 @@ def measured(value, samples):
             f"(sum, weight), got {_described(value)}"
         )
     if array.shape == ():
-        weight = float(unwrap(getattr(value, "mean_of", samples)))
+        weight = getattr(value, "mean_of", None)
+        weight = float(samples if weight is None else unwrap(weight))
         return (float(array) * weight if weight else 0.0), weight
     total = np.sum(array, dtype=np.float64)
     return (total / (array.size // samples) if array.ndim > 1 else total), float(samples)

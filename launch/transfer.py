@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from allgrad.autograd import Tensor, nn
+from allgrad.autograd import nn
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.ddp.trainer import checkpoint
 
@@ -74,7 +74,7 @@ def freeze(model: nn.Module, patterns: str) -> str:
     parameter left to train stays in evaluation mode: it normalises by its running averages, which stay as they are.
     Raises ConfigurationError for a pattern that matches nothing, and if nothing would be left to train.
     """
-    parameters = dict(model.named_parameters())
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     chosen: dict = {}
     for pattern in patterns.split(","):
         found = {name: p for name, p in parameters.items() if fnmatchcase(name, pattern)}
@@ -87,11 +87,9 @@ def freeze(model: nn.Module, patterns: str) -> str:
     if len(chosen) == len(parameters):
         raise ConfigurationError(f"--freeze {patterns} matches all {len(parameters)} parameters: leave some to train")
     for p in chosen.values():
-        p.node = None
+        p.requires_grad_(False)
     for module in model.modules():
-        own = [
-            t for name, t in module.named_children() if isinstance(t, Tensor) and name not in module.running_statistics
-        ]
+        own = [*module.parameters(recurse=False)]
         if module.running_statistics and own and all(t.node is None for t in own):
             module.training = False
     frozen = [name for name in parameters if name in chosen]

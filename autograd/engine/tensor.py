@@ -24,11 +24,12 @@ class Tensor:
            level down (see `engine.transforms`)
     node   the Node or Leaf in the graph; None of a constant, so `requires_grad` is `node is not None`
     level  nesting level: 0 for ordinary work, k inside k nested derivatives
+    leaf   only of an `nn.Parameter`: its Leaf, also while it is frozen, which is when `node` is None
 
     Of what a loss or `mean` returns there is also `mean_of`: see `is_mean_of`.
     """
 
-    __slots__ = ("data", "node", "level", "mean_of", "_master", "_leaf")
+    __slots__ = ("data", "node", "level", "leaf", "mean_of", "_master", "_leaf")
     __array_ufunc__ = None  # ndarray * Tensor reaches Tensor.__rmul__ instead of building an object array
 
     def __init__(self, data, node: Any = None, level=0):
@@ -36,6 +37,8 @@ class Tensor:
 
     if TYPE_CHECKING:  # the operator modules attach the methods beside their rules
         data: Any
+        node: Any
+        leaf: Any
 
         def __getattr__(self, name: str) -> Any: ...
         def __neg__(self) -> "Tensor": ...
@@ -49,7 +52,15 @@ class Tensor:
     dtype = property(lambda self: self.data.dtype)
     size = property(lambda self: math.prod(self.data.shape))
     device = property(lambda self: str(getattr(unwrap(self), "device", "cpu")))
-    requires_grad = property(lambda self: self.node is not None)
+
+    @property
+    def requires_grad(self):
+        """Whether it is part of a graph; of a leaf or constant it can be set, see `requires_grad_`."""
+        return self.node is not None
+
+    @requires_grad.setter
+    def requires_grad(self, value):
+        self.requires_grad_(value)
 
     @property
     def grad(self):
@@ -132,8 +143,10 @@ class Tensor:
         a gradient, and for graphs that used the old value. Any other tensor takes the value and the node of the result,
         so that gradients flow through both; graphs, arrays and tensors that share its old memory keep the old value.
         """
-        if type(self.node) is not Leaf and self.master is self.data and self._leaf_behind() is None:
+        is_leaf = isinstance(self.node, Leaf) or hasattr(self, "leaf")
+        if not is_leaf and self.master is self.data and self._leaf_behind() is None:
             self.data, self.node, self.level = result.data, result.node, result.level
+            self.mean_of = getattr(result, "mean_of", None)
             return self
         if loses_gradient(result):
             raise _leaf_changed(self.name)
@@ -164,6 +177,21 @@ class Tensor:
         if self.master is not self.data:
             self.data = self._master
             del self._master
+
+    def requires_grad_(self, requires_grad=True):
+        """Make a constant a leaf, which accumulates gradients, or a leaf a constant, in place. Returns self.
+
+        Of a parameter, False freezes it, and True lets it be trained again: before its optimizer is made. Raises
+        RuntimeError for a tensor that an operation computed, TypeError for integers.
+        """
+        if self.node is not None and not isinstance(self.node, Leaf):
+            raise RuntimeError(f"requires_grad_ needs a leaf, this tensor was computed by {self.name!r}: detach() it")
+        if not requires_grad:
+            self.node = None
+        elif self.node is None:
+            dtype = check_floating(self.dtype, "tensor")
+            self.node = getattr(self, "leaf", None) or Leaf("tensor", self.shape, dtype)
+        return self
 
     def register_hook(self, hook):
         """Call hook(node) in every backward, the moment the gradient of this leaf is complete; node is its `Leaf`.

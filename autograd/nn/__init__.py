@@ -5,6 +5,7 @@ of `allgrad.autograd.ops`; the names of parameters, and so checkpoints, are torc
 """
 
 from allgrad.autograd.nn.attention import MultiheadAttention, TransformerDecoderLayer, TransformerEncoderLayer
+from allgrad.autograd.nn.containers import ModuleDict, ModuleList, ParameterDict, ParameterList, Sequential
 from allgrad.autograd.nn.functions import (
     AdaptiveAvgPool2d,
     AvgPool2d,
@@ -35,13 +36,13 @@ from allgrad.autograd.nn.layers import (
     LayerNorm,
     Linear,
 )
-from allgrad.autograd.nn.module import Module, ModuleList, Parameter, Sequential
+from allgrad.autograd.nn.module import Module, Parameter
 from allgrad.autograd.nn.recurrent import GRU, LSTM, RNN
 
 __all__ = [
     "AdaptiveAvgPool2d", "AvgPool2d", "BatchNorm1d", "BatchNorm2d", "Conv1d", "Conv2d", "ConvTranspose2d", "Dropout",
     "ELU", "Embedding", "Flatten", "GELU", "GRU", "GroupNorm", "Hardtanh", "Identity", "LSTM", "LayerNorm", "LeakyReLU",
-    "Linear", "LogSoftmax", "MaxPool2d", "Module", "ModuleList", "MultiheadAttention", "Parameter", "RNN", "ReLU",
-    "Sequential", "SiLU", "Sigmoid", "Softmax", "Softplus", "Tanh", "TransformerDecoderLayer",
-    "TransformerEncoderLayer",
+    "Linear", "LogSoftmax", "MaxPool2d", "Module", "ModuleDict", "ModuleList", "MultiheadAttention", "Parameter",
+    "ParameterDict", "ParameterList", "RNN", "ReLU", "Sequential", "SiLU", "Sigmoid", "Softmax",
+    "Softplus", "Tanh", "TransformerDecoderLayer", "TransformerEncoderLayer",
 ]  # fmt: skip

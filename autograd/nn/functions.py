@@ -15,10 +15,10 @@ class _Function(Module):
 
     def __init__(self, *arguments, **options):
         _, *given = inspect.signature(self.function).bind(None, *arguments, **options).arguments.items()
-        self.apply = partial(self.function, **dict(given))
+        self.compute = partial(self.function, **dict(given))
 
     def __call__(self, x):
-        return self.apply(x)
+        return self.compute(x)
 
 
 class ReLU(_Function):

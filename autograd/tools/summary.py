@@ -25,15 +25,14 @@ def summary(model, *inputs, input_shape=None):
     if not hasattr(model, "named_parameters"):
         raise TypeError(f"summary: describes an nn.Module, not {type(model).__name__}")
     given = [*inputs] if input_shape is None else [*inputs, tuple(input_shape)]
-    modules = {path: value for path, value in model._walk() if not isinstance(value, Tensor)}
+    modules = dict(model.named_modules())
     names = {id(module): path for path, module in modules.items()}
     trained, frozen = dict.fromkeys(modules, 0), dict.fromkeys(modules, 0)
-    for path, t in model._walk():
-        if isinstance(t, Tensor):
-            owner = path
-            while owner not in modules:
-                owner = owner.rpartition(".")[0]
-            (trained if isinstance(t.node, Leaf) else frozen)[owner] += math.prod(t.shape)
+    for path, t in [*model.named_parameters(), *model.named_buffers()]:
+        owner = path
+        while owner not in modules:
+            owner = owner.rpartition(".")[0]
+        (trained if isinstance(t.node, Leaf) else frozen)[owner] += math.prod(t.shape)
     outputs, work = _run(model, given, names) if given else ({}, {})
     rows = [("name", "type", "output", "parameters", "multiply-adds")]
     for path in [*outputs, *(path for path in modules if path not in outputs)]:

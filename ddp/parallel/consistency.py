@@ -5,6 +5,7 @@ from collections import Counter
 
 import numpy as np
 
+from allgrad.autograd.arena import TODO, named_parameters
 from allgrad.autograd.arrays import to_numpy
 from allgrad.ddp.comm import activity
 from allgrad.ddp.errors import ConfigurationError, OutOfStep, counted
@@ -44,6 +45,23 @@ def compare_data(comm, mine: str):
                 f"the data differ between ranks: rank 0 has {everyones[0]}, where rank {rank} has {theirs}; give the "
                 f"whole data set to every rank, in the same way, and take the same steps"
             )
+
+
+def refuse_other_parameters(arena):
+    """Raise ConfigurationError if a backward has reached a parameter whose gradient nobody would exchange or use."""
+    for _, what, _ in arena.gradients_outside():
+        raise ConfigurationError(f"{what} has a gradient, which the ranks do not exchange: {TODO}")
+
+
+def refuse_new_parameters(comm, arena):
+    """Raise ConfigurationError on every rank if a model has parameters that are not in its arena. Collective."""
+    model, held = arena.owner(), {id(p) for p in arena.parameters.values()}
+    now = {} if model is None else named_parameters(model)
+    new = next((name for name, p in now.items() if id(p) not in held), None)
+    for name in filter(None, comm.all_gather_object(new)):
+        raise ConfigurationError(
+            f"the model has got a parameter {name!r} since DistributedDataParallel was made: {TODO}"
+        )
 
 
 def compare_parameters(comm, arena):

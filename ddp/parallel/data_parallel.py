@@ -13,7 +13,14 @@ from allgrad.autograd.arrays import is_torch
 from allgrad.ddp.comm import Communicator, activity
 from allgrad.ddp.compatibility import check, takes_all_at_once
 from allgrad.ddp.errors import ConfigurationError, counted
-from allgrad.ddp.parallel.consistency import compare_batches, compare_models, compare_parameters, first_not_finite
+from allgrad.ddp.parallel.consistency import (
+    compare_batches,
+    compare_models,
+    compare_parameters,
+    first_not_finite,
+    refuse_new_parameters,
+    refuse_other_parameters,
+)
 from allgrad.ddp.parallel.local_sgd import LocalSGD, LocalSteps
 from allgrad.ddp.parallel.running_statistics import RunningStatistics
 from allgrad.ddp.parallel.shard_gradients import ShardGradients
@@ -81,7 +88,7 @@ class DistributedDataParallel:
         self.shards = self.comm.size if shards is None else shards
         self.own_shards = [*range(*shards_of_rank(self.comm.rank, self.comm.size, self.shards))]
         self.arena = arena_of(model)
-        buffers = dict(model.named_buffers())
+        buffers = {name: p for name, p in model.named_parameters() if not p.requires_grad} | dict(model.named_buffers())
         compare_models(self.comm, {**self.arena.parameters, **buffers})
         canonical = exchange.reduce != "native"
         self.statistics = RunningStatistics(model, self.comm, self.shards, canonical)
@@ -199,6 +206,7 @@ class DistributedDataParallel:
         for shard, mean, weight in self.shard_gradients.of_batch(batch, loss, exchange):
             extras[LOSS] = mean * weight if weight else 0.0
             extras[EXCESS], extras[WEIGHTY], extras[KEY] = weight - len(shard), weight > 0, key
+            refuse_other_parameters(arena)
             arena.zero_missing_grads()
             exchange.complete()
             if self.noise is not None and weight:
@@ -234,6 +242,7 @@ class DistributedDataParallel:
         (shard,) = batch.shards
         self.arena.zero_grad()
         mean, self.weight = self.shard_gradients.of_shard(batch, shard, loss, None) if len(shard) else (0.0, 0)
+        refuse_other_parameters(self.arena)
         self.arena.zero_missing_grads()
         self._finish_gradients(slice(None))
         if not math.isfinite(mean):
@@ -258,8 +267,10 @@ class DistributedDataParallel:
     def compare_parameters(self):
         """Raise OutOfStep on every rank if the ranks do not have the same parameters, bit for bit. A collective.
 
-        Between the averages of local steps they are meant to differ, and nothing is compared.
+        Between the averages of local steps they are meant to differ, and nothing is compared. ConfigurationError if the
+        model has got parameters since this was made.
         """
+        refuse_new_parameters(self.comm, self.arena)
         if self.local is None:
             compare_parameters(self.comm, self.arena)
 

@@ -9,6 +9,7 @@ from allgrad.autograd.engine import Leaf, SteppedFunction
 from allgrad.autograd.ops import part_of_batch
 from allgrad.ddp.comm import activity
 from allgrad.ddp.errors import ConfigurationError
+from allgrad.ddp.parallel.consistency import refuse_other_parameters
 from allgrad.ddp.reduce import ShardSum
 
 
@@ -74,7 +75,9 @@ class SyncBatchNorm:
         def compute():
             activity.thread = threading.get_ident()
             with part_of_batch(turns.wait):
-                return f(shard)
+                value = f(shard)
+            refuse_other_parameters(self.arena)  # here, since a gradient is noted in the thread where it arrives
+            return value
 
         turns = SteppedFunction(compute, own | {(activity, "thread"): activity.thread})
         turns.thread.name = f"shard {shard.index}"

@@ -150,3 +150,96 @@ def test_an_optimizer_follows_the_gradients_to_other_memory():
     for name, p in model.named_parameters():
         assert np.shares_memory(p.grad, message)
         assert np.array_equal(p.numpy(), before[name] - 2.0)
+
+
+class Chain(nn.Module):
+    """A list and a dict of layers, a tied weight."""
+
+    def __init__(self):
+        self.layers, self.more = [nn.Linear(3, 3)], {}
+        self.first, self.tied = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.tied.weight = self.first.weight
+        self.frozen = nn.Linear(3, 3).requires_grad_(False)
+        self.spare = (lambda layer: lambda: layer)(nn.Linear(3, 3))
+
+    def __call__(self, x):
+        for layer in (*self.layers, *self.more.values(), self.first, self.tied, self.frozen):
+            x = layer(x)
+        return (x * x).mean()
+
+
+LATER = {  # what is done to the model after its optimizer was made, and which parameter is named
+    "appended": (lambda m: m.layers.append(nn.Linear(3, 3)), "'layers.1.bias'"),
+    "made before": (lambda m: m.layers.append(m.spare()), "'layers.1.bias'"),
+    "a copy": (lambda m: m.layers.append(copy.deepcopy(m.layers[0])), "'layers.1.weight'"),
+    "unpickled": (lambda m: m.layers.append(pickle.loads(pickle.dumps(m.first))), "'layers.1.weight'"),
+    "in a dict": (lambda m: m.more.update(a=nn.Linear(3, 3)), "'more.a.bias'"),
+    "weight replaced": (lambda m: setattr(m.first, "weight", nn.Parameter(np.eye(3))), "'first.weight'"),
+    "module replaced": (lambda m: setattr(m, "first", nn.Linear(3, 3)), "'first.bias'"),
+    "untied": (lambda m: setattr(m.tied, "weight", nn.Parameter(m.first.weight.data)), "'tied.weight'"),
+    "unfrozen": (lambda m: m.frozen.requires_grad_(), "'frozen.bias'"),
+    "frozen": (lambda m: m.first.requires_grad_(False), "was frozen"),
+}
+
+
+@pytest.mark.parametrize("owner", [lambda m: m, lambda m: m.parameters()], ids=["module", "parameters"])
+@pytest.mark.parametrize("change", LATER)
+def test_a_model_that_changes_after_its_optimizer_was_made_is_refused(change, owner):
+    model = Chain()
+    optimizer = optim.Adam(owner(model), lr=0.1)
+
+    def step():
+        optimizer.zero_grad()
+        model(X[:, 0]).backward()
+        optimizer.step()
+
+    step()
+    act, named = LATER[change]
+    act(model)
+    with pytest.raises(RuntimeError, match=named):
+        step()
+    optimizer = optim.Adam(owner(model), lr=0.1)
+    step()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m.layers.clear(),
+        lambda m: setattr(m.layers[0], "weight", m.first.weight),
+        lambda m: setattr(m.first, "bias", None),
+        lambda m: [
+            m.requires_grad_(False),
+            m.first.requires_grad_(),
+            m.tied.requires_grad_(),
+            m.layers[0].requires_grad_(),
+        ],
+        lambda m: m.more.update(a=nn.Linear(3, 3).requires_grad_(False)),
+        lambda m: setattr(m, "other", optim.SGD(m.more.setdefault("a", nn.Linear(3, 3)), lr=0.1)),
+    ],
+    ids=["removed", "tied", "without bias", "frozen for a while", "a frozen layer", "another optimizer"],
+)
+def test_a_change_that_leaves_nothing_out_is_not(change):
+    model = Chain()
+    optimizer = optim.SGD(model, lr=0.1)
+    change(model)
+    before = model.tied.weight.data.copy()
+    model(X[:, 0]).backward()
+    optimizer.step()
+    assert (model.tied.weight.data != before).any()
+
+
+def test_a_weight_frozen_by_detach_stays_while_its_old_optimizer_goes_on():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1))
+    optimizer = optim.SGD(model, lr=0.1, momentum=0.9, weight_decay=0.1)
+
+    def step():
+        optimizer.zero_grad()
+        model(X[:, 0]).sum().backward()
+        optimizer.step()
+
+    step()
+    model[0].weight = model[0].weight.detach()
+    before = model.state_dict()
+    step()
+    assert [name for name, a in model.state_dict().items() if (a == before[name]).all()] == ["0.weight"]

@@ -69,6 +69,28 @@ def replaced():
     arena.zero_missing_grads()
 
 
+def frozen():
+    p = nn.Parameter([1.0], name="p")
+    arena = ag.Arena({"p": p})
+    p.requires_grad = False
+    arena.zero_missing_grads()
+
+
+def untrained():
+    model = nn.Linear(2, 3)
+    optimizer = optim.SGD(model, lr=1.0)
+    model.bias = nn.Parameter(np.zeros(3))
+    model(np.ones((1, 2), "f4")).sum().backward()
+    optimizer.step()
+
+
+def module(**attributes):
+    model = nn.Module()
+    for name, value in attributes.items():
+        setattr(model, name, value)
+    return model
+
+
 def mixed():
     return ag.Arena({"a": nn.Parameter([1.0]), "b": nn.Parameter([1.0], dtype="float64")})
 
@@ -123,8 +145,13 @@ def swept():
     return loss
 
 
+class Bare(nn.ModuleList):
+    def __init__(self):
+        pass
+
+
 KEPT: list = []
-V, R, T = ValueError, RuntimeError, TypeError
+V, R, T, K, A = ValueError, RuntimeError, TypeError, KeyError, AttributeError
 NO = "autograd computes on NumPy arrays, torch tensors, numbers and Tensors, not on"
 TWICE = "a second time: the first pass freed what it saved (pass retain_graph=True to the first one)"
 REDUCTION = 'reduction is "mean", "sum" or "none", got'
@@ -399,7 +426,35 @@ TABLE = [
     (T, "Arena: 'parameter0' is not a parameter but Tensor", lambda: ag.Arena([tensor(2) * 2.0])),
     (R, "'q' has left this arena for one made later: make one optimizer for all parameters, or pass the same module or "
      "arena to everything", moved),
+    (R, "'p' was frozen after its optimizer was made: make the optimizer anew", frozen),
+    (R, "the parameter 'bias' of shape (3,) has a gradient, and no optimizer: keep parameters in attributes, lists, "
+     "tuples or dicts of the model, make what trains it once all are there, and freeze others by requires_grad_(False)",
+     untrained),
+    (R, "requires_grad_ needs a leaf, this tensor was computed by 'mul': detach() it",
+     lambda: (tensor(2) * 2.0).requires_grad_()),
     # modules
+    (T, "Linear.weight is a Parameter and cannot become a Tensor: write nn.Parameter(value), weight.assign(value) for "
+     "other numbers, or delete it first", lambda: setattr(nn.Linear(2, 2), "weight", ag.tensor([1.0]))),
+    (T, "Module.a is a Module and cannot become a int: delete it first",
+     lambda: setattr(module(a=nn.Module()), "a", 3)),
+    (K, repr("Module: a name is a string without dots, and not 'arena': got 'a.b'"),
+     lambda: nn.Module().add_module("a.b", nn.ReLU())),
+    (K, repr("Module has an attribute 'train' already: take another name"),
+     lambda: nn.Module().register_parameter("train", None)),
+    (T, "'a' is to be a Parameter or None, got a list", lambda: nn.Module().register_parameter("a", [1.0])),
+    (A, "Linear has no Module called 'weight'", lambda: nn.Linear(2, 2).get_submodule("weight")),
+    (A, "Linear: 'weight' is no buffer", lambda: nn.Linear(2, 2).get_buffer("weight")),
+    (V, "Module.w requires a gradient and is no parameter: make it an nn.Parameter, or keep its detach()",
+     lambda: optim.SGD(module(w=tensor(2)), lr=1.0)),
+    (V, "Module: two tensors have the name 'd.1': rename an attribute or a key",
+     lambda: optim.SGD(module(d={1: nn.Parameter([1.0]), "1": nn.Parameter([2.0])}), lr=1.0)),
+    (V, "load_state_dict: 'a' and 'b' are one tensor here, and have different values in the state: untie them, or "
+     "leave one out with strict=False",
+     lambda: module(a=(p := nn.Parameter([1.0])), b=p).load_state_dict({"a": np.ones(1), "b": np.zeros(1)})),
+    (A, "Bare has no elements yet: begin Bare.__init__ with super().__init__()", Bare),
+    (A, "'Sequential' object has no attribute 'fc'", lambda: nn.Sequential().fc),
+    (T, "Sequential: applies modules, got a list: write Sequential(*modules) for a list", lambda: nn.Sequential([])),
+    (K, repr("ModuleDict: a key is a name, a string without dots, got 3"), lambda: nn.ModuleDict({3: nn.ReLU()})),
     (T, "Module defines no __call__(self, x)", lambda: nn.Module()(1.0)),
     (V, "Linear: inputs and outputs are at least 1, got 0 and 3", lambda: nn.Linear(0, 3)),
     (V, "Dropout: p is a probability, got -0.1", lambda: nn.Dropout(-0.1)),

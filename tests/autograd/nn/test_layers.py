@@ -89,7 +89,7 @@ def test_float32_agrees_with_torch_in_training_and_evaluation(name, arguments, o
 
 def test_every_layer_has_been_held_against_torchs():
     alone = {"Embedding", "MultiheadAttention", "TransformerDecoderLayer"}  # take something else than one tensor
-    containers = {"Module", "ModuleList", "Parameter", "Sequential"}
+    containers = {"Module", "ModuleDict", "ModuleList", "Parameter", "ParameterDict", "ParameterList", "Sequential"}
     assert {name for name, *_ in LAYERS} | alone | containers == set(nn.__all__)
 
 

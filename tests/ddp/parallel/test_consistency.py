@@ -47,6 +47,68 @@ def trainer_of(comm=None, *, shards=3, noise=True, scale=None, spoil=None, lr=0.
     return trainer
 
 
+class Growing(nn.Module):
+    """Makes its last layer in the first call."""
+
+    def __init__(self):
+        self.first, self.last = nn.Linear(2, 3), None
+
+    def __call__(self, x):
+        if self.last is None:
+            self.last = nn.Linear(3, 3)
+        return self.last(self.first(x))
+
+
+def from_another_optimizer(model):
+    model.append(nn.Linear(3, 3))
+    model.optimizer = optim.SGD(model[-1], lr=0.1)
+
+
+@pytest.mark.parametrize("options", [{}, {"overlap": "bucket"}, {"batch_norm": "sync"}, {"sync_every": 2}], ids=str)
+@pytest.mark.parametrize(
+    "make, change, named",
+    [
+        (
+            Growing,
+            None,
+            "'last.bias' of shape (3,) has a gradient, which the ranks do not exchange: keep parameters in",
+        ),
+        (lambda: nn.Sequential(nn.Linear(2, 3)), from_another_optimizer, "has got a parameter '1.weight' since"),
+        (lambda: nn.Sequential(nn.Linear(2, 3)), lambda m: m.append(nn.Linear(3, 3)), "'1.bias' of shape (3,) has a"),
+    ],
+    ids=["in the first call", "with its own optimizer", "appended"],
+)
+def test_parameters_that_came_after_ddp_are_refused_on_all_ranks(make, change, named, options, simulate):
+    def run(comm):
+        model = make()
+        parallel = DistributedDataParallel(model, comm, 2, **options)
+        if change:
+            change(model)
+        loss = lambda x, y: ag.cross_entropy(model(x), y)
+        metrics = lambda x, y: {"loss": ag.cross_entropy(model(x), y, "none")}
+        loader = DataLoader((X, Y), 6, comm, 2)
+        Trainer(parallel, optim.SGD(parallel, 0.1), loader, loss, metrics, steps=2, check_every=1).fit()
+
+    def refused(comm):
+        with pytest.raises(ConfigurationError) as caught:
+            run(comm)
+        return str(caught.value)
+
+    first, second = simulate(2, refused)
+    assert named in first and first == second
+
+
+def test_a_layer_that_only_the_loss_knows_is_refused_and_one_trained_by_hand_is_not():
+    model, head, probe = nn.Linear(2, 3), nn.Linear(3, 3), nn.Linear(2, 1)
+    parallel, (batch, *_) = DistributedDataParallel(model), DataLoader((X, Y), 6).epoch(0)
+    probe(X).sum().backward()
+    parallel.backward(batch, lambda x, y: ag.cross_entropy(model(x), y))
+    with pytest.raises(ConfigurationError, match=r"the parameter 'bias' of shape \(3,\) has a gradient, which"):
+        parallel.backward(batch, lambda x, y: ag.cross_entropy(head(model(x)), y))
+    head.requires_grad_(False)
+    parallel.backward(batch, lambda x, y: ag.cross_entropy(head(model(x)), y))
+
+
 @pytest.mark.parametrize(
     "ranks, wrong, of", [(2, 1, "rank 0"), (3, 0, "the other 2 of 3 ranks"), (3, 2, "the other 2")]
 )
