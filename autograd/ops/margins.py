@@ -109,10 +109,8 @@ def poisson_nll_loss(prediction, target, log_input=True, full=False, eps=1e-8, r
     logarithm of a rate of 0 finite.
     """
     _check_same_shape("poisson_nll_loss", prediction, target)
-    if log_input:
-        loss = exp(prediction) - target * prediction
-    else:
-        loss = prediction - target * log(prediction + eps)
+    rate, log_rate = (exp(prediction), prediction) if log_input else (prediction, log(prediction + eps))
+    loss = rate - target * log_rate
     if full:
         t = where(unwrap(target) > 1, target, 1.0)
         stirling = t * log(t) - t + 0.5 * log(2.0 * math.pi * t)
