@@ -70,7 +70,7 @@ Hardtanh = module_of(
     ops.hardtanh,
     "Hardtanh",
     "min_val, max_val, inplace",
-    "x limited to [min_val, max_val], [-1, 1]: see `ag.hardtanh`.",
+    "x limited to [min_val, max_val], -1 to 1: see `ag.hardtanh`.",
 )
 Hardshrink = module_of(ops.hardshrink, "Hardshrink", "lambd", "x where |x| > lambd (0.5), 0 elsewhere.")
 Softshrink = module_of(ops.softshrink, "Softshrink", "lambd", "x drawn towards 0 by lambd (0.5): see `ag.softshrink`.")

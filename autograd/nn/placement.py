@@ -16,8 +16,10 @@ def placed(init: Callable[..., None]) -> Callable[..., None]:
     def __init__(self, *arguments, device=None, dtype=None, **options):
         with default_dtype(get_default_dtype() if dtype is None else "float64"):  # what is drawn, is rounded once
             init(self, *arguments, **options)
-        if dtype is not None or device is not None:
-            self.to(dtype, None if device is None else str(device))
+        if device is not None:
+            self.to(device=str(device))
+        if dtype is not None:
+            self.to(dtype)
 
     signature = inspect.signature(init)
     __init__.__signature__ = signature.replace(  # pyright: ignore[reportAttributeAccessIssue]

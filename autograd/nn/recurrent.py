@@ -178,6 +178,7 @@ class _Recurrent(_Gates):
 class RNN(_Recurrent):
     """h = tanh(W_ih x + b_ih + W_hh h + b_hh), or relu of it. Elman 1990."""
 
+    @placed
     def __init__(self, input_size, hidden_size, num_layers=1, nonlinearity="tanh", *arguments, **options):
         self.activation = _activation("RNN", nonlinearity)
         super().__init__(input_size, hidden_size, num_layers, *arguments, **options)
@@ -244,6 +245,7 @@ class _Cell(_Gates):
 class RNNCell(_Cell):
     """One step of `RNN`."""
 
+    @placed
     def __init__(self, input_size, hidden_size, bias=True, nonlinearity="tanh", **options):
         self.activation = _activation("RNNCell", nonlinearity)
         super().__init__(input_size, hidden_size, bias, **options)

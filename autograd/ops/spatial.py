@@ -240,9 +240,8 @@ def _sizes(name, x, output_size, axes):
     sizes = tuple(output_size) if isinstance(output_size, (tuple, list)) else (output_size,) * axes
     sizes = tuple(n if m is None else m for n, m in zip(x.shape[-axes:], sizes)) if len(sizes) == axes else ()
     if x.ndim not in (axes + 1, axes + 2) or not sizes or min(sizes) < 1:
-        raise ValueError(
-            f"{name}: {output_size} regions of x {tuple(x.shape)}: it needs {axes} axes of at least 1 each"
-        )
+        seen = f"{output_size} regions of x {tuple(x.shape)}"
+        raise ValueError(f"{name}: {seen}: it needs at least 1 along each of {axes} axes")
     return sizes
 
 
