@@ -15,6 +15,7 @@ class FunctionModule(Module):
 
     function: Callable
     signature: inspect.Signature  # of the constructor
+    inputs = ("input",)  # torch's names of what a call takes
 
     def __init__(self, *arguments, **options):
         try:
@@ -29,11 +30,15 @@ class FunctionModule(Module):
     def kept(self, name, value):
         return value
 
-    def __call__(self, *inputs):
+    def __call__(self, *inputs, **named):
+        if named:
+            inputs += tuple(named.pop(name) for name in self.inputs[len(inputs) :] if name in named)
+            if named:
+                raise TypeError(f"{type(self).__name__}: takes {', '.join(self.inputs)}, got {', '.join(named)}")
         return self.function(*inputs, **{name: getattr(self, name) for name in self.passed})
 
 
-def module_of(function, name, arguments, doc, base=FunctionModule):
+def module_of(function, name, arguments, doc, base=FunctionModule, inputs="input"):
     """A class of modules of this function; `arguments` of its constructor are those of torch's, such as "p, *, eps"."""
     kind, parameters = inspect.Parameter.POSITIONAL_OR_KEYWORD, []
     defaults = {n: p.default for n, p in inspect.signature(function).parameters.items()} | {"inplace": False}
@@ -43,6 +48,7 @@ def module_of(function, name, arguments, doc, base=FunctionModule):
         else:
             parameters.append(inspect.Parameter(argument, kind, default=defaults[argument]))
     members = {"function": staticmethod(function), "signature": inspect.Signature(parameters)}
+    members["inputs"] = tuple(inputs.split(", "))
     return type(name, (base,), {**members, "__doc__": doc, "__module__": base.__module__})
 
 
@@ -145,8 +151,9 @@ LocalResponseNorm = module_of(
     "Divide by the squares of neighbouring channels: see `ag.local_response_norm`.",
 )  # fmt: skip
 CosineSimilarity = module_of(
-    ops.cosine_similarity, "CosineSimilarity", "dim, eps", "The cosine of x1 and x2 along an axis, 1."
-)
+    ops.cosine_similarity, "CosineSimilarity", "dim, eps", "The cosine of x1 and x2 along an axis, 1.", inputs="x1, x2",
+)  # fmt: skip
 PairwiseDistance = module_of(
-    ops.pairwise_distance, "PairwiseDistance", "p, eps, keepdim", "The p-norm of x1 - x2 along the last axis."
-)
+    ops.pairwise_distance, "PairwiseDistance", "p, eps, keepdim", "The p-norm of x1 - x2 along the last axis.",
+    inputs="x1, x2",
+)  # fmt: skip

@@ -14,8 +14,8 @@ class _Loss(FunctionModule):
         return tensor(unwrap(value)) if name in ("weight", "pos_weight") and value is not None else value
 
 
-def _loss(function, name, arguments, doc):
-    return module_of(function, name, arguments, f"{doc}: see `ag.{function.__name__}`.", _Loss)
+def _loss(function, name, arguments, doc, inputs="input, target"):
+    return module_of(function, name, arguments, f"{doc}: see `ag.{function.__name__}`.", _Loss, inputs)
 
 
 CrossEntropyLoss = _loss(
@@ -48,7 +48,7 @@ PoissonNLLLoss = _loss(
 )  # fmt: skip
 GaussianNLLLoss = _loss(
     ops.gaussian_nll_loss, "GaussianNLLLoss", "*, full, eps, reduction",
-    "Negative log-likelihood of a Gaussian, criterion(mean, target, variance)",
+    "Negative log-likelihood of a Gaussian, criterion(mean, target, variance)", "input, target, var",
 )  # fmt: skip
 SoftMarginLoss = _loss(ops.soft_margin_loss, "SoftMarginLoss", "*, reduction", "Logistic loss of targets 1 and -1")
 HingeEmbeddingLoss = _loss(
@@ -57,19 +57,21 @@ HingeEmbeddingLoss = _loss(
 )  # fmt: skip
 MarginRankingLoss = _loss(
     ops.margin_ranking_loss, "MarginRankingLoss", "margin, *, reduction",
-    "criterion(x1, x2, target): x1 is to be the larger by a margin (0.0) for target 1, x2 for -1",
+    "criterion(x1, x2, target): x1 is to be the larger by a margin (0.0) for target 1, x2 for -1", "input1, input2, target",
 )  # fmt: skip
 CosineEmbeddingLoss = _loss(
     ops.cosine_embedding_loss, "CosineEmbeddingLoss", "margin, *, reduction",
     "criterion(x1, x2, target): alike for target 1, with a cosine below the margin (0.0) for -1",
+    "input1, input2, target",
 )  # fmt: skip
 TripletMarginLoss = _loss(
     ops.triplet_margin_loss, "TripletMarginLoss", "margin, p, eps, swap, *, reduction",
     "criterion(anchor, positive, negative): the positive is to be the nearer by a margin (1.0)",
+    "anchor, positive, negative",
 )  # fmt: skip
 TripletMarginWithDistanceLoss = _loss(
     ops.triplet_margin_loss, "TripletMarginWithDistanceLoss", "*, distance_function, margin, swap, reduction",
-    "`TripletMarginLoss` with a distance of one's own",
+    "`TripletMarginLoss` with a distance of one's own", "anchor, positive, negative",
 )  # fmt: skip
 MultiMarginLoss = _loss(
     ops.multi_margin_loss, "MultiMarginLoss", "p, margin, weight, *, reduction",

@@ -39,12 +39,12 @@ class GroupNorm(Module):
     """Normalise each sample (N, C, ...) over groups of channels, then scale and shift: see `ag.group_norm`."""
 
     @placed
-    def __init__(self, num_groups, num_channels, eps=1e-5, affine=True):
+    def __init__(self, num_groups, num_channels, eps=1e-5, affine=True, bias=True):
         if num_channels % num_groups:
             raise ValueError(f"GroupNorm: {num_channels} channels cannot be cut into {num_groups} groups")
         self.num_groups, self.num_channels, self.eps = num_groups, num_channels, eps
         self.weight = Parameter(np.ones(num_channels), name="weight") if affine else None
-        self.bias = Parameter(np.zeros(num_channels), name="bias") if affine else None
+        self.bias = Parameter(np.zeros(num_channels), name="bias") if affine and bias else None
 
     def __call__(self, x):
         return group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
@@ -57,10 +57,12 @@ class _Running(Module):
     running_statistics = ("running_mean", "running_var", "num_batches_tracked")
 
     @placed
-    def __init__(self, num_features, eps=1e-5, momentum: float | None = 0.1, affine=True, track_running_stats=True):
+    def __init__(
+        self, num_features, eps=1e-5, momentum: float | None = 0.1, affine=True, track_running_stats=True, bias=True
+    ):  # fmt: skip
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
         self.weight = Parameter(np.ones(num_features), name="weight") if affine else None
-        self.bias = Parameter(np.zeros(num_features), name="bias") if affine else None
+        self.bias = Parameter(np.zeros(num_features), name="bias") if affine and bias else None
         self.running_mean = self.running_var = self.num_batches_tracked = None
         if track_running_stats:
             self.running_mean = Tensor(np.zeros(num_features, get_default_dtype()))
@@ -109,8 +111,10 @@ class BatchNorm3d(_BatchNorm):
 
 class _InstanceNorm(_Running):
     @placed
-    def __init__(self, num_features, eps=1e-5, momentum: float | None = 0.1, affine=False, track_running_stats=False):
-        super().__init__(num_features, eps, momentum, affine, track_running_stats)
+    def __init__(
+        self, num_features, eps=1e-5, momentum: float | None = 0.1, affine=False, track_running_stats=False, bias=True
+    ):  # fmt: skip
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, bias)
 
     def __call__(self, x):
         if x.ndim == self.ndims[0]:  # one sample, without the axis of the batch

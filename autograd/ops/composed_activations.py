@@ -62,9 +62,9 @@ def glu(a, dim=-1):
     return x * sigmoid(y)
 
 
-def softmin(a, axis=-1, *, dim=None):
-    """softmax(-a) along the axis."""
-    return softmax(-a, axis if dim is None else dim)
+def softmin(a, axis=-1, *, dim=None, **options):
+    """softmax(-a) along the axis, with the options of `softmax`."""
+    return softmax(-a, axis if dim is None else dim, **options)
 
 
 def logsigmoid(a):

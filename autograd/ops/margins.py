@@ -21,6 +21,7 @@ from allgrad.autograd.ops.losses import (
     l1_loss,
 )
 from allgrad.autograd.ops.reductions import norm
+from allgrad.autograd.ops.shapes import broadcast_to
 
 SMALLEST_SQUARE = 1e-12  # added to squared lengths whose root is divided by
 
@@ -67,6 +68,8 @@ def pairwise_distance(x1, x2, p=2.0, eps=1e-6, keepdim=False):
 
 def cosine_similarity(x1, x2, dim=1, eps=1e-8):
     """x1 . x2 / (max(|x1|, eps) max(|x2|, eps)) along an axis of both, which broadcast; the axis vanishes."""
+    shape = np.broadcast_shapes(shape_of(x1), shape_of(x2))
+    x1, x2 = broadcast_to(x1, shape), broadcast_to(x2, shape)  # first: the length is that of what is multiplied
     lengths = [clamp(norm(x, 2.0, dim, True), min=eps) for x in (x1, x2)]
     return ((x1 / lengths[0]) * (x2 / lengths[1])).sum(dim)
 
@@ -121,18 +124,19 @@ def poisson_nll_loss(prediction, target, log_input=True, full=False, eps=1e-8, r
 def gaussian_nll_loss(prediction, target, var, full=False, eps=1e-6, reduction="mean"):
     """(log var + (prediction - target)^2 / var) / 2, elementwise: a Gaussian of this mean and variance.
 
-    var: a number, or of the shape of both others, which may lack the last axis or have it of length 1; at least eps
-    is used, and the gradient does not see that. `full` adds log(2 pi) / 2. ValueError if one is negative.
+    var: a number, or of a shape that broadcasts to that of both others or lacks the last axis of it; at least eps is
+    used, and the gradient does not see that. `full` adds log(2 pi) / 2. ValueError if one is negative.
     """
     name = "gaussian_nll_loss"
     _check_same_shape(name, prediction, target)
     var = cast_like(var, unwrap(prediction)) if isinstance(var, (int, float)) else var
     shape, given, v = shape_of(prediction), shape_of(var), unwrap(var)
-    if given not in ((), shape, shape[:-1], (*shape[:-1], 1)) or np.any(to_numpy(v < 0)):
-        allowed = f"of shape {shape}, {shape[:-1]} or {(*shape[:-1], 1)}"
-        raise ValueError(f"{name}: var is a number or {allowed}, and nowhere below 0, got {given}: {v}")
     if given and given == shape[:-1]:
         var = var.reshape(*given, 1)
+    elif len(given) > len(shape) or any(n not in (1, m) for n, m in zip(given[::-1], shape[::-1])):
+        raise ValueError(f"{name}: var broadcasts to the shape {shape}, or lacks its last axis, got {given}")
+    if np.any(to_numpy(v < 0)):
+        raise ValueError(f"{name}: a variance is at least 0, got {v.min()}")
     var = var + (clamp(unwrap(var), min=eps) - unwrap(var)).detach()  # what is missing up to eps is a constant
     d = prediction - target
     loss = 0.5 * (log(var) + d * d / var)

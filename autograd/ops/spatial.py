@@ -4,6 +4,8 @@ A signal is an image of height 1. A window over a volume is a row of KD windows 
 weights, their sums and their maxima are put together along the depth.
 """
 
+import math
+
 import numpy as np
 
 from allgrad.autograd.arrays import to_backend_of
@@ -267,7 +269,7 @@ def pixel_shuffle(x, upscale_factor):
     r, (*lead, c, h, w) = upscale_factor, x.shape
     if c % (r * r):
         raise ValueError(f"pixel_shuffle: {c} channels are no multiple of {r} * {r}")
-    y = reshape(x, (-1, c // (r * r), r, r, h, w))
+    y = reshape(x, (math.prod(lead), c // (r * r), r, r, h, w))
     return reshape(permute(y, 0, 1, 4, 2, 5, 3), (*lead, c // (r * r), h * r, w * r))
 
 
@@ -276,5 +278,5 @@ def pixel_unshuffle(x, downscale_factor):
     r, (*lead, c, h, w) = downscale_factor, x.shape
     if h % r or w % r:
         raise ValueError(f"pixel_unshuffle: an image of {h} x {w} is not of multiples of {r}")
-    y = reshape(x, (-1, c, h // r, r, w // r, r))
+    y = reshape(x, (math.prod(lead), c, h // r, r, w // r, r))
     return reshape(permute(y, 0, 1, 3, 5, 2, 4), (*lead, c * r * r, h // r, w // r))

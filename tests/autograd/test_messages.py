@@ -401,8 +401,10 @@ TABLE = [
      lambda: ag.cosine_embedding_loss(*[tensor(2, 3)] * 3)),
     (V, "triplet_margin_loss: three inputs of as many axes and a margin above 0, got [(2,), (2,), (2,)] and 0",
      lambda: ag.triplet_margin_loss(*[tensor(2)] * 3, margin=0)),
-    (V, "gaussian_nll_loss: var is a number or of shape (2, 3), (2,) or (2, 1), and nowhere below 0, got (): -1.0",
+    (V, "gaussian_nll_loss: a variance is at least 0, got -1.0",
      lambda: ag.gaussian_nll_loss(tensor(2, 3), tensor(2, 3), -1.0)),
+    (V, "gaussian_nll_loss: var broadcasts to the shape (2, 3), or lacks its last axis, got (3, 2)",
+     lambda: ag.gaussian_nll_loss(tensor(2, 3), tensor(2, 3), np.ones((3, 2)))),
     (V, "multi_margin_loss: needs p = 1 or 2, predictions (N, C) and integer labels (N,), got p = 3, (2, 3) and int64 "
      "of shape (2,)", lambda: ag.multi_margin_loss(tensor(2, 3), np.zeros(2, int), 3)),
     (V, "celu: alpha must not be 0", lambda: ag.celu(tensor(2), 0)),
@@ -447,11 +449,12 @@ TABLE = [
      lambda: nn.EmbeddingBag(3, 2)(np.zeros(2, int))),
     (V, 'EmbeddingBag: per_sample_weights are for mode "sum", not \'mean\'',
      lambda: nn.EmbeddingBag(3, 2)(np.zeros((1, 2), int), None, np.ones((1, 2)))),
+    (T, "MSELoss: takes input, target, got labels", lambda: nn.MSELoss()(tensor(2), labels=tensor(2))),
     (T, "ReLU(inplace=False): got an unexpected keyword argument 'slope'", lambda: nn.ReLU(slope=1)),
     (T, "MultiheadAttention: batch_first and add_bias_kv are True or False, got False and 'yes'",
      lambda: nn.MultiheadAttention(4, 2, add_bias_kv="yes")),
-    (V, "MultiheadAttention: query, key and value are sequences of [4, 4, 4] features, all with or all without a batch, "
-     "as many keys as values, got [(5, 4), (5, 3), (5, 4)]",
+    (V, "MultiheadAttention: query, key and value are sequences of [4, 4, 4] features, all with or all without a "
+     "batch, as many keys as values, got [(5, 4), (5, 3), (5, 4)]",
      lambda: nn.MultiheadAttention(4, 2)(tensor(5, 4), tensor(5, 3), tensor(5, 4))),
     (V, "MultiheadAttention: attn_mask is an array of shape (5, 5) or (6, 5, 5), got (3, 5)",
      lambda: nn.MultiheadAttention(4, 2)(*[tensor(5, 3, 4)] * 3, attn_mask=np.ones((3, 5), bool))),

@@ -1,5 +1,7 @@
 """Losses as modules, against torch's: values, gradients and state, on NumPy's arrays and on torch's."""
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
@@ -30,6 +32,7 @@ LOSSES = [  # class, arguments, options, what it is called with: the gradient is
     ("PoissonNLLLoss", (), {}, (A, UNIT)),
     ("GaussianNLLLoss", (), {"full": True}, (A, B, POSITIVE)),
     ("GaussianNLLLoss", (), {}, (A, B, POSITIVE[:, :1])),
+    ("GaussianNLLLoss", (), {}, (A, B, POSITIVE[:1])),
     ("GaussianNLLLoss", (), {"eps": 1.0}, (A, B, POSITIVE[:, 0])),
     ("SoftMarginLoss", (), {}, (A, np.sign(B))),
     ("HingeEmbeddingLoss", (0.7,), {}, (A, np.sign(B))),
@@ -73,6 +76,15 @@ def test_loss_is_that_of_torch(name, arguments, options, inputs, reduction):
 
 def test_every_loss_is_tried():
     assert {name for name, *_ in LOSSES} == {name for name in nn.__all__ if name.endswith("Loss")}
+
+
+@pytest.mark.parametrize(("name", "inputs"), {name: inputs for name, _, _, inputs in LOSSES}.items())
+def test_inputs_go_by_torchs_names(name, inputs):
+    names = [n for n in inspect.signature(getattr(torch.nn, name).forward).parameters if n != "self"]
+    loss = getattr(nn, name)()
+    want = loss(*inputs).item()
+    assert [*loss.inputs] == names and loss(**dict(zip(names, inputs))).item() == want
+    assert loss(inputs[0], **dict(zip(names[1:], inputs[1:]))).item() == want
 
 
 def test_a_distance_of_ones_own():

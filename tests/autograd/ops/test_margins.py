@@ -25,6 +25,7 @@ TABLE = [
     *cases([(3, 4), (3, 4), (3,)], "m.gaussian_nll_loss(a, b, c, full=True)", domain="positive"),
     *cases([(3, 4), (3, 4)], "m.gaussian_nll_loss(a, b, 0.5)", "m.pairwise_distance(a, b)"),
     *cases([(3, 4), (3, 4)], "m.cosine_similarity(a, b)", "m.cosine_similarity(a, b, dim=0)"),
+    *cases([(3, 1), (1, 4)], "m.cosine_similarity(a, b)"),
     *cases([(4,), (3, 4)], "m.pairwise_distance(a, b, p=2.0, keepdim=True)"),
     *cases([(3, 4)], "m.multi_margin_loss(a, m.array([2, 0, 3]), 1, 0.9, m.array(np.arange(4.0)))"),
 ]  # fmt: skip
