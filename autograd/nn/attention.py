@@ -1,6 +1,7 @@
 """Attention in several heads, over sequences (T, N, E), or (N, T, E) with batch_first, or one sequence (T, E)."""
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -140,7 +141,7 @@ class MultiheadAttention(Module):
         n, h, length, _ = q.shape
         found = [("attn_mask", attn_mask, {(length, sources): (1, 1), (n * h, length, sources): (n, h)})]
         found += [("key_padding_mask", key_padding_mask, {(n, sources): (n, 1, 1)})]
-        parts = [to_backend_of(~np.tri(length, sources, dtype=bool), unwrap(q))] if is_causal else []
+        parts: list[Any] = [to_backend_of(~np.tri(length, sources, dtype=bool), unwrap(q))] if is_causal else []
         for name, mask, shapes in found:
             if mask is None:
                 continue
@@ -151,11 +152,12 @@ class MultiheadAttention(Module):
             boolean = kind(mask.dtype) == "b"
             mask = to_backend_of(unwrap(mask), unwrap(q)) if boolean or type(mask) is not Tensor else mask
             parts.append(mask.reshape(*shapes[shape], *shape[-2 if name == "attn_mask" else -1 :]))
-        hidden = scores = None
+        hidden: Any = None
+        scores: Any = None
         for part in parts:
             if kind(part.dtype) == "b":
                 if added:
-                    longer = full((*part.shape[:-1], sources + added), 0.0, part)
+                    longer: Any = full((*part.shape[:-1], sources + added), 0.0, part)
                     longer[..., :sources] = part
                     part = longer
                 hidden = part if hidden is None else hidden | part

@@ -56,7 +56,8 @@ class _Table(Module):
     @classmethod
     def from_pretrained(cls, embeddings, freeze=True, **options):
         """A table with these rows (num_embeddings, embedding_dim); with freeze a constant, which is not trained."""
-        made = cls(*unwrap(embeddings).shape, _weight=unwrap(embeddings), **options)
+        make: Any = cls
+        made = make(*unwrap(embeddings).shape, _weight=unwrap(embeddings), **options)
         if freeze:
             made.weight = made.weight.detach()
         return made
@@ -110,6 +111,7 @@ class EmbeddingBag(_Table):
             raise ValueError(f"EmbeddingBag: indices are (B, N), or a vector with offsets, got {numbers.shape}")
         if per_sample_weights is not None and self.mode != "sum":
             raise ValueError(f'EmbeddingBag: per_sample_weights are for mode "sum", not {self.mode!r}')
+        starts: Any
         if numbers.ndim == 2:
             starts, last = np.arange(len(numbers)) * numbers.shape[1], numbers.size
         else:

@@ -44,7 +44,7 @@ KLDivLoss = _loss(
 )  # fmt: skip
 PoissonNLLLoss = _loss(
     ops.poisson_nll_loss, "PoissonNLLLoss", "log_input, full, *, eps, reduction",
-    "Negative log-likelihood of counts under Poisson's law",
+    "Negative log-likelihood of counts under Poisson's law", "log_input, target",
 )  # fmt: skip
 GaussianNLLLoss = _loss(
     ops.gaussian_nll_loss, "GaussianNLLLoss", "*, full, eps, reduction",
@@ -57,7 +57,8 @@ HingeEmbeddingLoss = _loss(
 )  # fmt: skip
 MarginRankingLoss = _loss(
     ops.margin_ranking_loss, "MarginRankingLoss", "margin, *, reduction",
-    "criterion(x1, x2, target): x1 is to be the larger by a margin (0.0) for target 1, x2 for -1", "input1, input2, target",
+    "criterion(x1, x2, target): x1 is to be the larger by a margin (0.0) for target 1, x2 for -1",
+    "input1, input2, target",
 )  # fmt: skip
 CosineEmbeddingLoss = _loss(
     ops.cosine_embedding_loss, "CosineEmbeddingLoss", "margin, *, reduction",

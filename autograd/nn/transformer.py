@@ -5,6 +5,7 @@ True hides. `..._is_causal` hides from each place those after it, with a mask or
 """
 
 import copy
+from typing import Any
 
 import numpy as np
 
@@ -141,7 +142,8 @@ class Transformer(Module):
         rng = rng or np.random.Generator(draw())
         options = dropout, activation, layer_norm_eps, batch_first, norm_first, bias, rng
         norm = lambda: LayerNorm(d_model, layer_norm_eps, bias=bias)
-        self.encoder, self.decoder = custom_encoder, custom_decoder
+        self.encoder: Any = custom_encoder
+        self.decoder: Any = custom_decoder
         if custom_encoder is None:
             layer = TransformerEncoderLayer(d_model, nhead, dim_feedforward, *options)
             self.encoder = TransformerEncoder(layer, num_encoder_layers, norm())

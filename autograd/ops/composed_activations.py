@@ -3,7 +3,7 @@
 from allgrad.autograd.arrays import normalize_axis
 from allgrad.autograd.engine import shape_of, unwrap
 from allgrad.autograd.ops.activations import elu, hardtanh, sigmoid, softmax, softplus
-from allgrad.autograd.ops.elementwise import abs, clamp, tanh, where
+from allgrad.autograd.ops.elementwise import clamp, tanh, where
 from allgrad.autograd.ops.shapes import chunk
 
 SELU_SCALE, SELU_ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
@@ -79,7 +79,8 @@ def tanhshrink(a):
 
 def hardshrink(a, lambd=0.5):
     """a where |a| > lambd, 0 elsewhere."""
-    return where(unwrap(abs(a)) > lambd, a, 0.0)
+    x = unwrap(a)
+    return where((x >= -lambd) & (x <= lambd), 0.0, a)
 
 
 def softshrink(a, lambd=0.5):

@@ -4,6 +4,7 @@
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -130,7 +131,8 @@ def gaussian_nll_loss(prediction, target, var, full=False, eps=1e-6, reduction="
     name = "gaussian_nll_loss"
     _check_same_shape(name, prediction, target)
     var = cast_like(var, unwrap(prediction)) if isinstance(var, (int, float)) else var
-    shape, given, v = shape_of(prediction), shape_of(var), unwrap(var)
+    shape, given = shape_of(prediction), shape_of(var)
+    v: Any = unwrap(var)
     if given and given == shape[:-1]:
         var = var.reshape(*given, 1)
     elif len(given) > len(shape) or any(n not in (1, m) for n, m in zip(given[::-1], shape[::-1])):

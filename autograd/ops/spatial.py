@@ -5,6 +5,7 @@ weights, their sums and their maxima are put together along the depth.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from allgrad.autograd.ops.shapes import concatenate, pad, permute, reshape, stac
 Triple = int | tuple
 
 
-def _each(name, value, axes):
+def _each(name, value, axes) -> Any:
     """(v, v, v) for v, for 3 axes; a tuple of as many as it is."""
     value = tuple(value) if isinstance(value, (tuple, list)) else (value,)
     value = value * axes if len(value) == 1 else value
@@ -49,8 +50,8 @@ def conv3d(
     """
     x, single = _batched("conv3d", x, 3)
     _check_channels("conv3d", x, weight, weight.shape[1] * groups if weight.ndim == 5 else 0)
-    depth, *stride = _each("conv3d", stride, 3)
-    apart, *dilation = _each("conv3d", dilation, 3)
+    strides, dilations = _each("conv3d", stride, 3), _each("conv3d", dilation, 3)
+    depth, apart = strides[0], dilations[0]
     n, c, _, h, w = x.shape
     o, by_group, kd, kh, kw = weight.shape
     if isinstance(padding, str):
@@ -58,8 +59,8 @@ def conv3d(
         if padding == "same" and depth != 1:
             raise ValueError(f'conv3d: padding "same" needs stride 1, got {depth} along the depth')
     else:
-        before, *padding = _each("conv3d", padding, 3)
-        around, padding = (before, before), tuple(padding)
+        paddings = _each("conv3d", padding, 3)
+        around, padding = (paddings[0], paddings[0]), paddings[1:]
     x = pad(x, (0, 0, 0, 0, *around)) if any(around) else x
     outputs = (x.shape[2] - apart * (kd - 1) - 1) // depth + 1
     if outputs < 1 or depth < 1 or apart < 1:
@@ -68,7 +69,7 @@ def conv3d(
     starts = [slice(k * apart, k * apart + (outputs - 1) * depth + 1, depth) for k in range(kd)]
     frames = stack([x[:, :, at] for at in starts], 2)  # (N, C, KD, OD, H, W)
     frames = reshape(permute(frames, 0, 3, 1, 2, 4, 5), (n * outputs, c * kd, h, w))
-    y = conv2d(frames, reshape(weight, (o, by_group * kd, kh, kw)), bias, (*stride,), padding, (*dilation,), groups)
+    y = conv2d(frames, reshape(weight, (o, by_group * kd, kh, kw)), bias, strides[1:], padding, dilations[1:], groups)
     y = permute(reshape(y, (n, outputs, *y.shape[1:])), 0, 2, 1, 3, 4)
     return y[0] if single else y
 
@@ -93,10 +94,9 @@ def conv_transpose3d(
     name = "conv_transpose3d"
     x, single = _batched(name, x, 3)
     _check_channels(name, x, weight, weight.shape[0])
-    depth, *stride = _each(name, stride, 3)
-    before, *padding = _each(name, padding, 3)
-    extra, *output_padding = _each(name, output_padding, 3)
-    apart, *dilation = _each(name, dilation, 3)
+    sides = [_each(name, side, 3) for side in (stride, padding, output_padding, dilation)]
+    depth, before, extra, apart = (side[0] for side in sides)
+    strides, paddings, extras, dilations = (side[1:] for side in sides)
     n, c, d, h, w = x.shape
     _, by_group, kd, kh, kw = weight.shape
     outputs = (d - 1) * depth - 2 * before + apart * (kd - 1) + extra + 1
@@ -104,8 +104,8 @@ def conv_transpose3d(
         seen = f"a depth of {d} with stride {depth}, padding {before}, dilation {apart} and output_padding {extra}"
         raise ValueError(f"{name}: {seen}: gives {outputs}, and output_padding is below the stride or the dilation")
     frames = reshape(permute(x, 0, 2, 1, 3, 4), (n * d, c, h, w))
-    options = (*stride,), (*padding,), (*output_padding,), groups, (*dilation,)
-    y = conv_transpose2d(frames, reshape(weight, (c, by_group * kd, kh, kw)), None, *options)
+    weight = reshape(weight, (c, by_group * kd, kh, kw))
+    y = conv_transpose2d(frames, weight, None, strides, paddings, extras, groups, dilations)
     size = y.shape[2:]
     y = reshape(y, (n, d, 1, by_group * groups, kd, *size))
     y = pad(y, (0, 0) * 4 + (0, depth - 1)) if depth > 1 else y  # frames of zeros between those of x
@@ -142,16 +142,18 @@ def max_pool1d(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=Fal
     """The largest value in each window of signals x (N, C, L) or (C, L): see `max_pool2d`."""
     name, kernel = "max_pool1d", _each("max_pool1d", kernel_size, 1)
     sides = _stride(name, stride, kernel, 1), _each(name, padding, 1), _each(name, dilation, 1)
-    options = [(first, *side) for first, side in zip((1, 1, 0, 1), (kernel, *sides))]
-    return _flat(name, x, lambda x: max_pool2d(x, *options, ceil_mode, return_indices))
+    options: Any = [(first, *side) for first, side in zip((1, 1, 0, 1), (kernel, *sides))]
+    k, s, p, d = options
+    return _flat(name, x, lambda x: max_pool2d(x, k, s, p, d, ceil_mode, return_indices))
 
 
 def avg_pool1d(x, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True):
     """The mean of each window of signals x (N, C, L) or (C, L): see `avg_pool2d`."""
     name, kernel = "avg_pool1d", _each("avg_pool1d", kernel_size, 1)
     sides = _stride(name, stride, kernel, 1), _each(name, padding, 1)
-    options = [(first, *side) for first, side in zip((1, 1, 0), (kernel, *sides))]
-    return _flat(name, x, lambda x: avg_pool2d(x, *options, ceil_mode, count_include_pad))
+    options: Any = [(first, *side) for first, side in zip((1, 1, 0), (kernel, *sides))]
+    k, s, p = options
+    return _flat(name, x, lambda x: avg_pool2d(x, k, s, p, ceil_mode, count_include_pad))
 
 
 def max_pool3d(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
@@ -160,11 +162,13 @@ def max_pool3d(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=Fal
     kernel = _each("max_pool3d", kernel_size, 3)
     sides = kernel, _stride("max_pool3d", stride, kernel, 3), *(_each("max_pool3d", s, 3) for s in (padding, dilation))
     n, c, d, h, w = x.shape
-    y, places = max_pool2d(reshape(x, (n, c * d, h, w)), *(side[1:] for side in sides), ceil_mode, True)
+    within: Any = [side[1:] for side in sides]
+    k, s, p, apart = within
+    y, places = max_pool2d(reshape(x, (n, c * d, h, w)), k, s, p, apart, ceil_mode, True)
     size = y.shape[2:]
     y = reshape(y, (n, c, d, size[0] * size[1]))
-    columns = [(side[0], other) for side, other in zip(sides, (1, 1, 0, 1))]
-    y, rows = max_pool2d(y, *columns, ceil_mode, True)
+    k, s, p, apart = ((side[0], other) for side, other in zip(sides, (1, 1, 0, 1)))
+    y, rows = max_pool2d(y, k, s, p, apart, ceil_mode, True)
     shape = (n, c, y.shape[2], *size)
     y = reshape(y, shape)[0] if single else reshape(y, shape)
     if not return_indices:
@@ -179,12 +183,15 @@ def avg_pool3d(x, kernel_size, stride=None, padding=0, ceil_mode=False, count_in
     x, single = _batched("avg_pool3d", x, 3)
     kernel = _each("avg_pool3d", kernel_size, 3)
     sides = kernel, _stride("avg_pool3d", stride, kernel, 3), _each("avg_pool3d", padding, 3)
-    options = ceil_mode, count_include_pad, None if divisor_override is None else 1
     n, c, d, h, w = x.shape
-    y = avg_pool2d(reshape(x, (n, c * d, h, w)), *(side[1:] for side in sides), *options)
+    within: Any = [side[1:] for side in sides]
+    k, s, p = within
+    divisor = None if divisor_override is None else 1
+    y = avg_pool2d(reshape(x, (n, c * d, h, w)), k, s, p, ceil_mode, count_include_pad, divisor)
     size = y.shape[2:]
-    columns = [(side[0], other) for side, other in zip(sides, (1, 1, 0))]
-    y = avg_pool2d(reshape(y, (n, c, d, size[0] * size[1])), *columns, *options[:2], divisor_override)
+    k, s, p = ((side[0], other) for side, other in zip(sides, (1, 1, 0)))
+    y = reshape(y, (n, c, d, size[0] * size[1]))
+    y = avg_pool2d(y, k, s, p, ceil_mode, count_include_pad, divisor_override)
     y = reshape(y, (n, c, y.shape[2], *size))
     return y[0] if single else y
 
