@@ -167,7 +167,8 @@ def max_pool3d(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=Fal
     y, places = max_pool2d(reshape(x, (n, c * d, h, w)), k, s, p, apart, ceil_mode, True)
     size = y.shape[2:]
     y = reshape(y, (n, c, d, size[0] * size[1]))
-    k, s, p, apart = ((side[0], other) for side, other in zip(sides, (1, 1, 0, 1)))
+    along: Any = [(side[0], other) for side, other in zip(sides, (1, 1, 0, 1))]
+    k, s, p, apart = along
     y, rows = max_pool2d(y, k, s, p, apart, ceil_mode, True)
     shape = (n, c, y.shape[2], *size)
     y = reshape(y, shape)[0] if single else reshape(y, shape)
@@ -189,7 +190,8 @@ def avg_pool3d(x, kernel_size, stride=None, padding=0, ceil_mode=False, count_in
     divisor = None if divisor_override is None else 1
     y = avg_pool2d(reshape(x, (n, c * d, h, w)), k, s, p, ceil_mode, count_include_pad, divisor)
     size = y.shape[2:]
-    k, s, p = ((side[0], other) for side, other in zip(sides, (1, 1, 0)))
+    along: Any = [(side[0], other) for side, other in zip(sides, (1, 1, 0))]
+    k, s, p = along
     y = reshape(y, (n, c, d, size[0] * size[1]))
     y = avg_pool2d(y, k, s, p, ceil_mode, count_include_pad, divisor_override)
     y = reshape(y, (n, c, y.shape[2], *size))
