@@ -29,6 +29,15 @@ from allgrad.autograd.ops import (
     roll, rsqrt, scaled_dot_product_attention, sigmoid, sign, silu, sin, softmax, softplus, split, sqrt, square,
     squeeze, stack, std, sub, sum, take_along_dim, tanh, transpose, tril, triu, unsqueeze, var, where,
 )  # fmt: skip
+from allgrad.autograd.ops import (
+    adaptive_avg_pool1d, adaptive_avg_pool3d, adaptive_max_pool1d, adaptive_max_pool2d, adaptive_max_pool3d,
+    avg_pool1d, avg_pool3d, celu, conv3d, conv_transpose1d, conv_transpose3d, cosine_embedding_loss,
+    cosine_similarity, gaussian_nll_loss, glu, hardshrink, hardsigmoid, hardswish, hinge_embedding_loss,
+    instance_norm, local_response_norm, logsigmoid, lp_pool1d, lp_pool2d, margin_ranking_loss, max_pool1d,
+    max_pool3d, mish, multi_margin_loss, multilabel_soft_margin_loss, pairwise_distance, pixel_shuffle,
+    pixel_unshuffle, poisson_nll_loss, prelu, relu6, rms_norm, selu, smooth_l1_loss, soft_margin_loss, softmin,
+    softshrink, tanhshrink, threshold, triplet_margin_loss,
+)  # fmt: skip
 from allgrad.autograd.random import manual_seed
 from allgrad.autograd.replay import capture
 from allgrad.autograd.tools import count_operations, detect_anomaly, draw_graph, gradcheck, summary, to_dot

@@ -89,8 +89,10 @@ def test_no_file_imports_itself_by_way_of_others(package):
 
 TESTED_BY = {  # module without a test file of its own: where it is tested, and why there
     "autograd.engine.errors": ("autograd/test_messages.py", "rows of the table of all messages"),
+    "autograd.nn.convolution": ("autograd/nn/test_layers.py", "rows of the table of layers"),
     "autograd.nn.functions": ("autograd/nn/test_layers.py", "rows of the table of layers"),
-    "autograd.nn.recurrent": ("autograd/nn/test_layers.py", "rows of the table of layers"),
+    "autograd.nn.normalization": ("autograd/nn/test_layers.py", "rows of the table of layers"),
+    "autograd.nn.padding": ("autograd/nn/test_layers.py", "rows of the table of layers"),
     "autograd.replay.recorded": ("autograd/replay/test_recorder.py", "an array that needs a recording"),
     "autograd.replay.steps": ("autograd/replay/test_program.py", "steps of programs"),
     "ddp.comm.mpi": ("ranks/test_communicators.py", "needs ranks that mpirun has started"),

@@ -286,7 +286,7 @@ def _in_place(name):
     operation = getattr(operator, name)
 
     def changed(self, other):
-        if type(self.node) is not Leaf:
+        if not isinstance(self.node, Leaf):
             return self.change(operation(self if self.master is self.data else Tensor(self.master), other))
         if name not in ("add", "sub") and loses_gradient(self):
             raise _leaf_changed(self.name)

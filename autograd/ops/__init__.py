@@ -9,6 +9,10 @@ from allgrad.autograd.ops.activations import (
     elu, gelu, hardtanh, leaky_relu, log_softmax, relu, sigmoid, silu, softmax, softplus,
 )  # fmt: skip
 from allgrad.autograd.ops.attention import scaled_dot_product_attention
+from allgrad.autograd.ops.composed_activations import (
+    celu, glu, hardshrink, hardsigmoid, hardswish, logsigmoid, mish, prelu, relu6, selu, softmin, softshrink,
+    tanhshrink, threshold,
+)  # fmt: skip
 from allgrad.autograd.ops.convolution import conv1d, conv2d, conv_transpose2d
 from allgrad.autograd.ops.dropout import dropout
 from allgrad.autograd.ops.elementwise import (
@@ -21,6 +25,12 @@ from allgrad.autograd.ops.losses import (
     nll_loss,
 )  # fmt: skip
 from allgrad.autograd.ops.linalg import bmm, einsum, linear, matmul, mm, outer
+from allgrad.autograd.ops.margins import (
+    cosine_embedding_loss, cosine_similarity, gaussian_nll_loss, hinge_embedding_loss, margin_ranking_loss,
+    multi_margin_loss, multilabel_soft_margin_loss, pairwise_distance, poisson_nll_loss, smooth_l1_loss,
+    soft_margin_loss, triplet_margin_loss,
+)  # fmt: skip
+from allgrad.autograd.ops.more_normalization import instance_norm, local_response_norm, rms_norm
 from allgrad.autograd.ops.normalization import batch_norm, group_norm, layer_norm, NoVarianceError, part_of_batch
 from allgrad.autograd.ops.pooling import adaptive_avg_pool2d, avg_pool2d, max_pool2d
 from allgrad.autograd.ops.reductions import (
@@ -29,4 +39,9 @@ from allgrad.autograd.ops.reductions import (
 from allgrad.autograd.ops.shapes import (
     broadcast_to, cat, chunk, concatenate, expand, flatten, flip, pad, permute, reshape, roll, split, squeeze,
     stack, transpose, tril, triu, unsqueeze,
+)  # fmt: skip
+from allgrad.autograd.ops.spatial import (
+    adaptive_avg_pool1d, adaptive_avg_pool3d, adaptive_max_pool1d, adaptive_max_pool2d, adaptive_max_pool3d,
+    avg_pool1d, avg_pool3d, conv3d, conv_transpose1d, conv_transpose3d, lp_pool1d, lp_pool2d, max_pool1d,
+    max_pool3d, pixel_shuffle, pixel_unshuffle,
 )  # fmt: skip
