@@ -34,6 +34,7 @@ class Node:
 
     __slots__ = ("name", "edges", "shape", "incoming", "pending", "stamp", "mean_of")
     version = 0
+    keeps_memory = False  # whether a change in place keeps the array of the tensor
 
     def __init__(self, name, edges, shape):
         self.name, self.edges, self.shape = name, edges, shape
@@ -55,6 +56,7 @@ class Leaf(Node):
     """
 
     __slots__ = ("grad", "stale", "hook", "version", "dtype", "in_arena")
+    keeps_memory = True
 
     def __init__(self, name, shape, dtype):
         super().__init__(name, (), shape)

@@ -136,6 +136,10 @@ class Tensor:
         leaf = getattr(self, "_leaf", None) if self.node is None else None
         return leaf if leaf is not None and leaf.data is self.data else None
 
+    def _keeps_memory(self):
+        """Whether it is a leaf, also a frozen one, whose memory an optimizer may know."""
+        return hasattr(self, "leaf") or (self.node is not None and self.node.keeps_memory)
+
     def change(self, result):
         """Become the result of an operation in place, as after `x *= 2`; returns self.
 
@@ -143,8 +147,7 @@ class Tensor:
         a gradient, and for graphs that used the old value. Any other tensor takes the value and the node of the result,
         so that gradients flow through both; graphs, arrays and tensors that share its old memory keep the old value.
         """
-        is_leaf = isinstance(self.node, Leaf) or hasattr(self, "leaf")
-        if not is_leaf and self.master is self.data and self._leaf_behind() is None:
+        if not self._keeps_memory() and self.master is self.data and self._leaf_behind() is None:
             self.data, self.node, self.level = result.data, result.node, result.level
             self.mean_of = getattr(result, "mean_of", None)
             return self
@@ -286,7 +289,7 @@ def _in_place(name):
     operation = getattr(operator, name)
 
     def changed(self, other):
-        if not isinstance(self.node, Leaf):
+        if self.node is None or not self.node.keeps_memory:
             return self.change(operation(self if self.master is self.data else Tensor(self.master), other))
         if name not in ("add", "sub") and loses_gradient(self):
             raise _leaf_changed(self.name)

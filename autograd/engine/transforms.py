@@ -26,6 +26,7 @@ class _Input(Leaf):
     """The leaf of an input of `vjp`: keeps a copy of what arrives, for the pullback to take."""
 
     __slots__ = ()
+    keeps_memory = False
 
     def grad_buffer(self):
         return None

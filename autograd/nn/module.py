@@ -1,5 +1,6 @@
 """Module: an object whose parameters and sub-modules are its attributes."""
 
+import inspect
 from abc import ABCMeta
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -63,6 +64,11 @@ class _ModuleType(ABCMeta):
         module = super().__call__(*args, **options)
         module._adopt_tensors()
         return module
+
+    @property
+    def __signature__(cls):
+        signature = inspect.signature(cls.__init__)
+        return signature.replace(parameters=[*signature.parameters.values()][1:])
 
 
 class Module(metaclass=_ModuleType):

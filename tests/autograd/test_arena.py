@@ -169,15 +169,15 @@ class Chain(nn.Module):
 
 
 LATER = {  # what is done to the model after its optimizer was made, and which parameter is named
-    "appended": (lambda m: m.layers.append(nn.Linear(3, 3)), "'layers.1.bias'"),
-    "made before": (lambda m: m.layers.append(m.spare()), "'layers.1.bias'"),
+    "appended": (lambda m: m.layers.append(nn.Linear(3, 3)), "'layers.1.weight'"),
+    "made before": (lambda m: m.layers.append(m.spare()), "'layers.1.weight'"),
     "a copy": (lambda m: m.layers.append(copy.deepcopy(m.layers[0])), "'layers.1.weight'"),
     "unpickled": (lambda m: m.layers.append(pickle.loads(pickle.dumps(m.first))), "'layers.1.weight'"),
-    "in a dict": (lambda m: m.more.update(a=nn.Linear(3, 3)), "'more.a.bias'"),
+    "in a dict": (lambda m: m.more.update(a=nn.Linear(3, 3)), "'more.a.weight'"),
     "weight replaced": (lambda m: setattr(m.first, "weight", nn.Parameter(np.eye(3))), "'first.weight'"),
-    "module replaced": (lambda m: setattr(m, "first", nn.Linear(3, 3)), "'first.bias'"),
+    "module replaced": (lambda m: setattr(m, "first", nn.Linear(3, 3)), "'first.weight'"),
     "untied": (lambda m: setattr(m.tied, "weight", nn.Parameter(m.first.weight.data)), "'tied.weight'"),
-    "unfrozen": (lambda m: m.frozen.requires_grad_(), "'frozen.bias'"),
+    "unfrozen": (lambda m: m.frozen.requires_grad_(), "'frozen.weight'"),
     "frozen": (lambda m: m.first.requires_grad_(False), "was frozen"),
 }
 
