@@ -122,9 +122,8 @@ class Communicator:
             return self._in_collective("all_reduce", (array,), self._all_reduce, array)
         dtype = str(array.dtype).removeprefix("torch.")
         if self.size > 1 and dtype not in self.adds:
-            raise ConfigurationError(
-                f"all_reduce over {self.backend} adds up no arrays of {dtype}: give one of {', '.join(sorted(self.adds))}"
-            )
+            others = ", ".join(sorted(self.adds))
+            raise ConfigurationError(f"all_reduce over {self.backend} adds up no {dtype}: give an array of {others}")
         flat = array.detach().contiguous() if is_torch(array) else np.ascontiguousarray(array)
         for piece in pieces(flat):
             self._in_collective("all_reduce", (piece,), self._all_reduce, piece)

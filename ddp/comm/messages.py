@@ -1,4 +1,4 @@
-"""What travels between ranks: arrays as bytes, in pieces that every library takes, and objects as several such arrays."""
+"""What travels between ranks: arrays, as bytes and in pieces that every library takes; objects, as several arrays."""
 
 import pickle
 import sys
