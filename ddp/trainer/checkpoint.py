@@ -47,8 +47,10 @@ def save(directory: Path, step: int, model: dict, optimizer: dict, state: dict, 
     contents = contents_of(model), contents_of(arrays), [text]
     try:
         partial.mkdir()
-        lines = [_write(partial / name, parts) for name, parts in zip(FILES, contents)]
-        _write(partial / MARKER, lines)
+        lines: list[bytes] = []
+        for name, parts in zip(FILES, contents):
+            _write(partial / name, parts, lines)
+        _write(partial / MARKER, [*lines], [])
         _flush(partial)
         if os.path.lexists(final):
             _remove(final)
@@ -237,8 +239,8 @@ def _unflatten(arrays, numbers):
     return nested
 
 
-def _write(path, parts):
-    """Write a file of these parts, one after the other; what the marker says of it."""
+def _write(path, parts, lines):
+    """Write a file of these parts, one after the other, and add what the marker says of it to the lines."""
     with open(path, "wb") as file:
 
         def written():
@@ -247,10 +249,9 @@ def _write(path, parts):
                     file.write(piece)
                     yield piece
 
-        line = _line(path.name, written())
+        lines.append(_line(path.name, written()))
         file.flush()
         os.fsync(file.fileno())
-    return line
 
 
 def _flush(directory):
