@@ -33,7 +33,8 @@ class Linear(Module):
             raise ValueError(f"Linear: inputs and outputs are at least 1, got {inputs} and {outputs}")
         weight, bias = _drawn((outputs, inputs), outputs, bias, init, rng)
         # Stored transposed: x @ weight.T then multiplies by a matrix in C order, the faster product for small batches.
-        self.weight, self.bias = Parameter(np.asfortranarray(weight), name="weight"), bias
+        weight = np.asarray(weight, get_default_dtype(), order="F")
+        self.weight, self.bias = Parameter(weight, name="weight"), bias
 
     def __call__(self, x):
         return linear(x, self.weight, self.bias)
