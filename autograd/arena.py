@@ -172,8 +172,9 @@ class Arena:
             self.current_grads = grads
 
     def adopt_buffer(self, message):
-        """Move gradients and extras into this array, such as shared memory, of the shape and dtype of `message`."""
-        message[...] = self.message
+        """Move gradients and extras into this array of zeros, such as shared memory, of the form of `message`."""
+        if self.message.any():  # or memory that nobody has touched yet would be taken from the system
+            message[...] = self.message
         size = len(self.data)
         self.message, self.grad, self.extras = message, message[:size], message[size:]
         self.own_grads = [*self.unflatten(self.grad).values()]

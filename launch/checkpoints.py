@@ -57,7 +57,7 @@ def verify(path: Path) -> int:
     damaged = 0
     for one in found:
         try:
-            model, _, state = checkpoint.load(one)
+            model, _, state = checkpoint.load(one, lazily=True)
             print(f"checkpoint {one} is whole: step {state['step']:,}, {_count(model)}")
         except ConfigurationError as error:
             damaged += 1

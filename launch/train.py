@@ -31,6 +31,8 @@ def train(asked: dict) -> dict:
     config, saved = comm.broadcast_object(
         comm.agree_or_raise(lambda: _configuration(asked, comm) if comm.rank == 0 else None)
     )
+    if saved is not None:
+        checkpoint.read_by_rank_0(comm, saved)
     pin_threads(config["threads"])
     data = comm.agree_or_raise(lambda: data_of(config))
     if len({*comm.all_gather_object(data.sha256)}) > 1:
@@ -229,7 +231,7 @@ def _configuration(asked, comm):
         print(f"restarted by torchrun: going on with the run in {out}", flush=True)
         asked = {**asked, "resume": True}
     if asked.get("resume"):
-        saved = checkpoint.load_latest(out / "checkpoints") if out else None
+        saved = checkpoint.load_latest(out / "checkpoints", lazily=True) if out else None
         if saved is not None:
             return resumed(saved[2]["config"], asked), saved
         if out is None or not (out / "config.json").is_file():

@@ -5,6 +5,7 @@ import os
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
@@ -18,13 +19,18 @@ LISTED = 8  # names that a printed line tells
 def find(path: Path, flag: str) -> tuple[dict, dict]:
     """(state dict, state) of a checkpoint: of the directory itself, or the newest whole one of a run's directory."""
     if os.path.isfile(path / "state.json") or os.path.isfile(path / checkpoint.MARKER):
-        model, _, state = checkpoint.load(path)
-        return model, state
+        return _read(checkpoint.load(path, lazily=True))
     for directory in (path / "checkpoints", path):
-        if found := checkpoint.load_latest(directory):
-            return found[0], found[2]
+        if found := checkpoint.load_latest(directory, lazily=True):
+            return _read(found)
     seen = "no whole checkpoint in it" if path.is_dir() else "no such directory"
     raise ConfigurationError(f"{flag} {path}: there is {seen}: give the --out of a run, or a step-... directory of it")
+
+
+def _read(saved):
+    """The state dict and the state of a checkpoint whose optimizer nobody needs."""
+    model, _, state = saved
+    return {name: np.asarray(stored) for name, stored in model.items()}, state
 
 
 def read(path: Path) -> tuple[dict, str]:

@@ -113,6 +113,8 @@ class Tensor:
     def assign(self, value):
         """Overwrite the value of a leaf or a constant in place, by an array of its shape or a number.
 
+        A value that has a method `read_into`, as an array in a file may, is read into the memory of this one.
+
         A graph that has used the old value of a parameter then refuses to run backward (RuntimeError); one that has
         used the old value of a constant does not notice. Raises RuntimeError for a tensor that an operation computed.
         """
@@ -120,11 +122,15 @@ class Tensor:
             raise RuntimeError(f"assign needs a leaf, this tensor was computed by {self.name!r}")
         if (leaf := self._leaf_behind()) is not None:
             return leaf.assign(value)
-        value = to_backend_of(unwrap(value), self.data)
+        in_file = hasattr(value, "read_into")
+        value = value if in_file else to_backend_of(unwrap(value), self.data)
         if not hasattr(value, "dtype") or kind(value.dtype) not in "biuf" or tuple(value.shape) not in ((), self.shape):
             raise ValueError(f"assign: a tensor of shape {tuple(self.shape)} takes a number or an array of its shape")
         if not is_torch(self.data) and not self.data.flags.writeable:  # a constant that is a NumPy scalar, or a view
             self.data = np.array(self.data)
+        if in_file:
+            value.read_into(self.master)
+            value = self.master
         self.data[...] = value
         if self.master is not self.data:
             self.master[...] = value

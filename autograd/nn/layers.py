@@ -19,8 +19,8 @@ def drawn(shape, outputs, bias, init, rng):
     bound = 1.0 / math.sqrt(initial.fans(shape)[0])
     first = np.zeros(outputs) if init or not bias else rng.uniform(-bound, bound, outputs)
     # A matrix is stored transposed: x @ weight.T then multiplies by one in C order, faster for small batches.
-    weight = Parameter(np.asfortranarray(weight) if len(shape) == 2 else weight, name="weight")
-    return weight, Parameter(first, name="bias") if bias else None
+    weight = np.asarray(weight, get_default_dtype(), order="F" if len(shape) == 2 else "K")
+    return Parameter(weight, name="weight"), Parameter(first, name="bias") if bias else None
 
 
 class Linear(Module):

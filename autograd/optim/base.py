@@ -200,7 +200,11 @@ class Optimizer:
         self.steps = int(state["steps"])
         for name, flat in self.state.items():
             for key, view in self.arena.unflatten(flat).items():
-                view[...] = to_backend_of(state[name][key], view)
+                value = state[name][key]
+                if hasattr(value, "read_into"):  # an array that is still in a file
+                    value.read_into(view)
+                else:
+                    view[...] = to_backend_of(value, view)
 
 
 class ParamGroup(MutableMapping):

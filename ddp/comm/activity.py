@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,18 @@ class _Here:
     leaving  how its program ends
     failing  whether that is a failure
     thread   the number of the thread that computes
+    interrupted    whether a collective has ended by an exception
+    communicators  {name: communicator} of those that are in use
     """
 
-    __slots__ = "failing", "inside", "leaving", "step", "thread"
+    __slots__ = "communicators", "failing", "inside", "interrupted", "leaving", "step", "thread"
 
     def __init__(self):
         self.inside: Any = None
         self.step: int | None = None
         self.leaving = "its program is over"
-        self.failing = False
+        self.failing = self.interrupted = False
+        self.communicators: Any = weakref.WeakValueDictionary()
         self.thread = threading.main_thread().ident or 0
 
 

@@ -3,9 +3,12 @@
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
+import numpy as np
+
 from allgrad.autograd.arrays import is_torch, to_backend_of
 from allgrad.ddp.comm.activity import COMPARISON, activity, described, user_location
 from allgrad.ddp.comm.launcher import Launch
+from allgrad.ddp.comm.messages import ADDED, INLINE_BYTES, in_pieces, packed, pieces, plain, put_back, raw, unpacked
 from allgrad.ddp.errors import ConfigurationError
 
 KNOWN = 1000  # pairs of calls that a communicator remembers
@@ -14,15 +17,15 @@ T = TypeVar("T")
 
 
 def write_back(arrays, hosts):
-    """Overwrite arrays on a device by what has been received into their copies in the processor's memory."""
+    """Overwrite torch tensors by what has been received into copies of them: those on a device, and in bfloat16."""
     for array, host in zip(arrays, hosts):
-        if is_torch(array) and array.device.type != "cpu":
+        if is_torch(array) and (array.device.type != "cpu" or host.itemsize != array.itemsize):
             array[...] = to_backend_of(host, array)
 
 
 class Communicator:
-    """The ranks of a run. Arrays are contiguous, NumPy's or torch tensors, and are changed in place; all calls but
-    `abort` are collective: every rank makes them, in the same order.
+    """The ranks of a run. Arrays are NumPy's or torch tensors, of any size and memory order, and are changed in place;
+    all calls but `abort` are collective: every rank makes them, in the same order.
 
     rank, size               this rank and how many there are
     local_rank, local_size   the same among those on this host
@@ -35,11 +38,15 @@ class Communicator:
     bytes_sent               bytes this rank has given to `exchange`, for each receiver, and to `all_reduce`, once,
                              and bytes that the others have read of its shared memory
     tags                     the last of the tags that have been used for `start`
+    name                     the same on all its ranks: "0" of all ranks of a run, "0.2" of the second split of them
+    sent, asked              for each rank, how many messages this one has sent to it and asked from it
 
     The ranks compare what they are about to do: with every object, with every barrier, and before the first call of a
     kind that follows one of another kind. They differ in a ConfigurationError on all ranks. What is not compared, since
     it was before, may only be waited for in vain, and that ends by the watchdog.
     """
+
+    adds = frozenset(("float32", "float64", "int8", "uint8", "int32", "int64", "complex64", "complex128"))
 
     def __init__(self, launch: Launch | None = None):
         launch = launch or Launch("solo", "solo")
@@ -52,36 +59,75 @@ class Communicator:
         self.count = 0
         self._last: Any = None
         self._known: set = set()
-        self.bytes_sent = self.tags = 0
+        self.bytes_sent = self.tags = self.splits = 0
+        self.sent, self.asked = [0] * self.size, [0] * self.size
+        self.call_itself("0")
+
+    def call_itself(self, name):
+        """Give this communicator its name, by which the watchdog finds what it has done."""
+        self.name = name
+        activity.communicators[name] = self
 
     def exchange(self, sends, receives):
         """Send and receive at once: lists of (array, rank). Messages between two ranks pair up in list order.
 
         Everything exact is built from this one operation, so that no library decides an order of additions.
         """
-        self.bytes_sent += sum([array.nbytes for array, _ in sends])
-        self._in_collective("exchange", (sends, receives), self._exchange, sends, receives)
+        if self._all_plain(sends, receives):
+            return self._in_collective("exchange", (sends, receives), self._exchange, sends, receives)
+        given, taken = ([(raw(array), rank) for array, rank in messages] for messages in (sends, receives))
+        args = in_pieces(given), in_pieces(taken)
+        self._in_collective("exchange", (sends, receives), self._exchange, *args)
+        for (array, _), (received, _) in zip(receives, taken):
+            put_back(array, received)
 
     def start(self, sends, receives, tag) -> Callable[[bool], bool]:
         """Begin an exchange of arrays in the processor's memory. Messages pair up with those of the same tag, from 1.
 
         Returns f(wait), which says whether it is done, and with `wait` returns when it is.
         """
-        self.bytes_sent += sum([array.nbytes for array, _ in sends])
-        over = self._start(sends, receives, tag)
+        given, taken = sends, receives
+        simple = self._all_plain(sends, receives)
+        if not simple:
+            given, taken = ([(raw(array), rank) for array, rank in messages] for messages in (sends, receives))
+        over = self._start(*((given, taken) if simple else (in_pieces(given), in_pieces(taken))), tag)
 
         def done(wait):
-            if not wait:
-                return over(False)
-            return self._in_collective("exchange", (sends, receives), over, True)
+            if not (self._in_collective("exchange", (sends, receives), over, True) if wait else over(False)):
+                return False
+            if not simple:
+                for (array, _), (received, _) in zip(receives, taken):
+                    put_back(array, received)
+            return True
 
         return done
+
+    def _all_plain(self, sends, receives):
+        """Count messages that are about to be exchanged; whether all of them can be sent as they are."""
+        simple = True
+        for array, rank in sends:
+            self.bytes_sent += array.nbytes
+            self.sent[rank] += 1
+            simple = simple and plain(array)
+        for array, rank in receives:
+            self.asked[rank] += 1
+            simple = simple and plain(array)
+        return simple
 
     def all_reduce(self, array):
         """Sum over the ranks in whatever order the library likes: fast, and not the same bits for every size."""
         self.compare("all_reduce", array)
         self.bytes_sent += array.nbytes
-        self._in_collective("all_reduce", (array,), self._all_reduce, array)
+        if plain(array, ADDED):
+            return self._in_collective("all_reduce", (array,), self._all_reduce, array)
+        dtype = str(array.dtype).removeprefix("torch.")
+        if self.size > 1 and dtype not in self.adds:
+            others = ", ".join(sorted(self.adds))
+            raise ConfigurationError(f"all_reduce over {self.backend} adds up no {dtype}: give an array of {others}")
+        flat = array.detach().contiguous() if is_torch(array) else np.ascontiguousarray(array)
+        for piece in pieces(flat):
+            self._in_collective("all_reduce", (piece,), self._all_reduce, piece)
+        put_back(array, raw(flat))
 
     def shared_memory_step(self, name, array, f):
         """Call f, in which all ranks meet in the memory that they share, as one collective over the array."""
@@ -90,10 +136,13 @@ class Communicator:
     def broadcast(self, array, root=0):
         """Overwrite the array with that of the root."""
         self.compare("broadcast", array, f" from rank {root}")
-        self._in_collective("broadcast", (array, root), self._broadcast, array, root)
+        sent = raw(array)
+        for piece in pieces(sent):
+            self._in_collective("broadcast", (array, root), self._broadcast, piece, root)
+        put_back(array, sent)
 
     def all_gather_object(self, value):
-        """A list with every rank's value, for small things outside the training loop."""
+        """A list with every rank's value, of which this rank's own is no copy, outside the training loop."""
         return self._checked_all_gather("all_gather_object", value)
 
     def broadcast_object(self, value, root=0):
@@ -127,9 +176,16 @@ class Communicator:
         self.count += 1
         if self.size == 1:
             return [value]
-        mine = self.count, what, user_location(), value
+        frames, refusal = [], None
+        try:
+            frames = [] if value is None else packed(value)
+        except Exception as error:  # whatever the value's own methods raise
+            refusal = f"{type(error).__name__}: {error}"
+        sizes = [frame.nbytes for frame in frames]
+        short = [bytearray(frame) for frame in frames] if sum(sizes) <= INLINE_BYTES else None
+        mine = self.count, what, user_location(), refusal, sizes, short
         found = self._in_collective(COMPARISON + what if checks else what, (), self._gather, mine)
-        for rank, (count, other, there, _) in enumerate(found):
+        for rank, (count, other, there, *_) in enumerate(found):
             if (count, other) != found[0][:2]:
                 first, number = found[0][1], found[0][0]
                 raise ConfigurationError(
@@ -137,13 +193,35 @@ class Communicator:
                     f"where rank 0 calls {first} (its call {number}) at {found[0][2]}; let all ranks make the same "
                     f"calls in the same order, with arrays of the same shape and dtype"
                 )
-        return [theirs for *_, theirs in found]
+        for rank, (_, _, there, refusal, *_) in enumerate(found):
+            if refusal is not None:
+                raise ConfigurationError(
+                    f"rank {rank} cannot send its value in {what} at {there} ({refusal}): give what can be pickled, "
+                    f"as numbers, texts, arrays, and lists and dicts of them can"
+                )
+        values = []
+        for rank, (*_, sizes, short) in enumerate(found):
+            if short is None:
+                short = frames if rank == self.rank else [np.empty(size, np.uint8) for size in sizes]
+                for frame in short:
+                    self._broadcast_frame(what, frame, rank)
+            values.append(value if rank == self.rank else unpacked(short) if short else None)
+        return values
+
+    def _broadcast_frame(self, what, frame, root):
+        """Send a flat array of bytes, which may be one that cannot be written, from the root to all others."""
+        for piece in pieces(frame):
+            given = piece if piece.flags.writeable else piece.copy()
+            self._in_collective(what, (), self._broadcast, given, root)
 
     def _in_collective(self, name, args, f, *given) -> Any:
         """f(*given), while the watchdog knows that this rank is in the collective of this name and arguments."""
         activity.inside = name, self, args
         try:
             return f(*given)
+        except BaseException:
+            activity.interrupted = True
+            raise
         finally:
             activity.inside = None
 

@@ -35,6 +35,8 @@ def _start(launch):
 
 
 class MPICommunicator(Communicator):
+    adds = Communicator.adds | {"float16", "int16", "uint16", "uint32", "uint64", "longdouble", "float128", "bfloat16"}
+
     def __init__(self, launch: Launch, comm: MPI.Comm | None = None):
         super().__init__(launch)
         if not MPI.Is_initialized():
@@ -106,6 +108,8 @@ class MPICommunicator(Communicator):
     def split(self, color, key=0):
         part = self.comm.Split(color, key)
         mine = MPICommunicator(Launch(self.launcher, self.backend, part.Get_rank(), part.Get_size()), part)
+        self.splits += 1
+        mine.call_itself(f"{self.name}.{self.splits}")
         mine.ranks = mine.all_gather_object(self.ranks[self.rank])
         return mine
 

@@ -22,6 +22,8 @@ TAGS = 1024  # more than there are messages of one exchange between two ranks
 
 
 class TorchCommunicator(Communicator):
+    adds = Communicator.adds | {"float16", "bfloat16"}
+
     def __init__(self, launch: Launch, group=None, object_group=None, timeout=0.0):
         super().__init__(launch)
         torch.set_num_threads(1)
@@ -116,6 +118,8 @@ class TorchCommunicator(Communicator):
             if one == color:
                 launch = Launch(self.launcher, self.backend, members.index(self.rank), len(members))
                 mine = TorchCommunicator(launch, group, object_group, self.timeout)
+                mine.call_itself(f"{self.name}.{self.splits + 1}")
+        self.splits += 1
         return mine
 
     def abort(self, status=1):

@@ -28,7 +28,7 @@ class Watchdog:
     """The watchdog of this rank; to make one is collective.
 
     timeout  seconds that a rank may wait in one collective, or 0 for any time
-    left     {rank: how it has ended} of the ranks that ended while this one went on
+    left     {rank: {"how": it has ended, "calls": see `_calls`}} of the ranks that ended while this one went on
     """
 
     def __init__(self, comm, timeout: float):
@@ -38,18 +38,21 @@ class Watchdog:
         self.socket.bind(("127.0.0.1" if len({*self.hosts}) == 1 else "", 0))
         found = comm.all_gather_object((self.socket.getsockname()[1], os.getpid(), secrets.token_hex(16)))
         self.ports, self.processes, (self.token, *_) = map(list, zip(*found))
-        self.left: dict[int, str] = {}
+        self.left: dict[int, dict] = {}
         self.answers: dict[int, dict] = {}
         self.asked = False
         self.waited = 0.0
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def leave(self):
-        """Tell the others that this rank takes no further part.
+        """Tell the others that this rank takes no further part, and which part it has taken.
 
         If it fails, whoever waits for it is given time to say so: torchrun ends all as soon as one has a status.
         """
-        self._tell_all("left", how=activity.leaving)
+        failing = activity.failing or activity.interrupted
+        for rank in range(self.size):
+            if rank != self.rank:
+                self._tell(rank, "left", how=activity.leaving, calls=None if failing else _calls(rank))
         end = time.monotonic() + 3 * LEFT
         while activity.failing and len(self.left) < self.size - 1 and time.monotonic() < end:
             time.sleep(TICK)
@@ -63,10 +66,16 @@ class Watchdog:
                     os.kill(process, signal.SIGCONT)
         self.abort(status)
 
-    def lost(self, ranks) -> str | None:
-        """Which of these ranks has ended, and how; None if none has."""
-        gone = sorted(self.left.keys() & {*ranks})
-        return f"rank {gone[0]} has ended ({self.left[gone[0]]})" if gone else None
+    def lost(self, inside=None) -> str | None:
+        """Which rank has ended that this one needs in a collective, and how; None if none has.
+
+        A rank that had made its call of this number, or had sent and received the messages of this exchange, is not
+        needed any more: what is still on its way arrives. Without a collective, any rank that has ended will do.
+        """
+        for rank in sorted(self.left.keys() & {*(range(self.size) if inside is None else _partners(inside))}):
+            if inside is None or _owes(self.left[rank]["calls"], inside, rank):
+                return f"rank {rank} has ended ({self.left[rank]['how']})"
+        return None
 
     def silent(self) -> list[int]:
         """The ranks that do not answer, though they have not said that they end."""
@@ -84,7 +93,7 @@ class Watchdog:
             elif seen is not None:
                 self.waited += min(now - last, 1.0)  # a machine that was suspended has waited for nobody
                 over = self.asked or 0 < self.timeout < self.waited
-                if over or (self.waited > LEFT and (not looked or self.lost(_partners(seen)))):
+                if over or (self.waited > LEFT and (not looked or self.lost(seen))):
                     looked = True
                     self._look(seen, over)
             last = now
@@ -92,7 +101,7 @@ class Watchdog:
     def _look(self, seen, over):
         """Ask the others where they are. If this wait is over, or in vain, the lowest rank that waits tells it."""
         states = self._ask_all()
-        gone, differ = self.lost(_partners(seen)), self._different(states)
+        gone, differ = self.lost(seen), self._different(states)
         if activity.inside is not seen or not (over or gone or differ):
             return
         patience = min(1.0, self.timeout / 2)
@@ -130,7 +139,7 @@ class Watchdog:
 
     def _told(self, rank, states):
         if rank in self.left:
-            return f" has ended ({self.left[rank]})"
+            return f" has ended ({self.left[rank]['how']})"
         if rank not in states:
             return (
                 f" on host {self.hosts[rank]} does not answer: it is gone, stopped or inside a call into C, or no "
@@ -187,7 +196,7 @@ class Watchdog:
         elif kind == "answer":
             self.answers[rank] = message["state"]
         elif kind == "left":
-            self.left[rank] = message["how"]
+            self.left[rank] = message
         elif kind == "report":
             self.asked = activity.inside is not None
         elif kind == "end":
@@ -214,6 +223,30 @@ def _partners(inside):
     name, comm, args = inside
     among = {rank for messages in args for _, rank in messages} if name == "exchange" else range(comm.size)
     return sorted(comm.ranks[rank] for rank in among)
+
+
+def _calls(rank):
+    """What this rank has done by now: {communicator: (calls of all, messages sent to a rank, and asked from it)}."""
+    found = {}
+    for name, comm in activity.communicators.items():
+        if rank in comm.ranks:
+            number = [*comm.ranks].index(rank)
+            found[name] = comm.count, comm.sent[number], comm.asked[number]
+    return found
+
+
+def _owes(calls, inside, rank):
+    """Whether a rank that had made these calls in the end was still needed in this collective."""
+    name, comm, _ = inside
+    if calls is None:  # it failed
+        return True
+    if comm.name not in calls:
+        return False
+    count, sent, asked = calls[comm.name]
+    if name != "exchange":
+        return count < comm.count
+    number = [*comm.ranks].index(rank)
+    return sent < comm.asked[number] or asked < comm.sent[number]
 
 
 def _described(name, args):

@@ -106,7 +106,7 @@ def _report_and_end(kind, error, trace):
     assert _world is not None
     if issubclass(kind, PeerLost):
         time.sleep(LEFT)
-        gone = _watchdog.lost(range(_world.size)) if _watchdog is not None else None
+        gone = _watchdog.lost() if _watchdog is not None else None
         if gone:
             wait_turn()
             cause = f"failed: {gone} while rank {_world.rank} waits for it at {user_location(_last(trace))}"

@@ -21,7 +21,8 @@ class SharedMemorySum:
         ]
         *others, self.array = [to_backend_of(row, like) for row in rows[comm.rank]]
         self.buffers = {index << level: row for (level, index), row in zip(nodes[comm.rank], others)}
-        self.array[...] = like
+        if like.any():  # or memory that nobody has touched yet would be taken from the system
+            self.array[...] = like
         start, stop = (comm.rank * len(like) // comm.size, (comm.rank + 1) * len(like) // comm.size)
         self.own = [row[start:stop] for some in rows for row in some]  # the slice of every subtree
         self.last = [count - 1 for count in accumulate(map(len, nodes))]  # which of them are the last of a rank

@@ -7,7 +7,8 @@
         COMPLETE                SHA-256 of each of these files; written last
 
 A directory is written under another name, flushed to disk and renamed. One that is torn or altered fails its own
-checksums: it is named and passed over, and the one before it is used. No pickle is written or read.
+checksums: it is named and passed over, and the one before it is used. No pickle is written or read. Files are
+written, hashed and read by pieces, so that a state takes its own size of memory and no more.
 """
 
 import contextlib
@@ -21,11 +22,10 @@ import threading
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_tensors, save as save_tensors
 
 from allgrad.ddp.errors import ConfigurationError, tell
 from allgrad.ddp.trace import Timeline
+from allgrad.ddp.trainer.tensor_file import PIECE_BYTES, StoredArray, contents_of, in_pieces, state_of, stored_in
 
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 MARKER = "COMPLETE"
@@ -43,16 +43,14 @@ def save(directory: Path, step: int, model: dict, optimizer: dict, state: dict, 
     for left in directory.glob(".step-*.partial"):  # by a process that was killed
         shutil.rmtree(left, ignore_errors=True)
     arrays, numbers = _flatten(optimizer)
-    contents = (
-        save_tensors(model),
-        save_tensors(arrays),
-        json.dumps({"step": step, "optimizer": numbers, **state}, indent=1, sort_keys=True).encode(),
-    )
+    text = json.dumps({"step": step, "optimizer": numbers, **state}, indent=1, sort_keys=True).encode()
+    contents = contents_of(model), contents_of(arrays), [text]
     try:
         partial.mkdir()
-        for name, content in zip(FILES, contents):
-            _write(partial / name, content)
-        _write(partial / MARKER, b"".join(map(_line, FILES, contents)))
+        lines: list[bytes] = []
+        for name, parts in zip(FILES, contents):
+            _write(partial / name, parts, lines)
+        _write(partial / MARKER, [*lines], [])
         _flush(partial)
         if os.path.lexists(final):
             _remove(final)
@@ -127,44 +125,70 @@ def steps_in(directory: Path) -> list[Path]:
         ) from None
 
 
-def load(path: Path) -> tuple[dict, dict, dict]:
+def load(path: Path, lazily=False) -> tuple[dict, dict, dict]:
     """Read one checkpoint: (model, optimizer, state) as given to `save`.
 
+    lazily: once the checksums are found right, leave the arrays in the files, each as a `StoredArray`.
     ConfigurationError if anything in it is missing or altered.
     """
+    with contextlib.ExitStack() as stack:
+        try:
+            marker = (path / MARKER).read_bytes()
+            files = {name: stack.enter_context(open(path / name, "rb")) for name in FILES}
+            seen = {name: state_of(file) for name, file in files.items()}
+            lines = {
+                name: _line(name, iter(lambda file=file: file.read(PIECE_BYTES), b"")) for name, file in files.items()
+            }
+        except OSError as error:
+            raise ConfigurationError(f"checkpoint {path} is incomplete ({error})") from None
+        for name, line in lines.items():
+            if line not in marker:
+                raise ConfigurationError(f"checkpoint {path} is damaged: {name} does not have the checksum in {MARKER}")
+        if marker != b"".join(lines.values()):
+            raise ConfigurationError(
+                f"checkpoint {path} is damaged: {MARKER} holds more than the checksums of its files"
+            )
+        return _contents(path, files, seen, lazily)
+
+
+def _contents(path, files, seen, lazily):
+    """What `load` returns, of files whose checksums are right."""
     try:
-        marker = (path / MARKER).read_bytes()
-        contents = {name: (path / name).read_bytes() for name in FILES}
-    except OSError as error:
-        raise ConfigurationError(f"checkpoint {path} is incomplete ({error})") from None
-    lines = {name: _line(name, content) for name, content in contents.items()}
-    for name, line in lines.items():
-        if line not in marker:
-            raise ConfigurationError(f"checkpoint {path} is damaged: {name} does not have the checksum in {MARKER}")
-    if marker != b"".join(lines.values()):
-        raise ConfigurationError(f"checkpoint {path} is damaged: {MARKER} holds more than the checksums of its files")
-    try:
-        state = json.loads(contents["state.json"])
-        model, arrays = (load_tensors(contents[name]) for name in FILES[:2])
+        files["state.json"].seek(0)
+        state = json.loads(files["state.json"].read())
+        model, arrays = (stored_in(files[name], seen[name]) for name in FILES[:2])
+        if not lazily:
+            model, arrays = ({name: np.asarray(stored) for name, stored in one.items()} for one in (model, arrays))
         optimizer, step = _unflatten(arrays, state.pop("optimizer")), state["step"]
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+    except ConfigurationError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigurationError(f"checkpoint {path} cannot be read ({error!r})") from None
     if re.fullmatch(r"step-\d+", path.name) and path != path_of(path.parent, step):
         raise ConfigurationError(f"checkpoint {path} is damaged: its files are those of step {step}")
     return model, optimizer, state
 
 
-def load_latest(directory: Path, warn=print) -> tuple[dict, dict, dict] | None:
-    """The newest checkpoint that is whole; None if there is none.
+def load_latest(directory: Path, warn=print, lazily=False) -> tuple[dict, dict, dict] | None:
+    """The newest checkpoint that is whole, see `load`; None if there is none.
 
     A damaged one is named to `warn` and passed over.
     """
     for path in reversed(steps_in(directory)):
         try:
-            return load(path)
+            return load(path, lazily)
         except ConfigurationError as error:
             warn(f"{error}; going back to the one before")
     return None
+
+
+def read_by_rank_0(comm, saved: tuple[dict, dict, dict]):
+    """Let rank 0 read the arrays that `load` has left in the files, when all ranks ask for them. See `StoredArray`."""
+    model, optimizer, _ = saved
+    for arrays in (model, *(value for value in optimizer.values() if isinstance(value, dict))):
+        for array in arrays.values():
+            if isinstance(array, StoredArray) and comm.size > 1:
+                array.comm = comm
 
 
 def path_of(directory: Path, step: int) -> Path:
@@ -188,9 +212,12 @@ def _remove(path):
     shutil.rmtree(path, ignore_errors=True)
 
 
-def _line(name, content):
+def _line(name, pieces):
     """What the marker says of a file."""
-    return f"{hashlib.sha256(content).hexdigest()}  {name}\n".encode()
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return f"{digest.hexdigest()}  {name}\n".encode()
 
 
 def _flatten(nested):
@@ -198,7 +225,7 @@ def _flatten(nested):
     arrays, numbers = {}, {}
     for key, value in nested.items():
         if isinstance(value, dict):
-            arrays.update({f"{key}/{name}": np.asarray(a, order="C") for name, a in value.items()})
+            arrays.update({f"{key}/{name}": np.asarray(a) for name, a in value.items()})
         else:
             numbers[key] = value
     return arrays, numbers
@@ -212,9 +239,17 @@ def _unflatten(arrays, numbers):
     return nested
 
 
-def _write(path, content):
+def _write(path, parts, lines):
+    """Write a file of these parts, one after the other, and add what the marker says of it to the lines."""
     with open(path, "wb") as file:
-        file.write(content)
+
+        def written():
+            for part in parts:
+                for piece in in_pieces(part):
+                    file.write(piece)
+                    yield piece
+
+        lines.append(_line(path.name, written()))
         file.flush()
         os.fsync(file.fileno())
 

@@ -13,6 +13,7 @@ import numpy as np
 from allgrad.autograd.arrays import is_torch, to_numpy
 from allgrad.ddp.errors import ConfigurationError, tell
 from allgrad.ddp.trainer.callbacks import Callback
+from allgrad.ddp.trainer.tensor_file import StoredArray
 
 BUILT_IN = "noise_scale", "loss_scale", "best", "skipped", "plateau", "adascale", "batches"
 EXCHANGE, CALLBACK = "exchange_", "callback_"  # begin the names of what is not the optimizer's
@@ -46,16 +47,18 @@ def collect(trainer) -> tuple[dict, dict]:
 def restore(trainer, saved):
     """Let a trainer go on from `(model, optimizer, state)`, as `checkpoint.load` returns them.
 
-    The state of a callback that the trainer does not have is dropped, and rank 0 says so. A callback whose state the
-    checkpoint does not have begins anew.
+    Arrays that are still in their files are read to where they belong, one after the other. The state of a callback
+    that the trainer does not have is dropped, and rank 0 says so. A callback whose state the checkpoint does not have
+    begins anew.
     """
     model, optimizer, state = saved
     exchange, arrays, own = {}, {}, {}
     for name, value in optimizer.items():
         if name.startswith(EXCHANGE):
-            exchange[name.removeprefix(EXCHANGE)] = value
+            exchange[name.removeprefix(EXCHANGE)] = _read(value, trainer.parallel.own_shards)
         elif name.startswith(CALLBACK):
             callback, colon, key = name.removeprefix(CALLBACK).partition(":")
+            value = _read(value)
             arrays.setdefault(callback, {}).update({key: value} if colon else value)
         else:
             own[name] = value
@@ -65,6 +68,7 @@ def restore(trainer, saved):
     except (ValueError, KeyError) as error:
         raise ConfigurationError(f"the checkpoint is that of another model or optimizer: {error}") from None
     trainer.parallel.load_state_dict(exchange, trainer.optimizer)
+    del exchange
     trainer.step = trainer.first_step = state["step"]
     for callback in trainer.built_in:
         if state.get(callback.name) is not None:
@@ -81,6 +85,22 @@ def restore(trainer, saved):
                 ) from error
     for name in states if trainer.comm.rank == 0 else ():
         tell(f"the checkpoint has the state of a callback {name!r}, which this run does not have: it is left out")
+
+
+def _read(arrays, own_shards=None):
+    """The arrays themselves, of those that are still in their files; others' stay there.
+
+    own_shards: this rank's, if the names are those of shards: "3/fc1.weight".
+    """
+    found = {}
+    for name, array in arrays.items():
+        shard, slash, _ = name.partition("/")
+        others = own_shards is not None and slash and shard.isdecimal() and int(shard) not in own_shards
+        found[name] = array
+        if isinstance(array, StoredArray):
+            found[name] = None if others else np.empty(array.shape, array.dtype)
+            array.read_into(found[name])
+    return found
 
 
 def checked(callbacks) -> list[Callback]:

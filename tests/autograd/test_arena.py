@@ -142,7 +142,7 @@ def test_an_optimizer_follows_the_gradients_to_other_memory():
     optimizer.zero_grad()
     optimizer.step()
     before = {name: p.numpy().copy() for name, p in model.named_parameters()}
-    message = np.empty_like(model.arena.message)
+    message = np.zeros_like(model.arena.message)
     model.arena.adopt_buffer(message)
     optimizer.zero_grad()
     (model(np.ones((1, 3), np.float32)).sum() * 2.0).backward()

@@ -294,6 +294,30 @@ def test_what_one_rank_of_a_script_does_ends_all_and_is_told_once(case, launcher
         assert "  rank 1 on host " in done.err and "does not answer" in done.err
 
 
+ONE_IS_SLOW = """
+import time
+import numpy as np
+from allgrad import ddp
+
+comm, array = ddp.init(timeout=60.0), np.ones(1000, "f4")
+comm.barrier()
+if comm.rank == 2:
+    time.sleep(4.0)
+if comm.rank:
+    comm.exchange([(array, 0)], [])
+else:
+    comm.exchange([], [(array, 1), (array.copy(), 2)])
+"""
+
+
+@pytest.mark.parametrize("launcher", ["mpirun", "torchrun"])
+def test_a_rank_that_ended_after_its_part_is_not_missed(launcher, start, tmp_path):
+    """Rank 0 waits for rank 2 long after it has what rank 1 sent before it ended."""
+    (tmp_path / "script.py").write_text(ONE_IS_SLOW)
+    done = start("", tmp_path, 3, launcher, script="script.py")
+    assert done.status == 0 and not done.told("rank "), done.err
+
+
 def test_calls_that_were_compared_before_are_waited_for_and_told(start, tmp_path):
     """Each rank goes on with a call that it has made before after the same one."""
     (tmp_path / "script.py").write_text(SCRIPT.format(fault="comm.broadcast(array)"))

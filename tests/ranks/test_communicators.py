@@ -1,12 +1,15 @@
 """What ranks say to each other, and the sums they build from it."""
 
 import os
+import threading
 
 import numpy as np
 import pytest
+import torch
 
 from allgrad.autograd.random import generator
 from allgrad.ddp import ConfigurationError, ShardSum
+from allgrad.ddp.comm import messages
 
 
 def test_ranks_are_numbered(comm):
@@ -84,6 +87,48 @@ def test_a_split_has_the_ranks_of_one_color_ordered_by_key(comm):
     total.finish(array)
     assert array.tolist() == [2 * part.size, sum(range(2 * part.size))]
     comm.barrier()
+
+
+KINDS = {
+    "long": lambda rank: np.arange(100.0) + rank,
+    "in Fortran's order on one rank": lambda rank: np.asarray(
+        np.arange(12.0).reshape(3, 4) + rank, order="CF"[rank % 2]
+    ),
+    "every other": lambda rank: (np.arange(12.0) + rank)[::2],
+    "a scalar": lambda rank: np.array(2.0 + rank),
+    "empty": lambda rank: np.zeros((0, 3)),
+    "short integers": lambda rank: (np.arange(9) + rank).astype("u2"),
+    "of torch": lambda rank: torch.arange(9.0).reshape(3, 3).T + rank,
+    "of torch, bfloat16": lambda rank: torch.arange(9).bfloat16() + rank,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_arrays_of_any_kind_arrive_in_pieces(comm, kind, monkeypatch):
+    monkeypatch.setattr(messages, "CHUNK_BYTES", 20)
+    make, after, before = KINDS[kind], (comm.rank + 1) % comm.size, (comm.rank - 1) % comm.size
+    received, own = make(99), make(comm.rank)
+    if comm.size > 1:
+        comm.exchange([(own, after)], [(received, before)])
+        assert received.tolist() == make(before).tolist()
+    comm.broadcast(own, comm.size - 1)
+    assert own.tolist() == make(comm.size - 1).tolist()
+    if kind != "short integers":  # which Gloo does not add up
+        own = make(comm.rank)
+        comm.all_reduce(own)
+        assert own.tolist() == sum(make(rank) for rank in range(comm.size)).tolist()
+
+
+def test_long_objects_arrive_in_pieces_and_what_cannot_be_pickled_is_told_on_all_ranks(comm, monkeypatch):
+    monkeypatch.setattr(messages, "CHUNK_BYTES", 1 << 16)
+    frozen = np.arange(100_000.0)
+    frozen.flags.writeable = False
+    for rank, theirs in enumerate(comm.all_gather_object({"rank": comm.rank, "frozen": frozen, "text": "x" * 200_000})):
+        assert (theirs["rank"], len(theirs["text"])) == (rank, 200_000) and np.array_equal(theirs["frozen"], frozen)
+    if comm.size > 1:
+        with pytest.raises(ConfigurationError, match=r"^rank 1 cannot send its value in all_gather_object .*pickle"):
+            comm.all_gather_object(threading.Lock() if comm.rank == 1 else None)
+    assert comm.all_gather_object(comm.rank) == list(range(comm.size))
 
 
 # --- agreement ---------------------------------------------------------------------------------------------------

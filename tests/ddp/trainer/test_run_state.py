@@ -13,7 +13,7 @@ from allgrad import ddp, nn, optim
 from allgrad.autograd.schedule import Plateau
 from allgrad.ddp import Callback, ConfigurationError
 from allgrad.ddp.scaling import AdaScale, FollowNoise
-from allgrad.ddp.trainer import checkpoint
+from allgrad.ddp.trainer import checkpoint, tensor_file
 
 X = np.linspace(-1.0, 1.0, 32 * 4, dtype="f4").reshape(32, 4)
 LABELS = np.arange(32) % 3
@@ -32,8 +32,8 @@ def trainer_of(*callbacks, comm=None, model=None, rate=0.1, noise=False, shards=
     return ddp.Trainer(parallel, optimizer, loader, loss, metrics, callbacks=callbacks, **options)
 
 
-def saved_in(out):
-    return checkpoint.load_latest(out / "checkpoints")
+def saved_in(out, lazily=False):
+    return checkpoint.load_latest(out / "checkpoints", lazily=lazily)
 
 
 # What the reader of version 1 of state.json looks up, and when.
@@ -240,3 +240,65 @@ def test_a_parameter_without_axes_goes_on_too(tmp_path):
     again = train(6)
     again.restore(saved_in(tmp_path))
     assert again.fit()["weights_sha256"] == train(6).fit()["weights_sha256"]
+
+
+# --- from files that rank 0 alone can read ------------------------------------------------------------------------
+
+RESUMED = {  # arguments of trainer_of
+    "plain": {},
+    "ZeRO": {"zero": True},
+    "residuals of compression": {"exchange": {"compress": "topk:0.5"}},
+    "local steps": {"exchange": {"sync_every": 4}},
+}
+
+
+@pytest.mark.parametrize("kind", RESUMED)
+def test_ranks_resume_from_the_files_of_rank_0_piece_by_piece(kind, tmp_path, monkeypatch, simulate):
+    monkeypatch.setattr(tensor_file, "PIECE_BYTES", 10)
+    options = dict(RESUMED[kind])
+    zero = options.pop("zero", False)
+
+    def made(comm, holder, **more):
+        trainer = trainer_of(holder, comm=comm, **options, **more)
+        if zero:
+            trainer.optimizer = ddp.Zero(trainer.optimizer, comm)
+        return trainer
+
+    def whole(comm):
+        return made(comm, Holder({"mean": ARRAYS})).fit()["weights_sha256"]
+
+    def first(comm):
+        made(comm, Holder({"mean": ARRAYS}), steps=3, out=tmp_path).fit()
+
+    def second(comm):
+        saved = checkpoint.load_latest(tmp_path / "checkpoints", lazily=True) if comm.rank == 0 else None
+        saved = comm.broadcast_object(saved)
+        checkpoint.read_by_rank_0(comm, saved)
+        if comm.rank:
+            monkeypatch.setattr(saved[0]["weight"], "path", "not here")
+        holder = Holder()
+        trainer = made(comm, holder)
+        trainer.restore(saved)
+        assert all(np.array_equal(holder.found["mean"][name], array) for name, array in ARRAYS.items())
+        holder.state = holder.found
+        return trainer.fit()["weights_sha256"]
+
+    expected = simulate(2, whole)
+    simulate(2, first)
+    assert simulate(2, second) == expected
+
+
+def test_a_file_that_rank_0_cannot_read_any_more_ends_all_ranks(tmp_path, simulate):
+    trainer_of(out=tmp_path).fit()
+
+    def run(comm):
+        saved = comm.broadcast_object(saved_in(tmp_path, lazily=True) if comm.rank == 0 else None)
+        checkpoint.read_by_rank_0(comm, saved)
+        trainer = trainer_of(comm=comm)
+        comm.barrier()
+        if comm.rank == 0:
+            (tmp_path / "checkpoints" / "step-00000006" / "model.safetensors").write_bytes(b"")
+        with pytest.raises(ConfigurationError, match=r"model.safetensors has changed while it was read: start again"):
+            trainer.restore(saved)
+
+    simulate(2, run)
