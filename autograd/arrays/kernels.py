@@ -6,10 +6,11 @@ from functools import lru_cache
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 
-from allgrad.autograd.arrays.namespace import NUMPY_TYPES, full, xp
+from allgrad.autograd.arrays.namespace import NUMPY_TYPES, astype, full, kind, xp
 
 ALIGNMENT_BYTES = 64  # a cache line, and the widest vector register
 BLOCK_ELEMENTS = 32_768  # a few arrays of this length share a core's own cache, and a call is worth its overhead
+LONG_SUM = 1024  # more float32 numbers than this are not added one by one: see `sum_over`
 
 
 def record_as_one_step(function):
@@ -37,8 +38,67 @@ def unbroadcast(g, shape):
     lead = g.ndim - len(shape)
     axes = tuple(range(lead)) + tuple(lead + i for i, n in enumerate(shape) if n == 1 != g.shape[lead + i])
     if axes:
-        g = g.sum(axis=axes, keepdims=True)
+        g = sum_over(g, axes, True)
     return g.reshape(shape)
+
+
+def widen(a):
+    """An array of half precision in float32, to add or square its elements in; any other as it is."""
+    half = hasattr(a, "itemsize") and a.dtype.itemsize == 2 and kind(a.dtype) == "f"
+    return astype(a, "float32") if half else a
+
+
+def sum_over(a, axis=None, keepdims=False):
+    """The sum over a tuple of axes, or all, of a's dtype, with an error that hardly grows with the number of elements.
+
+    NumPy adds in pairs along the axis whose elements are neighbours in memory, and one by one along the others: in
+    float32 a sum of ones stops at 2^24. Where that are many, they are added in blocks. Half precision adds in float32.
+    """
+    if _adds_one_by_one(a, axis):
+        return _sum_in_blocks(a, axis, keepdims)
+    if type(a) in NUMPY_TYPES and a.dtype == np.float16:
+        return a.sum(axis=axis, keepdims=keepdims, dtype=np.float32).astype(a.dtype)
+    return a.sum(axis=axis, keepdims=keepdims)
+
+
+def mean_over(a, axis=None, keepdims=False):
+    """The mean over a tuple of axes, or all, of a's dtype: added like `sum_over`."""
+    if not _adds_one_by_one(a, axis):
+        return a.mean(axis=axis, keepdims=keepdims)
+    y = _sum_in_blocks(widen(a), axis, keepdims)
+    return (y / (a.size // y.size)).astype(a.dtype)
+
+
+def _adds_one_by_one(a, axis):
+    """Whether NumPy would add more than LONG_SUM numbers of few bits one by one."""
+    if type(a) not in NUMPY_TYPES or a.size <= LONG_SUM or a.dtype.kind != "f" or a.dtype.itemsize > 4:
+        return False
+    if axis is None and a.flags.forc:
+        return False
+    lengths = {i: n for i, n in enumerate(a.shape) if n > 1}
+    innermost = min(lengths, key=lambda i: (abs(a.strides[i]), -i))
+    axes = range(a.ndim) if axis is None else [i % a.ndim for i in axis]
+    return math.prod(a.shape[i] for i in axes if i != innermost) > LONG_SUM
+
+
+def _sum_in_blocks(a, axis, keepdims):
+    axes = tuple(range(a.ndim)) if axis is None else tuple(i % a.ndim for i in axis)
+    y = widen(a)
+    for i in axes:
+        y = _sum_of_long_axis(y, i)
+    return (y if keepdims else y.squeeze(axes)).astype(a.dtype, copy=False)[()]
+
+
+def _sum_of_long_axis(a, axis):
+    """The sum along one axis, kept with length 1, of which no number is the sum of more than LONG_SUM one by one."""
+    n, before = a.shape[axis], (slice(None),) * axis
+    if n <= LONG_SUM:
+        return a.sum(axis=axis, keepdims=True)
+    rows = n // LONG_SUM  # row i is added to rows i + rows, i + 2 rows, ...: each addition runs over many neighbours
+    whole = a[(*before, slice(rows * LONG_SUM))]
+    whole = whole.reshape(*a.shape[:axis], LONG_SUM, rows, *a.shape[axis + 1 :])
+    y = _sum_of_long_axis(whole.sum(axis=axis), axis)
+    return y + a[(*before, slice(rows * LONG_SUM, n))].sum(axis=axis, keepdims=True) if n % LONG_SUM else y
 
 
 @lru_cache
@@ -51,14 +111,22 @@ def ones(length, dtype):
 
 def sum_rows(g):
     """The sum of the rows of a matrix (N, n): shape (n,)."""
-    return np.dot(ones(len(g), g.dtype), g) if type(g) in NUMPY_TYPES else g.sum(axis=0)
+    if type(g) not in NUMPY_TYPES:
+        return g.sum(axis=0)
+    rows = len(g)
+    if rows <= LONG_SUM:
+        return np.dot(ones(rows, g.dtype), g)
+    blocks, n = rows // LONG_SUM, g.shape[1]  # the BLAS too adds one row after the other
+    whole = blocks * LONG_SUM
+    y = sum_rows(ones(LONG_SUM, g.dtype) @ g[:whole].reshape(blocks, LONG_SUM, n))
+    return y + np.dot(ones(rows - whole, g.dtype), g[whole:]) if rows > whole else y
 
 
 def sum_keepdims(a, axis):
     """The sum along one axis, kept with length 1."""
     if type(a) in NUMPY_TYPES and axis in (-1, a.ndim - 1):
         return (a @ ones(a.shape[-1], a.dtype))[..., None]
-    return a.sum(axis=axis, keepdims=True)
+    return sum_over(a, (axis,), True)
 
 
 def max_keepdims(x, axis):

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from allgrad.autograd.arrays import max_keepdims, normalize_axes, normalize_axis, xp
+from allgrad.autograd.arrays import (
+    astype, kind, max_keepdims, mean_over, normalize_axes, normalize_axis, sum_over, widen, xp,
+)  # fmt: skip
 from allgrad.autograd.engine import Tensor, attach_methods, primitive, unwrap
 from allgrad.autograd.ops.elementwise import abs, maximum, minimum, sign
 from allgrad.autograd.ops.indexing import take_along_dim
@@ -56,7 +58,24 @@ def _count(shape, axis):
 def sum(a, *, axis=None, keepdims=False):
     """Sum over the axes."""
     shape = a.shape
-    return a.sum(axis=axis, keepdims=keepdims), lambda g: _broadcast(_restore(g, shape, axis), shape)
+    return sum_over(a, axis, keepdims), lambda g: _broadcast(_restore(g, shape, axis), shape)
+
+
+def scaled_sum(a, scale):
+    """scale times the sum of all elements of a Tensor, or of an array as such; a mean for scale = 1 / n.
+
+    Half precision is added and scaled in float32: a sum that it cannot hold may have a mean that it can.
+    """
+    if type(a) is Tensor:
+        return _scaled_sum(a, scale=scale)
+    y = sum_over(widen(a)) * scale
+    return y if y.dtype == a.dtype else astype(y, a.dtype)
+
+
+@primitive
+def _scaled_sum(a, *, scale):
+    shape = a.shape
+    return scaled_sum(a, scale), lambda g: _broadcast(g * scale, shape)
 
 
 @_reduction
@@ -65,7 +84,7 @@ def mean(a, *, axis=None, keepdims=False):
     """Arithmetic mean over the axes."""
     shape = a.shape
     scale = 1.0 / (_count(shape, axis) or 1)
-    return a.mean(axis=axis, keepdims=keepdims), lambda g: _broadcast(_restore(g * scale, shape, axis), shape)
+    return mean_over(a, axis, keepdims), lambda g: _broadcast(_restore(g * scale, shape, axis), shape)
 
 
 def _broadcast(g, shape):
