@@ -11,6 +11,7 @@ from allgrad.autograd.arrays import (
     is_torch,
     kind,
     like_arg,
+    mask_grad,
     normalize_axis,
     record_as_one_step,
     xp,
@@ -28,6 +29,8 @@ def getitem(a, index):
 def _part(i, a):
     """One part of an index, as the array library of a takes it."""
     i = unwrap(i)
+    if not (hasattr(i, "dtype") or i is None or i is ... or isinstance(i, (int, slice, list, tuple))):
+        i = np.asarray(i)  # a range, or a buffer of integers
     return integers(i, unwrap(a)) if hasattr(i, "dtype") and i.dtype != bool else i
 
 
@@ -150,7 +153,7 @@ def _embedding(w, *, indices, padding):
 
     def vjp(g):
         if padding is not None:
-            g = g * (indices != padding % shape[0])[..., None]
+            g = mask_grad(g, (indices != padding % shape[0])[..., None])
         return linear_map(_add_rows, _pick, g.reshape((math.prod(indices.shape), shape[1])), indices.reshape(-1), shape)
 
     return _embedding(w, indices=indices, padding=padding) if type(w) is Tensor else w[indices], vjp

@@ -1,7 +1,8 @@
 """Reductions over axes. `axis` is an integer, a tuple of them or None for all; torch's `dim`, `keepdim` also work.
 
 Reduced axes vanish from the shape, or stay with length 1 if `keepdims`. As in torch, an empty tuple means all axes too.
-Rules get the axes as a tuple of 0 .. ndim - 1, or None. A vjp first gives the gradient back the axes it lost, with length 1 (`_restore`), after which it broadcasts.
+Rules get the axes as a tuple of 0 .. ndim - 1, or None. A vjp first gives the gradient back the axes it lost, with
+length 1 (`_restore`), after which it broadcasts.
 """
 
 import math
