@@ -29,6 +29,7 @@ from allgrad.autograd.engine.graph import Node
 from allgrad.autograd.engine.tensor import Tensor, tensor
 
 ARGUMENT_TYPES = OPERAND_TYPES | {Tensor, type(None)}  # what a rule takes as it is; None: an argument left out
+NUMBERS = {float, int, bool, complex}
 DOUBLE = np.dtype("float64")
 operations: weakref.WeakSet = weakref.WeakSet()  # all primitives, whose rules `engine.instrument` exchanges
 
@@ -70,7 +71,7 @@ def primitive(rule: Callable) -> Callable[..., Tensor]:
         if type(a) is Tensor:
             x, p, level = a.data, a.node, a.level
         else:
-            x = a if type(a) in OPERAND_TYPES else as_operand(a, name)
+            x = a if type(a) in NUMBERS else _constant(a, name, b if promotes else None)
         if type(b) is Tensor:
             if b.level == level:
                 y, q = b.data, b.node
@@ -81,10 +82,10 @@ def primitive(rule: Callable) -> Callable[..., Tensor]:
                     x, p = a, None
                 y, q, level = b.data, b.node, b.level
         else:
-            y = b if type(b) in OPERAND_TYPES else as_operand(b, name)
+            y = b if type(b) in NUMBERS else _constant(b, name, a if promotes else None)
         try:
             value, u, v = rule(x, y)
-            if promotes and value.dtype is DOUBLE:
+            if promotes and getattr(value, "dtype", None) is DOUBLE:
                 value, u, v = _as_torch_promotes(rule, x, y) or (value, u, v)
         except (ValueError, RuntimeError, TypeError) as error:
             value, u, v = _beside_torch(rule, (x, y), {}, error, name, (a, b))
@@ -136,6 +137,12 @@ def primitive(rule: Callable) -> Callable[..., Tensor]:
     operation.__signature__, operation.__doc__ = signature, rule.__doc__
     operation.__module__ = rule.__module__
     return operation
+
+
+def _constant(a, name, other):
+    """An operand that is no Tensor as the rule takes it: an array of torch, if the other operand is one."""
+    a = a if type(a) in OPERAND_TYPES else as_operand(a, name)
+    return (beside_torch(a, other.data) or [a])[0] if type(other) is Tensor else a
 
 
 def _beside_torch(rule, values, static, error, name, operands):

@@ -4,6 +4,8 @@ They call the same kernels as torch.autograd, forward and backward, without it. 
 in float32; the cross-entropy of half-precision logits is a float32 number.
 """
 
+import math
+
 import torch
 
 from allgrad.autograd.arrays import OuterProduct
@@ -98,12 +100,14 @@ def log_softmax(a, *, axis):
 
 @torch_rule(linalg.linear)
 def linear(x, weight, bias=None):
+    if weight.ndim != 2:
+        raise ValueError("the weight is a matrix (out, in)")
     y = torch.nn.functional.linear(x, weight, bias)
     return (y, lambda g: g @ weight, lambda g: OuterProduct(_rows(x), _rows(g)), lambda g: _rows(g).sum(0))
 
 
 def _rows(x):
-    return x.reshape(-1, x.shape[-1])
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 @torch_rule(indexing._embedding)

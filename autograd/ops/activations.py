@@ -40,7 +40,8 @@ def leaky_relu(a, negative_slope=0.01):
 @primitive
 def _leaky_relu(a, *, slope):
     x = unwrap(a)
-    scale = astype(xp[type(x)].where(x > 0, 1.0, slope), x.dtype)
+    scale = xp[type(x)].where(x > 0, 1.0, slope)
+    scale = astype(scale, x.dtype) if kind(x.dtype) == "f" else scale
     return a * scale, lambda g: g * scale
 
 

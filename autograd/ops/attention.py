@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from allgrad.autograd.arrays import astype, kind, to_backend_of, xp
+from allgrad.autograd.arrays import astype, kind, number, to_backend_of, xp
 from allgrad.autograd.engine import Tensor, shape_of, unwrap
 from allgrad.autograd.ops.activations import softmax
 from allgrad.autograd.ops.dropout import dropout
@@ -22,7 +22,7 @@ def scaled_dot_product_attention(query, key, value, attn_mask=None, dropout_p=0.
     if is_causal and attn_mask is not None:
         raise ValueError("scaled_dot_product_attention: give attn_mask or is_causal, not both")
     _check_shapes(query, key, value, attn_mask)
-    scale = 1.0 / math.sqrt(max(query.shape[-1], 1)) if scale is None else scale
+    scale = 1.0 / math.sqrt(max(query.shape[-1], 1)) if scale is None else number(scale)
     scores = matmul(query * scale, key.mT)
     if is_causal:
         attn_mask = to_backend_of(np.tri(scores.shape[-2], scores.shape[-1], dtype=bool), unwrap(scores))

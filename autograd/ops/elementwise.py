@@ -224,21 +224,23 @@ def tanh(a):
 @promoting
 def maximum(a, b):
     """The larger of a and b, or nan if one is, element by element. Equal ones get half the gradient each."""
-    return namespace(a, b).maximum(a, b), *_split_ties(unwrap(a) < unwrap(b), unwrap(a) > unwrap(b), a, b)
+    y = namespace(a, b).maximum(a, b)
+    x, z = unwrap(a), unwrap(b)
+    return y, *_split_ties(x < z, x > z, x == z, unwrap(y).dtype)
 
 
 @primitive
 @promoting
 def minimum(a, b):
     """The smaller of a and b, or nan if one is, element by element. Equal ones get half the gradient each."""
-    return namespace(a, b).minimum(a, b), *_split_ties(unwrap(a) > unwrap(b), unwrap(a) < unwrap(b), a, b)
+    y = namespace(a, b).minimum(a, b)
+    x, z = unwrap(a), unwrap(b)
+    return y, *_split_ties(x > z, x < z, x == z, unwrap(y).dtype)
 
 
-def _split_ties(first_loses, second_loses, *operands):
+def _split_ties(first_loses, second_loses, equal, dtype):
     """The vjps of two operands: none for the one that loses, half for each of equals, and all for both beside a nan."""
-    x, y = map(unwrap, operands)
-    like = reference_array(x, y)
-    part = astype(xp[type(like)].where(x == y, 0.5, 1.0), like.dtype)
+    part = astype(xp[type(equal)].where(equal, 0.5, 1.0), dtype)
     return lambda g: mask_grad(g * part, ~first_loses), lambda g: mask_grad(g * part, ~second_loses)
 
 
@@ -266,7 +268,9 @@ def clamp(a, min=None, max=None):
 
 @primitive
 def _clamp(a, low, high):
-    low, high = (bound if promoted(a, bound) is None else promoted(a, bound)[1] for bound in (low, high))
+    for bound in (low, high):
+        a, _ = promoted(a, bound) or (a, bound)
+    low, high = ((promoted(a, bound) or (a, bound))[1] for bound in (low, high))
     x, lo, hi = unwrap(a), unwrap(low), unwrap(high)
     value = namespace(a, low, high).clip(a, low, high)
     if low is None:

@@ -29,6 +29,8 @@ def getitem(a, index):
 def _part(i, a):
     """One part of an index, as the array library of a takes it."""
     i = unwrap(i)
+    if isinstance(i, np.integer):
+        return int(i)
     if not (hasattr(i, "dtype") or i is None or i is ... or isinstance(i, (int, slice, list, tuple))):
         i = np.asarray(i)  # a range, or a buffer of integers
     return integers(i, unwrap(a)) if hasattr(i, "dtype") and i.dtype != bool else i

@@ -52,9 +52,12 @@ def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5):
 
     x (..., *normalized_shape); weight and bias of shape normalized_shape, or None; the variance is the biased one.
     """
-    shape = (normalized_shape,) if isinstance(normalized_shape, (int, np.integer)) else tuple(normalized_shape)
-    if tuple(x.shape[x.ndim - len(shape) :]) != shape:
+    shape = (normalized_shape,) if isinstance(normalized_shape, (int, np.integer)) else normalized_shape
+    shape = tuple(map(int, shape))
+    if not shape or tuple(x.shape[x.ndim - len(shape) :]) != shape:
         raise ValueError(f"layer_norm: x of shape {tuple(x.shape)} does not end in the normalized shape {shape}")
+    if 0 in shape:
+        return _scaled(x, weight, bias)
     return _layer_norm(x, weight, bias, shape=shape, eps=number(eps))
 
 
@@ -64,8 +67,7 @@ def _layer_norm(x, weight, bias, *, shape, eps):  # x (..., *shape), weight and 
         return _unfused(lambda x: _standardize(x, axes=tuple(range(-len(shape), 0)), eps=eps), x, weight, bias)
     before, n = x.shape, math.prod(shape)
     w, b = (None if a is None else a.reshape(n) for a in (weight, bias))
-    d = x.reshape(math.prod(before[: x.ndim - len(shape)]), n)  # (R, n): a row for each sample
-    n = max(n, 1)
+    d = x.reshape(-1, n)  # (R, n): a row for each sample
     d = d - sum_keepdims(d, -1) / n
     r = 1.0 / np.sqrt(np.einsum("ri,ri->r", d, d)[:, None] / n + eps)
     y = d * r
@@ -77,7 +79,7 @@ def _layer_norm(x, weight, bias, *, shape, eps):  # x (..., *shape), weight and 
         g = g.reshape(d.shape)
         gy = g * y
         by_weight, by_bias = (None if w is None else sum_rows(gy)), (None if b is None else sum_rows(g))
-        v = (ones(d.shape[1], g.dtype) if w is None else w)[:, None] / n
+        v = (ones(n, g.dtype) if w is None else w)[:, None] / n
         along, mean = gy @ v, g @ v  # of g w: means of its products with y, and of itself
         by_x = np.multiply(y, along, out=gy)
         np.subtract(g if w is None else g * w, by_x, out=by_x)

@@ -63,7 +63,7 @@ def _regions(length, count):
 
 
 def _windows(name, x, kernel, stride, padding, dilation, ceil_mode):
-    stride = kernel if stride is None or stride == () else stride
+    stride = kernel if stride is None or (isinstance(stride, tuple) and not stride) else stride
     if x.ndim not in (3, 4):
         raise ValueError(f"{name}: needs images (N, C, H, W) or (C, H, W), got a shape {tuple(x.shape)}")
     windows = windows_over(name, x.shape[-2:], kernel, stride, padding, dilation, ceil_mode)

@@ -12,7 +12,6 @@ import numpy as np
 
 from allgrad.autograd.arrays import (
     astype,
-    mask_grad,
     max_keepdims,
     mean_over,
     narrow,
@@ -25,7 +24,7 @@ from allgrad.autograd.arrays import (
     xp,
 )  # fmt: skip
 from allgrad.autograd.engine import Tensor, attach_methods, primitive, unwrap
-from allgrad.autograd.ops.elementwise import abs, maximum, minimum, sign
+from allgrad.autograd.ops.elementwise import abs, maximum, minimum, sign, where
 from allgrad.autograd.ops.indexing import take_along_dim
 from allgrad.autograd.ops.shapes import pad, permute, reshape, squeeze
 
@@ -145,20 +144,21 @@ def std(a, *, axis=None, keepdims=False, correction=1):
 
 @_reduction
 @primitive
-def amax(a, *, axis=None, keepdims=False):
-    """Largest value over the axes. Equal largest values share the gradient evenly."""
-    return _split_among_equals(a, xp[type(a)].amax(a, axis=axis, keepdims=True), axis, keepdims)
+def amax(a, *, axis=None, keepdims=False, equal_nan=False):
+    """Largest value over the axes, nan if one is. Equal ones share the gradient evenly, nans only with equal_nan."""
+    return _split_among_equals(a, xp[type(a)].amax(a, axis=axis, keepdims=True), axis, keepdims, equal_nan)
 
 
 @_reduction
 @primitive
-def amin(a, *, axis=None, keepdims=False):
-    """Smallest value over the axes. Equal smallest values share the gradient evenly."""
-    return _split_among_equals(a, xp[type(a)].amin(a, axis=axis, keepdims=True), axis, keepdims)
+def amin(a, *, axis=None, keepdims=False, equal_nan=False):
+    """Smallest value over the axes, nan if one is. Equal ones share the gradient evenly, nans only with equal_nan."""
+    return _split_among_equals(a, xp[type(a)].amin(a, axis=axis, keepdims=True), axis, keepdims, equal_nan)
 
 
-def _split_among_equals(a, y, axis, keepdims):
-    chosen = unwrap(a) == unwrap(y)
+def _split_among_equals(a, y, axis, keepdims, equal_nan):
+    x, best = unwrap(a), unwrap(y)
+    chosen = (x == best) | ((x != x) & (best != best)) if equal_nan else x == best
     count = chosen.sum(axis=axis, keepdims=True)
     weight = astype(chosen / astype(count, widen(unwrap(y)).dtype), y.dtype)
     return _without_kept(y, axis, keepdims), lambda g: _restore(g, chosen.shape, axis) * weight
@@ -205,10 +205,10 @@ def min(a, axis=None, keepdims=False, *, dim=None, keepdim=None):
 
 
 def _extremum(a, axis, keepdims, of_two, of_all, place):
-    if hasattr(axis, "shape"):
+    if hasattr(axis, "shape") and not isinstance(axis, np.integer):
         return of_two(a, axis)
     if axis is None:
-        return of_all(a, None, keepdims)
+        return of_all(a, None, keepdims, equal_nan=True)
     indices = place(a, axis, True)
     values = take_along_dim(a, indices, axis)
     return Extremum(values, indices) if keepdims else Extremum(squeeze(values, axis), indices.squeeze(axis))
@@ -260,8 +260,8 @@ def norm(a, p=2.0, axis=None, keepdims=False, *, dim=None, keepdim=None):
         return _euclidean(a, axis, keepdims)
     a = abs(a)
     if p in (math.inf, -math.inf):
-        return (amax if p > 0 else amin)(a, axis, keepdims)
-    return sum(a if p else sign(a), axis, keepdims)
+        return (amax if p > 0 else amin)(a, axis, keepdims, equal_nan=True)
+    return sum(a if p else where(unwrap(a) != 0, 1.0 + 0.0 * sign(a), 0.0), axis, keepdims)
 
 
 @_reduction
@@ -280,10 +280,10 @@ def _p_norm(a, *, axis=None, keepdims=False, p):
     n, shape, wide = xp[type(a)], a.shape, widen(a)
     y = _p_norm(a, axis, True, p=p) if type(a) is Tensor else sum_over(n.abs(wide) ** p, axis, True) ** (1.0 / p)
 
-    def vjp(g):  # by a: sign(a) (|a| / y)^(p - 1)
+    def vjp(g):  # by a: sign(a) |a|^(p - 1) y^(1 - p)
         none, zero = unwrap(wide) == 0, unwrap(y) == 0
-        ratio = n.abs(n.where(none, 1.0, wide)) / n.where(zero, 1.0, y)
-        return narrow(mask_grad(_restore(g, shape, axis) * (n.sign(wide) * ratio ** (p - 1)), ~(none | zero)), a)
+        slope = n.where(none, 0.0, n.sign(wide) * n.abs(n.where(none, 1.0, wide)) ** (p - 1))
+        return narrow(_restore(g, shape, axis) * (slope * n.where(zero, 0.0, n.where(zero, 1.0, y) ** (1 - p))), a)
 
     return narrow(_without_kept(y, axis, keepdims), a), vjp
 
