@@ -94,7 +94,7 @@ def _adds_one_by_one(a, axis):
     if axis is None and a.flags.forc:
         return False
     lengths = {i: n for i, n in enumerate(a.shape) if n > 1}
-    innermost = min(lengths, key=lambda i: (abs(a.strides[i]), -i))
+    innermost = min(lengths, key=lambda i: (abs(a.strides[i]) or math.inf, -i))  # to NumPy; a stride of 0 comes last
     axes = range(a.ndim) if axis is None else [i % a.ndim for i in axis]
     return math.prod(a.shape[i] for i in axes if i != innermost) > LONG_SUM
 

@@ -101,7 +101,7 @@ def log_softmax(a, *, axis):
 @torch_rule(linalg.linear)
 def linear(x, weight, bias=None):
     if weight.ndim != 2:
-        raise ValueError("the weight is a matrix (out, in)")
+        raise ValueError("the weight (out, in)")
     y = torch.nn.functional.linear(x, weight, bias)
     return (y, lambda g: g @ weight, lambda g: OuterProduct(_rows(x), _rows(g)), lambda g: _rows(g).sum(0))
 

@@ -105,7 +105,7 @@ def pow(a, b):
     def by_base(g):
         zero = unwrap(b) == 0
         if zero is True or zero is False:  # of a number
-            return _zero(g * a) if zero else g * (b * a ** (b - 1))
+            return _zero(g) if zero else g * (b * a ** (b - 1))
         return mask_grad(g * (b * a ** _one_where(zero, b - 1, n)), ~zero)
 
     def by_exponent(g):

@@ -125,7 +125,7 @@ TABLE = [
     (V, "stubborn: shapes (2, 3) and () do not fit together (no reason)", lambda: stubborn(tensor(2, 3), 1.0)),
     (V, "matmul: shapes (64, 784) and (128, 784) do not fit together (", lambda: tensor(64, 784) @ tensor(128, 784)),
     (V, "linear: shapes (2, 3) and (4, 2) do not fit together (", lambda: ag.linear(tensor(2, 3), np.ones((4, 2)))),
-    (V, "linear: shapes (2, 3) and (3,) do not fit together (the weight is a matrix (out, in))",
+    (V, "linear: shapes (2, 3) and (3,) do not fit together (the last axis of the input",
      lambda: ag.linear(ag.tensor(torch.ones(2, 3)), torch.ones(3))),
     (V, "linear: shapes (2, 3) and (4, 3) and (3,) do not",
      lambda: ag.linear(tensor(2, 3), np.ones((4, 3)), np.ones(3))),

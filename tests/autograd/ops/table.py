@@ -44,7 +44,7 @@ __all__ = [
 
 # Of an expression with an operator that has no complex derivative, such as |a|: steps in the complex plane, which give
 # derivatives to the last digit, are left out.
-NOT_ANALYTIC = r"abs|sign|round|binary|l1_loss|norm\(a, (0\.|1|3|-)"
+NOT_ANALYTIC = r"abs|sign|round|binary|l1_loss|norm\(a, (0\.|1|3|-|np)"
 # Where values are not finite, torch's own sums of them depend on their order (inf - inf), its vector code takes another
 # branch at nan than its code for single numbers, its product has no derivative, or its spelling here has another one.
 OTHERWISE_AT_EDGES = (

@@ -30,7 +30,7 @@ TABLE = [
     *cases([(2, 3), (2, 3)], *[f"m.stack([a, b, a * b], axis={axis})" for axis in (0, 1, 2, -1)]),
     *cases([(3, 4)], "m.stack([row * row for row in a])", "m.stack((a[0, 0], a[1, 1]))"),
     *cases([(3, 4)], "m.flip(a, (0, 1))", "a.flip(-1)", "a.roll(1, 0)", "m.roll(a, (1, -2), (0, 1))", "m.roll(a, 5)"),
-    *over("m.flip(a, -1)", [(1,)], [(1, 1)], [(0, 3)]),
+    *over("m.flip(a, (-1,))", [(1,)], [(1, 1)], [(0, 3)]),
     *cases([(3, 4)], "m.tril(a)", "a.tril(1)", "m.triu(a, -1)", "a.triu(diagonal=2)", "m.cat([a, a[:, :1]], 1)"),
     *cases([(3, 4)], "m.cat([a[0, :0], a], dim=1)"),
     *cases([(3, 5)], "m.split(a, 2, 1)[1]", "m.split(a, [1, 4], dim=1)[1]", "m.chunk(a, 3, -1)[2]", "a.chunk(2)[0]"),
