@@ -72,7 +72,7 @@ def number(x):
     return x.item() if hasattr(x, "item") else x
 
 
-def promoted(a, b):
+def promoted(a, b) -> Any:
     """Two NumPy operands in one dtype where torch takes it from one of them; None if NumPy's promotion is torch's.
 
     Floating arrays pass on their dtype to arrays of integers, and to those of shape (): NumPy would make float64 of it.

@@ -162,7 +162,11 @@ def _as_torch_promotes(rule, x, y):
     if alike is None:
         return None
     value, *vjps = rule(*alike)
-    return value, *[lambda g, vjp=vjp, a=a: astype(vjp(g), a.dtype) for vjp, a in zip(vjps, (x, y))]
+
+    def in_own_dtype(vjp, dtype):
+        return lambda g: vjp(g) if type(g) is Tensor else astype(vjp(g), dtype)
+
+    return value, *[in_own_dtype(vjp, a.dtype) for vjp, a in zip(vjps, (x, y))]
 
 
 def shared(pullback, count):

@@ -1,6 +1,7 @@
 """Picking elements: by integers, slices, masks and index arrays, along an axis, and as rows of a table."""
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ def getitem(a, index):
     return _getitem(a, index=index)
 
 
-def _part(i, a):
+def _part(i: Any, a):
     """One part of an index, as the array library of a takes it."""
     i = unwrap(i)
     if isinstance(i, np.integer):

@@ -170,3 +170,11 @@ def test_a_parameter_frozen_after_an_optimizer_was_made_stays():
     model(np.ones((4, 2), "f4")).sum().backward()
     optimizer.step()
     assert (model.weight.data == before).all()
+
+
+def test_parameters_of_longdouble_are_updated_in_it():
+    if np.dtype(np.longdouble).itemsize > 8:
+        p = ag.tensor(np.ones(2, np.longdouble), requires_grad=True)
+        p.backward(np.ones(2, np.longdouble))
+        optim.Adam([p], lr=0.1).step()
+        assert p.dtype == np.longdouble and np.allclose(np.asarray(p.data, float), 0.9)
