@@ -69,6 +69,34 @@ def as_operand(a, name):
     raise TypeError(f"{name}: {COMPUTES_ON} {type(a).__name__}")
 
 
+def number(x):
+    """A static argument, such as a slope, as a Python number: NumPy's promote float32 to float64."""
+    return x.item() if hasattr(x, "item") else x
+
+
+def promoted(a, b) -> Any:
+    """Two NumPy operands in one dtype where torch takes it from one of them; None if NumPy's promotion is torch's.
+
+    Floating arrays pass on their dtype to arrays of integers, and to those of shape (): NumPy would make float64 of it.
+    """
+    if not (isinstance(a, (np.ndarray, np.generic)) and isinstance(b, (np.ndarray, np.generic))) or a.dtype == b.dtype:
+        return None
+    floats = [x for x in (a, b) if x.dtype.kind == "f"]
+    if len(floats) == 2:
+        floats = [x for x in floats if x.ndim] if (a.ndim == 0) != (b.ndim == 0) else []
+    elif a.dtype.kind not in "biuf" or b.dtype.kind not in "biuf":
+        return None
+    return tuple(x.astype(floats[0].dtype, copy=False) for x in (a, b)) if floats else None
+
+
+def beside_torch(*operands):
+    """The operands with NumPy's arrays as torch's, if there are both among them; else None."""
+    like = next((x for x in operands if is_torch(x)), None)
+    if like is None or not any(isinstance(x, (np.ndarray, np.generic)) for x in operands):
+        return None
+    return [to_backend_of(x, like) if isinstance(x, (np.ndarray, np.generic)) else x for x in operands]
+
+
 def is_torch(a):
     """Whether a is a torch tensor."""
     torch = sys.modules.get("torch")

@@ -20,7 +20,9 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from allgrad.autograd.arrays import OPERAND_TYPES, as_operand
+import numpy as np
+
+from allgrad.autograd.arrays import OPERAND_TYPES, as_operand, astype, beside_torch, promoted
 from allgrad.autograd.engine import modes
 from allgrad.autograd.engine.errors import named_error, shape_error
 from allgrad.autograd.engine.graph import Node
@@ -28,6 +30,8 @@ from allgrad.autograd.engine.modes import here
 from allgrad.autograd.engine.tensor import Tensor, tensor
 
 ARGUMENT_TYPES = OPERAND_TYPES | {Tensor, type(None)}  # what a rule takes as it is; None: an argument left out
+NUMBERS = {float, int, bool, complex}
+DOUBLE = np.dtype("float64")
 operations: weakref.WeakSet = weakref.WeakSet()  # all primitives, whose rules `engine.instrument` exchanges
 
 
@@ -47,6 +51,7 @@ def primitive(rule: Callable) -> Callable[..., Tensor]:
     parameters = signature.parameters.values()
     names = [p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
     name = rule.__name__.strip("_")
+    promotes = getattr(rule, "promotes", False)
 
     def unary(a, **static):
         if type(a) is not Tensor:
@@ -67,7 +72,7 @@ def primitive(rule: Callable) -> Callable[..., Tensor]:
         if type(a) is Tensor:
             x, p, level = a.data, a.node, a.level
         else:
-            x = a if type(a) in OPERAND_TYPES else as_operand(a, name)
+            x = a if type(a) in NUMBERS else _constant(a, name, b if promotes else None)
         if type(b) is Tensor:
             if b.level == level:
                 y, q = b.data, b.node
@@ -78,11 +83,13 @@ def primitive(rule: Callable) -> Callable[..., Tensor]:
                     x, p = a, None
                 y, q, level = b.data, b.node, b.level
         else:
-            y = b if type(b) in OPERAND_TYPES else as_operand(b, name)
+            y = b if type(b) in NUMBERS else _constant(b, name, a if promotes else None)
         try:
             value, u, v = rule(x, y)
-        except (ValueError, RuntimeError) as error:
-            raise shape_error(name, error, a, b) from None
+            if promotes and getattr(value, "dtype", None) is DOUBLE:
+                value, u, v = _as_torch_promotes(rule, x, y) or (value, u, v)
+        except (ValueError, RuntimeError, TypeError) as error:
+            value, u, v = _beside_torch(rule, (x, y), {}, error, name, (a, b))
         if p is q is None or (modes.pauses and not here.recording):
             return Tensor(value, None, level)
         if q is None:
@@ -110,8 +117,8 @@ def primitive(rule: Callable) -> Callable[..., Tensor]:
                 nodes.append(None)
         try:
             value, *vjps = rule(*values, **static)
-        except (ValueError, RuntimeError) as error:
-            raise shape_error(name, error, *args) from None
+        except (ValueError, RuntimeError, TypeError) as error:
+            value, *vjps = _beside_torch(rule, values, static, error, name, args)
         if modes.pauses and not here.recording:
             return Tensor(value, None, level)
         edges = tuple([(n, vjp, n.version) for n, vjp in zip(nodes, vjps) if n is not None])
@@ -131,6 +138,36 @@ def primitive(rule: Callable) -> Callable[..., Tensor]:
     operation.__signature__, operation.__doc__ = signature, rule.__doc__
     operation.__module__ = rule.__module__
     return operation
+
+
+def _constant(a, name, other):
+    """An operand that is no Tensor as the rule takes it: an array of torch, if the other operand is one."""
+    a = a if type(a) in OPERAND_TYPES else as_operand(a, name)
+    return (beside_torch(a, other.data) or [a])[0] if type(other) is Tensor else a
+
+
+def _beside_torch(rule, values, static, error, name, operands):
+    """The rule with NumPy's arrays as torch's, if it failed because it was given both; else that error, with shapes."""
+    mixed = beside_torch(*values)
+    try:
+        if mixed is not None:
+            return rule(*mixed, **static)
+    except (ValueError, RuntimeError, TypeError) as second:
+        error = second
+    raise (error if isinstance(error, TypeError) else shape_error(name, error, *operands)) from None
+
+
+def _as_torch_promotes(rule, x, y):
+    """The rule of two operands in torch's common dtype, if NumPy's is another; each gradient in its operand's own."""
+    alike = promoted(x, y)
+    if alike is None:
+        return None
+    value, *vjps = rule(*alike)
+
+    def in_own_dtype(vjp, dtype):
+        return lambda g: vjp(g) if type(g) is Tensor else astype(vjp(g), dtype)
+
+    return value, *[in_own_dtype(vjp, a.dtype) for vjp, a in zip(vjps, (x, y))]
 
 
 def shared(pullback, count):

@@ -6,6 +6,7 @@ import numpy as np
 
 from allgrad.autograd import init as initial
 from allgrad.autograd.arrays import normalize_axis
+from allgrad.autograd.engine import get_default_dtype
 from allgrad.autograd.nn.module import Module, Parameter
 from allgrad.autograd.nn.placement import placed
 from allgrad.autograd.ops import einsum, flatten, linear, prelu, reshape

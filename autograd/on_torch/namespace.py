@@ -65,14 +65,19 @@ def minimum(a, b, out=None):
 
 def clip(a, low, high):
     if isinstance(low, torch.Tensor) or isinstance(high, torch.Tensor) or not isinstance(a, torch.Tensor):
-        return minimum(maximum(a, low), high)
+        a = a if low is None else maximum(a, low)
+        return a if high is None else minimum(a, high)
     return torch.clip(a, low, high)
 
 
 def _both(a, b):
-    """Both as tensors; one may be a number, which takes the dtype of the other."""
+    """Both as tensors; one may be a number, which takes the dtype of the other unless that is one of integers."""
     like = a if isinstance(a, torch.Tensor) else b
-    return tuple(x if isinstance(x, torch.Tensor) else like.new_tensor(x) for x in (a, b))
+    exact = isinstance(a, float) or isinstance(b, float)
+    dtype = None if exact and not like.is_floating_point() else like.dtype
+    return tuple(
+        x if isinstance(x, torch.Tensor) else torch.as_tensor(x, dtype=dtype, device=like.device) for x in (a, b)
+    )
 
 
 def cumsum(a, axis):
@@ -120,7 +125,7 @@ def _places(shape, index, device):
     if not _unlike_torch(index):
         return torch.arange(math.prod(shape), device=device).reshape(shape)[index]
     index = tuple(to_numpy(i) if isinstance(i, torch.Tensor) else i for i in index) if type(index) is tuple else index
-    return torch.as_tensor(np.ascontiguousarray(np.arange(math.prod(shape)).reshape(shape)[index]), device=device)
+    return torch.as_tensor(np.arange(math.prod(shape)).reshape(shape)[index].copy(), device=device)
 
 
 xp[torch.Tensor] = sys.modules[__name__]

@@ -4,6 +4,8 @@ They call the same kernels as torch.autograd, forward and backward, without it. 
 in float32; the cross-entropy of half-precision logits is a float32 number.
 """
 
+import math
+
 import torch
 
 from allgrad.autograd.arrays import OuterProduct
@@ -98,12 +100,14 @@ def log_softmax(a, *, axis):
 
 @torch_rule(linalg.linear)
 def linear(x, weight, bias=None):
+    if weight.ndim != 2:
+        raise ValueError("the weight (out, in)")
     y = torch.nn.functional.linear(x, weight, bias)
     return (y, lambda g: g @ weight, lambda g: OuterProduct(_rows(x), _rows(g)), lambda g: _rows(g).sum(0))
 
 
 def _rows(x):
-    return x.reshape(-1, x.shape[-1])
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 @torch_rule(indexing._embedding)
@@ -115,7 +119,7 @@ def embedding(w, *, indices, padding):
 
 @torch_rule(convolution._conv2d)
 def conv2d(x, w, bias, *, windows, groups):
-    image, padding = _padded(x, windows)
+    image, padding = _reached(x, windows)
     if image.is_cpu:  # whose kernels are faster with the channels innermost; what follows keeps the order
         image = image.contiguous(memory_format=torch.channels_last)
     options = windows.stride, padding, windows.dilation, False, (0, 0), groups
@@ -147,7 +151,7 @@ def conv_transpose2d(g, w, bias, *, windows, groups):
 
 @torch_rule(convolution._conv2d_by_weight)
 def conv2d_by_weight(g, x, *, windows, groups):
-    image, padding = _padded(x, windows)
+    image, padding = _reached(x, windows)
     options = windows.stride, padding, windows.dilation, False, (0, 0), groups
     like = g.new_empty((g.shape[1], x.shape[1] // groups, *windows.kernel))
     return (
@@ -169,14 +173,30 @@ def _padded(x, windows, value=0.0):
     return windows.pad(x, value), (0, 0)
 
 
+def _reached(x, windows):
+    """`_padded`; where more windows would fit than these, the image without the elements that none reaches."""
+    whole = [n + sum(p) for n, p in zip(windows.size, windows.padding)]
+    if all(n - reach < s for n, reach, s in zip(whole, windows.reach, windows.stride)):
+        return _padded(x, windows)
+    rows, columns = windows.reach
+    return windows.pad(x)[..., :rows, :columns], (0, 0)
+
+
 def _cropped(x, windows):
-    """The image without the padding that `_padded` may have put around it."""
-    return x if tuple(x.shape[-2:]) == windows.size else windows.crop(x)
+    """The image as it was before `_padded` or `_reached`: without padding, and with what they left out."""
+    if tuple(x.shape[-2:]) == windows.size:
+        return x
+    rows, columns = (n + sum(p) for n, p in zip(windows.size, windows.padding))
+    missing = rows - x.shape[-2], columns - x.shape[-1]
+    return windows.crop(torch.nn.functional.pad(x, (0, missing[1], 0, missing[0])) if any(missing) else x)
 
 
 @torch_rule(pooling._max_pool)
 def max_pool(x, *, windows):
-    image, padding = _padded(x, windows, -torch.inf)
+    if windows.hollow:  # windows without an element of the image, for which the kernel writes out of bounds
+        y, places = pooling._largest(x, windows)
+        return y, lambda g: pooling._put(g, windows, places)
+    image, padding = _padded(x, windows, pooling.lowest(x))
     options = (windows.kernel, windows.stride, padding, windows.dilation, False)
     y, places = aten.max_pool2d_with_indices.default(image, *options)
 

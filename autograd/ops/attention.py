@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from allgrad.autograd.arrays import astype, kind, to_backend_of, xp
+from allgrad.autograd.arrays import astype, kind, number, to_backend_of, xp
 from allgrad.autograd.engine import Tensor, shape_of, unwrap
 from allgrad.autograd.ops.activations import softmax
 from allgrad.autograd.ops.dropout import dropout
@@ -22,13 +22,14 @@ def scaled_dot_product_attention(query, key, value, attn_mask=None, dropout_p=0.
     if is_causal and attn_mask is not None:
         raise ValueError("scaled_dot_product_attention: give attn_mask or is_causal, not both")
     _check_shapes(query, key, value, attn_mask)
-    scores = matmul(query * (1.0 / math.sqrt(query.shape[-1]) if scale is None else scale), key.mT)
+    scale = 1.0 / math.sqrt(max(query.shape[-1], 1)) if scale is None else number(scale)
+    scores = matmul(query * scale, key.mT)
     if is_causal:
         attn_mask = to_backend_of(np.tri(scores.shape[-2], scores.shape[-1], dtype=bool), unwrap(scores))
     if attn_mask is None:
         return matmul(dropout(softmax(scores), dropout_p), value)
     mask = to_backend_of(unwrap(attn_mask), unwrap(scores))
-    allowed = mask if kind(mask.dtype) == "b" else mask > -math.inf
+    allowed = mask if kind(mask.dtype) == "b" else mask != -math.inf
     somewhere = allowed.any(axis=-1, keepdims=True)
     if kind(mask.dtype) == "b":
         mask = xp[type(mask)].where(mask, 0.0, -math.inf)

@@ -20,7 +20,7 @@ import math
 
 import numpy as np
 
-from allgrad.autograd.arrays import NUMPY_TYPES
+from allgrad.autograd.arrays import NUMPY_TYPES, kind
 from allgrad.autograd.engine import Tensor, primitive, shape_of
 from allgrad.autograd.ops.shapes import unsqueeze
 from allgrad.autograd.ops.windows import TO_NCHW, Pair, Windows, pair, to_hcwn, windows_over
@@ -157,13 +157,16 @@ def _rows(g, groups):
 
 def _check_shapes(name, x, weight, bias, axis, groups, rank=4):
     """ValueError if shapes do not fit; `axis` of the weight has the channels of x, or those of one group if it is 1."""
-    if not isinstance(groups, int) or groups < 1:
+    if not isinstance(groups, (int, np.integer)) or groups < 1:
         raise ValueError(f"{name}: groups is an integer of at least 1, got {groups!r}")
     channels = weight.shape[axis] * (groups if axis else 1) if weight.ndim == rank else 0
     if x.ndim != rank or x.shape[1] != channels or weight.shape[0] % groups:
         seen = f"an image {tuple(x.shape)} and a weight {tuple(weight.shape)} with groups={groups}"
         todo = f"the weight expects {channels} channels, and groups of equal size"
         raise ValueError(f"{name}: {seen} do not fit together: {todo}")
+    if kind(x.dtype) != "f" and "f" in {kind(a.dtype) for a in (weight, bias) if a is not None}:
+        dtypes = ", ".join(str(a.dtype) for a in (x, weight, bias) if a is not None)
+        raise TypeError(f"{name}: image, weight and bias are of {dtypes}: convert the integers to floating numbers")
     outputs = weight.shape[0] if axis else weight.shape[1] * groups
     if bias is not None and math.prod(shape_of(bias)) != outputs:
         raise ValueError(f"{name}: the bias has one number for each of {outputs} outputs, got {shape_of(bias)}")

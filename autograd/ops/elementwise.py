@@ -1,36 +1,58 @@
 """Elementwise operations: arithmetic, powers and logarithms, trigonometry, selection.
 
 Arguments are tensors, arrays or numbers that broadcast as in NumPy. The engine sums gradients over broadcast axes, so
-that no rule mentions them. Floating results have the dtype NumPy gives them: float32 and a Python number make float32.
+that no rule mentions them. Floating results have the dtype NumPy gives them: float32 and a Python number make float32;
+and, as in torch, so do float32 and integers, or an array of shape ().
 """
 
 import math
 
-from allgrad.autograd.arrays import astype, erf as erf_of, kind, mask_grad, namespace, to_backend_of, xp
+from allgrad.autograd.arrays import (
+    astype,
+    erf as erf_of,
+    full,
+    kind,
+    mask_grad,
+    namespace,
+    number,
+    promoted,
+    sign as sign_of,
+    to_backend_of,
+    xp,
+)  # fmt: skip
 from allgrad.autograd.engine import Tensor, attach_methods, primitive, reference_array, unwrap
+
+
+def promoting(rule):
+    """Mark a rule of two arrays: where they are of two dtypes, its operation brings them to one as torch does."""
+    rule.promotes = True
+    return rule
 
 
 def add(a, b, *, alpha=1):
     """a + alpha b."""
-    return _add(a, b if alpha == 1 else b * alpha)
+    return _add(a, b if alpha == 1 else mul(b, number(alpha)))
 
 
 @primitive
+@promoting
 def _add(a, b):
     return a + b, lambda g: g, lambda g: g
 
 
 def sub(a, b, *, alpha=1):
     """a - alpha b."""
-    return _sub(a, b if alpha == 1 else b * alpha)
+    return _sub(a, b if alpha == 1 else mul(b, number(alpha)))
 
 
 @primitive
+@promoting
 def _sub(a, b):
     return a - b, lambda g: g, lambda g: -g
 
 
 @primitive
+@promoting
 def mul(a, b):
     """a * b."""
     return a * b, lambda g: g * b, lambda g: g * a
@@ -44,6 +66,7 @@ def div(a, b, *, rounding_mode=None):
 
 
 @primitive
+@promoting
 def _div(a, b):
     y = a / b
     return y, lambda g: g / b, lambda g: -g * y / b
@@ -52,10 +75,18 @@ def _div(a, b):
 @primitive
 def _div_rounded(a, b, *, down):
     if type(a) is Tensor or type(b) is Tensor:
-        y = _div_rounded(a, b, down=down)
-    else:
-        y = a // b if down else namespace(a, b).trunc(a / b)
-    return y, lambda g: g * 0.0, lambda g: g * 0.0
+        return _div_rounded(a, b, down=down), _zero, _zero
+    a, b = promoted(a, b) or (a, b)
+    n = namespace(a, b)
+    y = a // b if down else n.trunc(a / b)
+    if not down and kind((whole := a // b).dtype) in "biu":  # exact for integers, which a quotient in floats is not
+        y = n.where((a % b != 0) & (whole < 0), whole + 1, whole)
+    return y, _zero, _zero
+
+
+def _zero(g):
+    """The gradient of what is constant between its jumps: 0, also where g is nan or infinite."""
+    return mask_grad(g, full((), False, unwrap(g), "bool"))
 
 
 @primitive
@@ -65,30 +96,38 @@ def neg(a):
 
 
 @primitive
+@promoting
 def pow(a, b):
-    """a ** b. Where b = 0 the derivative by a is 0, and where a = 0 that by b is 0."""
+    """a ** b. Where b = 0 the derivative by a is 0, and where a = 0 and b >= 0 that by b is 0."""
     y = a**b
     n = namespace(a, b)
 
     def by_base(g):
-        return g * (b * a ** _unless(b - 1, unwrap(b) == 0, n))
+        zero = unwrap(b) == 0
+        if zero is True or zero is False:  # of a number
+            return _zero(g) if zero else g * (b * a ** (b - 1))
+        return mask_grad(g * (b * a ** _one_where(zero, b - 1, n)), ~zero)
 
     def by_exponent(g):
-        base = _unless(a, unwrap(a) == 0, n)
-        return g * (y * (_log(base) if isinstance(base, (int, float)) else n.log(base)))
+        still = (unwrap(a) == 0) & (unwrap(b) >= 0)
+        if isinstance(a, (int, float)):
+            log = (
+                math.log(a)
+                if a > 0
+                else math.nan
+                if a
+                else astype(xp[type(still)].where(still, 0.0, -math.inf), y.dtype)
+            )
+        else:
+            log = n.log(_one_where(still, a, n))
+        return g * (y * log)
 
     return y, by_base, by_exponent
 
 
-def _log(x):
-    return math.log(x) if x > 0 else math.nan
-
-
-def _unless(x, replaced, n):
-    """x, an array or a number, with 1 where the mask `replaced` holds."""
-    if isinstance(x, (int, float)):
-        return 1 if replaced else x
-    return n.where(replaced, 1.0, x) if replaced.any() else x
+def _one_where(replaced, x, n):
+    """x with 1 where the mask holds."""
+    return n.where(replaced, 1, x) if replaced.any() else x
 
 
 @primitive
@@ -152,14 +191,14 @@ def erf(a):
 
 @primitive
 def abs(a):
-    """|a|, with derivative 0 at 0."""
-    return xp[type(a)].abs(a), lambda g: g * xp[type(a)].sign(a)
+    """|a|, with derivative 0 at 0 and where a is nan."""
+    return xp[type(a)].abs(a), lambda g: g * (sign if type(a) is Tensor else sign_of)(a)
 
 
 @primitive
 def sign(a):
-    """-1, 0 or 1; its derivative is 0 everywhere."""
-    return xp[type(a)].sign(a), lambda g: g * 0.0
+    """-1, 0 or 1, also 0 of nan; its derivative is 0 everywhere."""
+    return (sign if type(a) is Tensor else sign_of)(a), _zero
 
 
 @primitive
@@ -182,22 +221,27 @@ def tanh(a):
 
 
 @primitive
+@promoting
 def maximum(a, b):
-    """The larger of a and b, element by element. Where they are equal, each gets half of the gradient."""
-    return namespace(a, b).maximum(a, b), *_split_ties(unwrap(a) >= unwrap(b), unwrap(a) <= unwrap(b), a, b)
+    """The larger of a and b, or nan if one is, element by element. Equal ones get half the gradient each."""
+    y = namespace(a, b).maximum(a, b)
+    x, z = unwrap(a), unwrap(b)
+    return y, *_split_ties(x < z, x > z, x == z, unwrap(y).dtype)
 
 
 @primitive
+@promoting
 def minimum(a, b):
-    """The smaller of a and b, element by element. Where they are equal, each gets half of the gradient."""
-    return namespace(a, b).minimum(a, b), *_split_ties(unwrap(a) <= unwrap(b), unwrap(a) >= unwrap(b), a, b)
+    """The smaller of a and b, or nan if one is, element by element. Equal ones get half the gradient each."""
+    y = namespace(a, b).minimum(a, b)
+    x, z = unwrap(a), unwrap(b)
+    return y, *_split_ties(x > z, x < z, x == z, unwrap(y).dtype)
 
 
-def _split_ties(first, second, *operands):
-    """The vjps of two operands: each gets the gradient where its mask holds, and half of it where both do."""
-    like = reference_array(*operands)
-    part = astype(xp[type(like)].where(first & second, 0.5, 1.0), like.dtype)
-    return lambda g: mask_grad(g * part, first), lambda g: mask_grad(g * part, second)
+def _split_ties(first_loses, second_loses, equal, dtype):
+    """The vjps of two operands: none for the one that loses, half for each of equals, and all for both beside a nan."""
+    part = astype(xp[type(equal)].where(equal, 0.5, 1.0), dtype)
+    return lambda g: mask_grad(g * part, ~first_loses), lambda g: mask_grad(g * part, ~second_loses)
 
 
 @primitive
@@ -207,27 +251,36 @@ def where(condition, a, b):
     if kind(c.dtype) not in "biu":
         raise TypeError(f"where: the condition is an array of booleans, such as a > 0, not of {c.dtype}")
     c = c if kind(c.dtype) == "b" else c != 0
+    a, b = promoted(a, b) or (a, b)
     return namespace(a, b, c).where(c, a, b), None, lambda g: mask_grad(g, c), lambda g: mask_grad(g, ~c)
 
 
 def clamp(a, min=None, max=None):
     """a limited to [min, max]: numbers or arrays, one of which may be None; where min is above max, the result is max.
 
-    The derivative by a is 1 within the bounds, ends included; that by a bound is 1 where a is beyond it.
+    The derivative by a is 1 within the bounds, ends included; that by a bound is 1 where a is beyond it, and by min
+    only where that is below max.
     """
     if min is None and max is None:
         raise ValueError("clamp: give min, max or both")
-    return _clamp(a, -math.inf if min is None else min, math.inf if max is None else max)
+    return _clamp(a, min, max)
 
 
 @primitive
 def _clamp(a, low, high):
+    for bound in (low, high):
+        a, _ = promoted(a, bound) or (a, bound)
+    low, high = ((promoted(a, bound) or (a, bound))[1] for bound in (low, high))
     x, lo, hi = unwrap(a), unwrap(low), unwrap(high)
-    inside = (x >= lo) & (x <= hi)
+    value = namespace(a, low, high).clip(a, low, high)
+    if low is None:
+        return value, lambda g: mask_grad(g, x <= hi), None, lambda g: mask_grad(g, x > hi)
+    if high is None:
+        return value, lambda g: mask_grad(g, x >= lo), lambda g: mask_grad(g, x < lo)
     return (
-        namespace(a, low, high).clip(a, low, high),
-        lambda g: mask_grad(g, inside),
-        lambda g: mask_grad(g, (x < lo) & (lo <= hi)),
+        value,
+        lambda g: mask_grad(g, (x >= lo) & (x <= hi)),
+        lambda g: mask_grad(g, (x < lo) & (lo < hi)),
         lambda g: mask_grad(g, (x > hi) | (lo > hi)),
     )
 

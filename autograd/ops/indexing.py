@@ -1,6 +1,7 @@
 """Picking elements: by integers, slices, masks and index arrays, along an axis, and as rows of a table."""
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from allgrad.autograd.arrays import (
     is_torch,
     kind,
     like_arg,
+    mask_grad,
     normalize_axis,
     record_as_one_step,
     xp,
@@ -25,9 +27,11 @@ def getitem(a, index):
     return _getitem(a, index=index)
 
 
-def _part(i, a):
+def _part(i: Any, a):
     """One part of an index, as the array library of a takes it: a list, a range or a memoryview as an array."""
     i = unwrap(i)
+    if isinstance(i, np.integer):
+        return int(i)
     single = i is None or i is ... or isinstance(i, slice) or hasattr(i, "__index__") or hasattr(i, "dtype")
     if not single and len(i):
         i = np.asarray(i)
@@ -153,7 +157,7 @@ def _embedding(w, *, indices, padding):
 
     def vjp(g):
         if padding is not None:
-            g = g * (indices != padding % shape[0])[..., None]
+            g = mask_grad(g, (indices != padding % shape[0])[..., None])
         return linear_map(_add_rows, _pick, g.reshape((math.prod(indices.shape), shape[1])), indices.reshape(-1), shape)
 
     return _embedding(w, indices=indices, padding=padding) if type(w) is Tensor else w[indices], vjp

@@ -134,18 +134,23 @@ def _diagonal(x, labels):
 
 @primitive
 def _einsum(*operands, inputs, output):
+    lengths: dict = {}
+    for labels, x in zip(inputs, operands):
+        lengths |= {c: n for c, n in zip(labels, shape_of(x)) if lengths.get(c, 1) == 1}
+
     def vjp(i):
         others = [x for j, x in enumerate(operands) if j != i]
         labels = [labels for j, labels in enumerate(inputs) if j != i]
+        mine = dict(zip(inputs[i], shape_of(operands[i])))
         known = "".join(c for c in inputs[i] if c in output or any(c in other for other in labels))
+        known = "".join(c for c in known if mine[c] > 1 or lengths[c] == 1)  # the others: it was broadcast, so summed
 
         def pull(g):
             d = _contract([output, *labels], known, [g, *others])
             # Axes that only this operand has were summed over: each of their elements gets the same gradient.
             sizes = dict(zip(known, d.shape))
             d = d.reshape(tuple(sizes.get(c, 1) for c in inputs[i]))
-            shape = tuple(sizes.get(c, n) for c, n in zip(inputs[i], operands[i].shape))
-            return xp[type(d)].broadcast_to(d, shape)
+            return xp[type(d)].broadcast_to(d, shape_of(operands[i]))
 
         return pull
 

@@ -10,7 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from allgrad.autograd.arrays import astype, cast_like, ones, sum_keepdims, sum_rows, to_numpy, xp
+from allgrad.autograd.arrays import (
+    LONG_SUM,
+    astype,
+    cast_like,
+    number,
+    ones,
+    sum_keepdims,
+    sum_over,
+    sum_rows,
+    to_numpy,
+    xp,
+)
 from allgrad.autograd.engine import Tensor, declare_modes, here, primitive, setting, shared, unfused, unwrap
 from allgrad.autograd.ops.windows import TO_NCHW, to_hcwn
 
@@ -40,10 +51,13 @@ def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5):
 
     x (..., *normalized_shape); weight and bias of shape normalized_shape, or None; the variance is the biased one.
     """
-    shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
-    if tuple(x.shape[x.ndim - len(shape) :]) != shape:
+    shape = (normalized_shape,) if isinstance(normalized_shape, (int, np.integer)) else normalized_shape
+    shape = tuple(map(int, shape))
+    if not shape or tuple(x.shape[x.ndim - len(shape) :]) != shape:
         raise ValueError(f"layer_norm: x of shape {tuple(x.shape)} does not end in the normalized shape {shape}")
-    return _layer_norm(x, weight, bias, shape=shape, eps=eps)
+    if 0 in shape:
+        return _scaled(x, weight, bias)
+    return _layer_norm(x, weight, bias, shape=shape, eps=number(eps))
 
 
 @primitive
@@ -82,10 +96,10 @@ def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5):
     """
     _check_channels("group_norm", x)
     n, c, *rest = x.shape
-    if c % num_groups:
+    if num_groups < 1 or c % num_groups:
         raise ValueError(f"group_norm: {c} channels cannot be cut into {num_groups} groups")
     groups = x.reshape(n, num_groups, c // num_groups * math.prod(rest))
-    y = _standardize(groups, axes=(-1,), eps=eps).reshape(*x.shape)
+    y = _standardize(groups, axes=(-1,), eps=number(eps)).reshape(*x.shape)
     return _scaled(y, _by_channel(weight, x.ndim), _by_channel(bias, x.ndim))
 
 
@@ -96,17 +110,22 @@ def batch_norm(x, running_mean=None, running_var=None, weight=None, bias=None, t
     them by `momentum`, the variance in its unbiased form. Otherwise the running ones are used.
     """
     _check_channels("batch_norm", x)
+    eps, momentum = number(eps), number(momentum)
+    if not eps > 0:
+        raise ValueError(f"batch_norm: eps must be positive, got {eps}")
     count = math.prod(x.shape) // max(x.shape[1], 1)
 
     def move(mean, variance, count=count):
         for held, new in ((running_mean, mean), (running_var, variance * (count / (count - 1)))):
             running: Any = unwrap(held)
-            running += momentum * (astype(new.reshape(-1), running.dtype) - running)
+            running += momentum * (cast_like(new.reshape(-1), running) - running)
 
     if training:
         moments = None if running_mean is None else move
         if here.sum_over_parts is not None:
             return _batch_norm_of_part(x, weight, bias, eps=eps, moments=moments, total=here.sum_over_parts)
+        if count == 0:
+            return _scaled(x, _by_channel(weight, x.ndim), _by_channel(bias, x.ndim))
         if count < 2:
             seen = f"a batch of shape {tuple(x.shape)} has {count} value{'s' * (count != 1)} a channel"
             raise NoVarianceError(f"batch_norm: {seen}: no variance to train with")
@@ -115,7 +134,7 @@ def batch_norm(x, running_mean=None, running_var=None, weight=None, bias=None, t
         raise ValueError("batch_norm: without running_mean and running_var, only training=True has statistics to use")
     ndim = x.ndim
     mean, scale = (
-        _by_channel(astype(a, x.dtype), ndim) for a in (unwrap(running_mean), (unwrap(running_var) + eps) ** -0.5)
+        _by_channel(cast_like(a, unwrap(x)), ndim) for a in (unwrap(running_mean), (unwrap(running_var) + eps) ** -0.5)
     )
     y = (x - mean) * scale
     return _scaled(y, _by_channel(weight, ndim), _by_channel(bias, ndim))
@@ -129,9 +148,9 @@ def _batch_norm(x, weight, bias, *, eps, moments):  # x (N, C, ...), weight and 
     rows, images = _by_rows(x.shape)
     x = rows(x)  # (R, C, L)
     n = len(x) * x.shape[2]
-    mean = np.einsum("rcl->c", x) / n
+    mean = _sum_per_channel(x) / n
     d = x - mean[:, None]
-    variance = np.einsum("rcl,rcl->c", d, d) / n
+    variance = _sum_per_channel(d, d) / n
     if moments is not None:
         moments(mean, variance)
     r = 1.0 / np.sqrt(variance + eps)
@@ -142,7 +161,7 @@ def _batch_norm(x, weight, bias, *, eps, moments):  # x (N, C, ...), weight and 
 
     def pullback(g):
         g = rows(g)
-        by_bias, by_weight = np.einsum("rcl->c", g), np.einsum("rcl,rcl->c", g, d) * r
+        by_bias, by_weight = _sum_per_channel(g), _sum_per_channel(g, d) * r
         by_x = d * (by_weight * r / -n)[:, None]
         by_x += g
         by_x -= (by_bias / n)[:, None]
@@ -150,6 +169,13 @@ def _batch_norm(x, weight, bias, *, eps, moments):  # x (N, C, ...), weight and 
         return images(by_x), by_weight, by_bias
 
     return images(y), *shared(pullback, 3)
+
+
+def _sum_per_channel(a, b=None):
+    """The sum of an array (R, C, L), or of a product of two, for each channel: shape (C,)."""
+    if len(a) > LONG_SUM:
+        return sum_over(a if b is None else a * b, (0, 2))
+    return np.einsum("rcl->c", a) if b is None else np.einsum("rcl,rcl->c", a, b)
 
 
 def _by_rows(shape):

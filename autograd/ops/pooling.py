@@ -1,8 +1,10 @@
 """Pooling over windows of images (..., H, W): for each place in the window, a strided slice has its elements."""
 
+import math
+
 import numpy as np
 
-from allgrad.autograd.arrays import astype, to_backend_of, xp
+from allgrad.autograd.arrays import astype, kind, to_backend_of, xp
 from allgrad.autograd.engine import Tensor, linear_map, primitive, unwrap
 from allgrad.autograd.ops.reductions import mean
 from allgrad.autograd.ops.shapes import concatenate
@@ -61,7 +63,9 @@ def _regions(length, count):
 
 
 def _windows(name, x, kernel, stride, padding, dilation, ceil_mode):
-    stride = kernel if stride is None or stride == () else stride
+    stride = kernel if stride is None or (isinstance(stride, tuple) and not stride) else stride
+    if x.ndim not in (3, 4):
+        raise ValueError(f"{name}: needs images (N, C, H, W) or (C, H, W), got a shape {tuple(x.shape)}")
     windows = windows_over(name, x.shape[-2:], kernel, stride, padding, dilation, ceil_mode)
     if any(2 * p > d * (k - 1) + 1 for p, d, k in zip(pair(padding), windows.dilation, windows.kernel)):
         raise ValueError(f"{name}: padding {padding} is more than half of the windows {windows.kernel}")
@@ -115,15 +119,23 @@ def _max_pool(x, *, windows):
 
 
 def _largest(x, windows):
-    """The largest value in each window, and which of its places has it first."""
-    x = windows.pad(x, -np.inf)
+    """The largest value in each window, and which of its places has it first; nan if one is, at the last of them."""
+    x = windows.pad(x, lowest(x))
     n, (first, *others) = xp[type(x)], windows.taps
     y = n.copy(x[first])
     places = y > y  # zeros, in the memory order of y
     for k, tap in enumerate(others, 1):
         places = n.maximum(places, (x[tap] > y) * (np.uint8 if len(others) < 256 else np.int32)(k))
         n.maximum(y, x[tap], out=y)
+    if (nan := y != y).any():
+        for k, tap in enumerate(windows.taps):
+            places[nan & (x[tap] != x[tap])] = k
     return y, places
+
+
+def lowest(x):
+    """Less than all values of x's dtype, or the least of them if it is one of integers."""
+    return -math.inf if kind(x.dtype) == "f" else -(2 ** (8 * x.dtype.itemsize - 1)) if kind(x.dtype) == "i" else 0
 
 
 def _pick(x, windows, places):

@@ -1,7 +1,8 @@
 """Reductions over axes. `axis` is an integer, a tuple of them or None for all; torch's `dim`, `keepdim` also work.
 
-Reduced axes vanish from the shape, or stay with length 1 if `keepdims`. Rules get the axes as a tuple of 0 .. ndim - 1,
-or None. A vjp first gives the gradient back the axes it lost, with length 1 (`_restore`), after which it broadcasts.
+Reduced axes vanish from the shape, or stay with length 1 if `keepdims`. As in torch, an empty tuple means all axes too.
+Rules get the axes as a tuple of 0 .. ndim - 1, or None. A vjp first gives the gradient back the axes it lost, with
+length 1 (`_restore`), after which it broadcasts.
 """
 
 import math
@@ -9,9 +10,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from allgrad.autograd.arrays import max_keepdims, normalize_axes, normalize_axis, xp
+from allgrad.autograd.arrays import (
+    astype,
+    max_keepdims,
+    mean_over,
+    narrow,
+    normalize_axes,
+    normalize_axis,
+    number,
+    running_sum,
+    sum_over,
+    widen,
+    xp,
+)  # fmt: skip
 from allgrad.autograd.engine import Tensor, attach_methods, is_mean_of, primitive, shape_of, unwrap
-from allgrad.autograd.ops.elementwise import abs, maximum, minimum, sign
+from allgrad.autograd.ops.elementwise import abs, maximum, minimum, sign, where
 from allgrad.autograd.ops.indexing import take_along_dim
 from allgrad.autograd.ops.shapes import pad, permute, reshape, squeeze
 
@@ -24,7 +37,7 @@ def _reduction(operation):
     def reduce(a, axis=None, keepdims=False, *, dim=None, keepdim=None, **static):
         axis = axis if dim is None else dim
         keepdims = keepdims if keepdim is None else keepdim
-        axis = None if axis is None else normalize_axes(axis, np.ndim(unwrap(a)), name)
+        axis = None if axis is None else normalize_axes(axis, np.ndim(unwrap(a)), name) or None
         found = operation(a, axis=axis, keepdims=keepdims, **static)
         return is_mean_of(math.prod(shape_of(a)), found) if is_mean and found.shape == () else found
 
@@ -58,7 +71,23 @@ def _count(shape, axis):
 def sum(a, *, axis=None, keepdims=False):
     """Sum over the axes."""
     shape = a.shape
-    return a.sum(axis=axis, keepdims=keepdims), lambda g: _broadcast(_restore(g, shape, axis), shape)
+    return sum_over(a, axis, keepdims), lambda g: _broadcast(_restore(g, shape, axis), shape)
+
+
+def scaled_sum(a, scale):
+    """scale times the sum of all elements of a Tensor, or of an array as such; a mean for scale = 1 / n.
+
+    Half precision is added and scaled in float32: a sum that it cannot hold may have a mean that it can.
+    """
+    if type(a) is Tensor:
+        return _scaled_sum(a, scale=scale)
+    return narrow(sum_over(widen(a)) * scale, a)
+
+
+@primitive
+def _scaled_sum(a, *, scale):
+    shape = a.shape
+    return scaled_sum(a, scale), lambda g: _broadcast(g * scale, shape)
 
 
 @_reduction
@@ -67,7 +96,7 @@ def mean(a, *, axis=None, keepdims=False):
     """Arithmetic mean over the axes."""
     shape = a.shape
     scale = 1.0 / (_count(shape, axis) or 1)
-    return a.mean(axis=axis, keepdims=keepdims), lambda g: _broadcast(_restore(g * scale, shape, axis), shape)
+    return mean_over(a, axis, keepdims), lambda g: _broadcast(_restore(g * scale, shape, axis), shape)
 
 
 def _broadcast(g, shape):
@@ -80,7 +109,7 @@ def _dispersion(operation):
     def measure(a, axis=None, unbiased=True, keepdims=False, *, correction=None, **torch_names):
         if isinstance(axis, bool):  # torch's var(a, unbiased)
             axis, unbiased = None, axis
-        correction = int(unbiased) if correction is None else correction
+        correction = int(unbiased) if correction is None else number(correction)
         return operation(a, axis, keepdims, correction=correction, **torch_names)
 
     measure.__name__ = measure.__qualname__ = operation.__name__
@@ -92,39 +121,48 @@ def _dispersion(operation):
 @_reduction
 @primitive
 def var(a, *, axis=None, keepdims=False, correction=1):
-    """Variance over the axes, divided by n - correction: by n - 1 unless unbiased=False or another correction."""
-    shape = a.shape
-    n = _count(shape, axis) - correction
-    scale = 1.0 / n if n > 0 else math.nan
-    d = a - a.mean(axis=axis, keepdims=True)
-    return (d * d).sum(axis=axis, keepdims=keepdims) * scale, lambda g: _restore(g * (2.0 * scale), shape, axis) * d
+    """Variance over the axes, divided by n - correction: by n - 1 unless unbiased=False or another correction.
+
+    Where n - correction is not positive it is infinite, or nan where all values are equal.
+    """
+    shape, scale = a.shape, _one_over(_count(a.shape, axis) - correction)
+    wide = widen(a)
+    d = wide - mean_over(wide, axis, True)
+    y = sum_over(d * d, axis, keepdims) * scale
+    return narrow(y, a), lambda g: narrow(_restore(g * (2.0 * scale), shape, axis) * d, a)
+
+
+def _one_over(n):
+    return 1.0 / n if n > 0 else math.inf
 
 
 @_dispersion
 @_reduction
 def std(a, *, axis=None, keepdims=False, correction=1):
     """Standard deviation over the axes, the root of `var`; where all values are equal, its derivative is 0."""
-    n = _count(a.shape, axis) - correction
-    return _euclidean(a - mean(a, axis, True), axis, keepdims) * (1.0 / math.sqrt(n) if n > 0 else math.nan)
+    scale = math.sqrt(_one_over(_count(a.shape, axis) - correction))
+    return _euclidean(a - mean(a, axis, True), axis, keepdims) * scale
 
 
 @_reduction
 @primitive
-def amax(a, *, axis=None, keepdims=False):
-    """Largest value over the axes. Equal largest values share the gradient evenly."""
-    return _split_among_equals(a, xp[type(a)].amax(a, axis=axis, keepdims=True), axis, keepdims)
+def amax(a, *, axis=None, keepdims=False, equal_nan=False):
+    """Largest value over the axes, nan if one is. Equal ones share the gradient evenly, nans only with equal_nan."""
+    return _split_among_equals(a, xp[type(a)].amax(a, axis=axis, keepdims=True), axis, keepdims, equal_nan)
 
 
 @_reduction
 @primitive
-def amin(a, *, axis=None, keepdims=False):
-    """Smallest value over the axes. Equal smallest values share the gradient evenly."""
-    return _split_among_equals(a, xp[type(a)].amin(a, axis=axis, keepdims=True), axis, keepdims)
+def amin(a, *, axis=None, keepdims=False, equal_nan=False):
+    """Smallest value over the axes, nan if one is. Equal ones share the gradient evenly, nans only with equal_nan."""
+    return _split_among_equals(a, xp[type(a)].amin(a, axis=axis, keepdims=True), axis, keepdims, equal_nan)
 
 
-def _split_among_equals(a, y, axis, keepdims):
-    chosen = unwrap(a) == unwrap(y)
-    weight = chosen / chosen.sum(axis=axis, keepdims=True, dtype=y.dtype)
+def _split_among_equals(a, y, axis, keepdims, equal_nan):
+    x, best = unwrap(a), unwrap(y)
+    chosen = (x == best) | ((x != x) & (best != best)) if equal_nan else x == best
+    count = chosen.sum(axis=axis, keepdims=True)
+    weight = astype(chosen / astype(count, widen(unwrap(y)).dtype), y.dtype)
     return _without_kept(y, axis, keepdims), lambda g: _restore(g, chosen.shape, axis) * weight
 
 
@@ -133,13 +171,14 @@ def _split_among_equals(a, y, axis, keepdims):
 def logsumexp(a, *, axis=None, keepdims=False):
     """log(sum(exp(a))) over the axes, without overflow; -inf where all are -inf."""
     n, shape = xp[type(a)], a.shape
-    top = max_keepdims(unwrap(a), axis)
+    wide = widen(a)
+    top = max_keepdims(unwrap(wide), axis)
     top = xp[type(top)].where(xp[type(top)].isfinite(top), top, 0.0)  # a line of -inf stays one
-    e = n.exp(a - top)
-    s = e.sum(axis=axis, keepdims=True)
+    e = n.exp(wide - top)
+    s = sum_over(e, axis, True)
     y = n.log(s) + top
     p = e / s
-    return _without_kept(y, axis, keepdims), lambda g: _restore(g, shape, axis) * p
+    return narrow(_without_kept(y, axis, keepdims), a), lambda g: narrow(_restore(g, shape, axis) * p, a)
 
 
 class Extremum(NamedTuple):
@@ -168,10 +207,10 @@ def min(a, axis=None, keepdims=False, *, dim=None, keepdim=None):
 
 
 def _extremum(a, axis, keepdims, of_two, of_all, place):
-    if hasattr(axis, "shape"):
+    if hasattr(axis, "shape") and not isinstance(axis, np.integer):
         return of_two(a, axis)
     if axis is None:
-        return of_all(a, None, keepdims)
+        return of_all(a, None, keepdims, equal_nan=True)
     indices = place(a, axis, True)
     values = take_along_dim(a, indices, axis)
     return Extremum(values, indices) if keepdims else Extremum(squeeze(values, axis), indices.squeeze(axis))
@@ -202,37 +241,53 @@ def cumsum(a, axis=0, *, dim=None):
 def _cumsum(a, *, axis):
     def vjp(g):
         n = xp[type(g)]
-        return n.flip(n.cumsum(n.flip(g, axis), axis), axis)
+        return n.flip(running_sum(n.flip(g, axis), axis), axis)
 
-    return xp[type(a)].cumsum(a, axis), vjp
+    return running_sum(a, axis), vjp
 
 
 def norm(a, p=2.0, axis=None, keepdims=False, *, dim=None, keepdim=None):
     """(sum |a|^p)^(1/p) over the axes; p = math.inf gives the largest |a| and -math.inf the smallest.
 
-    p = 0 counts the elements that are not 0; "fro" means 2. For p = 2 the derivative at a zero vector is 0.
+    p = 0 counts the elements that are not 0; "fro" means 2. The derivative at a zero vector is 0, and so is that by an
+    element that is 0.
     """
     axis, keepdims = axis if dim is None else dim, keepdims if keepdim is None else keepdim
-    if p == "fro" or p == 2:
-        return _euclidean(a, None if axis is None else normalize_axes(axis, np.ndim(unwrap(a)) or 1, "norm"), keepdims)
-    if not isinstance(p, (int, float, np.number)):
+    p = number(2.0 if isinstance(p, str) and p == "fro" else p)
+    if not isinstance(p, (int, float)):
         raise ValueError(f'norm: p is a number, math.inf or "fro", got {p!r}')
+    if p not in (0, 1, 2, math.inf, -math.inf):
+        return _p_norm(a, axis, keepdims, p=p)
+    if p == 2:
+        return _euclidean(a, axis, keepdims)
     a = abs(a)
     if p in (math.inf, -math.inf):
-        return (amax if p > 0 else amin)(a, axis, keepdims)
-    if p in (0, 1):
-        return sum(a if p else sign(a), axis, keepdims)
-    return sum(a**p, axis, keepdims) ** (1.0 / p)
+        return (amax if p > 0 else amin)(a, axis, keepdims, equal_nan=True)
+    return sum(a if p else where(unwrap(a) != 0, 1.0 + 0.0 * sign(a), 0.0), axis, keepdims)
 
 
 @_reduction
 @primitive
 def _euclidean(a, *, axis=None, keepdims=False):
-    n, shape = xp[type(a)], a.shape
-    y = _euclidean(a, axis, True) if type(a) is Tensor else n.sqrt((a * a).sum(axis=axis, keepdims=True))
+    n, shape, wide = xp[type(a)], a.shape, widen(a)
+    y = _euclidean(a, axis, True) if type(a) is Tensor else n.sqrt(sum_over(wide * wide, axis, True))
     zero = unwrap(y) == 0
-    direction = a * n.where(zero, 0.0, 1.0 / (y + zero))
-    return _without_kept(y, axis, keepdims), lambda g: _restore(g, shape, axis) * direction
+    direction = wide * n.where(zero, 0.0, 1.0 / (y + zero))
+    return narrow(_without_kept(y, axis, keepdims), a), lambda g: narrow(_restore(g, shape, axis) * direction, a)
+
+
+@_reduction
+@primitive
+def _p_norm(a, *, axis=None, keepdims=False, p):
+    n, shape, wide = xp[type(a)], a.shape, widen(a)
+    y = _p_norm(a, axis, True, p=p) if type(a) is Tensor else sum_over(n.abs(wide) ** p, axis, True) ** (1.0 / p)
+
+    def vjp(g):  # by a: sign(a) |a|^(p - 1) y^(1 - p)
+        none, zero = unwrap(wide) == 0, unwrap(y) == 0
+        slope = n.where(none, 0.0, n.sign(wide) * n.abs(n.where(none, 1.0, wide)) ** (p - 1))
+        return narrow(_restore(g, shape, axis) * (slope * n.where(zero, 0.0, n.where(zero, 1.0, y) ** (1 - p))), a)
+
+    return narrow(_without_kept(y, axis, keepdims), a), vjp
 
 
 def argmax(a, axis=None, keepdims=False, *, dim=None, keepdim=None):

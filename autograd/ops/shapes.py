@@ -14,6 +14,7 @@ from allgrad.autograd.arrays import (
     namespace,
     normalize_axes,
     normalize_axis,
+    number,
     to_backend_of,
     unbroadcast,
     xp,
@@ -79,7 +80,7 @@ def unsqueeze(a, axis=None, *, dim=None):
 
 def broadcast_to(a, shape):
     """a repeated along new leading axes and along axes of length 1, so that it has this shape."""
-    return _broadcast_to(a, shape=(shape,) if isinstance(shape, int) else tuple(shape))
+    return _broadcast_to(a, shape=(shape,) if isinstance(shape, (int, np.integer)) else tuple(shape))
 
 
 @primitive
@@ -134,7 +135,7 @@ def split(a, sizes, axis=0, *, dim=None):
     """Cut a along the axis into pieces of one size (the last may be smaller), or of the sizes listed."""
     axis = normalize_axis(axis if dim is None else dim, a.ndim, "split")
     length = a.shape[axis]
-    if isinstance(sizes, int):
+    if isinstance(sizes, (int, np.integer)):
         if sizes < 1:
             raise ValueError(f"split: a piece has at least 1 element, got {sizes}")
         sizes = [min(sizes, length - at) for at in range(0, length, sizes)] or [0]
@@ -149,7 +150,7 @@ def split(a, sizes, axis=0, *, dim=None):
 def chunk(a, chunks, axis=0, *, dim=None):
     """Cut a along the axis into at most this many pieces of one size; the last may be smaller."""
     axis = normalize_axis(axis if dim is None else dim, a.ndim, "chunk")
-    if not isinstance(chunks, int) or chunks < 1:
+    if not isinstance(chunks, (int, np.integer)) or chunks < 1:
         raise ValueError(f"chunk: the number of chunks is an integer of at least 1, got {chunks!r}")
     return split(a, max(1, -(-a.shape[axis] // chunks)), axis)
 
@@ -161,18 +162,20 @@ def flip(a, *axes, dims=None):
 
 
 def roll(a, shifts, axis=None, *, dims=None):
-    """a shifted cyclically along the axes, by one integer or one for each axis; without axes, in its flattened form."""
+    """a shifted cyclically along the axes, by an integer for each; without axes by one, in its flattened form."""
     axis = axis if dims is None else dims
     axis = None if axis is None else normalize_axes(axis, a.ndim, "roll")
-    listed = (shifts,) if isinstance(shifts, int) else shifts
-    if not isinstance(listed, (tuple, list)) or (axis is not None and len(listed) not in (1, len(axis))):
-        raise ValueError(f"roll: shifts {shifts!r} for the axes {axis}: give an integer, or one for each axis")
-    return _roll(a, shifts=shifts, axis=axis)
+    listed = (shifts,) if isinstance(shifts, (int, np.integer)) else shifts
+    if not isinstance(listed, (tuple, list)) or len(listed) != (1 if axis is None else len(axis)):
+        raise ValueError(
+            f"roll: shifts {shifts!r} for the axes {axis}: give an integer for each axis, or one without axes"
+        )
+    return _roll(a, shifts=tuple(map(int, listed)), axis=axis)
 
 
 @primitive
 def _roll(a, *, shifts, axis):
-    back = -shifts if isinstance(shifts, int) else tuple(-s for s in shifts)
+    back = tuple(-s for s in shifts)
     return xp[type(a)].roll(a, shifts, axis), lambda g: xp[type(g)].roll(g, back, axis)
 
 
@@ -200,12 +203,13 @@ def pad(a, pads, mode="constant", value=0.0):
     inside = [(max(0, -l), max(0, n - max(0, -r))) for n, (l, r) in zip(a.shape, sides)]  # what negative pads leave
     if mode == "constant":
         a = getitem(a, tuple(slice(*ends) for ends in inside)) if min(pads, default=0) < 0 else a
-        return _pad(a, sides=tuple((max(0, l), max(0, r)) for l, r in sides), value=value)
+        return _pad(a, sides=tuple((max(0, int(l)), max(0, int(r))) for l, r in sides), value=number(value))
     for axis, (left, right) in enumerate(sides):
         if left or right:
             n = a.shape[axis]
             places = PLACES[mode](np.arange(-left, n + right), n, *inside[axis])
-            if places.size and not 0 <= places.min() <= places.max() < n:
+            twice = mode == "circular" and max(left, right) > n
+            if twice or (places.size and not 0 <= places.min() <= places.max() < n):
                 raise ValueError(f"pad: {n} elements are too few to {mode} {left} and {right} of them, on axis {axis}")
             a = getitem(a, (slice(None),) * axis + (places,))
     return a

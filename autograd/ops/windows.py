@@ -28,13 +28,12 @@ def windows_over(name, size, kernel, stride: Pair = 1, padding: Pair | str = 0, 
         if len(given) != 2 or not all(isinstance(n, (int, np.integer)) for n in given):
             got = f"kernel {kernel!r}, stride {stride!r}, padding {padding!r} and dilation {dilation!r}"
             raise TypeError(f'{name}: {got} are integers or pairs of them; padding also "same" or "valid"')
-    if len(size) != 2:
-        raise ValueError(f"{name}: needs images (N, C, H, W) or (C, H, W), got {len(size)} axes of them")
     return _windows_over(name, tuple(size), *lengths, str(padding), ceil_mode)
 
 
 @lru_cache(maxsize=1024)
 def _windows_over(name, size, kernel, stride, around, dilation, padding, ceil_mode):
+    kernel, stride, around, dilation = (tuple(map(int, lengths)) for lengths in (kernel, stride, around, dilation))
     extents = [d * (k - 1) + 1 for d, k in zip(dilation, kernel)]
     if padding == "same" and stride != (1, 1):
         raise ValueError(f'{name}: padding "same" needs stride 1, got {stride}')
@@ -66,6 +65,8 @@ class Windows:
               place of every window, (..., OH, OW)
     sides     indices of the same kind for each row of the window, (..., OH, W), and for each column, (..., H, OW)
     disjoint  whether no two windows overlap
+    hollow    whether a window may lie in the padding with all its elements
+    reach     (rows, columns) of the padded image that the windows reach
     rows      how many rows of the image the windows reach
     moves     for each column of the kernel a pair of slices of columns: the outputs for which an element of the image
               lies under it, and those elements
@@ -81,8 +82,13 @@ class Windows:
         self.sides = [(..., rows, slice(None)) for rows in each[0]], [(..., columns) for columns in each[1]]
         self.padded = any(map(any, padding))
         self.disjoint = all(s > d * (k - 1) for k, s, d, _ in sides)
-        reach, _ = [(n - 1) * s + (k - 1) * d + 1 for k, s, d, n in sides]
-        self.rows = max(0, min(size[0], reach - self.before[0]))
+        self.reach = tuple((n - 1) * s + (k - 1) * d + 1 for k, s, d, n in sides)
+        self.rows = max(0, min(size[0], self.reach[0] - self.before[0]))
+        self.hollow = any(
+            not any(left <= i * s + at * d < left + length for at in range(k))
+            for (k, s, d, n), left, length in zip(sides, self.before, size)
+            for i in range(n)
+        )
         self.moves = [
             _move(at * dilation[1] - self.before[1], stride[1], size[1], outputs[1]) for at in range(kernel[1])
         ]

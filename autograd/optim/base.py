@@ -316,7 +316,7 @@ def regularized(g, w, weight_decay, l1, t, u, maximize=False):
 
 def safe_eps(eps, dtype):
     """eps, but at least the smallest normal number, so that 0 / (0 + eps) is 0 where there never was a gradient."""
-    return max(eps, SMALLEST_NORMAL[dtype.itemsize])
+    return max(eps, SMALLEST_NORMAL[min(dtype.itemsize, 8)])
 
 
 def no_decay(owner, **more):

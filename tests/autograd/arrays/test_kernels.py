@@ -15,10 +15,12 @@ from allgrad.autograd.arrays import (
     logistic,
     mask_grad,
     max_keepdims,
+    mean_over,
     normalize_axes,
     normalize_axis,
     ones,
     sum_keepdims,
+    sum_over,
     sum_rows,
     unbroadcast,
 )
@@ -90,3 +92,36 @@ def test_aligned_zeros_start_where_a_cache_line_does(dtype):
     for length in (1, 63, 1000):
         a = aligned_zeros(length, np.empty(0, dtype))
         assert (a.shape, a.dtype) == ((length,), dtype) and a.ctypes.data % ALIGNMENT_BYTES == 0 and not a.any()
+
+
+@pytest.mark.parametrize("order", ["C", "F", "reversed", "every other"])
+@pytest.mark.parametrize("shape", [(5000, 3), (3, 5000), (60, 90, 3), (2, 5000, 2, 3), (5000,), (5000, 1)])
+def test_long_sums_of_float32_are_as_good_as_those_of_float64(shape, order):
+    """However they lie in memory: with random signs of its rounding errors 5000 additions one by one err by 1e-5."""
+    x = (np.random.default_rng(0).standard_normal(shape) + 10).astype(np.float32)
+    x = {"C": x, "F": np.asfortranarray(x), "reversed": x.T[::-1], "every other": x[::2]}[order]
+    for axes in [None, (-1,), *[(i,) for i in range(x.ndim)], tuple(range(x.ndim - 1))]:
+        for keepdims in (False, True):
+            for f, exact in ((sum_over, np.sum), (mean_over, np.mean)):
+                y, expected = f(x, axes, keepdims), exact(x, axis=axes, keepdims=keepdims, dtype=float)
+                assert y.dtype == np.float32 and y.shape == expected.shape
+                np.testing.assert_allclose(y, expected, rtol=3e-6)
+    half = sum_over(np.ones((5000, 2), np.float16), (0,))
+    assert half.dtype == np.float16 and half.tolist() == [5000.0, 5000.0]
+
+
+def test_a_bias_gets_the_whole_gradient_of_a_long_batch():
+    """In float32 a sum of ones, one by one, stops at 2^24."""
+    rows = np.broadcast_to(np.float32([1.0, 3.0]), (1 << 25, 2))
+    assert unbroadcast(rows, (2,)).tolist() == [2.0**25, 3 * 2.0**25]
+    assert sum_rows(np.full((3 << 14, 2), 2.0**10 + 1, np.float32)).tolist() == [(2.0**10 + 1) * (3 << 14)] * 2
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+def test_masked_gradients_are_the_same_bits_or_0_in_arrays_of_any_size(dtype):
+    for shape in ((8, 2), (64, 32), (32, 1)):
+        g = np.random.default_rng(0).standard_normal(shape).astype(dtype)
+        g[:3] = [[np.inf], [np.nan], [-0.0]]
+        mask = np.random.default_rng(1).random((shape[0], 64 if shape[1] == 1 else shape[1])) < 0.5
+        for a, m in ((g, mask), (g.T, mask.T), (g[::2], mask[::2])):
+            np.testing.assert_array_equal(mask_grad(a, m), np.where(m, a, 0), strict=True)

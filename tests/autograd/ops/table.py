@@ -11,15 +11,17 @@ In an expression m is the library, this package or torch, and a, b, c are inputs
     m.array(...)        a constant of the library, such as an array of indices or a mask
     over("...", shapes of the inputs, other shapes of them, ...)    one expression, inputs of several shapes
 
-Each row is compared with torch (value and gradients) and with differences (first and second derivatives), runs in
-float32 throughout, leaves its inputs alone, and gives the same on torch's tensors. These are the tests below: each
+Each row is compared with torch (value and gradients), also at nan, infinity and 0 and in half precision, and with
+differences (first and second derivatives), runs in float32 throughout, also with NumPy's numbers for Python's, leaves
+its inputs alone, and gives the same on torch's tensors. These are the tests below: each
 file imports them by `*`, and `conftest.py` runs them on its rows. An operator with kinks or ties gets a row in KINKS
 too (`kinks.py`), one that computes exponentials a row in LARGE (`large.py`); the name of one that is not analytic, as
 |a| is not, goes into NOT_ANALYTIC.
 """
 
 import re
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -35,11 +37,21 @@ __all__ = [
     "test_float32_stays_float32_and_inputs_stay_as_they_are",
     "test_torch_tensors_give_what_arrays_give",
     "test_torch_tensors_give_the_second_derivatives_that_arrays_give",
+    "test_nan_infinity_and_0_are_treated_as_torch_does",
+    "test_numbers_of_numpy_do_as_arguments_and_promote_nothing",
+    "test_half_precision_stays_so_and_is_that_of_torch",
 ]
 
 # Of an expression with an operator that has no complex derivative, such as |a|: steps in the complex plane, which give
 # derivatives to the last digit, are left out.
-NOT_ANALYTIC = r"abs|sign|round|binary|multilabel|l1_loss|norm\(a, (1|3|-?np)"
+NOT_ANALYTIC = r"abs|sign|round|binary|multilabel|l1_loss|norm\(a, (0\.|1|3|-|np)"
+# Where values are not finite, torch's own sums of them depend on their order (inf - inf), its vector code takes another
+# branch at nan than its code for single numbers, its product has no derivative, or its spelling here has another one.
+OTHERWISE_AT_EDGES = (
+    r"prod|elu\(|hardtanh|einsum|conv|attention|_norm\(.*\bb\b|norm\(a, -?np|loss|kl_div|cross_entropy"
+    r"|\*\* -0\.5|maximum\(a, 0|minimum\(0"
+)
+EDGES = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0, -1.0, 0.5]
 MASK = np.arange(12).reshape(3, 4) % 3 == 0
 PLACES = np.array([[3, 0], [1, 1], [0, 2]])
 TIES = np.array([[0.0, 1.0, 1.0], [-1.0, 0.0, -1.0]])
@@ -154,7 +166,7 @@ def run_on_torch(case, arrays):
     gradients = [torch.zeros_like(x.data) if x.grad is None else x.grad for x in leaves]
     assert {type(a) for a in (y.data, *gradients)} == {torch.Tensor}
     assert {a.dtype for a in (y.data, *gradients)} == {x.data.dtype for x in leaves}
-    assert all(np.array_equal(leaf.numpy(), x) for leaf, x in zip(leaves, arrays))
+    assert all(np.array_equal(leaf.numpy(), x, equal_nan=True) for leaf, x in zip(leaves, arrays))
     return y.numpy(), [g.numpy() for g in gradients]
 
 
@@ -180,3 +192,51 @@ def test_torch_tensors_give_the_second_derivatives_that_arrays_give(case):
     arrays = case.inputs()
     for a, e in zip(slopes(ON_TORCH, *map(torch.from_numpy, arrays)), slopes(OURS, *arrays)):
         np.testing.assert_allclose(ag.tensor(a).numpy(), ag.tensor(e).numpy(), rtol=1e-8, atol=1e-9)
+
+
+def test_nan_infinity_and_0_are_treated_as_torch_does(case):
+    if re.search(OTHERWISE_AT_EDGES, case.ours):
+        return
+    for values in (EDGES, EDGES[3:]):
+        rng = generator("edges", case.ours)
+        arrays = [np.where(rng.random(x.shape) < 0.5, rng.choice(values, x.shape), x) for x in case.inputs()]
+        leaves = [torch.tensor(x, requires_grad=True) for x in arrays]
+        expected = case(TORCH, *leaves)
+        expected.backward(torch.tensor(weights(tuple(expected.shape))))
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of means of nothing
+            y, gradients = run(case, arrays)
+            on_torch, gradients_on_torch = run_on_torch(case, arrays)
+        for value, slopes in ((y.data, gradients), (on_torch, gradients_on_torch)):
+            np.testing.assert_allclose(value, expected.detach(), rtol=1e-10, atol=1e-12)
+            for g, leaf in zip(slopes, leaves):
+                np.testing.assert_allclose(g, 0 * g if leaf.grad is None else leaf.grad, rtol=1e-10, atol=1e-12)
+
+
+def test_numbers_of_numpy_do_as_arguments_and_promote_nothing(case):
+    floats = re.sub(r"(?<![\w.])\d+\.\d*", r"np.float64(\g<0>)", case.ours)
+    numpys = replace(case, ours=re.sub(r"(?<![\w.(\[])\d+(?![\w.])", r"np.int64(\g<0>)", floats))
+    arrays = case.inputs(np.float32)
+    y, gradients = run(case, arrays)
+    again, same_gradients = run(numpys, arrays)
+    for a, e in zip([again.data, *same_gradients], [y.data, *gradients], strict=True):
+        np.testing.assert_array_equal(a, e, strict=True)
+
+
+def test_half_precision_stays_so_and_is_that_of_torch(case):
+    if "cross_entropy" in case.ours:  # a number of float32
+        return
+    leaves = [torch.tensor(x).half().requires_grad_() for x in case.inputs()]
+    try:
+        expected = case(TORCH, *leaves)
+        g = torch.tensor(weights(tuple(expected.shape))).half()
+        expected.backward(g)
+    except RuntimeError:  # not in half precision
+        return
+    ours = [ag.tensor(x.detach(), requires_grad=True) for x in leaves]
+    y = case(ON_TORCH, *ours)
+    y.backward(g)
+    assert {y.dtype, *[x.grad.dtype for x in ours if x.grad is not None]} == {torch.float16}
+    pairs = [(y.data, expected), *[(x.grad, leaf.grad) for x, leaf in zip(ours, leaves) if x.grad is not None]]
+    for a, e in pairs:
+        np.testing.assert_allclose(a, e.detach(), rtol=8e-3, atol=2e-2)  # a few roundings by 2^-11

@@ -17,7 +17,7 @@ TABLE = [
     *cases([(3, 4)], "m.sigmoid(a)", "m.relu(a)", "m.leaky_relu(a)", "m.leaky_relu(a, 0.3)", "m.silu(a)"),
     *cases([(3, 4)], "m.softplus(a)", "m.softplus(a, 2.0, 3.0)", "m.elu(a)", "m.elu(a, 0.5)", "m.hardtanh(a)"),
     *cases([(3, 4)], "m.gelu(a)", "m.gelu(a, approximate='tanh')"),
-    *cases([()], "a.sigmoid()", "a.relu()"),
+    *cases([()], "a.sigmoid()", "a.relu()", "m.softmax(a, 0)", "m.log_softmax(a, -1)"),
     *cases([(0, 3)], "m.relu(a)", "m.sigmoid(a)", "m.softmax(a, 1)", "m.log_softmax(a, 1)"),
     *cases([(3, 4)], "m.softmax(a, -1)", "m.softmax(a, dim=0)", "m.log_softmax(a, -1)", "m.log_softmax(a, dim=0)"),
     *cases([(2, 3, 4)], "a.softmax(1) * a.log_softmax(1)"),
@@ -45,3 +45,22 @@ def test_the_logistic_function_keeps_its_digits_far_below_0(dtype, lowest):
     z = ag.tensor([-20.0], requires_grad=True)
     ag.log(ag.sigmoid(z)).sum().backward()
     assert z.grad == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("array", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
+def test_nan_passes_an_activation_and_its_gradient(array):
+    """As in torch for single numbers; its vector code differs in elu and hardtanh."""
+    for f in (ag.relu, ag.elu, ag.hardtanh):
+        x = ag.tensor(array(np.array([np.nan, 0.5])), requires_grad=True)
+        y = f(x)
+        y.sum().backward()
+        assert np.isnan(y.numpy()).tolist() == [True, False] and x.grad.tolist() == [1.0, 1.0]
+    np.testing.assert_allclose(ag.leaky_relu(ag.tensor(array(np.array([2, -3]))), 0.5).numpy(), [2.0, -1.5])
+
+
+def test_activations_of_half_precision_stay_so():
+    x = ag.tensor(np.float16([-1.0, 0.5]), requires_grad=True)
+    for f in (ag.gelu, ag.erf):
+        y = f(x)
+        y.sum().backward()
+        assert y.dtype == x.grad.dtype == np.float16

@@ -18,6 +18,7 @@ TABLE = [
     *cases([(2, 4, 7), (6, 4, 3), (6,)], "m.conv1d(a, b, c, padding=1)", "m.conv1d(a[1], b, stride=(2,), dilation=2)"),
     *cases([(2, 4, 3, 2), (4, 3, 3, 2), (6,)], "m.conv_transpose2d(a, b, c, 2, 1, (1, 0), groups=2)"),
     *cases([(4, 3, 2), (4, 3, 3, 2)], "m.conv_transpose2d(a, b, dilation=2)"),
+    *cases([(2, 3, 2), (2, 3, 2, 2)], "m.conv_transpose2d(a, b, None, 1, 0, 1, 1, 2)"),  # room for more outputs
 ]  # fmt: skip
 
 

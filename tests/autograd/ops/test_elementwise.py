@@ -46,7 +46,8 @@ TABLE = [
 ]  # fmt: skip
 KINKS = [
     "m.abs(a)", "m.sign(a)", "m.clamp(a, 0, 1)", "m.clamp(a, min=0)", "m.clamp(a, a * a)", "m.maximum(a, m.abs(a))",
-    "m.minimum(a, a * a)", "a ** 2", "a ** 1", "a ** 0", "m.abs(a) ** (a * a)", "0.0 ** (a * a)",
+    "m.minimum(a, a * a)", "m.clamp(a * 0 - 1, a, a)", "a ** 2", "a ** 1", "a ** 0",
+    "m.abs(a) ** (a * a)", "0.0 ** (a * a)",
 ]  # fmt: skip
 LARGE = ["m.tanh(a)"]
 BINARY = {
@@ -105,3 +106,71 @@ def test_a_power_of_a_negative_number_has_no_real_derivative():
     x = ag.tensor([2.0], requires_grad=True)
     ((-2.0) ** x).sum().backward()
     assert np.isnan(x.grad).all()
+
+
+NUMBERS = {
+    "integers": np.array([[3, -2, 0], [1, 5, -7]]),
+    "floats": np.float32([[0.5, -2.0, 0.0], [1.0, 2.5, -7.0]]),
+    "a float64": np.array(2.5),
+}
+
+
+@pytest.mark.parametrize("array", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
+@pytest.mark.parametrize("other", NUMBERS.values(), ids=NUMBERS)
+def test_integers_and_arrays_of_shape_0_take_the_dtype_of_an_array_of_float32(array, other):
+    a, b = np.float32([2.0, -3.0, 4.0]), other
+    for f in (
+        lambda m, a, b: m.add(a, b, alpha=2), lambda m, a, b: m.mul(b, a), lambda m, a, b: m.div(a, b),
+        lambda m, a, b: m.maximum(b, a), lambda m, a, b: m.minimum(a, b), lambda m, a, b: m.where(a > 0, a, b),
+        lambda m, a, b: m.clamp(a, b, b + 1), lambda m, a, b: m.clamp(b, min=a), lambda m, a, b: m.pow(m.abs(a), b),
+        lambda m, a, b: m.div(a, b, rounding_mode="trunc"),
+    ):  # fmt: skip
+        x = ag.tensor(array(a), requires_grad=True)
+        with np.errstate(divide="ignore"):
+            y = f(ag, x, ag.tensor(array(b)))
+            y.sum().backward()
+            again = f(ag, ag.tensor(array(a)), ag.tensor(array(b)))
+        expected = f(torch, torch.tensor(a), torch.tensor(b))
+        assert {str(d).removeprefix("torch.") for d in (y.dtype, again.dtype, x.grad.dtype, expected.dtype)} == {
+            "float32"
+        }
+        np.testing.assert_allclose(y.numpy(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("array", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
+def test_a_quotient_of_integers_is_rounded_exactly(array):
+    a, b = np.array([7, -7, 2**62 + 1, -(2**62) - 1]), np.array([2, 2, 1, 1])
+    for mode in ("floor", "trunc"):
+        y = ag.div(ag.tensor(array(a)), array(b), rounding_mode=mode)
+        expected = torch.div(torch.tensor(a), torch.tensor(b), rounding_mode=mode)
+        assert str(y.dtype).endswith("int64") and y.tolist() == expected.tolist()
+
+
+def test_what_is_constant_between_jumps_has_the_derivative_0_also_of_infinity():
+    for f in (ag.sign, lambda x: ag.div(x, 2.0, rounding_mode="floor"), lambda x: x**0):
+        x = ag.tensor([0.0, 0.5], requires_grad=True)
+        f(x).backward(np.float32([np.inf, np.nan]))
+        assert x.grad.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("base, exponent", [(np.inf, 0.0), (np.nan, 0.0), (0.0, -1.0), (0.0, 0.0), (0.0, 2.0)])
+def test_powers_have_the_derivatives_of_torch_at_their_edges(base, exponent):
+    values = [np.array(v) for v in (base, exponent)]
+    ours, theirs = ([make(v, requires_grad=True) for v in values] for make in (ag.tensor, torch.tensor))
+    with np.errstate(all="ignore"):
+        (ours[0] ** ours[1]).backward()
+        by_number = ag.grad(lambda b: base**b)(values[1])
+    (theirs[0] ** theirs[1]).backward()
+    np.testing.assert_array_equal([x.grad for x in ours], [t.grad for t in theirs])
+    np.testing.assert_array_equal(by_number, theirs[1].grad)
+
+
+def test_arrays_of_numpy_beside_tensors_of_torch_become_tensors_of_it():
+    x, one, rows = ag.tensor(torch.ones(4, 6), requires_grad=True), np.ones(6, np.float32), np.ones((2, 6), np.float32)
+    for f in (
+        lambda x: one * x, lambda x: x ** one, lambda x: ag.clamp(x, one, one), lambda x: ag.linear(x, rows),
+        lambda x: ag.where(x.data > 0, one, x), lambda x: ag.layer_norm(x, 6, one), lambda x: ag.concatenate([x, rows]),
+    ):  # fmt: skip
+        y = f(x)
+        y.sum().backward()
+        assert type(y.data) is torch.Tensor and type(x.grad) is torch.Tensor

@@ -3,6 +3,8 @@
 A new operator is a new row of TABLE: see `table.py`.
 """
 
+import array
+
 import numpy as np
 import pytest
 import torch
@@ -116,3 +118,11 @@ def test_indices_of_either_library_count_repeats(index, array):
     x = ag.tensor(array(np.float32([1.0, 2.0, 3.0])), requires_grad=True)
     x[index].sum().backward()
     assert x.grad.tolist() == [2.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize("index", [array.array("q", [0, 0, 1]), memoryview(np.array([0, 0, 1])), range(2)])
+def test_any_sequence_of_integers_is_an_index_array(index):
+    for library in (np.asarray, torch.as_tensor):
+        x = ag.tensor(library(np.arange(3.0)), requires_grad=True)
+        x[index].sum().backward()
+        assert x.grad.tolist() == [len([i for i in index if i == k]) for k in range(3)]

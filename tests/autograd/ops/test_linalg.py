@@ -21,6 +21,9 @@ TABLE = [
     *cases([(5, 3), (3, 3), (3,)], "m.linear(a, b)", "m.linear(m.linear(a, b), b, c)", "m.linear(a, weight=b, bias=c)"),
     *cases([(3, 4), (4, 2)], "m.mm(a, b)", "m.outer(a[0], b[:, 0])", "m.einsum('ij,jk->ki', a, b)"),
     *cases([(2, 3, 4), (2, 4, 2)], "m.bmm(a, b)", "m.einsum('...ij,...jk', a, b)", "m.einsum('bij,bjk->', [a, b])"),
+    *over("m.einsum('ij,ij->i', a, b)", [(2, 1), (2, 3)], [(2, 3), (1, 3)]),  # axes of length 1 are broadcast
+    *over("m.einsum('ij,jk->ik', a, b)", [(2, 1), (3, 4)], [(2, 3), (1, 4)]),
+    *cases([(1,), (3,)], "m.einsum('i,i->', a, b)", "m.einsum('i,i->i', a, b)"),
     *cases([(3, 3), (3, 4)], "m.einsum('ii->i', a)", "m.einsum('ii,ij->j', a, b)", "m.einsum('ij,i...->j...', a, b)"),
 ]  # fmt: skip
 

@@ -4,6 +4,8 @@ A new operator is a new row of TABLE: see `table.py`.
 """
 
 import numpy as np
+import pytest
+import torch
 import torch.nn.functional as F
 from hypothesis import assume, given, settings, strategies as st
 
@@ -47,3 +49,18 @@ def test_pooling_is_that_of_torch_also_where_elements_are_equal(data, seed):
             options["count_include_pad"] = data.draw(st.booleans())
             options["divisor_override"] = data.draw(st.sampled_from([None, 3]))
     check_with_torch(lambda m, x: getattr(ag if m is ag else F, name)(x, *args, **options), x, seed=seed)
+
+
+@pytest.mark.parametrize("array", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
+def test_a_window_of_padding_alone_is_minus_infinity_and_has_no_gradient(array):
+    """torch's own kernel writes out of bounds there."""
+    x = ag.tensor(array(np.arange(18.0).reshape(2, 3, 1, 3)), requires_grad=True)
+    y = ag.max_pool2d(x, (2, 1), None, (1, 0), (2, 3), True)
+    y.sum().backward()
+    assert y.shape == (2, 3, 1, 3) and np.isneginf(y.numpy()).all() and not np.asarray(x.grad).any()
+
+
+@pytest.mark.parametrize("array", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
+def test_integers_are_pooled_as_they_are_also_over_the_edge(array):
+    y = ag.max_pool2d(ag.tensor(array(-np.arange(1, 19).reshape(1, 3, 6))), 3, 2, ceil_mode=True)
+    assert "int64" in str(y.dtype) and y.tolist() == [[[-1, -3, -5]]]

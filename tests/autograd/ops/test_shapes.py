@@ -4,6 +4,7 @@ A new operator is a new row of TABLE: see `table.py`.
 """
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from hypothesis import assume, given, strategies as st
 from hypothesis.extra import numpy as hnp
@@ -29,6 +30,7 @@ TABLE = [
     *cases([(2, 3), (2, 3)], *[f"m.stack([a, b, a * b], axis={axis})" for axis in (0, 1, 2, -1)]),
     *cases([(3, 4)], "m.stack([row * row for row in a])", "m.stack((a[0, 0], a[1, 1]))"),
     *cases([(3, 4)], "m.flip(a, (0, 1))", "a.flip(-1)", "a.roll(1, 0)", "m.roll(a, (1, -2), (0, 1))", "m.roll(a, 5)"),
+    *over("m.flip(a, (-1,))", [(1,)], [(1, 1)], [(0, 3)]),
     *cases([(3, 4)], "m.tril(a)", "a.tril(1)", "m.triu(a, -1)", "a.triu(diagonal=2)", "m.cat([a, a[:, :1]], 1)"),
     *cases([(3, 4)], "m.cat([a[0, :0], a], dim=1)"),
     *cases([(3, 5)], "m.split(a, 2, 1)[1]", "m.split(a, [1, 4], dim=1)[1]", "m.chunk(a, 3, -1)[2]", "a.chunk(2)[0]"),
@@ -85,3 +87,9 @@ def test_moving_elements_is_that_of_torch(data, seed):
     start = data.draw(st.integers(-ndim, ndim - 1))
     stop = data.draw(st.integers(start % ndim, ndim - 1))
     check_with_torch(lambda m, x: m.flatten(x, start, stop) * 2, x, seed=seed)
+
+
+def test_triangles_of_integers_and_masks_keep_their_numbers():
+    for array in (np.asarray, torch.as_tensor):
+        y = ag.triu(ag.tensor(array(np.arange(9).reshape(3, 3))))
+        assert "int64" in str(y.dtype) and y.tolist() == [[0, 1, 2], [0, 4, 5], [0, 0, 8]]
