@@ -16,6 +16,7 @@ from allgrad.autograd.engine.instrument import (
 )
 from allgrad.autograd.engine.modes import default_dtype, enable_grad, get_default_dtype, no_grad, declare_modes
 from allgrad.autograd.engine.primitive import operations, ARGUMENT_TYPES, primitive, shared
+from allgrad.autograd.engine.recomputation import checkpoint
 from allgrad.autograd.engine.stepped import SteppedFunction
 from allgrad.autograd.engine.tensor import attach_methods, reference_array, shape_of, Tensor, tensor, unwrap
 from allgrad.autograd.engine.transforms import grad, hessian, hvp, jacobian, jvp, linear_map, unfused, vjp

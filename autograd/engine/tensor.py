@@ -15,6 +15,15 @@ from allgrad.autograd.engine import graph, modes
 from allgrad.autograd.engine.graph import Leaf
 
 
+class Size(int):
+    """The number of elements, as NumPy's `size`; called, as torch's: the shape, or the length of one axis."""
+
+    shape: tuple
+
+    def __call__(self, dim=None):
+        return self.shape if dim is None else self.shape[dim]
+
+
 class Tensor:
     """An array and the node of the graph that computed it. Made by `ag.tensor`; operations return Tensors.
 
@@ -43,9 +52,15 @@ class Tensor:
     shape = property(lambda self: self.data.shape)
     ndim = property(lambda self: self.data.ndim)
     dtype = property(lambda self: self.data.dtype)
-    size = property(lambda self: math.prod(self.data.shape))
     device = property(lambda self: str(getattr(unwrap(self), "device", "cpu")))
     requires_grad = property(lambda self: self.node is not None)
+
+    @property
+    def size(self):
+        """The number of elements, x.size; and as in torch x.size(), the shape, and x.size(0), the length of an axis."""
+        size = Size(math.prod(self.data.shape))
+        size.shape = tuple(self.data.shape)
+        return size
 
     @property
     def grad(self):

@@ -30,3 +30,51 @@ from allgrad.autograd.ops.shapes import (
     broadcast_to, cat, chunk, concatenate, expand, flatten, flip, pad, permute, reshape, roll, split, squeeze,
     stack, transpose, tril, triu, unsqueeze,
 )  # fmt: skip
+from allgrad.autograd.ops.conversions import (
+    clone, is_floating_point, numel,
+)  # fmt: skip
+from allgrad.autograd.ops.special import (
+    acos, acosh, addcdiv, addcmul, asin, asinh, atan, atan2, atanh, cosh, deg2rad, digamma, erfc, erfinv, exp2, hypot,
+    lerp, lgamma, log10, log2, logaddexp, logaddexp2, logit, polygamma, rad2deg, sinc, sinh, tan, xlogy,
+)  # fmt: skip
+from allgrad.autograd.ops.rounding import (
+    ceil, clamp_max, clamp_min, copysign, floor, floor_divide, fmax, fmin, fmod, frac, nan_to_num, remainder, round,
+    sgn, trunc,
+)  # fmt: skip
+from allgrad.autograd.ops.comparisons import (
+    all, allclose, any, argwhere, bincount, bitwise_and, bitwise_not, bitwise_or, bitwise_xor, count_nonzero, eq, equal,
+    ge, gt, isclose, isfinite, isinf, isnan, isneginf, isposinf, le, logical_and, logical_not, logical_or, logical_xor,
+    lt, ne, nonzero, searchsorted, signbit, unique,
+)  # fmt: skip
+from allgrad.autograd.ops.scatter import (
+    index_add, index_copy, index_fill, masked_scatter, masked_select, scatter, scatter_add, scatter_reduce, take,
+)  # fmt: skip
+from allgrad.autograd.ops.sorting import (
+    aminmax, argsort, cummax, cummin, kthvalue, median, msort, sort, topk,
+)  # fmt: skip
+from allgrad.autograd.ops.arrangements import (
+    atleast_1d, atleast_2d, atleast_3d, broadcast_tensors, column_stack, diag, diag_embed, diagflat, diagonal, dstack,
+    fliplr, flipud, hsplit, hstack, meshgrid, movedim, narrow, ravel, repeat_interleave, rot90, select, t, tensor_split,
+    tile, trace, unbind, unflatten, vsplit, vstack,
+)  # fmt: skip
+from allgrad.autograd.ops.creation import (
+    arange, bernoulli, empty, empty_like, eye, full, full_like, linspace, logspace, multinomial, normal, one_hot, ones,
+    ones_like, rand, rand_like, randint, randn, randn_like, randperm, tril_indices, triu_indices, zeros, zeros_like,
+)  # fmt: skip
+from allgrad.autograd.ops.composed_activations import (
+    celu, glu, gumbel_softmax, hardshrink, hardsigmoid, hardswish, logsigmoid, mish, prelu, relu6, selu, softmin,
+    softshrink, softsign, tanhshrink, threshold,
+)  # fmt: skip
+from allgrad.autograd.ops.scans import (
+    cumprod, diff, logcumsumexp, nanmean, nansum,
+)  # fmt: skip
+from allgrad.autograd.ops.products import (
+    addmm, addmv, addr, baddbmm, cdist, cosine_similarity, cross, dist, dot, inner, kron, mv, normalize,
+    pairwise_distance, tensordot,
+)  # fmt: skip
+from allgrad.autograd.ops.decompositions import (
+    cholesky, det, inv, logdet, matrix_power, slogdet, solve,
+)  # fmt: skip
+from allgrad.autograd.ops.resampling import (
+    channel_shuffle, fold, interpolate, pixel_shuffle, pixel_unshuffle, unfold,
+)  # fmt: skip

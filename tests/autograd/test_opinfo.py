@@ -34,6 +34,31 @@ NAMES = [
             "dropout",
         )
     ),
+    *("acos", "acosh", "asin", "asinh", "atan", "atanh", "tan", "sinh", "cosh", "exp2", "log2", "log10", "erfc", "erfinv"),
+    *("lgamma", "digamma", "polygamma", "atan2", "hypot", "logaddexp", "logaddexp2", "xlogy", "logit", "sinc", "deg2rad"),
+    *("rad2deg", "lerp", "addcmul", "addcdiv", "floor", "ceil", "trunc", "round", "frac", "remainder", "fmod"),
+    *("floor_divide", "sgn", "copysign", "fmax", "fmin", "nan_to_num", "clamp_min", "clamp_max"),
+    *("eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or", "logical_xor", "logical_not", "isnan", "isinf"),
+    *("isfinite", "isposinf", "isneginf", "signbit", "isclose", "allclose", "equal", "any", "all", "count_nonzero"),
+    *("nonzero", "argwhere", "unique", "bincount", "searchsorted", "scatter", "scatter_add", "scatter_reduce"),
+    *("index_add", "index_copy", "index_fill", "masked_select", "masked_scatter", "take", "argsort", "sort", "msort"),
+    *("topk", "kthvalue", "median", "cummax", "cummin", "aminmax", "view", "view_as", "reshape_as", "expand_as"),
+    *("ravel", "unflatten", "narrow", "select", "unbind", "repeat", "tile", "repeat_interleave", "tensor_split"),
+    *("hsplit", "vsplit", "hstack", "vstack", "dstack", "column_stack", "atleast_1d", "atleast_2d", "atleast_3d"),
+    *("movedim", "t", "rot90", "fliplr", "flipud", "diagonal", "diag_embed", "diag", "diagflat", "trace"),
+    *("broadcast_tensors", "meshgrid", "cumprod", "logcumsumexp", "diff", "nansum", "nanmean"),
+    *("inner", "mv", "addmm", "addmv", "addr", "baddbmm", "tensordot", "kron", "cross", "dist", "cdist"),
+    *("linalg.inv", "linalg.det", "linalg.slogdet", "linalg.solve", "linalg.cholesky", "linalg.matrix_power", "logdet"),
+    *("clone", "zeros_like", "ones_like", "full_like", "one_hot", "arange", "eye", "full", "zeros", "ones"),
+    *("linspace", "tril_indices", "triu_indices", "new_full", "new_zeros", "new_ones", "dot", "unfold"),
+    *(
+        f"nn.functional.{name}"
+        for name in (
+            *("celu", "glu", "hardshrink", "hardsigmoid", "hardswish", "logsigmoid", "mish", "prelu", "relu6", "selu"),
+            *("softmin", "softshrink", "softsign", "tanhshrink", "threshold", "normalize", "cosine_similarity"),
+            *("pairwise_distance", "interpolate", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "unfold", "fold"),
+        )
+    ),
 ]
 ENTRIES = {
     f"{op.name.removeprefix('nn.functional.')}-{op.variant_test_name}".strip("-"): op
