@@ -16,8 +16,8 @@ if __name__ == "autograd":  # in a checkout, `import autograd` is `import allgra
 from allgrad.autograd.arena import Arena
 from allgrad.autograd.arrays import xp as _xp
 from allgrad.autograd.engine import (
-    checkpoint, default_dtype, enable_grad, get_default_dtype, grad, hessian, hvp, jacobian, jvp, no_grad, primitive, shared,
-    Tensor, tensor, vjp,
+    checkpoint, default_dtype, enable_grad, get_default_dtype, grad, hessian, hvp, jacobian, jvp, no_grad, primitive,
+    shared, Tensor, tensor, vjp,
 )  # fmt: skip
 from allgrad.autograd.ops import (
     abs, acos, acosh, adaptive_avg_pool2d, add, addcdiv, addcmul, addmm, addmv, addr, all, allclose, amax, amin,

@@ -3,6 +3,7 @@
 view and its kin share memory where reshape does, and copy where it has to: unlike torch's, they refuse no layout.
 """
 
+import itertools
 import math
 from typing import Any
 
@@ -14,7 +15,17 @@ from allgrad.autograd.ops.elementwise import where
 from allgrad.autograd.ops.indexing import getitem, index_select
 from allgrad.autograd.ops.reductions import sum
 from allgrad.autograd.ops.shapes import (
-    _listed, broadcast_to, concatenate, expand, flip, pad, permute, reshape, split, transpose, unsqueeze,
+    _listed,
+    broadcast_to,
+    concatenate,
+    expand,
+    flip,
+    pad,
+    permute,
+    reshape,
+    split,
+    transpose,
+    unsqueeze,
 )  # fmt: skip
 
 
@@ -103,9 +114,8 @@ def tensor_split(a, indices_or_sections, dim=0):
     dim, cut = normalize_axis(dim, a.ndim, "tensor_split"), unwrap(indices_or_sections)
     n = a.shape[dim]
     if isinstance(cut, (list, tuple)) or getattr(cut, "ndim", 0):
-        places = [slice(None, *([int(i) for i in cut[:1]]))] if len(cut) else [slice(None)]
-        places += [slice(int(i), int(j)) for i, j in zip(cut, cut[1:])] + [slice(int(i), None) for i in cut[-1:]]
-        return tuple(getitem(a, (slice(None),) * dim + (part,)) for part in places)
+        ends = [None, *(int(i) for i in cut), None]
+        return tuple(getitem(a, (slice(None),) * dim + (slice(*part),)) for part in itertools.pairwise(ends))
     if int(cut) < 1:
         raise ValueError(f"tensor_split: the number of pieces is at least 1, got {cut}")
     return split(a, [n // int(cut) + (i < n % int(cut)) for i in range(int(cut))], dim)
@@ -127,16 +137,32 @@ def _split_evenly(name, a, cut, dim):
     return tensor_split(a, cut, dim)
 
 
+def _of_several(operation):
+    """The operation of one array; of several, or of a list of them, the tuple of all results."""
+
+    def apply(*arrays):
+        listed = arrays[0] if len(arrays) == 1 and isinstance(arrays[0], (list, tuple)) else arrays
+        results = tuple(operation(a) for a in listed)
+        return results if listed is not arrays or len(arrays) > 1 else results[0]
+
+    apply.__name__ = apply.__qualname__ = operation.__name__
+    apply.__doc__ = operation.__doc__
+    return apply
+
+
+@_of_several
 def atleast_1d(a):
     """a, of a scalar a vector of one element."""
     return reshape(a, 1) if not shape_of(a) else a
 
 
+@_of_several
 def atleast_2d(a):
     """a, of a scalar or a vector a matrix of one row."""
     return a if len(shape_of(a)) > 1 else reshape(a, (1, -1))
 
 
+@_of_several
 def atleast_3d(a):
     """a, of a matrix (n, m) an array (n, m, 1), of a vector (1, n, 1)."""
     return a if len(shape_of(a)) > 2 else unsqueeze(atleast_2d(a), -1)

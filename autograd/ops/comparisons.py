@@ -124,7 +124,7 @@ def nonzero(a, *, as_tuple=False):
     """The places of the elements that are not 0: integers (n, ndim), or a vector for each axis if as_tuple."""
     x = unwrap(a)
     if as_tuple:
-        return tuple(to_backend_of(i, x) for i in np.nonzero(to_numpy(x)))
+        return tuple(to_backend_of(i, x) for i in np.nonzero(np.atleast_1d(to_numpy(x))))
     return to_backend_of(np.argwhere(to_numpy(x)), x)
 
 
@@ -154,21 +154,23 @@ def bincount(a, weights=None, minlength=0):
     return to_backend_of(counted, x)
 
 
-def searchsorted(sorted_sequence, values, *, right=False, side=None):
+def searchsorted(sorted_sequence, values, *, right=False, side=None, out_int32=False, sorter=None):
     """Where to insert values into a sorted vector: before the elements that are as large, or behind them if `right`.
 
-    The last axis of a sequence (..., n) is searched by the values (..., m) of the same row.
+    The last axis of a sequence (..., n) is searched by the values (..., m) of the same row. sorter: the indices that sort
+    it, if it is not sorted.
     """
     sequence, values = arrays_of(sorted_sequence, values)
     rows, found = to_numpy(sequence), np.asarray(to_numpy(values))
-    side = side or ("right" if right else "left")
+    rows = rows if sorter is None else np.take_along_axis(rows, to_numpy(unwrap(sorter)), -1)
+    side, dtype = side or ("right" if right else "left"), np.int32 if out_int32 else np.int64
     if rows.ndim == 1:
-        return to_backend_of(np.searchsorted(rows, found, side), sequence)
+        return to_backend_of(np.asarray(np.searchsorted(rows, found, side), dtype), sequence)
     if rows.shape[:-1] != found.shape[:-1]:
         raise ValueError(f"searchsorted: values {found.shape} need the leading axes of the sequence {rows.shape}")
     each = zip(rows.reshape(-1, rows.shape[-1]), found.reshape(-1, found.shape[-1]))
-    stacked = np.stack([np.searchsorted(row, v, side) for row, v in each]) if rows.size else np.zeros(found.shape, int)
-    return to_backend_of(stacked.reshape(found.shape), sequence)
+    places = np.reshape([np.searchsorted(row, v, side) for row, v in each], found.shape).astype(dtype)
+    return to_backend_of(places, sequence)
 
 
 Tensor.__and__, Tensor.__or__, Tensor.__xor__, Tensor.__invert__ = bitwise_and, bitwise_or, bitwise_xor, bitwise_not

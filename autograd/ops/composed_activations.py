@@ -82,7 +82,7 @@ def softshrink(a, lambd=0.5):
 
 
 def prelu(a, weight):
-    """a where it is positive, weight * a elsewhere: one weight, or one for each channel, which is axis 1. He et al. 2015."""
+    """a where it is positive, weight * a elsewhere: one weight, or one for each channel (axis 1). He et al. 2015."""
     shape = shape_of(weight)
     if len(shape) == 1 and shape[0] != 1:
         channels = a.shape[1] if a.ndim > 1 else 1

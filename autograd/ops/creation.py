@@ -1,8 +1,8 @@
 """New tensors: filled with a number, counted up, random, or of the kind of another.
 
 A shape is a tuple or separate integers. dtype: a name or a dtype; else Python floats make `default_dtype`, integers
-int64. device: torch tensors there ("cpu", "cuda"), else NumPy arrays. requires_grad makes a leaf. Those named `..._like`
-and x.new_... have the dtype, library and device of the other tensor.
+int64. device: torch tensors there ("cpu", "cuda"), else NumPy arrays. requires_grad makes a leaf. x.new_... and those
+whose names end in _like have the dtype, library and device of the other tensor.
 
 Random numbers come from the stream of `autograd.random`, so that `manual_seed` repeats them, and inside `keyed(...)`
 they are a function of the key. They are drawn by NumPy on any device.
@@ -27,8 +27,14 @@ def _made(array, dtype, device, requires_grad):
     return tensor(array, requires_grad, resolve_dtype(name, array), device=device)
 
 
+def _number(x):
+    """A Python number from one, or from a tensor or an array of one element."""
+    return unwrap(x).item() if hasattr(unwrap(x), "item") else x
+
+
 def full(size, fill_value, *, dtype=None, device=None, requires_grad=False):
     """A tensor of this shape filled with a number."""
+    fill_value = _number(fill_value)
     if dtype is None:
         dtype = get_default_dtype() if isinstance(fill_value, float) else np.asarray(fill_value).dtype
     return _made(np.full(size, fill_value), dtype, device, requires_grad)
@@ -52,7 +58,8 @@ def empty(*size, dtype=None, device=None, requires_grad=False):
 def arange(start, end=None, step=1, *, dtype=None, device=None, requires_grad=False):
     """start, start + step, ... below end; arange(end) starts at 0. Integers, if all arguments are."""
     start, end = (0, start) if end is None else (start, end)
-    whole = all(isinstance(x, (int, np.integer)) for x in (start, end, step))
+    start, end, step = map(_number, (start, end, step))
+    whole = all(isinstance(x, int) for x in (start, end, step))
     if step == 0 or (end - start) * step < 0:
         raise ValueError(f"arange: from {start} to {end} needs a step in that direction, got {step}")
     steps = np.arange(math.ceil((end - start) / step))
@@ -61,12 +68,14 @@ def arange(start, end=None, step=1, *, dtype=None, device=None, requires_grad=Fa
 
 def linspace(start, end, steps, *, dtype=None, device=None, requires_grad=False):
     """So many numbers at equal distances from start to end, both included."""
-    return _made(np.linspace(start, end, steps), dtype or get_default_dtype(), device, requires_grad)
+    return _made(np.linspace(*map(_number, (start, end)), steps), dtype or get_default_dtype(), device, requires_grad)
 
 
 def logspace(start, end, steps, base=10.0, *, dtype=None, device=None, requires_grad=False):
     """So many numbers from base^start to base^end, at equal ratios."""
-    return _made(base ** np.linspace(start, end, steps), dtype or get_default_dtype(), device, requires_grad)
+    return _made(
+        base ** np.linspace(*map(_number, (start, end)), steps), dtype or get_default_dtype(), device, requires_grad
+    )
 
 
 def eye(n, m=None, *, dtype=None, device=None, requires_grad=False):
@@ -85,7 +94,10 @@ def triu_indices(row, col, offset=0, *, dtype=None, device=None):
 
 
 def one_hot(a, num_classes=-1):
-    """Integers (...) from 0 on as vectors (..., num_classes) of int64 with a 1 in their place; -1: the largest plus 1."""
+    """Integers (...) from 0 on as vectors (..., num_classes) of int64 with a 1 in their place.
+
+    num_classes -1 means the largest integer plus 1.
+    """
     labels = to_numpy(unwrap(a))
     n = int(labels.max(initial=-1)) + 1 if num_classes == -1 else num_classes
     if labels.dtype.kind not in "iu" or labels.min(initial=0) < 0 or labels.max(initial=-1) >= n:

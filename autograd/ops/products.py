@@ -2,11 +2,10 @@
 
 import math
 
-import numpy as np
-
-from allgrad.autograd.arrays import normalize_axes, normalize_axis, xp
-from allgrad.autograd.engine import Tensor, attach_methods, shape_of, unwrap
-from allgrad.autograd.ops.elementwise import clamp, mul, sqrt, where
+from allgrad.autograd.arrays import normalize_axes, normalize_axis
+from allgrad.autograd.engine import Tensor, attach_methods, shape_of
+from allgrad.autograd.ops.arrangements import broadcast_tensors
+from allgrad.autograd.ops.elementwise import clamp, mul
 from allgrad.autograd.ops.indexing import getitem
 from allgrad.autograd.ops.linalg import bmm, matmul, mm, outer
 from allgrad.autograd.ops.reductions import norm, sum
@@ -69,6 +68,11 @@ def tensordot(a, b, dims=2):
     else:
         of_a, of_b = (list(i) if isinstance(i, (list, tuple)) else [i] for i in dims)
     of_a, of_b = (list(normalize_axes(i, len(s), "tensordot") or ()) for i, s in ((of_a, m), (of_b, n)))
+    alone_a, alone_b = (
+        [j for i, j in enumerate(x) if s[j] != 1 == r[y[i]]] for x, y, s, r in ((of_a, of_b, m, n), (of_b, of_a, n, m))
+    )  # as torch, sum over what meets an axis of length 1
+    a, b = sum(a, alone_a, True) if alone_a else a, sum(b, alone_b, True) if alone_b else b
+    m, n = shape_of(a), shape_of(b)
     if [m[i] for i in of_a] != [n[i] for i in of_b]:
         raise ValueError(f"tensordot: axes {of_a} and {of_b} of the shapes {m} and {n} are not equally long")
     rest_a, rest_b = [i for i in range(len(m)) if i not in of_a], [i for i in range(len(n)) if i not in of_b]
@@ -107,6 +111,7 @@ def normalize(a, p=2.0, dim=1, eps=1e-12):
 
 def cosine_similarity(a, b, dim=1, eps=1e-8):
     """The cosine of the angle between a and b along the axis; lengths below eps count as eps."""
+    a, b = broadcast_tensors(a, b)
     lengths = clamp(norm(a, 2.0, dim, True), min=eps), clamp(norm(b, 2.0, dim, True), min=eps)
     return sum((a / lengths[0]) * (b / lengths[1]), dim)
 
@@ -121,10 +126,10 @@ def dist(a, b, p=2):
     return norm(a - b, p)
 
 
-def cdist(a, b, p=2.0):
+def cdist(a, b, p=2.0, compute_mode=None):
     """The p-norms (..., n, m) of the differences of all vectors of a (..., n, d) and of b (..., m, d).
 
-    Where two vectors are equal the derivative is 0.
+    Where two vectors are equal the derivative is 0. compute_mode, which torch takes, makes no difference.
     """
     if len(shape_of(a)) < 2 or len(shape_of(b)) < 2 or shape_of(a)[-1] != shape_of(b)[-1]:
         raise ValueError(f"cdist: needs vectors of one length, got shapes {shape_of(a)} and {shape_of(b)}")

@@ -16,7 +16,6 @@ from allgrad.autograd.ops.elementwise import abs, maximum, minimum, sign
 from allgrad.autograd.ops.indexing import take_along_dim
 from allgrad.autograd.ops.shapes import pad, permute, reshape, squeeze
 
-
 WITH_DTYPE = ("sum", "mean", "prod")  # which take the dtype to convert to before they reduce, as torch's do
 
 

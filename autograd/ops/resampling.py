@@ -8,9 +8,10 @@ from allgrad.autograd.arrays import cast_like
 from allgrad.autograd.engine import Tensor, unwrap
 from allgrad.autograd.ops.arrangements import movedim
 from allgrad.autograd.ops.indexing import getitem
-from allgrad.autograd.ops.pooling import adaptive_avg_pool2d
+from allgrad.autograd.ops.pooling import _regions
+from allgrad.autograd.ops.reductions import mean
 from allgrad.autograd.ops.scatter import _added
-from allgrad.autograd.ops.shapes import pad, permute, reshape, unsqueeze
+from allgrad.autograd.ops.shapes import concatenate, pad, permute, reshape, unsqueeze
 from allgrad.autograd.ops.windows import pair
 
 AXES = {"linear": 1, "bilinear": 2, "trilinear": 3, "bicubic": 2}  # how many axes an image of the mode has
@@ -18,7 +19,7 @@ MODES = ("nearest", "nearest-exact", "area", *AXES)
 
 
 def interpolate(a, size=None, scale_factor=None, mode="nearest", align_corners=None, recompute_scale_factor=None):
-    """Images a (N, C, ...) with 1, 2 or 3 axes in another size, or with axes longer by a factor: numbers, or one an axis.
+    """Images a (N, C, ...) of 1, 2 or 3 axes in another size, or longer by a factor: a number, or one for each axis.
 
     mode: "nearest", "nearest-exact", "linear", "bilinear", "trilinear", "bicubic" (Keys 1981, with -0.75) or "area"
     (means). align_corners: the corners of both images are the same points, instead of their outer edges.
@@ -44,13 +45,11 @@ def interpolate(a, size=None, scale_factor=None, mode="nearest", align_corners=N
     steps = [1.0 / f for f in each(scale_factor)] if given else [n / max(m, 1) for n, m in zip(lengths, sizes)]
     if len(sizes) != axes or min(sizes) < 1:
         raise ValueError(f"interpolate: a shape {tuple(a.shape)} cannot have the size {tuple(sizes)}")
-    if mode == "area":
-        if axes == 3:
-            raise ValueError('interpolate: mode "area" is for images with 1 or 2 axes')
-        y = adaptive_avg_pool2d(a if axes == 2 else unsqueeze(a, -2), tuple(sizes) if axes == 2 else (1, *sizes))
-        return y if axes == 2 else reshape(y, (*y.shape[:2], *sizes))
     for axis, (n, m, step) in enumerate(zip(lengths, sizes, steps), 2):
         before, after = (slice(None),) * axis, (1,) * (a.ndim - 1 - axis)
+        if mode == "area":
+            a = concatenate([mean(getitem(a, (*before, part)), axis, True) for part in _regions(n, m)], axis)
+            continue
         y = None
         for places, weights in _taps(mode, n, m, step, align_corners):
             part = getitem(a, (*before, places))

@@ -38,7 +38,7 @@ def diff(a, n=1, dim=-1, prepend=None, append=None):
     if not a.ndim or not isinstance(n, int) or n < 0:
         raise ValueError(f"diff: takes a whole number of times of an array with axes, got n={n} of {tuple(a.shape)}")
     joined = [x for x in (prepend, a, append) if x is not None]
-    a = concatenate(joined, dim) if len(joined) > 1 else a
+    a = concatenate(joined, dim) if n and len(joined) > 1 else a
     before = (slice(None),) * dim
     for _ in range(min(n, a.shape[dim])):
         a = sub(getitem(a, (*before, slice(1, None))), getitem(a, (*before, slice(-1))))

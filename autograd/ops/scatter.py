@@ -17,6 +17,23 @@ from allgrad.autograd.ops.shapes import broadcast_to, reshape
 REDUCTIONS = "sum", "prod", "mean", "amax", "amin"
 
 
+def _of_scalars_too(operation):
+    """The operation(a, dim, index, ...), which for a scalar a computes on a vector of one element."""
+
+    def apply(a, dim, index, src, *args, **options):
+        if shape_of(a):
+            return operation(a, dim, index, src, *args, **options)
+        normalize_axis(dim, 0, operation.__name__)
+        index = unwrap(index).reshape(-1)
+        src = src if isinstance(src, (bool, int, float)) else reshape(src, -1)
+        return reshape(operation(reshape(a, 1), 0, index, src, *args, **options), ())
+
+    apply.__name__ = apply.__qualname__ = operation.__name__
+    apply.__doc__ = operation.__doc__
+    return apply
+
+
+@_of_scalars_too
 def scatter(a, dim, index, src, *, reduce=None):
     """a with src, an array or a number, at the index; where two go to one place, the last one stays.
 
@@ -31,12 +48,14 @@ def scatter(a, dim, index, src, *, reduce=None):
     return _written(a, src, index=places)
 
 
+@_of_scalars_too
 def scatter_add(a, dim, index, src):
     """a plus src at the index; all that go to one place are added."""
     places, src = _places("scatter_add", a, dim, index, src)
     return a + _added(src, index=places, shape=tuple(a.shape))
 
 
+@_of_scalars_too
 def scatter_reduce(a, dim, index, src, reduce, *, include_self=True):
     """a with the "sum", "prod", "mean", "amax" or "amin" of what src has for each place that the index names.
 
@@ -91,23 +110,28 @@ def _extreme(a, src, *, index, reduce, include_self):
     )
 
 
+@_of_scalars_too
 def index_add(a, dim, index, src, *, alpha=1):
     """a plus alpha src (an array of a's shape, except along dim) at these integers along the axis."""
-    axis, places = _along_axis("index_add", a, dim, index)
+    _, places = _along_axis("index_add", a, dim, index)
     return a + _added(src if alpha == 1 else src * alpha, index=places, shape=tuple(a.shape))
 
 
+@_of_scalars_too
 def index_copy(a, dim, index, src):
     """a with the slices of src at these integers along the axis."""
-    axis, places = _along_axis("index_copy", a, dim, index)
+    _, places = _along_axis("index_copy", a, dim, index)
     return _written(a, src, index=places)
 
 
 def index_fill(a, dim, index, value):
     """a with a number at these integers along the axis."""
+    if not shape_of(a):
+        return reshape(index_fill(reshape(a, 1), dim, index, value), ())
+    index = to_backend_of(np.unique(to_numpy(unwrap(index))), unwrap(a))  # value counts once for each slice
     axis, places = _along_axis("index_fill", a, dim, index)
-    shape = (*a.shape[:axis], len(places[axis]), *a.shape[axis + 1 :])
-    return _written(a, broadcast_to(_filled(value, np.zeros(()), a), shape), index=places)
+    value = full((), value, unwrap(a)) if isinstance(value, (bool, int, float)) else value
+    return _written(a, broadcast_to(value, (*a.shape[:axis], len(places[axis]), *a.shape[axis + 1 :])), index=places)
 
 
 def _along_axis(name, a, dim, index):
@@ -127,7 +151,8 @@ def masked_select(a, mask):
 def masked_scatter(a, mask, source):
     """a with the first elements of source, in their order, where the boolean mask holds."""
     mask = to_backend_of(unwrap(mask), unwrap(a))
-    mask = xp[type(mask)].broadcast_to(mask, tuple(a.shape))
+    shape = np.broadcast_shapes(shape_of(a), shape_of(mask))
+    a, mask = broadcast_to(a, shape), xp[type(mask)].broadcast_to(mask, shape)
     count = int(mask.sum())
     if math.prod(shape_of(source)) < count:
         raise ValueError(f"masked_scatter: {math.prod(shape_of(source))} elements for {count} places of the mask")
