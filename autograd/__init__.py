@@ -50,5 +50,37 @@ from allgrad.autograd.random import manual_seed
 from allgrad.autograd.replay import capture
 from allgrad.autograd.tools import count_operations, detect_anomaly, draw_graph, gradcheck, summary, to_dot
 
-permute_dims, clip = permute, clamp
+absolute, negative, multiply, subtract, divide, true_divide, clip, fix = abs, neg, mul, sub, div, div, clamp, trunc
+arccos, arccosh, arcsin, arcsinh, arctan, arctan2, arctanh = acos, acosh, asin, asinh, atan, atan2, atanh
+greater, greater_equal, less, less_equal, not_equal = gt, ge, lt, le, ne
+moveaxis, swapaxes, swapdims, permute_dims = movedim, transpose, transpose, permute
+concat, row_stack, inverse, ger = cat, vstack, inv, outer
+for _alias in [
+    "absolute",
+    "negative",
+    "multiply",
+    "subtract",
+    "divide",
+    "true_divide",
+    "clip",
+    "fix",
+    "arccos",
+    "arccosh",
+    "arcsin",
+    "arcsinh",
+    "arctan",
+    "arctan2",
+    "arctanh",
+    "greater",
+    "greater_equal",
+    "less",
+    "less_equal",
+    "not_equal",
+    "moveaxis",
+    "swapaxes",
+    "swapdims",
+    "inverse",
+    "ger",
+]:
+    setattr(Tensor, _alias, globals()[_alias])
 _xp[Tensor] = _sys.modules[__name__]  # inside a nested transformation the rules compute with our own operations

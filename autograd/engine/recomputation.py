@@ -40,6 +40,7 @@ def checkpoint(function, *args, use_reentrant=False, preserve_rng_state=True, **
     if type(y.data) is Tensor:  # the graph of the level below keeps the arrays anyway
         with _modes_of(before, preserve_rng_state):
             return compute()
+    shape = y.data.shape  # of y the vjp must not hold more, such as the graph
     outside: dict = {}  # node: its version when it was used
     for node in _nodes(y.node, inside):
         for parent, _, version in node.edges:
@@ -52,7 +53,7 @@ def checkpoint(function, *args, use_reentrant=False, preserve_rng_state=True, **
         leaves = {node: _Gradient("outside", node.shape, None) for node in outside}
         nodes = [] if again is None else _nodes(again.node, inside)
         used = {parent for node in nodes for parent, *_ in node.edges if type(parent) is not inside}
-        if used != outside.keys() or again.shape != y.shape:
+        if used != outside.keys() or again.data.shape != shape:
             raise RuntimeError("checkpoint: the function computed something else in backward than before")
         for node in nodes:
             node.edges = tuple([(leaves[p], vjp, 0) if p in leaves else (p, vjp, v) for p, vjp, v in node.edges])

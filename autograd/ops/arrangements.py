@@ -294,5 +294,4 @@ def meshgrid(*tensors, indexing="ij"):
 attach_methods(view, view_as, reshape_as, expand_as, ravel, unflatten, narrow, select, unbind, repeat, tile)
 attach_methods(repeat_interleave, tensor_split, hsplit, vsplit, movedim, t, rot90, fliplr, flipud, diagonal, diag_embed)
 attach_methods(diag, diagflat, trace)
-Tensor.moveaxis, Tensor.swapaxes, Tensor.swapdims = movedim, transpose, transpose
 Tensor.split_with_sizes = split

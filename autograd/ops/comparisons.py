@@ -157,8 +157,8 @@ def bincount(a, weights=None, minlength=0):
 def searchsorted(sorted_sequence, values, *, right=False, side=None, out_int32=False, sorter=None):
     """Where to insert values into a sorted vector: before the elements that are as large, or behind them if `right`.
 
-    The last axis of a sequence (..., n) is searched by the values (..., m) of the same row. sorter: the indices that sort
-    it, if it is not sorted.
+    The last axis of a sequence (..., n) is searched by the values (..., m) of the same row. sorter: the indices that
+    sort it, if it is not sorted.
     """
     sequence, values = arrays_of(sorted_sequence, values)
     rows, found = to_numpy(sequence), np.asarray(to_numpy(values))
@@ -168,7 +168,7 @@ def searchsorted(sorted_sequence, values, *, right=False, side=None, out_int32=F
         return to_backend_of(np.asarray(np.searchsorted(rows, found, side), dtype), sequence)
     if rows.shape[:-1] != found.shape[:-1]:
         raise ValueError(f"searchsorted: values {found.shape} need the leading axes of the sequence {rows.shape}")
-    each = zip(rows.reshape(-1, rows.shape[-1]), found.reshape(-1, found.shape[-1]))
+    each = zip(*(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]) for x in (rows, found)))
     places = np.reshape([np.searchsorted(row, v, side) for row, v in each], found.shape).astype(dtype)
     return to_backend_of(places, sequence)
 

@@ -49,7 +49,7 @@ def selu(a):
 
 def logsigmoid(a):
     """log(sigmoid(a)), without underflow."""
-    return -softplus(-a, threshold=float("inf"))
+    return -softplus(-a, threshold=40.0)  # beyond it the logarithm of 1 + exp(-40) is 0 in float64 too
 
 
 def softsign(a):

@@ -52,7 +52,7 @@ def to(a, *args, dtype=None, device=None, copy=False, non_blocking=False):
     for given in args:
         if isinstance(given, bool):  # torch's non_blocking
             continue
-        if type(given) is Tensor or hasattr(given, "ndim"):
+        if isinstance(given, (Tensor, np.ndarray, np.generic)) or is_torch(given):
             like = unwrap(given)
             dtype, device = like.dtype, str(like.device) if is_torch(like) else "numpy"
         elif str(given).partition(":")[0] in ("numpy", "cpu", "cuda", "mps", "xpu"):

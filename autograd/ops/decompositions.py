@@ -146,4 +146,3 @@ def matrix_power(a, n):
 
 
 attach_methods(inv, det, slogdet, logdet, cholesky, matrix_power)
-Tensor.inverse = inv

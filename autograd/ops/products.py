@@ -94,7 +94,7 @@ def kron(a, b):
 
 
 def cross(a, b, dim=-1):
-    """The vector product of vectors of three elements along the axis."""
+    """The vector product of vectors of three elements along the axis: the last one, as torch.linalg's."""
     rank = max(len(shape_of(a)), len(shape_of(b)))
     dim = normalize_axis(dim, rank, "cross") - rank
     if shape_of(a)[dim] != 3 or shape_of(b)[dim] != 3:
@@ -137,4 +137,4 @@ def cdist(a, b, p=2.0, compute_mode=None):
 
 
 attach_methods(dot, inner, mv, addmm, addmv, addr, baddbmm, kron, cross, dist)
-Tensor.ger, Tensor.vdot = outer, dot
+Tensor.vdot = dot

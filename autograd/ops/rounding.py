@@ -6,7 +6,7 @@ import numpy as np
 
 from allgrad.autograd.arrays import mask_grad, namespace, to_backend_of, xp
 from allgrad.autograd.engine import Tensor, attach_methods, primitive, unwrap
-from allgrad.autograd.ops.elementwise import abs, clamp, div, maximum, minimum, where
+from allgrad.autograd.ops.elementwise import abs, clamp, div, where
 from allgrad.autograd.ops.special import of_arrays
 
 
@@ -91,18 +91,15 @@ def clamp_max(a, max):
 
 
 def fmax(a, b):
-    """The larger of a and b, element by element; the other one where one is nan. Equal ones share the gradient."""
-    return _numbers_first(a, b, maximum)
+    """The larger of a and b, element by element, a if they are equal; the other one where one is nan."""
+    x, y = unwrap(a), unwrap(b)
+    return where((x >= y) | (y != y), a, b)
 
 
 def fmin(a, b):
-    """The smaller of a and b, element by element; the other one where one is nan. Equal ones share the gradient."""
-    return _numbers_first(a, b, minimum)
-
-
-def _numbers_first(a, b, choose):
+    """The smaller of a and b, element by element, a if they are equal; the other one where one is nan."""
     x, y = unwrap(a), unwrap(b)
-    return where(x != x, b, where(y != y, a, choose(where(x != x, b, a), where(y != y, a, b))))
+    return where((x <= y) | (y != y), a, b)
 
 
 def nan_to_num(a, nan=0.0, posinf=None, neginf=None):
@@ -125,4 +122,3 @@ Tensor.__divmod__ = lambda self, other: (floor_divide(self, other), remainder(se
 Tensor.__pos__ = lambda self: self
 Tensor.__round__ = lambda self, decimals=0: round(self, decimals=decimals)
 attach_methods(floor, ceil, trunc, round, frac, fmod, sgn, copysign, clamp_min, clamp_max, fmax, fmin, nan_to_num)
-Tensor.fix = trunc

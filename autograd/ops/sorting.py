@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from allgrad.autograd.arrays import normalize_axis, to_backend_of, to_numpy, xp
+from allgrad.autograd.arrays import astype, normalize_axis, to_backend_of, to_numpy, xp
 from allgrad.autograd.engine import Tensor, attach_methods, primitive, unwrap
 from allgrad.autograd.ops.indexing import take_along_dim
-from allgrad.autograd.ops.reductions import _split_among_equals, amax, amin
+from allgrad.autograd.ops.reductions import amax, amin
 from allgrad.autograd.ops.shapes import squeeze
 
 
@@ -100,13 +100,17 @@ def median(a, dim=None, keepdim=False):
     if not n:
         raise ValueError(f"median: axis {dim} of the shape {tuple(a.shape)} has no elements")
     order, nans = argsort(x, dim), (x != x).sum(axis=dim, keepdims=True) if a.ndim else 0
-    middle = xp[type(x)].where(nans > 0, n - 1, (n - 1) // 2) if a.ndim else None  # nan is last in the order
+    middle = (n - 1) // 2 + (nans > 0) * (n - 1 - (n - 1) // 2)  # nan is last in the order
     return _one_of_each(a, order, middle, dim, keepdim)
 
 
 @primitive
 def _value_of_all(a, *, place):
-    return _split_among_equals(a, a.reshape(-1)[place].reshape((1,) * a.ndim), None, False)
+    x = unwrap(a)
+    value = x.reshape(-1)[place]
+    equal = astype((x == value) | ((x != x) & (value != value)), x.dtype)
+    part = equal / equal.sum()
+    return _value_of_all(a, place=place) if type(a) is Tensor else value, lambda g: g * part
 
 
 def cummax(a, dim):

@@ -39,9 +39,14 @@ __all__ = [
 
 # Of an expression with an operator that has no complex derivative, such as |a|: steps in the complex plane, which give
 # derivatives to the last digit, are left out.
-NOT_ANALYTIC = r"abs|sign|round|binary|l1_loss|norm\(a, (1|3|-?np)"
+NOT_ANALYTIC = (
+    r"abs|sign|round|binary|l1_loss|norm\(a, (1|3|-?np)|floor|ceil|trunc|frac|//|%|fmod|remainder|clamp_|sgn|copysign"
+    r"|fmax|fmin|erfinv|lgamma|atan2|hypot|logaddexp|logcumsumexp|cdist|dist|normalize|cosine|nan|sinc|xlogy|shrink"
+    r"|softsign|hard|relu6|threshold|cholesky|logdet|det|inv|solve|matrix_power|scatter_reduce|to\(|is_floating|type_as|double|sort|topk|median|kth"
+)
 MASK = np.arange(12).reshape(3, 4) % 3 == 0
 PLACES = np.array([[3, 0], [1, 1], [0, 2]])
+AT = np.array([[3, 0], [1, 2], [0, 2]])  # no place twice
 TIES = np.array([[0.0, 1.0, 1.0], [-1.0, 0.0, -1.0]])
 
 
