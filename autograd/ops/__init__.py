@@ -12,8 +12,8 @@ from allgrad.autograd.ops.attention import scaled_dot_product_attention
 from allgrad.autograd.ops.convolution import conv1d, conv2d, conv_transpose2d
 from allgrad.autograd.ops.dropout import dropout
 from allgrad.autograd.ops.elementwise import (
-    abs, add, clamp, cos, div, erf, exp, expm1, log, log1p, maximum, minimum, mul, neg, pow, reciprocal, rsqrt,
-    sign, sin, sqrt, square, sub, tanh, where,
+    abs, add, clamp, cos, div, erf, exp, expm1, log, log1p, maximum, minimum, mul, neg, pow, reciprocal, rsqrt, sign,
+    sin, sqrt, square, sub, tanh, where,
 )  # fmt: skip
 from allgrad.autograd.ops.indexing import embedding, gather, index_select, masked_fill, take_along_dim
 from allgrad.autograd.ops.losses import (
@@ -27,8 +27,8 @@ from allgrad.autograd.ops.reductions import (
     amax, amin, argmax, argmin, cumsum, logsumexp, max, mean, min, norm, prod, std, sum, var,
 )  # fmt: skip
 from allgrad.autograd.ops.shapes import (
-    broadcast_to, cat, chunk, concatenate, expand, flatten, flip, pad, permute, reshape, roll, split, squeeze,
-    stack, transpose, tril, triu, unsqueeze,
+    broadcast_to, cat, chunk, concatenate, expand, flatten, flip, pad, permute, reshape, roll, split, squeeze, stack,
+    transpose, tril, triu, unsqueeze,
 )  # fmt: skip
 from allgrad.autograd.ops.conversions import (
     clone, is_floating_point, numel,
@@ -47,10 +47,11 @@ from allgrad.autograd.ops.comparisons import (
     lt, ne, nonzero, searchsorted, signbit, unique,
 )  # fmt: skip
 from allgrad.autograd.ops.scatter import (
-    index_add, index_copy, index_fill, masked_scatter, masked_select, scatter, scatter_add, scatter_reduce, take,
+    index_add, index_copy, index_fill, index_put, masked_scatter, masked_select, scatter, scatter_add, scatter_reduce,
+    take,
 )  # fmt: skip
 from allgrad.autograd.ops.sorting import (
-    aminmax, argsort, cummax, cummin, kthvalue, median, msort, sort, topk,
+    aminmax, argsort, cummax, cummin, kthvalue, median, msort, quantile, sort, topk,
 )  # fmt: skip
 from allgrad.autograd.ops.arrangements import (
     atleast_1d, atleast_2d, atleast_3d, broadcast_tensors, column_stack, diag, diag_embed, diagflat, diagonal, dstack,

@@ -117,6 +117,13 @@ def numel(a):
     return math.prod(unwrap(a).shape)
 
 
+def stride(self, dim=None):
+    """How many elements of memory lie between neighbours along the axis, or along each axis."""
+    x = unwrap(self)
+    steps = tuple(x.stride()) if is_torch(x) else tuple(n // x.dtype.itemsize for n in x.strides)
+    return steps if dim is None else steps[dim]
+
+
 def is_floating_point(a):
     """Whether the dtype is a floating one."""
     return kind(unwrap(a).dtype) == "f"
@@ -145,6 +152,8 @@ Tensor.type = lambda self, dtype=None: str(self.dtype) if dtype is None else cas
 Tensor.to, Tensor.type_as, Tensor.cpu, Tensor.cuda, Tensor.clone = to, type_as, cpu, cuda, clone
 Tensor.contiguous, Tensor.is_contiguous, Tensor.requires_grad_ = contiguous, is_contiguous, requires_grad_
 Tensor.numel = Tensor.nelement = numel
+Tensor.stride = stride
+Tensor.grad_fn = property(lambda self: None if self.is_leaf else self.node)
 Tensor.dim = Tensor.ndimension = lambda self: self.ndim
 Tensor.element_size = lambda self: self.dtype.itemsize
 Tensor.is_floating_point = is_floating_point

@@ -141,6 +141,14 @@ def _along_axis(name, a, dim, index):
     return axis, (slice(None),) * axis + (index.reshape(-1),)
 
 
+def index_put(a, indices, values, accumulate=False):
+    """a with values at an index: a tuple of arrays of integers or booleans. accumulate: added to what is there."""
+    index = tuple(integers(unwrap(i), unwrap(a)) if unwrap(i).dtype != bool else unwrap(i) for i in indices)
+    shape = tuple(_pick(unwrap(a), index, tuple(a.shape)).shape)
+    values = broadcast_to(_filled(values, np.zeros(()), a), shape)
+    return a + _added(values, index=index, shape=tuple(a.shape)) if accumulate else _written(a, values, index=index)
+
+
 def masked_select(a, mask):
     """The elements of a where the boolean mask holds, as a vector; both broadcast."""
     mask = unwrap(mask)
@@ -203,4 +211,4 @@ def _written(a, src, *, index):
 
 
 attach_methods(scatter, scatter_add, scatter_reduce, index_add, index_copy, index_fill, masked_select, masked_scatter)
-attach_methods(take)
+attach_methods(take, index_put)

@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from allgrad.autograd.arrays import astype, normalize_axis, to_backend_of, to_numpy, xp
+from allgrad.autograd.arrays import astype, cast_like, normalize_axis, to_backend_of, to_numpy, xp
 from allgrad.autograd.engine import Tensor, attach_methods, primitive, unwrap
-from allgrad.autograd.ops.indexing import take_along_dim
+from allgrad.autograd.ops.arrangements import movedim
+from allgrad.autograd.ops.elementwise import where
+from allgrad.autograd.ops.indexing import getitem, take_along_dim
 from allgrad.autograd.ops.reductions import amax, amin
-from allgrad.autograd.ops.shapes import squeeze
+from allgrad.autograd.ops.shapes import reshape, squeeze, unsqueeze
 
 
 class Ordered(NamedTuple):
@@ -113,6 +115,31 @@ def _value_of_all(a, *, place):
     return _value_of_all(a, place=place) if type(a) is Tensor else value, lambda g: g * part
 
 
+def quantile(a, q, dim=None, keepdim=False, *, interpolation="linear"):
+    """The quantile q in [0, 1] along the axis, or of all elements; nan where there is one. Not differentiable by q.
+
+    A vector of several q makes a new first axis. interpolation says what is taken between two elements: "linear",
+    "lower", "higher", "midpoint" or "nearest".
+    """
+    x, axis = (reshape(a, -1), 0) if dim is None else (a, normalize_axis(dim, a.ndim, "quantile"))
+    q, n = np.asarray(to_numpy(unwrap(q)) if hasattr(unwrap(q), "shape") else q, float), x.shape[axis]
+    low = np.floor(at := q.reshape(-1) * (n - 1))
+    part = {"linear": at - low, "lower": 0 * low, "higher": np.ceil(at) - low, "midpoint": 0.5 * (at > low)}
+    part["nearest"] = np.round(at) - low
+    if interpolation not in part or not n or not ((q >= 0) & (q <= 1)).all() or q.ndim > 1:
+        got = f"q {q.tolist()} and {interpolation!r} of {n} elements"
+        raise ValueError(f"quantile: takes q in [0, 1], one of {', '.join(part)}, and an element at least, got {got}")
+    before, after = (slice(None),) * axis, (1,) * (x.ndim - 1 - axis)
+    rising, low = sort(x, axis).values, low.astype(int)
+    first, second = (getitem(rising, (*before, i)) for i in (low, np.minimum(low + 1, n - 1)))
+    y = first + (second - first) * cast_like(part[interpolation].reshape(-1, *after), unwrap(a))
+    found = unwrap(x) != unwrap(x)
+    y = movedim(where(found.any(axis)[(*before, None)], math.nan, y), axis, 0)  # (len(q), ...)
+    y = unsqueeze(y, axis + 1) if keepdim and dim is not None else y
+    y = reshape(y, (*y.shape[:1], *(1,) * a.ndim)) if keepdim and dim is None else y
+    return y if q.ndim else y[0]
+
+
 def cummax(a, dim):
     """The largest element so far along the axis, and its index: the last of equals."""
     return _running("cummax", np.maximum.accumulate, a, dim)
@@ -140,4 +167,4 @@ def aminmax(a, *, dim=None, keepdim=False):
     return Extremes(amin(a, dim, keepdim), amax(a, dim, keepdim))
 
 
-attach_methods(argsort, sort, msort, topk, kthvalue, median, cummax, cummin, aminmax)
+attach_methods(argsort, sort, msort, topk, kthvalue, median, quantile, cummax, cummin, aminmax)

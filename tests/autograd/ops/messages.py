@@ -50,6 +50,8 @@ MESSAGES = [
     (V, "kthvalue: k is between 1 and the 2 elements of axis 0, got 0", lambda: ag.kthvalue(tensor(2, 0), 0, 0)),
     (V, "median: of no elements there is none", lambda: ag.median(tensor(0))),
     (V, "median: axis 1 of the shape (2, 0) has no elements", lambda: ag.median(tensor(2, 0), 1)),
+    (V, "quantile: takes q in [0, 1], one of linear, lower, higher, midpoint, nearest, and an element at",
+     lambda: ag.quantile(tensor(2), 1.5)),
     (T, "view: takes a shape, got 'float64': another dtype is made by x.to(dtype)", lambda: tensor(2).view("float64")),
     (V, "narrow: 3 elements from 0 on are not in the 2 of axis 0", lambda: tensor(2).narrow(0, 0, 3)),
     (V, "unbind: a scalar has no slices", lambda: tensor().unbind()),

@@ -42,7 +42,7 @@ __all__ = [
 NOT_ANALYTIC = (
     r"abs|sign|round|binary|l1_loss|norm\(a, (1|3|-?np)|floor|ceil|trunc|frac|//|%|fmod|remainder|clamp_|sgn|copysign"
     r"|fmax|fmin|erfinv|lgamma|atan2|hypot|logaddexp|logcumsumexp|cdist|dist|normalize|cosine|nan|sinc|xlogy|shrink"
-    r"|softsign|hard|relu6|threshold|cholesky|logdet|det|inv|solve|matrix_power|scatter_reduce|to\(|is_floating|type_as|double|sort|topk|median|kth"
+    r"|softsign|hard|relu6|threshold|cholesky|logdet|det|inv|solve|matrix_power|scatter_reduce|to\(|is_floating|type_as|double|sort|quantile|topk|median|kth"
 )
 MASK = np.arange(12).reshape(3, 4) % 3 == 0
 PLACES = np.array([[3, 0], [1, 1], [0, 2]])

@@ -16,6 +16,7 @@ TABLE = [
     *cases([(2, 3, 4), (2, 5, 4), (2, 5, 6)], "m.scaled_dot_product_attention(a, b, c, is_causal=True, scale=0.3)"),
     *cases([(3, 4), (4, 4), (4, 2)], "m.scaled_dot_product_attention(a, b, c, m.array(MASK & (PLACES[:, :1] > 0)))"),
     *cases([(3, 4), (4, 4), (4, 2)], "m.scaled_dot_product_attention(a, b, c, b[:3])"),
+    *cases([(4, 3, 2), (2, 3, 2), (2, 3, 5)], "m.scaled_dot_product_attention(a, b, c, enable_gqa=True)"),
 ]  # fmt: skip
 
 

@@ -46,6 +46,7 @@ def test_integers_and_booleans_are_constants():
 def test_size_is_a_number_and_a_method():
     x = ag.tensor(np.ones((2, 3)))
     assert x.size == 6 and x.size() == (2, 3) and x.size(-1) == 3 and x.nbytes == 48 and x.ndimension() == 2
+    assert x.T.stride() == (1, 3) and x.stride(0) == 3 and x.grad_fn is None
 
 
 def test_a_constant_becomes_a_leaf_and_a_leaf_a_constant():

@@ -22,6 +22,9 @@ TABLE = [
     *cases([(3, 4), (7,)], "m.masked_scatter(a, m.array(MASK), b) * a", "m.masked_scatter(a, m.array(MASK[0]), b)"),
     *cases([(3, 4)], "m.take(a, m.array([[0, 5], [5, 11]]))", "a.take(m.array(3)) * a"),
     *cases([(3, 4)], "a[0].masked_select(m.array(MASK))"),
+    *cases([(3, 4), (2,)], "m.index_put(a, (m.array([0, 2]), m.array([1, 1])), b)"),
+    *cases([(3, 4), (2,)], "a.index_put((m.array([2, 0]),), b[0])"),
+    *cases([(3, 4), (2,)], "a.index_put((m.array([1, 1]), m.array([1, 1])), b, accumulate=True)"),
     *cases([(), ()], "a.scatter_add(0, m.array(0), b)", "a.index_fill(0, m.array(0), 2.0) * b + a"),
 ]  # fmt: skip
 KINKS = [f"m.scatter_reduce(a, 1, m.array([[0, 0, 1], [2, 2, 2]]), a, '{r}')" for r in ("amax", "amin", "prod")]
