@@ -93,7 +93,6 @@ COMPOSED = [  # mostly of the others: on few samples of each
                 "pixel_unshuffle",
                 "channel_shuffle",
                 "unfold",
-                "fold",
             ),
         )
     ),
