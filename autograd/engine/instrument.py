@@ -19,6 +19,7 @@ capture, recording  rules of all primitives                    show each rule ar
                     Tensor.data                                show the same arrays to code outside of operations
                     Tensor.assign, Tensor.grad, random.philox  refuse what a replay could not repeat
 capture, comparing  Leaf.accumulate                            collect gradients without effect on the leaves
+checkpoint          engine.primitive.Node                      know the nodes of the function from those outside
 
 Three more changes go without a context. The first tensor of torch loads `on_torch`, which wraps the rules of operations
 that torch has kernels for, and `update` of SGD and Adam, once and for good. Importing `replay` registers its array type

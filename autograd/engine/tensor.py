@@ -17,6 +17,15 @@ from allgrad.autograd.engine.graph import Leaf
 from allgrad.autograd.engine.modes import get_default_dtype, here
 
 
+class Size(int):
+    """The number of elements, as NumPy's `size`; called, as torch's: the shape, or the length of one axis."""
+
+    shape: tuple
+
+    def __call__(self, dim=None):
+        return self.shape if dim is None else self.shape[dim]
+
+
 class Tensor:
     """An array and the node of the graph that computed it. Made by `ag.tensor`; operations return Tensors.
 
@@ -50,7 +59,6 @@ class Tensor:
     shape = property(lambda self: self.data.shape)
     ndim = property(lambda self: self.data.ndim)
     dtype = property(lambda self: self.data.dtype)
-    size = property(lambda self: math.prod(self.data.shape))
     device = property(lambda self: str(getattr(unwrap(self), "device", "cpu")))
 
     @property
@@ -61,6 +69,13 @@ class Tensor:
     @requires_grad.setter
     def requires_grad(self, value):
         self.requires_grad_(value)
+
+    @property
+    def size(self):
+        """The number of elements, x.size; and as in torch x.size(), the shape, and x.size(0), the length of an axis."""
+        size = Size(math.prod(self.data.shape))
+        size.shape = tuple(self.data.shape)
+        return size
 
     @property
     def grad(self):

@@ -12,8 +12,10 @@ import sys
 import numpy as np
 import torch
 from torch import (
-    abs, add, amax, amin, broadcast_to, concatenate, cos, divide, einsum, exp, expm1, isfinite, log, log1p, matmul,
-    multiply, negative, ones_like, permute, roll, sigmoid, sign, sin, sqrt, stack, subtract, tanh, trunc, zeros_like,
+    abs, acos, acosh, add, amax, amin, argsort, asin, asinh, atan, atan2, atanh, broadcast_to, ceil, concatenate, cos,
+    cosh, digamma, divide, einsum, erfc, erfinv, exp, exp2, expm1, finfo, floor, fmod, hypot, isfinite, isinf, isnan,
+    lgamma, linalg, log, log10, log1p, log2, logaddexp, matmul, multiply, negative, ones_like, permute, polygamma,
+    remainder, roll, round, sigmoid, sign, signbit, sin, sinh, sqrt, stack, subtract, tan, tanh, trunc, zeros_like,
 )  # fmt: skip
 from torch.special import erf
 

@@ -16,8 +16,8 @@ from allgrad.autograd.ops.composed_activations import (
 from allgrad.autograd.ops.convolution import conv1d, conv2d, conv_transpose2d
 from allgrad.autograd.ops.dropout import dropout
 from allgrad.autograd.ops.elementwise import (
-    abs, add, clamp, cos, div, erf, exp, expm1, log, log1p, maximum, minimum, mul, neg, pow, reciprocal, rsqrt,
-    sign, sin, sqrt, square, sub, tanh, where,
+    abs, add, clamp, cos, div, erf, exp, expm1, log, log1p, maximum, minimum, mul, neg, pow, reciprocal, rsqrt, sign,
+    sin, sqrt, square, sub, tanh, where,
 )  # fmt: skip
 from allgrad.autograd.ops.indexing import embedding, gather, index_select, masked_fill, take_along_dim
 from allgrad.autograd.ops.losses import (
@@ -37,8 +37,56 @@ from allgrad.autograd.ops.reductions import (
     amax, amin, argmax, argmin, cumsum, logsumexp, max, mean, min, norm, prod, std, sum, var,
 )  # fmt: skip
 from allgrad.autograd.ops.shapes import (
-    broadcast_to, cat, chunk, concatenate, expand, flatten, flip, pad, permute, reshape, roll, split, squeeze,
-    stack, transpose, tril, triu, unsqueeze,
+    broadcast_to, cat, chunk, concatenate, expand, flatten, flip, pad, permute, reshape, roll, split, squeeze, stack,
+    transpose, tril, triu, unsqueeze,
+)  # fmt: skip
+from allgrad.autograd.ops.conversions import (
+    clone, is_floating_point, numel,
+)  # fmt: skip
+from allgrad.autograd.ops.special import (
+    acos, acosh, addcdiv, addcmul, asin, asinh, atan, atan2, atanh, cosh, deg2rad, digamma, erfc, erfinv, exp2, hypot,
+    lerp, lgamma, log10, log2, logaddexp, logaddexp2, logit, polygamma, rad2deg, sinc, sinh, tan, xlogy,
+)  # fmt: skip
+from allgrad.autograd.ops.rounding import (
+    ceil, clamp_max, clamp_min, copysign, floor, floor_divide, fmax, fmin, fmod, frac, nan_to_num, remainder, round,
+    sgn, trunc,
+)  # fmt: skip
+from allgrad.autograd.ops.comparisons import (
+    all, allclose, any, argwhere, bincount, bitwise_and, bitwise_not, bitwise_or, bitwise_xor, count_nonzero, eq, equal,
+    ge, gt, isclose, isfinite, isinf, isnan, isneginf, isposinf, le, logical_and, logical_not, logical_or, logical_xor,
+    lt, ne, nonzero, searchsorted, signbit, unique,
+)  # fmt: skip
+from allgrad.autograd.ops.scatter import (
+    index_add, index_copy, index_fill, index_put, masked_scatter, masked_select, scatter, scatter_add, scatter_reduce,
+    take,
+)  # fmt: skip
+from allgrad.autograd.ops.sorting import (
+    aminmax, argsort, cummax, cummin, kthvalue, median, msort, quantile, sort, topk,
+)  # fmt: skip
+from allgrad.autograd.ops.arrangements import (
+    atleast_1d, atleast_2d, atleast_3d, broadcast_tensors, column_stack, diag, diag_embed, diagflat, diagonal, dstack,
+    fliplr, flipud, hsplit, hstack, meshgrid, movedim, narrow, ravel, repeat_interleave, rot90, select, t, tensor_split,
+    tile, trace, unbind, unflatten, vsplit, vstack,
+)  # fmt: skip
+from allgrad.autograd.ops.creation import (
+    arange, bernoulli, empty, empty_like, eye, full, full_like, linspace, logspace, multinomial, normal, one_hot, ones,
+    ones_like, rand, rand_like, randint, randn, randn_like, randperm, tril_indices, triu_indices, zeros, zeros_like,
+)  # fmt: skip
+from allgrad.autograd.ops.composed_activations import (
+    gumbel_softmax, softsign,
+)  # fmt: skip
+from allgrad.autograd.ops.scans import (
+    cumprod, diff, logcumsumexp, nanmean, nansum,
+)  # fmt: skip
+from allgrad.autograd.ops.products import (
+    addmm, addmv, addr, baddbmm, cdist, cross, dist, dot, inner, kron, mv, normalize,
+    tensordot,
+)  # fmt: skip
+from allgrad.autograd.ops.decompositions import (
+    cholesky, det, inv, logdet, matrix_power, slogdet, solve,
+)  # fmt: skip
+from allgrad.autograd.ops.resampling import (
+    channel_shuffle, fold, interpolate, unfold,
 )  # fmt: skip
 from allgrad.autograd.ops.spatial import (
     adaptive_avg_pool1d, adaptive_avg_pool3d, adaptive_max_pool1d, adaptive_max_pool2d, adaptive_max_pool3d,

@@ -18,6 +18,7 @@ from allgrad.autograd.arrays import (
     xp,
 )  # fmt: skip
 from allgrad.autograd.engine import Tensor, attach_methods, primitive, unwrap
+from allgrad.autograd.ops.conversions import cast
 
 SQRT_HALF = math.sqrt(0.5)
 SQRT_2_OVER_PI = math.sqrt(2.0 / math.pi)
@@ -161,9 +162,9 @@ def sigmoid(a):
     return y, lambda g: g * (y * (1.0 - y))
 
 
-def softmax(a, axis=-1, *, dim=None):
+def softmax(a, axis=-1, *, dim=None, dtype=None):
     """exp(a) / sum(exp(a)) along the axis, of a's shape: positive numbers that sum to 1, without overflow."""
-    return _softmax(a, axis=axis if dim is None else dim)
+    return _softmax(a if dtype is None else cast(a, dtype), axis=axis if dim is None else dim)
 
 
 @primitive
@@ -179,9 +180,9 @@ def _softmax(a, *, axis):
     return y, vjp
 
 
-def log_softmax(a, axis=-1, *, dim=None):
+def log_softmax(a, axis=-1, *, dim=None, dtype=None):
     """log(softmax(a)) along the axis, of a's shape, without underflow."""
-    return _log_softmax(a, axis=axis if dim is None else dim)
+    return _log_softmax(a if dtype is None else cast(a, dtype), axis=axis if dim is None else dim)
 
 
 @primitive

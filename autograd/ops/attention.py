@@ -7,20 +7,26 @@ import numpy as np
 from allgrad.autograd.arrays import astype, kind, number, to_backend_of, xp
 from allgrad.autograd.engine import Tensor, shape_of, unwrap
 from allgrad.autograd.ops.activations import softmax
+from allgrad.autograd.ops.arrangements import repeat_interleave
 from allgrad.autograd.ops.dropout import dropout
 from allgrad.autograd.ops.elementwise import where
 from allgrad.autograd.ops.linalg import matmul
 
 
-def scaled_dot_product_attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None):
+def scaled_dot_product_attention(
+    query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False
+):
     """softmax(query key^T scale) value. Vaswani et al. 2017, section 3.2.1.
 
     query (..., L, E), key (..., S, E), value (..., S, D); result (..., L, D). scale is 1 / sqrt(E) if absent.
     attn_mask broadcasts to (..., L, S): True where a query may look, or numbers added to the scores. is_causal lets
-    query i look at the keys 0 .. i only. A query that may look nowhere gets zeros.
+    query i look at the keys 0 .. i only. A query that may look nowhere gets zeros. enable_gqa: several queries, in axis
+    -3, share a key and a value, of which there are fewer (Ainslie et al. 2023).
     """
     if is_causal and attn_mask is not None:
         raise ValueError("scaled_dot_product_attention: give attn_mask or is_causal, not both")
+    if enable_gqa:
+        key, value = (repeat_interleave(x, query.shape[-3] // x.shape[-3], -3) for x in (key, value))
     _check_shapes(query, key, value, attn_mask)
     scale = 1.0 / math.sqrt(max(query.shape[-1], 1)) if scale is None else number(scale)
     scores = matmul(query * scale, key.mT)

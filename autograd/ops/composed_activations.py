@@ -1,9 +1,12 @@
 """Activation functions that are composed of simpler operations. The kinks have torch's derivatives."""
 
-from allgrad.autograd.arrays import normalize_axis
-from allgrad.autograd.engine import shape_of, unwrap
+from allgrad.autograd.arrays import mask_grad, normalize_axis, xp
+from allgrad.autograd.engine import attach_methods, primitive, shape_of, unwrap
 from allgrad.autograd.ops.activations import elu, hardtanh, sigmoid, softmax, softplus
-from allgrad.autograd.ops.elementwise import clamp, tanh, where
+from allgrad.autograd.ops.creation import rand_like
+from allgrad.autograd.ops.elementwise import abs, clamp, log, tanh, where
+from allgrad.autograd.ops.reductions import argmax
+from allgrad.autograd.ops.scatter import scatter
 from allgrad.autograd.ops.shapes import chunk
 
 SELU_SCALE, SELU_ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
@@ -19,9 +22,13 @@ def hardsigmoid(a):
     return hardtanh(a, -3.0, 3.0) / 6.0 + 0.5
 
 
+@primitive
 def hardswish(a):
-    """a * hardsigmoid(a). Howard et al. 2019."""
-    return a * hardsigmoid(a)
+    """a times hardsigmoid(a). Howard et al. 2019."""
+    x = unwrap(a)
+    n, inside, above = xp[type(a)], (x > -3.0) & (x < 3.0), x >= 3.0
+    y = n.where(above, a, mask_grad(a * (a + 3.0) * (1.0 / 6.0), inside))
+    return y, lambda g: n.where(above, g, mask_grad(g * (a * (1.0 / 3.0) + 0.5), inside))
 
 
 def mish(a):
@@ -93,3 +100,24 @@ def softshrink(a, lambd=0.5):
 def threshold(a, threshold, value):
     """a where it is above the threshold, value elsewhere."""
     return where(unwrap(a) > threshold, a, value)
+
+
+def softsign(a):
+    """a / (1 + |a|). Turian et al. 2009."""
+    return a / (1.0 + abs(a))
+
+
+def gumbel_softmax(a, tau=1.0, hard=False, *, dim=-1):
+    """softmax((a + Gumbel noise) / tau): a sample of classes with logits a. Jang et al. 2017.
+
+    With `hard` one-hot, with the gradient of the soft sample.
+    """
+    noise = -log(-log(rand_like(a) * (1.0 - 2e-7) + 1e-7))
+    soft = softmax((a + noise) * (1.0 / tau), dim)
+    if not hard:
+        return soft
+    chosen = scatter(soft.detach() * 0.0, dim, argmax(soft, dim, True), 1.0)
+    return chosen - soft.detach() + soft
+
+
+attach_methods(hardshrink, prelu)

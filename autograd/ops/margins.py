@@ -16,7 +16,7 @@ from allgrad.autograd.ops.indexing import take_along_dim
 from allgrad.autograd.ops.losses import (
     _check_reduction,
     _check_same_shape,
-    _reduce,
+    _reduce_and_mark,
     binary_cross_entropy_with_logits,
     huber_loss,
     l1_loss,
@@ -42,7 +42,9 @@ def smooth_l1_loss(prediction, target, reduction="mean", beta=1.0):
 def soft_margin_loss(prediction, target, reduction="mean"):
     """log(1 + exp(-target * prediction)), elementwise; target is 1 or -1, both of one shape."""
     _check_same_shape("soft_margin_loss", prediction, target)
-    return _reduce(softplus(-(target * prediction), threshold=40.0), _check_reduction("soft_margin_loss", reduction))
+    return _reduce_and_mark(
+        softplus(-(target * prediction), threshold=40.0), _check_reduction("soft_margin_loss", reduction)
+    )
 
 
 def hinge_embedding_loss(distance, target, margin=1.0, reduction="mean"):
@@ -50,7 +52,7 @@ def hinge_embedding_loss(distance, target, margin=1.0, reduction="mean"):
     _check_same_shape("hinge_embedding_loss", distance, target)
     t = unwrap(target)
     loss = where(t != -1, distance, 0.0) + where(t != 1, clamp(margin - distance, min=0.0), 0.0)
-    return _reduce(loss, _check_reduction("hinge_embedding_loss", reduction))
+    return _reduce_and_mark(loss, _check_reduction("hinge_embedding_loss", reduction))
 
 
 def margin_ranking_loss(input1, input2, target, margin=0.0, reduction="mean"):
@@ -59,7 +61,7 @@ def margin_ranking_loss(input1, input2, target, margin=0.0, reduction="mean"):
     if len({*map(len, shapes)}) > 1:
         raise ValueError(f"margin_ranking_loss: both inputs and the target have as many axes, got {shapes}")
     loss = clamp(margin - target * (input1 - input2), min=0.0)
-    return _reduce(loss, _check_reduction("margin_ranking_loss", reduction))
+    return _reduce_and_mark(loss, _check_reduction("margin_ranking_loss", reduction))
 
 
 def pairwise_distance(x1, x2, p=2.0, eps=1e-6, keepdim=False):
@@ -87,7 +89,7 @@ def cosine_embedding_loss(input1, input2, target, margin=0.0, reduction="mean"):
     cosine = (input1 * input2).sum(-1) / sqrt(squares[0] * squares[1])
     t = unwrap(target)
     loss = where(t == 1, 1.0 - cosine, 0.0) + where(t == -1, clamp(cosine - margin, min=0.0), 0.0)
-    return _reduce(loss, _check_reduction("cosine_embedding_loss", reduction))
+    return _reduce_and_mark(loss, _check_reduction("cosine_embedding_loss", reduction))
 
 
 def triplet_margin_loss(
@@ -103,7 +105,7 @@ def triplet_margin_loss(
     distance = distance_function or (lambda x, y: pairwise_distance(x, y, p, eps))
     near, far = distance(anchor, positive), distance(anchor, negative)
     far = minimum(far, distance(positive, negative)) if swap else far
-    return _reduce(clamp(margin + near - far, min=0.0), _check_reduction(name, reduction))
+    return _reduce_and_mark(clamp(margin + near - far, min=0.0), _check_reduction(name, reduction))
 
 
 def poisson_nll_loss(prediction, target, log_input=True, full=False, eps=1e-8, reduction="mean"):
@@ -119,7 +121,7 @@ def poisson_nll_loss(prediction, target, log_input=True, full=False, eps=1e-8, r
         t = where(unwrap(target) > 1, target, 1.0)
         stirling = t * log(t) - t + 0.5 * log(2.0 * math.pi * t)
         loss = loss + where(unwrap(target) > 1, stirling, 0.0)
-    return _reduce(loss, _check_reduction("poisson_nll_loss", reduction))
+    return _reduce_and_mark(loss, _check_reduction("poisson_nll_loss", reduction))
 
 
 def gaussian_nll_loss(prediction, target, var, full=False, eps=1e-6, reduction="mean"):
@@ -142,7 +144,7 @@ def gaussian_nll_loss(prediction, target, var, full=False, eps=1e-6, reduction="
     var = var + (clamp(unwrap(var), min=eps) - unwrap(var)).detach()  # what is missing up to eps is a constant
     d = prediction - target
     loss = 0.5 * (log(var) + d * d / var)
-    return _reduce(loss + 0.5 * math.log(2.0 * math.pi) if full else loss, _check_reduction(name, reduction))
+    return _reduce_and_mark(loss + 0.5 * math.log(2.0 * math.pi) if full else loss, _check_reduction(name, reduction))
 
 
 def multi_margin_loss(prediction, target, p=1, margin=1.0, weight=None, reduction="mean"):
@@ -161,10 +163,10 @@ def multi_margin_loss(prediction, target, p=1, margin=1.0, weight=None, reductio
     if weight is not None:
         over = over * cast_like(unwrap(weight), unwrap(prediction))[t][..., None]
     classes = to_backend_of(np.arange(shape[-1]), t)
-    return _reduce(where(classes == at, 0.0, over).sum(-1) / shape[-1], _check_reduction(name, reduction))
+    return _reduce_and_mark(where(classes == at, 0.0, over).sum(-1) / shape[-1], _check_reduction(name, reduction))
 
 
 def multilabel_soft_margin_loss(prediction, target, weight=None, reduction="mean"):
     """Mean over the classes of the binary cross-entropy; logits (N, C) or (C,) and targets of 0 and 1, of one shape."""
     loss = binary_cross_entropy_with_logits(prediction, target, "none", weight)
-    return _reduce(loss.mean(-1), _check_reduction("multilabel_soft_margin_loss", reduction))
+    return _reduce_and_mark(loss.mean(-1), _check_reduction("multilabel_soft_margin_loss", reduction))

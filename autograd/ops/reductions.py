@@ -24,9 +24,12 @@ from allgrad.autograd.arrays import (
     xp,
 )  # fmt: skip
 from allgrad.autograd.engine import Tensor, attach_methods, is_mean_of, primitive, shape_of, unwrap
+from allgrad.autograd.ops.conversions import cast
 from allgrad.autograd.ops.elementwise import abs, maximum, minimum, sign, where
 from allgrad.autograd.ops.indexing import take_along_dim
 from allgrad.autograd.ops.shapes import pad, permute, reshape, squeeze
+
+WITH_DTYPE = ("sum", "mean", "prod")  # which take the dtype to convert to before they reduce, as torch's do
 
 
 def _reduction(operation):
@@ -34,7 +37,11 @@ def _reduction(operation):
     name = operation.__name__
     is_mean = name == "mean"
 
-    def reduce(a, axis=None, keepdims=False, *, dim=None, keepdim=None, **static):
+    def reduce(a, axis=None, keepdims=False, *, dim=None, keepdim=None, dtype=None, **static):
+        if dtype is not None:
+            if name not in WITH_DTYPE:
+                raise TypeError(f"{name}: takes no dtype: convert before it, by x.to(dtype)")
+            a = cast(a, dtype)
         axis = axis if dim is None else dim
         keepdims = keepdims if keepdim is None else keepdim
         axis = None if axis is None else normalize_axes(axis, np.ndim(unwrap(a)), name) or None
@@ -231,9 +238,10 @@ def prod(a, *, axis=None, keepdims=False):
     return reshape(y, _keepdims_shape(shape, axis)) if keepdims else y[0]
 
 
-def cumsum(a, axis=0, *, dim=None):
+def cumsum(a, axis=0, *, dim=None, dtype=None):
     """Running sum along one axis, of a's shape."""
     axis = normalize_axis(axis if dim is None else dim, np.ndim(unwrap(a)), "cumsum")
+    a = a if dtype is None else cast(a, dtype)
     return _cumsum(a, axis=axis) if np.ndim(unwrap(a)) else a
 
 
@@ -246,13 +254,14 @@ def _cumsum(a, *, axis):
     return running_sum(a, axis), vjp
 
 
-def norm(a, p=2.0, axis=None, keepdims=False, *, dim=None, keepdim=None):
+def norm(a, p=2.0, axis=None, keepdims=False, *, dim=None, keepdim=None, dtype=None):
     """(sum |a|^p)^(1/p) over the axes; p = math.inf gives the largest |a| and -math.inf the smallest.
 
     p = 0 counts the elements that are not 0; "fro" means 2. The derivative at a zero vector is 0, and so is that by an
     element that is 0.
     """
     axis, keepdims = axis if dim is None else dim, keepdims if keepdim is None else keepdim
+    a = a if dtype is None else cast(a, dtype)
     p = number(2.0 if isinstance(p, str) and p == "fro" else p)
     if not isinstance(p, (int, float)):
         raise ValueError(f'norm: p is a number, math.inf or "fro", got {p!r}')

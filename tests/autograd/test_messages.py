@@ -12,6 +12,7 @@ import allgrad as ag
 from allgrad import nn, optim
 from allgrad.autograd import init, schedule
 from allgrad.autograd.ops import part_of_batch
+from tests.autograd.ops.messages import MESSAGES
 
 
 def tensor(*shape, name="A"):
@@ -638,6 +639,7 @@ TABLE = [
      lambda: schedule.join([schedule.constant(1.0)] * 2, [1, 2])),
     (V, "join: 3 schedules need 2 rising boundaries, got [2, 1]",
      lambda: schedule.join([schedule.constant(1.0)] * 3, [2, 1])),
+    *MESSAGES,
 ]  # fmt: skip
 
 

@@ -1,6 +1,11 @@
-"""Runs what is in `table.py`, `kinks.py` and `large.py` on the tables of the file that imports it."""
+"""Runs what is in `table.py`, `kinks.py`, `large.py` and `values.py` on the tables of the file that imports it."""
 
-TABLES = {"case": "TABLE", "kink": "KINKS", "large": "LARGE"}  # argument of a test: where its values stand
+TABLES = {
+    "case": "TABLE",
+    "kink": "KINKS",
+    "large": "LARGE",
+    "value": "VALUES",
+}  # argument of a test: where its values stand
 
 
 def pytest_generate_tests(metafunc):

@@ -44,7 +44,12 @@ __all__ = [
 
 # Of an expression with an operator that has no complex derivative, such as |a|: steps in the complex plane, which give
 # derivatives to the last digit, are left out.
-NOT_ANALYTIC = r"abs|sign|round|binary|multilabel|l1_loss|norm\(a, (0\.|1|3|-|np)"
+NOT_ANALYTIC = (
+    r"abs|sign|round|binary|multilabel|l1_loss|norm\(a, (0\.|1|3|-|np)|floor|ceil|trunc|frac|//|%|fmod|remainder"
+    r"|clamp_|sgn|copysign|fmax|fmin|erfinv|lgamma|atan2|hypot|logaddexp|logcumsumexp|cdist|dist\(|normalize|cosine|nan"
+    r"|sinc|xlogy|shrink|softsign|hard(sig|sw)|relu6|threshold|cholesky|logdet|slogdet|\bdet|inv\b|solve|matrix_power"
+    r"|scatter_reduce|to\(|is_floating|type_as|double|\bsort|argsort|msort|quantile|topk|median|kth"
+)
 # Where values are not finite, torch's own sums of them depend on their order (inf - inf), its vector code takes another
 # branch at nan than its code for single numbers, its product has no derivative, or its spelling here has another one.
 OTHERWISE_AT_EDGES = (
@@ -54,6 +59,7 @@ OTHERWISE_AT_EDGES = (
 EDGES = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0, -1.0, 0.5]
 MASK = np.arange(12).reshape(3, 4) % 3 == 0
 PLACES = np.array([[3, 0], [1, 1], [0, 2]])
+AT = np.array([[3, 0], [1, 2], [0, 2]])  # no place twice
 TIES = np.array([[0.0, 1.0, 1.0], [-1.0, 0.0, -1.0]])
 
 

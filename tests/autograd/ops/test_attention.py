@@ -17,6 +17,7 @@ TABLE = [
     *cases([(3, 4), (4, 4), (4, 2)], "m.scaled_dot_product_attention(a, b, c, m.array(MASK & (PLACES[:, :1] > 0)))"),
     *cases([(3, 4), (4, 4), (4, 2)], "m.scaled_dot_product_attention(a, b, c, b[:3])"),
     *cases([(3, 0), (3, 0), (3, 2)], "m.scaled_dot_product_attention(a, b, c)"),
+    *cases([(4, 3, 2), (2, 3, 2), (2, 3, 5)], "m.scaled_dot_product_attention(a, b, c, enable_gqa=True)"),
 ]  # fmt: skip
 
 

@@ -3,6 +3,10 @@
 A new operator is a new row of TABLE: see `table.py`.
 """
 
+import numpy as np
+
+import allgrad as ag
+from allgrad.autograd.random import keyed
 from tests.autograd.ops.kinks import *  # noqa: F403 - the tests of each row of KINKS
 from tests.autograd.ops.large import *  # noqa: F403 - the test of each row of LARGE
 from tests.autograd.ops.table import *  # noqa: F403 - the tests of each row of TABLE
@@ -17,9 +21,23 @@ TABLE = [
     *cases([(3, 4)], "m.hardshrink(a)", "m.hardshrink(a, 0.2)"),
     *cases([(2, 3, 2), (3,)], "m.prelu(a, b)"),
     *cases([(3, 4), (1,)], "m.prelu(a, b)"),
+    *cases([(3, 4)], "m.softsign(a)", "0.0 * m.gumbel_softmax(a) + a", "a.hardshrink(0.8)"),
 ]
 KINKS = [
     "m.relu6(a * 6)", "m.hardswish(a * 3)", "m.softshrink(a, 1.0)", "m.hardshrink(a, 1.0)",
-    "m.celu(a)", "m.selu(a)", "m.threshold(a, 1.0, 0.0)",
+    "m.celu(a)", "m.selu(a)", "m.threshold(a, 1.0, 0.0)", "m.softsign(a)", "m.hardswish(-3 * a)",
 ]  # fmt: skip
-LARGE = ["m.mish(a)", "m.celu(a)", "m.selu(a)", "m.logsigmoid(a)"]
+LARGE = ["m.mish(a)", "m.celu(a)", "m.softsign(a)", "m.softmin(a, 1)", "m.selu(a)", "m.logsigmoid(a)"]
+
+
+def test_a_sample_of_classes_has_their_probabilities_and_the_gradient_of_the_soft_one():
+    logits = np.log(np.array([0.5, 0.3, 0.2], np.float32)) + np.zeros((20_000, 1), np.float32)
+    with keyed("gumbel"):
+        y = ag.gumbel_softmax(logits, hard=True).numpy()
+    assert set(np.unique(y.round(6))) == {0.0, 1.0} and abs(y.mean(0) - [0.5, 0.3, 0.2]).max() < 5 * 0.5 / 20_000**0.5
+    gradients = []
+    for hard in (False, True):
+        with keyed("gumbel"):
+            _, pullback = ag.vjp(lambda x: ag.gumbel_softmax(x, 0.5, hard), logits[:5])
+        gradients.append(pullback(np.cos(np.arange(15.0, dtype="f")).reshape(5, 3))[0])
+    np.testing.assert_array_equal(*gradients)
