@@ -12,9 +12,10 @@ from allgrad.ddp.reduce import ShardSum
 def evaluate(model, dataset, metrics, comm, shards, batch=1024, place=None) -> dict[str, float]:
     """The mean of each metric over the data set: every sample once, no padding, the same bits on any number of ranks.
 
-    metrics(*arrays) gets some samples' arrays and returns {name: one number a sample}. The model is in evaluation
-    mode meanwhile. place: see `DataLoader`. Sums are taken in float64, over each logical shard in order and over the
-    shards as a tree.
+    metrics(*arrays) gets some samples' arrays and returns {name: one number a sample}; if it has a method
+    finish({name: mean}), what that returns is the result, as for R2, which follows from several means. The model is in
+    evaluation mode meanwhile. place: see `DataLoader`. Sums are taken in float64, over each logical shard in order and
+    over the shards as a tree.
     """
     loader = DataLoader(dataset, max(batch, shards), comm, shards, shuffle="never", place=place)
     metric_sum = ShardSum(comm, shards)
@@ -39,4 +40,5 @@ def evaluate(model, dataset, metrics, comm, shards, batch=1024, place=None) -> d
         result = np.zeros(len(names)) + shard_sums
         metric_sum.push(v, result)
     metric_sum.finish(result)
-    return {name: float(x) / len(loader.dataset) for name, x in zip(names, result)}
+    means = {name: float(x) / len(loader.dataset) for name, x in zip(names, result)}
+    return metrics.finish(means) if hasattr(metrics, "finish") else means

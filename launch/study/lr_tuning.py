@@ -224,7 +224,7 @@ class _Search:
                 f"rate {rates} ({endings}): give smaller ones to begin with by --lr, or other data or another model"
             )
         ends = [row[f"final_{config['metric']}"] for row in self.rows]
-        closest = max if config["metric"].endswith("accuracy") else min
+        closest = max if config["metric"].endswith(runner.RISING) else min
         best = closest((end for end in ends if end is not None), default=math.nan)
         return (
             f"{config['optimizer']} with batch {config['batch']} meets {config['metric']} {config['target']} with no "

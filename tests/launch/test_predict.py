@@ -8,7 +8,6 @@ import pytest
 
 from allgrad.launch.__main__ import main
 from allgrad.launch.data import load
-from allgrad.launch.data.tables import load_csv
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(90, 3)) * [1, 10, 100] + [5, 0, 3]
@@ -109,7 +108,7 @@ def test_the_index_of_a_table_counts_its_samples_and_the_split_is_that_of_traini
     assert [row["index"] for row in everything] == [*map(str, range(90))]
     assert [row["true_label"] for row in everything] == ANSWERS.tolist()
     assert sorted(int(row["index"]) for row in [*train, *val]) == [*range(90)] and len(val) == 18
-    data = load_csv(made / "t.csv", seed=3)
+    data = load(str(made / "t.csv"), seed=3)
     assert [row["true_label"] for row in val] == [("no", "yes")[c] for c in data.val_y]
     for row in [*val, *train]:
         again = everything[int(row["index"])]

@@ -163,7 +163,7 @@ class Setting:
 
     @property
     def rising(self) -> bool:
-        return self.metric.endswith("accuracy")
+        return self.metric.endswith(runner.RISING)
 
     @property
     def measured(self) -> str:
