@@ -12,14 +12,15 @@ from itertools import islice
 import numpy as np
 
 from allgrad.ddp.errors import ConfigurationError
-from allgrad.launch.data.header import NUMBER, TRUTH, WHOLE, Kind, has_header, pandas_index
+from allgrad.launch.data.header import NUMBER, TRUTH, WHOLE, Kind, has_header
 
 MISSING = r"(?i)^(|\?|na|n/a|#n/a|<na>|[+-]?nan|null|none)$"  # in a column of numbers
 MISSING_LABELS = ("", "?", "NA", "N/A", "#N/A", "<NA>", "nan", "NaN", "null", "NULL")  # "none" and "na" may be classes
 REAL = rf"{NUMBER}|^[+-]?([Ii]nf|INF|[Ii]nfinity|INFINITY)$"
 DECIMAL_COMMA = r"^[+-]?\d+,\d+([eE][+-]?\d+)?$"
 MAYBE_THOUSANDS = r"^[+-]?[1-9]\d{0,2},\d{3}$"
-SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+PANDAS_INDEX = r"^Unnamed: \d+$|^__index_level_\d+__$"
 EXACT = 2**53  # whole numbers up to this size are exact in float64
 LONGEST_LABEL = 1000  # characters
 
@@ -42,7 +43,8 @@ class Frame:
     remarks: list[str] = field(default_factory=list)
 
     def at(self, i, j) -> str:
-        return f"{self.path}, {self.place(i)}, column {self.names[j]}"
+        name = self.names[j] if self.names[j].isprintable() else repr(self.names[j])
+        return f"{self.path}, {self.place(i)}, column {name}"
 
     def seen(self, i, j) -> str:
         value = self.columns[j][int(i)].as_py()
@@ -61,11 +63,16 @@ def read(path, kind: str, header=None, names=(), features=None) -> Frame:
     except OSError as error:
         reason = error.strerror or "it is damaged"
         raise ConfigurationError(f"{path} cannot be read ({reason}): give the path of a {kind[:-1]} file") from None
-    for name in frame.names if frame.named else ():
-        if pandas_index(name):
+    for j, name in enumerate(frame.names) if frame.named else ():
+        if name == "":
             raise ConfigurationError(
-                f"{path}: column {frame.names.index(name) + 1} has no name in the header, or that of the index of a "
-                f"pandas table: name it, or delete it if it only numbers the rows (index=False)"
+                f"{path}: column {j + 1} has no name in the header: name it, or delete it if it only numbers the "
+                f"lines, as the index of a pandas table does (index=False)"
+            )
+        if re.match(PANDAS_INDEX, name):
+            raise ConfigurationError(
+                f"{path}: column {name} is the index of a pandas table, which only numbers the rows: delete it "
+                f"(index=False), or give it another name"
             )
     return frame
 
@@ -144,6 +151,8 @@ def _csv(path, header, names, features):
     content, before = _content(path)
     separator, first = _separator(path, content, before)
     content = content[len(before) :]
+    if b'"' in content:
+        _refuse_open_quotes(path, content, separator)
     width, wrong, blank = len(first), [], []
 
     def ragged(row):
@@ -170,16 +179,12 @@ def _csv(path, header, names, features):
         _refuse_ragged(
             path, line(record), wrong[0], len(wrong) == table.num_rows + len(wrong) - 1, SEPARATORS.get(separator)
         )
-    if content.count(b'"') % 2 and table.column(width - 1)[-1].as_py().endswith("\n"):
-        raise ConfigurationError(
-            f"{path} is not CSV in UTF-8: line {line(table.num_rows - 1)} opens a quote that nothing closes: close it"
-        )
     columns = [_trimmed(column.combine_chunks()) for column in table.columns]
     if separator != ",":
-        columns = [_with_points(path, column, j) for j, column in enumerate(columns)]
+        columns = _with_points(path, columns)
     if width == 1 and features != 1:
         raise ConfigurationError(
-            f"{path} has one column: expected features and a label, separated by commas, semicolons or tabs"
+            f"{path} has one column: expected features and a label, separated by commas, semicolons, tabs or bars"
         )
     first = [column[0].as_py() for column in columns]
     rest = [column[1:] for column in columns]
@@ -255,15 +260,27 @@ def _share_of_numbers(rows, separator):
     return np.mean([bool(re.match(NUMBER, f) or (comma and re.match(DECIMAL_COMMA, f))) for f in fields])
 
 
+def _refuse_open_quotes(path, content, separator):
+    """Raise ConfigurationError for text after a closing quote, or an open one: pyarrow takes both into the field."""
+    limit, reader = csv.field_size_limit(len(content)), None
+    try:
+        text = io.TextIOWrapper(io.BytesIO(content), "utf-8", newline="")
+        reader = csv.reader(text, delimiter=separator, skipinitialspace=True, strict=True)
+        for _ in reader:
+            pass
+    except (csv.Error, UnicodeDecodeError) as error:
+        line = reader.line_num if reader else 0
+        raise ConfigurationError(
+            f"{path} is not CSV in UTF-8 below line {line} ({error}): save it as such, each quote in a field doubled"
+        ) from None
+    finally:
+        csv.field_size_limit(limit)
+
+
 def _refuse_ragged(path, line, row, every, separator):
     seen = (
         f"{path}, line {line}: found {row.actual_columns} fields, expected {row.expected_columns} as in the first line"
     )
-    if row.text.count('"') % 2:
-        raise ConfigurationError(
-            f"{path} is not CSV in UTF-8: line {line} opens a quote that nothing closes, and has {row.actual_columns} "
-            f"fields instead of {row.expected_columns}: close it"
-        )
     if every:
         raise ConfigurationError(f"{seen}: give each column a name in the header, and each sample all its fields")
     raise ConfigurationError(f"{seen}, separated by {separator}: correct or delete the line")
@@ -289,21 +306,28 @@ def _trimmed(column):
     return compute.utf8_trim_whitespace(column)
 
 
-def _with_points(path, column, j):
-    """The column with its decimal commas as points, as in files whose fields are not separated by commas."""
+def _with_points(path, columns):
+    """The columns with their decimal commas as points, as in files whose fields are not separated by commas."""
     from pyarrow import compute
 
-    found = compute.match_substring_regex(column, DECIMAL_COMMA)
-    if not compute.any(found).as_py():
-        return column
-    some = column.filter(found)
-    points = compute.match_substring_regex(column, r"^[+-]?\d*\.\d+([eE][+-]?\d+)?$")
-    if compute.all(compute.match_substring_regex(some, MAYBE_THOUSANDS)).as_py() or compute.any(points).as_py():
+    with_comma = [compute.match_substring_regex(column, DECIMAL_COMMA) for column in columns]
+    some = [column.filter(found) for column, found in zip(columns, with_comma)]
+    first = next((j for j, found in enumerate(some) if len(found)), None)
+    if first is None:
+        return columns
+    unsure = all(
+        compute.all(compute.match_substring_regex(found, MAYBE_THOUSANDS)).as_py() for found in some if len(found)
+    )
+    point = r"^[+-]?\d*\.\d+([eE][+-]?\d+)?$"
+    if unsure or any(compute.any(compute.match_substring_regex(column, point)).as_py() for column in columns):
         raise ConfigurationError(
-            f"{path}: column {j + 1} has {some[0].as_py()!r}, whose comma may be a decimal comma or part thousands: "
-            f"write decimals with a point, and leave out what parts thousands"
+            f"{path}: column {first + 1} has {some[first][0].as_py()!r}, whose comma may be a decimal comma or part "
+            f"thousands: write decimals with a point, and leave out what parts thousands"
         )
-    return compute.if_else(found, compute.replace_substring(column, ",", "."), column)
+    return [
+        compute.if_else(found, compute.replace_substring(column, ",", "."), column)
+        for column, found in zip(columns, with_comma)
+    ]
 
 
 def _kind(column):
@@ -391,8 +415,8 @@ def _no_number(frame, i, j, words, mostly):
     seen = words[0]
     if DATE.match(seen):
         advice = "a date or a time is written as a number, such as days since a fixed date"
-    elif re.match(DECIMAL_COMMA, seen) or re.match(r"^[+-]?\d{1,3}([,' ]\d{3})+(\.\d+)?$", seen):
-        advice = "write decimals with a point, and leave out what parts thousands"
+    elif re.match(r"^[$€£]?\s*[+-]?\d[\d.,_' ]*\s*\D{0,3}$", seen):
+        advice = "write the number alone, with a decimal point, without a unit and without what parts thousands"
     elif all(re.match(r"(?i)^(yes|no|y|n|t|f|true|false|on|off)$", word) for word in words):
         advice = "write 1 for yes and 0 for no"
     elif mostly:
@@ -450,6 +474,11 @@ def labels(frame: Frame, j: int) -> tuple[np.ndarray, np.ndarray]:
         raise ConfigurationError(
             f"{frame.at(i, j)}: found {shown(texts[i])}, {len(texts[i]):,} characters, expected a label of at most "
             f"{LONGEST_LABEL:,}: name the column of the label by ?label="
+        )
+    if all(DATE.match(texts[i]) for i in present):
+        raise ConfigurationError(
+            f"{frame.at(present[0], j)}: found {shown(texts[present[0]])}, a date or a time, expected a label: name "
+            f"another column by ?label=, or write it as a number, such as days since a fixed date"
         )
     found = np.array(["" if gone else text for gone, text in zip(missing, texts)])
     if all(re.match(TRUTH, text) for text in np.unique(found[present])):

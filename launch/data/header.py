@@ -47,7 +47,7 @@ def has_header(path, first: list[str], rest: list[Kind], names=()) -> tuple[bool
     if not text:
         if first[0] == "" and numbers == [str(j) for j in range(len(first) - 1)]:
             return True, as_names  # the index of a pandas table, and its columns
-        if len(numbers) < len(first) or not _count_up(numbers):
+        if len(numbers) < len(first) or not _count_up(numbers) or all(kind.what == "missing" for kind in rest):
             return False, None
     elif above:
         if not numbers or {*names} & {*first} or _count_up(numbers) or _in_order(numbers):
@@ -82,8 +82,3 @@ def _in_order(numbers):
     """Whether these may be names such as wavelengths: three numbers or more that rise, or fall."""
     steps = np.diff([float(text) for text in numbers])
     return len(numbers) >= 3 and bool((steps > 0).all() or (steps < 0).all())
-
-
-def pandas_index(name: str) -> bool:
-    """Whether a column has the name of an index that pandas wrote unasked."""
-    return name == "" or bool(re.match(r"^Unnamed: \d+$|^__index_level_\d+__$", name))

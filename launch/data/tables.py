@@ -230,8 +230,8 @@ def _complete(path, part, options, remarks, labels_needed=True):
         return replace(part, y=None)
     for i in np.flatnonzero(part.unlabelled)[:1].tolist():
         raise ConfigurationError(
-            f"{part.label_seen(i)}, expected a label: correct it, or write ?missing=drop after the path to leave out "
-            f"samples where anything is missing"
+            f"{part.label_seen(i)}, expected a {'finite number' if numbers else 'label'}: correct it, or write "
+            f"?missing=drop after the path to leave out samples where anything is missing"
         )
     if gone.any():
         many = counted(int(gone.sum()), "missing value")
@@ -258,13 +258,12 @@ def _targets(path, y, task, part, remarks):
         return _as_numbers(y, part), None
     names, labels = np.unique(y, return_inverse=True)
     if not text and task is None:
-        few = len(names) <= max(FEW_CLASSES, len(y) // SAMPLES_A_CLASS)
-        rule = f"at most {FEW_CLASSES}, or each {SAMPLES_A_CLASS} times on average, mean classes"
-        different = f"the label {name} is whole numbers, {len(names):,} different ones in {len(y):,} samples"
-        if not few:
-            remarks.append(f"{different}: regression ({rule}); ?task=classification for classes")
+        seen = f"label {name}: {len(names):,} different whole numbers in {len(y):,} samples"
+        if len(names) > max(FEW_CLASSES, len(y) // SAMPLES_A_CLASS):
+            why = f"more than {FEW_CLASSES}, and fewer than {SAMPLES_A_CLASS} samples of each on average"
+            remarks.append(f"{seen}, taken as quantities ({why}); ?task=classification if they are classes")
             return _as_numbers(y, part), None
-        remarks.append(f"{different}: classification ({rule}); ?task=regression for a quantity")
+        remarks.append(f"{seen}, taken as classes; ?task=regression if they are quantities")
     if len(names) in (1, len(y)):
         seen = f"every label is {names[0]}" if len(names) == 1 else f"no label of {len(y)} occurs twice"
         raise ConfigurationError(

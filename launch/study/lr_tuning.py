@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from allgrad.ddp.errors import ConfigurationError
-from allgrad.launch.study import fit
+from allgrad.launch.study import fit, runner
 
 FACTOR = math.sqrt(2.0)  # between neighbouring rates
 START = {"sgd": 0.1, "momentum": 0.01, "nesterov": 0.01, "lars": 1.0, "adagrad": 0.02}  # at a batch of 4, on digits

@@ -210,7 +210,7 @@ def test_a_refusal_on_two_ranks_is_one_sentence(made, start, tmp_path):
     ("table", "--data narrow.csv", ["narrow.csv", "one column"]),
     ("table", "--data wide.csv", ["samples of shape (5,)", "trained on (3,)"]),
     ("table", "--data maybe.csv", ["label 'maybe'", "none of the 2"]),
-    ("table", "--data numbers.csv", ["labels like 1.0", "ones like no"]),
+    ("table", "--data numbers.csv", ["labels like 1,", "ones like no"]),
     ("table", "--data bare.csv --split val", ["no labels", "--split all"]),
     ("table", "--data t.csv?label=d", ["t.csv", "no column named 'd'"]),
     ("table", "--data none.csv", ["none.csv cannot be read"]),
