@@ -1,6 +1,7 @@
 """Tables of the user: CSV, Parquet and Arrow with one label column, and NPZ with x and y; split and standardised."""
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,10 +10,11 @@ import numpy as np
 
 from allgrad.autograd import random
 from allgrad.ddp.errors import ConfigurationError, counted
-from allgrad.launch.data import columns, npz
+from allgrad.launch.data import arrow, columns, npz, separated
 from allgrad.launch.data.dataset import Data
 from allgrad.launch.data.header import LABELS
 
+PANDAS_INDEX = r"^Unnamed: \d+$|^__index_level_\d+__$"
 FEW_CLASSES = 20  # whole numbers mean classes up to so many, and beyond if each occurs SAMPLES_A_CLASS times on average
 SAMPLES_A_CLASS = 5
 
@@ -127,8 +129,8 @@ def refuse_other_columns(path, names, before):
         here, there = next((a, b) for a, b in zip(names, before) if a != b)
         told = f"has the column {here} where the model was trained with {there}"
     else:
-        said = [f"no column {_listed(lost)}, with which the model was trained"] if lost else []
-        said += [f"the column {_listed(new)}, without which the model was trained"] if new else []
+        said = [f"no column {_listed(lost)}, which the model was trained with"] if lost else []
+        said += [f"the column {_listed(new)}, which the model was not trained with"] if new else []
         told = f"has {' and '.join(said)}" if said else "has other columns than the model was trained with"
     raise ConfigurationError(f"{path} {told}: give it the same columns in the same order")
 
@@ -144,7 +146,7 @@ def _read(path, kind, options, table=None, shape=None) -> tuple[list[Samples], l
     features = shape[0] if shape is not None and len(shape) == 1 else None
     label = options.get("label")
     known = [name for name in (label, *(table.get("columns") or ()), table.get("label")) if isinstance(name, str)]
-    frame = columns.read(path, kind, options.get("header"), known, features)
+    frame = _frame(path, kind, options.get("header"), known, features)
     target = _label_column(frame, label, table.get("label"), features)
     where = [j for j in range(len(frame.names)) if j != target]
     if not where:
@@ -159,6 +161,28 @@ def _read(path, kind, options, table=None, shape=None) -> tuple[list[Samples], l
         [frame.names[j] for j in where] if frame.named else None, name,
     )  # fmt: skip
     return [one], list(frame.remarks)
+
+
+def _frame(path, kind, header, known, features):
+    """The columns of a file that pyarrow reads; an index of pandas among them is refused."""
+    columns.pyarrow_for(path)
+    try:
+        frame = separated.read(path, header, known, features) if kind == "csv:" else arrow.read(path, kind)
+    except OSError as error:
+        reason = error.strerror or "it is damaged"
+        raise ConfigurationError(f"{path} cannot be read ({reason}): give the path of a {kind[:-1]} file") from None
+    for j, name in enumerate(frame.names) if frame.named else ():
+        if name == "":
+            raise ConfigurationError(
+                f"{path}: column {j + 1} has no name in the header: name it, or delete it if it only numbers the "
+                f"lines, as the index of a pandas table does (index=False)"
+            )
+        if re.match(PANDAS_INDEX, name):
+            raise ConfigurationError(
+                f"{path}: column {name} is the index of a pandas table, which only numbers the rows: delete it "
+                f"(index=False), or give it another name"
+            )
+    return frame
 
 
 def _of_arrays(path, x, y, keys):
