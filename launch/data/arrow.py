@@ -5,7 +5,7 @@ from allgrad.launch.data.columns import Frame, first_line, pyarrow_for
 
 
 def read(path, kind) -> Frame:
-    """The columns of a file of kind "parquet:" or "arrow:" (a file, a stream, or Feather). Raises ConfigurationError."""
+    """The columns of a file of kind "parquet:" or "arrow:", which may be a stream or Feather."""
     pa = pyarrow_for(path)
     try:
         if kind == "parquet:":

@@ -12,7 +12,7 @@ from allgrad.autograd import random
 from allgrad.ddp.errors import ConfigurationError, counted
 from allgrad.launch.data import arrow, columns, npz, separated
 from allgrad.launch.data.dataset import Data
-from allgrad.launch.data.header import LABELS
+from allgrad.launch.data.header import LABELS, NUMBER
 
 PANDAS_INDEX = r"^Unnamed: \d+$|^__index_level_\d+__$"
 FEW_CLASSES = 20  # whole numbers mean classes up to so many, and beyond if each occurs SAMPLES_A_CLASS times on average
@@ -145,13 +145,14 @@ def _read(path, kind, options, table=None, shape=None) -> tuple[list[Samples], l
     table = table or {}
     features = shape[0] if shape is not None and len(shape) == 1 else None
     label = options.get("label")
-    known = [name for name in (label, *(table.get("columns") or ()), table.get("label")) if isinstance(name, str)]
+    known = [label, *(table.get("columns") or ()), table.get("label")]
+    known = [name for name in known if isinstance(name, str) and not re.match(NUMBER, name)]
     frame = _frame(path, kind, options.get("header"), known, features)
     target = _label_column(frame, label, table.get("label"), features)
     where = [j for j in range(len(frame.names)) if j != target]
     if not where:
         raise ConfigurationError(f"{path} has one column, {frame.names[0]}: expected features and a label")
-    x = np.stack([columns.numbers(frame, j) for j in where], axis=1)
+    x = np.ascontiguousarray(np.stack([columns.numbers(frame, j) for j in where], axis=1))
     y, unlabelled, name = None, np.zeros(len(x), bool), None
     if target is not None:
         y, unlabelled = columns.labels(frame, target)
@@ -404,6 +405,6 @@ def _scaling(path, train, remarks):
         first = int(np.argmax(constant))
         name = train.names[first] if train.names else first + 1
         remarks.append(
-            f"{counted(int(constant.sum()), 'column')} constant in the training part, the first of them {name}"
+            f"constant in the training part: {counted(int(constant.sum()), 'column')}, the first of them {name}"
         )
     return mean, std
