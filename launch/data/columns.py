@@ -61,7 +61,8 @@ def trimmed(column):
     """Texts without the spaces around them; quotes that follow a space are quotes too."""
     from pyarrow import compute
 
-    column = compute.replace_substring_regex(column, r'^\s+"([^"]*)"\s*$', r"\1")
+    if compute.any(compute.match_substring(column, '"')).as_py():
+        column = compute.replace_substring_regex(column, r'^\s+"([^"]*)"\s*$', r"\1")
     return compute.utf8_trim_whitespace(column)
 
 
@@ -93,10 +94,12 @@ def numbers(frame: Frame, j: int) -> np.ndarray:
 
 
 def _parsed(frame, j, column):
-    import pyarrow as pa
     from pyarrow import compute
 
     column = compute.fill_null(column, "")
+    found = as_numbers(column)
+    if found is not None:
+        return _exact(frame, j, column, found)
     missing = compute.match_substring_regex(column, MISSING)
     some = column.filter(compute.invert(missing))
     if len(some) and compute.all(compute.match_substring_regex(some, TRUTH)).as_py():
@@ -108,8 +111,20 @@ def _parsed(frame, j, column):
         bad = np.flatnonzero(~np.asarray(good))
         words = compute.unique(column.filter(compute.invert(good))).to_pylist()
         raise _no_number(frame, int(bad[0]), j, words, 2 * len(bad) > len(some))
-    found = compute.if_else(missing, pa.scalar(None, pa.string()), column).cast(pa.float64())
-    found = np.asarray(found.to_numpy(zero_copy_only=False), np.float64).copy()
+    return _exact(frame, j, column, as_numbers(compute.if_else(missing, "nan", column)))
+
+
+def as_numbers(column) -> np.ndarray | None:
+    """Texts as float64 (N,), None if one of them is no number; "nan" and "inf" are."""
+    import pyarrow as pa
+
+    try:
+        return column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    except pa.ArrowInvalid:
+        return None
+
+
+def _exact(frame, j, column, found):
     for i in np.flatnonzero((np.abs(found) >= EXACT) & np.isfinite(found)):
         text = column[int(i)].as_py()
         if re.match(WHOLE, text) and int(text) != int(found[i]):

@@ -10,7 +10,7 @@ from itertools import islice
 import numpy as np
 
 from allgrad.ddp.errors import ConfigurationError
-from allgrad.launch.data.columns import MISSING, REAL, Frame, first_line, pyarrow_for, trimmed
+from allgrad.launch.data.columns import MISSING, Frame, as_numbers, first_line, pyarrow_for, trimmed
 from allgrad.launch.data.header import NUMBER, TRUTH, WHOLE, Kind, has_header
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -70,7 +70,7 @@ def read(path, header=None, names=(), features=None) -> Frame:
     rest = [column[1:] for column in columns]
     remarks = []
     if header is None:
-        found, remark = has_header(path, first, [_kind(column) for column in rest], names)
+        found, remark = has_header(path, first, [*map(_kind, rest, first)], names)
         remarks += [remark] if remark else []
     else:
         found = header == "yes"
@@ -81,7 +81,7 @@ def read(path, header=None, names=(), features=None) -> Frame:
 
 
 def _content(path):
-    """Bytes of the file, without a byte-order mark, ending in a line end; and Excel's line `sep=;` that begins them."""
+    """Bytes of the file, without a byte-order mark, and its first lines if they are blank or Excel's `sep=;`."""
     try:
         with open(path, "rb") as file:
             content = file.read()
@@ -99,7 +99,7 @@ def _content(path):
     if not content.strip():
         raise ConfigurationError(f"{path} is empty: expected one sample a line, features and a label")
     content += b"" if content.endswith((b"\n", b"\r")) else b"\n"
-    before = re.match(rb"(?:[ \t]*\r?\n)*\"?sep=.\"?[ \t]*\r?\n", content)
+    before = re.match(rb"(?:[ \t]*\r?\n)*(?:\"?sep=.\"?[ \t]*\r?\n)?", content)
     return content, before.group() if before else b""
 
 
@@ -109,7 +109,7 @@ def _separator(path, content, before):
     limit = csv.field_size_limit(len(head) + 1)
     try:
         rows = {s: [*islice(_split(head, s), 20)] for s in SEPARATORS}
-        if before:
+        if b"sep=" in before:
             separator = before.decode().split("sep=")[1][0]
             rows[separator] = [*islice(_split(head, separator), 20)]
         else:
@@ -202,19 +202,24 @@ def _with_points(path, columns):
     ]
 
 
-def _kind(column):
-    """What the texts of a column are, as `has_header` needs it."""
+def _kind(column, first):
+    """What the texts of a column are, as `has_header` needs it; `first` is the field above them."""
     from pyarrow import compute
 
     def every(pattern, some):
         return compute.all(compute.match_substring_regex(some, pattern)).as_py()
 
-    some = column.filter(compute.invert(compute.match_substring_regex(column, MISSING)))
-    if not len(some):
+    values = as_numbers(column)
+    if values is None or np.isnan(values).all():
+        column = column.filter(compute.invert(compute.match_substring_regex(column, MISSING)))
+        values = as_numbers(column)
+    if not len(column):
         return Kind("missing", False, frozenset())
-    if every(REAL, some):
-        whole = compute.any(compute.match_substring_regex(some, WHOLE)).as_py()
-        return Kind("numbers", not whole, frozenset())
-    if every(TRUTH, some):
+    if values is not None:
+        decimals = (
+            bool(re.match(NUMBER, first)) and not compute.any(compute.match_substring_regex(column, WHOLE)).as_py()
+        )
+        return Kind("numbers", decimals, frozenset())
+    if every(TRUTH, column):
         return Kind("truth", False, frozenset())
-    return Kind("text", False, frozenset(compute.unique(some).to_pylist()))
+    return Kind("text", False, frozenset(compute.unique(column).to_pylist()))

@@ -194,7 +194,7 @@ def _of_arrays(path, x, y, keys):
         unlabelled = np.isin(y, columns.MISSING_LABELS)
     seen, label_seen = (
         lambda *at, key=key, values=values: f"{path}: {key}{list(at)} is {values[at]}"
-        for key, values in zip(keys, (x, y))
+        for key, values in zip(keys, (x, x if y is None else y))
     )
     return Samples(x, y, unlabelled, np.arange(len(x)), seen, label_seen, label=keys[1])
 
@@ -233,8 +233,10 @@ def _listed(names):
 
 def _complete(path, part, options, remarks, labels_needed=True):
     """The part as far as it can be used, as the option `missing` says; what was left out or filled goes to remarks."""
-    numbers = part.y is not None and part.y.dtype.kind == "f"
-    for values, seen in ((part.x, part.seen), *([(part.y, part.label_seen)] if numbers else [])):
+    checked, numbers = [(part.x, part.seen)], part.y is not None and part.y.dtype.kind == "f"
+    if part.y is not None and numbers:
+        checked.append((part.y, part.label_seen))
+    for values, seen in checked:
         for at in np.argwhere(np.isinf(values))[:1].tolist():
             raise ConfigurationError(f"{seen(*at)}, expected a finite number: correct it, or leave out the sample")
     how, gone = options.get("missing"), np.isnan(part.x)

@@ -23,7 +23,7 @@ SAME = {  # all of these are the same table
     "numbers as column names, other label": table(NAMED_LAST, [0, 1, "kind"]),
     "arbitrary integers": table([[*x, [-40, 7, 1000][k]] for x, k in zip(SAMPLES, KINDS)]),
     "integers with a point": table([[*x, f"{k}.0"] for x, k in zip(SAMPLES, KINDS)]),
-    "blank lines": "\n\n" + table(LAST, ["a", "b", "kind"], end="\n \n") + "\n",
+    "blank lines": " \n\n" + table(LAST, ["a", "b", "kind"], end="\n \n") + "\n",
     "spaces": table(NAMED_LAST, ["a", " b ", "target "], separator=" , "),
     "quotes": table([[f'"{f}"' for f in row] for row in NAMED_LAST], ['"a"', '"b,c"', '"kind"']),
     "line ends of Windows and a byte order mark": "\ufeff" + table(LAST, ["a", "b", "kind"], end="\r\n"),

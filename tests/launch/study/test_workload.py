@@ -50,7 +50,7 @@ def test_a_regression_is_measured_in_the_unit_of_its_targets():
     y = np.stack([1e4 + 100.0 * (x @ [1.0, 2.0, 3.0] + rng.standard_normal(300)), x[:, 0]], 1)
     work = Workload((x[:200], y[:200], x[200:], y[200:]), "softmax", eval_samples=150)
     run = Run(configuration(work, "sgd", lr=0.01, target=0.5, metric="val_r2"))
-    run.model.load_state_dict({"0.weight": np.array([[100.0, 200, 300], [1, 0, 0]]).T, "0.bias": np.array([1e4, 0.1])})
+    run.model.load_state_dict({"0.weight": np.array([[100.0, 200, 300], [1, 0, 0]]), "0.bias": np.array([1e4, 0.1])})
     for part, rows in (("train", run.parts["train"]), ("val", (x[200:], y[200:]))):
         x_, y_ = (np.asarray(a, np.float32) for a in rows)
         with no_grad():
