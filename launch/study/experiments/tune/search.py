@@ -149,7 +149,7 @@ class Setting:
         trial.fresh = self.lab.run([self.configure(trial.values, seed) for seed in seeds], "tune")
 
     def value(self, row) -> float:
-        """A row's metric, an accuracy or R2 as what it leaves to 1 (at least half a sample's share); inf if it failed."""
+        """A row's metric, an accuracy or R2 as what is left to 1 (half a sample's at least); inf if it failed."""
         value = row[f"final_{self.metric}"] if row["status"] == "ok" else None
         if value is None:
             return math.inf
