@@ -111,7 +111,9 @@ def _parsed(frame, j, column):
         bad = np.flatnonzero(~np.asarray(good))
         words = compute.unique(column.filter(compute.invert(good))).to_pylist()
         raise _no_number(frame, int(bad[0]), j, words, 2 * len(bad) > len(some))
-    return _exact(frame, j, column, as_numbers(compute.if_else(missing, "nan", column)))
+    found = np.full(len(column), np.nan)
+    found[~np.asarray(missing)] = as_numbers(some)
+    return _exact(frame, j, column, found)
 
 
 def as_numbers(column) -> np.ndarray | None:
