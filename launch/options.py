@@ -79,8 +79,9 @@ class Option:
 
 
 OPTIONS = (
-    Option("data", str, "digits", "digits, mnist, fashion-mnist, cifar10, a table PATH.csv or PATH.npz, text:PATH (a "
-           "file, or a folder of files), or text (Python's own library); text:PATH?context=128 sets the window"),
+    Option("data", str, "digits", "digits, mnist, fashion-mnist, cifar10, a table (PATH.csv, .parquet, .feather, "
+           ".arrow, .npz; PATH.csv?label=COLUMN names its label), text:PATH (a file, or a folder of files), or text "
+           "(Python's own library); text:PATH?context=128 sets the window"),
     Option("data_dir", str, None, "where mnist, fashion-mnist and cifar10 are, or are downloaded to",
            shapes_weights=False),
     Option("model", str, "mlp:128", FORMS),

@@ -45,10 +45,10 @@ def predict(
 ):  # fmt: skip
     """Write index, label, the probability of each class, and the true label if the data has them, a line a sample.
 
-    For a regression, index, the values that are predicted, and the true ones; for an autoencoder, index and the
-    reconstruction. The index counts the samples of the part, or of the file for a table whose parts it does not
-    name; `all` is the training part and then the validation part. The same bytes on any number of ranks. Raises
-    ConfigurationError.
+    For a regression, index, the values that are predicted, and the true ones, in the unit of the label; for an
+    autoencoder, index and the reconstruction. The index counts the samples of the part, or of the file for a table
+    whose parts it does not name; `all` is the training part and then the validation part. The same bytes on any number
+    of ranks. Raises ConfigurationError.
     """
     if backend == "solo":
         refuse_to_share("--out", out)
@@ -63,7 +63,7 @@ def predict(
     spec = data or config["data"]
     part = split or ("val" if spec == config["data"] else "all")
     directory = data_dir or config["data_dir"]
-    x, y, index = comm.agree_or_raise(lambda: _samples(spec, directory, part, config))
+    x, y, index, remarks = comm.agree_or_raise(lambda: _samples(spec, directory, part, config))
     if spec == config["data"] and part != "all":
         comm.agree_or_raise(lambda: _as_trained({**config, "data_dir": directory}, part))
     if len({*comm.all_gather_object(hashlib.sha256(x.tobytes()).hexdigest())}) > 1:
@@ -78,6 +78,7 @@ def predict(
         _write(target, table, index, batches)
     except OSError as error:
         raise ConfigurationError(f"--out {target} cannot be written ({error}): give another file") from None
+    print(*(f"{remark}\n" for remark in remarks), sep="", end="")
     print(f"{target}: {counted(len(x), 'sample')} of {spec}{table.told()}", flush=True)
 
 
@@ -110,11 +111,12 @@ def _model(path, tensors, config):
 
 
 def _samples(spec, data_dir, part, config):
-    """x, y or None, and the index of each sample, of one part of the data."""
+    """x, y or None, the index of each sample, and remarks, of one part of the data."""
     form = config["data_shape"]
     shape, outputs = tuple(form["features"]), form["outputs"]
-    kind, path, label = datasets.parse_spec(spec)
-    if (kind in ("csv:", "npz:")) != (form["table"] is not None):
+    kind, path, options = datasets.parse_spec(spec)
+    remarks: list[str] = []
+    if (kind in datasets.TABLES) != (form["table"] is not None):
         one, other = ("is a table", "is none") if form["table"] else ("is no table", "is one")
         raise ConfigurationError(
             f"the model was trained on {form['name']}, which {one}, and --data {spec} {other}, scaled otherwise: give "
@@ -123,7 +125,7 @@ def _samples(spec, data_dir, part, config):
     if form["table"] is not None:
         from allgrad.launch.data import tables
 
-        x, y, index = tables.samples(path, label, kind == "npz:", shape, form["table"], config["seed"], part)
+        x, y, index, remarks = tables.samples(path, kind, options, shape, form["table"], config["seed"], part)
         if y is not None and form["classes"] is None and y.shape[1:] != (outputs,):
             raise ConfigurationError(
                 f"--data {spec} has {math.prod(y.shape[1:])} targets, and the model was trained on {outputs}: "
@@ -143,7 +145,7 @@ def _samples(spec, data_dir, part, config):
         x = x.astype(stored(config["dtype"]))
     if not np.isfinite(x).all():
         raise ConfigurationError(f"--data {spec} has numbers that are not finite, or too large for {x.dtype}")
-    return x, y, index
+    return x, y, index, remarks
 
 
 def _as_trained(config, part):
@@ -183,14 +185,21 @@ class _Table:
             self.header = ["index", *(f"value_{i}" for i in range(width))]
             true = [f"true_value_{i}" for i in range(width)]
         self.header += [] if self.y is None else true
+        self.mean, self.std = np.zeros(width), np.ones(width)
+        if form["classes"] is None and not self.reconstructs:
+            self.mean, self.std = datasets.scale_of(form["table"], width)
         self.good = self.count = 0
+        self.missed = self.squares = 0.0  # of a regression: sum of |error|, and of squared errors of each target
 
     def rows(self, outputs, index):
         """Lines for the model's next outputs, whose samples are at this index."""
         y = None if self.y is None else self.y[self.count : self.count + len(outputs)]
         self.count += len(outputs)
         if self.labels is None:
-            self.good += 0.0 if y is None else np.square(outputs - y, dtype=float).sum()
+            outputs = outputs if (self.std == 1.0).all() and not self.mean.any() else outputs * self.std + self.mean
+            if y is not None:
+                self.missed += np.abs(outputs - y, dtype=float).sum()
+                self.squares += np.square(outputs - y, dtype=float).sum(axis=0)
             for i, row in enumerate(outputs):
                 yield [index[i], *map(str, row), *([] if y is None else map(str, y[i]))]
             return
@@ -205,7 +214,11 @@ class _Table:
         if self.y is None:
             return ""
         if self.labels is None:
-            return f", mean squared error {self.good / self.y.size:.6g}"
+            n, targets = len(self.y), self.y.astype(float)
+            variance = targets.var(axis=0)
+            r2 = f", R2 {np.mean(1.0 - self.squares / n / variance):.4f}" if variance.all() else ""
+            squared = np.mean(self.squares) / n
+            return f", mean squared error {squared:.6g}, mean absolute error {self.missed / self.y.size:.6g}{r2}"
         return f", accuracy {self.good / self.count:.4f}"
 
 

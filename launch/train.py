@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import numpy as np
+
 from allgrad import autograd as ag, ddp
 from allgrad.autograd import optim
 from allgrad.autograd.arrays import to_numpy
@@ -43,7 +45,7 @@ def train(asked: dict) -> dict:
             config["model"], data, config["seed"], config["init"], config["dropout"], stored(config["dtype"])
         )
     )
-    remarks = [data.remark, models.remark(model)]
+    remarks = [*data.remarks, data.size_remark, models.remark(model)]
     if config["init_from"] and saved is None:
         source = comm.agree_or_raise(lambda: transfer.read(Path(config["init_from"])) if comm.rank == 0 else None)
         tensors, digest = comm.broadcast_object(source)
@@ -190,6 +192,10 @@ def _consistent(asked, config, data, model):
     check(**config, bucket_bytes=asked.get("bucket_size"))
     if config["trace"] and config["out"] and Path(config["trace"]).resolve() == Path(config["out"]).resolve():
         raise ConfigurationError(f"--trace {config['trace']} is the directory of --out: give a file in it")
+    if (before := config.get("data_shape")) and data.table and before["table"]:
+        from allgrad.launch.data import tables
+
+        tables.refuse_other_columns(f"--data {config['data']}", data.table["columns"], before["table"]["columns"])
     sources = {"data_sha256": data.sha256, "model_sha256": models.hash_of_file(config["model"])}
     for name, now in sources.items():
         if config.get(name, now) != now:
@@ -257,16 +263,50 @@ def _configuration(asked, comm):
 
 def data_of(config):
     """The data set of a configuration, in the type that it computes in."""
-    return datasets.load(config["data"], config["data_dir"], config["seed"]).astype(stored(config["dtype"]))
+    data = datasets.load(config["data"], config["data_dir"], config["seed"], config.get("data_shape"))
+    return data.astype(stored(config["dtype"]))
+
+
+class Regression:
+    """The metrics of a regression: its loss, and mse, mae and R2 over the samples, in the unit of the label.
+
+    loss is the mean squared error of the targets as the model learns them. R2 = 1 - mse / variance of the targets among
+    the samples themselves; it, mse and mae are means over the targets. There is no R2 where a target does not vary.
+    """
+
+    def __init__(self, model, data):
+        self.model, (_, self.std) = model, data.target_scale
+        self.center = data.train_y.mean(axis=0, dtype=np.float64)  # so that variances lose no digits
+
+    def __call__(self, x, y):
+        found = self.model(x)
+        loss = ag.mse_loss(found, y, "none").reshape(len(x), -1).mean(1)
+        found, y = (to_numpy(unwrap(v)).astype(np.float64) for v in (found, y))
+        errors, deviations = (found - y) * self.std, (y - self.center) * self.std
+        squares = {f"squared_error_{k}": column for k, column in enumerate((errors * errors).T)}
+        targets = {f"deviation_{k}": column for k, column in enumerate(deviations.T)}
+        varying = {f"squared_deviation_{k}": column * column for k, column in enumerate(deviations.T)}
+        return {"loss": loss, "mae": np.abs(errors).mean(1), **squares, **targets, **varying}
+
+    def finish(self, means):
+        """What `evaluate` reports, from the means of what a call returns."""
+        error, mean, square = (
+            np.array([means[f"{name}_{k}"] for k in range(len(self.std))])
+            for name in ("squared_error", "deviation", "squared_deviation")
+        )
+        variance = square - mean * mean
+        varies = (variance > 1e-12 * square).all()  # beyond what rounding leaves of none
+        r2 = {"r2": float(np.mean(1.0 - error / variance))} if varies else {}
+        return {"loss": means["loss"], "mse": float(error.mean()), "mae": means["mae"], **r2}
 
 
 def objective(model, data):
     """The training loss of a shard, and the metrics of each sample; those of a text are means over its positions."""
-    if data.classes is None or isinstance(model, models.Autoencoder):
-        target = (lambda x, y: x) if isinstance(model, models.Autoencoder) else (lambda x, y: y)
-        squared = lambda x, y, how: ag.mse_loss(model(x), target(x, y), how)
-        each = lambda x, y: squared(x, y, "none").reshape(len(x), -1).mean(1)
-        return lambda x, y: squared(x, y, "mean"), lambda x, y: {"loss": each(x, y)}
+    if isinstance(model, models.Autoencoder):
+        squared = lambda x, how: ag.mse_loss(model(x), x, how)
+        return lambda x, y: squared(x, "mean"), lambda x, y: {"loss": squared(x, "none").reshape(len(x), -1).mean(1)}
+    if data.classes is None:
+        return lambda x, y: ag.mse_loss(model(x), y), Regression(model, data)
 
     def logits(x):
         return model(x).reshape(-1, data.outputs)  # of text, a row for each position

@@ -102,6 +102,8 @@ TESTED_BY = {  # module without a test file of its own: where it is tested, and 
     "ddp.parallel.shard_gradients": ("ddp/parallel/test_data_parallel.py", "seen in the gradients of all shards"),
     "ddp.trainer.built_in": ("ddp/trainer/test_trainer.py", "seen in what runs do and in their checkpoints"),
     "ddp.trainer.run_summary": ("ddp/trainer/test_trainer.py", "the summaries of runs"),
+    "launch.data.arrow": ("launch/data/test_columns.py", "files of columns of every type"),
+    "launch.data.separated": ("launch/data/test_tables.py", "spellings of the same table, and those that are refused"),
     "launch.data.files": ("launch/data/test_idx.py", "files, hashes and downloads, by way of a set that has them"),
     "launch.study.experiments.project.findings": (
         "launch/study/experiments/project/test_extrapolation.py", "judges machines with known laws",

@@ -21,8 +21,9 @@ def evaluate(model, dataset, metrics, comm, shards, batch=1024, place=None) -> d
         a mean over the samples; what a loss such as `ag.cross_entropy` returns counts by the weight of its terms
         a pair (sum, weight), or `Weighted`: both are summed before they are divided; nan where all weights are 0
 
-    The model is in evaluation mode meanwhile. place: see `DataLoader`. Sums are taken in float64, over each logical
-    shard in order and over the shards as a tree.
+    If it has a method finish({name: mean}), what that returns is the result, as for R2, which follows from several
+    means. The model is in evaluation mode meanwhile. place: see `DataLoader`. Sums are taken in float64, over each
+    logical shard in order and over the shards as a tree.
     """
     loader = DataLoader(dataset, max(batch, shards), comm, shards, shuffle="never", place=place)
     if comm.size > 1:
@@ -53,4 +54,5 @@ def evaluate(model, dataset, metrics, comm, shards, batch=1024, place=None) -> d
         metric_sum.push(v, result)
     metric_sum.finish(result)
     pairs = result.reshape(-1, 2).tolist()
-    return {name: total / weight if weight else math.nan for name, (total, weight) in zip(names, pairs)}
+    means = {name: total / weight if weight else math.nan for name, (total, weight) in zip(names, pairs)}
+    return metrics.finish(means) if hasattr(metrics, "finish") else means

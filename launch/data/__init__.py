@@ -1,4 +1,4 @@
-"""Data sets by name, in memory and ready to train on: `load("digits")`, `load("mnist")`, `load("csv:houses.csv")`."""
+"""Data sets by name, ready to train on: `load("digits")`, `load("mnist")`, `load("houses.csv?label=price")`."""
 
-from allgrad.launch.data.dataset import Data, placeholder
-from allgrad.launch.data.sources import KNOWN, load, parse_spec
+from allgrad.launch.data.dataset import Data, placeholder, scale_of
+from allgrad.launch.data.sources import KNOWN, TABLES, load, parse_spec

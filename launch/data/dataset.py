@@ -20,6 +20,7 @@ class Data:
     vocabulary: of text, the characters of the codes 0..classes-2; the last code is any other character.
     grid: height and width of the grey images that lie flat in (N, height * width).
     table: of a table, what its new samples must be read with (see `data.tables.samples`), as JSON values.
+    remarks: sentences on what was decided in reading, for the user.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Data:
     vocabulary: str | None = None
     grid: tuple[int, ...] | None = None
     table: dict | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def image(self) -> tuple[int, ...] | None:
@@ -49,12 +51,17 @@ class Data:
         return math.prod(self.features)
 
     @property
+    def target_scale(self) -> tuple[np.ndarray, np.ndarray]:
+        """(mean, std), float64 (targets,), of a regression: targets times std plus mean are in the label's unit."""
+        return scale_of(self.table, self.outputs)
+
+    @property
     def outputs(self) -> int:
         """Numbers that a model has to predict: one a class, or one a regression target."""
         return self.train_y.shape[1] if self.classes is None else self.classes
 
     @property
-    def remark(self) -> str | None:
+    def size_remark(self) -> str | None:
         """What learning rates that are usual for inputs of about 1 would not expect, as pixels from 0 to 255."""
         if self.train_x.dtype.kind != "f" or not self.train_x.size:
             return None
@@ -91,6 +98,12 @@ class Data:
             digest.update(array.data)
         digest.update((self.vocabulary or "").encode())
         return digest.hexdigest()
+
+
+def scale_of(table: dict | None, targets: int) -> tuple[np.ndarray, np.ndarray]:
+    """`Data.target_scale` of data with this table: zeros and ones where targets are in their own unit."""
+    target = (table or {}).get("target") or {"mean": [0.0] * targets, "std": [1.0] * targets}
+    return np.array(target["mean"]), np.array(target["std"])
 
 
 def placeholder(form: dict) -> Data:

@@ -1,132 +1,332 @@
-"""Tables of the user: CSV with one label column, and NPZ with arrays x and y, split and standardised."""
+"""Tables of the user: CSV, Parquet and Arrow with one label column, and NPZ with x and y; split and standardised."""
 
-import csv
 import os
-import zipfile
-import zlib
-from array import array
-from collections.abc import Iterator
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from allgrad.autograd import random
-from allgrad.ddp.errors import ConfigurationError
+from allgrad.ddp.errors import ConfigurationError, counted
+from allgrad.launch.data import arrow, columns, npz, separated
 from allgrad.launch.data.dataset import Data
+from allgrad.launch.data.header import LABELS, NUMBER
 
-LABELS = ("label", "target", "class", "y")
+PANDAS_INDEX = r"^Unnamed: \d+$|^__index_level_\d+__$"
+FEW_CLASSES = 20  # whole numbers mean classes up to so many, and beyond if each occurs SAMPLES_A_CLASS times on average
+SAMPLES_A_CLASS = 5
 
 
-def load_csv(path: str | Path, label: str | None = None, seed: int = 0) -> Data:
-    """A comma-separated table, UTF-8, one sample a line; float32 (N, columns - 1), standardised column by column.
+@dataclass
+class Samples:
+    """What a file holds of one part, before it is split and standardised; nan is a missing feature.
 
-    The first line is a header if it has a field that is not a number; without one, columns are numbered from 1.
-    Labels are in the column named `label`, else in the one named label, target, class or y in any case, else in the
-    last. Integers and text are classes, renumbered 0..classes-1 in sorted order; numbers that are not all integers are
-    one regression target, (N, 1), left as they are. A fifth of the samples, of each class alike, is held out for
-    validation, chosen by the seed. Raises ConfigurationError naming line and column.
+    x (N, ...), y (N,), (N, targets) or None; unlabelled (N,): whose label is missing; index (N,): position in the
+    file; names: of the columns of x, None if they have none; label: the label's name, or its number from 1.
+    seen(*at): where x[at] is and what is there, in words; label_seen(*at): the same of y[at].
     """
-    path = Path(os.path.expanduser(path))
-    columns, x, y = _read_csv(path, label)
-    assert y is not None
-    y, names = _targets(path, y)
-    held = _held_out(path, y, names, seed)
-    return _data(path, x[~held], y[~held], x[held], y[held], names, columns)
+
+    x: np.ndarray
+    y: np.ndarray | None
+    unlabelled: np.ndarray
+    index: np.ndarray
+    seen: Callable[..., str]
+    label_seen: Callable[..., str]
+    names: list[str] | None = None
+    label: str | int | None = None
+
+    def only(self, kept):
+        y = None if self.y is None else self.y[kept]
+        return replace(self, x=self.x[kept], y=y, unlabelled=self.unlabelled[kept], index=self.index[kept])
 
 
-def load_npz(path: str | Path, seed: int = 0) -> Data:
-    """Arrays x_train, y_train and x_val, y_val (or x_test, y_test), or x and y to be split as by `load_csv`.
+def load_table(path: str | Path, kind: str, options: dict | None = None, seed: int = 0, form: dict | None = None):
+    """`Data` of a file of kind "csv:", "parquet:", "arrow:" or "npz:".
 
-    x is numeric (N, ...): two-dimensional x is standardised column by column, any other shape, as of images, is used
-    as it is. y is (N,) of integers or text (classes, renumbered as by `load_csv`), or of other numbers (regression),
-    or (N, targets) for regression. Raises ConfigurationError; pickled arrays are never loaded.
+    A file of columns has one sample a row. Its label is in the column `label` (a name, or a number counted from 1, or
+    from the end if negative), else in the one named label, target, class or y in any case, else in the last; all
+    others are features, in their order, true and false as 1 and 0. An NPZ file has arrays x_train, y_train and x_val,
+    y_val (or x_test, y_test), or x and y. x of shape (N, columns) is standardised column by column, in float64, any
+    other, as of images, is used as it is; either becomes float32.
+
+    task: "classification" numbers the labels 0..classes-1 in the sorted order of the numbers, or of the text by code
+    points; "regression" standardises the targets, float32 (N, targets), by the training part's mean and deviation.
+    By default text means classes, and so do whole numbers if they are at most 20 different ones, or if each occurs 5
+    times on average; all else are targets.
+
+    missing: "mean" sets a missing feature to the mean of its column in the training part, "drop" leaves out samples
+    where anything is missing. header: "yes" or "no", what the first line of a CSV file is; else its fields tell.
+
+    Where the file has no validation part, a fifth of the samples, of each class alike, is held out, chosen by the
+    seed. form: what `Data.form` was when a run began that goes on; one from before targets were standardised has them
+    as they are. Raises ConfigurationError that names line or row, and column.
     """
+    options = options or {}
     path = Path(os.path.expanduser(path))
-    arrays = _arrays(path)
-    train = _pair(path, arrays, ("x_train", "y_train"), ("x", "y"))
-    validation = _pair(path, arrays, ("x_val", "y_val"), ("x_test", "y_test"))
-    if train is None:
-        raise ConfigurationError(
-            f"{path} holds {', '.join(sorted(arrays)) or 'no arrays'}: expected x_train and y_train, or x and y, "
-            f"with x_val and y_val, or x_test and y_test, if there is a validation part"
-        )
-    x, y = train
-    if validation is None:
-        y, names = _targets(path, y)
-        held = _held_out(path, y, names, seed)
-        return _data(path, x[~held], y[~held], x[held], y[held], names)
-    val_x, val_y = validation
-    if x.shape[1:] != val_x.shape[1:] or y.shape[1:] != val_y.shape[1:] or _is_text(y) != _is_text(val_y):
-        raise ConfigurationError(
-            f"{path}: a training sample is {x.dtype} {x.shape[1:]} with label {y.dtype} {y.shape[1:]}, one for "
-            f"validation {val_x.dtype} {val_x.shape[1:]} with label {val_y.dtype} {val_y.shape[1:]}: save both alike"
-        )
-    targets, names = _targets(path, np.concatenate([y, val_y]))
-    return _data(path, x, targets[: len(y)], val_x, targets[len(y) :], names)
+    parts, remarks = _read(path, kind, options)
+    if parts[0].y is None:
+        raise ConfigurationError(f"{path} has x and no y: save both")
+    parts = [_complete(path, part, options, remarks) for part in parts]
+    task, old = options.get("task"), form is not None and form["table"] is not None and "target" not in form["table"]
+    if form is not None and old:
+        task = "regression" if form["classes"] is None else "classification"
+    y, classes = _targets(
+        path, np.concatenate([part.y for part in parts if part.y is not None]), task, parts[0], remarks
+    )
+    if len(parts) == 1:
+        held = _held_out(path, y, classes, seed)
+        parts = [parts[0].only(~held), parts[0].only(held)]
+        y = np.concatenate([y[~held], y[held]])
+    cut = len(parts[0].x)
+    return _data(path, parts, y[:cut], y[cut:], classes, old, remarks)
 
 
-def samples(path, label, npz, shape, table, seed, part):
-    """Samples for a model that was trained on another table, or on this one: x, y (None without labels), positions.
+def samples(path, kind, options, shape, table, seed, part):
+    """Samples for a model that was trained on another table, or on this one: x, y, positions and remarks.
 
     shape: that of one sample in training; table: the training data's `Data.table`, whose scaling and classes are used.
-    part: "train" or "val" as they would be in training, or "all". A CSV file with as many columns as features, and an
-    NPZ file with x alone, have no labels and no parts. Positions count samples in the file, or in the arrays of the
-    part. Raises ConfigurationError if the samples are not like those in training.
+    part: "train" or "val" as they would be in training, or "all". A file with the columns of the features alone, and
+    an NPZ file with x alone, have no labels (y is None) and no parts. y are classes (N,), or targets (N, targets) in
+    their own unit. Positions count samples in the file, or in the arrays of the part. Raises ConfigurationError if the
+    samples are not like those in training.
     """
     path = Path(os.path.expanduser(path))
-    if npz:
-        x, y, held = _npz_samples(path, part)
-    else:
-        columns, x, y = _read_csv(path, label, shape[0] if len(shape) == 1 else None)
-        held = None
-        if columns and table["columns"] and x.shape[1:] == shape and columns != table["columns"]:
-            here, there = next((a, b) for a, b in zip(columns, table["columns"]) if a != b)
+    found, remarks = _read(path, kind, options, table, shape)
+    chosen = [found[0], found[-1]] if part == "all" and len(found) > 1 else [found[-1 if part == "val" else 0]]
+    for one in chosen:
+        refuse_other_columns(path, one.names, table["columns"])
+        if one.x.shape[1:] != shape:
             raise ConfigurationError(
-                f"{path} has the column {here} where the model was trained with {there}: give it the same columns in "
-                f"the same order"
+                f"{path} has samples of shape {one.x.shape[1:]}, and the model was trained on {shape}: give data of "
+                f"that shape"
             )
-    if x.shape[1:] != shape:
-        raise ConfigurationError(
-            f"{path} has samples of shape {x.shape[1:]}, and the model was trained on {shape}: give data of that shape"
-        )
-    y = None if y is None else _as_trained(path, y, table["labels"])
-    if part != "all" and held is None:
+    chosen = [_complete(path, one, options, remarks, labels_needed=False) for one in chosen]
+    y = None
+    if chosen[0].y is not None:
+        y = _as_trained(path, np.concatenate([one.y for one in chosen if one.y is not None]), table["labels"])
+    x, index = (np.concatenate([getattr(one, name) for one in chosen]) for name in ("x", "index"))
+    if len(chosen) > 1:
+        index[len(chosen[0].x) :] += len(found[0].x)
+    if len(found) == 1 and part != "all":
         if y is None:
             raise ConfigurationError(f"{path} has no labels, and so no part for {part}: give --split all")
-        held = _held_out(path, y, table["labels"], seed)
-    chosen = np.arange(len(x)) if part == "all" else np.flatnonzero(held == (part == "val"))
-    x = x[chosen]
+        kept = np.flatnonzero(_held_out(path, y, table["labels"], seed) == (part == "val"))
+        x, y, index = x[kept], y[kept], index[kept]
     if table["mean"] is not None:
-        x = (x - np.array(table["mean"])) / np.array(table["std"])
-    return x.astype(np.float32), None if y is None else y[chosen], chosen
+        mean = np.array(table["mean"])
+        x = (np.where(np.isnan(x), mean, x) - mean) / np.array(table["std"])
+    return x.astype(np.float32), y, index, remarks
 
 
-def _npz_samples(path, part):
-    """x, y (None if there is x alone), and which are held out, as far as the file says so, of a part of the file."""
-    arrays = _arrays(path)
-    if {"x", "y", "x_train"} & arrays.keys() == {"x"}:
-        x, _ = _checked(path, ("x", "x"), arrays["x"], np.zeros(arrays["x"].shape[:1]))
-        return x, None, None
-    pair = _pair(path, arrays, ("x_train", "y_train"), ("x", "y"))
-    if pair is None:
-        raise ConfigurationError(f"{path} holds {', '.join(sorted(arrays)) or 'no arrays'}: expected x, or x and y")
-    validation = _pair(path, arrays, ("x_val", "y_val"), ("x_test", "y_test"))
-    if validation is None:
-        return *pair, None
-    x, y = pair
-    if part != "train":
-        x, y = validation if part == "val" else map(np.concatenate, zip(pair, validation))
-    return x, y, np.full(len(x), part == "val")
+def refuse_other_columns(path, names, before):
+    """Raise ConfigurationError if the names of the features are not those of training, where both are known."""
+    if not names or not before or names == before:
+        return
+    lost, new = ([name for name in one if name not in other] for one, other in ((before, names), (names, before)))
+    if not lost and not new and len(names) == len(before):
+        here, there = next((a, b) for a, b in zip(names, before) if a != b)
+        told = f"has the column {here} where the model was trained with {there}"
+    else:
+        said = [f"no column {_listed(lost)}, which the model was trained with"] if lost else []
+        said += [f"the column {_listed(new)}, which the model was not trained with"] if new else []
+        told = f"has {' and '.join(said)}" if said else "has other columns than the model was trained with"
+    raise ConfigurationError(f"{path} {told}: give it the same columns in the same order")
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def _read(path, kind, options, table=None, shape=None) -> tuple[list[Samples], list[str]]:
+    """The parts of a file; with the table of a training, whose names it may have, also without labels."""
+    if kind == "npz:":
+        return [_of_arrays(path, *part) for part in npz.read(path)], []
+    table = table or {}
+    features = shape[0] if shape is not None and len(shape) == 1 else None
+    label = options.get("label")
+    known = [label, *(table.get("columns") or ()), table.get("label")]
+    known = [name for name in known if isinstance(name, str) and not re.match(NUMBER, name)]
+    frame = _frame(path, kind, options.get("header"), known, features)
+    target = _label_column(frame, label, table.get("label"), features)
+    where = [j for j in range(len(frame.names)) if j != target]
+    if not where:
+        raise ConfigurationError(f"{path} has one column, {frame.names[0]}: expected features and a label")
+    x = np.ascontiguousarray(np.stack([columns.numbers(frame, j) for j in where], axis=1))
+    y, unlabelled, name = None, np.zeros(len(x), bool), None
+    if target is not None:
+        y, unlabelled = columns.labels(frame, target)
+        name = frame.names[target] if frame.named else target + 1
+    one = Samples(
+        x, y, unlabelled, np.arange(len(x)), lambda i, j: frame.seen(i, where[j]), lambda i: frame.seen(i, target),
+        [frame.names[j] for j in where] if frame.named else None, name,
+    )  # fmt: skip
+    return [one], list(frame.remarks)
+
+
+def _frame(path, kind, header, known, features):
+    """The columns of a file that pyarrow reads; an index of pandas among them is refused."""
+    columns.pyarrow_for(path)
+    try:
+        frame = separated.read(path, header, known, features) if kind == "csv:" else arrow.read(path, kind)
+    except OSError as error:
+        reason = error.strerror or "it is damaged"
+        raise ConfigurationError(f"{path} cannot be read ({reason}): give the path of a {kind[:-1]} file") from None
+    for j, name in enumerate(frame.names) if frame.named else ():
+        if name == "":
+            raise ConfigurationError(
+                f"{path}: column {j + 1} has no name in the header: name it, or delete it if it only numbers the "
+                f"lines, as the index of a pandas table does (index=False)"
+            )
+        if re.match(PANDAS_INDEX, name):
+            raise ConfigurationError(
+                f"{path}: column {name} is the index of a pandas table, which only numbers the rows: delete it "
+                f"(index=False), or give it another name"
+            )
+    return frame
+
+
+def _of_arrays(path, x, y, keys):
+    unlabelled = np.zeros(len(x), bool)
+    if y is not None and y.dtype.kind == "f":
+        unlabelled = np.isnan(y).reshape(len(y), -1).any(axis=1)
+    elif y is not None and y.dtype.kind == "U":
+        unlabelled = np.isin(y, columns.MISSING_LABELS)
+    seen, label_seen = (
+        lambda *at, key=key, values=values: f"{path}: {key}{list(at)} is {values[at]}"
+        for key, values in zip(keys, (x, x if y is None else y))
+    )
+    return Samples(x, y, unlabelled, np.arange(len(x)), seen, label_seen, label=keys[1])
+
+
+def _label_column(frame, label, trained, features):
+    """The index of the label's column; None if there is none, in a file for a model with so many features."""
+    names = frame.names
+    if label is not None:
+        found = [j for j, name in enumerate(names) if name == label] if frame.named else []
+        if not found and label.removeprefix("-").isdecimal() and 1 <= abs(int(label)) <= len(names):
+            return int(label) - (int(label) > 0) + len(names) * (int(label) < 0)
+    elif len(names) == features and (not frame.named or trained not in names):
+        return None
+    elif frame.named and trained in names:
+        found = [j for j, name in enumerate(names) if name == trained]
+    elif not frame.named and isinstance(trained, int) and trained <= len(names):
+        return trained - 1
+    else:
+        found = [j for j, name in enumerate(names) if frame.named and name.lower() in LABELS] or [len(names) - 1]
+    if len(found) == 1:
+        return found[0]
+    seen = f"{len(found)} columns" if found else "no column" if frame.named else "no header and no column"
+    asked = f"named {label!r}" if label is not None else f"named {', '.join(names[j] for j in found)}"
+    raise ConfigurationError(
+        f"{frame.path} has {seen} {asked}: expected one label column, write ?label=NAME with a name that occurs once "
+        f"in its header, or its number, counted from 1, or from the end as -1 (columns: {_listed(names)})"
+    )
+
+
+def _listed(names):
+    return f"{', '.join(map(str, names[:20]))}{', ...' if len(names) > 20 else ''}"
+
+
+# --- what is missing -------------------------------------------------------------------------------------------------
+
+
+def _complete(path, part, options, remarks, labels_needed=True):
+    """The part as far as it can be used, as the option `missing` says; what was left out or filled goes to remarks."""
+    checked, numbers = [(part.x, part.seen)], part.y is not None and part.y.dtype.kind == "f"
+    if part.y is not None and numbers:
+        checked.append((part.y, part.label_seen))
+    for values, seen in checked:
+        for at in np.argwhere(np.isinf(values))[:1].tolist():
+            raise ConfigurationError(f"{seen(*at)}, expected a finite number: correct it, or leave out the sample")
+    how, gone = options.get("missing"), np.isnan(part.x)
+    lost = part.unlabelled | gone.reshape(len(gone), -1).any(axis=1)
+    if how == "drop" and lost.any():
+        remarks.append(f"{counted(int(lost.sum()), 'sample')} of {len(lost):,} left out for missing values")
+        if lost.all():
+            raise ConfigurationError(f"{path}: in each sample something is missing, and ?missing=drop leaves none")
+        return part.only(~lost)
+    if how == "mean" and part.x.ndim != 2 and gone.any():
+        raise ConfigurationError(f"{path}: samples of shape {part.x.shape[1:]} have no columns for ?missing=mean")
+    for at in np.argwhere(gone)[:1].tolist() if how is None else ():
+        raise ConfigurationError(
+            f"{part.seen(*at)}, expected a number that is finite: correct it, or write ?missing=mean after the path to "
+            f"set what is missing to the training mean of its column, or ?missing=drop to leave out such samples"
+        )
+    if part.y is not None and part.unlabelled.all() and not labels_needed:
+        return replace(part, y=None)
+    for i in np.flatnonzero(part.unlabelled)[:1].tolist():
+        raise ConfigurationError(
+            f"{part.label_seen(i)}, expected a {'finite number' if numbers else 'label'}: correct it, or write "
+            f"?missing=drop after the path to leave out samples where anything is missing"
+        )
+    if gone.any():
+        many = counted(int(gone.sum()), "missing value")
+        remarks.append(f"{many} in {counted(int(lost.sum()), 'sample')} set to the training mean of the column")
+    return part
+
+
+# --- labels ----------------------------------------------------------------------------------------------------------
+
+
+def _targets(path, y, task, part, remarks):
+    """Labels (N,) and the name of each class, or targets float64 (N, targets) and None."""
+    text, name = y.dtype.kind == "U", part.label
+    whole = not text and (y.dtype.kind in "iu" or bool((y == np.round(y)).all()))
+    if task == "regression" and text:
+        raise ConfigurationError(
+            f"{path}: the label is text, such as {columns.shown(y[0])}, and ?task=regression needs numbers: name "
+            f"another column by ?label="
+        )
+    if task == "classification" and (y.ndim == 2 or not (text or whole)):
+        seen = f"has {y.shape[1]} numbers a sample" if y.ndim == 2 else f"has {y[y != np.round(y)][0]}"
+        raise ConfigurationError(f"{path}: the label {seen}: expected whole numbers or words for ?task=classification")
+    if y.ndim == 2 or (not text and not whole) or task == "regression":
+        return _as_numbers(y, part), None
+    names, labels = np.unique(y, return_inverse=True)
+    if not text and task is None:
+        seen = f"label {name}: {len(names):,} different whole numbers in {len(y):,} samples"
+        if len(names) > max(FEW_CLASSES, len(y) // SAMPLES_A_CLASS):
+            why = f"more than {FEW_CLASSES}, and fewer than {SAMPLES_A_CLASS} samples of each on average"
+            remarks.append(f"{seen}, taken as quantities ({why}); ?task=classification if they are classes")
+            return _as_numbers(y, part), None
+        remarks.append(f"{seen}, taken as classes; ?task=regression if they are quantities")
+    if len(names) in (1, len(y)):
+        seen = f"every label is {names[0]}" if len(names) == 1 else f"no label of {len(y)} occurs twice"
+        raise ConfigurationError(
+            f"{path}: {seen}: expected classes of several samples, name another column by ?label=, or write "
+            f"?task=regression if the label is a quantity"
+        )
+    return labels, [int(name) for name in names] if whole else names.tolist()
+
+
+def _as_numbers(y, part):
+    found = y.astype(np.float64)
+    if y.dtype.kind in "iu":
+        for at in np.argwhere(np.abs(found) >= columns.EXACT).tolist():
+            if int(y[tuple(at)]) != int(found[tuple(at)]):
+                raise ConfigurationError(
+                    f"{part.label_seen(*at)}, a whole number beyond 2**53, which float64 rounds: subtract a constant "
+                    f"from the label"
+                )
+    return found.reshape(len(y), -1)
 
 
 def _as_trained(path, y, labels):
     """Labels (N,) in the classes of training, or targets (N, targets) if those are none."""
-    if labels is None and not _is_text(y):
-        return y.reshape(len(y), -1).astype(np.float32)
+    text = y.dtype.kind == "U"
+    if labels is None and not text:
+        return y.reshape(len(y), -1).astype(np.float64)
     if labels is None:
         raise ConfigurationError(f"{path} has the label {str(y[0])!r}, and the model was trained on numbers")
     known = np.array(labels)
-    if y.ndim > 1 or _is_text(y) != _is_text(known):
+    if text and known.dtype.kind != "U" and [*known] == [0, 1] and np.isin(y, ("False", "True")).all():
+        y = (y == "True").astype(np.int64)
+    elif not text and y.ndim == 1 and [*np.char.capitalize(known.astype(str))] == ["False", "True"]:
+        known = np.array([0, 1])
+    elif text and [*np.char.capitalize(known.astype(str))] == ["False", "True"]:
+        known, y = np.char.capitalize(known), np.char.capitalize(y)
+    if y.ndim > 1 or (y.dtype.kind == "U") != (known.dtype.kind == "U"):
         raise ConfigurationError(f"{path} has labels like {y[0]!s}, and the model was trained on ones like {labels[0]}")
     codes = np.minimum(np.searchsorted(known, y), len(known) - 1)
     for i in np.flatnonzero(known[codes] != y)[:1]:
@@ -137,205 +337,7 @@ def _as_trained(path, y, labels):
     return codes
 
 
-def _read_csv(path, label, features=None):
-    """Names of the feature columns (None without a header), x float64 (N, columns), and labels (N,).
-
-    There are no labels, None, if the number of features is known and there is no column beside them.
-    """
-    header = _has_header(path, label, features)
-    rows = _rows(path, features)
-    _, first = next(rows)
-    if not header:
-        rows = _rows(path, features)
-    names = first if header else [str(i + 1) for i in range(len(first))]
-    if "" in names:
-        raise ConfigurationError(
-            f"{path}: column {names.index('') + 1} has no name in the header: name it, or delete it if it only numbers "
-            f"the lines, as the index of a pandas table does (index=False)"
-        )
-    bare = label is None and len(first) == features
-    target = len(first) if bare else _label_column(path, names, label)
-    lines, values, labels = array("q"), array("d"), []
-    for line, row in rows:
-        lines.append(line)
-        labels.extend(row[target : target + 1])
-        try:
-            values.extend(map(float, row[:target] + row[target + 1 :]))
-        except ValueError:
-            i = next(i for i, field in enumerate(row) if i != target and not _is_number(field))
-            raise _bad_field(path, line, names[i], row[i], "a number") from None
-    if not lines:
-        raise ConfigurationError(f"{path} has a header and no samples: expected one sample a line below it")
-    x = np.frombuffer(values).reshape(len(lines), -1)
-    for i, j in np.argwhere(~np.isfinite(x))[:1]:
-        name = names[j + (j >= target)]
-        raise _bad_field(path, lines[i], name, x[i, j], "a finite number")
-    columns = names[:target] + names[target + 1 :] if header else None
-    return columns, x, None if bare else _parse_labels(path, names[target], lines, labels)
-
-
-def _rows(path, features=None) -> Iterator[tuple[int, list[str]]]:
-    """Line number and stripped fields of each line that is not blank; all have as many fields as the first."""
-    width, line = None, 0
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, skipinitialspace=True, strict=True)
-            for row in reader:
-                line, fields = reader.line_num, [field.strip() for field in row]
-                if fields in ([], [""]):
-                    continue
-                width = width or len(fields)
-                if len(fields) != width:
-                    raise ConfigurationError(
-                        f"{path}, line {line}: found {len(fields)} fields, expected {width} as in the "
-                        f"first line: correct or delete the line"
-                    )
-                yield line, fields
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read ({error.strerror}): give the path of a CSV file") from None
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} is not CSV in UTF-8 below line {line} ({error}): save it as such") from None
-    if width is None:
-        raise ConfigurationError(f"{path} is empty: expected one sample a line, features and a label")
-    if width == 1 and features != 1:
-        raise ConfigurationError(f"{path} has one column: expected features and a label, separated by commas")
-
-
-def _has_header(path, label, features):
-    rows = _rows(path, features)
-    _, first = next(rows)
-    text = [i for i, field in enumerate(first) if field and not _is_number(field)]
-    if label in first or text != [len(first) - 1] or len(first) == features:
-        return bool(text)
-    # Numbers and then one text: a sample and its class if that text comes again in this column, else a header.
-    return all(row[-1] != first[-1] for _, row in rows)
-
-
-def _label_column(path, names, label):
-    if label is None:
-        matches = [i for i, name in enumerate(names) if name.lower() in LABELS] or [len(names) - 1]
-    else:
-        matches = [i for i, name in enumerate(names) if name == label]
-    if len(matches) == 1:
-        return matches[0]
-    seen = f"{len(matches)} columns" if matches else "no column"
-    asked = f"named {label!r}" if label is not None else f"named {', '.join(names[i] for i in matches)}"
-    raise ConfigurationError(
-        f"{path} has {seen} {asked}: expected one label column, write csv:PATH?label=NAME with a name that occurs "
-        f"once in its header (columns: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''})"
-    )
-
-
-def _parse_labels(path, name, lines, labels):
-    """Labels as numbers (N,) if all are numbers, as text (N,) if none is."""
-    numeric = [_is_number(label) for label in labels]
-    kind = "a number" if numeric[0] else "text"
-    for i, label in enumerate(labels):
-        if not label:
-            raise _bad_field(path, lines[i], name, label, "a label")
-        if numeric[i] != numeric[0]:
-            raise _bad_field(path, lines[i], name, label, f"{kind} as in line {lines[0]}")
-    if not numeric[0]:
-        return np.array(labels)
-    y = np.array(labels, float)
-    for i in np.flatnonzero(~np.isfinite(y))[:1]:
-        raise _bad_field(path, lines[i], name, labels[i], "a finite number")
-    return y
-
-
-def _bad_field(path, line, name, seen, expected):
-    found = f"found {str(seen)!r}" if str(seen) else "found nothing"
-    return ConfigurationError(
-        f"{path}, line {line}, column {name}: {found}, expected {expected}: correct the field or delete the line"
-    )
-
-
-def _is_number(field):
-    try:
-        float(field)
-    except ValueError:
-        return False
-    return True
-
-
-def _arrays(path):
-    try:
-        with open(path, "rb") as file:
-            if not zipfile.is_zipfile(file):
-                raise ValueError("it is no complete ZIP archive")
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as arrays:
-                return {key: np.asarray(arrays[key]) for key in arrays.files}
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read ({error.strerror}): give the path of an NPZ file") from None
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ConfigurationError(
-            f"{path} is not an NPZ file of plain arrays ({error}): write it with numpy.savez, "
-            f"numbers or fixed-length text only"
-        ) from None
-
-
-def _pair(path, arrays, *pairs):
-    """The first of the pairs of keys that is there, checked, or None."""
-    for keys in pairs:
-        found = [key for key in keys if key in arrays]
-        if len(found) == 1:
-            missing = keys[keys[0] in arrays]
-            raise ConfigurationError(f"{path} has {found[0]} and no {missing}: save both")
-        if found:
-            return _checked(path, keys, *(arrays[key] for key in keys))
-    return None
-
-
-def _checked(path, keys, x, y):
-    if not x.size or not y.size or not x.ndim or not y.ndim or len(x) != len(y):
-        raise ConfigurationError(
-            f"{path}: {keys[0]} has shape {x.shape} and {keys[1]} {y.shape}: expected equally many samples and labels, "
-            f"at least one"
-        )
-    x, y = (values.astype(np.uint8) if values.dtype == bool else values for values in (x, y))
-    x = x[:, None] if x.ndim == 1 else x
-    y = y[:, 0] if y.shape[1:] == (1,) else y
-    if y.ndim > 2 or (_is_text(y) and y.ndim > 1):
-        raise ConfigurationError(
-            f"{path}: {keys[1]} has shape {y.shape} and type {y.dtype}: expected one label a sample, or (N, targets) "
-            f"numbers for regression"
-        )
-    for key, values in zip(keys, (x, y)):
-        if values is y and _is_text(y):
-            continue
-        if values.dtype.kind not in "iuf":
-            raise ConfigurationError(f"{path}: {key} has type {values.dtype}: expected numbers, save it as float32")
-        for index in np.argwhere(~np.isfinite(values))[:1]:
-            at = tuple(index.tolist())
-            raise ConfigurationError(
-                f"{path}: {key}{list(at)} is {values[at]}: expected finite numbers, correct or drop the sample"
-            )
-    if y.ndim == 2 and np.isin(y, (0, 1)).all() and (y.sum(axis=1) == 1).all():
-        raise ConfigurationError(
-            f"{path}: {keys[1]} of shape {y.shape} is one-hot: expected one label a sample, save {keys[1]}.argmax(1)"
-        )
-    return x, y
-
-
-def _is_text(y):
-    return y.dtype.kind == "U"
-
-
-def _targets(path, y):
-    """Labels (N,) and the name of each class, or targets (N, targets) and None."""
-    if y.ndim == 2:
-        return y, None
-    if not _is_text(y) and (y != np.round(y)).any():
-        return y[:, None], None
-    names, labels = np.unique(y, return_inverse=True)
-    if len(names) in (1, len(y)):
-        seen = f"every label is {names[0]}" if len(names) == 1 else f"no label of {len(y)} occurs twice"
-        raise ConfigurationError(
-            f"{path}: {seen}: expected classes of several samples or targets that are not all integers, choose "
-            f"another label"
-        )
-    return labels, names.tolist()
+# --- the parts -------------------------------------------------------------------------------------------------------
 
 
 def _held_out(path, y, names, seed):
@@ -355,28 +357,56 @@ def _held_out(path, y, names, seed):
     return held
 
 
-def _data(path, x, y, val_x, val_y, names, columns=None):
-    label_type = np.float32 if names is None else np.int64
+def _data(path, parts, y, val_y, classes, old, remarks):
+    train, val = parts
+    x, val_x = train.x, val.x
+    label_type = np.float32 if classes is None else np.int64
     mean = std = None
+    table: dict = {"columns": train.names, "labels": classes, "label": train.label}
     try:
         with np.errstate(over="raise"):
             if x.ndim == 2:
-                mean, std = _scaling(x)
-                x, val_x = (x - mean) / std, (val_x - mean) / std
+                mean, std = _scaling(path, train, remarks)
+                x, val_x = ((np.where(np.isnan(part), mean, part) - mean) / std for part in (x, val_x))
             x, val_x = (np.ascontiguousarray(part, np.float32) for part in (x, val_x))
+            if not old:
+                table["target"] = None
+            if classes is None and not old:
+                center, unit = y.mean(axis=0), y.std(axis=0)
+                unit[y.min(axis=0) == y.max(axis=0)] = 1.0
+                if (y == y[0]).all() and (val_y == y[0]).all():
+                    raise ConfigurationError(f"{path}: every label is {y[0].tolist()[0]}: name another by ?label=")
+                y, val_y = (y - center) / unit, (val_y - center) / unit
+                table["target"] = {"mean": center.tolist(), "std": unit.tolist()}
             y, val_y = (np.ascontiguousarray(part, label_type) for part in (y, val_y))
     except FloatingPointError:
         raise ConfigurationError(
             f"{path} has numbers too large for float32: rescale its columns or its targets"
         ) from None
-    scaling = [None if values is None else values.tolist() for values in (mean, std)]
-    table = {"columns": columns, "labels": names, "mean": scaling[0], "std": scaling[1]}
-    return Data(path.name, x, y, val_x, val_y, None if names is None else len(names), table=table)
+    table |= {name: None if values is None else values.tolist() for name, values in (("mean", mean), ("std", std))}
+    count = None if classes is None else len(classes)
+    return Data(path.name, x, y, val_x, val_y, count, table=table, remarks=tuple(remarks))
 
 
-def _scaling(train):
-    """Mean and std of the training columns; those of a constant column make it zeros."""
-    mean, std = train.mean(axis=0, dtype=float), train.std(axis=0, dtype=float)
+def _scaling(path, train, remarks):
+    """Mean and std of the training columns, those of a constant one making it zeros; a missing value is the mean."""
+    x, gone = train.x, np.isnan(train.x)
+    if gone.any():
+        for j in np.flatnonzero(gone.all(axis=0))[:1]:
+            name = train.names[j] if train.names else j + 1
+            raise ConfigurationError(f"{path}: column {name} has no value in the training part: leave it out")
+        mean = np.nanmean(x, axis=0, dtype=float)
+        x = np.where(gone, mean, x)
+    else:
+        mean = x.mean(axis=0, dtype=float)
+    std = x.std(axis=0, dtype=float)
     # Rounding can leave the std of a constant column just above zero.
-    std[(std == 0) | (train.min(axis=0) == train.max(axis=0))] = 1.0
+    constant = (std == 0) | (x.min(axis=0) == x.max(axis=0))
+    std[constant] = 1.0
+    if constant.any():
+        first = int(np.argmax(constant))
+        name = train.names[first] if train.names else first + 1
+        remarks.append(
+            f"constant in the training part: {counted(int(constant.sum()), 'column')}, the first of them {name}"
+        )
     return mean, std

@@ -16,9 +16,9 @@ STANDARD_LIBRARY_CHARACTERS = 1_000_000  # that are read of it
 def load_text(path: str | Path | None, context: int = CONTEXT) -> Data:
     """Windows of `context` characters (N, context) as integer codes, and for each of its characters the next one.
 
-    path: a file in UTF-8, or a folder, whose files (not those below it, nor hidden ones) are joined in the order of
-    their names; None for the first million characters of the modules at the top of Python's standard library, the
-    same for every installation of one Python version.
+    path: a file in UTF-8, whose byte-order mark is left out, or a folder, whose files (not those below it, nor hidden
+    ones) are joined in the order of their names; None for the first million characters of the modules at the top of
+    Python's standard library, the same for every installation of one Python version.
     The last tenth of the characters is for validation. Each part is cut into windows that follow one another, so that
     every character but a part's first is predicted once an epoch; what is left at the end, shorter than a window, is
     not used. Code i is the i-th of the sorted distinct characters of the training part, and the last code stands for
@@ -60,7 +60,7 @@ def _read(path):
 
 def _decoded(file):
     try:
-        return file.read_bytes().decode("utf-8")
+        return file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigurationError(
             f"{file} is not text in UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}: save it as such, "

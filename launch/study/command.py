@@ -55,6 +55,7 @@ def run(verb: str, directory=None, preset=None, csv=False, config=None, **flags)
 
 
 def _experiment(verb, given):
+    from allgrad.ddp.comm import speaks
     from allgrad.launch.study.lab import Lab
     from allgrad.launch.study.ledger import hardware, software
     from allgrad.launch.study.progress import Progress
@@ -67,6 +68,8 @@ def _experiment(verb, given):
     ranks = given.get("ranks_per_run", 1)
     work = Workload(**{"shards": ranks, **{name: value for name, value in given.items() if name in WORKLOAD}})
     work.build()  # what is wrong with it is said before anything begins
+    if speaks():
+        print(*(f"{remark}\n" for remark in work.loaded.remarks), sep="", end="", flush=True)
     out = Path(given.get("out", "runs/study"))
     heard: list[int] = []
 

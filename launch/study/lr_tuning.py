@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from allgrad.ddp.errors import ConfigurationError
-from allgrad.launch.study import fit
+from allgrad.launch.study import fit, runner
 
 FACTOR = math.sqrt(2.0)  # between neighbouring rates
 START = {"sgd": 0.1, "momentum": 0.01, "nesterov": 0.01, "lars": 1.0, "adagrad": 0.02}  # at a batch of 4, on digits
@@ -224,7 +224,7 @@ class _Search:
                 f"rate {rates} ({endings}): give smaller ones to begin with by --lr, or other data or another model"
             )
         ends = [row[f"final_{config['metric']}"] for row in self.rows]
-        closest = max if config["metric"].endswith("accuracy") else min
+        closest = max if config["metric"].endswith(runner.RISING) else min
         best = closest((end for end in ends if end is not None), default=math.nan)
         return (
             f"{config['optimizer']} with batch {config['batch']} meets {config['metric']} {config['target']} with no "

@@ -96,7 +96,10 @@ GRID = {  # what the experiments' `run` may take; each says so if it does not
     "optimizers": (words, "optimizers with commas between them: sgd, momentum, nesterov, adam, ..."),
     "batches": (sizes, "batch sizes with commas between them"),
     "target": (float, "value of the metric at which a run has succeeded"),
-    "metric": (str, "train_loss, val_loss, train_accuracy or val_accuracy [train_loss; of tune val_loss]"),
+    "metric": (
+        str,
+        "train_ or val_ and loss, accuracy, or of a regression mse, mae, r2 [train_loss; of tune val_loss]",
+    ),
     "sampler": (str, "order of the samples: epoch, once, iid or never [epoch]"),
     "seeds": (seeds(0), "seeds to tune with: their number, or seeds with commas between them"),
     "report_seeds": (seeds(100), "fresh seeds for the best rate: their number n, which means 100 to 99 + n, or seeds"),

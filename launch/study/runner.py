@@ -30,7 +30,8 @@ OPTIMIZERS = {  # a study's word for an optimizer with options
     "nesterov": {"optimizer": "sgd", "momentum": 0.9, "nesterov": True},
     "lars": {"optimizer": "lars", "momentum": 0.9},
 }
-METRICS = "train_loss", "val_loss", "train_accuracy", "val_accuracy"
+METRICS = tuple(f"{part}_{name}" for name in ("loss", "accuracy", "mse", "mae", "r2") for part in ("train", "val"))
+RISING = "accuracy", "r2"  # metrics that are the better the larger, 1 at most
 GROWTH = 20.0  # a loss that has risen by so many times what it began with, or its spread over samples, has diverged
 DEFAULTS: dict[str, Any] = {
     "schema": SCHEMA, "kind": "steps_to_target", "optimizer": "sgd", "optimizer_options": {}, "lr": 0.1,
@@ -70,8 +71,9 @@ def configuration(work: workload.Workload, optimizer: str | None = None, **given
         raise ConfigurationError(f"metric {config['metric']!r} is not one of {', '.join(METRICS)}")
     if config["target"] is None and config["steps"] is None:
         raise ConfigurationError("a run needs a target to reach, or a budget of steps")
-    if config["metric"].endswith("accuracy") and config["target"] is not None and not 0.0 < config["target"] <= 1.0:
-        raise ConfigurationError(f"an accuracy is a share: give a --target up to 1, got {config['target']}")
+    if config["metric"].endswith(RISING) and config["target"] is not None and not 0.0 < config["target"] <= 1.0:
+        what = "an accuracy" if config["metric"].endswith("accuracy") else "R2"
+        raise ConfigurationError(f"{what} is a share: give a --target up to 1, got {config['target']}")
     for key, least in {"eval_ratio": 1.0, "sustain": 1, "batch": 1, "cap": 1, "lr": 0.0}.items():
         if not least <= config[key] < math.inf:
             raise ConfigurationError(f"{key} is at least {least}, got {config[key]}")
@@ -186,7 +188,8 @@ class Run:
         part, _, name = metric.partition("_")
         found = self.evaluate(part)
         if name not in found:
-            raise ConfigurationError(f"metric {metric}: {self.config['data']} has no {name}, give {part}_loss")
+            known = ", ".join(f"{part}_{other}" for other in found)
+            raise ConfigurationError(f"metric {metric}: {self.config['data']} has no {name}, give {known}")
         return found[name]
 
     def snapshot(self):
@@ -237,7 +240,7 @@ def to_target(run: Run, at_evaluation: Callable[[Run], Any] | None = None) -> di
     config = run.config
     target, cap, prune, sustain = (config[key] for key in ("target", "cap", "prune", "sustain"))
     limit = min(x for x in (cap, prune, run.budget) if x is not None)
-    rising = config["metric"].endswith("accuracy")
+    rising = config["metric"].endswith(RISING)
     if rising and target is not None:
         target = 1.0 - target
 

@@ -4,11 +4,12 @@ import csv
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from allgrad.launch.__main__ import main
 from allgrad.launch.data import load
-from allgrad.launch.data.tables import load_csv
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(90, 3)) * [1, 10, 100] + [5, 0, 3]
@@ -30,6 +31,8 @@ FILES = {
     "maybe.csv": text([[*X[0], "maybe"]], ["a", "b", "c", "answer"]),
     "numbers.csv": text([[*X[0], 1], [*X[0], 2]], ["a", "b", "c", "answer"]),
     "other.csv": text(([*x, answer] for x, answer in zip(X[30:40], ANSWERS[30:40])), ["a", "b", "c", "answer"]),
+    "renamed.csv": text(X[:20], ["a", "b", "d"]),
+    "two.csv": text([a, b / 10] for a, b, _ in X),
     "sum.csv": text([a, b / 10, a - b / 10] for a, b, _ in X),
 }
 RUNS = {
@@ -52,6 +55,15 @@ def made(tmp_path_factory):
         for name, content in FILES.items():
             (directory / name).write_text(content)
         np.savez("images.npz", x=IMAGES, y=np.arange(40) % 2)
+        a, b, _ = X.T
+        np.savez("sums.npz", x=np.stack([a, b / 10], 1), y=a - b / 10)
+        pq.write_table(pa.table({"1": a, "2": b / 10, "3": a - b / 10}), "sums.parquet")
+        mean = load("t.csv", seed=3).table["mean"]
+        holed, filled = X[:20].copy(), X[:20].copy()
+        holed[4, 1] = holed[7, 2] = np.nan
+        filled[4, 1], filled[7, 2] = mean[1:]
+        (directory / "holes.csv").write_text(text(holed, ["a", "b", "c"]))
+        (directory / "means.csv").write_text(text(filled, ["a", "b", "c"]))
         np.savez("unlabelled.npz", x=IMAGES[:5])
         np.savez(
             "parts.npz", x_train=IMAGES[:30], y_train=np.arange(30) % 2, x_val=IMAGES[30:], y_val=np.arange(10) % 2
@@ -109,7 +121,7 @@ def test_the_index_of_a_table_counts_its_samples_and_the_split_is_that_of_traini
     assert [row["index"] for row in everything] == [*map(str, range(90))]
     assert [row["true_label"] for row in everything] == ANSWERS.tolist()
     assert sorted(int(row["index"]) for row in [*train, *val]) == [*range(90)] and len(val) == 18
-    data = load_csv(made / "t.csv", seed=3)
+    data = load(str(made / "t.csv"), seed=3)
     assert [row["true_label"] for row in val] == [("no", "yes")[c] for c in data.val_y]
     for row in [*val, *train]:
         again = everything[int(row["index"])]
@@ -141,9 +153,34 @@ def test_a_regression_has_values(predict, made):
     rows, line = predict("sum", "--split val")
     assert [*rows[0]] == ["index", "value_0", "true_value_0"] and len(rows) == 18
     value, true = (np.array([float(row[name]) for row in rows]) for name in ("value_0", "true_value_0"))
-    loss = json.loads((made / "sum" / "summary.json").read_text())["val_loss"]
-    assert np.mean((value - true) ** 2) == pytest.approx(loss, rel=1e-4)
-    assert f"mean squared error {loss:.3g}"[:-1] in line
+    assert sorted({*true} & {*(a - b / 10 for a, b, _ in X)}) == sorted(true)  # as they are written
+    found = json.loads((made / "sum" / "summary.json").read_text())
+    squared, absolute = np.mean((value - true) ** 2), np.mean(np.abs(value - true))
+    r2 = 1 - squared / np.var(true)
+    assert [found["val_mse"], found["val_mae"], found["val_r2"]] == pytest.approx([squared, absolute, r2], rel=1e-5)
+    assert line.endswith(f"mean squared error {squared:.6g}, mean absolute error {absolute:.6g}, R2 {r2:.4f}")
+    before = load(str(made / "sum.csv"))
+    assert found["val_loss"] * before.target_scale[1] ** 2 == pytest.approx(found["val_mse"], rel=1e-5)
+
+
+def test_other_files_of_a_regression_are_scaled_as_in_training(predict, made):
+    expected, _ = predict("sum", "--split all")
+    for data in ("sums.parquet", "sums.npz", "two.csv"):
+        rows, line = predict("sum", f"--data {data}")
+        assert len(rows) == 90 and ("R2" in line) == (data != "two.csv")
+        for name in [name for name in rows[0] if name in expected[0]]:
+            found = [[float(row[name]) for row in some] for some in (rows, expected)]
+            np.testing.assert_allclose(*found, rtol=1e-5)
+
+
+def test_what_is_missing_is_set_to_the_mean_of_the_training_or_left_out(predict):
+    expected, _ = predict("table", "--data means.csv")
+    rows, printed = predict("table", "--data holes.csv?missing=mean")
+    assert [row["probability_no"] for row in rows] == [row["probability_no"] for row in expected]
+    assert printed.startswith("2 missing values in 2 samples set to the training mean of the column\n")
+    rows, printed = predict("table", "--data holes.csv?missing=drop")
+    assert [row["index"] for row in rows] == [str(i) for i in range(20) if i not in (4, 7)]
+    assert printed.startswith("2 samples of 20 left out for missing values\n")
 
 
 def test_images_of_an_npz_file(predict):
@@ -208,10 +245,12 @@ def test_a_refusal_on_two_ranks_is_one_sentence(made, start, tmp_path):
     ("none", "", ["--checkpoint none", "no such directory"]),
     (".", "", ["--checkpoint .", "no whole checkpoint"]),
     ("table", "--data shuffled.csv", ["shuffled.csv", "column c where the model was trained with b"]),
+    ("table", "--data renamed.csv", ["no column c, which the model was trained", "column d, which the model was not"]),
+    ("table", "--data holes.csv", ["line 6, column b", "?missing=mean", "?missing=drop"]),
     ("table", "--data narrow.csv", ["narrow.csv", "one column"]),
     ("table", "--data wide.csv", ["samples of shape (5,)", "trained on (3,)"]),
     ("table", "--data maybe.csv", ["label 'maybe'", "none of the 2"]),
-    ("table", "--data numbers.csv", ["labels like 1.0", "ones like no"]),
+    ("table", "--data numbers.csv", ["labels like 1,", "ones like no"]),
     ("table", "--data bare.csv --split val", ["no labels", "--split all"]),
     ("table", "--data t.csv?label=d", ["t.csv", "no column named 'd'"]),
     ("table", "--data none.csv", ["none.csv cannot be read"]),

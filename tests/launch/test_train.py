@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from allgrad.launch.__main__ import main
+
 SMALL = "--data digits --model mlp:16 --log-every 5"
 
 # The 1437 samples divide by no batch here, no batch by its shards, and no shards by the ranks.
@@ -247,6 +249,22 @@ def test_a_regression(train, tmp_path):
     (tmp_path / "table.csv").write_text("\n".join(f"{a},{b},{2 * a - b + 0.5}" for a, b in x))
     summary = train(f"--data {tmp_path}/table.csv --model softmax --global-batch 10 --steps 200 --lr 0.1")
     assert summary["val_loss"] < 1e-3 and summary["val_accuracy"] is None
+    assert summary["val_r2"] > 0.999 and summary["train_r2"] > 0.999 and 0 < summary["val_mse"] < summary["val_mae"]
+
+
+def test_a_run_does_not_go_on_with_columns_of_other_names(tmp_path, capsys):
+    x = np.random.default_rng(0).normal(size=(50, 2))
+    lines = [f"{a},{b},{2 * a - b + 0.5}" for a, b in x]
+    data, flags = tmp_path / "table.csv", f"--model softmax --global-batch 10 --out {tmp_path}/run"
+    data.write_text("\n".join(["a,b,c", *lines]))
+    assert main(["train", "--data", str(data), *flags.split(), "--steps", "2"]) == 0
+    for names, told in {
+        "b,a,c": "the column b where the model was trained with a",
+        "a,d,c": "no column b, which",
+    }.items():
+        data.write_text("\n".join([names, *lines]))
+        assert main(["train", "--resume", "--out", f"{tmp_path}/run", "--steps", "4"]) == 2
+        assert told in capsys.readouterr().err
 
 
 def test_flags_win_over_the_file_and_the_file_over_the_defaults(train, tmp_path):

@@ -23,3 +23,18 @@ def test_a_metric_is_the_exact_mean_on_any_number_of_ranks(samples, simulate):
     ((_, first), (_, positive)), *more = results
     assert not more and model.training
     assert abs(first - x[:, 0].mean()) < 1e-15 and positive == (x[:, 1] > 0.0).mean()
+
+
+def test_what_follows_from_several_means_is_reported_in_their_place(simulate):
+    x = generator("metric").standard_normal((7, 4))
+
+    class Spread:
+        def __call__(self, x):
+            return {"mean": x[:, 0], "square": x[:, 0] ** 2}
+
+        def finish(self, means):
+            return {"variance": means["square"] - means["mean"] ** 2}
+
+    for ranks in (1, 3):
+        for found in simulate(ranks, lambda comm: evaluate(nn.Linear(4, 3), (x,), Spread(), comm, 3)):
+            assert found == {"variance": pytest.approx(x[:, 0].var(), rel=1e-12)}

@@ -31,7 +31,7 @@ def test_sha256_depends_on_values_shapes_and_types_and_not_on_memory_layout():
 def test_inputs_that_are_not_of_size_1_are_worth_a_remark():
     def remark(scale, dtype="f4"):
         x, y = (scale * RNG.normal(size=(50, 4))).astype(dtype), np.zeros(50, int)
-        return Data("d", x, y, x, y, 2).remark
+        return Data("d", x, y, x, y, 2).size_remark
 
     assert remark(1.0) is remark(3.0) is remark(100.0, int) is None
     assert "inputs are of size" in (told := remark(100.0)) and "lower --lr" in told

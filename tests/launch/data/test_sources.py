@@ -24,3 +24,4 @@ X, Y = RNG.normal(size=(20, 3)), np.arange(20) % 4
 
 def test_a_label_column_cannot_be_named_in_npz(tmp_path):
     refuses(f"{npz_file(tmp_path, x=X, y=Y)}?label=y", "?label=", "CSV", "the key y")
+    refuses(f"{npz_file(tmp_path, x=X, y=Y)}?header=no", "?header=", "first line of a CSV file")

@@ -120,3 +120,14 @@ def test_a_model_of_the_users_own_gets_the_window_and_the_size_of_the_vocabulary
     assert main(["train", *f"{flags}:bigrams".split()]) == 0
     assert main(["train", *f"{flags}:sums".split()]) == 2
     assert "maps 2 samples to shape (2, 29), but the data needs (2, 5, 29)" in capsys.readouterr().err
+
+
+def test_a_byte_order_mark_is_no_character(tmp_path):
+    text = "The quick brown fox jumps over the lazy dog.\n" * 40
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "marked").mkdir()
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / "plain" / name).write_text(text, encoding="utf-8")
+        (tmp_path / "marked" / name).write_text(text, encoding="utf-8-sig")
+    plain, marked = (load(f"text:{tmp_path / name}?context=16") for name in ("plain", "marked"))
+    assert marked.sha256 == plain.sha256 and "\ufeff" not in marked.vocabulary

@@ -4,12 +4,13 @@ import math
 
 import numpy as np
 import pytest
+from sklearn.metrics import r2_score
 
-from allgrad import nn
+from allgrad import nn, no_grad
 from allgrad.ddp import ConfigurationError
 from allgrad.launch.data import digits
 from allgrad.launch.study import Workload, workload
-from allgrad.launch.study.runner import configuration, execute
+from allgrad.launch.study.runner import Run, configuration, execute
 
 DIGITS = Workload()
 
@@ -41,6 +42,37 @@ def test_data_and_models_of_ones_own():
     line = Workload((x, x @ [1.0, 2.0, 3.0], x, x @ [1.0, 2.0, 3.0]), "softmax")
     assert row(line, lr=0.05, target=0.01)["status"] == "ok"
     assert row(line, lr=50.0, target=0.01)["status"] == "diverged"
+
+
+def test_a_regression_is_measured_in_the_unit_of_its_targets():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((300, 3))
+    y = np.stack([1e4 + 100.0 * (x @ [1.0, 2.0, 3.0] + rng.standard_normal(300)), x[:, 0]], 1)
+    work = Workload((x[:200], y[:200], x[200:], y[200:]), "softmax", eval_samples=150)
+    run = Run(configuration(work, "sgd", lr=0.01, target=0.5, metric="val_r2"))
+    run.model.load_state_dict({"0.weight": np.array([[100.0, 200, 300], [1, 0, 0]]), "0.bias": np.array([1e4, 0.1])})
+    for part, rows in (("train", run.parts["train"]), ("val", (x[200:], y[200:]))):
+        x_, y_ = (np.asarray(a, np.float32) for a in rows)
+        with no_grad():
+            predicted = run.model(x_).data.astype(float)
+        error, found = predicted - y_, run.evaluate(part)
+        assert found["mse"] == pytest.approx(np.mean(error**2), rel=1e-6) and found["loss"] == pytest.approx(
+            found["mse"]
+        )
+        assert found["mae"] == pytest.approx(np.mean(np.abs(error)), rel=1e-6)
+        assert found["r2"] == pytest.approx(r2_score(y_, predicted), rel=1e-6)
+    constant = Workload((x[:200], y[:200], x[:9], y[:1].repeat(9, 0)), "softmax")
+    assert [*Run(configuration(constant, "sgd", target=1.0)).evaluate("val")] == ["loss", "mse", "mae"]
+
+
+def test_a_target_of_r2_is_met_from_below():
+    x = np.random.default_rng(0).standard_normal((200, 3))
+    line = Workload((x, x @ [1.0, 2.0, 3.0], x, x @ [1.0, 2.0, 3.0]), "softmax")
+    found = row(line, lr=0.05, target=0.9, metric="val_r2")
+    assert found["status"] == "ok" and 0.9 <= found["final_val_r2"] < 1.0
+    assert row(line, lr=0.05, target=0.9, metric="val_accuracy")["error"].endswith(
+        "give val_loss, val_mse, val_mae, val_r2"
+    )
 
 
 # --- data of one's own -----------------------------------------------------------------------------------------------

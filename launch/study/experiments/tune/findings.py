@@ -340,7 +340,7 @@ def command(work, row) -> str | None:
     config = row["config"]
     unnamed = not isinstance(work.data, str) or not isinstance(work.model, str) or config["objective"]
     kind, *_ = datasets.parse_spec(str(config["data"]))
-    resplit = kind in ("csv:", "npz:") and config["seed"]  # a study splits by seed 0, a run by its own
+    resplit = kind in datasets.TABLES and config["seed"]  # a study splits by seed 0, a run by its own
     if unnamed or config["label_noise"] or resplit:
         return None
     given = {"data": config["data"], "data_dir": work.data_dir, "model": config["model"]}

@@ -38,6 +38,7 @@ GRIDS = {
 OF_A_GRID = "lr", "batch", "optimizer"  # all that a grid by default has room for
 SMALLEST = 27  # successive halving begins with at least this part of the budget
 CAP = 10**9  # a trial ends with its budget
+WORDS = {"accuracy": "error", "r2": "1 - R2"}  # what is the smaller the better, of metrics that rise
 SPARSE = 2.0  # factor between evaluations, which only look whether a trial has diverged
 WITH_MOMENTUM = "sgd", "momentum", "nesterov", "rmsprop", "lars"
 OF_THE_RUN = "lr", "batch", "momentum", "weight_decay", "l1", "schedule", "warmup"
@@ -149,7 +150,7 @@ class Setting:
         trial.fresh = self.lab.run([self.configure(trial.values, seed) for seed in seeds], "tune")
 
     def value(self, row) -> float:
-        """A row's metric, an accuracy as the error it leaves (at least half a sample's); inf if it failed."""
+        """A row's metric, an accuracy or R2 as what is left to 1 (half a sample's at least); inf if it failed."""
         value = row[f"final_{self.metric}"] if row["status"] == "ok" else None
         if value is None:
             return math.inf
@@ -164,12 +165,13 @@ class Setting:
 
     @property
     def rising(self) -> bool:
-        return self.metric.endswith("accuracy")
+        return self.metric.endswith(runner.RISING)
 
     @property
     def measured(self) -> str:
         """The metric in words: what is the smaller the better."""
-        return f"{self.metric.split('_')[0]} {'error' if self.rising else 'loss'}"
+        part, name = self.metric.split("_")
+        return f"{part} {WORDS.get(name, name)}"
 
     @property
     def compared(self) -> str:
