@@ -38,7 +38,12 @@ def init(backend="auto", threads=1, timeout=300.0) -> Communicator:
         pin_threads(threads)
         keep_memory()
         launch = detect(backend=backend)
-        _world = _connect(launch, timeout)
+        try:
+            _world = _connect(launch, timeout)
+        except (ImportError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "cannot load MPI library" not in str(error):
+                raise
+            _world = _without_library(launch, backend, error)
         if connected():
             _watchdog = Watchdog(_world, timeout)
             atexit.register(_watchdog.leave)

@@ -35,7 +35,9 @@ from allgrad.ddp.shards import shards_of_rank
 from allgrad.ddp.trace import Timeline
 
 BATCH_NORMS = ("shard", "sync")
-LOSS, NOISE = 0, 1  # of the extras behind the gradients: the sum of losses, and from there on what `NoiseScale` needs
+# Of the extras behind the gradients: the sum of losses; shards of ranks that ask to stop; from there on what
+# `NoiseScale` needs.
+LOSS, STOP, NOISE = 0, 1, 2
 SHORT_FORM = {  # keyword -> the field of `Exchange` that it sets
     "reduce": "reduce", "wire": "wire", "compress": "compress", "overlap": "overlap", "bucket": "bucket_bytes",
 }  # fmt: skip
@@ -94,6 +96,8 @@ class DistributedDataParallel:
         self.all_at_once = takes_all_at_once(**configuration)  # why no exchange can overlap with backward, or None
         self.noise, self.scale = noise, scale
         self.suspect: int | None = None  # this rank's first shard of the batch whose loss or gradient is not finite
+        self.stop_asked = False  # whether this rank asks all to end training: they hear of it with its gradients
+        self.stop_agreed = False  # whether any rank has asked before its last `backward`: the same on all ranks
         self.gradient_sum = gradient_sum(self.arena, self.comm, self.shards, exchange)
         if type(self.gradient_sum) is ShardSum and self.arena.on_cpu:
             message = self.gradient_sum.share(self.arena.message)
@@ -187,6 +191,8 @@ class DistributedDataParallel:
         arena, extras, exchange = self.arena, self.arena.extras, self.overlap.current()
         for shard, mean in self.shard_gradients.of_batch(batch, loss, exchange):
             extras[LOSS] = mean * len(shard)
+            if self.stop_asked:
+                extras[STOP] = 1.0
             arena.zero_missing_grads()
             exchange.complete()
             if self.noise is not None and len(shard):
@@ -201,7 +207,11 @@ class DistributedDataParallel:
         if self.noise is not None:
             self.noise.observe(extras[NOISE:], batch.size, min(batch.size, self.shards))
         self.overlap.record_time(time.perf_counter() - began)
-        return float(extras[LOSS]) / batch.size
+        total, asked = extras[:NOISE].tolist()
+        self.stop_agreed = asked != 0.0
+        if self.stop_agreed:
+            extras[STOP] = 0.0
+        return total / batch.size
 
     def _without_exchange(self, batch, loss):
         """The gradient of one shard, which is all there is or all that this step wants; its samples' mean loss."""
