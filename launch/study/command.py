@@ -78,7 +78,8 @@ def _experiment(verb, given):
         except Interrupted as error:
             lab.close()
             status = 128 + error.number
-            tell(f"allgrad: interrupted by {name_of(error.number)}; the same command goes on from the {len(lab.ledger.rows)} runs in {out}")
+            by, count = name_of(error.number), len(lab.ledger.rows)
+            tell(f"allgrad: interrupted by {by}; the same command goes on from the {count} runs in {out}")
             if lab.comm.size > 1:
                 from allgrad.ddp.comm import end_all_ranks
 
