@@ -111,10 +111,13 @@ def _command(arguments: dict) -> int:
 
 
 def _print_any_name():
-    """Let standard output take every name of a file, in every locale: bytes as they are, and UTF-8 for ASCII."""
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in ("strict", "surrogateescape"):
-        ascii_only = codecs.lookup(sys.stdout.encoding).name == "ascii"
-        sys.stdout.reconfigure(encoding="utf-8" if ascii_only else None, errors="surrogateescape")
+    """Let the output take the name of every file in every locale: bytes as they are, and UTF-8 in place of ASCII."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            if codecs.lookup(stream.encoding).name == "ascii":
+                stream.reconfigure(encoding="utf-8", errors="surrogateescape")
+            elif stream.errors == "strict":
+                stream.reconfigure(errors="surrogateescape")
 
 
 QUIET = 3.0  # seconds in which the rank that speaks reports what all have found wrong, and ends the others

@@ -218,7 +218,7 @@ def from_toml(path: str) -> dict:
 
 
 def _as_given(value):
-    """A text as the command line would have given it, where the locale has not all of its characters."""
+    """A text as the command line gives it: in a locale without its characters, they are bytes of UTF-8."""
     return os.fsdecode(value.encode("utf-8", "surrogateescape")) if isinstance(value, str) else value
 
 
@@ -293,7 +293,7 @@ def resumed(saved: dict, asked: dict) -> dict:
     if re.split(r"\W", saved["schedule"])[0] not in {re.split(r"\W", kind)[0] for kind in PLANNED}:
         free |= {"steps", "epochs"}
     for name in ("data", "model"):
-        if name in asked and _kind(name, asked[name]) == _kind(name, saved[name]) is not None:
+        if name in asked and same_kind(name, asked[name], saved[name]):
             free |= {name}
         elif name not in asked and (found := place(name, saved[name])) and not os.path.exists(found[1]):
             raise ConfigurationError(
@@ -314,19 +314,19 @@ def resumed(saved: dict, asked: dict) -> dict:
 
 def relocated(saved: dict) -> dict:
     """A saved configuration, read in another working directory than it was made in: paths from there become whole."""
-    there, found = saved.get("directory"), dict(saved)
-    if there is not None and there != os.getcwd():
-        for name in PLACES:
-            if whole := place(name, saved.get(name)):
-                before, path, after = whole
-                if os.path.exists(elsewhere := os.path.join(there, path)):
-                    found[name] = f"{before}{elsewhere}{after}"
-    return {**found, "directory": os.getcwd()}
+    there = _as_given(saved.get("directory") or "")
+    found = {**saved, **{name: _as_given(saved[name]) for name in PLACES if name in saved}}
+    for name in PLACES if there and there != os.getcwd() else ():
+        if whole := place(name, found.get(name)):
+            before, path, after = whole
+            if os.path.exists(elsewhere := os.path.join(there, path)):
+                found[name] = f"{before}{elsewhere}{after}"
+    return found
 
 
-def _kind(name, value):
-    """What an option says of a file beside its place: two values of one kind may be the same file at two places."""
-    if (found := place(name, value)) is None:
-        return None
-    before, path, after = found
-    return before or f"{path[-3:].lower()}:", after
+def same_kind(name: str, value: str, other: str) -> bool:
+    """Whether two values of an option may be the same file at two places: all that they say beside it is the same."""
+    kinds = []
+    for before, path, after in filter(None, (place(name, value), place(name, other))):
+        kinds.append((before or f"{path[-3:].lower()}:", after))
+    return len(kinds) == 2 and kinds[0] == kinds[1]

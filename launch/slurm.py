@@ -54,7 +54,7 @@ def slurm(out: str | None, **options) -> int:
         print(text, end="")
         return 0
     try:
-        with open(out, "x", encoding="utf-8") as file:
+        with open(out, "x", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text)
     except OSError as error:
         raise ConfigurationError(f"--out {out} cannot be written ({error}): give a new file") from None

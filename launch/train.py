@@ -213,7 +213,7 @@ def _consistent(asked, config, data, model):
                 f"--{what} {config[what]} has changed since the run began (its SHA-256 was {config[name]}, and is "
                 f"{now}): give it back, or start anew with another --out"
             )
-    config.update(sources, data_shape=data.form())
+    config.update(sources, data_shape=data.form(), directory=os.getcwd())  # where its relative paths begin
 
 
 def _begin(out, config, asked, locks):
@@ -274,7 +274,7 @@ def _configuration(asked, comm, locks):
         return resumed(before, asked), None
     if out is not None:
         _refuse_what_is_there(out)
-    config = {**defaults(), **asked, "directory": os.getcwd()}
+    config = {**defaults(), **asked}
     if "accumulate" in asked and "shards" in asked:
         raise ConfigurationError("--accumulate and --shards both say how many logical shards: give one of them")
     config["shards"] = config["shards"] or comm.size * (config["accumulate"] or 1)
