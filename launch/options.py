@@ -313,13 +313,13 @@ def resumed(saved: dict, asked: dict) -> dict:
 
 
 def relocated(saved: dict) -> dict:
-    """A saved configuration, read in another working directory than it was made in: paths from there become whole."""
+    """A saved configuration whose relative paths, if nothing is there from here, begin where the run was begun."""
     there = _as_given(saved.get("directory") or "")
     found = {**saved, **{name: _as_given(saved[name]) for name in PLACES if name in saved}}
-    for name in PLACES if there and there != os.getcwd() else ():
+    for name in PLACES if there else ():
         if whole := place(name, found.get(name)):
             before, path, after = whole
-            if os.path.exists(elsewhere := os.path.join(there, path)):
+            if not os.path.exists(path) and os.path.exists(elsewhere := os.path.join(there, path)):
                 found[name] = f"{before}{elsewhere}{after}"
     return found
 
