@@ -1,5 +1,4 @@
-"""What a run does when a signal asks it to end: SIGTERM, SIGINT (Ctrl-C), or SIGUSR1, by which Slurm warns before time
-is over (`sbatch --signal=USR1@60`).
+"""What a run does when a signal asks it to end: SIGTERM, SIGINT (Ctrl-C), or SIGUSR1, by which Slurm warns in time.
 
 A training step is never left half done: the rank that hears the signal takes note of it, and ends with all others
 after a step that is the same on all of them. They need no message for it: the note travels behind the gradients, see

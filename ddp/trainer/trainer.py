@@ -134,8 +134,8 @@ class Trainer:
         written by another process, or if the last checkpoint could not be written; and `Stopped` as `signals` say.
         """
         with ExitStack() as stack:
-            if self.out is not None:
-                self.comm.agree_or_raise(lambda: self.comm.rank or stack.enter_context(locked(self.out)))
+            if (out := self.out) is not None:
+                self.comm.agree_or_raise(lambda: self.comm.rank or stack.enter_context(locked(out)))
             if self.signals is not None:
                 stack.enter_context(self.signals.listening(self.parallel))
             return self._fit()
@@ -163,7 +163,7 @@ class Trainer:
                 if not last and self.checkpoint_every and self.step % self.checkpoint_every == 0:
                     self.save()
             self.save()
-            if stopped:
+            if stopped and self.signals is not None:
                 self.timeline.finish()
                 self.signals.end(self, self.out and checkpoint.path_of(self.out / "checkpoints", self.step))
             summary = run_summary.summary_of(self, time.perf_counter() - began)
