@@ -1,12 +1,16 @@
 """Kill ranks at random times and start again on other numbers of them: the weights and the metrics do not change.
 
     python -m benchmarks.soak --kills 20 --seed 0
+    python -m benchmarks.soak --stops 20 --seed 0
 
-A third of the kills or so hit a start, the training, and the writing of a checkpoint. Prints what was killed and what
-was found; exits with 1 if the run differs from an undisturbed one, or a metric is missing, repeated or torn.
+A third of the kills or so hit a start, the training, and the writing of a checkpoint. Stops are SIGTERM to `allgrad
+run`, to one rank, or to all ranks one after the other, in a run without any other checkpoints: not a step is lost.
+Prints what was done and what was found; exits with 1 if the run differs from an undisturbed one, or a metric is
+missing, repeated or torn.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -18,6 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from allgrad.ddp.trainer import checkpoint
 from allgrad.launch import launchers
 
 MOST = 5  # ranks
@@ -88,11 +93,57 @@ def soak(kills: int, seed: int, folder: Path, starters=("mpirun", "torchrun")) -
     return rows
 
 
+def stop(stops: int, seed: int, folder: Path, starters=("mpirun", "torchrun", "alone")) -> list[dict]:
+    """End a run by SIGTERM so many times, and compare it with an undisturbed one; returns a row a stop. Raises Failed.
+
+    After each stop the newest checkpoint is that of the last step in metrics.jsonl: none is lost, none is repeated.
+    """
+    rng, out = random.Random(seed), folder / "stopped"
+    train = [*TRAIN.replace(f" --checkpoint-every {EVERY}", "").split(), "--steps", str(STEPS * (stops + 1))]
+    rows = []
+    for step in [*sorted(rng.sample(range(1, STEPS * stops), stops)), None]:
+        launcher, ranks = rng.choice(starters), rng.randint(2, MOST)
+        words, token = [sys.executable, "-m", "allgrad"], f"{os.getpid()}-{seed}-{len(rows)}"
+        if launcher != "alone":
+            words += ["run", "-n", str(ranks), "--launcher", launcher, "--"]
+        log, resume = folder / f"stop-{len(rows)}.txt", ["--resume"] if (out / "config.json").exists() else []
+        with open(log, "wb") as file:
+            run = subprocess.Popen(
+                [*words, *train, "--out", str(out), *resume], stdout=file, stderr=file, stdin=subprocess.DEVNULL,
+                env={**os.environ, "ALLGRAD_SOAK": token},
+            )  # fmt: skip
+        if step is None:
+            if run.wait(10 * END):
+                raise Failed(f"the last start ended with status {run.returncode}: see {log}")
+            break
+        whom = "the command" if launcher == "alone" else rng.choice(("the command", "one rank", "every rank"))
+        wait_for(run, lambda: last_step(out) >= step and (out / ".lock").exists())
+        time.sleep(rng.uniform(0, 0.02))
+        found = ranks_of(token)
+        alive = run.poll() is None
+        if whom == "the command":
+            run.send_signal(signal.SIGTERM)
+        else:
+            for process in [rng.choice([*found.values()])] if whom == "one rank" else found.values():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGTERM)
+                time.sleep(rng.uniform(0, 0.02))
+        status = run.wait(END)
+        wait_for(None, lambda: not ranks_of(token))
+        kept = checkpoint.steps_in(out / "checkpoints")
+        if alive and (status == 0 or not kept or int(kept[-1].name[5:]) != last_step(out)):
+            raise Failed(f"stop {len(rows) + 1}, status {status}: step {last_step(out)} was taken, kept are {kept}")
+        rows.append({"kill": len(rows) + 1, "launcher": launcher, "ranks": 1 if launcher == "alone" else ranks,
+                     "whom": whom, "step": last_step(out), "status": status, "stopped": alive})  # fmt: skip
+    compare(train, out, folder / "undisturbed")
+    return rows
+
+
 def compare(train, out, undisturbed):
     """Raise Failed if a run has other weights than an undisturbed one, or other lines of metrics."""
     words = [sys.executable, "-m", "allgrad", *train, "--out", str(undisturbed)]
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
-    lines, expected = (path.joinpath("metrics.jsonl").read_text().split("\n") for path in (out, undisturbed))
+    lines, expected = (path.joinpath("metrics.jsonl").read_text("utf-8").split("\n") for path in (out, undisturbed))
     if lines.pop() or len(lines) != len(expected) - 1:
         raise Failed(f"metrics.jsonl has {len(lines)} lines, and {len(expected) - 1} in an undisturbed run")
     seen = 0
@@ -102,7 +153,7 @@ def compare(train, out, undisturbed):
         seen = line["samples_seen"]
         if {**line, VARIES: 0} != {**other, VARIES: 0}:
             raise Failed(f"metrics.jsonl has {line} where an undisturbed run has {other}")
-    mine, theirs = (json.loads((path / "summary.json").read_text()) for path in (out, undisturbed))
+    mine, theirs = (json.loads((path / "summary.json").read_text("utf-8")) for path in (out, undisturbed))
     for name in ("weights_sha256", "steps", "samples_seen", "val_loss", "train_loss", "best"):
         if mine[name] != theirs[name]:
             raise Failed(f"{name} is {mine[name]}, and {theirs[name]} in an undisturbed run")
@@ -128,7 +179,7 @@ def wait_for(run, f, pause=0.002):
 def last_step(out):
     """The step of the last whole line of metrics.jsonl."""
     try:
-        lines = (out / "metrics.jsonl").read_text().split("\n")[:-1]
+        lines = (out / "metrics.jsonl").read_text("utf-8").split("\n")[:-1]
     except FileNotFoundError:
         return 0
     return json.loads(lines[-1])["step"] if lines else 0
@@ -141,7 +192,8 @@ def ranks_of(token):
         try:
             variables = dict(line.split("=", 1) for line in (path / "environ").read_text("utf-8", "replace").split("\0")
                              if "=" in line)  # fmt: skip
-            if variables.get("ALLGRAD_SOAK") == token and (path / "stat").read_text().rsplit(")", 1)[1][1] != "Z":
+            state = (path / "stat").read_text("utf-8", "replace").rsplit(")", 1)[1][1]
+            if variables.get("ALLGRAD_SOAK") == token and state != "Z":
                 rank = variables.get("OMPI_COMM_WORLD_RANK", variables.get("RANK"))
                 if rank is not None:
                     found[int(rank)] = int(path.name)
@@ -153,16 +205,28 @@ def ranks_of(token):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20, help="ranks to kill, one after the other [%(default)s]")
+    parser.add_argument("--stops", type=int, help="SIGTERMs instead of kills")
     parser.add_argument("--seed", type=int, default=0, help="what is killed, when, on how many ranks [%(default)s]")
     parser.add_argument("--launcher", choices=launchers.LAUNCHERS[:2], help="default: mpirun and torchrun in turn")
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
+    starters = (args.launcher,) if args.launcher else ("mpirun", "torchrun")
     try:
-        rows = soak(args.kills, args.seed, folder, (args.launcher,) if args.launcher else ("mpirun", "torchrun"))
+        if args.stops:
+            rows = stop(args.stops, args.seed, folder, (*starters, "alone"))
+        else:
+            rows = soak(args.kills, args.seed, folder, starters)
     except Failed as error:
         print(f"FAILED: {error}\n{folder} has what was written")
         return 1
     shutil.rmtree(folder)
+    if args.stops:
+        print(" stop  launcher  ranks  SIGTERM to   last step  status")
+        for row in rows:
+            print("{kill:5}  {launcher:8}  {ranks:5}  {whom:11}  {step:9}  {status:6}".format_map(row))
+        print(f"{sum(row['stopped'] for row in rows)} runs stopped: no step was lost, and the weights and every step's "
+              f"metrics are those of an undisturbed run")  # fmt: skip
+        return 0
     print(" kill  launcher  ranks  killed  moment    last step  while writing  status  seconds")
     for row in rows:
         print("{kill:5}  {launcher:8}  {ranks:5}  {rank:6}  {moment:8}  {step:9}  {write hit!s:>13}  {status:6}  "

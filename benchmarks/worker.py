@@ -48,7 +48,7 @@ class Rank:
         try:
             gc.collect()
             ctypes.CDLL(None).malloc_trim(0)
-            with open("/proc/self/clear_refs", "w") as file:
+            with open("/proc/self/clear_refs", "w", encoding="utf-8") as file:
                 file.write("5")  # the peak begins again from here
         except (AttributeError, OSError) as error:
             raise Unavailable(f"the peak of the resident memory cannot be measured here ({error})") from None
@@ -59,7 +59,7 @@ class Rank:
 
 
 def _resident(field):
-    with open("/proc/self/status") as file:
+    with open("/proc/self/status", encoding="utf-8") as file:
         return next(int(line.split()[1]) / 1024 for line in file if line.startswith(field))
 
 

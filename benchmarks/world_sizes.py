@@ -67,10 +67,10 @@ def train_all(runs: list[str], out: str):
     parser, found = argparse.ArgumentParser(), []
     add_options(parser)
     for flags in runs:
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
             found.append(train(given(vars(parser.parse_args(flags.split()))))["weights_sha256"])
     if ddp.init().rank == 0:
-        Path(out).write_text(json.dumps(found))
+        Path(out).write_text(json.dumps(found), encoding="utf-8")
 
 
 def flags_of(job, ranks, steps):
@@ -96,7 +96,10 @@ def started(launcher: str, ranks: int, steps: int, jobs: list[tuple]) -> dict[tu
         if done.returncode or not out.is_file():
             print(f"{launcher} with {ranks} ranks ended with status {done.returncode}:\n{done.stderr}", file=sys.stderr)
             return {}
-        return {**dict.fromkeys(jobs, LEFT_OUT), **dict(zip(runs, json.loads(out.read_text()), strict=True))}
+        return {
+            **dict.fromkeys(jobs, LEFT_OUT),
+            **dict(zip(runs, json.loads(out.read_text(encoding="utf-8")), strict=True)),
+        }
 
 
 def main(arguments=None) -> int:

@@ -17,12 +17,12 @@ from allgrad.ddp.parallel import DistributedDataParallel, evaluate, LocalSGD, Lo
 from allgrad.ddp.reduce import Exchange, ShardSum
 from allgrad.ddp.scaling import NoiseScale
 from allgrad.ddp.trace import Timeline
-from allgrad.ddp.trainer import Callback, StepRecord, Trainer
+from allgrad.ddp.trainer import Callback, StepRecord, Stopped, StopOnSignal, Trainer
 from allgrad.ddp.weighted import Weighted
 
 __all__ = [
     "ArrayDataset", "Batch", "Callback", "Communicator", "ConfigurationError", "DataLoader",
     "DistributedDataParallel", "Diverged", "Exchange", "LocalSGD", "LossScale", "NoiseScale", "OutOfStep",
-    "PeerLost", "Placement", "Sampler", "Shard", "ShardSum", "StepRecord", "Timeline", "Trainer", "Weighted", "Zero",
-    "evaluate", "init",
+    "PeerLost", "Placement", "Sampler", "Shard", "ShardSum", "StepRecord", "StopOnSignal", "Stopped", "Timeline",
+    "Trainer", "Weighted", "Zero", "evaluate", "init",
 ]  # fmt: skip

@@ -4,8 +4,11 @@
 """
 
 import argparse
+import codecs
 import importlib
+import io
 import os
+import signal
 import sys
 import time
 
@@ -63,7 +66,10 @@ def _check(words):
 
 
 def _command(arguments: dict) -> int:
+    from allgrad.launch.options import expanded
+
     command = arguments.pop("command")
+    arguments = {name: expanded(name, value) for name, value in arguments.items()}
     if command == "train":
         from allgrad.launch.options import given
         from allgrad.launch.report import print_summary
@@ -104,12 +110,27 @@ def _command(arguments: dict) -> int:
     return demo(arguments["out"])
 
 
+def _print_any_name():
+    """Let the output take the name of every file in every locale: bytes as they are, and UTF-8 in place of ASCII."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            if codecs.lookup(stream.encoding).name == "ascii":
+                stream.reconfigure(encoding="utf-8", errors="surrogateescape")
+            elif stream.errors == "strict":
+                stream.reconfigure(errors="surrogateescape")
+
+
 QUIET = 3.0  # seconds in which the rank that speaks reports what all have found wrong, and ends the others
 
 
 def main(argv=None) -> int:
-    """Run a command; returns the exit status: 0, 1 if training failed, 2 if what was asked for cannot be done."""
+    """Run a command; returns the exit status.
+
+    0, 1 if training failed, 2 if what was asked for cannot be done, 128 + its number if a signal has ended it. Of
+    training that a signal has ended with a checkpoint, the status comes in a `ddp.Stopped`.
+    """
     words = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    _print_any_name()
     if words[:1] in (["-h"], ["--help"]):  # at once: what is imported below imports NumPy
         _parser(words).parse_args(words)
     from allgrad.ddp.comm import connected, end_all_ranks, on_rank, speaks, wait_turn
@@ -130,14 +151,16 @@ def main(argv=None) -> int:
         if connected():
             end_all_ranks(status)
         return status
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        status = 128 + getattr(error, "number", signal.SIGINT)
         if connected():
             wait_turn()  # where all ranks are interrupted, the first tells it
         if speaks() or connected():
-            tell(f"allgrad: interrupted{on_rank()}; --resume goes on from the newest checkpoint in --out")
+            by = signal.Signals(status - 128).name
+            tell("; ".join([f"allgrad: interrupted by {by}{on_rank()}", *getattr(error, "__notes__", [])]))
         if connected():
-            end_all_ranks(130)
-        return 130
+            end_all_ranks(status)
+        return status
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python fails again as it ends
         tell(f"allgrad: standard output was closed{on_rank()}; 2> and > take what is printed to files")

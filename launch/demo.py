@@ -46,7 +46,9 @@ def demo(out: str) -> int:
 
 def _draw(directory):
     """Loss and accuracy over the steps of the 2-rank run."""
-    lines = [json.loads(line) for line in (directory / "2-rank" / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (directory / "2-rank" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     evaluated = [line for line in lines if "val_loss" in line]
     figure, (left, right) = figures.new(1, 2, figures.PAGE)
     steps = [p["step"] for p in evaluated]

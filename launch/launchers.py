@@ -11,13 +11,14 @@ import sys
 from pathlib import Path
 
 from allgrad.ddp.errors import ConfigurationError, counted
-from allgrad.ddp.trainer import checkpoint
+from allgrad.ddp.trainer import SIGNALS, checkpoint
 from allgrad.launch.options import given
 
 LAUNCHERS = ("mpirun", "torchrun", "srun")
 MPIRUNS = ("mpirun", "mpiexec")
 OPTIONS_READ = ("config", "out", "threads", "arrays", "device", "backend")  # of the options of the ranks
 PROBE_SECONDS = 60.0  # in which a launcher starts ranks that do nothing
+WARNED = 128 + signal.SIGUSR1  # the status of a run that Slurm has warned: its time is over
 USAGE = 2  # the status of a run that was asked for something impossible: starting it again cannot help
 
 
@@ -37,7 +38,8 @@ def run(ranks: int, launcher: str | None, max_restarts: int, arguments: list[str
 
     After a failure that is not bad usage, the run is started again from its newest checkpoint, at most max_restarts
     times, and on fewer ranks, down to min_ranks, if the launcher can start no more (a host is gone), or if it has
-    failed twice in a row without a newer checkpoint.
+    failed twice in a row without a newer checkpoint. A signal that asks this process to end is handed on; the status is
+    then 128 + its number, unless the run was over before.
     """
     arguments, options = parsed_command(arguments, "allgrad run -n 4 -- train --data digits ...")
     if ranks < 1:
@@ -58,8 +60,14 @@ def run(ranks: int, launcher: str | None, max_restarts: int, arguments: list[str
         words, variables = command(chosen, ranks, [*arguments, *again])
         print(why + shlex.join([f"{k}={v}" for k, v in variables.items()] + words), flush=True)
         newest = _newest(options)
-        status = _wait(subprocess.Popen(words, env={**os.environ, **variables}))
-        if status in (0, USAGE) or attempt == max_restarts:
+        # In a process group of its own, so that Ctrl-C reaches the launcher by `_wait` alone, and once.
+        process = subprocess.Popen(
+            words, env={**os.environ, **variables}, stdin=subprocess.DEVNULL, process_group=0
+        )  # fmt: skip
+        status, asked = _wait(process, chosen)
+        if asked is not None:  # whoever asks the run to end does not want it to begin again
+            return 128 + asked if status else 0
+        if status in (0, USAGE, WARNED) or attempt == max_restarts:
             break
         why = f"restart {attempt + 1} of {max_restarts} after status {status}"
         if min_ranks is not None:
@@ -187,13 +195,31 @@ def _begun(options):
     return options.get("out") is not None and (Path(options["out"]) / "config.json").is_file()
 
 
-def _wait(process):
-    """Wait for a process, handing it the signals that ask this one to end."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, lambda number, _: process.send_signal(number)) for number in numbers}
+def _wait(process, launcher):
+    """Wait for a launcher, handing it the signals that ask this process to end.
+
+    Returns its status, and the number of the first signal, or None. The first is handed on as what the launcher passes
+    on to its ranks, and leaves them time to write a checkpoint after; the next ends them at once.
+    """
+    asked: list[int] = []
+
+    def hand_on(number, frame):
+        asked.append(number)
+        if len(asked) > 1:
+            process.send_signal(signal.SIGTERM)
+        elif launcher == "mpirun":  # at SIGTERM and Ctrl-C it kills its ranks within a second
+            process.send_signal(signal.SIGUSR1)
+        elif launcher == "srun" and number == signal.SIGUSR1:
+            process.send_signal(number)
+        else:  # torchrun passes on no SIGUSR1, and srun takes a first Ctrl-C for a question
+            process.send_signal(signal.SIGTERM)
+
+    # Nobody else tells the launcher of a terminal that hangs up; nohup ignores that signal.
+    numbers = [*SIGNALS, *([signal.SIGHUP] if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else [])]
+    before = {number: signal.signal(number, hand_on) for number in numbers}
     try:
         status = process.wait()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return status if status >= 0 else 128 - status
+    return status if status >= 0 else 128 - status, asked[0] if asked else None

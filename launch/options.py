@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -180,6 +181,50 @@ OPTIONS = (
 )  # fmt: skip
 
 
+PLACES = "data", "data_dir", "model", "init_from"  # options in which a run may read a file or a folder
+PATHS = *PLACES, "out", "trace", "config", "checkpoint", "directory"  # of all commands
+IN_A_VALUE = {  # what is before a path in the value of an option, the path, and what is after it
+    "data": re.compile(r"(csv:|npz:|text:|)(.+?)(\?[a-z]+=.*)?"), "model": re.compile(r"()(.*\.py)(:.*)?"),
+}  # fmt: skip
+
+
+def place(name: str, value) -> tuple[str, str, str] | None:
+    """What is before the path in an option's value, the path, and what is after it; None if there is none in it."""
+    if name not in PATHS or not isinstance(value, str):
+        return None
+    if name not in IN_A_VALUE:
+        return "", value, ""
+    found = IN_A_VALUE[name].fullmatch(value)
+    if found is None or (name == "data" and not found[1] and found[2][-4:].lower() not in (".csv", ".npz")):
+        return None
+    return found[1], found[2], found[3] or ""
+
+
+def expanded(name: str, value):
+    """The value of an option with the user's home for a ~ at the start of its path."""
+    if (found := place(name, value)) is None:
+        return value
+    before, path, after = found
+    return f"{before}{os.path.expanduser(path)}{after}"
+
+
+def from_toml(path: str) -> dict:
+    """{option: value} of a TOML file, which is UTF-8 wherever it is read. ConfigurationError if it cannot be read."""
+    import tomllib
+
+    try:
+        found = tomllib.loads(Path(os.path.expanduser(path)).read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigurationError(f"--config {path} cannot be read: {error}") from None
+    values = {key.replace("-", "_"): _as_given(value) for key, value in found.items()}
+    return {name: expanded(name, value) for name, value in values.items()}
+
+
+def _as_given(value):
+    """A text as the command line gives it: in a locale without its characters, they are bytes of UTF-8."""
+    return os.fsdecode(value.encode("utf-8", "surrogateescape")) if isinstance(value, str) else value
+
+
 def add_options(parser: argparse.ArgumentParser):
     """Declare every option. None gets a default here, so that those given can be told from those left out."""
     for option in OPTIONS:
@@ -196,18 +241,13 @@ def given(arguments: dict) -> dict:
     """The options that the user gave, checked: those of --config, and over them those of the command line."""
     values = {}
     if path := arguments.pop("config", None):
-        import tomllib
-
-        try:
-            values = {key.replace("-", "_"): value for key, value in tomllib.loads(Path(path).read_text()).items()}
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigurationError(f"--config {path} cannot be read: {error}") from None
+        values = from_toml(path)
         known = {option.name for option in OPTIONS}
         if unknown := sorted(values.keys() - known):
             raise ConfigurationError(f"--config {path} has unknown keys: {', '.join(unknown)}")
     if arguments.keys() & {"steps", "epochs"}:  # either says how long to train
         values = {key: value for key, value in values.items() if key not in ("steps", "epochs")}
-    values |= arguments
+    values |= {name: expanded(name, value) for name, value in arguments.items()}
     return {option.name: checked(option, values[option.name]) for option in OPTIONS if option.name in values}
 
 
@@ -248,12 +288,20 @@ def defaults() -> dict:
 def resumed(saved: dict, asked: dict) -> dict:
     """The saved configuration, with what the user may change on the way; the rest must agree with the checkpoint.
 
-    The end of the run may move, unless the learning rate was planned over its length.
+    The end of the run may move, unless the learning rate was planned over its length; and so may the files of its data
+    and its model, whose content has to be that of before.
     """
-    saved = {**defaults(), **saved}  # a run begun before an option existed had its default
+    saved = relocated({**defaults(), **saved})  # a run begun before an option existed had its default
     free = {option.name for option in OPTIONS if not option.shapes_weights}
     if re.split(r"\W", saved["schedule"])[0] not in {re.split(r"\W", kind)[0] for kind in PLANNED}:
         free |= {"steps", "epochs"}
+    for name in ("data", "model"):
+        if name in asked and same_kind(name, asked[name], saved[name]):
+            free |= {name}
+        elif name not in asked and (found := place(name, saved[name])) and not os.path.exists(found[1]):
+            raise ConfigurationError(
+                f"--{name} {saved[name]} of the run is not there any more: give --{name} with the place where it is now"
+            )
     for option in OPTIONS:
         name = option.name
         if name in asked and name not in free and asked[name] != saved[name]:
@@ -265,3 +313,23 @@ def resumed(saved: dict, asked: dict) -> dict:
     if "epochs" in asked and "steps" not in asked:
         saved = {**saved, "steps": None}
     return {**saved, "trace": None, "trace_steps": None, **asked}  # a trace is of one start
+
+
+def relocated(saved: dict) -> dict:
+    """A saved configuration whose relative paths, if nothing is there from here, begin where the run was begun."""
+    there = _as_given(saved.get("directory") or "")
+    found = {**saved, **{name: _as_given(saved[name]) for name in PLACES if name in saved}}
+    for name in PLACES if there else ():
+        if whole := place(name, found.get(name)):
+            before, path, after = whole
+            if not os.path.exists(path) and os.path.exists(elsewhere := os.path.join(there, path)):
+                found[name] = f"{before}{elsewhere}{after}"
+    return found
+
+
+def same_kind(name: str, value: str, other: str) -> bool:
+    """Whether two values of an option may be the same file at two places: all that they say beside it is the same."""
+    kinds = []
+    for before, path, after in filter(None, (place(name, value), place(name, other))):
+        kinds.append((before or f"{path[-3:].lower()}:", after))
+    return len(kinds) == 2 and kinds[0] == kinds[1]

@@ -15,6 +15,7 @@ from allgrad.ddp.comm import BACKENDS, refuse_to_share
 from allgrad.ddp.data import stored
 from allgrad.ddp.errors import ConfigurationError, counted
 from allgrad.launch import data as datasets, models, transfer
+from allgrad.launch.options import relocated, same_kind
 from allgrad.launch.train import data_of
 
 BLOCK_SAMPLES = 64  # that are computed at once, at most: what the bits of a prediction depend on
@@ -22,6 +23,9 @@ BLOCK_SAMPLES = 64  # that are computed at once, at most: what the bits of a pre
 
 def add_options(parser: argparse.ArgumentParser):
     parser.add_argument("--checkpoint", required=True, metavar="DIR", help="--out of a run, or one of its checkpoints")
+    parser.add_argument(
+        "--model", metavar="PATH.py:CLASS", help="where the file of the model is, if it has moved [as in the run]"
+    )
     parser.add_argument("--data", metavar="DATA", help="as in allgrad train; a table may lack labels [that of the run]")
     parser.add_argument(
         "--data-dir", metavar="DIR", help="where mnist, fashion-mnist and cifar10 are [that of the run]"
@@ -41,7 +45,7 @@ def add_options(parser: argparse.ArgumentParser):
 
 def predict(
     checkpoint: str, out: str, data: str | None = None, data_dir: str | None = None, split: str | None = None,
-    global_batch=1024, overwrite=False, backend="auto", threads=1,
+    global_batch=1024, overwrite=False, backend="auto", threads=1, model: str | None = None,
 ):  # fmt: skip
     """Write index, label, the probability of each class, and the true label if the data has them, a line a sample.
 
@@ -55,21 +59,22 @@ def predict(
     comm = ddp.init(backend, threads)
     path, target = Path(checkpoint), Path(out)
     saved = comm.agree_or_raise(
-        lambda: _saved(path, target, overwrite, global_batch, threads) if comm.rank == 0 else None
+        lambda: _saved(path, target, overwrite, global_batch, threads, model) if comm.rank == 0 else None
     )
     tensors, config = comm.broadcast_object(saved)
     form = config["data_shape"]
-    model = comm.agree_or_raise(lambda: _model(path, tensors, config))
-    spec = data or config["data"]
-    part = split or ("val" if spec == config["data"] else "all")
-    directory = data_dir or config["data_dir"]
+    network = comm.agree_or_raise(lambda: _model(path, tensors, config))
+    spec, directory = data or config["data"], data_dir or config["data_dir"]
+    moved = comm.broadcast_object(comm.rank == 0 and _has_moved({**config, "data_dir": directory}, spec))
+    own = moved or spec == config["data"]
+    part = split or ("val" if own else "all")
     x, y, index, remarks = comm.agree_or_raise(lambda: _samples(spec, directory, part, config))
-    if spec == config["data"] and part != "all":
-        comm.agree_or_raise(lambda: _as_trained({**config, "data_dir": directory}, part))
+    if own and part != "all":
+        comm.agree_or_raise(lambda: _as_trained({**config, "data": spec, "data_dir": directory}, part))
     if len({*comm.all_gather_object(hashlib.sha256(x.tobytes()).hexdigest())}) > 1:
         raise ConfigurationError(f"--data {spec} differs between ranks: copy one version to every host")
-    table = _Table(form, model, y)
-    batches = _batches(model, x, min(global_batch, len(x)), comm)
+    table = _Table(form, network, y)
+    batches = _batches(network, x, min(global_batch, len(x)), comm)
     if comm.rank:
         for _ in batches:
             pass
@@ -82,7 +87,7 @@ def predict(
     print(f"{target}: {counted(len(x), 'sample')} of {spec}{table.told()}", flush=True)
 
 
-def _saved(path, out, overwrite, global_batch, threads):
+def _saved(path, out, overwrite, global_batch, threads, model):
     """(state dict, configuration) of the checkpoint, once it is certain that the result can be kept."""
     if min(global_batch, threads) < 1:
         raise ConfigurationError(f"--global-batch and --threads are at least 1, got {global_batch} and {threads}")
@@ -96,13 +101,34 @@ def _saved(path, out, overwrite, global_batch, threads):
         raise ConfigurationError(
             f"--checkpoint {path} is a model of text, which predicts no labels: give one for tables or images"
         )
+    config = relocated(config)
+    if model is not None:
+        if not same_kind("model", model, config["model"]):
+            raise ConfigurationError(
+                f"--model {model} is not the {config['model']} of {path}: give the place where its file is now"
+            )
+        config["model"] = model
     return tensors, config
 
 
+def _has_moved(config, spec):
+    """Whether the data set of this name is the run's own, at another place."""
+    if spec == config["data"] or not same_kind("data", spec, config["data"]):
+        return False
+    try:
+        return data_of({**config, "data": spec}).sha256 == config["data_sha256"]
+    except ConfigurationError:  # such as a table without labels
+        return False
+
+
 def _model(path, tensors, config):
+    now, then = models.hash_of_file(config["model"]), config["model_sha256"]
+    if now != then:
+        raise ConfigurationError(
+            f"--model {config['model']} has changed since {path} was written (its SHA-256 was {then}, and is {now}): "
+            f"give it back"
+        )
     model = models.build(config["model"], datasets.placeholder(config["data_shape"]), dtype=stored(config["dtype"]))
-    if models.hash_of_file(config["model"]) != config["model_sha256"]:
-        raise ConfigurationError(f"--model {config['model']} has changed since {path} was written: give it back")
     try:
         model.load_state_dict(tensors)
     except ValueError as error:

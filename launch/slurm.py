@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from allgrad.ddp.errors import ConfigurationError
-from allgrad.launch.launchers import USAGE, parsed_command, program
+from allgrad.launch.launchers import USAGE, WARNED, parsed_command, program
 
 SCRIPT = """\
 #!/bin/bash
@@ -26,7 +26,7 @@ for ((attempt = ${{SLURM_RESTART_COUNT:-0}}; ; attempt++)); do
     """
 RESTARTED = """ "${{resume[@]}}"
     status=$?
-    if ((status == 0 || status == {usage} || attempt >= {most})); then exit "$status"; fi
+    if ((status == 0 || status == {usage} || status == {warned} || attempt >= {most})); then exit "$status"; fi
     echo "restart $((attempt + 1)) of {most} after status $status"
 done"""
 
@@ -54,7 +54,7 @@ def slurm(out: str | None, **options) -> int:
         print(text, end="")
         return 0
     try:
-        with open(out, "x", encoding="utf-8") as file:
+        with open(out, "x", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text)
     except OSError as error:
         raise ConfigurationError(f"--out {out} cannot be written ({error}): give a new file") from None
@@ -109,7 +109,7 @@ def script(
             raise ConfigurationError("--max-restarts needs a run that leaves checkpoints: give it an --out")
         lines += ["#SBATCH --requeue", "#SBATCH --open-mode=append"]
         restarts = RESTARTS.format(config=shlex.quote(str(Path(given["out"]) / "config.json")))
-        end = RESTARTED.format(usage=USAGE, most=max_restarts)
+        end = RESTARTED.format(usage=USAGE, warned=WARNED, most=max_restarts)
         if "--resume" in arguments:
             arguments.remove("--resume")
     cpus = directives["cpus-per-task"]

@@ -1,6 +1,9 @@
 """`allgrad train`: one run, on as many ranks as the launcher started."""
 
 import json
+import os
+import shlex
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,7 @@ from allgrad.ddp.data import HALVES, augmentation, stored
 from allgrad.ddp.errors import ConfigurationError, counted
 from allgrad.ddp.process import pin_threads
 from allgrad.ddp.scaling import lr_rules
-from allgrad.ddp.trainer import checkpoint
+from allgrad.ddp.trainer import LOCK, checkpoint, interrupting, locked
 from allgrad.launch import data as datasets, models, transfer
 from allgrad.launch.options import OPTIMIZERS, OPTIONS, defaults, resumed, takers
 from allgrad.launch.plan import measures_noise, plan
@@ -24,14 +27,27 @@ STARTED_BY = "started_by"  # of config.json: [which torchrun, the options given]
 
 
 def train(asked: dict) -> dict:
-    """Train with the options asked for (see `allgrad.launch.options`) and return the summary, on every rank."""
+    """Train with the options asked for (see `allgrad.launch.options`) and return the summary, on every rank.
+
+    A signal ends it: before the first step at once, by `Interrupted`; then after a step, by `Stopped`.
+    """
+    with interrupting(), ExitStack() as locks:
+        try:
+            return _train(asked, locks)
+        except KeyboardInterrupt as error:
+            if asked.get("out") and (found := checkpoint.steps_in(Path(asked["out"]) / "checkpoints")):
+                error.add_note(f"--resume --out {shlex.quote(asked['out'])} goes on from {found[-1].name}, if whole")
+            raise
+
+
+def _train(asked, locks):
     for name in ("out", "trace") if asked.get("backend") == "solo" else ():
         if asked.get(name):
             refuse_to_share(name, asked[name])
     comm = ddp.init(_backend(asked), timeout=asked.get("timeout", 300.0))
     _same_options(comm.all_gather_object(asked))
     config, saved = comm.broadcast_object(
-        comm.agree_or_raise(lambda: _configuration(asked, comm) if comm.rank == 0 else None)
+        comm.agree_or_raise(lambda: _configuration(asked, comm, locks) if comm.rank == 0 else None)
     )
     if saved is not None:
         checkpoint.read_by_rank_0(comm, saved)
@@ -87,12 +103,13 @@ def train(asked: dict) -> dict:
         clip_value=config["clip_value"], log_every=config["log_every"], eval_every=config["eval_every"],
         checkpoint_every=config["checkpoint_every"], patience=config["patience"], config=config,
         resumes=bool(config["resume"]), check_every=config["check_every"], on_nonfinite=config["on_nonfinite"],
+        signals=ddp.StopOnSignal(out and f"--resume --out {shlex.quote(str(out))} goes on from it"),
     )  # fmt: skip
     if saved is not None:
         trainer.restore(saved)
     if finished := comm.broadcast_object(_finished(trainer) if comm.rank == 0 else None):
         return finished
-    comm.agree_or_raise(lambda: _begin(out, config, asked) if comm.rank == 0 and out is not None else None)
+    comm.agree_or_raise(lambda: _begin(out, config, asked, locks) if comm.rank == 0 and out is not None else None)
     if comm.rank == 0:
         where = "" if placement.arrays == "numpy" else f", torch on {config['device']} in {config['dtype']}"
         ranks = f"{counted(comm.size, 'rank')} ({comm.launcher}, {comm.backend}{where})"
@@ -201,13 +218,17 @@ def _consistent(asked, config, data, model):
         if config.get(name, now) != now:
             what = name.split("_")[0]
             raise ConfigurationError(
-                f"--{what} {config[what]} has changed since the run began: start anew with another --out"
+                f"--{what} {config[what]} has changed since the run began (its SHA-256 was {config[name]}, and is "
+                f"{now}): give it back, or start anew with another --out"
             )
-    config.update(sources, data_shape=data.form())
+    config.update(sources, data_shape=data.form(), directory=os.getcwd())  # where its relative paths begin
 
 
-def _begin(out, config, asked):
+def _begin(out, config, asked, locks):
     """Note in the run's directory what it is."""
+    if not config["resume"]:
+        locks.enter_context(locked(out))
+        _refuse_what_is_there(out)  # another process may have been faster
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / "config.json").write_text(
@@ -225,7 +246,12 @@ def _began_here(out, asked):
         return False
 
 
-def _configuration(asked, comm):
+def _refuse_what_is_there(out):
+    if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - {LOCK}):
+        raise ConfigurationError(f"--out {out} exists: give a new directory, or --resume to go on with the run in it")
+
+
+def _configuration(asked, comm, locks):
     """(configuration, checkpoint or None), on rank 0: defaults, what --resume finds, and what the user gave."""
     out = Path(asked["out"]) if asked.get("out") else None
     for name in ("out", "init_from", "freeze", "trace"):
@@ -237,6 +263,8 @@ def _configuration(asked, comm):
         print(f"restarted by torchrun: going on with the run in {out}", flush=True)
         asked = {**asked, "resume": True}
     if asked.get("resume"):
+        if out is not None and out.is_dir():
+            locks.enter_context(locked(out))
         saved = checkpoint.load_latest(out / "checkpoints", lazily=True) if out else None
         if saved is not None:
             return resumed(saved[2]["config"], asked), saved
@@ -252,8 +280,8 @@ def _configuration(asked, comm):
                 f"--resume: {out / 'config.json'} cannot be read ({error}): start anew with another --out"
             ) from None
         return resumed(before, asked), None
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigurationError(f"--out {out} exists: give a new directory, or --resume to go on with the run in it")
+    if out is not None:
+        _refuse_what_is_there(out)
     config = {**defaults(), **asked}
     if "accumulate" in asked and "shards" in asked:
         raise ConfigurationError("--accumulate and --shards both say how many logical shards: give one of them")

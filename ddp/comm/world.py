@@ -13,7 +13,7 @@ from allgrad.ddp.comm.activity import activity, user_location
 from allgrad.ddp.comm.communicator import Communicator
 from allgrad.ddp.comm.launcher import Launch, detect
 from allgrad.ddp.comm.watchdog import LEFT, Watchdog
-from allgrad.ddp.errors import ConfigurationError, PeerLost, tell
+from allgrad.ddp.errors import ConfigurationError, PeerLost, counted, tell
 from allgrad.ddp.process import keep_memory, pin_threads
 
 _world: Communicator | None = None
@@ -38,7 +38,10 @@ def init(backend="auto", threads=1, timeout=300.0) -> Communicator:
         pin_threads(threads)
         keep_memory()
         launch = detect(backend=backend)
-        _world = _connect(launch, timeout)
+        try:
+            _world = _connect(launch, timeout)
+        except (ImportError, RuntimeError) as error:
+            _world = _without_library(launch, backend, error)
         if connected():
             _watchdog = Watchdog(_world, timeout)
             atexit.register(_watchdog.leave)
@@ -97,6 +100,21 @@ def _connect(launch: Launch, timeout) -> Communicator:
     return Communicator(launch)
 
 
+def _without_library(launch, backend, error):
+    """One rank needs nobody to talk to; several are refused if what they talk through cannot be imported."""
+    if isinstance(error, RuntimeError) and not str(error).startswith(NO_LIBRARY):
+        raise error
+    if launch.size == 1 and backend == "auto":
+        return Communicator(Launch("solo", "solo"))
+    library, extra, other = ("mpi4py", "openmpi", "gloo") if launch.backend == "mpi" else ("torch", "torch", "mpi")
+    raise ConfigurationError(
+        f"{launch.launcher} has started {counted(launch.size, 'rank')}, which talk through {library}, and it cannot be "
+        f"imported ({str(error).partition(chr(10))[0]}): pip install 'allgrad[{extra}]', or give {{backend:{other}}}",
+        backend=launch.backend,
+    ) from None  # fmt: skip
+
+
+NO_LIBRARY = "cannot load MPI library"  # what mpi4py says of an MPI that is not there
 PASSING = 0.1  # seconds in which the launcher passes on what a rank has printed, before its own words about the end
 TURN = 0.3  # seconds between ranks that failed alike: the first one reports, and ends the others before they do
 GRACE = 4.0  # seconds a survivor leaves the failed rank to report the cause, and the launcher to end the job

@@ -45,8 +45,8 @@ from allgrad.ddp.trace import Timeline
 BATCH_NORMS = ("shard", "sync")
 # Of the extras behind the gradients: the sum of losses, by how much their weights exceed the number of samples (0, in
 # any precision, where each sample has weight 1), how many shards have any weight, a number that stands for the batch,
-# then what `NoiseScale` needs.
-LOSS, EXCESS, WEIGHTY, KEY, NOISE = range(5)
+# shards of ranks that ask to stop, then what `NoiseScale` needs.
+LOSS, EXCESS, WEIGHTY, KEY, STOP, NOISE = range(6)
 SHORT_FORM = {  # keyword -> the field of `Exchange` that it sets
     "reduce": "reduce", "wire": "wire", "compress": "compress", "overlap": "overlap", "bucket": "bucket_bytes",
 }  # fmt: skip
@@ -107,6 +107,8 @@ class DistributedDataParallel:
         self.rounded = wire_of(exchange.wire) is not None  # whether sums are rounded to half precision
         self.weight: float = 0.0  # of the last batch: of all the terms that its mean loss is over
         self.suspect: int | None = None  # this rank's first shard of the batch whose loss or gradient is not finite
+        self.stop_asked = False  # whether this rank asks all to end training: they hear of it with its gradients
+        self.stop_agreed = False  # whether any rank has asked before its last `backward`: the same on all ranks
         self.gradient_sum = gradient_sum(self.arena, self.comm, self.shards, exchange)
         if type(self.gradient_sum) is ShardSum and self.arena.on_cpu:
             message = self.gradient_sum.share(self.arena.message)
@@ -206,6 +208,8 @@ class DistributedDataParallel:
         for shard, mean, weight in self.shard_gradients.of_batch(batch, loss, exchange):
             extras[LOSS] = mean * weight if weight else 0.0
             extras[EXCESS], extras[WEIGHTY], extras[KEY] = weight - len(shard), weight > 0, key
+            if self.stop_asked:
+                extras[STOP] = 1.0
             refuse_other_parameters(arena)
             arena.zero_missing_grads()
             exchange.complete()
@@ -218,7 +222,10 @@ class DistributedDataParallel:
         with self.timeline.span("exchange"):
             exchange.finish()
             self.statistics.finish()
-        total, excess, shards, keys = extras[:NOISE].tolist()
+        total, excess, shards, keys, asked = extras[:NOISE].tolist()
+        self.stop_agreed = asked != 0.0
+        if self.stop_agreed:
+            extras[STOP] = 0.0
         if keys != key * self.shards:
             compare_batches(self.comm, batch)
         self.weight = batch.size + excess

@@ -61,9 +61,13 @@ class LocalSteps:
         self.own_samples += sum(map(len, batch.shards))
         self.samples += batch.size
 
+    def averages_after(self, step):
+        """Whether the ranks take the mean of their parameters after the step of this number."""
+        return self.is_local(step) and (step + 1 - self.after) % self.every == 0
+
     def after_step(self, step):
         """Average, if it is time to after the step of this number."""
-        if self.is_local(step) and (step + 1 - self.after) % self.every == 0:
+        if self.averages_after(step):
             self._average()
             self.own_samples = self.samples = 0
 

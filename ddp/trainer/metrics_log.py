@@ -139,7 +139,7 @@ def screen():
         return sys.stdout if sys.stdout.isatty() else None
     path = f"/proc/{os.getppid()}/fd/1"
     try:
-        return open(path, "w") if os.readlink(path).startswith(("/dev/pts/", "/dev/tty")) else None
+        return open(path, "w", encoding="utf-8") if os.readlink(path).startswith(("/dev/pts/", "/dev/tty")) else None
     except OSError:
         return None
 

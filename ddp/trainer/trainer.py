@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -19,7 +20,9 @@ from allgrad.ddp.scaling import AdaScale, FollowNoise
 from allgrad.ddp.trainer import checkpoint, run_state, run_summary
 from allgrad.ddp.trainer.built_in import KeepState, ResizeBatches, SkipSteps, UpdateAdaScale, UpdateLossScale
 from allgrad.ddp.trainer.callbacks import Callback, StepRecord
+from allgrad.ddp.trainer.locks import locked
 from allgrad.ddp.trainer.metrics_log import MetricsLog, json_number
+from allgrad.ddp.trainer.signals import StopOnSignal
 from allgrad.ddp.trainer.validation import BestLoss, UpdatePlateau
 
 
@@ -38,6 +41,7 @@ class Trainer:
     validation        a data set, or a tuple of arrays; None for none
     batches           a `FollowNoise` that changes the batch on the way; None for batches as the loader has them
     callbacks         what else is to be done on the way, see `Callback`
+    signals           a `StopOnSignal`, if SIGTERM and others are to end training with a checkpoint; None leaves them
 
     For how long, and within which limits:
 
@@ -69,7 +73,7 @@ class Trainer:
         clip_value: float | None = None, log_every=10, eval_every: int | None = None,
         checkpoint_every: int | None = None, patience: int | None = None, config: dict | None = None, resumes=False,
         check_every: int | None = None, on_nonfinite="raise", batches: FollowNoise | None = None,
-        callbacks: Sequence[Callback] = (),
+        callbacks: Sequence[Callback] = (), signals: StopOnSignal | None = None,
     ):  # fmt: skip
         self.parallel, self.optimizer, self.loader = parallel, optimizer, loader
         self.loss, self.metrics, self.validation = loss, metrics, validation
@@ -88,7 +92,7 @@ class Trainer:
         check(zero=isinstance(optimizer, Zero), sync_every=parallel.local and parallel.local.every)
         self.adascale = optimizer.lr if isinstance(optimizer.lr, AdaScale) else None
         self.built_in = [self.best, self.skips, *self._built_in(batches)]
-        self.callbacks = run_state.checked(callbacks)
+        self.callbacks, self.signals = run_state.checked(callbacks), signals
         self.timeline.plan(steps)
         directory = self.out / "checkpoints" if self.out and self.comm.rank == 0 else None
         self.writer = checkpoint.Writer(directory, self.timeline)
@@ -138,18 +142,28 @@ class Trainer:
         """Train until the last step, or until patience runs out or a callback stops the run; returns the summary.
 
         Raises, on every rank at the same step, Diverged if the loss or its gradient is no longer finite, and OutOfStep
-        if the ranks' parameters differ. Raises ConfigurationError if `out` holds another run's checkpoints, or if the
-        last checkpoint could not be written.
+        if the ranks' parameters differ. Raises ConfigurationError if `out` holds another run's checkpoints or is
+        written by another process, or if the last checkpoint could not be written; and `Stopped` as `signals` say.
         """
+        with ExitStack() as stack:
+            if (out := self.out) is not None:
+                self.comm.agree_or_raise(lambda: self.comm.rank or stack.enter_context(locked(out)))
+            if self.signals is not None:
+                stack.enter_context(self.signals.listening(self.parallel))
+            return self._fit()
+
+    def _fit(self):
         self.comm.agree_or_raise(self._refuse_another_run)
         began = time.perf_counter()
-        self.should_stop = False
+        self.should_stop = stopped = False
         self._tell_all("on_start")
         with MetricsLog(self) as log, self.writer:
             while not (self.finished or self.should_stop):
                 step = self._one_step()
                 for callback in chain(self.built_in, self.callbacks):
                     callback.on_step(self, step)
+                if self.signals is not None and self.signals.agreed(self.parallel, self.step):
+                    self.should_stop = stopped = True
                 log.add(step)
                 last = self.finished
                 if self.comm.size > 1 and self.check_every != 0 and (last or self._due(self.check_every)):
@@ -160,8 +174,11 @@ class Trainer:
                     log.write_line(step, values)
                 if not last and self._due(self.checkpoint_every or 0):
                     self.save()
-            summary = run_summary.summary_of(self, time.perf_counter() - began)
             self.save()
+            if stopped and self.signals is not None:
+                self.timeline.finish()
+                self.signals.end(self, self.out and checkpoint.path_of(self.out / "checkpoints", self.step))
+            summary = run_summary.summary_of(self, time.perf_counter() - began)
             error = self.comm.broadcast_object(str(self.writer.wait() or ""))
             if traced := self.timeline.finish():
                 summary["timeline"] = traced

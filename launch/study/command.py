@@ -2,14 +2,14 @@
 
 import argparse
 import shlex
-import signal
 import sys
-import tomllib
 from collections import Counter
 from pathlib import Path
 
 from allgrad.ddp.comm import speaks
 from allgrad.ddp.errors import ConfigurationError, tell
+from allgrad.ddp.trainer import Interrupted, interrupting, name_of
+from allgrad.launch.options import from_toml
 from allgrad.launch.study.experiment import PRESETS
 from allgrad.launch.study.experiments import VERBS, module_of
 from allgrad.launch.study.options import ALIASES, GRID, OPTIONS, REPEATED, WORKLOAD, typed
@@ -71,20 +71,18 @@ def _experiment(verb, given):
     if speaks():
         print(*(f"{remark}\n" for remark in work.loaded.remarks), sep="", end="", flush=True)
     out = Path(given.get("out", "runs/study"))
-    heard: list[int] = []
-
-    def interrupt(number, frame):
-        heard.append(number)
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)  # Slurm's word that the time is over
-    with Progress(verb) as progress, Lab(out, given.get("jobs"), ranks, given.get("retry", "error"), progress) as lab:
+    with (
+        interrupting(),
+        Progress(verb) as progress,
+        Lab(out, given.get("jobs"), ranks, given.get("retry", "error"), progress) as lab,
+    ):
         try:
             found = experiment(lab, work, preset, **grid)
-        except KeyboardInterrupt:
+        except Interrupted as error:
             lab.close()
-            status = 128 + (heard or [signal.SIGINT])[0]
-            tell(f"allgrad: interrupted; the same command goes on from the {len(lab.ledger.rows)} runs in {out}")
+            status = 128 + error.number
+            by, count = name_of(error.number), len(lab.ledger.rows)
+            tell(f"allgrad: interrupted by {by}; the same command goes on from the {count} runs in {out}")
             if lab.comm.size > 1:
                 from allgrad.ddp.comm import end_all_ranks
 
@@ -109,11 +107,7 @@ def _from_file(path):
     """The options of a TOML file, in the types of the command line."""
     if path is None:
         return {}
-    try:
-        found = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigurationError(f"--config {path} cannot be read: {error}") from None
-    found = {key.replace("-", "_"): value for key, value in found.items()}
+    found = from_toml(path)
     found = {
         "optimizers" if key == "optimizer" else "batches" if key == "batch" else key: v for key, v in found.items()
     }

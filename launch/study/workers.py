@@ -16,6 +16,7 @@ from typing import Any
 
 from allgrad import ddp
 from allgrad.ddp.errors import ConfigurationError
+from allgrad.ddp.trainer import SIGNALS
 from allgrad.launch.study import ledger, runner, workload
 
 THREADS = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
@@ -119,7 +120,7 @@ def _serve(connection, parent):
 
 def _leave_signals_to_the_first():
     """A launcher sends them to all processes of a job; the one that leads ends the others."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 
 import pytest
@@ -155,7 +156,7 @@ class Process:
         self.statuses, self.begun, self.commands, self.then = iter(statuses), begun, [], then
         self.words = []
 
-    def __call__(self, words, env):
+    def __call__(self, words, env, stdin, process_group):
         self.commands.append(" ".join(words[3:]))
         self.words.append(" ".join(words))
         if self.begun:
@@ -179,6 +180,7 @@ TRAIN = "train --lr 1 --out none"
         ([1, -9, 137], 2, 137, 3),
         ([-9], 0, 137, 1),
         ([2], 3, 2, 1),  # bad usage: starting again cannot help
+        ([138], 3, 138, 1),  # Slurm has warned that time is over
     ],
 )
 def test_failures_are_started_again(statuses, restarts, status, count, machine, monkeypatch, capsys):
@@ -191,6 +193,33 @@ def test_failures_are_started_again(statuses, restarts, status, count, machine, 
     assert shown[0].endswith(f"-m allgrad {TRAIN}") and len(shown) == count
     for attempt, line in enumerate(shown[1:], 1):
         assert line.startswith(f"restart {attempt} of {restarts} after status ")
+
+
+ON = {signal.SIGINT: signal.SIGTERM, signal.SIGTERM: signal.SIGTERM, signal.SIGHUP: signal.SIGTERM}
+HANDED_ON = {
+    "mpirun": dict.fromkeys([*ON, signal.SIGUSR1], signal.SIGUSR1),  # which it passes on; after others it kills
+    "torchrun": {**ON, signal.SIGUSR1: signal.SIGTERM},
+    "srun": {**ON, signal.SIGUSR1: signal.SIGUSR1},
+}
+
+
+@pytest.mark.parametrize("status", [0, 1])
+@pytest.mark.parametrize("launcher, number", [(name, number) for name in HANDED_ON for number in HANDED_ON[name]])
+def test_signals_are_handed_on_and_nothing_is_started_again(launcher, number, status, machine, monkeypatch):
+    machine("srun", "mpirun")
+    heard = []
+
+    def asked_twice(count):
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)
+
+    process = Process([status], then=asked_twice)
+    process.send_signal = heard.append
+    monkeypatch.setattr(launchers.subprocess, "Popen", process)
+    before = signal.getsignal(number)
+    assert run(2, launcher, 3, TRAIN.split()) == (128 + number if status else 0)
+    assert heard == [HANDED_ON[launcher][number], signal.SIGTERM] and len(process.commands) == 1
+    assert signal.getsignal(number) == before
 
 
 @pytest.mark.parametrize("flags", ["--out OUT", "--out=OUT", "--config TOML", "--out OUT --resume"])

@@ -242,3 +242,45 @@ def test_the_end_may_move_unless_the_schedule_was_planned_over_it(schedule, free
         else:
             with pytest.raises(ConfigurationError, match="contradicts the checkpoint"):
                 resumed(saved, asked)
+
+
+# --- places ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_a_file_of_options_is_utf8_with_or_without_a_mark(mark, tmp_path):
+    (tmp_path / "run.toml").write_bytes(mark + "# Größe\ndata = 'größe.csv'\nlr = 2\n".encode())
+    assert given({"config": str(tmp_path / "run.toml")}) == {"data": "größe.csv", "lr": 2.0}
+
+
+def test_a_home_stands_for_itself_in_every_option_that_is_a_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    (tmp_path / "run.toml").write_text("out = '~/out'\ndata = 'text:~/t.txt?context=8'\ndata-dir = '~/d'\n")
+    asked = {"config": str(tmp_path / "run.toml"), "model": "~/net.py:Net", "init_from": "~/run", "trace": "~/t.json"}
+    found = given(asked)
+    assert found == {
+        "out": "/home/ada/out", "data": "text:/home/ada/t.txt?context=8", "data_dir": "/home/ada/d",
+        "model": "/home/ada/net.py:Net", "init_from": "/home/ada/run", "trace": "/home/ada/t.json",
+    }  # fmt: skip
+    for name, value in {"data": "digits", "model": "mlp:3", "freeze": "~"}.items():
+        assert given({name: value}) == {name: value}
+
+
+@pytest.mark.parametrize(
+    "name, then, now, moves",
+    [
+        ("data", "a/x.csv", "b/y.csv", True), ("data", "a/x.csv", "csv:b/x.csv", True),
+        ("data", "x.csv?label=u", "y.csv?label=u", True), ("data", "x.csv?label=u", "y.csv?label=v", False),
+        ("data", "x.csv", "x.npz", False), ("data", "x.csv", "digits", False), ("data", "digits", "mnist", False),
+        ("data", "text:a", "text:b", True), ("data", "text:a?context=4", "text:a?context=5", False),
+        ("model", "a/net.py:Net", "b/net.py:Net", True), ("model", "net.py:Net", "net.py:Other", False),
+        ("model", "net.py:Net", "mlp:3", False), ("model", "mlp:3", "mlp:4", False),
+    ],
+)  # fmt: skip
+def test_files_may_move_and_what_else_a_name_says_may_not_change(name, then, now, moves):
+    saved = {**defaults(), name: then}
+    if moves:
+        assert resumed(saved, {name: now})[name] == now
+    else:
+        with pytest.raises(ConfigurationError, match="contradicts the checkpoint"):
+            resumed(saved, {name: now})

@@ -1,4 +1,4 @@
-"""The benchmark that kills ranks, with few kills; and whether it would notice what it is there to find."""
+"""The benchmark that kills and stops ranks, a few times; and whether it would notice what it is there to find."""
 
 import json
 
@@ -18,6 +18,12 @@ def test_kills_leave_the_weights_and_the_metrics_of_an_undisturbed_run(killed):
     assert [row["kill"] for row in rows] == [1, 2, 3] and any(row["killed"] for row in rows)
     assert {row["status"] for row in rows if row["killed"]} == {137}
     assert json.loads((folder / "killed" / "summary.json").read_text())["resumed_at"]
+
+
+def test_a_stop_loses_no_step(tmp_path):
+    rows = soak.stop(3, 1, tmp_path, ("mpirun", "alone"))
+    assert all(row["stopped"] and row["status"] == 143 for row in rows)
+    assert {row["launcher"] for row in rows} == {"mpirun", "alone"}
 
 
 DAMAGES = {

@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from allgrad.launch.__main__ import main
+from tests.ddp.trainer.test_locks import HOLDER
 
 SMALL = "--data digits --model mlp:16 --log-every 5"
 
@@ -292,3 +295,94 @@ def test_python_can_open_what_was_written(train, tmp_path):
     }  # fmt: skip
     digest = hashlib.sha256(b"".join(state[name].astype("<f4").tobytes() for name in sorted(state)))
     assert digest.hexdigest() == summary["weights_sha256"]
+
+
+# --- another place, another process ------------------------------------------------------------------------------
+
+
+def allgrad(words):
+    return main(words.split())
+
+
+@pytest.fixture
+def placed(tmp_path, monkeypatch):
+    """A run in `run`, whose data and model are a/t.csv and a/net.py, and a copy of these two in b."""
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{a},{b},{int(a > b)}" for a, b in np.random.default_rng(0).normal(size=(50, 2)).round(3)]
+    for folder in ("a", "b", "elsewhere"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "net.py").write_text(NET)
+        (tmp_path / folder / "t.csv").write_text("\n".join(["u,v,label", *rows]))
+    words = "train --data a/t.csv --model a/net.py:Net --global-batch 10 --steps 3 --momentum 0.9 --out run"
+    assert allgrad(words) == 0
+    return tmp_path
+
+
+def test_a_run_goes_on_where_its_files_are_now(placed, train, monkeypatch, capsys):
+    monkeypatch.chdir(placed / "elsewhere")
+    assert allgrad("train --resume --out ../run --steps 6") == 0  # its relative paths begin where it was begun
+    monkeypatch.chdir(placed)
+    (placed / "a").rename(placed / "gone")
+    assert allgrad("train --resume --out run --steps 9") == 2
+    assert "--data " in (told := capsys.readouterr().err) and "is not there any more: give --data with" in told
+    assert allgrad("train --resume --out run --steps 9 --data b/t.csv --model b/net.py:Net") == 0
+    assert allgrad("train --resume --out run --steps 12") == 0
+    flags = f"--data {placed}/b/t.csv --model {placed}/b/net.py:Net --global-batch 10 --momentum 0.9"
+    assert (
+        json.loads((placed / "run" / "summary.json").read_text())["weights_sha256"]
+        == (train(f"{flags} --steps 12")["weights_sha256"])
+    )
+
+
+def test_files_of_another_content_are_refused_with_what_differs(placed, capsys):
+    then = json.loads((placed / "run" / "config.json").read_text())
+    with open(placed / "b" / "t.csv", "a") as file:
+        file.write("\n1,0,1")
+    (placed / "b" / "net.py").write_text(NET + "\n")
+    for word, key in (("--data b/t.csv", "data_sha256"), ("--model b/net.py:Net", "model_sha256")):
+        assert allgrad(f"train --resume --out run --steps 6 {word}") == 2
+        told = capsys.readouterr().err
+        assert f"{word} has changed since the run began (its SHA-256 was {then[key]}, and is " in told
+    assert allgrad("predict --checkpoint run --out p.csv --model b/net.py:Net") == 2
+    assert f"(its SHA-256 was {then['model_sha256']}, and is " in capsys.readouterr().err
+
+
+def test_predictions_are_of_the_same_samples_where_files_are_now(placed, monkeypatch):
+    assert allgrad("predict --checkpoint run --out p.csv") == 0
+    monkeypatch.chdir(placed / "elsewhere")
+    assert allgrad("predict --checkpoint ../run --out ../q.csv") == 0
+    monkeypatch.chdir(placed)
+    (placed / "a").rename(placed / "gone")
+    assert allgrad("predict --checkpoint run --out r.csv --data b/t.csv --model b/net.py:Net") == 0
+    assert len({(placed / name).read_bytes() for name in ("p.csv", "q.csv", "r.csv")}) == 1
+
+
+def test_a_run_that_is_going_on_is_not_gone_on_with(placed, capsys):
+    words = [sys.executable, "-c", HOLDER, "run"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"mine\n"
+        before = {path: path.read_bytes() for path in (placed / "run").rglob("*") if path.is_file()}
+        assert allgrad("train --resume --out run --steps 6") == 2
+        assert f"run is being written to by process {process.pid} on host " in capsys.readouterr().err
+        assert {path: path.read_bytes() for path in before} == before
+        process.kill()
+    assert allgrad("train --resume --out run --steps 6") == 0
+
+
+def test_a_signal_before_the_first_step_ends_at_once_and_leaves_nothing(start, tmp_path):
+    (tmp_path / "net.py").write_text(f"import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\n{NET}")
+    done = start("train --model net.py:Net --out out", tmp_path)
+    assert done.status == 143 and done.told() == ["interrupted by SIGTERM"] and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("variables", [{"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}, {}])
+def test_names_in_every_alphabet_in_every_locale(variables, placed, start):
+    folder = placed / "größe"
+    (placed / "a").rename(folder)
+    options = 'data = "größe/t.csv"\nmodel = "größe/net.py:Net"\nout = "größe/lauf"\nsteps = 2\nglobal-batch = 10\n'
+    (placed / "run.toml").write_text(options, encoding="utf-8")
+    done = start("train --config run.toml", placed, **variables)
+    assert done.status == 0 and done.out.startswith("größe/t.csv: 40 samples; größe/net.py:Net: "), done.err
+    assert allgrad("train --resume --out größe/lauf --data größe/t.csv --steps 4") == 0
+    done = start("predict --checkpoint größe/lauf --out größe/p.csv", placed, **variables)
+    assert done.status == 0 and done.out.startswith("größe/p.csv: 10 samples of größe/t.csv"), done.err
