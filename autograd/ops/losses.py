@@ -63,8 +63,9 @@ def _weighted_mean(loss, weights):
     """The sum of weighted losses, divided by that of the weights."""
     weight = weights.sum()
     n = xp[type(weight)]
-    divisor = astype(n.where(weight == 0, 1, weight), loss.dtype)
-    return is_mean_of(weight, where(weight == 0, math.nan, loss.sum() / divisor))
+    nothing = weight == 0
+    divisor, missing = (astype(n.where(nothing, *x), loss.dtype) for x in ((1, weight), (math.nan, 0.0)))
+    return is_mean_of(weight, loss.sum() / divisor + missing)
 
 
 def _check_same_shape(name, prediction, target):

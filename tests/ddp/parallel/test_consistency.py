@@ -71,10 +71,10 @@ def from_another_optimizer(model):
         (
             Growing,
             None,
-            "'last.bias' of shape (3,) has a gradient, which the ranks do not exchange: keep parameters in",
+            "'last.weight' of shape (3, 3) has a gradient, which the ranks do not exchange: keep parameters in",
         ),
         (lambda: nn.Sequential(nn.Linear(2, 3)), from_another_optimizer, "has got a parameter '1.weight' since"),
-        (lambda: nn.Sequential(nn.Linear(2, 3)), lambda m: m.append(nn.Linear(3, 3)), "'1.bias' of shape (3,) has a"),
+        (lambda: nn.Sequential(nn.Linear(2, 3)), lambda m: m.append(nn.Linear(3, 3)), "'1.weight' of shape (3, 3) has a"),
     ],
     ids=["in the first call", "with its own optimizer", "appended"],
 )
@@ -103,7 +103,7 @@ def test_a_layer_that_only_the_loss_knows_is_refused_and_one_trained_by_hand_is_
     parallel, (batch, *_) = DistributedDataParallel(model), DataLoader((X, Y), 6).epoch(0)
     probe(X).sum().backward()
     parallel.backward(batch, lambda x, y: ag.cross_entropy(model(x), y))
-    with pytest.raises(ConfigurationError, match=r"the parameter 'bias' of shape \(3,\) has a gradient, which"):
+    with pytest.raises(ConfigurationError, match=r"the parameter 'weight' of shape \(3, 3\) has a gradient, which"):
         parallel.backward(batch, lambda x, y: ag.cross_entropy(head(model(x)), y))
     head.requires_grad_(False)
     parallel.backward(batch, lambda x, y: ag.cross_entropy(head(model(x)), y))
