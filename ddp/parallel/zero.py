@@ -37,6 +37,11 @@ class Zero:
         return self.optimizer.current_lr
 
     @property
+    def param_groups(self):
+        """The groups of the optimizer."""
+        return self.optimizer.param_groups
+
+    @property
     def state(self):
         """The state arrays of this rank's part."""
         return self.optimizer.state
