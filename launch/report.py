@@ -4,6 +4,7 @@ ROWS = (
     ("train loss", "train_loss", "{:.4f}"),
     ("validation loss", "val_loss", "{:.4f}"),
     ("validation accuracy", "val_accuracy", "{:.4f}"),
+    ("validation perplexity", "val_perplexity", "{:.4g}"),
     ("validation MSE", "val_mse", "{:.6g}"),
     ("validation MAE", "val_mae", "{:.6g}"),
     ("validation R2", "val_r2", "{:.4f}"),

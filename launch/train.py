@@ -1,6 +1,7 @@
 """`allgrad train`: one run, on as many ranks as the launcher started."""
 
 import json
+import math
 import os
 import shlex
 from contextlib import ExitStack
@@ -344,7 +345,23 @@ def objective(model, data):
         values = {"loss": ag.cross_entropy(z, y.reshape(-1), "none"), "accuracy": z.argmax(1) == y.reshape(-1)}
         return {name: to_numpy(unwrap(v)).reshape(len(x), -1).mean(1) for name, v in values.items()}
 
-    return lambda x, y: ag.cross_entropy(logits(x), y.reshape(-1)), metrics
+    of_batch = lambda x, y: ag.cross_entropy(logits(x), y.reshape(-1))
+    return of_batch, metrics if data.vocabulary is None else Text(metrics)
+
+
+class Text:
+    """The metrics of a text, means over its characters, with the perplexity of one: exp(loss)."""
+
+    def __init__(self, metrics):
+        self.metrics = metrics
+
+    def __call__(self, x, y):
+        return self.metrics(x, y)
+
+    def finish(self, means):
+        """What `evaluate` reports, from the means of what a call returns."""
+        loss = means["loss"]
+        return {**means, "perplexity": math.exp(loss) if loss < 700.0 else math.inf if loss == loss else loss}
 
 
 def make_optimizer(config, parallel, rate, more=None):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from allgrad.launch import train
 from allgrad.launch.__main__ import main
 from tests.ddp.trainer.test_locks import HOLDER
 
@@ -386,3 +387,9 @@ def test_names_in_every_alphabet_in_every_locale(variables, placed, start):
     assert allgrad("train --resume --out größe/lauf --data größe/t.csv --steps 4") == 0
     done = start("predict --checkpoint größe/lauf --out größe/p.csv", placed, **variables)
     assert done.status == 0 and done.out.startswith("größe/p.csv: 10 samples of größe/t.csv"), done.err
+
+
+@pytest.mark.parametrize(("loss", "perplexity"), [(np.log(7.0), 7.0), (800.0, np.inf), (np.nan, np.nan)])
+def test_the_perplexity_of_a_text_is_that_of_a_character(loss, perplexity):
+    found = train.Text(None).finish({"loss": float(loss), "accuracy": 0.5})
+    assert found["accuracy"] == 0.5 and found["perplexity"] == pytest.approx(perplexity, nan_ok=True)
