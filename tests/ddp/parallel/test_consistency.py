@@ -74,7 +74,7 @@ def from_another_optimizer(model):
             "'last.weight' of shape (3, 3) has a gradient, which the ranks do not exchange: keep parameters in",
         ),
         (lambda: nn.Sequential(nn.Linear(2, 3)), from_another_optimizer, "has got a parameter '1.weight' since"),
-        (lambda: nn.Sequential(nn.Linear(2, 3)), lambda m: m.append(nn.Linear(3, 3)), "'1.weight' of shape (3, 3) has a"),
+        (lambda: nn.Sequential(nn.Linear(2, 3)), lambda m: m.append(nn.Linear(3, 3)), "'1.weight' of shape (3, 3)"),
     ],
     ids=["in the first call", "with its own optimizer", "appended"],
 )
