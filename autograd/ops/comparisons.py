@@ -8,14 +8,14 @@ import operator
 
 import numpy as np
 
-from allgrad.autograd.arrays import is_torch, normalize_axes, to_backend_of, to_numpy, xp
+from allgrad.autograd.arrays import is_torch, normalize_axes, number, to_backend_of, to_numpy, xp
 from allgrad.autograd.engine import Tensor, attach_methods, reference_array, shape_of, unwrap
 
 
 def arrays_of(*operands):
     """The arrays of several operands, all of one library; numbers as they are."""
     like = reference_array(*operands)
-    found = [unwrap(x) for x in operands]
+    found = [number(x) if isinstance(x, np.generic) else unwrap(x) for x in operands]
     return [x if isinstance(x, (bool, int, float)) else to_backend_of(x, like) for x in found]
 
 

@@ -59,7 +59,7 @@ def arange(start, end=None, step=1, *, dtype=None, device=None, requires_grad=Fa
     """start, start + step, ... below end; arange(end) starts at 0. Integers, if all arguments are."""
     start, end = (0, start) if end is None else (start, end)
     start, end, step = map(_number, (start, end, step))
-    whole = all(isinstance(x, int) for x in (start, end, step))
+    whole = all(isinstance(x, (int, np.integer)) for x in (start, end, step))
     if step == 0 or (end - start) * step < 0:
         raise ValueError(f"arange: from {start} to {end} needs a step in that direction, got {step}")
     steps = np.arange(math.ceil((end - start) / step))

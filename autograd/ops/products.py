@@ -2,7 +2,7 @@
 
 import math
 
-from allgrad.autograd.arrays import normalize_axes, normalize_axis
+from allgrad.autograd.arrays import normalize_axes, normalize_axis, number
 from allgrad.autograd.engine import Tensor, attach_methods, shape_of
 from allgrad.autograd.ops.elementwise import clamp, mul
 from allgrad.autograd.ops.indexing import getitem
@@ -61,7 +61,7 @@ def baddbmm(a, batch1, batch2, *, beta=1, alpha=1):
 
 def tensordot(a, b, dims=2):
     """Sum of products over pairs of axes: the last n of a with the first n of b, or two lists of axes."""
-    m, n = shape_of(a), shape_of(b)
+    (m, n), dims = (shape_of(a), shape_of(b)), number(dims)
     if isinstance(dims, int):
         of_a, of_b = list(range(len(m) - dims, len(m))), list(range(dims))
     else:

@@ -14,6 +14,7 @@ from allgrad.autograd.ops.elementwise import where
 from allgrad.autograd.ops.indexing import _pick, _scatter, getitem
 from allgrad.autograd.ops.shapes import broadcast_to, reshape
 
+NUMBERS = bool, int, float, np.generic
 REDUCTIONS = "sum", "prod", "mean", "amax", "amin"
 
 
@@ -25,7 +26,7 @@ def _of_scalars_too(operation):
             return operation(a, dim, index, src, *args, **options)
         normalize_axis(dim, 0, operation.__name__)
         index = unwrap(index).reshape(-1)
-        src = src if isinstance(src, (bool, int, float)) else reshape(src, -1)
+        src = src if isinstance(src, NUMBERS) else reshape(src, -1)
         return reshape(operation(reshape(a, 1), 0, index, src, *args, **options), ())
 
     apply.__name__ = apply.__qualname__ = operation.__name__
@@ -102,6 +103,8 @@ def _extreme(a, src, *, index, reduce, include_self):
     replaced[index] = not include_self
     first, others = (x == top) & ~replaced, s == _pick(top, index, shape)
     ties = _scatter(astype(others, x.dtype), index, shape) + first
+    ties = xp[type(ties)].where(ties == 0, math.nan, ties)  # where the extreme is nan, so are the gradients
+    first, others = first | ((ties != ties) & ~replaced), others | ((picked := _pick(ties, index, shape)) != picked)
     nested = Tensor in (type(a), type(src))
     return (
         _extreme(a, src, index=index, reduce=reduce, include_self=include_self) if nested else top,
@@ -130,7 +133,7 @@ def index_fill(a, dim, index, value):
         return reshape(index_fill(reshape(a, 1), dim, index, value), ())
     index = to_backend_of(np.unique(to_numpy(unwrap(index))), unwrap(a))  # value counts once for each slice
     axis, places = _along_axis("index_fill", a, dim, index)
-    value = full((), value, unwrap(a)) if isinstance(value, (bool, int, float)) else value
+    value = full((), value, unwrap(a)) if isinstance(value, NUMBERS) else value
     return _written(a, broadcast_to(value, (*a.shape[:axis], len(places[axis]), *a.shape[axis + 1 :])), index=places)
 
 
@@ -174,7 +177,7 @@ def take(a, index):
 
 def _filled(src, index, a):
     """src, or a number as an array of the index's shape."""
-    return full(shape_of(index), src, unwrap(a)) if isinstance(src, (bool, int, float)) else src
+    return full(shape_of(index), src, unwrap(a)) if isinstance(src, NUMBERS) else src
 
 
 def _places(name, a, dim, index, src):
