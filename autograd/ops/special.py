@@ -141,7 +141,9 @@ def logit(a, eps=None):
 @primitive
 def _logit(a):
     n, x = xp[type(a)], unwrap(a)
-    return n.log(a / (1.0 - a)), lambda g: n.where((x < 0) | (x > 1), math.nan, g / ((a + 0.0) * (1.0 - a)))  # + 0.0: without -0.0
+    return n.log(a / (1.0 - a)), lambda g: n.where(
+        (x < 0) | (x > 1), math.nan, g / ((a + 0.0) * (1.0 - a))
+    )  # + 0.0: without -0.0
 
 
 def sinc(a):

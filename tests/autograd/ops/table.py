@@ -45,10 +45,9 @@ __all__ = [
 # Of an expression with an operator that has no complex derivative, such as |a|: steps in the complex plane, which give
 # derivatives to the last digit, are left out.
 NOT_ANALYTIC = (
-    r"abs|sign|round|binary|multilabel|l1_loss|norm\(a, (0\.|1|3|-|np)|floor|ceil|trunc|frac|//|%|fmod|remainder"
-    r"|clamp_|sgn|copysign|fmax|fmin|erfinv|lgamma|atan2|hypot|logaddexp|logcumsumexp|cdist|dist\(|normalize|cosine|nan"
-    r"|sinc|xlogy|shrink|softsign|hard(sig|sw)|relu6|threshold|cholesky|logdet|slogdet|\bdet|inv\b|solve|matrix_power"
-    r"|scatter_reduce|to\(|is_floating|type_as|double|\bsort|argsort|msort|quantile|topk|median|kth"
+    r"abs|sign|sgn|rounding|with_logits|multilabel|(?<!smooth_)l1_loss|beta=0\.0|m\.norm\(a, (0\.|1|3|-|np)|cdist\(a, b, p"
+    r"|dist\(a, b, 3|normalize\(a, p|floor|\.ceil|trunc|frac|//|a %|% a|fmod|remainder|erfinv|lgamma|atan2|hypot"
+    r"|logaddexp|logcumsumexp|logdet|cholesky|is_floating|double"
 )
 # Where values are not finite, torch's own sums of them depend on their order (inf - inf), its vector code takes another
 # branch at nan than its code for single numbers, its product has no derivative, or its spelling here has another one.
