@@ -7,6 +7,7 @@ more, and walks back through what that has recorded, as far as leaves that stand
 
 import sys
 from copy import copy
+from typing import Any
 
 from allgrad.autograd.arrays import Scattered, namespace
 from allgrad.autograd.engine import graph, modes
@@ -78,7 +79,7 @@ class _Gradient(Leaf):
         self.grad = g
 
 
-def _recorded(compute):
+def _recorded(compute) -> tuple[Any, Any, Any]:
     """What compute() returned, all of it that needs a gradient as one tensor or None, and the class of its nodes."""
     inside = type("Inside", (Node,), {"__slots__": ()})
     with patched("checkpoint", RECORDS, Node=in_this_thread(RECORDS.Node, inside)):

@@ -5,6 +5,7 @@ Nothing here is differentiable.
 
 import math
 import operator
+from typing import Any
 
 import numpy as np
 
@@ -140,7 +141,7 @@ def unique(a, sorted=True, return_inverse=False, return_counts=False, dim=None):
     has. Always sorted.
     """
     x = unwrap(a)
-    asked = {"return_inverse": return_inverse, "return_counts": return_counts}
+    asked: Any = {"return_inverse": return_inverse, "return_counts": return_counts}
     found = np.unique(to_numpy(x), axis=dim, **asked)
     if not isinstance(found, tuple):
         return to_backend_of(found, x)

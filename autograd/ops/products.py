@@ -1,6 +1,7 @@
 """Products of vectors and matrices, scaled and added, and distances and angles between vectors."""
 
 import math
+from typing import Any
 
 from allgrad.autograd.arrays import normalize_axes, normalize_axis, number
 from allgrad.autograd.engine import Tensor, attach_methods, shape_of
@@ -59,7 +60,7 @@ def baddbmm(a, batch1, batch2, *, beta=1, alpha=1):
     return _plus(a, bmm(batch1, batch2), beta, alpha)
 
 
-def tensordot(a, b, dims=2):
+def tensordot(a, b, dims: Any = 2):
     """Sum of products over pairs of axes: the last n of a with the first n of b, or two lists of axes."""
     (m, n), dims = (shape_of(a), shape_of(b)), number(dims)
     if isinstance(dims, int):

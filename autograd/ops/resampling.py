@@ -1,6 +1,7 @@
 """Images of other sizes: interpolation, channels laid out in space and back, patches as columns and back."""
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,7 @@ def interpolate(a, size=None, scale_factor=None, mode="nearest", align_corners=N
         if mode == "area":
             a = concatenate([mean(getitem(a, (*before, part)), axis, True) for part in _regions(n, m)], axis)
             continue
-        y = None
+        y: Any = None
         for places, weights in _taps(mode, n, m, step, align_corners):
             part = getitem(a, (*before, places))
             part = part if weights is None else part * cast_like(weights, unwrap(a)).reshape((m, *after))

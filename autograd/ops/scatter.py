@@ -5,6 +5,7 @@ src, nor than that of a except along dim: result[index[i, j], j] takes src[i, j]
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -68,7 +69,7 @@ def scatter_reduce(a, dim, index, src, reduce, *, include_self=True):
     shape = tuple(a.shape)
     if reduce in ("amax", "amin"):
         return _extreme(a, src, index=places, reduce=reduce, include_self=include_self)
-    counts = _scatter(full(shape_of(src), 1.0, unwrap(src)), places, shape)
+    counts: Any = _scatter(full(shape_of(src), 1.0, unwrap(src)), places, shape)
     kept = a if include_self else where(counts > 0, 1.0 if reduce == "prod" else 0.0, a)
     if reduce == "prod":
         return _multiplied(kept, src, places)
@@ -137,7 +138,7 @@ def index_fill(a, dim, index, value):
     return _written(a, broadcast_to(value, (*a.shape[:axis], len(places[axis]), *a.shape[axis + 1 :])), index=places)
 
 
-def _along_axis(name, a, dim, index):
+def _along_axis(name, a, dim, index) -> Any:
     axis, index = normalize_axis(dim, a.ndim, name), integers(unwrap(index), unwrap(a))
     if index.ndim > 1 or kind(index.dtype) not in "iu":
         raise ValueError(f"{name}: needs a vector of integers, got {index.dtype} of shape {tuple(index.shape)}")

@@ -252,8 +252,9 @@ def _first_largest(x, axis):
     """The index along the axis of the first of the largest values, or of the last nan; the axis is kept."""
     at, nan = argmax(x, axis, True), astype(x != x, "uint8")
     if nan.any():
+        found: Any = max_keepdims(nan, axis)
         last = x.shape[axis] - 1 - argmax(xp[type(x)].flip(nan, axis), axis, True)
-        at = xp[type(x)].where(max_keepdims(nan, axis) > 0, last, at)
+        at = xp[type(x)].where(found > 0, last, at)
     return at
 
 

@@ -4,6 +4,7 @@ Arguments of several broadcast. lgamma, digamma, polygamma, erfc and erfinv of N
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,7 @@ def _smooth(name, derivative, doc):
     return primitive(rule)
 
 
-def _function(n, name):
+def _function(n, name) -> Any:
     if hasattr(n, name):
         return getattr(n, name)
     from scipy import special
@@ -129,8 +130,9 @@ def xlogy(a, b):
     """a log(b), and 0 where a is 0, unless b is nan. Where a = 0 the derivative by b is 0, and by a too for b <= 0."""
     n, x, z = namespace(a, b), unwrap(a), unwrap(b)
     none, still = (x == 0) & (z == z), (x == 0) & (z <= 0)
-    y = n.where(none, 0.0, a * n.log(n.where(none, 1.0, b)))
-    return y, lambda g: mask_grad(g * n.log(n.where(still, 1.0, b)), ~still), lambda g: mask_grad(g * a / b, ~none)
+    safe = n.where(none, 1.0, b)
+    y = n.where(none, 0.0, a * n.log(safe))
+    return y, lambda g: mask_grad(g * n.log(n.where(still, 1.0, b)), ~still), lambda g: mask_grad(g * a / safe, ~none)
 
 
 def logit(a, eps=None):
@@ -140,10 +142,9 @@ def logit(a, eps=None):
 
 @primitive
 def _logit(a):
-    n, x = xp[type(a)], unwrap(a)
-    return n.log(a / (1.0 - a)), lambda g: n.where(
-        (x < 0) | (x > 1), math.nan, g / ((a + 0.0) * (1.0 - a))
-    )  # + 0.0: without -0.0
+    n, outside = xp[type(a)], (unwrap(a) < 0) | (unwrap(a) > 1)
+    at = a + 0.0  # which is never -0.0
+    return n.log(a / (1.0 - a)), lambda g: n.where(outside, math.nan, g / (at * (1.0 - at)))
 
 
 def sinc(a):

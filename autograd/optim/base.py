@@ -228,7 +228,7 @@ class ParamGroup(MutableMapping):
         if key == "params" or key not in before:
             known = ", ".join(sorted(before))
             raise ValueError(f"{name}: a group's {key!r} cannot be set: it has {known}")
-        vars(self.h)[key] = _plain(value)
+        setattr(self.h, key, _plain(value))
         try:
             self.optimizer.check(self.h)
             if missing := [array for array in self.optimizer.needs(self.h) if array not in self.optimizer.state]:

@@ -45,8 +45,8 @@ __all__ = [
 # Of an expression with an operator that has no complex derivative, such as |a|: steps in the complex plane, which give
 # derivatives to the last digit, are left out.
 NOT_ANALYTIC = (
-    r"abs|sign|sgn|rounding|with_logits|multilabel|(?<!smooth_)l1_loss|beta=0\.0|m\.norm\(a, (0\.|1|3|-|np)|cdist\(a, b, p"
-    r"|dist\(a, b, 3|normalize\(a, p|floor|\.ceil|trunc|frac|//|a %|% a|fmod|remainder|erfinv|lgamma|atan2|hypot"
+    r"abs|sign|sgn|rounding|with_logits|multilabel|(?<!smooth_)l1_loss|beta=0\.0|m\.norm\(a, (0\.|1|3|-|np)"
+    r"|dist\(a, b, (p|3)|normalize\(a, p|floor|\.ceil|trunc|frac|//|a %|% a|fmod|remainder|erfinv|lgamma|atan2|hypot"
     r"|logaddexp|logcumsumexp|logdet|cholesky|is_floating|double"
 )
 # Where values are not finite, torch's own sums of them depend on their order (inf - inf), its vector code takes another
