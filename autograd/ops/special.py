@@ -57,7 +57,7 @@ lgamma = _smooth("lgamma", lambda n, a, y: digamma(a) if n is xp[Tensor] else _p
 
 def polygamma(n, a):
     """The derivative of order n of `digamma`; n is an integer of at least 0."""
-    n = number(n)
+    n = int(n) if isinstance(n, np.integer) else n
     if not isinstance(n, int) or n < 0:
         raise ValueError(f"polygamma: the order is an integer of at least 0, got {n!r}")
     return _polygamma(a, order=n)
