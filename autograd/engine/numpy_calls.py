@@ -6,6 +6,7 @@ gradient to lose, tensors are arrays to NumPy. Its ufuncs (`np.exp`) take no ten
 """
 
 import inspect
+from typing import Any
 
 import numpy as np
 
@@ -63,7 +64,7 @@ def _transpose(a, axes=None):
     return a.permute(*(reversed(range(a.ndim)) if axes is None else axes))
 
 
-def _concatenate(arrays, axis=0):
+def _concatenate(arrays, axis: Any = 0):
     arrays = [_flat(_tensor(a)) for a in arrays] if axis is None else arrays
     return xp[Tensor].concatenate(arrays, axis or 0)
 
@@ -134,7 +135,7 @@ def call(function, args, kwargs):
     raise becomes_array(name)
 
 
-def _map(f, x):
+def _map(f, x) -> Any:
     if isinstance(x, (list, tuple)) and not hasattr(x, "_fields"):
         return type(x)([_map(f, part) for part in x])
     if isinstance(x, dict):

@@ -6,12 +6,14 @@ more, and walks back through what that has recorded, as far as leaves that stand
 """
 
 import sys
-from contextlib import contextmanager
+from copy import copy
+from typing import Any
 
 from allgrad.autograd.arrays import Scattered, namespace
 from allgrad.autograd.engine import graph, modes
 from allgrad.autograd.engine.graph import Leaf, Node
 from allgrad.autograd.engine.instrument import in_this_thread, patched
+from allgrad.autograd.engine.modes import copy_modes, here, setting
 from allgrad.autograd.engine.primitive import primitive, shared
 from allgrad.autograd.engine.tensor import Tensor
 
@@ -31,9 +33,9 @@ def checkpoint(function, *args, use_reentrant=False, preserve_rng_state=True, **
     if use_reentrant:
         raise ValueError("checkpoint: use_reentrant=True is not here: leave it out, gradients are the same")
     compute = lambda: function(*args, **kwargs)
-    if not modes.recording or any(type(a) is Tensor and type(a.data) is Tensor for a in args):
+    if (modes.pauses and not here.recording) or any(type(a) is Tensor and type(a.data) is Tensor for a in args):
         return compute()
-    before = _modes()
+    before = copy_modes()
     result, y, inside = _recorded(compute)
     if y is None:
         return result
@@ -77,7 +79,7 @@ class _Gradient(Leaf):
         self.grad = g
 
 
-def _recorded(compute):
+def _recorded(compute) -> tuple[Any, Any, Any]:
     """What compute() returned, all of it that needs a gradient as one tensor or None, and the class of its nodes."""
     inside = type("Inside", (Node,), {"__slots__": ()})
     with patched("checkpoint", RECORDS, Node=in_this_thread(RECORDS.Node, inside)):
@@ -131,19 +133,7 @@ def _nodes(root, inside):
     return list(found)
 
 
-def _modes():
-    return {(owner, name): getattr(owner, name) for owner, name in modes.MODES}
-
-
-@contextmanager
 def _modes_of(values, with_random):
     """Context in which modes are as they were; also where random numbers come from, if wanted."""
-    now = _modes()
-    for (owner, name), value in values.items():
-        if with_random or "random" not in owner.__name__:
-            setattr(owner, name, max(value, now[owner, name]) if name == "_depth" else value)
-    try:
-        yield
-    finally:
-        for (owner, name), value in now.items():
-            setattr(owner, name, value)
+    again = {name: copy(value) for name, value in values.items() if with_random or name != "stream"}
+    return setting(**{**again, "depth": max(values["depth"], here.depth)})

@@ -206,11 +206,11 @@ class Tensor:
         """Make a constant a leaf, which accumulates gradients, or a leaf a constant, in place. Returns self.
 
         Of a parameter, False freezes it, and True lets it be trained again: before its optimizer is made. Raises
-        RuntimeError for a tensor that an operation computed, TypeError for integers.
+        RuntimeError for False of a tensor that an operation computed, TypeError for integers.
         """
-        if self.node is not None and not isinstance(self.node, Leaf):
-            raise RuntimeError(f"requires_grad_ needs a leaf, this tensor was computed by {self.name!r}: detach() it")
         if not requires_grad:
+            if self.node is not None and not isinstance(self.node, Leaf):
+                raise RuntimeError(f"requires_grad_(False) of what {self.name!r} computed: use detach() instead")
             self.node = None
         elif self.node is None:
             dtype = check_floating(self.dtype, "tensor")

@@ -87,7 +87,7 @@ Threshold = module_of(
 Softplus = module_of(
     ops.softplus, "Softplus", "beta, threshold", "log(1 + exp(beta x)) / beta, a smooth ReLU: see `ag.softplus`."
 )
-Softsign = module_of(lambda x: x / (1.0 + ops.abs(x)), "Softsign", "", "x / (1 + |x|). Turian et al. 2009.")
+Softsign = module_of(ops.softsign, "Softsign", "", "x / (1 + |x|). Turian et al. 2009.")
 Sigmoid = module_of(ops.sigmoid, "Sigmoid", "", "1 / (1 + exp(-x)): see `ag.sigmoid`.")
 LogSigmoid = module_of(ops.logsigmoid, "LogSigmoid", "", "log(sigmoid(x)), without underflow: see `ag.logsigmoid`.")
 Tanh = module_of(ops.tanh, "Tanh", "", "Hyperbolic tangent: see `ag.tanh`.")
@@ -137,6 +137,25 @@ AdaptiveMaxPool3d = module_of(
     ops.adaptive_max_pool3d, "AdaptiveMaxPool3d", "output_size, return_indices",
     "The largest values in OD x OH x OW regions.",
 )  # fmt: skip
+
+# --- other sizes -----------------------------------------------------------------------------------------------
+
+Upsample = module_of(
+    ops.interpolate, "Upsample", "size, scale_factor, mode, align_corners, recompute_scale_factor",
+    "Images in another size, or longer by a factor: see `ag.interpolate`.",
+)  # fmt: skip
+UpsamplingNearest2d = module_of(
+    ops.interpolate, "UpsamplingNearest2d", "size, scale_factor", "Upsample of images (N, C, H, W), mode nearest."
+)
+
+
+def _bilinear(x, size=None, scale_factor=None):
+    return ops.interpolate(x, size, scale_factor, "bilinear", align_corners=True)
+
+
+UpsamplingBilinear2d = module_of(
+    _bilinear, "UpsamplingBilinear2d", "size, scale_factor", "Upsample of images, mode bilinear, with align_corners."
+)
 
 # --- channels, and two inputs ----------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ class LayerNorm(Module):
 
     @placed
     def __init__(self, normalized_shape, eps=1e-5, elementwise_affine=True, bias=True):
-        shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+        shape = (normalized_shape,) if hasattr(normalized_shape, "__index__") else tuple(normalized_shape)
         self.normalized_shape, self.eps = shape, eps
         self.weight = Parameter(np.ones(shape), name="weight") if elementwise_affine else None
         self.bias = Parameter(np.zeros(shape), name="bias") if elementwise_affine and bias else None
@@ -27,7 +27,7 @@ class RMSNorm(Module):
 
     @placed
     def __init__(self, normalized_shape, eps=None, elementwise_affine=True):
-        shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+        shape = (normalized_shape,) if hasattr(normalized_shape, "__index__") else tuple(normalized_shape)
         self.normalized_shape, self.eps = shape, eps
         self.weight = Parameter(np.ones(shape), name="weight") if elementwise_affine else None
 

@@ -8,7 +8,7 @@ class _Pad(Module):
     axes, mode, value = 1, "constant", 0.0
 
     def __init__(self, padding):
-        self.padding = (padding,) * (2 * self.axes) if isinstance(padding, int) else tuple(padding)
+        self.padding = (padding,) * (2 * self.axes) if hasattr(padding, "__index__") else tuple(padding)
         if len(self.padding) != 2 * self.axes:
             wanted = f"an integer or {2 * self.axes} of them, (left, right) of the last axis first"
             raise ValueError(f"{type(self).__name__}: padding is {wanted}, got {padding}")

@@ -132,7 +132,7 @@ def vsplit(a, indices_or_sections):
 
 
 def _split_evenly(name, a, cut, dim):
-    if isinstance(cut, int) and a.shape[dim] % cut:
+    if isinstance(cut, (int, np.integer)) and a.shape[dim] % cut:
         raise ValueError(f"{name}: {a.shape[dim]} elements of axis {dim} do not make {cut} equal parts")
     return tensor_split(a, cut, dim)
 
@@ -191,7 +191,7 @@ def column_stack(tensors):
 
 def movedim(a, source, destination):
     """a with an axis, or several, moved to other places; the others keep their order."""
-    source, destination = ((i,) if isinstance(i, int) else tuple(i) for i in (source, destination))
+    source, destination = ((i,) if hasattr(i, "__index__") else tuple(i) for i in (source, destination))
     source, destination = ([normalize_axis(i, a.ndim, "movedim") for i in axes] for axes in (source, destination))
     if not len({*source}) == len({*destination}) == len(source) == len(destination):
         raise ValueError(f"movedim: {source} to {destination} needs as many different axes on both sides")

@@ -5,17 +5,18 @@ Nothing here is differentiable.
 
 import math
 import operator
+from typing import Any
 
 import numpy as np
 
-from allgrad.autograd.arrays import is_torch, normalize_axes, to_backend_of, to_numpy, xp
+from allgrad.autograd.arrays import is_torch, normalize_axes, number, to_backend_of, to_numpy, xp
 from allgrad.autograd.engine import Tensor, attach_methods, reference_array, shape_of, unwrap
 
 
 def arrays_of(*operands):
     """The arrays of several operands, all of one library; numbers as they are."""
     like = reference_array(*operands)
-    found = [unwrap(x) for x in operands]
+    found = [number(x) if isinstance(x, np.generic) else unwrap(x) for x in operands]
     return [x if isinstance(x, (bool, int, float)) else to_backend_of(x, like) for x in found]
 
 
@@ -140,7 +141,7 @@ def unique(a, sorted=True, return_inverse=False, return_counts=False, dim=None):
     has. Always sorted.
     """
     x = unwrap(a)
-    asked = {"return_inverse": return_inverse, "return_counts": return_counts}
+    asked: Any = {"return_inverse": return_inverse, "return_counts": return_counts}
     found = np.unique(to_numpy(x), axis=dim, **asked)
     if not isinstance(found, tuple):
         return to_backend_of(found, x)

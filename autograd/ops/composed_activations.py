@@ -99,7 +99,7 @@ def softshrink(a, lambd=0.5):
 
 def threshold(a, threshold, value):
     """a where it is above the threshold, value elsewhere."""
-    return where(unwrap(a) > threshold, a, value)
+    return where(unwrap(a) <= threshold, value, a)
 
 
 def softsign(a):

@@ -129,28 +129,11 @@ def is_floating_point(a):
     return kind(unwrap(a).dtype) == "f"
 
 
-def requires_grad_(self, requires_grad=True):
-    """Make this constant a leaf, or this leaf a constant again; returns the tensor.
-
-    RuntimeError for False if an operation computed it, or if an optimizer was made for it.
-    """
-    if requires_grad and self.node is None:
-        made = tensor(self.data[()], True)  # checks the dtype
-        self.node = made.node
-    elif not requires_grad and self.node is not None:
-        if not isinstance(self.node, Leaf):
-            raise RuntimeError(f"requires_grad_(False) of what {self.name!r} computed: use detach() instead")
-        if self.node.in_arena:
-            raise RuntimeError(f"requires_grad_(False) of {self.name!r}, which an optimizer has: freeze it before")
-        self.node = None
-    return self
-
-
 for _name, _dtype in NAMES.items():
     setattr(Tensor, _name, lambda self, dtype=_dtype: cast(self, dtype))
 Tensor.type = lambda self, dtype=None: str(self.dtype) if dtype is None else cast(self, dtype)
 Tensor.to, Tensor.type_as, Tensor.cpu, Tensor.cuda, Tensor.clone = to, type_as, cpu, cuda, clone
-Tensor.contiguous, Tensor.is_contiguous, Tensor.requires_grad_ = contiguous, is_contiguous, requires_grad_
+Tensor.contiguous, Tensor.is_contiguous = contiguous, is_contiguous
 Tensor.numel = Tensor.nelement = numel
 Tensor.stride = stride
 Tensor.grad_fn = property(lambda self: None if self.is_leaf else self.node)

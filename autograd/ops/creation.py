@@ -59,7 +59,7 @@ def arange(start, end=None, step=1, *, dtype=None, device=None, requires_grad=Fa
     """start, start + step, ... below end; arange(end) starts at 0. Integers, if all arguments are."""
     start, end = (0, start) if end is None else (start, end)
     start, end, step = map(_number, (start, end, step))
-    whole = all(isinstance(x, int) for x in (start, end, step))
+    whole = all(isinstance(x, (int, np.integer)) for x in (start, end, step))
     if step == 0 or (end - start) * step < 0:
         raise ValueError(f"arange: from {start} to {end} needs a step in that direction, got {step}")
     steps = np.arange(math.ceil((end - start) / step))
@@ -68,14 +68,14 @@ def arange(start, end=None, step=1, *, dtype=None, device=None, requires_grad=Fa
 
 def linspace(start, end, steps, *, dtype=None, device=None, requires_grad=False):
     """So many numbers at equal distances from start to end, both included."""
-    return _made(np.linspace(*map(_number, (start, end)), steps), dtype or get_default_dtype(), device, requires_grad)
+    spaced = np.linspace(_number(start), _number(end), steps)
+    return _made(spaced, dtype or get_default_dtype(), device, requires_grad)
 
 
 def logspace(start, end, steps, base=10.0, *, dtype=None, device=None, requires_grad=False):
     """So many numbers from base^start to base^end, at equal ratios."""
-    return _made(
-        base ** np.linspace(*map(_number, (start, end)), steps), dtype or get_default_dtype(), device, requires_grad
-    )
+    spaced = np.linspace(_number(start), _number(end), steps)
+    return _made(base**spaced, dtype or get_default_dtype(), device, requires_grad)
 
 
 def eye(n, m=None, *, dtype=None, device=None, requires_grad=False):

@@ -142,7 +142,7 @@ def matrix_power(a, n):
         y = a if n & 1 and y is None else matmul(y, a) if n & 1 else y
         n //= 2
         a = matmul(a, a) if n else a
-    return y if y is not None else a * 0.0 + cast_like(np.eye(a.shape[-1]), unwrap(a))
+    return y if y is not None else where(np.False_, a, cast_like(np.eye(a.shape[-1]), unwrap(a)))
 
 
 attach_methods(inv, det, slogdet, logdet, cholesky, matrix_power)

@@ -22,6 +22,7 @@ from allgrad.autograd.arrays import (
     kind,
     logistic,
     namespace,
+    number,
     ones,
     to_backend_of,
     to_numpy,
@@ -99,7 +100,9 @@ def huber_loss(prediction, target, reduction="mean", delta=1.0):
     _check_same_shape("huber_loss", prediction, target)
     if not delta > 0:
         raise ValueError(f"huber_loss: delta must be above 0, got {delta}")
-    return _reduce_and_mark(_huber(sub(prediction, target), delta=delta), _check_reduction("huber_loss", reduction))
+    return _reduce_and_mark(
+        _huber(sub(prediction, target), delta=number(delta)), _check_reduction("huber_loss", reduction)
+    )
 
 
 @primitive

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from allgrad.autograd.arrays import astype, xp
+from allgrad.autograd.arrays import astype, number, xp
 from allgrad.autograd.engine import Tensor, primitive, unwrap
 from allgrad.autograd.ops.normalization import batch_norm, group_norm
 from allgrad.autograd.ops.pooling import avg_pool2d
@@ -17,13 +17,13 @@ def rms_norm(x, normalized_shape, weight=None, eps=None):
 
     x (..., *normalized_shape); weight of that shape, or None. eps is the spacing of numbers of x's dtype at 1 if None.
     """
-    shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+    shape = (normalized_shape,) if hasattr(normalized_shape, "__index__") else tuple(normalized_shape)
     if not shape or tuple(x.shape[x.ndim - len(shape) :]) != shape:
         raise ValueError(f"rms_norm: x of shape {tuple(x.shape)} does not end in the normalized shape {shape}")
     if eps is None:
         name = str(x.dtype).removeprefix("torch.")
         eps = 2.0**-7 if name == "bfloat16" else float(np.finfo(name).eps)
-    y = _rms_norm(x, axes=tuple(range(-len(shape), 0)), eps=eps)
+    y = _rms_norm(x, axes=tuple(range(-len(shape), 0)), eps=number(eps))
     return y if weight is None else y * weight
 
 

@@ -135,7 +135,7 @@ def _largest(x, windows):
 
 def lowest(x):
     """Less than all values of x's dtype, or the least of them if it is one of integers."""
-    return -math.inf if kind(x.dtype) == "f" else -(2 ** (8 * x.dtype.itemsize - 1)) if kind(x.dtype) == "i" else 0
+    return -math.inf if kind(x.dtype) in "fc" else -(2 ** (8 * x.dtype.itemsize - 1)) if kind(x.dtype) == "i" else 0
 
 
 def _pick(x, windows, places):

@@ -1,8 +1,9 @@
 """Products of vectors and matrices, scaled and added, and distances and angles between vectors."""
 
 import math
+from typing import Any
 
-from allgrad.autograd.arrays import normalize_axes, normalize_axis
+from allgrad.autograd.arrays import normalize_axes, normalize_axis, number
 from allgrad.autograd.engine import Tensor, attach_methods, shape_of
 from allgrad.autograd.ops.elementwise import clamp, mul
 from allgrad.autograd.ops.indexing import getitem
@@ -59,9 +60,9 @@ def baddbmm(a, batch1, batch2, *, beta=1, alpha=1):
     return _plus(a, bmm(batch1, batch2), beta, alpha)
 
 
-def tensordot(a, b, dims=2):
+def tensordot(a, b, dims: Any = 2):
     """Sum of products over pairs of axes: the last n of a with the first n of b, or two lists of axes."""
-    m, n = shape_of(a), shape_of(b)
+    (m, n), dims = (shape_of(a), shape_of(b)), number(dims)
     if isinstance(dims, int):
         of_a, of_b = list(range(len(m) - dims, len(m))), list(range(dims))
     else:

@@ -1,6 +1,7 @@
 """Images of other sizes: interpolation, channels laid out in space and back, patches as columns and back."""
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,7 @@ def interpolate(a, size=None, scale_factor=None, mode="nearest", align_corners=N
         if mode == "area":
             a = concatenate([mean(getitem(a, (*before, part)), axis, True) for part in _regions(n, m)], axis)
             continue
-        y = None
+        y: Any = None
         for places, weights in _taps(mode, n, m, step, align_corners):
             part = getitem(a, (*before, places))
             part = part if weights is None else part * cast_like(weights, unwrap(a)).reshape((m, *after))
@@ -62,6 +63,8 @@ def interpolate(a, size=None, scale_factor=None, mode="nearest", align_corners=N
 def _taps(mode, n, m, step, align_corners):
     """For m outputs from n inputs: which inputs to take, and with which weights, in turn."""
     i = np.arange(m)
+    if n == m and step == 1.0:  # every place is one of the image's own
+        return [(i, None)]
     if mode.startswith("nearest"):  # in float32, as torch does
         places = np.float32(step) * (i + (0.5 if mode == "nearest-exact" else 0.0)).astype(np.float32)
         return [(np.minimum(places.astype(int), n - 1), None)]

@@ -52,7 +52,7 @@ def frac(a):
 def remainder(a, b):
     """a - b floor(a / b), Python's a % b: of the sign of b."""
     y = remainder(a, b) if Tensor in (type(a), type(b)) else namespace(a, b).remainder(a, b)
-    return y, lambda g: g, lambda g: -g * namespace(unwrap(a), unwrap(b)).floor(unwrap(a) / unwrap(b))
+    return y, lambda g: g, lambda g: -g * (unwrap(a) // unwrap(b))
 
 
 @of_arrays

@@ -5,6 +5,7 @@ src, nor than that of a except along dim: result[index[i, j], j] takes src[i, j]
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from allgrad.autograd.ops.elementwise import where
 from allgrad.autograd.ops.indexing import _pick, _scatter, getitem
 from allgrad.autograd.ops.shapes import broadcast_to, reshape
 
+NUMBERS = bool, int, float, np.generic
 REDUCTIONS = "sum", "prod", "mean", "amax", "amin"
 
 
@@ -25,7 +27,7 @@ def _of_scalars_too(operation):
             return operation(a, dim, index, src, *args, **options)
         normalize_axis(dim, 0, operation.__name__)
         index = unwrap(index).reshape(-1)
-        src = src if isinstance(src, (bool, int, float)) else reshape(src, -1)
+        src = src if isinstance(src, NUMBERS) else reshape(src, -1)
         return reshape(operation(reshape(a, 1), 0, index, src, *args, **options), ())
 
     apply.__name__ = apply.__qualname__ = operation.__name__
@@ -67,7 +69,7 @@ def scatter_reduce(a, dim, index, src, reduce, *, include_self=True):
     shape = tuple(a.shape)
     if reduce in ("amax", "amin"):
         return _extreme(a, src, index=places, reduce=reduce, include_self=include_self)
-    counts = _scatter(full(shape_of(src), 1.0, unwrap(src)), places, shape)
+    counts: Any = _scatter(full(shape_of(src), 1.0, unwrap(src)), places, shape)
     kept = a if include_self else where(counts > 0, 1.0 if reduce == "prod" else 0.0, a)
     if reduce == "prod":
         return _multiplied(kept, src, places)
@@ -102,6 +104,8 @@ def _extreme(a, src, *, index, reduce, include_self):
     replaced[index] = not include_self
     first, others = (x == top) & ~replaced, s == _pick(top, index, shape)
     ties = _scatter(astype(others, x.dtype), index, shape) + first
+    ties = xp[type(ties)].where(ties == 0, math.nan, ties)  # where the extreme is nan, so are the gradients
+    first, others = first | ((ties != ties) & ~replaced), others | ((picked := _pick(ties, index, shape)) != picked)
     nested = Tensor in (type(a), type(src))
     return (
         _extreme(a, src, index=index, reduce=reduce, include_self=include_self) if nested else top,
@@ -130,11 +134,11 @@ def index_fill(a, dim, index, value):
         return reshape(index_fill(reshape(a, 1), dim, index, value), ())
     index = to_backend_of(np.unique(to_numpy(unwrap(index))), unwrap(a))  # value counts once for each slice
     axis, places = _along_axis("index_fill", a, dim, index)
-    value = full((), value, unwrap(a)) if isinstance(value, (bool, int, float)) else value
+    value = full((), value, unwrap(a)) if isinstance(value, NUMBERS) else value
     return _written(a, broadcast_to(value, (*a.shape[:axis], len(places[axis]), *a.shape[axis + 1 :])), index=places)
 
 
-def _along_axis(name, a, dim, index):
+def _along_axis(name, a, dim, index) -> Any:
     axis, index = normalize_axis(dim, a.ndim, name), integers(unwrap(index), unwrap(a))
     if index.ndim > 1 or kind(index.dtype) not in "iu":
         raise ValueError(f"{name}: needs a vector of integers, got {index.dtype} of shape {tuple(index.shape)}")
@@ -174,7 +178,7 @@ def take(a, index):
 
 def _filled(src, index, a):
     """src, or a number as an array of the index's shape."""
-    return full(shape_of(index), src, unwrap(a)) if isinstance(src, (bool, int, float)) else src
+    return full(shape_of(index), src, unwrap(a)) if isinstance(src, NUMBERS) else src
 
 
 def _places(name, a, dim, index, src):

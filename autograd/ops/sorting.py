@@ -134,7 +134,8 @@ def quantile(a, q, dim=None, keepdim=False, *, interpolation="linear"):
     first, second = (getitem(rising, (*before, i)) for i in (low, np.minimum(low + 1, n - 1)))
     y = first + (second - first) * cast_like(part[interpolation].reshape(-1, *after), unwrap(a))
     found = unwrap(x) != unwrap(x)
-    y = movedim(where(found.any(axis)[(*before, None)], math.nan, y), axis, 0)  # (len(q), ...)
+    last = getitem(rising, (*before, slice(n - 1, n)))  # nan, if there is one
+    y = movedim(where(found.any(axis)[(*before, None)], last, y), axis, 0)  # (len(q), ...)
     y = unsqueeze(y, axis + 1) if keepdim and dim is not None else y
     y = reshape(y, (*y.shape[:1], *(1,) * a.ndim)) if keepdim and dim is None else y
     return y if q.ndim else y[0]

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from allgrad.autograd.arrays import to_backend_of
+from allgrad.autograd.arrays import astype, max_keepdims, to_backend_of, xp
 from allgrad.autograd.engine import unwrap
 from allgrad.autograd.ops.convolution import conv2d, conv_transpose2d
 from allgrad.autograd.ops.elementwise import abs, sign
 from allgrad.autograd.ops.indexing import take_along_dim
 from allgrad.autograd.ops.pooling import _regions, adaptive_avg_pool2d, avg_pool2d, max_pool2d
-from allgrad.autograd.ops.reductions import max as largest
+from allgrad.autograd.ops.reductions import argmax
 from allgrad.autograd.ops.shapes import concatenate, pad, permute, reshape, stack, unsqueeze
 
 Triple = int | tuple
@@ -135,7 +135,7 @@ def _flat(name, x, function):
 
 
 def _stride(name, stride, kernel, axes):
-    return kernel if stride is None or stride == () else _each(name, stride, axes)
+    return kernel if stride is None or (isinstance(stride, tuple) and not stride) else _each(name, stride, axes)
 
 
 def max_pool1d(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
@@ -239,12 +239,23 @@ def _adaptive_max(name, x, output_size, return_indices, axes):
         values, indices, length = [], [], x.shape[axis]
         for region in _regions(length, sizes[axis]):
             here = (..., region, *(slice(None),) * (-axis - 1))
-            value, at = largest(x[here], axis, True)
+            at = _first_largest(unwrap(x[here]), axis)
+            value = take_along_dim(x[here], at, axis)
             within = places if span == 1 else unwrap(take_along_dim(places[here], at, axis))
             values.append(value)
             indices.append(within + (at + region.start) * span)
         x, places, span = concatenate(values, axis), unwrap(concatenate(indices, axis)), span * length
     return (x, places) if return_indices else x
+
+
+def _first_largest(x, axis):
+    """The index along the axis of the first of the largest values, or of the last nan; the axis is kept."""
+    at, nan = argmax(x, axis, True), astype(x != x, "uint8")
+    if nan.any():
+        found: Any = max_keepdims(nan, axis)
+        last = x.shape[axis] - 1 - argmax(xp[type(x)].flip(nan, axis), axis, True)
+        at = xp[type(x)].where(found > 0, last, at)
+    return at
 
 
 def _sizes(name, x, output_size, axes):

@@ -4,13 +4,15 @@ Arguments of several broadcast. lgamma, digamma, polygamma, erfc and erfinv of N
 """
 
 import math
+from typing import Any
 
-from allgrad.autograd.arrays import astype, cast_like, logistic, namespace, xp
+import numpy as np
+
+from allgrad.autograd.arrays import astype, cast_like, logistic, mask_grad, namespace, number, promoted, xp
 from allgrad.autograd.engine import Tensor, attach_methods, primitive, reference_array, unwrap
-from allgrad.autograd.ops.elementwise import log, mul, sin, where
+from allgrad.autograd.ops.elementwise import mul, sin, where
 
 LN2, LN10, HALF_SQRT_PI = math.log(2.0), math.log(10.0), math.sqrt(math.pi) / 2.0
-SCIPY = {"lgamma": "gammaln"}  # where SciPy has another name than torch
 
 
 def _smooth(name, derivative, doc):
@@ -26,12 +28,14 @@ def _smooth(name, derivative, doc):
     return primitive(rule)
 
 
-def _function(n, name):
+def _function(n, name) -> Any:
     if hasattr(n, name):
         return getattr(n, name)
     from scipy import special
 
-    return getattr(special, SCIPY.get(name, name))
+    if name == "lgamma":  # which is infinite on both sides, unlike SciPy's
+        return lambda a: special.gammaln(np.where(a == -math.inf, math.inf, a))
+    return getattr(special, name)
 
 
 tan = _smooth("tan", lambda n, a, y: 1.0 + y * y, "Tangent of an angle in radians.")
@@ -53,6 +57,7 @@ lgamma = _smooth("lgamma", lambda n, a, y: digamma(a) if n is xp[Tensor] else _p
 
 def polygamma(n, a):
     """The derivative of order n of `digamma`; n is an integer of at least 0."""
+    n = int(n) if isinstance(n, np.integer) else n
     if not isinstance(n, int) or n < 0:
         raise ValueError(f"polygamma: the order is an integer of at least 0, got {n!r}")
     return _polygamma(a, order=n)
@@ -77,6 +82,7 @@ def of_arrays(operation):
     """The user's form of an operation of two arrays, one of which may be given as a number."""
 
     def paired(a, b):
+        a, b = (number(x) if isinstance(x, np.generic) else x for x in (a, b))
         like = reference_array(a, b)
         return operation(*(cast_like(x, like) if isinstance(x, (int, float)) else x for x in (a, b)))
 
@@ -118,16 +124,27 @@ def logaddexp2(a, b):
     return logaddexp(mul(a, LN2), mul(b, LN2)) * (1.0 / LN2)
 
 
+@of_arrays
+@primitive
 def xlogy(a, b):
-    """a log(b), and 0 where a is 0, unless b is nan."""
-    empty = (unwrap(a) == 0) & (unwrap(b) == unwrap(b))
-    return where(empty, 0.0, mul(a, log(where(empty, 1.0, b))))
+    """a log(b), and 0 where a is 0, unless b is nan. Where a = 0 the derivative by b is 0, and by a too for b <= 0."""
+    n, x, z = namespace(a, b), unwrap(a), unwrap(b)
+    none, still = (x == 0) & (z == z), (x == 0) & (z <= 0)
+    safe = n.where(none, 1.0, b)
+    y = n.where(none, 0.0, a * n.log(safe))
+    return y, lambda g: mask_grad(g * n.log(n.where(still, 1.0, b)), ~still), lambda g: mask_grad(g * a / safe, ~none)
 
 
 def logit(a, eps=None):
     """log(a / (1 - a)), the inverse of `sigmoid`; with eps, of a limited to [eps, 1 - eps]."""
-    a = a if eps is None else a.clamp(eps, 1.0 - eps)
-    return log(a / (1.0 - a))
+    return _logit(a if eps is None else a.clamp(eps, 1.0 - eps))
+
+
+@primitive
+def _logit(a):
+    n, outside = xp[type(a)], (unwrap(a) < 0) | (unwrap(a) > 1)
+    at = a + 0.0  # which is never -0.0
+    return n.log(a / (1.0 - a)), lambda g: n.where(outside, math.nan, g / (at * (1.0 - at)))
 
 
 def sinc(a):
@@ -150,7 +167,17 @@ def rad2deg(a):
 
 def lerp(start, end, weight):
     """start + weight (end - start), by a number or an array of weights."""
-    return start + weight * (end - start)
+    return _lerp(start, end, weight)
+
+
+@primitive
+def _lerp(start, end, weight):
+    _, weight = promoted(start, weight) or (start, weight)
+    d, n = end - start, namespace(start, end, weight)
+    near = unwrap(weight) * unwrap(weight) < 0.25  # of the nearer end, so that weight 1 gives `end` itself
+    y = start + weight * d if near is True else end - d * (1.0 - weight)
+    y = y if isinstance(near, bool) else n.where(near, start + weight * d, y)
+    return y, lambda g: g * (1.0 - weight), lambda g: g * weight, lambda g: g * d
 
 
 def addcmul(a, b, c, *, value=1):

@@ -9,6 +9,7 @@ import operator
 import threading
 from functools import partial
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 
@@ -154,7 +155,7 @@ class Program:
 
     def _new_inputs(self):
         """The numbers of the inputs whose values were always those of the recording, and are others now."""
-        now = ((i, self.inputs[i].ravel("K").view(np.uint8), before) for i, before in self.recorded_inputs.items())
+        now: Any = ((i, self.inputs[i].ravel("K").view(np.uint8), before) for i, before in self.recorded_inputs.items())
         return [i for i, a, before in now if memoryview(a) != before]
 
     def _alone(self, arrays):

@@ -136,14 +136,17 @@ class Recorder:
         return in_this_thread(rule, seen)
 
     def _weak(self, operands):
-        """The operands, with those that stand for numbers in the dtype that a number takes beside the others."""
+        """The operands, with those that stand for numbers in the dtype that a number takes beside the others.
+
+        A boolean stays one, as it promotes nothing, and may be the condition of `where`.
+        """
         operands = list(operands)
         dtypes = [x.dtype for x in operands if hasattr(x, "dtype") and not getattr(x, "stands_for_number", False)]
         if dtypes and any(getattr(x, "stands_for_number", False) for x in operands):
             dtype = np.result_type(*dtypes)
             order = "biufc".index
             for i, x in enumerate(operands):
-                number = getattr(x, "stands_for_number", False)
+                number = getattr(x, "stands_for_number", False) and x.dtype.kind != "b"
                 if number and x.dtype != dtype and order(x.dtype.kind) <= order(dtype.kind):
                     operands[i] = x.astype(dtype)
         return operands

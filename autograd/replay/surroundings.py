@@ -4,6 +4,7 @@ import operator
 from functools import partial
 from itertools import chain, islice
 from types import FunctionType, MethodType, ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,7 @@ class Surroundings:
             and all(map(operator.is_, chain.from_iterable(self.holders), self.values))
         )
 
-    def _around(self, x):
+    def _around(self, x) -> Any:
         """Note what x holds; returns that."""
         if isinstance(x, MethodType):
             return x.__self__, x.__func__

@@ -454,8 +454,6 @@ TABLE = [
     (R, "the parameter 'bias' of shape (3,) has a gradient, and no optimizer: keep parameters in attributes, lists, "
      "tuples or dicts of the model, make what trains it once all are there, and freeze others by requires_grad_(False)",
      untrained),
-    (R, "requires_grad_ needs a leaf, this tensor was computed by 'mul': detach() it",
-     lambda: (tensor(2) * 2.0).requires_grad_()),
     # layers, and operations for them
     (V, "smooth_l1_loss: beta must be at least 0, got -1", lambda: ag.smooth_l1_loss(tensor(2), tensor(2), beta=-1)),
     (V, "margin_ranking_loss: both inputs and the target have as many axes, got [(2,), (2,), ()]",

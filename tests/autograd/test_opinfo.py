@@ -106,6 +106,7 @@ OURS = {  # where the database passes the arguments in another order than torch'
     "__getitem__": lambda a, index: a[index],
     "where": lambda a, condition, b: ag.where(condition, a, b),
     "einsum": lambda operands, equation: ag.einsum(equation, *operands),
+    "polygamma": lambda a, n: ag.polygamma(n, a),
     "embedding": lambda weight, indices, *args, **options: ag.embedding(indices, weight, *args, **options),
 }
 
@@ -126,6 +127,7 @@ LEFT_OUT = [  # entry or operator, which samples, how many at most, what we answ
     ("scaled_dot_product_attention", lambda s: s.kwargs.get("dropout_p"), 12, None, MASKS),
     ("dropout", lambda s: s.kwargs.get("training", True) and 0 < s.kwargs.get("p", 0.5) < 1, 6, None, MASKS),
 ]
+INEXACT = {"polygamma": 1e-9}  # what torch's own is good for, of negative numbers
 TOLERANCES = {torch.float64: (1e-10, 1e-12), torch.float32: (1e-3, 1e-4)}
 FEW = 4  # samples
 at_each_entry = pytest.mark.parametrize("name", ENTRIES)
@@ -219,6 +221,7 @@ def test_every_operator_is_in_the_database():
 @at_each_entry
 def test_values_and_gradients_are_those_of_torch(name, dtype):
     checked, (relative, absolute) = 0, TOLERANCES[dtype]
+    relative = max(relative, INEXACT.get(ENTRIES[name].name, 0.0))
     for sample in samples(name, dtype, most=60 if dtype is torch.float32 else None):
         leaves = [ag.tensor(x, requires_grad=True) for x in sample.arrays]
         with np.errstate(all="ignore"):
@@ -279,7 +282,7 @@ def test_methods_are_torch_methods(name):
             with np.errstate(all="ignore"):
                 mine, theirs = sample.run_ours(*leaves, method=True), sample.run_torch()
             for m, t in zip(mine, theirs, strict=True):
-                close(raw(m), t.detach(), t.shape, rtol=1e-10, atol=1e-12)
+                close(raw(m), t.detach(), t.shape, rtol=INEXACT.get(ENTRIES[name].name, 1e-10), atol=1e-12)
 
 
 @pytest.mark.parametrize("name, which, most, message, why", LEFT_OUT, ids=[entry for entry, *_ in LEFT_OUT])

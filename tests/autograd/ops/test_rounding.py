@@ -22,7 +22,7 @@ TABLE = [
     *cases([(3, 4), (4,)], "a * (b // a)", "a * m.floor_divide(b, a)", torch="a * m.floor(b / a)"),
     *cases([(3, 4), (4,)], "m.remainder(a, b)", "m.fmod(a, b)", "a % b", "m.copysign(a, b)", "a.clamp_min(b) * a"),
     *cases([(3, 4), (4,)], "m.fmax(a, b)", "m.fmin(a, b)"),
-    *cases([(3, 4)], "m.copysign(a, -1.0)", "m.nan_to_num(a) * a"),
+    *cases([(3, 4)], "m.copysign(a, -1.0)", "m.nan_to_num(a)"),
     *cases([()], "a.floor() * a", "a % 0.7"),
 ]  # fmt: skip
 KINKS = ["m.floor(a)", "m.round(a)", "m.frac(a)", "m.clamp_min(a, 0.0)", "m.fmax(a, a * a)"]

@@ -14,7 +14,7 @@ from tests.autograd.ops.table import cases
 TABLE = [
     *cases([(3, 4)], "m.cumprod(a, 0)", "a.cumprod(-1) * a", "m.logcumsumexp(a, 1)", "a.logcumsumexp(0) * a"),
     *cases([(3, 4)], "m.diff(a)", "m.diff(a, 2, 0)", "a.diff(dim=0, prepend=a[:1] * 2)", "m.diff(a, append=a[:, :2])"),
-    *cases([(3, 4)], "m.nansum(a, 0)", "m.nansum(a)", "m.nanmean(a, dim=1, keepdim=True) * a", "a.nanmean()"),
+    *cases([(3, 4)], "m.nansum(a, 0)", "m.nansum(a)", "m.nanmean(a, dim=1, keepdim=True)", "a.nanmean()"),
     *cases([()], "a.cumprod(0)", "a.logcumsumexp(0)"),
 ]  # fmt: skip
 KINKS = ["m.cumprod(a, 1)", "m.logcumsumexp(a, 0)"]

@@ -34,6 +34,12 @@ def test_the_origin_has_no_angle_and_the_derivative_0():
         assert x.grad.tolist() == y.grad.tolist() == [0.0]
 
 
+def test_the_derivative_of_a_log_b_where_a_is_0():
+    arrays = np.zeros(3), np.array([2.0, 0.5, 0.0])
+    _, pullback = ag.vjp(ag.xlogy, *arrays)
+    np.testing.assert_array_equal(pullback(np.ones(3)), [[np.log(2.0), np.log(0.5), 0.0], [0.0, 0.0, 0.0]])
+
+
 def test_sums_of_exponentials_that_are_0_or_infinite():
     a, b = np.array([-np.inf, np.inf, 1e4, -np.inf]), np.array([-np.inf, np.inf, -1e4, 0.0])
     y, pullback = ag.vjp(ag.logaddexp, a, b)
