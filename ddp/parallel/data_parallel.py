@@ -104,7 +104,8 @@ class DistributedDataParallel:
         )  # fmt: skip
         self.all_at_once = takes_all_at_once(**configuration)  # why no exchange can overlap with backward, or None
         self.noise, self.scale = noise, scale
-        self.rounded = wire_of(exchange.wire) is not None  # whether sums are rounded to half precision
+        rounded = self.arena.dtype.itemsize == 2 or wire_of(exchange.wire) is not None  # sums, to half precision
+        self.keys = max(1, min((2**8 if rounded else 2**24) // self.shards, 4093))  # how many `_key` tells apart
         self.weight: float = 0.0  # of the last batch: of all the terms that its mean loss is over
         self.suspect: int | None = None  # this rank's first shard of the batch whose loss or gradient is not finite
         self.gradient_sum = gradient_sum(self.arena, self.comm, self.shards, exchange)
@@ -204,12 +205,16 @@ class DistributedDataParallel:
             return self._without_exchange(batch, loss)
         arena, extras, exchange, key = self.arena, self.arena.extras, self.overlap.current(), self._key(batch)
         for shard, mean, weight in self.shard_gradients.of_batch(batch, loss, exchange):
-            extras[LOSS] = mean * weight if weight else 0.0
-            extras[EXCESS], extras[WEIGHTY], extras[KEY] = weight - len(shard), weight > 0, key
+            extras[KEY] = key  # the others are 0 so far
+            if weight:
+                extras[LOSS] = mean * weight
+            if weight != len(shard):
+                extras[EXCESS] = weight - len(shard)
             refuse_other_parameters(arena)
             arena.zero_missing_grads()
             exchange.complete()
             if self.noise is not None and weight:
+                extras[WEIGHTY] = 1.0
                 self.noise.write_extras(extras[NOISE:], batch.size, weight)
             if self.suspect is None and not math.isfinite(float(extras[LOSS]) + float(extras[NOISE])):
                 self.suspect = shard.index
@@ -233,9 +238,7 @@ class DistributedDataParallel:
         """A number that stands for the batch, small enough for its sum over all shards to be exact in any precision."""
         if self.comm.size == 1:
             return 0
-        exact = 2**8 if self.rounded or self.arena.dtype.itemsize == 2 else 2**24
-        text = f"{batch.step} {batch.size} {batch.seed} {batch.origin}"
-        return zlib.crc32(text.encode()) % max(1, min(exact // self.shards, 4093))
+        return zlib.crc32(f"{batch.step} {batch.size} {batch.seed} {batch.origin}".encode()) % self.keys
 
     def _without_exchange(self, batch, loss):
         """The gradient of one shard, which is all there is or all that this step wants; its samples' mean loss."""
