@@ -15,6 +15,7 @@ import itertools
 import math
 import threading
 import weakref
+from typing import Any
 
 import numpy as np
 
@@ -31,10 +32,9 @@ births = itertools.count()  # of parameters and arenas, in the order in which th
 
 
 class _Arrived(threading.local):
-    """leaves: those of parameters in no arena that a gradient has reached, in this thread."""
+    """leaves: those of parameters in no arena that a gradient has reached, in this thread; a WeakSet, or () of none."""
 
-    def __init__(self):
-        self.leaves: weakref.WeakSet = weakref.WeakSet()
+    leaves: Any = ()  # of which the truth is quickly told
 
 
 arrived = _Arrived()
@@ -65,6 +65,7 @@ class ParameterLeaf(Leaf):
 
 def note_arrival(leaf):
     """A gradient has reached a parameter that is in no arena."""
+    arrived.leaves = arrived.leaves or weakref.WeakSet()
     arrived.leaves.add(leaf)
 
 
@@ -158,7 +159,7 @@ class Arena:
     def zero_grad(self):
         """Forget the gradients: the next one to arrive overwrites what is there."""
         if arrived.leaves:
-            arrived.leaves.clear()
+            arrived.leaves = ()
         for leaf in self.leaves:
             leaf.stale = True
 
@@ -205,7 +206,7 @@ class Arena:
     def gradients_outside(self):
         """(leaf, in words, whether the owner's) of parameters in no arena with gradients since `zero_grad`."""
         if not arrived.leaves:
-            return []
+            return ()
         owner = self.owner()
         hidden, named = ({}, {}) if owner is None else (owner.hidden_parameters(), dict(owner.named_parameters()))
         names = {id(p.node): f"that {name!r} refers to" for name, p in hidden.items()}

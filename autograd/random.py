@@ -54,14 +54,12 @@ def manual_seed(seed):
         here.stream.key, here.stream.draws = (int(seed),), 0
 
 
-class keyed:
+class keyed(_Stream):
     """Context in which a thread's layers draw from a stream of its own: their numbers depend on this key alone."""
 
-    def __init__(self, *key):
-        self.key = key
-
     def __enter__(self):
-        self.before, here.stream = here.stream, _Stream(*self.key)
+        self.draws = 0
+        self.before, here.stream = here.stream, self
 
     def __exit__(self, *exc):
         here.stream = self.before

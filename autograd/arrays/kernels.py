@@ -12,6 +12,7 @@ ALIGNMENT_BYTES = 64  # a cache line, and the widest vector register
 BLOCK_ELEMENTS = 32_768  # a few arrays of this length share a core's own cache, and a call is worth its overhead
 SMALL = 1024  # elements of an array for which the number of calls matters more than their speed
 INTEGERS_OF = {np.dtype("f2"): np.dtype("i2"), np.dtype("f4"): np.dtype("i4"), np.dtype("f8"): np.dtype("i8")}
+HALF = np.dtype("f2")
 LONG_SUM = 1024  # more float32 numbers than this are not added one by one: see `sum_over`
 
 
@@ -29,10 +30,26 @@ def record_as_one_step(function):
 
 def mask_grad(g, mask):
     """g where the boolean mask holds and 0 elsewhere; unlike a product, also where g is nan or infinite."""
-    if type(g) not in NUMPY_TYPES or g.size < SMALL or g.dtype not in INTEGERS_OF:
+    if type(g) not in NUMPY_TYPES or g.dtype not in INTEGERS_OF:
         return xp[type(g)].where(mask, g, 0)
-    bits = g.view(INTEGERS_OF[g.dtype])  # all of them, or none: as fast as a product, and four times as np.where
-    return (bits & -mask.view(np.int8)).view(g.dtype)
+    return (g.view(INTEGERS_OF[g.dtype]) * mask).view(
+        g.dtype
+    )  # its bits times 0 or 1: np.where takes ten times as long
+
+
+def positive_part(a):
+    """max(a, 0) of an array, nan where a is nan."""
+    if type(a) in NUMPY_TYPES and a.size < SMALL:
+        return np.maximum(a, zero(a.dtype))  # a call of `clip` takes three times as long, but a third for each element
+    return a.clip(0, math.inf if kind(a.dtype) == "f" else None)
+
+
+@lru_cache
+def zero(dtype):
+    """A read-only 0 of shape (): beside a Python number NumPy would have to convert it."""
+    array = np.zeros((), dtype)
+    array.flags.writeable = False
+    return array
 
 
 def unbroadcast(g, shape):
@@ -64,11 +81,13 @@ def sum_over(a, axis=None, keepdims=False):
     NumPy adds in pairs along the axis whose elements are neighbours in memory, and one by one along the others: in
     float32 a sum of ones stops at 2^24. Where that are many, they are added in blocks. Half precision adds in float32.
     """
-    if _adds_one_by_one(a, axis):
+    if type(a) not in NUMPY_TYPES:
+        return a.sum(axis=axis, keepdims=keepdims)
+    if a.size > LONG_SUM and _adds_one_by_one(a, axis):
         return _sum_in_blocks(a, axis, keepdims)
-    if type(a) in NUMPY_TYPES and a.dtype == np.float16:
+    if a.dtype == HALF:
         return a.sum(axis=axis, keepdims=keepdims, dtype=np.float32).astype(a.dtype)
-    return a.sum(axis=axis, keepdims=keepdims)
+    return np.add.reduce(a, axis, keepdims=keepdims)
 
 
 def mean_over(a, axis=None, keepdims=False):
@@ -93,7 +112,7 @@ def _adds_one_by_one(a, axis):
     """Whether NumPy would add more than LONG_SUM numbers of few bits one by one."""
     if type(a) not in NUMPY_TYPES or a.size <= LONG_SUM or a.dtype.kind != "f" or a.dtype.itemsize > 4:
         return False
-    if axis is None and a.flags.forc:
+    if a.flags.forc if axis is None else math.prod([a.shape[i] for i in axis]) <= LONG_SUM:
         return False
     lengths = {i: n for i, n in enumerate(a.shape) if n > 1}
     innermost = min(lengths, key=lambda i: (abs(a.strides[i]) or math.inf, -i))  # to NumPy; a stride of 0 comes last

@@ -14,7 +14,6 @@ A node points to the nodes it was computed from. Of y = exp(x) * sin(x), with a 
 
 import threading
 import warnings
-from collections import defaultdict
 
 from allgrad.autograd.arrays import OuterProduct, Scattered, unbroadcast, xp
 
@@ -79,18 +78,22 @@ class Leaf(Node):
         if g.dtype is not self.dtype and g.dtype != self.dtype:
             seen = f"gradient of {self.name!r} arrived as {g.dtype}, not {self.dtype}"
             warnings.warn(f"{seen}: an array of another dtype entered the graph", stacklevel=2)
-        with _accumulating:
-            if type(g) is OuterProduct and not (self.stale and self.grad is not None):
-                g = g.value()  # another thread has brought one since
-            if not self.stale:
-                self.grad += g
-            elif type(g) is OuterProduct:
-                g.into(self.grad)
-            elif self.grad is None:
-                self.grad = xp[type(g)].array(g, dtype=self.dtype)
+        _accumulating.acquire()  # and not `with`, which takes twice as long
+        try:
+            if self.stale and self.grad is not None:
+                if type(g) is OuterProduct:
+                    g.into(self.grad)
+                else:
+                    self.grad[...] = g
             else:
-                self.grad[...] = g
+                g = g.value() if type(g) is OuterProduct else g  # another thread has brought one since
+                if self.stale:
+                    self.grad = xp[type(g)].array(g, dtype=self.dtype)
+                else:
+                    self.grad += g
             self.stale = False
+        finally:
+            _accumulating.release()
         if self.hook is not None:
             self.hook(self)
 
@@ -108,43 +111,39 @@ def backward(root, g, retain_graph=False):
     leaves nothing behind. Edges are freed on the way unless retain_graph.
 
     Counts and sums are kept on the nodes. A backward that begins while another one walks, in another thread or inside
-    a vjp, keeps its own in a table, since both may meet the same nodes.
+    a vjp, walks on a copy of the graph, since both may meet the same nodes.
     """
     if not root.edges:
         if root.edges is None:
             raise _consumed(root)
         return root.accumulate(g)
-    if not _walking_on_nodes.acquire(blocking=False):
-        return _walk(root, g, retain_graph, defaultdict(lambda: Node("", (), ())))
+    if not _walking_on_nodes.acquire(False):
+        return _walk(_copied(root, retain_graph), g, False)
     try:
-        _walk(root, g, retain_graph, None)
+        _walk(root, g, retain_graph)
     finally:
         _walking_on_nodes.release()
 
 
-def _walk(root, g, retain_graph, table):
-    """`backward`, with counts and sums on the nodes if the table is None, otherwise on stand-ins for them in it."""
-    stamp = object()
-    place = root if table is None else table[root]
-    place.stamp, place.incoming = stamp, g
+def _walk(root, g, retain_graph):
+    stamp = root.stamp = object()
+    root.incoming = g
     stack = [root]
     while stack:
         node = stack.pop()
         if node.edges is None:
             raise _consumed(node)
         for parent, _, _ in node.edges:
-            place = parent if table is None else table[parent]
-            if place.stamp is stamp:
-                place.pending += 1
+            if parent.stamp is stamp:
+                parent.pending += 1
             else:
-                place.stamp, place.pending, place.incoming = stamp, 1, None
+                parent.stamp, parent.pending, parent.incoming = stamp, 1, None
                 if parent.edges != ():
                     stack.append(parent)
     ready = [root]
     while ready:
         node = ready.pop()
-        place = node if table is None else table[node]
-        g, place.incoming = place.incoming, None
+        g, node.incoming = node.incoming, None
         edges = node.edges
         if edges is None:  # freed meanwhile, by another backward
             raise _consumed(node)
@@ -152,35 +151,75 @@ def _walk(root, g, retain_graph, table):
             if parent.version != version:
                 seen = f"{parent.name!r} was modified in place after {node.name!r} used it"
                 raise RuntimeError(f"{seen}: run backward before optimizer.step()")
-            place = parent if table is None else table[parent]
             d = vjp(g)
             if type(d) is OuterProduct and (
-                place.pending > 1 or place.incoming is not None or parent.grad_buffer() is None
+                parent.pending > 1 or parent.incoming is not None or parent.grad_buffer() is None
             ):
                 d = d.value()
             if d.shape != parent.shape:
                 d = unbroadcast(d, parent.shape)
-            if place.incoming is not None:
-                if type(place.incoming) is Scattered:
-                    d = place.incoming.plus(d)
+            if parent.incoming is not None:
+                if type(parent.incoming) is Scattered:
+                    d = parent.incoming.plus(d)
                 else:  # never in place: a vjp may have returned g itself
-                    d = place.incoming + (d.value() if type(d) is Scattered else d)
-            place.pending -= 1
-            if place.pending:
-                place.incoming = d
+                    d = parent.incoming + (d.value() if type(d) is Scattered else d)
+            parent.pending -= 1
+            if parent.pending:
+                parent.incoming = d
                 continue
             if type(d) is Scattered:
                 d = d.value()
             if parent.edges:
-                place.incoming = d
+                parent.incoming = d
                 ready.append(parent)
             elif parent.edges is None:
                 raise _consumed(parent)
             else:  # a leaf: deliver now and not when its turn comes, so that its exchange can start
-                place.incoming = None
+                parent.incoming = None
                 parent.accumulate(d)
         if not retain_graph:
             node.edges = None
+
+
+def _copied(root, retain_graph):
+    """The graph below the root as nodes of its own, which takes it from the root's unless retain_graph."""
+    copies = {root: Node(root.name, None, root.shape)}
+    stack = [root]
+    while stack:
+        node = stack.pop()
+        edges = node.edges
+        if edges is None:
+            raise _consumed(node)
+        for parent, _, _ in edges:
+            if parent not in copies:
+                if parent.edges == ():
+                    copies[parent] = _SameLeaf(parent)
+                else:
+                    copies[parent] = Node(parent.name, None, parent.shape)
+                    stack.append(parent)
+        copies[node].edges = tuple([(copies[parent], vjp, version) for parent, vjp, version in edges])
+    if not retain_graph:
+        for node in copies:
+            if node.edges:
+                node.edges = None
+    return copies[root]
+
+
+class _SameLeaf(Node):
+    """A leaf in a copy of a graph: what arrives there is taken in by the leaf itself."""
+
+    __slots__ = ("leaf",)
+    version = property(lambda self: self.leaf.version)
+
+    def __init__(self, leaf):
+        super().__init__(leaf.name, (), leaf.shape)
+        self.leaf = leaf
+
+    def grad_buffer(self):
+        return self.leaf.grad_buffer()
+
+    def accumulate(self, g):
+        self.leaf.accumulate(g)
 
 
 def topological_order(root):

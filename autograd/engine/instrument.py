@@ -55,7 +55,7 @@ active: list[Patch] = []  # those in force
 
 def is_active(name):
     """Whether the tool of this name, such as "detect_anomaly", has anything patched right now, in any thread."""
-    return any(patch.by == name for patch in tuple(active))
+    return name in [patch.by for patch in tuple(active)]
 
 
 @contextmanager

@@ -237,17 +237,17 @@ class Tensor:
         if self.node is None:
             why = "computed under no_grad, or from constants only"
             raise RuntimeError(f"backward() on a tensor that no parameter reaches ({why})")
+        like = unwrap(self)
         if gradient is None:
-            if self.shape != ():
+            if like.shape != ():
                 seen = f"backward() without a gradient needs a scalar, got shape {shape_of(self)}"
                 raise RuntimeError(f"{seen}: reduce the loss, or pass a gradient of that shape")
             gradient = 1.0
-        like = unwrap(self)
         if type(gradient) is float and isinstance(like, np.generic):
             g = type(like)(gradient)
         else:
             g = cast_like(unwrap(gradient), like)[()]  # a NumPy scalar for ()
-        if g.shape != self.shape:
+        if g.shape != like.shape:
             raise RuntimeError(f"backward() of shape {self.shape} got a gradient of shape {g.shape}")
         graph.backward(self.node, g, retain_graph)
 

@@ -46,7 +46,9 @@ def _reduction(operation):
         keepdims = keepdims if keepdim is None else keepdim
         axis = None if axis is None else normalize_axes(axis, np.ndim(unwrap(a)), name) or None
         found = operation(a, axis=axis, keepdims=keepdims, **static)
-        return is_mean_of(math.prod(shape_of(a)), found) if is_mean and found.shape == () else found
+        if is_mean and found.node is not None and found.shape == ():
+            is_mean_of(math.prod(shape_of(a)), found)
+        return found
 
     reduce.__name__ = reduce.__qualname__ = name
     reduce.__doc__ = operation.__doc__

@@ -1,7 +1,7 @@
 """Running products and sums of exponentials, differences, and reductions that leave nan out."""
 
 from allgrad.autograd.arrays import astype, normalize_axis, number
-from allgrad.autograd.engine import Tensor, attach_methods, unwrap
+from allgrad.autograd.engine import Tensor, attach_methods, is_mean_of, unwrap
 from allgrad.autograd.ops.conversions import cast
 from allgrad.autograd.ops.elementwise import mul, sub, where
 from allgrad.autograd.ops.indexing import getitem
@@ -54,7 +54,9 @@ def nanmean(a, axis=None, keepdims=False, *, dim=None, keepdim=None, dtype=None)
     """Mean over the axes of the elements that are not nan."""
     options = {"axis": axis, "keepdims": keepdims, "dim": dim, "keepdim": keepdim, "dtype": dtype}
     x = unwrap(a)
-    return nansum(a, **options) / sum(Tensor(astype(x == x, x.dtype)), **options)
+    count = sum(Tensor(astype(x == x, x.dtype)), **options)
+    found = nansum(a, **options) / count
+    return is_mean_of(unwrap(count), found) if found.shape == () else found
 
 
 attach_methods(cumprod, logcumsumexp, diff, nansum, nanmean)

@@ -8,7 +8,7 @@ import gc
 import operator
 import threading
 from functools import partial
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from allgrad.autograd.engine import Leaf, get_default_dtype, here, in_this_thread, is_active, patched, setting
 from allgrad.autograd.replay.memory import plan
 from allgrad.autograd.replay.recorder import CannotReplay, Recorder, lock
-from allgrad.autograd.replay.steps import ACCUMULATE, DecisionChanged, deliver_grad, run_with_errstate
+from allgrad.autograd.replay.steps import ACCUMULATE, DecisionChanged, run_with_errstate
 from allgrad.autograd.replay.structures import arrays_of, copy_grad, map_arrays
 from allgrad.autograd.replay.surroundings import Surroundings
 
@@ -57,7 +57,7 @@ def capture(function):
     recordings: dict = {}  # how often each was made
 
     def captured(*arrays):
-        if any(not isinstance(a, np.ndarray) for a in arrays):
+        if not all([isinstance(a, np.ndarray) for a in arrays]):
             raise TypeError(f"capture: takes NumPy arrays, got {', '.join(type(a).__name__ for a in arrays)}")
         if is_active("detect_anomaly"):
             raise RuntimeError("capture: detect_anomaly finds no operations in a replay: call the function itself")
@@ -97,7 +97,7 @@ class Program:
                 self._alone(arrays)  # says itself what is wrong with the arrays
             raise RuntimeError(f"cannot be captured: {failed}") from None
         self.tensors = [t for t, _ in recorder.tensors.values()]
-        self.found = [data for _, data in recorder.tensors.values()], [t.node for t in self.tensors]
+        self.found = [*[data for _, data in recorder.tensors.values()], *[t.node for t in self.tensors]]
         self.surroundings = Surroundings(function)
         move = plan(recorder, result)
         self.result = map_arrays(move, result)
@@ -105,7 +105,7 @@ class Program:
         for errors, some in groupby(map_arrays(move, recorder.steps), operator.itemgetter(3)):
             bound = [step for step in map(_bound, some) if step]
             self.steps += bound if errors is None else [(run_with_errstate, (errors, bound))]
-        delivers = [function is deliver_grad for function, _ in self.steps]
+        delivers = [function is ACCUMULATE for function, _ in self.steps]
         first = delivers.index(True) if True in delivers else len(delivers)
         self.undelivered, self.delivering = self.steps[:first], self.steps[first:]  # from where gradients arrive
         del result
@@ -116,11 +116,8 @@ class Program:
 
     def is_current(self):
         """Whether the function would find the tensors and modules that it found when it was recorded."""
-        return (
-            all(map(operator.is_, map(DATA, self.tensors), self.found[0]))
-            and all(map(operator.is_, map(NODE, self.tensors), self.found[1]))
-            and self.surroundings.unchanged()
-        )
+        now = chain(map(DATA, self.tensors), map(NODE, self.tensors))
+        return all(map(operator.is_, now, self.found)) and self.surroundings.unchanged()
 
     def __call__(self, arrays):
         for held, a in zip(self.inputs, arrays):
@@ -170,7 +167,7 @@ class Program:
         """RuntimeError unless a replay gives these gradients and this result, bit for bit."""
         got, wanted = [], [x.copy() for x in arrays_of(result)]
         for function, args in self.steps:
-            got.append(copy_grad(args[1])) if function is deliver_grad else function(*args)
+            got.append(copy_grad(args[1])) if function is ACCUMULATE else function(*args)
         ours, theirs = got + arrays_of(self.result), delivered + wanted
         same = (a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes() for a, b in zip(ours, theirs))
         if len(ours) != len(theirs) or not all(same):

@@ -8,7 +8,7 @@ step. What capture records for `y = ag.relu(x @ w)`, with x (N, K) and w (K, M):
     np.greater(a, 0.0, m)       m, a mask of new memory, is where it is positive
     np.multiply(a, m, y)        y, the result
 
-The backward of a loss adds steps like these, and for each leaf `deliver_grad(leaf, g)` when its gradient is there.
+The backward of a loss adds steps like these, and for each leaf `accumulate(leaf, g)` when its gradient is there.
 """
 
 import operator
@@ -23,7 +23,7 @@ from allgrad.autograd.arrays import is_torch
 from allgrad.autograd.engine import Leaf, Tensor, declare_modes, graph, in_this_thread, instrumented, patched, setting
 from allgrad.autograd.replay import recorded
 from allgrad.autograd.replay.recorded import Recorded, as_plain
-from allgrad.autograd.replay.steps import ACCUMULATE, assign_result, check_decision, deliver_grad
+from allgrad.autograd.replay.steps import ACCUMULATE, assign_result, check_decision
 from allgrad.autograd.replay.structures import arrays_of, copy_grad, map_arrays, memory_owner
 
 ACCEPT_OUT = {np.einsum, np.concatenate, np.ndarray.cumsum, np.ndarray.argmax, np.ndarray.argmin}
@@ -154,7 +154,7 @@ class Recorder:
     def _accumulate(self, leaf, g):
         g = self.as_plain(g)
         self.delivered.append(copy_grad(g))
-        self.add_step(deliver_grad, (leaf, g))
+        self.add_step(ACCUMULATE, (leaf, g))
 
     def as_recorded(self, x):
         """An array that is not part of the recording yet, as one that is; anything else as it is."""
@@ -179,12 +179,12 @@ class Recorder:
     def add_step(self, function, args, kwargs=None):
         """Append a step, with how NumPy treats floating-point errors now if that is not as at the start."""
         errors = np.geterr()
-        usual = errors == self.errors or function is deliver_grad
+        usual = errors == self.errors or function is ACCUMULATE
         self.steps.append((function, args, kwargs or {}, None if usual else errors))
 
     def decide(self, x):
         """The truth of an array, for which alone the steps recorded from here on hold."""
-        if any(function is deliver_grad for function, *_ in self.steps):
+        if any(function is ACCUMULATE for function, *_ in self.steps):
             self.refuse("decides by a value after gradients have arrived")
         x = self.as_plain(x)
         self.add_step(check_decision, (x, bool(x)))

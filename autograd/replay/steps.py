@@ -11,11 +11,6 @@ class DecisionChanged(Exception):
     """A decision that the recorded function took by a value comes out otherwise for these values."""
 
 
-def deliver_grad(leaf, g):
-    """Let a gradient arrive at a leaf as it does in `backward`."""
-    ACCUMULATE(leaf, g)
-
-
 def check_decision(array, outcome):
     """Raise DecisionChanged unless the truth of the array is that of the recording."""
     if bool(array) is not outcome:

@@ -16,14 +16,14 @@ MOST_OBJECTS, LONGEST = 5000, 1000  # so many objects are looked at, and no long
 class Surroundings:
     """Notes which objects a function finds around it now; `unchanged` tells whether it would find the same ones again.
 
-    cells    (cell, content) of the variables that it and the functions it calls close over
-    names    (dict, name, value) of global variables that they name, and of attributes on the way to modules
-    holders  the attributes of modules, lists and dicts of modules and tensors: live views of their values
-    values   what was in the holders, one after the other
+    cells          of the variables that it and the functions it calls close over
+    places, names  the dicts and names of global variables that they name, and of attributes on the way to modules
+    holders        the attributes of modules, lists and dicts of modules and tensors: live views of their values
+    values         what was found in all of them, one after the other
     """
 
     def __init__(self, function):
-        self.cells, self.names, self.holders, self.values = [], [], [], []
+        self.cells, self.places, self.names, self.holders = [], [], [], []
         self.seen = {}
         waiting = [function]
         while waiting and len(self.seen) < MOST_OBJECTS:
@@ -32,14 +32,13 @@ class Surroundings:
                 self.seen[id(x)] = x
                 waiting.extend(self._around(x))
         del self.seen
+        self.values, self.held = [*self._now()], sum(map(len, self.holders))
 
     def unchanged(self):
-        return (
-            all(_content(cell) is content for cell, content in self.cells)
-            and all(where.get(name) is value for where, name, value in self.names)
-            and sum(map(len, self.holders)) == len(self.values)
-            and all(map(operator.is_, chain.from_iterable(self.holders), self.values))
-        )
+        return sum(map(len, self.holders)) == self.held and all(map(operator.is_, self._now(), self.values))
+
+    def _now(self):
+        return chain(map(_content, self.cells), map(dict.get, self.places, self.names), *self.holders)
 
     def _around(self, x) -> Any:
         """Note what x holds; returns that."""
@@ -51,12 +50,12 @@ class Surroundings:
             module = x.__globals__.get("__name__", "")
             if module.startswith("allgrad.autograd."):
                 return ()
-            cells = [(cell, _content(cell)) for cell in x.__closure__ or ()]
+            cells = x.__closure__ or ()
             self.cells += cells
             own = module.startswith("allgrad.")
             names = [] if own else [n for n in _names(x.__code__) if not _is_fixed(x.__globals__.get(n))]
-            self.names += [(x.__globals__, name, x.__globals__[name]) for name in names]
-            found = [content for _, content in cells] + [x.__globals__[name] for name in names]
+            self._note(x.__globals__, names)
+            found = [*map(_content, cells), *[x.__globals__[name] for name in names]]
             return *found, *(x.__defaults__ or ()), *(x.__kwdefaults__ or {}).values()
         if isinstance(x, (list, tuple, dict)):
             return self._hold(x.values() if isinstance(x, dict) else x)
@@ -65,14 +64,17 @@ class Surroundings:
         if _is_module(x):
             return self._hold(vars(x).values(), always=True)
         held = [(name, v) for name, v in vars(x).items() if _counts(v)]
-        self.names += [(vars(x), name, v) for name, v in held if _is_module(v) or isinstance(v, (Tensor, FunctionType))]
+        self._note(vars(x), [name for name, v in held if _is_module(v) or isinstance(v, (Tensor, FunctionType))])
         return [v for _, v in held]
+
+    def _note(self, place, names):
+        self.places += [place] * len(names)
+        self.names += names
 
     def _hold(self, values, always=False):
         found = [v for v in islice(values, LONGEST) if _counts(v)]
         if always or (found and len(values) <= LONGEST):
             self.holders.append(values)
-            self.values += values
         return found
 
 

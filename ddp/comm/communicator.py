@@ -86,31 +86,32 @@ class Communicator:
 
         Returns f(wait), which says whether it is done, and with `wait` returns when it is.
         """
-        given, taken = sends, receives
-        simple = self._all_plain(sends, receives)
-        if not simple:
+        copies: list = []  # (array, what it is to be overwritten by)
+        if self._all_plain(sends, receives):
+            over = self._start(sends, receives, tag)
+        else:
             given, taken = ([(raw(array), rank) for array, rank in messages] for messages in (sends, receives))
-        over = self._start(*((given, taken) if simple else (in_pieces(given), in_pieces(taken))), tag)
+            over = self._start(in_pieces(given), in_pieces(taken), tag)
+            copies = [(array, received) for (array, _), (received, _) in zip(receives, taken)]
 
         def done(wait):
             if not (self._in_collective("exchange", (sends, receives), over, True) if wait else over(False)):
                 return False
-            if not simple:
-                for (array, _), (received, _) in zip(receives, taken):
-                    put_back(array, received)
+            for array, received in copies:
+                put_back(array, received)
             return True
 
         return done
 
     def _all_plain(self, sends, receives):
         """Count messages that are about to be exchanged; whether all of them can be sent as they are."""
-        simple = True
+        sent, asked, simple = self.sent, self.asked, True
         for array, rank in sends:
             self.bytes_sent += array.nbytes
-            self.sent[rank] += 1
+            sent[rank] += 1
             simple = simple and plain(array)
         for array, rank in receives:
-            self.asked[rank] += 1
+            asked[rank] += 1
             simple = simple and plain(array)
         return simple
 

@@ -18,8 +18,10 @@ ADDED = frozenset(map(np.dtype, "bBilqfdFD"))  # and those that every library ad
 
 def plain(array, dtypes=SENT) -> bool:
     """Whether every library takes this array as it is, in one message."""
+    if array.dtype in dtypes:  # of NumPy: torch has dtypes of its own
+        return array.flags.c_contiguous and array.nbytes <= CHUNK_BYTES
     if isinstance(array, np.ndarray):
-        return array.flags.c_contiguous and array.dtype in dtypes and array.nbytes <= CHUNK_BYTES
+        return False
     full_precision = array.is_floating_point() and array.itemsize > 2  # NumPy has no bfloat16
     return full_precision and array.is_contiguous() and not array.requires_grad and array.nbytes <= CHUNK_BYTES
 

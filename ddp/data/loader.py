@@ -104,7 +104,7 @@ class DataLoader:
         digest = hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)).hexdigest()[:8]
         return (
             f"{counted(sampler.samples, 'sample')} ({digest}) in batches of {sampler.global_batch}, shuffle "
-            f"{sampler.shuffle!r}, seed {self.seed}, boundary {sampler.boundary!r}"
+            f"{sampler.shuffle!r}, seed {self.seed}, boundary {sampler.boundary!r}{', augmented' * bool(self.augment)}"
         )
 
     def epoch(self, epoch):

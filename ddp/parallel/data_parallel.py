@@ -15,6 +15,7 @@ from allgrad.ddp.compatibility import check, takes_all_at_once
 from allgrad.ddp.errors import ConfigurationError, counted
 from allgrad.ddp.parallel.consistency import (
     compare_batches,
+    compare_data,
     compare_models,
     compare_parameters,
     first_not_finite,
@@ -43,10 +44,9 @@ from allgrad.ddp.shards import shards_of_rank
 from allgrad.ddp.trace import Timeline
 
 BATCH_NORMS = ("shard", "sync")
-# Of the extras behind the gradients: the sum of losses, by how much their weights exceed the number of samples (0, in
-# any precision, where each sample has weight 1), how many shards have any weight, a number that stands for the batch,
-# shards of ranks that ask to stop, then what `NoiseScale` needs.
-LOSS, EXCESS, WEIGHTY, KEY, STOP, NOISE = range(6)
+# Of the extras behind the gradients: the sums of losses and of their weights; how many shards have another weight than
+# samples, and how many any; a number that stands for the batch; shards of ranks that ask to stop; the noise scale's.
+LOSS, WEIGHT, UNUSUAL, WEIGHTY, KEY, STOP, NOISE = range(7)
 SHORT_FORM = {  # keyword -> the field of `Exchange` that it sets
     "reduce": "reduce", "wire": "wire", "compress": "compress", "overlap": "overlap", "bucket": "bucket_bytes",
 }  # fmt: skip
@@ -104,7 +104,9 @@ class DistributedDataParallel:
         )  # fmt: skip
         self.all_at_once = takes_all_at_once(**configuration)  # why no exchange can overlap with backward, or None
         self.noise, self.scale = noise, scale
-        self.rounded = wire_of(exchange.wire) is not None  # whether sums are rounded to half precision
+        rounded = self.arena.dtype.itemsize == 2 or wire_of(exchange.wire) is not None  # sums, to half precision
+        self.keys = max(1, min((2**8 if rounded else 2**24) // self.shards, 4093))  # how many `_key` tells apart
+        self.compared = {""}  # origins of batches that ranks with local steps have compared
         self.weight: float = 0.0  # of the last batch: of all the terms that its mean loss is over
         self.suspect: int | None = None  # this rank's first shard of the batch whose loss or gradient is not finite
         self.stop_asked = False  # whether this rank asks all to end training: they hear of it with its gradients
@@ -200,20 +202,28 @@ class DistributedDataParallel:
         if self.local is not None:
             self.local.restore_own()
             if self.local.is_local(batch.step):
+                if batch.origin not in self.compared:
+                    self.compared.add(batch.origin)
+                    compare_data(self.comm, batch.origin)
                 self.local.count_samples(batch)
                 return self._without_exchange(batch, loss)
         if self.shards == 1 and isinstance(self.gradient_sum, ShardSum):
             return self._without_exchange(batch, loss)
         arena, extras, exchange, key = self.arena, self.arena.extras, self.overlap.current(), self._key(batch)
+        unit = batch.size if self.arena.dtype.itemsize == 2 else 1  # of weights, which half precision has to hold
         for shard, mean, weight in self.shard_gradients.of_batch(batch, loss, exchange):
-            extras[LOSS] = mean * weight if weight else 0.0
-            extras[EXCESS], extras[WEIGHTY], extras[KEY] = weight - len(shard), weight > 0, key
+            extras[KEY] = key  # the others are 0 so far
+            if weight:
+                extras[LOSS], extras[WEIGHT] = mean * (weight / unit), weight / unit
+            if weight != len(shard):
+                extras[UNUSUAL] = 1.0
             if self.stop_asked:
                 extras[STOP] = 1.0
             refuse_other_parameters(arena)
             arena.zero_missing_grads()
             exchange.complete()
             if self.noise is not None and weight:
+                extras[WEIGHTY] = 1.0
                 self.noise.write_extras(extras[NOISE:], batch.size, weight)
             if self.suspect is None and not math.isfinite(float(extras[LOSS]) + float(extras[NOISE])):
                 self.suspect = shard.index
@@ -222,27 +232,25 @@ class DistributedDataParallel:
         with self.timeline.span("exchange"):
             exchange.finish()
             self.statistics.finish()
-        total, excess, shards, keys, asked = extras[:NOISE].tolist()
+        total, weight, unusual, shards, keys, asked = extras[:NOISE].tolist()
         self.stop_agreed = asked != 0.0
         if self.stop_agreed:
             extras[STOP] = 0.0
         if keys != key * self.shards:
             compare_batches(self.comm, batch)
-        self.weight = batch.size + excess
-        if excess and self.weight and not self.shard_gradients.mean_of_shard:
+        self.weight = weight * unit if unusual else batch.size
+        if unusual and self.weight and not self.shard_gradients.mean_of_shard:
             arena.grad *= batch.size / self.weight
         if self.noise is not None:
             self.noise.observe(extras[NOISE:], batch.size, self.weight, int(shards))
         self.overlap.record_time(time.perf_counter() - began)
-        return total / self.weight if self.weight else math.nan
+        return total * unit / self.weight if self.weight else math.nan
 
     def _key(self, batch):
         """A number that stands for the batch, small enough for its sum over all shards to be exact in any precision."""
         if self.comm.size == 1:
             return 0
-        exact = 2**8 if self.rounded or self.arena.dtype.itemsize == 2 else 2**24
-        text = f"{batch.step} {batch.size} {batch.seed} {batch.origin}"
-        return zlib.crc32(text.encode()) % max(1, min(exact // self.shards, 4093))
+        return zlib.crc32(f"{batch.step} {batch.size} {batch.seed} {batch.origin}".encode()) % self.keys
 
     def _without_exchange(self, batch, loss):
         """The gradient of one shard, which is all there is or all that this step wants; its samples' mean loss."""
@@ -252,6 +260,8 @@ class DistributedDataParallel:
         refuse_other_parameters(self.arena)
         self.arena.zero_missing_grads()
         self._finish_gradients(slice(None))
+        if self.local is not None and not self.weight:  # of this rank, while others' samples may count
+            return 0.0
         if not math.isfinite(mean):
             self.suspect = 0
         return mean

@@ -104,7 +104,7 @@ def _backward(value, samples, scale, count):
 
     It is multiplied by `scale` and divided by `count`, or by the weight if that is None.
     """
-    tensor, weight, is_mean = weighted(value, samples)
+    tensor, weight, is_mean = weighted(value, samples, count is None)
     if is_mean:
         weighed = weight if isinstance(weight, int) else cast_like(weight, unwrap(tensor))
         tensor.backward(scale if count is None else scale * weighed / count)

@@ -237,6 +237,71 @@ def test_a_penalty_beside_a_masked_loss_is_refused_or_weighted():
     np.testing.assert_allclose(model.weight.grad, gradient + 0.2 * model.weight.numpy() / model.weight.size, atol=1e-13)
 
 
+REFUSED = {
+    "a function of a mean": lambda z, y, t: ag.mse_loss(z, t) ** 0.5,
+    "a logarithm of a mean": lambda z, y, t: ag.log(ag.cross_entropy(*flat(z, y))) * 2.0,
+    "a product of means": lambda z, y, t: ag.mse_loss(z, t) * ag.l1_loss(z, t),
+    "a mean over steps": lambda z, y, t: ag.stack([ag.cross_entropy(z[:, i], y[:, i]) for i in range(T)]).mean(),
+    "a mean over positions": lambda z, y, t: ((z - t) ** 2.0).mean(0).mean(),
+    "a sum": lambda z, y, t: ag.cross_entropy(*flat(z, y), "sum"),
+    "another sum": lambda z, y, t: ((z - t) ** 2.0).sum(),
+    "weights beside a count": lambda z, y, t: ag.cross_entropy(*flat(z, y)) + 0.1 * (z * z).mean(),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_put_together_is_refused_and_right_where_one_shard_is_all(name):
+    loss = REFUSED[name]
+    with pytest.raises(ConfigurationError, match=r"cannot be put together .* return ddp\.Weighted\(total, weight\)"):
+        backward(loss, shards=3)
+    value, gradient, _ = backward(loss)
+    model = model_of()
+    whole = loss(model(X), LABELS, TARGETS)
+    whole.backward()
+    assert value == whole.item() and np.array_equal(gradient, model.weight.grad)
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e-4, 1e4])
+def test_the_size_of_class_weights_makes_no_difference(scale):
+    loss = lambda unit: lambda z, y, t: ag.cross_entropy(*flat(z, y), weight=(CLASS_WEIGHTS * unit).astype("f4"))
+    found, expected = (backward(loss(unit), shards=5, dtype="float32") for unit in (scale, 1.0))
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-6)
+    np.testing.assert_allclose(found[1], expected[1], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_weights_of_a_model_in_half_precision_have_room(dtype):
+    """As many tokens and more in each shard than float16 has numbers for."""
+    x = torch.ones(4, 40_000, 1)
+    y = torch.arange(4 * 40_000).reshape(4, 40_000) % 2
+    y[:2, 5:] = PADDING
+    model = nn.Linear(1, 2).to(device="cpu").to(dtype)
+    parallel = DistributedDataParallel(model, shards=2)
+    (batch,) = DataLoader((x.numpy(), y.numpy()), 4, shards=2, shuffle="never").steps(0, 1)
+    for shard in batch.shards:
+        shard.arrays = x[shard.samples].to(getattr(torch, dtype)), y[shard.samples]
+    logits = lambda x: model(ag.tensor(x)).reshape(-1, 2)
+    value = parallel.backward(batch, lambda x, y: ag.cross_entropy(logits(x), y.reshape(-1)))
+    expected = F.cross_entropy(torch.tensor(logits(x.to(getattr(torch, dtype))).numpy()).float(), y.reshape(-1)).item()
+    np.testing.assert_allclose(value, expected, rtol=2e-2)  # sums of three numbers of 8 bits
+    np.testing.assert_allclose(parallel.weight, 80_010, rtol=2e-2)
+
+
+def test_a_rank_of_local_steps_whose_labels_do_not_count_stays_where_it_is(simulate):
+    """Its neighbour has labels that count, and goes on."""
+    labels = np.where(np.arange(N)[:, None] < 7, LABELS, PADDING)
+
+    def run(comm):
+        model = model_of("float32")
+        parallel = DistributedDataParallel(model, comm, 2, sync_every=3)
+        loader = DataLoader((X.astype("f"), labels), N, comm, 2, shuffle="never")
+        metrics = lambda x, y: {"loss": ag.cross_entropy(*flat(model(x), y))}
+        loss = lambda x, y: ag.cross_entropy(*flat(model(x), y))
+        return Trainer(parallel, optim.SGD(parallel, 0.1), loader, loss, metrics, steps=4).fit()["weights_sha256"]
+
+    assert len({*simulate(2, run)}) == 1
+
+
 def test_a_mean_over_parameters_is_no_mean_over_samples():
     w = ag.tensor(np.ones(7), requires_grad=True)
     x = ag.tensor(np.ones((4, 3)), requires_grad=True)
@@ -308,6 +373,9 @@ def test_metrics_are_means_rows_or_pairs(simulate):
             "samples": z.numpy()[:, 0, 0],
         }  # fmt: skip
 
+    metrics_of_means = lambda x, y, t: {"bits": ag.cross_entropy(*flat(model(x), y)) / math.log(2.0)}
+    found = evaluate(model, (X, LABELS, TARGETS), metrics_of_means, DataLoader((X,), N).comm, 5)
+    np.testing.assert_allclose(found["bits"], masked / math.log(2.0), rtol=1e-12)
     wanted = {
         "mean": masked, "pair": masked, "weighted": masked, "rows": F.mse_loss(z, torch.tensor(TARGETS)).item(),
         "mean over all": F.mse_loss(z, torch.tensor(TARGETS)).item(), "samples": z[:, 0, 0].mean().item(),
