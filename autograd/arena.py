@@ -28,6 +28,7 @@ TODO = (
     "keep parameters in attributes, lists, tuples or dicts of the model, make what trains it once all are there, and "
     "freeze others by requires_grad_(False)"
 )
+alive: weakref.WeakSet = weakref.WeakSet()  # all arenas
 births = itertools.count()  # of parameters and arenas, in the order in which they were made
 
 
@@ -131,6 +132,7 @@ class Arena:
             leaf.release()
         self.current_grads = self.own_grads = [leaf.grad for leaf in self.leaves]  # those in `message`
         self.views = [p.data for p in named.values()]
+        alive.add(self)
 
     arena = property(lambda self: self)  # so that an arena may stand where a module is expected
 
@@ -155,6 +157,21 @@ class Arena:
             p.use_compute_copy(_shaped(self.compute_copy[span], p.data))
             leaf.dtype = self.compute_copy.dtype
         self.views = [p.data for p in self.parameters.values()]
+
+    def holds(self, named):
+        """Whether these parameters are in it, and no others."""
+        here = {id(p): leaf for p, leaf in zip(self.parameters.values(), self.leaves)}
+        return {id(p) for p in named.values()} == here.keys() and all(
+            leaf.in_arena and leaf.grad is grad for leaf, grad in zip(self.leaves, self.current_grads)
+        )
+
+    def rename(self, named):
+        """Call its parameters by the names of this dict, in the order that they have here."""
+        names = {id(p): name for name, p in named.items()}
+        self.spans = {names[id(self.parameters[old])]: span for old, span in self.spans.items()}
+        self.parameters = {names[id(p)]: p for p in self.parameters.values()}
+        for name, leaf in zip(self.spans, self.leaves):
+            leaf.name = name
 
     def zero_grad(self):
         """Forget the gradients: the next one to arrive overwrites what is there."""
@@ -257,13 +274,23 @@ def existing_arena(owner):
     arena = getattr(owner, "arena", None)
     if arena is None or not hasattr(owner, "named_parameters"):
         return arena
-    now = {id(p) for p in named_parameters(owner).values()}
-    return arena if now == {id(p) for p in arena.parameters.values()} else None
+    return arena if arena.holds(named_parameters(owner)) else None
 
 
 def arena_of(owner):
-    """The arena that `owner` is or has, or else a new one for a module or a collection of parameters."""
+    """The arena that `owner` is or has, or that has its parameters, or else a new one for them.
+
+    So an optimizer of `model.parameters()` and a DistributedDataParallel of the model share one, whichever comes first.
+    """
     arena = existing_arena(owner)
+    if arena is None and not hasattr(owner, "arena"):
+        if not hasattr(owner, "named_parameters") and not hasattr(owner, "module"):
+            owner = _as_dict(owner)  # once, of an iterator
+        named = named_parameters(getattr(owner, "module", owner))
+        arena = next((other for other in alive if other.holds(named)), None)
+        if arena is not None and hasattr(owner, "named_parameters"):
+            arena.rename(named)
+            owner.arena = arena
     if arena is None:
         if hasattr(owner, "check_parameters"):
             owner.check_parameters()

@@ -44,7 +44,7 @@ class Optimizer:
     layerwise = False  # whether each chunk is one whole parameter, because the rule needs its norm
 
     def __init__(self, owner, lr: float | Callable[[int], float], groups=None, weight_decay=0.0, l1=0.0, **more):
-        owner, by_name = _of_dicts(type(self).__name__, owner, groups)
+        owner, dicts = _of_dicts(type(self).__name__, owner, groups)
         self.arena = arena_of(owner)
         self.xp = xp[type(self.arena.data)]  # NumPy, or the same names on torch tensors
         at_least_zero(type(self).__name__, lr=0.0 if callable(lr) else lr)
@@ -52,7 +52,7 @@ class Optimizer:
         self.part = slice(0, len(self.arena.data))  # of the flat arrays, which is updated and has state
         hyperparameters = {"lr": None, "lr_scale": 1.0, "weight_decay": weight_decay, "l1": l1, **more}
         self.param_groups: list[ParamGroup] = []
-        self.runs = self._runs(hyperparameters, groups or {}, by_name)
+        self.runs = self._runs(hyperparameters, groups or {}, dicts)
         needed = {name for _, h in self.runs for name in self.needs(h)}
         self.state = {name: self.xp.zeros_like(self.arena.data) for name in self.arrays if name in needed}
         self._chunks: list | None = None
@@ -113,7 +113,7 @@ class Optimizer:
         """The names of the state arrays that the rule uses with hyperparameters h: no "momentum" if h.momentum is 0."""
         return [name for name in self.arrays if getattr(h, name, True)]
 
-    def _runs(self, hyperparameters, groups, by_name):
+    def _runs(self, hyperparameters, groups, dicts):
         name, names = type(self).__name__, self.arena.parameters
         if not isinstance(groups, dict):
             wanted = "groups maps patterns to hyperparameters, as in {'*.bias': {'weight_decay': 0.0}}"
@@ -127,7 +127,7 @@ class Optimizer:
                 raise ValueError(f"{name}: {pattern!r} sets {unknown[0]!r}, which is none of {known}")
         starts, found, known = [], [], {}
         for key, span in self.arena.spans.items():
-            number, given = by_name.get(key, (None, {}))
+            number, given = dicts.get(id(names[key]), (None, {}))
             if unknown := sorted(given.keys() - hyperparameters.keys() - {"params"}):
                 raise ValueError(
                     f"{name}: group {number} sets {unknown[0]!r}, which is none of {', '.join(sorted(hyperparameters))}"
@@ -251,7 +251,7 @@ class ParamGroup(MutableMapping):
 
 
 def _of_dicts(name, owner, groups):
-    """All parameters of an owner, and if that is a list of dicts, {name of each: (number of its dict, the dict)}."""
+    """All parameters of an owner, and if that is a list of dicts, {id of each: (number of its dict, the dict)}."""
     if not isinstance(owner, (list, tuple)) or not any(isinstance(one, dict) for one in owner):
         return owner, {}
     if groups:
@@ -264,9 +264,9 @@ def _of_dicts(name, owner, groups):
         given = [given] if isinstance(given, Tensor) else given
         for key, p in named_parameters(given).items():
             key = key if hasattr(given, "named_parameters") or isinstance(given, dict) else f"{number}.{key}"
-            if key in parameters or any(p is other for other in parameters.values()):
+            if key in parameters or id(p) in found:
                 raise ValueError(f"{name}: {key!r} of group {number} is in a group already: give each parameter once")
-            parameters[key], found[key] = p, (number, one)
+            parameters[key], found[id(p)] = p, (number, one)
     return parameters, found
 
 
