@@ -60,7 +60,9 @@ class Optimizer:
 
     @property
     def current_lr(self):
-        """The learning rate of the next step."""
+        """The learning rate of the next step; of the first group, if it was set in all `param_groups`."""
+        if all(group.h.lr is not None for group in self.param_groups):
+            return self.param_groups[0].h.lr
         return float(self.lr(self.steps)) if callable(self.lr) else self.lr
 
     def shard_state(self, part: slice):
@@ -83,7 +85,7 @@ class Optimizer:
         if self._chunks is None or self._chunks_of is not self.arena.grad:
             self._chunks, self._chunks_of = self._make_chunks(), self.arena.grad
         self.arena.zero_missing_grads()
-        lr = self.current_lr
+        lr = float(self.lr(self.steps)) if callable(self.lr) else self.lr
         self.steps += 1
         for h, chunks in self._chunks:
             self.update(lr * h.lr_scale if h.lr is None else h.lr, h, chunks)
@@ -178,18 +180,27 @@ class Optimizer:
         vars(self).update(state, xp=xp[type(state["arena"].data)])
 
     def state_dict(self):
-        """The step count and a copy of the state, as arrays: {"steps": int, "momentum": {"fc1.weight": array, ...}}."""
+        """The step count and a copy of the state, as arrays: {"steps": int, "momentum": {"fc1.weight": array, ...}}.
+
+        And what was set in `param_groups`, as "groups": a list of dicts.
+        """
         named = {
             name: {key: np.array(to_numpy(a), order="C") for key, a in self.arena.unflatten(flat).items()}
             for name, flat in self.state.items()
         }
-        return {"steps": self.steps, **named}
+        given = [group.given for group in self.param_groups]
+        return {"steps": self.steps, **({"groups": given} if any(given) else {}), **named}
 
     def load_state_dict(self, state):
         """Restore what `state_dict` returned; ValueError if it is of another rule or other parameters."""
-        kept, given = sorted(self.state), sorted(state.keys() - {"steps"})
+        kept, given, groups = sorted(self.state), sorted(state.keys() - {"steps", "groups"}), state.get("groups", [])
         if kept != given:
             raise ValueError(f"{type(self).__name__} keeps the state {kept}, not {given}")
+        if groups and len(groups) != len(self.param_groups):
+            name, many = type(self).__name__, len(self.param_groups)
+            raise ValueError(f"{name} has {many} groups of parameters, and the state is that of {len(groups)}")
+        for group, changes in zip(self.param_groups, groups):
+            group.update(changes)
         shapes = {key: p.shape for key, p in self.arena.parameters.items()}
         for name in self.state:
             given = {key: np.shape(a) for key, a in state[name].items()}
@@ -215,12 +226,15 @@ class ParamGroup(MutableMapping):
 
     def __init__(self, optimizer, h):
         self.optimizer, self.h, self.parameters = optimizer, h, []
+        self.given = {}  # what was set, as JSON values
 
     def __getitem__(self, key):
         if key == "params":
             return self.parameters
         if key == "lr" and self.h.lr is None:
-            return self.optimizer.current_lr * self.h.lr_scale
+            optimizer = self.optimizer
+            lr = float(optimizer.lr(optimizer.steps)) if callable(optimizer.lr) else optimizer.lr
+            return lr * self.h.lr_scale
         return vars(self.h)[key]
 
     def __setitem__(self, key, value):
@@ -236,6 +250,7 @@ class ParamGroup(MutableMapping):
         except ValueError:
             vars(self.h).update(before)
             raise
+        self.given[key] = vars(self.h)[key]
 
     def __delitem__(self, key):
         raise ValueError(f"{type(self.optimizer).__name__}: a group keeps its {key!r}")

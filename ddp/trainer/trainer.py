@@ -236,6 +236,8 @@ class Trainer:
         if self.validation is None:
             return {}
         values = {f"val_{name}": value for name, value in self.evaluate(self.validation).items()}
+        if "val_loss" not in values:
+            raise ConfigurationError(f"metrics return a loss among others, got {', '.join(values)}: name it 'loss'")
         if self._due(self.eval_every):  # the last step may lie between two that a longer run evaluates
             self._tell_all("on_evaluation", values)
         return values

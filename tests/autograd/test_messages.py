@@ -597,6 +597,8 @@ TABLE = [
     (V, "SGD: momentum = 0.9 needs the state 'momentum': give it to the constructor",
      lambda: set_in_group("momentum", 0.9)),
     (V, "SGD: a group keeps its 'lr'", lambda: optim.SGD(weight(), lr=0.1).param_groups[0].pop("lr")),
+    (V, "SGD has 1 groups of parameters, and the state is that of 2",
+     lambda: optim.SGD(weight()).load_state_dict({"steps": 0, "groups": [{}, {}]})),
     (V, "Muon: adjust_lr_fn is original or match_rms_adamw, got 'best'",
      lambda: optim.Muon(weight(), adjust_lr_fn="best")),
     (R, "clip_grad_norm: the norm of the gradients is nan, and cannot be brought to 1.0", lambda: clip_nan()),

@@ -1,6 +1,7 @@
 """What every optimizer promises: groups, state, who owns the parameters, and what a step's bits depend on."""
 
 import copy
+import json
 
 import numpy as np
 import pytest
@@ -211,6 +212,27 @@ def test_one_group_follows_a_schedule_until_its_rate_is_set():
     group["lr"] = 0.7
     train(model, optimizer, 1)
     assert group["lr"] == 0.7 and dict(group)["momentum"] == 0.0 and len(group) == len([*group])
+
+
+def test_what_was_set_in_groups_is_part_of_the_state():
+    model, _ = model_and_twin()
+    first, second = (
+        [{"params": model[0].parameters()}, {"params": model[2].parameters(), "lr": 0.2}] for _ in range(2)
+    )
+    optimizer = optim.Adam(first, lr=0.1)
+    assert "groups" not in optimizer.state_dict() and optimizer.current_lr == 0.1
+    for group in optimizer.param_groups:
+        group["lr"] *= 0.5
+    optimizer.param_groups[1]["betas"] = (0.5, 0.6)
+    state = json.loads(json.dumps(optimizer.state_dict()["groups"]))
+    again = optim.Adam(second, lr=0.1)
+    again.load_state_dict({**optimizer.state_dict(), "groups": state})
+    assert [group["lr"] for group in again.param_groups] == [0.05, 0.1] and again.current_lr == 0.05
+    assert again.param_groups[1]["betas"] == (0.5, 0.6)
+    with pytest.raises(ValueError, match="Adam has 1 groups of parameters, and the state is that of 2"):
+        optim.Adam([{"params": [*model[0].parameters(), *model[2].parameters()]}]).load_state_dict(
+            {**optimizer.state_dict(), "groups": state}
+        )
 
 
 def test_groups_that_cannot_be():

@@ -377,3 +377,12 @@ def test_zero_is_never_but_at_the_end(tmp_path):
 def test_a_run_without_sense_is_refused(given, text):
     with pytest.raises(ConfigurationError, match=text):
         trainer_of(**given)
+
+
+def test_metrics_without_a_loss_are_refused():
+    trainer = trainer_of(steps=1)
+    trainer.metrics = lambda x, y: {"accuracy": trainer.model(x).argmax(1) == y}
+    with pytest.raises(
+        ConfigurationError, match=r"metrics return a loss among others, got val_accuracy: name it 'loss'"
+    ):
+        trainer.fit()
