@@ -33,6 +33,8 @@ def demo(out: str) -> int:
         summaries.append(json.loads((name / "summary.json").read_text(encoding="utf-8")))
     print()
     for label, key, form in ROWS:
+        if key not in summaries[0]:
+            continue
         print(f"{label:>22}  " + "  ".join(f"{cell(s[key], form)[:16]:>16}" for s in summaries))
     figure = _draw(directory)
     print(f"\ncurves: {figure}")

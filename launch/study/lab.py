@@ -4,14 +4,12 @@ import multiprocessing
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
 from allgrad import ddp
 from allgrad.ddp import process
 from allgrad.ddp.errors import ConfigurationError
-from allgrad.ddp.trainer import locked
 from allgrad.launch.study import ledger
 from allgrad.launch.study.workers import RankGroup, WorkerProcess, gather_ranks, run_here, serve_as_rank
 
@@ -66,8 +64,6 @@ class Lab:
         self._workers: list = []
         self._resting: Any = RankGroup([])  # too few for a group
         self.ledger = ledger.Ledger(out)
-        self._writes_alone = ExitStack()
-        self._writes_alone.enter_context(locked(self.out))
         self._found_before = {*self.ledger.rows}
         if self.comm.size > 1:
             self._workers, self._resting = gather_ranks(self.comm, ranks_per_run)
@@ -135,7 +131,6 @@ class Lab:
         for worker in (*self._workers, self._resting):
             worker.end()
         self.ledger.close()
-        self._writes_alone.close()
 
     # --- tasks ---------------------------------------------------------------------------------------------------
 

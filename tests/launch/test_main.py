@@ -18,10 +18,10 @@ def test_commands_that_do_not_exist_and_help(capsys):
     assert left.value.code == 0 and all(option.flag in printed for option in OPTIONS)
 
 
-def test_an_interrupted_run_says_how_to_go_on(capsys, monkeypatch):
+def test_an_interrupted_command_says_by_what(capsys, monkeypatch):
     def interrupt(arguments):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("allgrad.launch.__main__._command", interrupt)
     assert main(["train"]) == 130
-    assert "interrupted; --resume goes on" in capsys.readouterr().err
+    assert "interrupted by SIGINT" in capsys.readouterr().err

@@ -88,7 +88,7 @@ def test_shards_of_one_process_are_those_of_ranks():
 
 @pytest.mark.parametrize(
     "given, message",
-    [({"optimizer": "sdg"}, "optimizer 'sdg' is not one of adagrad, adam"),
+    [({"optimizer": "sdg"}, "optimizer 'sdg' is not one of adadelta, adagrad, adam"),
      ({"sampler": "random"}, "sampler 'random' is not one of epoch, once, iid, never"),
      ({"metric": "f1"}, "metric 'f1' is not one of"), ({"target": None}, "needs a target to reach, or a budget"),
      ({"target": math.nan}, "target is a finite number"), ({"eval_ratio": 0.5}, "eval_ratio is at least 1.0, got 0.5"),
