@@ -1,5 +1,7 @@
 """Definitions that tests of several packages hold the code against, and how hypothesis looks for counterexamples."""
 
+import gc
+
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -13,6 +15,12 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 settings.load_profile("derandomized")
+
+
+def pytest_collection_finish():
+    """Thousands of tests stay as they are: `gc.collect`, which some of them call, need not look through the others."""
+    gc.collect()
+    gc.freeze()
 
 
 def tree(leaves):
