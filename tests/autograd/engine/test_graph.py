@@ -321,10 +321,10 @@ def test_a_backward_inside_another_frees_its_graph_and_refuses_what_any_other_wo
             y.backward(retain_graph=True)
             y.backward()
             np.testing.assert_array_equal(w.grad, 4.0 * w.data)
-            with pytest.raises(RuntimeError, match="^backward through 'sum' a second time"):
+            with pytest.raises(RuntimeError, match=r"^backward through 'sum' a second time"):
                 y.backward()
             w.assign(np.ones(3))
-            with pytest.raises(RuntimeError, match="^'w' was modified in place after 'mul' used it"):
+            with pytest.raises(RuntimeError, match=r"^'w' was modified in place after 'mul' used it"):
                 z.backward()
             called.append(True)
             return g
