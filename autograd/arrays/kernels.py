@@ -30,11 +30,10 @@ def record_as_one_step(function):
 
 def mask_grad(g, mask):
     """g where the boolean mask holds and 0 elsewhere; unlike a product, also where g is nan or infinite."""
-    if type(g) not in NUMPY_TYPES or g.dtype not in INTEGERS_OF:
+    integers = INTEGERS_OF.get(g.dtype) if type(g) in NUMPY_TYPES else None
+    if integers is None:
         return xp[type(g)].where(mask, g, 0)
-    return (g.view(INTEGERS_OF[g.dtype]) * mask).view(
-        g.dtype
-    )  # its bits times 0 or 1: np.where takes ten times as long
+    return (g.view(integers) * mask).view(g.dtype)  # its bits times 0 or 1: np.where takes ten times as long
 
 
 def positive_part(a):

@@ -57,7 +57,7 @@ def capture(function):
     recordings: dict = {}  # how often each was made
 
     def captured(*arrays):
-        if not all([isinstance(a, np.ndarray) for a in arrays]):
+        if any(not isinstance(a, np.ndarray) for a in arrays):
             raise TypeError(f"capture: takes NumPy arrays, got {', '.join(type(a).__name__ for a in arrays)}")
         if is_active("detect_anomaly"):
             raise RuntimeError("capture: detect_anomaly finds no operations in a replay: call the function itself")

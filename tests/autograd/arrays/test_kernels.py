@@ -19,6 +19,7 @@ from allgrad.autograd.arrays import (
     normalize_axes,
     normalize_axis,
     ones,
+    positive_part,
     sum_keepdims,
     sum_over,
     sum_rows,
@@ -125,3 +126,14 @@ def test_masked_gradients_are_the_same_bits_or_0_in_arrays_of_any_size(dtype):
         mask = np.random.default_rng(1).random((shape[0], 64 if shape[1] == 1 else shape[1])) < 0.5
         for a, m in ((g, mask), (g.T, mask.T), (g[::2], mask[::2])):
             np.testing.assert_array_equal(mask_grad(a, m), np.where(m, a, 0), strict=True)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i4"])
+@pytest.mark.parametrize("length", [7, 5000])
+def test_the_positive_part_is_that_of_torch(length, dtype):
+    x = np.random.default_rng(0).integers(-9, 9, length).astype(dtype)
+    if dtype != "i4":
+        x[:3] = np.nan, np.inf, -np.inf
+    y = positive_part(x)
+    assert y.dtype == x.dtype
+    np.testing.assert_array_equal(y, torch.relu(torch.from_numpy(x)).numpy())

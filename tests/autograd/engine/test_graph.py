@@ -308,3 +308,28 @@ def test_a_walk_that_failed_leaves_the_next_one_alone():
     w.grad, failing[0] = None, False
     y.backward()
     np.testing.assert_array_equal(w.grad, np.full(3, 3.0))
+
+
+def test_a_backward_inside_another_frees_its_graph_and_refuses_what_any_other_would():
+    called = []
+
+    @ag.primitive
+    def around(a):
+        def vjp(g):
+            w = leaf(3, name="w")
+            y, z = (w * w).sum(), (w * w).sum()
+            y.backward(retain_graph=True)
+            y.backward()
+            np.testing.assert_array_equal(w.grad, 4.0 * w.data)
+            with pytest.raises(RuntimeError, match=r"^backward through 'sum' a second time"):
+                y.backward()
+            w.assign(np.ones(3))
+            with pytest.raises(RuntimeError, match=r"^'w' was modified in place after 'mul' used it"):
+                z.backward()
+            called.append(True)
+            return g
+
+        return a * 1.0, vjp
+
+    around(leaf(2)).sum().backward()
+    assert called == [True]
