@@ -18,7 +18,7 @@ LAUNCHERS = ("mpirun", "torchrun", "srun")
 MPIRUNS = ("mpirun", "mpiexec")
 OPTIONS_READ = ("config", "out", "threads", "arrays", "device", "backend")  # of the options of the ranks
 PROBE_SECONDS = 60.0  # in which a launcher starts ranks that do nothing
-WARNED = 128 + signal.SIGUSR1  # the status of a run that Slurm has warned: its time is over
+ASKED = tuple(128 + number for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM))  # of a run asked to end
 USAGE = 2  # the status of a run that was asked for something impossible: starting it again cannot help
 
 
@@ -67,7 +67,7 @@ def run(ranks: int, launcher: str | None, max_restarts: int, arguments: list[str
         status, asked = _wait(process, chosen)
         if asked is not None:  # whoever asks the run to end does not want it to begin again
             return 128 + asked if status else 0
-        if status in (0, USAGE, WARNED) or attempt == max_restarts:
+        if status in (0, USAGE, *ASKED) or attempt == max_restarts:
             break
         why = f"restart {attempt + 1} of {max_restarts} after status {status}"
         if min_ranks is not None:

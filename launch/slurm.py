@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from allgrad.ddp.errors import ConfigurationError
-from allgrad.launch.launchers import USAGE, WARNED, parsed_command, program
+from allgrad.launch.launchers import ASKED, USAGE, parsed_command, program
 
 SCRIPT = """\
 #!/bin/bash
@@ -26,7 +26,8 @@ for ((attempt = ${{SLURM_RESTART_COUNT:-0}}; ; attempt++)); do
     """
 RESTARTED = """ "${{resume[@]}}"
     status=$?
-    if ((status == 0 || status == {usage} || status == {warned} || attempt >= {most})); then exit "$status"; fi
+    case $status in 0|{usage}|{asked}) exit "$status";; esac
+    if ((attempt >= {most})); then exit "$status"; fi
     echo "restart $((attempt + 1)) of {most} after status $status"
 done"""
 
@@ -109,7 +110,7 @@ def script(
             raise ConfigurationError("--max-restarts needs a run that leaves checkpoints: give it an --out")
         lines += ["#SBATCH --requeue", "#SBATCH --open-mode=append"]
         restarts = RESTARTS.format(config=shlex.quote(str(Path(given["out"]) / "config.json")))
-        end = RESTARTED.format(usage=USAGE, warned=WARNED, most=max_restarts)
+        end = RESTARTED.format(usage=USAGE, asked="|".join(map(str, ASKED)), most=max_restarts)
         if "--resume" in arguments:
             arguments.remove("--resume")
     cpus = directives["cpus-per-task"]

@@ -200,7 +200,7 @@ def test_a_run_goes_on_without_any_other_flag(ranks, left, made, copied, start):
     assert again["resumed_at"] == 8 and again["world_size"] == (ranks or 1)
     for name in ("weights_sha256", "train_loss", "val_loss", "best", "steps", "logical_shards", "fingerprint"):
         assert again[name] == summary[name], name
-    moved = {"resume": True, "out": "run"}
+    moved = {"resume": True, "out": "run", "directory": str(copied.parent)}
     assert again["config"] == {**summary["config"], **moved}
     for file in FILES[:2]:
         one, other = ((run / "checkpoints" / STEPS[1] / file).read_bytes() for run in (made, copied))

@@ -181,6 +181,8 @@ TRAIN = "train --lr 1 --out none"
         ([-9], 0, 137, 1),
         ([2], 3, 2, 1),  # bad usage: starting again cannot help
         ([138], 3, 138, 1),  # Slurm has warned that time is over
+        ([1, 143], 3, 143, 2),  # somebody has asked a rank to end
+        ([130], 3, 130, 1),
     ],
 )
 def test_failures_are_started_again(statuses, restarts, status, count, machine, monkeypatch, capsys):
