@@ -190,7 +190,7 @@ def test_an_error_in_the_training_is_raised_where_it_happens(comm):
     """The ranks meet in the exchange only: what the last one finds wrong before, it raises alone."""
     trainer = trainer_of(comm, shards=7, batch=33)
     trainer.loss = lambda x, y: ag.cross_entropy(trainer.model(x), y, "none").reshape(-1, 1)
-    with pytest.raises(ValueError, match=r"the loss of a shard of [45] samples must be a scalar"):
+    with pytest.raises(ValueError, match=r"the loss of a shard of [45] samples must be a mean"):
         trainer.fit()
 
 
