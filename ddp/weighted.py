@@ -12,24 +12,13 @@ from allgrad.autograd.engine import unwrap
 from allgrad.ddp.errors import ConfigurationError, counted
 
 RETURNS = "a mean (a tensor of shape ()), one number a sample, or ddp.Weighted(total, weight)"
+# Names of operations, by what they say of the numbers that they are computed of.
 LINEAR = {
-    "add",
-    "sub",
-    "neg",
-    "mul",
-    "div",
-    "sum",
-    "mean",
-    "stack",
-    "concatenate",
-    "reshape",
-    "squeeze",
-    "where",
-    "getitem",
-}
-SELECTIONS = {"getitem", "masked_select", "index_select", "take", "take_along_dim"}
-REDUCTIONS = {"sum", "mean", "amax", "amin", "var", "std", "euclidean", "logsumexp", "prod"}
-SUMS = {"sum", "squared_error", "softmax_cross_entropy", "binary_cross_entropy"}  # where they are not marked as means
+    "add", "concatenate", "div", "getitem", "mean", "mul", "neg", "reshape", "squeeze", "stack", "sub", "sum", "where",
+}  # fmt: skip
+SELECTIONS = {"getitem", "index_select", "masked_select", "take", "take_along_dim"}
+REDUCTIONS = {"amax", "amin", "euclidean", "logsumexp", "mean", "prod", "std", "sum", "var"}
+SUMS = {"binary_cross_entropy", "softmax_cross_entropy", "squared_error", "sum"}  # if they are not marked as means
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from allgrad.ddp.errors import ConfigurationError, OutOfStep, counted
 
 
 def compare_models(comm, tensors: dict):
-    """Raise ConfigurationError on every rank if names, shapes or dtypes of the tensors differ. Collective.
+    """Raise ConfigurationError on every rank if names, shapes or dtypes differ, or which are trained. Collective.
 
     A sum over different parameters would be meaningless.
     """
-    mine = [(name, list(t.shape), str(t.dtype)) for name, t in tensors.items()]
+    mine = [(name, list(t.shape), str(t.dtype), "" if t.requires_grad else ", constant") for name, t in tensors.items()]
     all_ranks = comm.all_gather_object(mine)
     for rank, theirs in enumerate(all_ranks):
         for first, other in zip(all_ranks[0] + [None] * len(theirs), theirs + [None] * len(all_ranks[0])):
@@ -28,7 +28,7 @@ def compare_models(comm, tensors: dict):
 
 
 def _described(tensor):
-    return "nothing" if tensor is None else "{!r} {} {}".format(*tensor)
+    return "nothing" if tensor is None else "{!r} {} {}{}".format(*tensor)
 
 
 def compare_batches(comm, batch):

@@ -285,3 +285,14 @@ def test_ranks_evaluate_the_same_data(simulate):
 
     with pytest.raises(ConfigurationError, match=r"rank 0 has 12 samples .* where rank 1 has 11 samples"):
         simulate(2, run)
+
+
+def test_ranks_that_train_other_parameters_are_told_apart(simulate):
+    def run(comm):
+        model = nn.Linear(2, 3)
+        if comm.rank:
+            model.weight.requires_grad_(False)
+        DistributedDataParallel(model, comm, 2)
+
+    with pytest.raises(ConfigurationError, match="the models differ between ranks"):
+        simulate(2, run)
