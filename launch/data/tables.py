@@ -15,6 +15,7 @@ from allgrad.launch.data.dataset import Data
 from allgrad.launch.data.header import LABELS, NUMBER
 
 PANDAS_INDEX = r"^Unnamed: \d+$|^__index_level_\d+__$"
+TINY = 1e-140  # the squares of smaller deviations leave the normal range of float64
 FEW_CLASSES = 20  # whole numbers mean classes up to so many, and beyond if each occurs SAMPLES_A_CLASS times on average
 SAMPLES_A_CLASS = 5
 
@@ -170,18 +171,23 @@ def _frame(path, kind, header, known, features):
     try:
         frame = separated.read(path, header, known, features) if kind == "csv:" else arrow.read(path, kind)
     except OSError as error:
-        reason = error.strerror or "it is damaged"
-        raise ConfigurationError(f"{path} cannot be read ({reason}): give the path of a {kind[:-1]} file") from None
+        reason, article = error.strerror or "it is damaged", "an" if kind == "arrow:" else "a"
+        raise ConfigurationError(f"{path} cannot be read ({reason}): give the path of {article} {kind[:-1]} file") from None
     for j, name in enumerate(frame.names) if frame.named else ():
         if name == "":
             raise ConfigurationError(
-                f"{path}: column {j + 1} has no name in the header: name it, or delete it if it only numbers the "
-                f"lines, as the index of a pandas table does (index=False)"
+                f"{path}: column {j + 1} has no name{' in the header' if kind == 'csv:' else ''}: name it, or delete it if "
+                f"it only numbers the samples, as the index of a pandas table does (index=False)"
             )
         if re.match(PANDAS_INDEX, name):
             raise ConfigurationError(
                 f"{path}: column {name} is the index of a pandas table, which only numbers the rows: delete it "
                 f"(index=False), or give it another name"
+            )
+        if name in frame.names[:j]:
+            raise ConfigurationError(
+                f"{path} has two columns named {name}, {frame.names.index(name) + 1} and {j + 1}: rename one, or "
+                f"delete it"
             )
     return frame
 
@@ -372,7 +378,7 @@ def _data(path, parts, y, val_y, classes, old, remarks):
             if not old:
                 table["target"] = None
             if classes is None and not old:
-                center, unit = y.mean(axis=0), y.std(axis=0)
+                center, unit = y.mean(axis=0), _deviation(path, y, [train.label])
                 unit[y.min(axis=0) == y.max(axis=0)] = 1.0
                 if (y == y[0]).all() and (val_y == y[0]).all():
                     raise ConfigurationError(f"{path}: every label is {y[0].tolist()[0]}: name another by ?label=")
@@ -399,7 +405,7 @@ def _scaling(path, train, remarks):
         x = np.where(gone, mean, x)
     else:
         mean = x.mean(axis=0, dtype=float)
-    std = x.std(axis=0, dtype=float)
+    std = _deviation(path, x, train.names)
     # Rounding can leave the std of a constant column just above zero.
     constant = (std == 0) | (x.min(axis=0) == x.max(axis=0))
     std[constant] = 1.0
@@ -410,3 +416,15 @@ def _scaling(path, train, remarks):
             f"constant in the training part: {counted(int(constant.sum()), 'column')}, the first of them {name}"
         )
     return mean, std
+
+
+def _deviation(path, x, names):
+    """The standard deviation of each column; where its square would underflow, that of the column times 2**600."""
+    std = x.std(axis=0, dtype=float)
+    small = np.flatnonzero((std < TINY) & (x.min(axis=0) != x.max(axis=0)))
+    std[small] = (x[:, small] * 2.0**600).std(axis=0) * 2.0**-600
+    for j in small[std[small] < np.finfo(float).tiny][:1]:
+        raise ConfigurationError(
+            f"{path}: the numbers of column {names[j] if names else j + 1} differ by too little for float64: rescale it"
+        )
+    return std
