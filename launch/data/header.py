@@ -32,9 +32,9 @@ def has_header(path, first: list[str], rest: list[Kind], names=()) -> tuple[bool
     """Whether the fields of the first line are names, and a remark if that is no more than likely.
 
     A field that is text is a name where the column below it has none. Where the label is text too, a first line with
-    the text of another line is a sample. What is missing or infinite tells nothing. Numbers are names where they count up from 0 or 1, as those of pandas do, or
-    are years, and the columns below are decimals; where those are whole numbers too, nothing tells, and the user has
-    to: ConfigurationError. names: some that a header may have.
+    the text of another line is a sample. What is missing or infinite tells nothing. Numbers are names where they count
+    up from 0 or 1, as those of pandas do, or are years, and the columns below are decimals; where those are whole
+    numbers too, nothing tells, and the user has to: ConfigurationError. names: some that a header may have.
     """
     numbers = [f for f in first if re.match(NUMBER, f)]
     text = [j for j, f in enumerate(first) if not ABSENT.match(f) and not re.match(TRUTH, f)]
@@ -57,8 +57,8 @@ def has_header(path, first: list[str], rest: list[Kind], names=()) -> tuple[bool
             return True, None
         raise ConfigurationError(
             f"{path}: its first line has {first[above[0]]!r} in column {above[0] + 1}, where the lines below have no "
-            f"text, and {'a label of other lines' if known else 'numbers'} in others: correct the field, or write ?header=yes after the path if the line names "
-            f"the columns"
+            f"text, and {'a label of other lines' if known else 'numbers'} in others: correct the field, or write "
+            f"?header=yes after the path if the line names the columns"
         )
     elif any(first[j] in rest[j].texts for j in text):
         return False, None

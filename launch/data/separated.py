@@ -175,7 +175,8 @@ def _refuse_ragged(path, line, row, every, separator):
         f"{path}, line {line}: found {row.actual_columns} fields, expected {row.expected_columns} as in the first line"
     )
     if every:
-        commas = separator == "commas" and row.actual_columns > row.expected_columns and re.search(r"\d,\d", row.text)
+        longer = row.actual_columns > row.expected_columns and not row.text.rstrip().endswith(",")
+        commas = separator == "commas" and longer and re.search(r"\d,\d", row.text)
         raise ConfigurationError(
             f"{seen}: give each column a name in the header, and each sample all its fields"
             + (", or, if numbers have decimal commas, write them with points" if commas else "")
@@ -203,8 +204,8 @@ def _with_points(path, columns):
         both = column.filter(compute.match_substring_regex(column, BOTH))
         if len(both):
             raise ConfigurationError(
-                f"{path}: column {j + 1} has {both[0].as_py()!r}: write decimals with a point, and leave out what parts "
-                f"thousands"
+                f"{path}: column {j + 1} has {both[0].as_py()!r}: write decimals with a point, and leave out what "
+                f"parts thousands"
             )
     with_comma = [compute.match_substring_regex(column, DECIMAL_COMMA) for column in columns]
     some = [column.filter(found) for column, found in zip(columns, with_comma)]

@@ -172,12 +172,14 @@ def _frame(path, kind, header, known, features):
         frame = separated.read(path, header, known, features) if kind == "csv:" else arrow.read(path, kind)
     except OSError as error:
         reason, article = error.strerror or "it is damaged", "an" if kind == "arrow:" else "a"
-        raise ConfigurationError(f"{path} cannot be read ({reason}): give the path of {article} {kind[:-1]} file") from None
+        raise ConfigurationError(
+            f"{path} cannot be read ({reason}): give the path of {article} {kind[:-1]} file"
+        ) from None
     for j, name in enumerate(frame.names) if frame.named else ():
         if name == "":
             raise ConfigurationError(
-                f"{path}: column {j + 1} has no name{' in the header' if kind == 'csv:' else ''}: name it, or delete it if "
-                f"it only numbers the samples, as the index of a pandas table does (index=False)"
+                f"{path}: column {j + 1} has no name{' in the header' if kind == 'csv:' else ''}: name it, or delete "
+                f"it if it only numbers the samples, as the index of a pandas table does (index=False)"
             )
         if re.match(PANDAS_INDEX, name):
             raise ConfigurationError(
@@ -378,8 +380,13 @@ def _data(path, parts, y, val_y, classes, old, remarks):
             if not old:
                 table["target"] = None
             if classes is None and not old:
-                center, unit = y.mean(axis=0), _deviation(path, y, [train.label])
+                center, unit = y.mean(axis=0), y.std(axis=0)
                 unit[y.min(axis=0) == y.max(axis=0)] = 1.0
+                if (unit < TINY).any():
+                    raise ConfigurationError(
+                        f"{path}: targets differ by less than {TINY}, whose squared errors float64 cannot hold: "
+                        f"rescale the label"
+                    )
                 if (y == y[0]).all() and (val_y == y[0]).all():
                     raise ConfigurationError(f"{path}: every label is {y[0].tolist()[0]}: name another by ?label=")
                 y, val_y = (y - center) / unit, (val_y - center) / unit
@@ -405,10 +412,14 @@ def _scaling(path, train, remarks):
         x = np.where(gone, mean, x)
     else:
         mean = x.mean(axis=0, dtype=float)
-    std = _deviation(path, x, train.names)
-    # Rounding can leave the std of a constant column just above zero.
-    constant = (std == 0) | (x.min(axis=0) == x.max(axis=0))
-    std[constant] = 1.0
+    std = x.std(axis=0, dtype=float)
+    constant = x.min(axis=0) == x.max(axis=0)
+    small = np.flatnonzero((std < TINY) & ~constant)
+    std[small] = (x[:, small] * 2.0**600).std(axis=0) * 2.0**-600  # or the squares would underflow
+    for j in small[std[small] < np.finfo(float).tiny][:1]:
+        name = train.names[j] if train.names else j + 1
+        raise ConfigurationError(f"{path}: the numbers of column {name} differ by too little for float64: rescale it")
+    std[constant] = 1.0  # rounding can leave it just above zero
     if constant.any():
         first = int(np.argmax(constant))
         name = train.names[first] if train.names else first + 1
@@ -416,15 +427,3 @@ def _scaling(path, train, remarks):
             f"constant in the training part: {counted(int(constant.sum()), 'column')}, the first of them {name}"
         )
     return mean, std
-
-
-def _deviation(path, x, names):
-    """The standard deviation of each column; where its square would underflow, that of the column times 2**600."""
-    std = x.std(axis=0, dtype=float)
-    small = np.flatnonzero((std < TINY) & (x.min(axis=0) != x.max(axis=0)))
-    std[small] = (x[:, small] * 2.0**600).std(axis=0) * 2.0**-600
-    for j in small[std[small] < np.finfo(float).tiny][:1]:
-        raise ConfigurationError(
-            f"{path}: the numbers of column {names[j] if names else j + 1} differ by too little for float64: rescale it"
-        )
-    return std
