@@ -174,14 +174,13 @@ def _refuse_ragged(path, line, row, every, separator):
     seen = (
         f"{path}, line {line}: found {row.actual_columns} fields, expected {row.expected_columns} as in the first line"
     )
+    advice = "correct or delete the line"
     if every:
-        longer = row.actual_columns > row.expected_columns and not row.text.rstrip().endswith(",")
-        commas = separator == "commas" and longer and re.search(r"\d,\d", row.text)
-        raise ConfigurationError(
-            f"{seen}: give each column a name in the header, and each sample all its fields"
-            + (", or, if numbers have decimal commas, write them with points" if commas else "")
-        )
-    raise ConfigurationError(f"{seen}, separated by {separator}: correct or delete the line")
+        advice = "give each column a name in the header, and each sample all its fields"
+    longer = row.actual_columns > row.expected_columns and not row.text.rstrip().endswith(",")
+    if separator == "commas" and longer and re.search(r"\d,\d", row.text):
+        advice += ", or, if numbers have decimal commas, write them with points"
+    raise ConfigurationError(f"{seen}, separated by {separator}: {advice}")
 
 
 def _line(content, record):

@@ -415,7 +415,7 @@ def _scaling(path, train, remarks):
     std = x.std(axis=0, dtype=float)
     constant = x.min(axis=0) == x.max(axis=0)
     small = np.flatnonzero((std < TINY) & ~constant)
-    std[small] = (x[:, small] * 2.0**600).std(axis=0) * 2.0**-600  # or the squares would underflow
+    std[small] = (x[:, small].astype(float) * 2.0**600).std(axis=0) * 2.0**-600  # or the squares would underflow
     for j in small[std[small] < np.finfo(float).tiny][:1]:
         name = train.names[j] if train.names else j + 1
         raise ConfigurationError(f"{path}: the numbers of column {name} differ by too little for float64: rescale it")

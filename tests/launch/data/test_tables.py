@@ -192,6 +192,7 @@ BAD_CSV = {  # content, option, what the error says
     "points that part thousands": ("f;y\n1.000,5;u\n2.000,5;v\n", "", "'1.000,5'", "leave out what parts thousands"),
     "points that part thousands, no header": ("1.000,5;u\n2.000,5;v\n", "", "'1.000,5'", "leave out what parts"),
     "decimal commas between commas": ("a,b,y\n0,5,1,u\n1,5,2,v\n", "", "line 2", "4 fields", "decimal commas"),
+    "a decimal comma between commas": ("a,b,y\n1,1,u\n1,5,2,v\n2,2,u\n", "", "line 3", "4 fields", "decimal commas"),
     "another separator than it says": ("sep=;\n" + ROWS, "", "begins with sep=;", "most have commas"),
     "decimal commas and points": ("a;b;y\n1,5;2.5;0\n", "", "may be a decimal comma"),
     "beyond 2**53": (ROWS + f"{2**53 + 1},1,0\n", "", "line 6, column a", "9007199254740993", "float64 rounds"),
