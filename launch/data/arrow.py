@@ -12,13 +12,19 @@ def read(path, kind) -> Frame:
             from pyarrow import parquet
 
             with open(path, "rb") as file:
-                table = parquet.read_table(file)
+                table = parquet.ParquetFile(file).read()
         else:
             table = _ipc(path)
     except pa.ArrowException as error:
         raise ConfigurationError(
             f"{path} is no whole {kind[:-1].capitalize()} file ({first_line(error)}): write it anew"
         ) from None
+    for name in (table.schema.pandas_metadata or {}).get("index_columns", ()):
+        if name in table.column_names:
+            raise ConfigurationError(
+                f"{path}: column {name} is the index of a pandas table: write the file without it (index=False), or "
+                f"after reset_index() if it is a feature or the label"
+            )
     columns = [column.combine_chunks() for column in table.columns]
     types = pa.types
     for j, column in enumerate(columns):

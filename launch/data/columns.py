@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from allgrad.ddp.errors import ConfigurationError
-from allgrad.launch.data.header import NUMBER, TRUTH, WHOLE
+from allgrad.launch.data.header import MISSING, REAL, TRUTH, WHOLE
 
-MISSING = r"(?i)^(|\?|na|n/a|#n/a|<na>|[+-]?nan|null|none)$"  # in a column of numbers
 MISSING_LABELS = ("", "?", "NA", "N/A", "#N/A", "<NA>", "nan", "NaN", "null", "NULL")  # "none" and "na" may be classes
-REAL = rf"{NUMBER}|^[+-]?([Ii]nf|INF|[Ii]nfinity|INFINITY)$"
 EXACT = 2**53  # whole numbers up to this size are exact in float64
 LONGEST_LABEL = 1000  # characters
 DATE = re.compile(r"^\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T]\d{1,2}:\d{2}.*)?$|^\d{1,2}:\d{2}(:\d{2}.*)?$")
@@ -110,7 +108,7 @@ def _parsed(frame, j, column):
     if not compute.all(good).as_py():
         bad = np.flatnonzero(~np.asarray(good))
         words = compute.unique(column.filter(compute.invert(good))).to_pylist()
-        raise _no_number(frame, int(bad[0]), j, words, 2 * len(bad) > len(some))
+        raise _no_number(frame, bad, j, words, len(some))
     found = np.full(len(column), np.nan)
     found[~np.asarray(missing)] = as_numbers(some)
     return _exact(frame, j, column, found)
@@ -141,20 +139,24 @@ def _too_long(frame, i, j, seen):
     )
 
 
-def _no_number(frame, i, j, words, mostly):
-    """The error of a text where a number was expected: the first of the words, which `mostly` fill the column."""
-    seen = words[0]
+def _no_number(frame, bad, j, words, present):
+    """The error of texts where numbers were expected, in the samples `bad`; the column has so many fields present."""
+    seen, i = words[0], int(bad[0])
     if DATE.match(seen):
         advice = "a date or a time is written as a number, such as days since a fixed date"
     elif re.match(r"^[$€£]?\s*[+-]?\d[\d.,_' ]*\s*\D{0,3}$", seen):
         advice = "write the number alone, with a decimal point, without a unit and without what parts thousands"
-    elif all(re.match(r"(?i)^(yes|no|y|n|t|f|true|false|on|off)$", word) for word in words):
+    elif (len(words) > 1 or len(bad) == present) and all(
+        re.match(r"(?i)^(yes|no|y|n|t|f|true|false|on|off)$", word) for word in words
+    ):
         advice = "write 1 for yes and 0 for no"
-    elif mostly:
+    elif 2 * len(bad) > present:
         advice = (
             "if the column is the label, name it by ?label=; else write its words as numbers (a column of 0 and 1 for "
             "each word, as pandas.get_dummies does) or leave it out"
         )
+    elif i == 0 and not frame.named:
+        advice = "write ?header=yes after the path if the line names the columns, else correct the field"
     else:
         advice = "correct the field or delete the line"
     return ConfigurationError(f"{frame.at(i, j)}: found {shown(seen)}, expected a number: {advice}")
@@ -221,6 +223,11 @@ def _numeric_labels(frame, j, texts, whole):
     if not whole:
         return texts.astype(np.float64)
     values = [int(text) for text in texts]
+    spelt = {}
+    for text, value in zip(texts, values):
+        if spelt.setdefault(value, text) != text:
+            frame.remarks.append(f"label {frame.names[j]}: {spelt[value]} and {text} are the same number, {value}")
+            break
     for dtype in (np.int64, np.uint64):
         if np.iinfo(dtype).min <= min(values) and max(values) <= np.iinfo(dtype).max:
             return np.array(values, dtype)

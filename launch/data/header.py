@@ -11,7 +11,9 @@ NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 WHOLE = r"^[+-]?\d+$"
 TRUTH = r"^([Tt]rue|TRUE|[Ff]alse|FALSE)$"
 LABELS = ("label", "target", "class", "y")
-ABSENT = ("", "?", "NA")
+MISSING = r"(?i)^(|\?|na|n/a|#n/a|<na>|[+-]?nan|null|none)$"  # in a column of numbers
+REAL = rf"{NUMBER}|^[+-]?([Ii]nf|INF|[Ii]nfinity|INFINITY)$"
+ABSENT = re.compile(rf"{MISSING}|{REAL}|^\W+$")  # no name of a column, nor the text of a label
 YEARS = range(1900, 2101)
 
 
@@ -30,12 +32,12 @@ def has_header(path, first: list[str], rest: list[Kind], names=()) -> tuple[bool
     """Whether the fields of the first line are names, and a remark if that is no more than likely.
 
     A field that is text is a name where the column below it has none. Where the label is text too, a first line with
-    the text of another line is a sample. Numbers are names where they count up from 0 or 1, as those of pandas do, or
-    are years, and the columns below are decimals; where those are whole numbers too, nothing tells, and the user has
-    to: ConfigurationError. names: some that a header may have.
+    the text of another line is a sample. What is missing or infinite tells nothing. Numbers are names where they count
+    up from 0 or 1, as those of pandas do, or are years, and the columns below are decimals; where those are whole
+    numbers too, nothing tells, and the user has to: ConfigurationError. names: some that a header may have.
     """
     numbers = [f for f in first if re.match(NUMBER, f)]
-    text = [j for j, f in enumerate(first) if f not in ABSENT and not re.match(f"{NUMBER}|{TRUTH}", f)]
+    text = [j for j, f in enumerate(first) if not ABSENT.match(f) and not re.match(TRUTH, f)]
     above = [j for j in text if rest[j].what != "text"]
     decimals = any(kind.decimals for kind, f in zip(rest, first) if re.match(NUMBER, f))
     line = ",".join(first[:6]) + ",..." * (len(first) > 6)
@@ -50,12 +52,13 @@ def has_header(path, first: list[str], rest: list[Kind], names=()) -> tuple[bool
         if len(numbers) < len(first) or not _count_up(numbers) or all(kind.what == "missing" for kind in rest):
             return False, None
     elif above:
-        if not numbers or {*names} & {*first} or _count_up(numbers) or _in_order(numbers):
+        known = any(first[j] in rest[j].texts for j in text)
+        if not known and (not numbers or {*names} & {*first} or _count_up(numbers) or _in_order(numbers)):
             return True, None
         raise ConfigurationError(
             f"{path}: its first line has {first[above[0]]!r} in column {above[0] + 1}, where the lines below have no "
-            f"text, and numbers in others: correct the field, or write ?header=yes after the path if the line names "
-            f"the columns"
+            f"text, and {'a label of other lines' if known else 'numbers'} in others: correct the field, or write "
+            f"?header=yes after the path if the line names the columns"
         )
     elif any(first[j] in rest[j].texts for j in text):
         return False, None

@@ -10,12 +10,13 @@ from itertools import islice
 import numpy as np
 
 from allgrad.ddp.errors import ConfigurationError
-from allgrad.launch.data.columns import MISSING, Frame, as_numbers, first_line, pyarrow_for, trimmed
-from allgrad.launch.data.header import NUMBER, TRUTH, WHOLE, Kind, has_header
+from allgrad.launch.data.columns import Frame, as_numbers, first_line, pyarrow_for, trimmed
+from allgrad.launch.data.header import ABSENT, MISSING, NUMBER, TRUTH, WHOLE, Kind, has_header
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 DECIMAL_COMMA = r"^[+-]?\d+,\d+([eE][+-]?\d+)?$"
 MAYBE_THOUSANDS = r"^[+-]?[1-9]\d{0,2},\d{3}$"
+BOTH = r"^[+-]?\d{1,3}(\.\d{3})+,\d+$"  # thousands parted by points, and a decimal comma
 
 
 def read(path, header=None, names=(), features=None) -> Frame:
@@ -57,8 +58,9 @@ def read(path, header=None, names=(), features=None) -> Frame:
     if wrong:
         record = wrong[0].number - 1 - sum(row.number < wrong[0].number for row in blank)
         _refuse_ragged(
-            path, line(record), wrong[0], len(wrong) == table.num_rows + len(wrong) - 1, SEPARATORS.get(separator)
-        )
+            path, line(record), wrong[0], len(wrong) == table.num_rows + len(wrong) - 1,
+            SEPARATORS.get(separator, repr(separator)),
+        )  # fmt: skip
     columns = [trimmed(column.combine_chunks()) for column in table.columns]
     if separator != ",":
         columns = _with_points(path, columns)
@@ -68,7 +70,9 @@ def read(path, header=None, names=(), features=None) -> Frame:
         )
     first = [column[0].as_py() for column in columns]
     rest = [column[1:] for column in columns]
-    remarks = []
+    remarks, repeats = [], _repeats(first, rest, header)
+    if repeats is not None:
+        raise ConfigurationError(f"{path}, line {line(1 + repeats)} repeats the first line: delete it")
     if header is None:
         found, remark = has_header(path, first, [*map(_kind, rest, first)], names)
         remarks += [remark] if remark else []
@@ -109,14 +113,23 @@ def _separator(path, content, before):
     limit = csv.field_size_limit(len(head) + 1)
     try:
         rows = {s: [*islice(_split(head, s), 20)] for s in SEPARATORS}
+        usual = {s: sum(len(row) > 1 for row in found) * 2 > len(found) for s, found in rows.items()}
+        usual = [s for s, often in usual.items() if often]
         if b"sep=" in before:
             separator = before.decode().split("sep=")[1][0]
             rows[separator] = [*islice(_split(head, separator), 20)]
+            if usual and all(len(row) == 1 for row in rows[separator]):
+                raise ConfigurationError(
+                    f"{path} begins with sep={separator}, and no line below has that separator, but most have "
+                    f"{SEPARATORS[usual[0]]}: delete or correct sep={separator}"
+                )
         else:
-            # Where two kinds occur in most lines, as in 0,5;1,5;a, it is the one that leaves more numbers.
-            usual = {s: sum(len(row) > 1 for row in found) * 2 > len(found) for s, found in rows.items()}
-            usual = [s for s, often in usual.items() if often] or [","]
-            separator = max(usual, key=lambda s: _share_of_numbers(rows[s], s))
+            # Where two kinds occur in most lines, as in 0,5;1,5;a, it is the one that gives all lines as many fields,
+            # and of those the one that leaves more numbers; commas, which may be decimal commas, come last.
+            separator = max(
+                usual or [","],
+                key=lambda s: (len({*map(len, rows[s])}) == 1, _share_of_numbers(rows[s], s), s != ","),
+            )
     finally:
         csv.field_size_limit(limit)
     if not rows[separator]:
@@ -137,7 +150,7 @@ def _split(text, separator):
 def _share_of_numbers(rows, separator):
     fields = [text.strip() for row in rows for text in row]
     comma = separator != ","
-    return np.mean([bool(re.match(NUMBER, f) or (comma and re.match(DECIMAL_COMMA, f))) for f in fields])
+    return np.mean([bool(re.match(NUMBER, f) or (comma and re.match(f"{DECIMAL_COMMA}|{BOTH}", f))) for f in fields])
 
 
 def _refuse_open_quotes(path, content, separator):
@@ -161,9 +174,13 @@ def _refuse_ragged(path, line, row, every, separator):
     seen = (
         f"{path}, line {line}: found {row.actual_columns} fields, expected {row.expected_columns} as in the first line"
     )
+    advice = "correct or delete the line"
     if every:
-        raise ConfigurationError(f"{seen}: give each column a name in the header, and each sample all its fields")
-    raise ConfigurationError(f"{seen}, separated by {separator}: correct or delete the line")
+        advice = "give each column a name in the header, and each sample all its fields"
+    longer = row.actual_columns > row.expected_columns and not row.text.rstrip().endswith(",")
+    if separator == "commas" and longer and re.search(r"\d,\d", row.text):
+        advice += ", or, if numbers have decimal commas, write them with points"
+    raise ConfigurationError(f"{seen}, separated by {separator}: {advice}")
 
 
 def _line(content, record):
@@ -182,6 +199,13 @@ def _with_points(path, columns):
     """The columns with their decimal commas as points, as in files whose fields are not separated by commas."""
     from pyarrow import compute
 
+    for j, column in enumerate(columns):
+        both = column.filter(compute.match_substring_regex(column, BOTH))
+        if len(both):
+            raise ConfigurationError(
+                f"{path}: column {j + 1} has {both[0].as_py()!r}: write decimals with a point, and leave out what "
+                f"parts thousands"
+            )
     with_comma = [compute.match_substring_regex(column, DECIMAL_COMMA) for column in columns]
     some = [column.filter(found) for column, found in zip(columns, with_comma)]
     first = next((j for j, found in enumerate(some) if len(found)), None)
@@ -200,6 +224,25 @@ def _with_points(path, columns):
         compute.if_else(found, compute.replace_substring(column, ",", "."), column)
         for column, found in zip(columns, with_comma)
     ]
+
+
+def _repeats(first, rest, header):
+    """The index of the first sample that is the header again, as where two files were put together; None if none is.
+
+    A sample has text in its label alone, and a line of the same numbers may be one.
+    """
+    from pyarrow import compute
+
+    text = [f for f in first if not ABSENT.match(f) and not re.match(TRUTH, f)]
+    if len(text) < (1 if header == "yes" else 2):
+        return None
+    same = compute.equal(rest[0], first[0])
+    for column, name in zip(rest[1:], first[1:]):
+        if not compute.any(same).as_py():
+            return None
+        same = compute.and_(same, compute.equal(column, name))
+    found = compute.index(same, True).as_py()
+    return None if found < 0 else found
 
 
 def _kind(column, first):

@@ -15,6 +15,7 @@ from allgrad.launch.data.dataset import Data
 from allgrad.launch.data.header import LABELS, NUMBER
 
 PANDAS_INDEX = r"^Unnamed: \d+$|^__index_level_\d+__$"
+TINY = 1e-140  # the squares of smaller deviations leave the normal range of float64
 FEW_CLASSES = 20  # whole numbers mean classes up to so many, and beyond if each occurs SAMPLES_A_CLASS times on average
 SAMPLES_A_CLASS = 5
 
@@ -170,18 +171,25 @@ def _frame(path, kind, header, known, features):
     try:
         frame = separated.read(path, header, known, features) if kind == "csv:" else arrow.read(path, kind)
     except OSError as error:
-        reason = error.strerror or "it is damaged"
-        raise ConfigurationError(f"{path} cannot be read ({reason}): give the path of a {kind[:-1]} file") from None
+        reason, article = error.strerror or "it is damaged", "an" if kind == "arrow:" else "a"
+        raise ConfigurationError(
+            f"{path} cannot be read ({reason}): give the path of {article} {kind[:-1]} file"
+        ) from None
     for j, name in enumerate(frame.names) if frame.named else ():
         if name == "":
             raise ConfigurationError(
-                f"{path}: column {j + 1} has no name in the header: name it, or delete it if it only numbers the "
-                f"lines, as the index of a pandas table does (index=False)"
+                f"{path}: column {j + 1} has no name{' in the header' if kind == 'csv:' else ''}: name it, or delete "
+                f"it if it only numbers the samples, as the index of a pandas table does (index=False)"
             )
         if re.match(PANDAS_INDEX, name):
             raise ConfigurationError(
                 f"{path}: column {name} is the index of a pandas table, which only numbers the rows: delete it "
                 f"(index=False), or give it another name"
+            )
+        if name in frame.names[:j]:
+            raise ConfigurationError(
+                f"{path} has two columns named {name}, {frame.names.index(name) + 1} and {j + 1}: rename one, or "
+                f"delete it"
             )
     return frame
 
@@ -374,6 +382,11 @@ def _data(path, parts, y, val_y, classes, old, remarks):
             if classes is None and not old:
                 center, unit = y.mean(axis=0), y.std(axis=0)
                 unit[y.min(axis=0) == y.max(axis=0)] = 1.0
+                if (unit < TINY).any():
+                    raise ConfigurationError(
+                        f"{path}: targets differ by less than {TINY}, whose squared errors float64 cannot hold: "
+                        f"rescale the label"
+                    )
                 if (y == y[0]).all() and (val_y == y[0]).all():
                     raise ConfigurationError(f"{path}: every label is {y[0].tolist()[0]}: name another by ?label=")
                 y, val_y = (y - center) / unit, (val_y - center) / unit
@@ -400,9 +413,13 @@ def _scaling(path, train, remarks):
     else:
         mean = x.mean(axis=0, dtype=float)
     std = x.std(axis=0, dtype=float)
-    # Rounding can leave the std of a constant column just above zero.
-    constant = (std == 0) | (x.min(axis=0) == x.max(axis=0))
-    std[constant] = 1.0
+    constant = x.min(axis=0) == x.max(axis=0)
+    small = np.flatnonzero((std < TINY) & ~constant)
+    std[small] = (x[:, small].astype(float) * 2.0**600).std(axis=0) * 2.0**-600  # or the squares would underflow
+    for j in small[std[small] < np.finfo(float).tiny][:1]:
+        name = train.names[j] if train.names else j + 1
+        raise ConfigurationError(f"{path}: the numbers of column {name} differ by too little for float64: rescale it")
+    std[constant] = 1.0  # rounding can leave it just above zero
     if constant.any():
         first = int(np.argmax(constant))
         name = train.names[first] if train.names else first + 1

@@ -2,10 +2,12 @@
 
 import datetime
 import decimal
+import json
 import sys
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 
@@ -92,6 +94,21 @@ def test_a_table_without_rows_or_with_one_column_is_refused(tmp_path):
     refuses(path, "has one column, a")
     pq.write_table(pa.table({"a": VALUES, "__index_level_0__": VALUES, "y": VALUES}), path)
     refuses(path, "__index_level_0__ is the index of a pandas table")
+
+
+@pytest.mark.parametrize("kind", ["parquet", "feather"])
+def test_an_index_of_pandas_and_names_that_are_missing_or_twice_are_refused(tmp_path, kind):
+    def refused(names, *fragments, index=()):
+        meta = {b"pandas": json.dumps({"index_columns": [*index]}).encode()}
+        data = pa.Table.from_arrays([pa.array(VALUES, pa.float64())] * len(names), names).replace_schema_metadata(meta)
+        path = tmp_path / f"t.{kind}"
+        (pq.write_table if kind == "parquet" else feather.write_feather)(data, str(path))
+        refuses(path, *fragments)
+
+    refused(["a", "b", "id"], "column id is the index of a pandas table", "reset_index()", index=["id"])
+    refused(["a", "day", "id"], "column day is the index", index=[{"kind": "range"}, "day", "id"])
+    refused(["a", "b", "a"], "two columns named a, 1 and 3")
+    refused(["a", "", "y"], "column 2 has no name: name it")
 
 
 def test_fields_may_be_long(tmp_path):

@@ -30,6 +30,7 @@ FIRST = "".join(f"{'abc'[i % 3]},{i}.25,{i * 2}.5\n" for i in range(12))
     ("5.1,3.5,a", WORDS, False, ""),
     ("5.1,3.5,rare", WORDS, False, "?header=yes"),
     ("5,3,rare", WORDS, False, "?header=yes"),
+    ("2.5,1.5,none", WORDS.replace(",a", ",some"), False, ""),
     ("a,5.1,3.5", FIRST, False, ""),
     ("rare,5.1,3.5", FIRST, False, "?header=yes"),
 ])  # fmt: skip
@@ -57,3 +58,21 @@ def test_a_word_among_the_numbers_of_the_first_line_is_a_name_or_a_mistake(tmp_p
     path = csv_file(tmp_path, f"1,ten,0\n{WHOLE}")
     refuses(path, "'ten' in column 2", "correct the field", "?header=yes")
     assert load(f"{path}?header=yes").table["columns"] == ["1", "ten"]
+
+
+@pytest.mark.parametrize("nothing", ["nan", "NaN", "null", "None", "", "NA", "n/a", "?", "-", "inf", "-Infinity"])
+@pytest.mark.parametrize("line, rest", [
+    ("{0},{0},a", WORDS), ("{0},,a", WORDS), ("{0},2,0.5", DECIMALS), ("{0},{0},0", WHOLE), ("{0},{0},1.5", DECIMALS),
+])  # fmt: skip
+def test_a_first_line_where_something_is_missing_is_a_sample(tmp_path, nothing, line, rest):
+    path = csv_file(tmp_path, f"{line.format(nothing)}\n{rest}")
+    path = f"{path}?task={'classification' if rest == WORDS else 'regression'}"
+    refuses(path, "line 1, column 1", nothing or "found nothing")
+    if nothing not in ("-", "inf", "-Infinity"):
+        data = load(f"{path}&missing=drop")
+        assert data.table["columns"] is None and data.remarks[0] == "1 sample of 13 left out for missing values"
+
+
+def test_a_mistake_beside_a_label_of_other_lines_is_no_header(tmp_path):
+    path = csv_file(tmp_path, f"x,y,a\n{WORDS}")
+    refuses(path, "'x' in column 1", "a label of other lines", "correct the field", "?header=yes")

@@ -67,6 +67,28 @@ def test_a_constant_column_becomes_zeros(tmp_path):
     assert np.abs(data.train_x[:, 0]).max() < 1e-6 and np.abs(data.val_x[:, 0]).max() < 1e-6
 
 
+@pytest.mark.parametrize("size", [1e-100, 1e-160, 1e-200, 1e-300])
+def test_features_whose_squares_underflow_are_standardised(tmp_path, size):
+    """In units of the size the same table, but for the rounding of its decimals."""
+    found, expected = (
+        load(str(csv_file(tmp_path, table([[a, b * unit, k] for (a, b), k in zip(SAMPLES, KINDS)]), name)))
+        for unit, name in ((size, "small.csv"), (1.0, "one.csv"))
+    )
+    np.testing.assert_allclose(found.train_x, expected.train_x, rtol=1e-6, atol=1e-6)
+    assert found.table["std"][1] == pytest.approx(expected.table["std"][1] * size, rel=1e-12, abs=0)
+
+
+def test_decimal_commas_and_text_without_a_header_are_separated_by_semicolons(tmp_path):
+    comma, point = (table([[f"{i}{mark}5", "uv"[i % 2]] for i in range(20)], separator=";") for mark in ",.")
+    assert load(str(csv_file(tmp_path, comma))).sha256 == load(str(csv_file(tmp_path, point, "point.csv"))).sha256
+
+
+def test_labels_that_are_one_number_in_two_spellings_are_told(tmp_path):
+    path = csv_file(tmp_path, table([[i, ["01", "1", "02"][i % 3]] for i in range(30)], ["a", "code"]))
+    data = load(str(path))
+    assert data.classes == 2 and data.remarks[0] == "label code: 01 and 1 are the same number, 1"
+
+
 def test_numbers_that_are_not_integers_are_a_regression_target(tmp_path):
     prices = [i / 4 for i in range(20)]
     data = load(f"csv:{csv_file(tmp_path, table([[*x, p] for x, p in zip(SAMPLES, prices)]))}")
@@ -131,7 +153,18 @@ BAD_CSV = {  # content, option, what the error says
     "two label columns": ("y,a,class\n1,2,0\n", "", "2 columns named y, class", "?label=NAME"),
     "unknown label": (ROWS, "?label=price", "no column named 'price'", "a, b, kind"),
     "empty label": (ROWS, "?label=", "no column named ''", "a, b, kind"),
-    "double label": ("a,a,b\n1,2,0\n", "?label=a", "2 columns named 'a'"),
+    "a name twice": ("a,b,a\n1,2,0\n", "?label=a", "two columns named a, 1 and 3", "rename one"),
+    "header again": ("a,b,kind\n1,2,u\n3,4,v\n\na,b,kind\n5,6,u\n", "", "line 5 repeats the first line: delete it"),
+    "numbered header again": ("0,1,kind\n1,2,u\n0,1,kind\n", "?header=yes", "line 3 repeats the first line"),
+    "header that is said to be none": (
+        ROWS.replace("b", "y"),
+        "?header=no",
+        "line 1, column 1",
+        "'a'",
+        "write ?header=yes",
+    ),
+    "a y among numbers": ("a,b,kind\n1,2,0\ny,3,1\n4,5,0\n", "", "line 3, column a", "correct the field or delete"),
+    "comment": ("# from, the, archive\nf,g,kind\n1,2,0\n3,4,1\n5,6,0\n", "", "'f'", "correct the field or delete"),
     "index of a pandas table": (",a,label\n0,2,0\n1,3,1\n", "", "column 1 has no name", "index=False"),
     "open quote": (ROWS + '9,"1,0\n', "", "not CSV in UTF-8 at line 6"),
     "not UTF-8": (b"a,b\n1,\xff\n", "", "not CSV in UTF-8"),
@@ -156,6 +189,11 @@ BAD_CSV = {  # content, option, what the error says
     "thousands": ('a,y\n"1,000",0\n"2,000",1\n', "", "'1,000'", "without what parts thousands"),
     "units": ("a,y\n5%,0\n6%,1\n", "", "'5%'", "without a unit"),
     "commas that may part thousands": ("a;y\n1,000;0\n2,000;1\n", "", "'1,000'", "may be a decimal comma"),
+    "points that part thousands": ("f;y\n1.000,5;u\n2.000,5;v\n", "", "'1.000,5'", "leave out what parts thousands"),
+    "points that part thousands, no header": ("1.000,5;u\n2.000,5;v\n", "", "'1.000,5'", "leave out what parts"),
+    "decimal commas between commas": ("a,b,y\n0,5,1,u\n1,5,2,v\n", "", "line 2", "4 fields", "decimal commas"),
+    "a decimal comma between commas": ("a,b,y\n1,1,u\n1,5,2,v\n2,2,u\n", "", "line 3", "4 fields", "decimal commas"),
+    "another separator than it says": ("sep=;\n" + ROWS, "", "begins with sep=;", "most have commas"),
     "decimal commas and points": ("a;b;y\n1,5;2.5;0\n", "", "may be a decimal comma"),
     "beyond 2**53": (ROWS + f"{2**53 + 1},1,0\n", "", "line 6, column a", "9007199254740993", "float64 rounds"),
     "regression beyond 2**53": (f"1,{2**53 + 1}\n2,1\n", "?task=regression", "line 1, column 2", "float64 rounds"),
@@ -176,6 +214,8 @@ BAD_CSV = {  # content, option, what the error says
     "option twice": (ROWS, "?label=a&label=b", "given twice"),
     "beyond float32": (ROWS + "1e308,1,0\n-1e308,1,1\n", "", "too large for float32"),
     "target beyond float32": ("1,0.5\n2,1e300\n3,2\n", "", "too large for float32"),
+    "below float64": ("a,y\n" + "1e-320,0\n2e-320,1\n" * 5, "", "column a differ by too little for float64"),
+    "target below float64": ("1,1e-320\n2,2e-320\n3,0.0\n", "?task=regression", "rescale the label"),
 }
 
 
@@ -322,4 +362,5 @@ def test_missing_files_and_folders_are_refused(tmp_path, spec):
     refuses(spec.format(tmp_path / "absent"), "absent", "cannot be read (No such file or directory)")
     (tmp_path / "folder").mkdir()
     kind = {"feather": "arrow"}.get(spec.split(".")[-1], spec.split(".")[-1]) if spec[0] == "{" else spec[:3]
-    refuses(f"{kind}:{tmp_path / 'folder'}", "cannot be read (Is a directory)")
+    a = "an arrow" if kind == "arrow" else f"a {kind}"
+    refuses(f"{kind}:{tmp_path / 'folder'}", "cannot be read (Is a directory)", a if kind != "npz" else "NPZ")
