@@ -66,9 +66,8 @@ def as_operand(a, name):
         return a.view(np.ndarray)
     if is_torch(a):
         return a.detach() if a.requires_grad or type(a) is not sys.modules["torch"].Tensor else a
-    for kind_of_number in (int, float, complex):  # such as the number of elements that a size is
-        if isinstance(a, kind_of_number):
-            return kind_of_number(a)
+    if isinstance(a, (int, float, complex)):  # such as a size, which is more than a number
+        return +a
     raise TypeError(f"{name}: {COMPUTES_ON} {type(a).__name__}")
 
 

@@ -51,6 +51,7 @@ def checkpoint(function, *args, use_reentrant=False, preserve_rng_state=True, **
 
     def pullback(g):
         with _modes_of(before, preserve_rng_state):
+            again: Any
             _, again, inside = _recorded(compute)
         leaves = {node: _Gradient("outside", node.shape, None) for node in outside}
         nodes = [] if again is None else _nodes(again.node, inside)

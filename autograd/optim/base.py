@@ -63,6 +63,11 @@ class Optimizer:
         """The learning rate of the next step; of the first group, if it was set in all `param_groups`."""
         if all(group.h.lr is not None for group in self.param_groups):
             return self.param_groups[0].h.lr
+        return self.scheduled_lr
+
+    @property
+    def scheduled_lr(self) -> float:
+        """The learning rate of the next step of groups for which none was set."""
         return float(self.lr(self.steps)) if callable(self.lr) else self.lr
 
     def shard_state(self, part: slice):
@@ -85,7 +90,7 @@ class Optimizer:
         if self._chunks is None or self._chunks_of is not self.arena.grad:
             self._chunks, self._chunks_of = self._make_chunks(), self.arena.grad
         self.arena.zero_missing_grads()
-        lr = float(self.lr(self.steps)) if callable(self.lr) else self.lr
+        lr = self.scheduled_lr
         self.steps += 1
         for h, chunks in self._chunks:
             self.update(lr * h.lr_scale if h.lr is None else h.lr, h, chunks)
@@ -232,9 +237,7 @@ class ParamGroup(MutableMapping):
         if key == "params":
             return self.parameters
         if key == "lr" and self.h.lr is None:
-            optimizer = self.optimizer
-            lr = float(optimizer.lr(optimizer.steps)) if callable(optimizer.lr) else optimizer.lr
-            return lr * self.h.lr_scale
+            return self.optimizer.scheduled_lr * self.h.lr_scale
         return vars(self.h)[key]
 
     def __setitem__(self, key, value):
