@@ -56,7 +56,7 @@ def checkpoint(function, *args, use_reentrant=False, preserve_rng_state=True, **
         leaves = {node: _Gradient("outside", node.shape, None) for node in outside}
         nodes = [] if again is None else _nodes(again.node, inside)
         used = {parent for node in nodes for parent, *_ in node.edges if type(parent) is not inside}
-        if used != outside.keys() or again.data.shape != shape:
+        if again is None or used != outside.keys() or again.data.shape != shape:
             raise RuntimeError("checkpoint: the function computed something else in backward than before")
         for node in nodes:
             node.edges = tuple([(leaves[p], vjp, 0) if p in leaves else (p, vjp, v) for p, vjp, v in node.edges])

@@ -27,15 +27,16 @@ def getitem(a, index):
     return _getitem(a, index=index)
 
 
-def _part(given, a):
+def _part(i: Any, a):
     """One part of an index, as the array library of a takes it: a list, a range or a memoryview as an array."""
-    i: Any = unwrap(given)
+    i = unwrap(i)
     if isinstance(i, np.integer):
         return int(i)
     single = i is None or i is ... or isinstance(i, slice) or hasattr(i, "__index__") or hasattr(i, "dtype")
-    if not single and len(i):
-        i = np.asarray(i)
-    return integers(i, unwrap(a)) if hasattr(i, "dtype") and i.dtype != bool else i
+    part: Any = i
+    if not single and len(part):
+        part = np.asarray(part)
+    return integers(part, unwrap(a)) if hasattr(part, "dtype") and part.dtype != bool else part
 
 
 @primitive
