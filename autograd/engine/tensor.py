@@ -348,6 +348,24 @@ def unwrap(x):
     return x
 
 
+def constant(x, name):
+    """The array inside an option that no gradient flows to, such as a weight; TypeError if it requires one."""
+    if loses_gradient(x):
+        raise TypeError(f"{name} is a constant here, and requires a gradient, which would be lost: detach() it")
+    return unwrap(x)
+
+
+def own_copy(array, given):
+    """An index or a mask for a vjp to keep: the array, or a copy if it is the caller's, who may change it later."""
+    return array.copy("K") if array is given and type(array) is np.ndarray else array
+
+
+def number(x, name):
+    """An option that no gradient flows to, such as a slope, as a Python number: NumPy's promote float32 to float64."""
+    x: Any = constant(x, name)
+    return x.item() if hasattr(x, "item") else x
+
+
 def shape_of(x):
     """The shape of a tensor, an array of either library, a number or a list, as a tuple."""
     x = unwrap(x)

@@ -17,7 +17,7 @@ from allgrad.autograd.arrays import (
     record_as_one_step,
     xp,
 )
-from allgrad.autograd.engine import Tensor, attach_methods, linear_map, primitive, shape_of, unwrap
+from allgrad.autograd.engine import Tensor, attach_methods, linear_map, own_copy, primitive, shape_of, unwrap
 from allgrad.autograd.ops.elementwise import where
 
 
@@ -35,7 +35,8 @@ def _part(given, a):
     single = i is None or i is ... or isinstance(i, slice) or hasattr(i, "__index__") or hasattr(i, "dtype")
     if not single and len(i):
         i = np.asarray(i)
-    return integers(i, unwrap(a)) if hasattr(i, "dtype") and i.dtype != bool else i
+    i = integers(i, unwrap(a)) if hasattr(i, "dtype") and i.dtype != bool else i
+    return own_copy(i, given)
 
 
 @primitive
@@ -142,7 +143,7 @@ def masked_fill(a, mask, value):
 
 def embedding(indices, weight, padding_idx=None):
     """Rows of a table weight (V, D) for integers 0 .. V-1 (...), as (..., D). Row padding_idx gets no gradient."""
-    indices = integers(unwrap(indices), unwrap(weight))
+    indices = own_copy(integers(unwrap(indices), unwrap(weight)), indices)
     if kind(indices.dtype) not in "iu" or (type(indices) in NUMPY_TYPES and indices.min(initial=0) < 0):
         got = f"{indices.dtype} indices from {indices.min()} on"
         raise ValueError(f"embedding: rows of a table {weight.shape} are numbered from 0, got {got}")

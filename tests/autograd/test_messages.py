@@ -402,6 +402,12 @@ TABLE = [
     (V, "grad: argnum 1 of 1 arguments: they are counted from 0", lambda: ag.grad(lambda x: x, 1)(np.ones(2))),
     (V, "vjp: the pullback of a value of shape (2,) got a gradient of shape (3,)",
      lambda: ag.vjp(lambda x: x * 2.0, np.ones(2))[1](np.ones(3))),
+    (T, "vjp: the function must return one Tensor, got float64: differentiate by parts, and compute on Tensors",
+     lambda: ag.grad(lambda x: x.data.sum())(np.ones(2))),
+    (T, "vjp: the function must return real numbers, got complex128: differentiate parts of it",
+     lambda: ag.grad(lambda x: (x * 1j).sum())(np.ones(2))),
+    (T, "elu: alpha is a constant here, and requires a gradient, which would be lost: detach() it",
+     lambda: ag.elu(tensor(2), tensor())),
     (T, "vjp: the function must return one Tensor, got tuple: differentiate by parts",
      lambda: ag.vjp(lambda x: (x, x), np.ones(2))),
     # tools
