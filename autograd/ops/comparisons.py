@@ -151,9 +151,8 @@ def unique(a, sorted=True, return_inverse=False, return_counts=False, dim=None):
 def bincount(a, weights=None, minlength=0):
     """How often each integer 0, 1, 2, ... occurs in a vector of them, or the sum of the weights where it does."""
     x = unwrap(a)
-    counted = np.bincount(
-        to_numpy(x), None if weights is None else to_numpy(constant(weights, "bincount: weights")), minlength
-    )
+    weights = None if weights is None else to_numpy(constant(weights, "bincount: weights"))
+    counted = np.bincount(to_numpy(x), weights, minlength)
     return to_backend_of(counted, x)
 
 
