@@ -207,6 +207,9 @@ TABLE = [
      lambda: ag.Arena(nn.Linear(2, 2).to(device="cpu")).compute_in("int8")),
     (R, "the data of 'p' were replaced, training would not reach them: write p.assign(value) instead of", replaced),
     (R, "register_hook needs a leaf, this tensor was computed by 'sum'", lambda: tensor(2).sum().register_hook(print)),
+    (R, "retain_grad: only leaves keep a gradient, this is of 'mul': take it from ag.vjp of what follows, or go on",
+     lambda: (tensor(2) * 2.0).retain_grad()),
+    (T, "from_numpy: takes a NumPy array, got list: use as_tensor", lambda: ag.from_numpy([1.0])),
     (R, "assign needs a leaf, this tensor was computed by 'mul'", lambda: (tensor(2) * 2.0).assign(1.0)),
     # operations
     (V, "mse_loss: shapes (2, 3) and (3,) differ, and broadcasting them would average over wrong pairs",

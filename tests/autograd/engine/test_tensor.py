@@ -226,3 +226,17 @@ def test_an_index_or_mask_may_be_used_again_for_others_before_backward(use):
         if overwritten:
             np.testing.assert_array_equal(x.grad, g)
         g = x.grad.copy()
+
+
+def test_as_tensor_shares_what_is_there():
+    x, a, t = leaf(2), np.ones(2), torch.ones(2)
+    assert ag.as_tensor(x) is x and ag.as_tensor(x, "float32").dtype == np.float32
+    ag.as_tensor(x, "float32").sum().backward()
+    np.testing.assert_array_equal(x.grad, 1.0)
+    for shared in ag.as_tensor(a), ag.from_numpy(a):
+        a[0] += 1.0
+        assert shared.tolist() == a.tolist() and not shared.requires_grad
+    t[0] = 5.0
+    assert ag.as_tensor(t).tolist() == [5.0, 1.0]
+    assert ag.as_tensor([1.0]).dtype == np.float32 and ag.as_tensor(a, "float32").dtype == np.float32
+    x.retain_grad()

@@ -125,7 +125,7 @@ def test_an_argument_that_numpy_reads_unseen_is_never_taken_for_another(name):
 
 
 def test_an_array_of_elements_of_an_argument_is_refused():
-    f, w, x = step_of(lambda x, w: np.array([x[0, 0], x[0, 1]]) @ w)
+    f, _, x = step_of(lambda x, w: np.array([x[0, 0], x[0, 1]]) @ w)
     with pytest.raises(RuntimeError, match="reads values by numpy's array"):
         ag.capture(f)(x)
 
