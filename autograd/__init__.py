@@ -16,8 +16,8 @@ if __name__ == "autograd":  # in a checkout, `import autograd` is `import allgra
 from allgrad.autograd.arena import Arena
 from allgrad.autograd.arrays import load_imported_backends as _load, xp as _xp
 from allgrad.autograd.engine import (
-    checkpoint, default_dtype, enable_grad, get_default_dtype, grad, hessian, hvp, jacobian, jvp, no_grad, primitive,
-    shared, Tensor, tensor, vjp,
+    as_tensor, checkpoint, default_dtype, enable_grad, from_numpy, get_default_dtype, grad, hessian, hvp,
+    inference_mode, is_grad_enabled, jacobian, jvp, no_grad, primitive, set_grad_enabled, shared, Tensor, tensor, vjp,
 )  # fmt: skip
 from allgrad.autograd.ops import (
     abs, acos, acosh, adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d, adaptive_max_pool1d,
@@ -50,7 +50,7 @@ from allgrad.autograd.ops import (
     topk, trace, transpose, tril, tril_indices, triplet_margin_loss, triu, triu_indices, trunc, unbind, unflatten,
     unfold, unique, unsqueeze, var, vsplit, vstack, where, xlogy, zeros, zeros_like,
 )  # fmt: skip
-from allgrad.autograd.ops import decompositions as linalg
+from allgrad.autograd.ops import decompositions as linalg, in_place as _in_place  # which are methods of Tensor
 from allgrad.autograd.random import manual_seed
 from allgrad.autograd.replay import capture
 from allgrad.autograd.tools import count_operations, detect_anomaly, draw_graph, gradcheck, summary, to_dot

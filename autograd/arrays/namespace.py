@@ -71,11 +71,6 @@ def as_operand(a, name):
     raise TypeError(f"{name}: {COMPUTES_ON} {type(a).__name__}")
 
 
-def number(x):
-    """A static argument, such as a slope, as a Python number: NumPy's promote float32 to float64."""
-    return x.item() if hasattr(x, "item") else x
-
-
 def promoted(a, b) -> Any:
     """Two NumPy operands in one dtype where torch takes it from one of them; None if NumPy's promotion is torch's.
 

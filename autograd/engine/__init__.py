@@ -20,12 +20,18 @@ from allgrad.autograd.engine.modes import (
     enable_grad,
     get_default_dtype,
     here,
+    inference_mode,
+    is_grad_enabled,
     no_grad,
+    set_grad_enabled,
     setting,
 )
 from allgrad.autograd.engine import numpy_calls as _numpy_calls  # Tensor.__array_function__
 from allgrad.autograd.engine.primitive import operations, ARGUMENT_TYPES, primitive, shared
 from allgrad.autograd.engine.recomputation import checkpoint
 from allgrad.autograd.engine.stepped import SteppedFunction
-from allgrad.autograd.engine.tensor import attach_methods, is_mean_of, reference_array, shape_of, Tensor, tensor, unwrap
+from allgrad.autograd.engine.tensor import (
+    as_tensor, attach_methods, constant, from_numpy, is_mean_of, number, own_copy, reference_array, shape_of, Tensor,
+    tensor, unwrap,
+)  # fmt: skip
 from allgrad.autograd.engine.transforms import grad, hessian, hvp, jacobian, jvp, linear_map, unfused, vjp

@@ -17,6 +17,7 @@ draw_graph, to_dot  Tensor.__init__                            keep the values, 
 capture, recording  rules of all primitives                    show each rule arrays that report what NumPy computes
                     Leaf.accumulate, engine.graph.backward     record the gradients that arrive, and those sent back
                     Tensor.data                                show the same arrays to code outside of operations
+                    numpy.array, numpy.asarray and such        show what they read of those arrays
                     Tensor.assign, Tensor.grad, random.philox  refuse what a replay could not repeat
 capture, comparing  Leaf.accumulate                            collect gradients without effect on the leaves
 checkpoint          engine.primitive.Node                      know the nodes of the function from those outside

@@ -5,7 +5,7 @@ A module declares those it needs by `declare_modes`, with the value of a thread 
 """
 
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import copy
 
 import numpy as np
@@ -62,6 +62,37 @@ def no_grad():
 def enable_grad():
     """Context in which a graph is recorded, also inside `no_grad`."""
     return setting(recording=True)
+
+
+def is_grad_enabled():
+    """Whether operations are recorded here: not inside `no_grad`."""
+    return here.recording
+
+
+class set_grad_enabled:
+    """Record operations from now on in this thread, or do not; as a context, until its end."""
+
+    def __init__(self, mode):
+        self.mode, self.before = bool(mode), here.recording
+        here.recording = self.mode
+        self._count(1)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        here.recording = self.before
+        self._count(-1)
+
+    def _count(self, change):
+        global pauses
+        with _counting:
+            pauses += 0 if self.mode else change
+
+
+def inference_mode(mode=True):
+    """`no_grad`, or a context without effect for mode=False. Results are constants like any others."""
+    return no_grad() if mode else nullcontext()
 
 
 def default_dtype(dtype):

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from allgrad.autograd.arrays import cast_like, is_torch, kind, like_arg, to_backend_of, to_device, to_numpy, xp
+from allgrad.autograd.arrays import (
+    as_operand,
+    cast_like,
+    is_torch,
+    kind,
+    like_arg,
+    to_backend_of,
+    to_device,
+    to_numpy,
+    xp,
+)
 from allgrad.autograd.engine import graph, modes
 from allgrad.autograd.engine.graph import Leaf
 from allgrad.autograd.engine.modes import get_default_dtype, here
@@ -226,6 +236,12 @@ class Tensor:
             raise RuntimeError(f"register_hook needs a leaf, this tensor was computed by {self.name!r}")
         self.node.hook = hook
 
+    def retain_grad(self):
+        """Without effect on a leaf, which keeps its gradient anyway; RuntimeError for other tensors."""
+        if not isinstance(self.node, Leaf):
+            todo = "take it from ag.vjp of what follows, or go on from a leaf, y.detach().requires_grad_()"
+            raise RuntimeError(f"retain_grad: only leaves keep a gradient, this is of {self.name!r}: {todo}")
+
     def backward(self, gradient=None, retain_graph=False):
         """Add the gradient of this tensor by each leaf that it depends on to the leaf's `grad`.
 
@@ -348,6 +364,24 @@ def unwrap(x):
     return x
 
 
+def constant(x, name):
+    """The array inside an option that no gradient flows to, such as a weight; TypeError if it requires one."""
+    if loses_gradient(x):
+        raise TypeError(f"{name} is a constant here, and requires a gradient, which would be lost: detach() it")
+    return unwrap(x)
+
+
+def own_copy(array, given):
+    """An index or a mask for a vjp to keep: the array, or a copy if it is the caller's, who may change it later."""
+    return array.copy("K") if array is given and type(array) is np.ndarray else array
+
+
+def number(x, name):
+    """An option that no gradient flows to, such as a slope, as a Python number: NumPy's promote float32 to float64."""
+    x: Any = constant(x, name)
+    return x.item() if hasattr(x, "item") else x
+
+
 def shape_of(x):
     """The shape of a tensor, an array of either library, a number or a list, as a tuple."""
     x = unwrap(x)
@@ -381,6 +415,26 @@ def tensor(data, requires_grad=False, dtype=None, name="tensor", device=None):
         held = "numbers, in arrays, torch tensors, numbers and lists of one length"
         raise TypeError(f"tensor: holds {held}, not {data!r:.60}")
     return Tensor(array, Leaf(name, array.shape, check_floating(array.dtype, name)) if requires_grad else None)
+
+
+def as_tensor(data, dtype=None, device=None):
+    """The tensor itself, or a constant that shares the memory of an array; a copy of what is neither, see `tensor`.
+
+    Of a tensor, dtype and device convert it as an operation does, `x.to(...)`; of an array they make a copy.
+    """
+    if type(data) is Tensor:
+        for wanted in (dtype, device):
+            data = data if wanted is None else data.to(wanted)
+        return data
+    share = dtype is device is None and (isinstance(data, np.ndarray) or is_torch(data))
+    return Tensor(as_operand(data, "as_tensor")) if share else tensor(data, dtype=dtype, device=device)
+
+
+def from_numpy(array):
+    """A constant that shares the memory of a NumPy array: what is changed in one is changed in the other."""
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"from_numpy: takes a NumPy array, got {type(array).__name__}: use as_tensor")
+    return as_tensor(array)
 
 
 def check_floating(dtype, name):

@@ -15,7 +15,7 @@ import math
 
 import numpy as np
 
-from allgrad.autograd.arrays import cast_like, full, xp
+from allgrad.autograd.arrays import cast_like, full, kind, xp
 from allgrad.autograd.engine.graph import Leaf, backward
 from allgrad.autograd.engine.modes import declare_modes, here, setting
 from allgrad.autograd.engine.primitive import primitive, shared
@@ -56,10 +56,11 @@ def vjp(f, *xs):
     with setting(recording=True, depth=level):
         inputs = [_input(x, level) for x in map(_asarray, xs)]
         y = f(*[Tensor(x.data, x.node, level) for x in inputs])  # which f may change in place
-    if type(y) is not Tensor and not hasattr(y, "dtype"):
-        if not isinstance(y, (bool, int, float)):
-            raise TypeError(f"vjp: the function must return one Tensor, got {type(y).__name__}: differentiate by parts")
-        y = tensor(float(y))
+    if type(y) is not Tensor:
+        todo = "differentiate by parts, and compute on Tensors, not on their data"
+        raise TypeError(f"vjp: the function must return one Tensor, got {type(y).__name__}: {todo}")
+    if kind(y.dtype) == "c":
+        raise TypeError(f"vjp: the function must return real numbers, got {y.dtype}: differentiate parts of it")
     value, root = (y.data, y.node) if _level(y) == level else (y, None)  # no root: y does not depend on the inputs
 
     def pullback(g):

@@ -13,12 +13,11 @@ from allgrad.autograd.arrays import (
     logistic,
     mask_grad,
     max_keepdims,
-    number,
     positive_part,
     sum_keepdims,
     xp,
 )  # fmt: skip
-from allgrad.autograd.engine import Tensor, attach_methods, primitive, unwrap
+from allgrad.autograd.engine import Tensor, attach_methods, number, primitive, unwrap
 from allgrad.autograd.ops.conversions import cast
 
 SQRT_HALF = math.sqrt(0.5)
@@ -36,7 +35,7 @@ def relu(a):
 
 def leaky_relu(a, negative_slope=0.01):
     """a where it is positive, negative_slope * a elsewhere; the derivative at 0 is negative_slope."""
-    return _leaky_relu(a, slope=number(negative_slope))
+    return _leaky_relu(a, slope=number(negative_slope, "leaky_relu: negative_slope"))
 
 
 @primitive
@@ -49,7 +48,7 @@ def _leaky_relu(a, *, slope):
 
 def elu(a, alpha=1.0):
     """a where it is positive, alpha (exp(a) - 1) elsewhere. Clevert et al. 2016."""
-    return _elu(a, alpha=number(alpha))
+    return _elu(a, alpha=number(alpha, "elu: alpha"))
 
 
 @primitive
@@ -131,7 +130,7 @@ def softplus(a, beta=1.0, threshold=20.0):
     """log(1 + exp(beta a)) / beta, a smooth relu; a itself where beta a > threshold. ValueError if beta is 0."""
     if not beta:
         raise ValueError("softplus: beta must not be 0: softplus(a) for a large beta tends to relu")
-    return _softplus(a, beta=number(beta), threshold=number(threshold))
+    return _softplus(a, beta=number(beta, "softplus: beta"), threshold=number(threshold, "softplus: threshold"))
 
 
 @primitive
@@ -146,7 +145,7 @@ def hardtanh(a, min_val=-1.0, max_val=1.0):
     """a limited to [min_val, max_val], with derivative 0 at and beyond the ends."""
     if not min_val <= max_val:
         raise ValueError(f"hardtanh: min_val {min_val} is above max_val {max_val}: exchange them")
-    return _hardtanh(a, low=number(min_val), high=number(max_val))
+    return _hardtanh(a, low=number(min_val, "hardtanh: min_val"), high=number(max_val, "hardtanh: max_val"))
 
 
 @primitive

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from allgrad.autograd.arrays import astype, kind, number, to_backend_of, xp
-from allgrad.autograd.engine import Tensor, shape_of, unwrap
+from allgrad.autograd.arrays import astype, kind, to_backend_of, xp
+from allgrad.autograd.engine import Tensor, number, shape_of, unwrap
 from allgrad.autograd.ops.activations import softmax
 from allgrad.autograd.ops.arrangements import repeat_interleave
 from allgrad.autograd.ops.dropout import dropout
@@ -28,7 +28,7 @@ def scaled_dot_product_attention(
     if enable_gqa:
         key, value = (repeat_interleave(x, query.shape[-3] // x.shape[-3], -3) for x in (key, value))
     _check_shapes(query, key, value, attn_mask)
-    scale = 1.0 / math.sqrt(max(query.shape[-1], 1)) if scale is None else number(scale)
+    scale = 1.0 / math.sqrt(max(query.shape[-1], 1)) if scale is None else number(scale, "attention: scale")
     scores = matmul(query * scale, key.mT)
     if is_causal:
         attn_mask = to_backend_of(np.tri(scores.shape[-2], scores.shape[-1], dtype=bool), unwrap(scores))

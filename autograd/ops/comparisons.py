@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from allgrad.autograd.arrays import is_torch, normalize_axes, number, to_backend_of, to_numpy, xp
-from allgrad.autograd.engine import Tensor, attach_methods, reference_array, shape_of, unwrap
+from allgrad.autograd.arrays import is_torch, normalize_axes, to_backend_of, to_numpy, xp
+from allgrad.autograd.engine import Tensor, attach_methods, constant, reference_array, shape_of, unwrap
 
 
 def arrays_of(*operands):
     """The arrays of several operands, all of one library; numbers as they are."""
     like = reference_array(*operands)
-    found = [number(x) if isinstance(x, np.generic) else unwrap(x) for x in operands]
+    found = [x.item() if isinstance(x, np.generic) else unwrap(x) for x in operands]
     return [x if isinstance(x, (bool, int, float)) else to_backend_of(x, like) for x in found]
 
 
@@ -151,7 +151,8 @@ def unique(a, sorted=True, return_inverse=False, return_counts=False, dim=None):
 def bincount(a, weights=None, minlength=0):
     """How often each integer 0, 1, 2, ... occurs in a vector of them, or the sum of the weights where it does."""
     x = unwrap(a)
-    counted = np.bincount(to_numpy(x), None if weights is None else to_numpy(unwrap(weights)), minlength)
+    weights = None if weights is None else to_numpy(constant(weights, "bincount: weights"))
+    counted = np.bincount(to_numpy(x), weights, minlength)
     return to_backend_of(counted, x)
 
 

@@ -26,7 +26,7 @@ def hardsigmoid(a):
 def hardswish(a):
     """a times hardsigmoid(a). Howard et al. 2019."""
     x = unwrap(a)
-    n, inside, above = xp[type(a)], (x > -3.0) & (x < 3.0), x >= 3.0
+    n, inside, above = xp[type(a)], ~((x <= -3.0) | (x >= 3.0)), x >= 3.0  # or nan
     y = n.where(above, a, mask_grad(a * (a + 3.0) * (1.0 / 6.0), inside))
     return y, lambda g: n.where(above, g, mask_grad(g * (a * (1.0 / 3.0) + 0.5), inside))
 

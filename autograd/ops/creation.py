@@ -13,7 +13,7 @@ import math
 import numpy as np
 
 from allgrad.autograd.arrays import cast_like, full as filled, is_torch, to_backend_of, to_numpy
-from allgrad.autograd.engine import Tensor, get_default_dtype, shape_of, tensor, unwrap
+from allgrad.autograd.engine import Tensor, get_default_dtype, number, shape_of, tensor, unwrap
 from allgrad.autograd.ops.conversions import resolve_dtype
 from allgrad.autograd.ops.shapes import _listed
 from allgrad.autograd.random import draw
@@ -29,7 +29,7 @@ def _made(array, dtype, device, requires_grad):
 
 def _number(x):
     """A Python number from one, or from a tensor or an array of one element."""
-    return unwrap(x).item() if hasattr(unwrap(x), "item") else x
+    return number(x, "what a new tensor is filled from")
 
 
 def full(size, fill_value, *, dtype=None, device=None, requires_grad=False):

@@ -14,13 +14,12 @@ from allgrad.autograd.arrays import (
     kind,
     mask_grad,
     namespace,
-    number,
     promoted,
     sign as sign_of,
     to_backend_of,
     xp,
 )  # fmt: skip
-from allgrad.autograd.engine import Tensor, attach_methods, primitive, reference_array, unwrap
+from allgrad.autograd.engine import Tensor, attach_methods, number, own_copy, primitive, reference_array, unwrap
 
 
 def promoting(rule):
@@ -31,7 +30,7 @@ def promoting(rule):
 
 def add(a, b, *, alpha=1):
     """a + alpha b."""
-    return _add(a, b if alpha == 1 else mul(b, number(alpha)))
+    return _add(a, b if (alpha == 1) is True else mul(b, number(alpha, "add: alpha")))
 
 
 @primitive
@@ -42,7 +41,7 @@ def _add(a, b):
 
 def sub(a, b, *, alpha=1):
     """a - alpha b."""
-    return _sub(a, b if alpha == 1 else mul(b, number(alpha)))
+    return _sub(a, b if (alpha == 1) is True else mul(b, number(alpha, "sub: alpha")))
 
 
 @primitive
@@ -250,7 +249,7 @@ def where(condition, a, b):
     c = to_backend_of(unwrap(condition), reference_array(a, b, condition))
     if kind(c.dtype) not in "biu":
         raise TypeError(f"where: the condition is an array of booleans, such as a > 0, not of {c.dtype}")
-    c = c if kind(c.dtype) == "b" else c != 0
+    c = own_copy(c, condition) if kind(c.dtype) == "b" else c != 0
     a, b = promoted(a, b) or (a, b)
     return namespace(a, b, c).where(c, a, b), None, lambda g: mask_grad(g, c), lambda g: mask_grad(g, ~c)
 

@@ -17,7 +17,7 @@ from allgrad.autograd.arrays import (
     record_as_one_step,
     xp,
 )
-from allgrad.autograd.engine import Tensor, attach_methods, linear_map, primitive, shape_of, unwrap
+from allgrad.autograd.engine import Tensor, attach_methods, linear_map, own_copy, primitive, shape_of, unwrap
 from allgrad.autograd.ops.elementwise import where
 
 
@@ -36,7 +36,8 @@ def _part(i: Any, a):
     part: Any = i
     if not single and len(part):
         part = np.asarray(part)
-    return integers(part, unwrap(a)) if hasattr(part, "dtype") and part.dtype != bool else part
+    part = integers(part, unwrap(a)) if hasattr(part, "dtype") and part.dtype != bool else part
+    return own_copy(part, given)
 
 
 @primitive
@@ -143,7 +144,7 @@ def masked_fill(a, mask, value):
 
 def embedding(indices, weight, padding_idx=None):
     """Rows of a table weight (V, D) for integers 0 .. V-1 (...), as (..., D). Row padding_idx gets no gradient."""
-    indices = integers(unwrap(indices), unwrap(weight))
+    indices = own_copy(integers(unwrap(indices), unwrap(weight)), indices)
     if kind(indices.dtype) not in "iu" or (type(indices) in NUMPY_TYPES and indices.min(initial=0) < 0):
         got = f"{indices.dtype} indices from {indices.min()} on"
         raise ValueError(f"embedding: rows of a table {weight.shape} are numbered from 0, got {got}")

@@ -22,13 +22,22 @@ from allgrad.autograd.arrays import (
     kind,
     logistic,
     namespace,
-    number,
     ones,
     to_backend_of,
     to_numpy,
     xp,
 )
-from allgrad.autograd.engine import Tensor, is_mean_of, primitive, reference_array, shape_of, unfused, unwrap
+from allgrad.autograd.engine import (
+    Tensor,
+    constant,
+    is_mean_of,
+    number,
+    primitive,
+    reference_array,
+    shape_of,
+    unfused,
+    unwrap,
+)
 from allgrad.autograd.ops.activations import log_softmax, softplus
 from allgrad.autograd.ops.elementwise import abs, exp, log, mul, sub, where
 from allgrad.autograd.ops.indexing import take_along_dim
@@ -98,11 +107,10 @@ def l1_loss(prediction, target, reduction="mean"):
 def huber_loss(prediction, target, reduction="mean", delta=1.0):
     """d^2 / 2 where |d| = |prediction - target| is at most delta, delta (|d| - delta / 2) beyond. Huber 1964."""
     _check_same_shape("huber_loss", prediction, target)
+    delta = number(delta, "huber_loss: delta")
     if not delta > 0:
         raise ValueError(f"huber_loss: delta must be above 0, got {delta}")
-    return _reduce_and_mark(
-        _huber(sub(prediction, target), delta=number(delta)), _check_reduction("huber_loss", reduction)
-    )
+    return _reduce_and_mark(_huber(sub(prediction, target), delta=delta), _check_reduction("huber_loss", reduction))
 
 
 @primitive
@@ -213,6 +221,7 @@ def _cross_entropy_of_rows(z, t, reduction):
 
 
 def _check_weight(name, weight, shape):
+    constant(weight, f"{name}: weight")
     classes = tuple(shape[1:2] if len(shape) > 1 else shape)
     if shape_of(weight) != classes:
         raise ValueError(f"{name}: weight has one number for each class, {classes}, got {shape_of(weight)}")
@@ -301,7 +310,8 @@ def binary_cross_entropy(probabilities, target, weight=None, reduction="mean"):
     """
     _check_same_shape("binary_cross_entropy", probabilities, target)
     loss = _binary_cross_entropy_of(probabilities, target)
-    loss = loss if weight is None else mul(loss, cast_like(unwrap(weight), unwrap(loss)))
+    if weight is not None:
+        loss = mul(loss, cast_like(constant(weight, "binary_cross_entropy: weight"), unwrap(loss)))
     return _reduce_and_mark(loss, _check_reduction("binary_cross_entropy", reduction))
 
 
@@ -326,9 +336,8 @@ def binary_cross_entropy_with_logits(logits, target, reduction="mean", weight=No
     reduction = _check_reduction(name, reduction)
     if type(target) is not Tensor:
         target = to_backend_of(target, unwrap(logits))
-    loss = _binary_cross_entropy(
-        logits, target, reduction=reduction, weight=unwrap(weight), positive=unwrap(pos_weight)
-    )
+    weight, positive = constant(weight, f"{name}: weight"), constant(pos_weight, f"{name}: pos_weight")
+    loss = _binary_cross_entropy(logits, target, reduction=reduction, weight=weight, positive=positive)
     return is_mean_of(math.prod(ours), loss) if reduction == "mean" else loss
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from allgrad.autograd.arrays import astype, number, xp
-from allgrad.autograd.engine import Tensor, primitive, unwrap
+from allgrad.autograd.arrays import astype, xp
+from allgrad.autograd.engine import Tensor, number, primitive, unwrap
 from allgrad.autograd.ops.normalization import batch_norm, group_norm
 from allgrad.autograd.ops.pooling import avg_pool2d
 from allgrad.autograd.ops.shapes import pad, reshape
@@ -23,7 +23,7 @@ def rms_norm(x, normalized_shape, weight=None, eps=None):
     if eps is None:
         name = str(x.dtype).removeprefix("torch.")
         eps = 2.0**-7 if name == "bfloat16" else float(np.finfo(name).eps)
-    y = _rms_norm(x, axes=tuple(range(-len(shape), 0)), eps=number(eps))
+    y = _rms_norm(x, axes=tuple(range(-len(shape), 0)), eps=number(eps, "rms_norm: eps"))
     return y if weight is None else y * weight
 
 

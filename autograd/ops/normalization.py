@@ -10,19 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from allgrad.autograd.arrays import (
-    LONG_SUM,
-    astype,
-    cast_like,
+from allgrad.autograd.arrays import LONG_SUM, astype, cast_like, ones, sum_keepdims, sum_over, sum_rows, to_numpy, xp
+from allgrad.autograd.engine import (
+    Tensor,
+    constant,
+    declare_modes,
+    here,
     number,
-    ones,
-    sum_keepdims,
-    sum_over,
-    sum_rows,
-    to_numpy,
-    xp,
+    primitive,
+    setting,
+    shared,
+    unfused,
+    unwrap,
 )
-from allgrad.autograd.engine import Tensor, declare_modes, here, primitive, setting, shared, unfused, unwrap
 from allgrad.autograd.ops.windows import TO_NCHW, to_hcwn
 
 
@@ -57,7 +57,7 @@ def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5):
         raise ValueError(f"layer_norm: x of shape {tuple(x.shape)} does not end in the normalized shape {shape}")
     if 0 in shape:
         return _scaled(x, weight, bias)
-    return _layer_norm(x, weight, bias, shape=shape, eps=number(eps))
+    return _layer_norm(x, weight, bias, shape=shape, eps=number(eps, "layer_norm: eps"))
 
 
 @primitive
@@ -99,7 +99,7 @@ def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5):
     if num_groups < 1 or c % num_groups:
         raise ValueError(f"group_norm: {c} channels cannot be cut into {num_groups} groups")
     groups = x.reshape(n, num_groups, c // num_groups * math.prod(rest))
-    y = _standardize(groups, axes=(-1,), eps=number(eps)).reshape(*x.shape)
+    y = _standardize(groups, axes=(-1,), eps=number(eps, "group_norm: eps")).reshape(*x.shape)
     return _scaled(y, _by_channel(weight, x.ndim), _by_channel(bias, x.ndim))
 
 
@@ -110,7 +110,7 @@ def batch_norm(x, running_mean=None, running_var=None, weight=None, bias=None, t
     them by `momentum`, the variance in its unbiased form. Otherwise the running ones are used.
     """
     _check_channels("batch_norm", x)
-    eps, momentum = number(eps), number(momentum)
+    eps, momentum = number(eps, "batch_norm: eps"), number(momentum, "batch_norm: momentum")
     if not eps > 0:
         raise ValueError(f"batch_norm: eps must be positive, got {eps}")
     count = math.prod(x.shape) // max(x.shape[1], 1)
@@ -132,10 +132,9 @@ def batch_norm(x, running_mean=None, running_var=None, weight=None, bias=None, t
         return _batch_norm(x, weight, bias, eps=eps, moments=moments)
     if running_mean is None or running_var is None:
         raise ValueError("batch_norm: without running_mean and running_var, only training=True has statistics to use")
-    ndim = x.ndim
-    mean, scale = (
-        _by_channel(cast_like(a, unwrap(x)), ndim) for a in (unwrap(running_mean), (unwrap(running_var) + eps) ** -0.5)
-    )
+    ndim, mean = x.ndim, constant(running_mean, "batch_norm: running_mean")
+    scale = (constant(running_var, "batch_norm: running_var") + eps) ** -0.5
+    mean, scale = (_by_channel(cast_like(a, unwrap(x)), ndim) for a in (mean, scale))
     y = (x - mean) * scale
     return _scaled(y, _by_channel(weight, ndim), _by_channel(bias, ndim))
 

@@ -3,8 +3,8 @@
 import math
 from typing import Any
 
-from allgrad.autograd.arrays import normalize_axes, normalize_axis, number
-from allgrad.autograd.engine import Tensor, attach_methods, shape_of
+from allgrad.autograd.arrays import normalize_axes, normalize_axis
+from allgrad.autograd.engine import Tensor, attach_methods, number, shape_of
 from allgrad.autograd.ops.elementwise import clamp, mul
 from allgrad.autograd.ops.indexing import getitem
 from allgrad.autograd.ops.linalg import bmm, matmul, mm, outer
@@ -62,7 +62,7 @@ def baddbmm(a, batch1, batch2, *, beta=1, alpha=1):
 
 def tensordot(a, b, dims: Any = 2):
     """Sum of products over pairs of axes: the last n of a with the first n of b, or two lists of axes."""
-    (m, n), dims = (shape_of(a), shape_of(b)), number(dims)
+    (m, n), dims = (shape_of(a), shape_of(b)), number(dims, "tensordot: dims")
     if isinstance(dims, int):
         of_a, of_b = list(range(len(m) - dims, len(m))), list(range(dims))
     else:

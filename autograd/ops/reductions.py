@@ -17,13 +17,12 @@ from allgrad.autograd.arrays import (
     narrow,
     normalize_axes,
     normalize_axis,
-    number,
     running_sum,
     sum_over,
     widen,
     xp,
 )  # fmt: skip
-from allgrad.autograd.engine import Tensor, attach_methods, is_mean_of, primitive, shape_of, unwrap
+from allgrad.autograd.engine import Tensor, attach_methods, is_mean_of, number, primitive, shape_of, unwrap
 from allgrad.autograd.ops.conversions import cast
 from allgrad.autograd.ops.elementwise import abs, maximum, minimum, sign, where
 from allgrad.autograd.ops.indexing import take_along_dim
@@ -118,7 +117,7 @@ def _dispersion(operation):
     def measure(a, axis=None, unbiased=True, keepdims=False, *, correction=None, **torch_names):
         if isinstance(axis, bool):  # torch's var(a, unbiased)
             axis, unbiased = None, axis
-        correction = int(unbiased) if correction is None else number(correction)
+        correction = int(unbiased) if correction is None else number(correction, "var: correction")
         return operation(a, axis, keepdims, correction=correction, **torch_names)
 
     measure.__name__ = measure.__qualname__ = operation.__name__
@@ -264,7 +263,7 @@ def norm(a, p=2.0, axis=None, keepdims=False, *, dim=None, keepdim=None, dtype=N
     """
     axis, keepdims = axis if dim is None else dim, keepdims if keepdim is None else keepdim
     a = a if dtype is None else cast(a, dtype)
-    p = number(2.0 if isinstance(p, str) and p == "fro" else p)
+    p = number(2.0 if isinstance(p, str) and p == "fro" else p, "norm: p")
     if not isinstance(p, (int, float)):
         raise ValueError(f'norm: p is a number, math.inf or "fro", got {p!r}')
     if p not in (0, 1, 2, math.inf, -math.inf):

@@ -1,7 +1,7 @@
 """Running products and sums of exponentials, differences, and reductions that leave nan out."""
 
-from allgrad.autograd.arrays import astype, normalize_axis, number
-from allgrad.autograd.engine import Tensor, attach_methods, is_mean_of, unwrap
+from allgrad.autograd.arrays import astype, normalize_axis
+from allgrad.autograd.engine import Tensor, attach_methods, is_mean_of, number, unwrap
 from allgrad.autograd.ops.conversions import cast
 from allgrad.autograd.ops.elementwise import mul, sub, where
 from allgrad.autograd.ops.indexing import getitem
@@ -34,7 +34,7 @@ def logcumsumexp(a, dim):
 
 def diff(a, n=1, dim=-1, prepend=None, append=None):
     """Differences a[i + 1] - a[i] along the axis, n times over; prepend and append are joined to a before."""
-    dim, n = normalize_axis(dim, a.ndim, "diff"), number(n)
+    dim, n = normalize_axis(dim, a.ndim, "diff"), number(n, "diff: n")
     if not a.ndim or not isinstance(n, int) or n < 0:
         raise ValueError(f"diff: takes a whole number of times of an array with axes, got n={n} of {tuple(a.shape)}")
     joined = [x for x in (prepend, a, append) if x is not None]

@@ -10,7 +10,16 @@ from typing import Any
 import numpy as np
 
 from allgrad.autograd.arrays import astype, full, integers, kind, mask_grad, normalize_axis, to_backend_of, to_numpy, xp
-from allgrad.autograd.engine import Tensor, attach_methods, linear_map, primitive, reference_array, shape_of, unwrap
+from allgrad.autograd.engine import (
+    Tensor,
+    attach_methods,
+    linear_map,
+    own_copy,
+    primitive,
+    reference_array,
+    shape_of,
+    unwrap,
+)
 from allgrad.autograd.ops.elementwise import where
 from allgrad.autograd.ops.indexing import _pick, _scatter, getitem
 from allgrad.autograd.ops.shapes import broadcast_to, reshape
@@ -139,7 +148,7 @@ def index_fill(a, dim, index, value):
 
 
 def _along_axis(name, a, dim, index) -> Any:
-    axis, index = normalize_axis(dim, a.ndim, name), integers(unwrap(index), unwrap(a))
+    axis, index = normalize_axis(dim, a.ndim, name), own_copy(integers(unwrap(index), unwrap(a)), index)
     if index.ndim > 1 or kind(index.dtype) not in "iu":
         raise ValueError(f"{name}: needs a vector of integers, got {index.dtype} of shape {tuple(index.shape)}")
     return axis, (slice(None),) * axis + (index.reshape(-1),)
@@ -147,7 +156,8 @@ def _along_axis(name, a, dim, index) -> Any:
 
 def index_put(a, indices, values, accumulate=False):
     """a with values at an index: a tuple of arrays of integers or booleans. accumulate: added to what is there."""
-    index = tuple(integers(unwrap(i), unwrap(a)) if unwrap(i).dtype != bool else unwrap(i) for i in indices)
+    places = ((i, unwrap(i)) for i in indices)
+    index = tuple(own_copy(integers(x, unwrap(a)) if x.dtype != bool else x, i) for i, x in places)
     shape = tuple(_pick(unwrap(a), index, tuple(a.shape)).shape)
     values = broadcast_to(_filled(values, np.zeros(()), a), shape)
     return a + _added(values, index=index, shape=tuple(a.shape)) if accumulate else _written(a, values, index=index)
@@ -162,7 +172,7 @@ def masked_select(a, mask):
 
 def masked_scatter(a, mask, source):
     """a with the first elements of source, in their order, where the boolean mask holds."""
-    mask = to_backend_of(unwrap(mask), unwrap(a))
+    mask = own_copy(to_backend_of(unwrap(mask), unwrap(a)), mask)
     shape = np.broadcast_shapes(shape_of(a), shape_of(mask))
     a, mask = broadcast_to(a, shape), xp[type(mask)].broadcast_to(mask, shape)
     count = int(mask.sum())
@@ -183,7 +193,7 @@ def _filled(src, index, a):
 
 def _places(name, a, dim, index, src):
     """The index of all axes of a that `index` along dim stands for, and the part of src that goes there."""
-    axis, index = normalize_axis(dim, a.ndim, name), integers(unwrap(index), unwrap(a))
+    axis, index = normalize_axis(dim, a.ndim, name), own_copy(integers(unwrap(index), unwrap(a)), index)
     shape, given = tuple(index.shape), shape_of(src)
     longer = [n > m or (n > k and i != axis) for i, (n, m, k) in enumerate(zip(shape, given, a.shape))]
     if not len(shape) == len(given) == a.ndim or any(longer) or kind(index.dtype) not in "iu":

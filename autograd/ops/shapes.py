@@ -14,12 +14,11 @@ from allgrad.autograd.arrays import (
     namespace,
     normalize_axes,
     normalize_axis,
-    number,
     to_backend_of,
     unbroadcast,
     xp,
 )
-from allgrad.autograd.engine import Tensor, attach_methods, primitive, shape_of, unwrap
+from allgrad.autograd.engine import Tensor, attach_methods, number, primitive, shape_of, unwrap
 from allgrad.autograd.ops.indexing import getitem
 
 
@@ -203,7 +202,8 @@ def pad(a, pads, mode="constant", value=0.0):
     inside = [(max(0, -l), max(0, n - max(0, -r))) for n, (l, r) in zip(a.shape, sides)]  # what negative pads leave
     if mode == "constant":
         a = getitem(a, tuple(slice(*ends) for ends in inside)) if min(pads, default=0) < 0 else a
-        return _pad(a, sides=tuple((max(0, int(l)), max(0, int(r))) for l, r in sides), value=number(value))
+        sides = tuple((max(0, int(l)), max(0, int(r))) for l, r in sides)
+        return _pad(a, sides=sides, value=number(value, "pad: value"))
     for axis, (left, right) in enumerate(sides):
         if left or right:
             n = a.shape[axis]

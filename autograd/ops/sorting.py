@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from allgrad.autograd.arrays import astype, cast_like, normalize_axis, to_backend_of, to_numpy, xp
-from allgrad.autograd.engine import Tensor, attach_methods, primitive, unwrap
+from allgrad.autograd.engine import Tensor, attach_methods, constant, primitive, unwrap
 from allgrad.autograd.ops.arrangements import movedim
 from allgrad.autograd.ops.elementwise import where
 from allgrad.autograd.ops.indexing import getitem, take_along_dim
@@ -122,7 +122,7 @@ def quantile(a, q, dim=None, keepdim=False, *, interpolation="linear"):
     "lower", "higher", "midpoint" or "nearest".
     """
     x, axis = (reshape(a, -1), 0) if dim is None else (a, normalize_axis(dim, a.ndim, "quantile"))
-    q, n = np.asarray(to_numpy(unwrap(q)) if hasattr(unwrap(q), "shape") else q, float), x.shape[axis]
+    q, n = np.asarray(to_numpy(constant(q, "quantile: q")) if hasattr(unwrap(q), "shape") else q, float), x.shape[axis]
     low = np.floor(at := q.reshape(-1) * (n - 1))
     part = {"linear": at - low, "lower": 0 * low, "higher": np.ceil(at) - low, "midpoint": 0.5 * (at > low)}
     part["nearest"] = np.round(at) - low

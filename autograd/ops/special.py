@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from allgrad.autograd.arrays import astype, cast_like, logistic, mask_grad, namespace, number, promoted, xp
+from allgrad.autograd.arrays import astype, cast_like, logistic, mask_grad, namespace, promoted, xp
 from allgrad.autograd.engine import Tensor, attach_methods, primitive, reference_array, unwrap
 from allgrad.autograd.ops.elementwise import mul, sin, where
 
@@ -82,7 +82,7 @@ def of_arrays(operation):
     """The user's form of an operation of two arrays, one of which may be given as a number."""
 
     def paired(a, b):
-        a, b = (number(x) if isinstance(x, np.generic) else x for x in (a, b))
+        a, b = (x.item() if isinstance(x, np.generic) else x for x in (a, b))
         like = reference_array(a, b)
         return operation(*(cast_like(x, like) if isinstance(x, (int, float)) else x for x in (a, b)))
 

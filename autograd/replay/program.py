@@ -17,7 +17,7 @@ from allgrad.autograd.engine import Leaf, get_default_dtype, here, in_this_threa
 from allgrad.autograd.replay.memory import plan
 from allgrad.autograd.replay.recorder import CannotReplay, Recorder, lock
 from allgrad.autograd.replay.steps import ACCUMULATE, DecisionChanged, run_with_errstate
-from allgrad.autograd.replay.structures import arrays_of, copy_grad, map_arrays
+from allgrad.autograd.replay.structures import arrays_of, copy_grad, map_arrays, memory_owner
 from allgrad.autograd.replay.surroundings import Surroundings
 
 PROGRAMS = 8  # for different shapes, of one captured function
@@ -39,13 +39,13 @@ def capture(function):
     for bit, hooks included. What the function returned (a Tensor, an array, None, or a tuple, list or dict of them) is
     returned as constants, which the next call overwrites.
 
-    It is recorded again when a variable that it closes over or names, an attribute of a module that it reaches, or a
-    parameter is another object, such as after a layer was replaced or `model.eval()`. Other things that it reads (the
-    inside of arrays that no operation sees, of objects that are no modules) stay as they were, and nothing else that it
-    does, such as counting its calls, is repeated. Parameters are changed by `assign` or an optimizer, outside. Where a
-    decision by a value comes out otherwise (`if x.all()`, the check of labels) or an index is out of bounds, the
-    function itself is called, and so for the ninth shape and the ninth recording and those after it. Each thread has
-    recordings of its own.
+    It is recorded again when a variable that it closes over or names, an element of a list or dict or an attribute that
+    it reaches by them, or a parameter is another object, such as after a layer was replaced or `model.eval()`. Other
+    things that it reads (an array that is no argument, by no operation; files) stay as they were, and nothing else that
+    it does, such as counting its calls, is repeated. Parameters are changed by `assign` or an optimizer, outside. Where
+    a decision by a value comes out otherwise (`if x.all()`, the check of labels) or an index is out of bounds, the
+    function itself is called, and so for the ninth shape and the ninth recording and those after it, and for other
+    values of an argument that no operation reads. Each thread has recordings of its own.
 
     The first call for a shape, and the first in which an argument has other values, are compared with the function
     itself, which is called for that without effect on gradients. Raises TypeError for other arguments than NumPy
@@ -99,6 +99,8 @@ class Program:
         self.tensors = [t for t, _ in recorder.tensors.values()]
         self.found = [*[data for _, data in recorder.tensors.values()], *[t.node for t in self.tensors]]
         self.surroundings = Surroundings(function)
+        read = {id(memory_owner(a)) for a in arrays_of((recorder.steps, result))}
+        self.unread = {i: a for i, a in self.recorded_inputs.items() if id(self.inputs[i]) not in read}
         move = plan(recorder, result)
         self.result = map_arrays(move, result)
         self.steps: list = []
@@ -113,6 +115,7 @@ class Program:
             seen = "keeps something that it computed, in a list or an attribute"
             raise RuntimeError(f"cannot be captured: the function {seen}, which a replay would not renew")
         self._verify(self.inputs)
+        self.surroundings.forget_changed()
 
     def is_current(self):
         """Whether the function would find the tensors and modules that it found when it was recorded."""
@@ -123,8 +126,10 @@ class Program:
         for held, a in zip(self.inputs, arrays):
             held[...] = a
         try:
-            if self.recorded_inputs and self._new_inputs():
+            if self.recorded_inputs and self._changed(self.recorded_inputs):
                 self._verify(arrays)
+            if self.unread and self._changed(self.unread):
+                return self.function(*arrays)
         except (DecisionChanged, IndexError):
             return self.function(*arrays)
         return self.replay()
@@ -147,12 +152,12 @@ class Program:
     def _verify(self, arrays):
         """Compare a replay with the function itself."""
         self._compare(*self._alone(arrays))
-        for i in self._new_inputs():
+        for i in self._changed(self.recorded_inputs):
             del self.recorded_inputs[i]
 
-    def _new_inputs(self):
-        """The numbers of the inputs whose values were always those of the recording, and are others now."""
-        now: Any = ((i, self.inputs[i].ravel("K").view(np.uint8), before) for i, before in self.recorded_inputs.items())
+    def _changed(self, recorded):
+        """The numbers of those inputs whose values are not the recorded ones."""
+        now: Any = ((i, self.inputs[i].ravel("K").view(np.uint8), before) for i, before in recorded.items())
         return [i for i, a, before in now if memoryview(a) != before]
 
     def _alone(self, arrays):

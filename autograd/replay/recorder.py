@@ -28,6 +28,7 @@ from allgrad.autograd.replay.structures import arrays_of, copy_grad, map_arrays,
 
 ACCEPT_OUT = {np.einsum, np.concatenate, np.ndarray.cumsum, np.ndarray.argmax, np.ndarray.argmin}
 FILLED = {np.zeros, np.ones, np.full, np.zeros_like, np.ones_like, np.full_like}
+TO_ARRAY = ("array", "asarray", "asanyarray", "ascontiguousarray", "asfortranarray", "frombuffer")
 METADATA = {np.shape, np.ndim, np.size, np.result_type, np.can_cast, np.may_share_memory, np.shares_memory}
 
 lock = threading.RLock()  # one recording at a time
@@ -104,6 +105,7 @@ class Recorder:
                 version=once("version", "changes parameters, which a replay would not repeat: do it outside"),
                 reset=in_this_thread(Leaf.reset, refusing("forgets gradients: do it outside")),
             ),
+            patched("capture", np, **{name: self._reported(getattr(np, name)) for name in TO_ARRAY}),
             patched("capture", random, philox=in_this_thread(random.philox, refusing("draws random numbers"))),
             patched(
                 "capture",
@@ -127,6 +129,18 @@ class Recorder:
     def refusing(self, what):
         """A function that refuses whatever it is called with."""
         return lambda *args, **static: self.refuse(what)
+
+    def _reported(self, convert):
+        """A function of NumPy's that would make a plain array of a `Recorded` unseen, as one that reports it."""
+
+        def seen(x, *args, **kwargs):
+            if type(x) is Recorded and convert.__name__ != "frombuffer":
+                return convert(x, *args, **{"like": x, **kwargs})
+            if type(x) is Recorded or (isinstance(x, (list, tuple)) and Recorded in map(type, arrays_of(x))):
+                self.refuse(f"reads values by numpy's {convert.__name__}")
+            return convert(x, *args, **kwargs)
+
+        return in_this_thread(convert, seen)
 
     def _show_rule(self, name, rule):
         def seen(*operands, **static):

@@ -19,23 +19,31 @@ class Surroundings:
     cells          of the variables that it and the functions it calls close over
     places, names  the dicts and names of global variables that they name, and of attributes on the way to modules
     holders        the attributes of modules, lists and dicts of modules and tensors: live views of their values
-    values         what was found in all of them, one after the other
+    lists          the lists and dicts that the function names itself, with their values
+    attributes     (place, name, value) of other attributes that it names, such as numbers
+    values         what was found in all others, one after the other
     """
 
     def __init__(self, function):
         self.cells, self.places, self.names, self.holders = [], [], [], []
-        self.seen = {}
+        self.lists, self.attributes = [], []
+        self.seen, self.named, self.direct = {}, set(), set()
         waiting = [function]
         while waiting and len(self.seen) < MOST_OBJECTS:
             x = waiting.pop()
             if id(x) not in self.seen:
                 self.seen[id(x)] = x
                 waiting.extend(self._around(x))
-        del self.seen
+        del self.seen, self.named, self.direct
         self.values, self.held = [*self._now()], sum(map(len, self.holders))
 
     def unchanged(self):
-        return sum(map(len, self.holders)) == self.held and all(map(operator.is_, self._now(), self.values))
+        same = sum(map(len, self.holders)) == self.held and all(map(operator.is_, self._now(), self.values))
+        return same and all(map(_same_list, self.lists)) and all(map(_same_attribute, self.attributes))
+
+    def forget_changed(self):
+        """Note no longer the lists, dicts and numbers that the function itself has changed, such as to count calls."""
+        self.lists, self.attributes = [*filter(_same_list, self.lists)], [*filter(_same_attribute, self.attributes)]
 
     def _now(self):
         return chain(map(_content, self.cells), map(dict.get, self.places, self.names), *self.holders)
@@ -56,16 +64,27 @@ class Surroundings:
             names = [] if own else [n for n in _names(x.__code__) if not _is_fixed(x.__globals__.get(n))]
             self._note(x.__globals__, names)
             found = [*map(_content, cells), *[x.__globals__[name] for name in names]]
-            return *found, *(x.__defaults__ or ()), *(x.__kwdefaults__ or {}).values()
+            found += [*(x.__defaults__ or ()), *(x.__kwdefaults__ or {}).values()]
+            if not own:
+                self.named |= _names(x.__code__)
+                self.direct.update(id(v) for v in found if isinstance(v, (list, dict)))
+            return found
         if isinstance(x, (list, tuple, dict)):
-            return self._hold(x.values() if isinstance(x, dict) else x)
+            values = x.values() if isinstance(x, dict) else x
+            if id(x) in self.direct and len(x) <= LONGEST:
+                self.lists.append((values, [*values]))
+            return self._hold(values)
         if not hasattr(x, "__dict__") or isinstance(x, (type, ModuleType, Tensor, np.ndarray)):
             return ()
         if _is_module(x):
             return self._hold(vars(x).values(), always=True)
+        methods = [f for n in self.named if isinstance(f := getattr(type(x), n, None), FunctionType)]
+        named = self.named.union(*[_names(f.__code__) for f in methods])
+        self.direct.update(id(v) for name, v in vars(x).items() if name in named and isinstance(v, (list, dict)))
         held = [(name, v) for name, v in vars(x).items() if _counts(v)]
+        self.attributes += [(vars(x), name, v) for name, v in vars(x).items() if name in named and not _counts(v)]
         self._note(vars(x), [name for name, v in held if _is_module(v) or isinstance(v, (Tensor, FunctionType))])
-        return [v for _, v in held]
+        return [*methods, *[v for _, v in held]]
 
     def _note(self, place, names):
         self.places += [place] * len(names)
@@ -76,6 +95,16 @@ class Surroundings:
         if always or (found and len(values) <= LONGEST):
             self.holders.append(values)
         return found
+
+
+def _same_list(found):
+    values, before = found
+    return len(values) == len(before) and all(map(operator.is_, values, before))
+
+
+def _same_attribute(found):
+    place, name, before = found
+    return place.get(name) is before
 
 
 def _content(cell):

@@ -207,6 +207,9 @@ TABLE = [
      lambda: ag.Arena(nn.Linear(2, 2).to(device="cpu")).compute_in("int8")),
     (R, "the data of 'p' were replaced, training would not reach them: write p.assign(value) instead of", replaced),
     (R, "register_hook needs a leaf, this tensor was computed by 'sum'", lambda: tensor(2).sum().register_hook(print)),
+    (R, "retain_grad: only leaves keep a gradient, this is of 'mul': take it from ag.vjp of what follows, or go on",
+     lambda: (tensor(2) * 2.0).retain_grad()),
+    (T, "from_numpy: takes a NumPy array, got list: use as_tensor", lambda: ag.from_numpy([1.0])),
     (R, "assign needs a leaf, this tensor was computed by 'mul'", lambda: (tensor(2) * 2.0).assign(1.0)),
     # operations
     (V, "mse_loss: shapes (2, 3) and (3,) differ, and broadcasting them would average over wrong pairs",
@@ -402,6 +405,12 @@ TABLE = [
     (V, "grad: argnum 1 of 1 arguments: they are counted from 0", lambda: ag.grad(lambda x: x, 1)(np.ones(2))),
     (V, "vjp: the pullback of a value of shape (2,) got a gradient of shape (3,)",
      lambda: ag.vjp(lambda x: x * 2.0, np.ones(2))[1](np.ones(3))),
+    (T, "vjp: the function must return one Tensor, got float64: differentiate by parts, and compute on Tensors",
+     lambda: ag.grad(lambda x: x.data.sum())(np.ones(2))),
+    (T, "vjp: the function must return real numbers, got complex128: differentiate parts of it",
+     lambda: ag.grad(lambda x: (x * 1j).sum())(np.ones(2))),
+    (T, "elu: alpha is a constant here, and requires a gradient, which would be lost: detach() it",
+     lambda: ag.elu(tensor(2), tensor())),
     (T, "vjp: the function must return one Tensor, got tuple: differentiate by parts",
      lambda: ag.vjp(lambda x: (x, x), np.ones(2))),
     # tools

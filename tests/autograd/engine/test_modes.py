@@ -69,3 +69,23 @@ def test_each_thread_has_modes_of_its_own():
 
     in_threads(silent, usual)
     assert (X * 2.0).requires_grad
+
+
+def test_recording_is_asked_for_and_switched():
+    x = ag.tensor([1.0], requires_grad=True)
+    with ag.set_grad_enabled(False):
+        assert not ag.is_grad_enabled() and not (x * 2.0).requires_grad
+        with ag.set_grad_enabled(True):
+            assert (x * 2.0).requires_grad
+        assert not (x * 2.0).requires_grad
+    assert ag.is_grad_enabled() and (x * 2.0).requires_grad
+    ag.set_grad_enabled(False)  # from now on
+    try:
+        assert not (x * 2.0).requires_grad
+    finally:
+        ag.set_grad_enabled(True)
+    assert (x * 2.0).requires_grad
+    with ag.inference_mode():
+        assert not (x * 2.0).requires_grad
+    with ag.inference_mode(False):
+        assert (x * 2.0).requires_grad

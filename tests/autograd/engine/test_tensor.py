@@ -164,3 +164,79 @@ def test_a_parameter_computed_with_in_half_precision_is_changed_in_full():
         for _ in range(4):
             w += 2.0**-10  # nothing in bfloat16
     assert w.master.tolist() == [1.0 + 2.0**-8] * 4
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda x, s, v: ag.scaled_dot_product_attention(x, x, x, scale=s), lambda x, s, v: ag.leaky_relu(x, s),
+        lambda x, s, v: ag.elu(x, s), lambda x, s, v: ag.softplus(x, s), lambda x, s, v: ag.softplus(x, 1.0, s),
+        lambda x, s, v: ag.hardtanh(x, -s, s), lambda x, s, v: ag.pad(x, (1, 1), value=s),
+        lambda x, s, v: ag.quantile(x, s), lambda x, s, v: ag.add(x, x, alpha=s), lambda x, s, v: ag.sub(x, x, alpha=s),
+        lambda x, s, v: ag.norm(x, s), lambda x, s, v: ag.layer_norm(x, (3,), eps=s),
+        lambda x, s, v: ag.rms_norm(x, (3,), eps=s), lambda x, s, v: ag.group_norm(x, 1, eps=s),
+        lambda x, s, v: ag.batch_norm(x, None, None, training=True, eps=s),
+        lambda x, s, v: ag.huber_loss(x, x, delta=s),
+        lambda x, s, v: ag.cross_entropy(x, [0, 1, 2], weight=v), lambda x, s, v: ag.cross_entropy(x, x, weight=v),
+        lambda x, s, v: ag.cross_entropy(x, [0, 1, 2], weight=v, label_smoothing=0.1),
+        lambda x, s, v: ag.nll_loss(x, [0, 1, 2], weight=v),
+        lambda x, s, v: ag.binary_cross_entropy(ag.sigmoid(x), x, weight=v),
+        lambda x, s, v: ag.binary_cross_entropy_with_logits(x, x, weight=v),
+        lambda x, s, v: ag.binary_cross_entropy_with_logits(x, x, pos_weight=v),
+        lambda x, s, v: ag.multi_margin_loss(x, [0, 1, 2], weight=v), lambda x, s, v: ag.full_like(x, s),
+        lambda x, s, v: ag.full((2,), s), lambda x, s, v: ag.linspace(0.0, s, 3),
+        lambda x, s, v: ag.batch_norm(x, v, ag.tensor(np.ones(3)), training=False),
+    ],
+)  # fmt: skip
+def test_an_option_that_no_gradient_flows_to_must_not_require_one(use):
+    x, s, v = leaf(3, 3), ag.tensor(1.0, requires_grad=True, dtype="float64"), leaf(3)
+    with pytest.raises(TypeError, match="gradient"):
+        use(x, s, v)
+    use(x, s.detach(), v.detach())
+    with ag.no_grad():
+        use(x, s, v)
+    twice = leaf(3, 3), s, v
+    with pytest.raises(TypeError, match="gradient"):
+        ag.grad(lambda t: use(x, t, v.detach() * t).sum())(twice[1].data)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda x, i, m: x[i], lambda x, i, m: x[m], lambda x, i, m: x[:, i], lambda x, i, m: ag.where(m, x.T, 0.0),
+        lambda x, i, m: ag.masked_fill(x, m, 0.0), lambda x, i, m: ag.index_select(x, 0, i),
+        lambda x, i, m: ag.gather(x, 1, i[:, None]), lambda x, i, m: ag.take_along_dim(x, i[:, None], 1),
+        lambda x, i, m: ag.embedding(i, x), lambda x, i, m: ag.masked_select(x, m),
+        lambda x, i, m: ag.scatter(x, 1, i[:, None], 0.0), lambda x, i, m: ag.index_add(x, 0, i, x),
+        lambda x, i, m: ag.index_copy(x, 0, i, 2.0 * x), lambda x, i, m: ag.take(x, i),
+        lambda x, i, m: ag.index_put(x, (i,), 2.0 * x), lambda x, i, m: ag.masked_scatter(x, m, 2.0 * x),
+        lambda x, i, m: ag.cross_entropy(x, i), lambda x, i, m: ag.cross_entropy(x, i, weight=np.arange(3.0)),
+        lambda x, i, m: ag.nll_loss(x, i), lambda x, i, m: ag.multi_margin_loss(x, i),
+    ],
+)  # fmt: skip
+def test_an_index_or_mask_may_be_used_again_for_others_before_backward(use):
+    x, g = leaf(3, 3), None
+    for overwritten in False, True:
+        index, mask = np.array([2, 0, 1]), np.array([True, False, True])
+        y = use(x, index, mask)
+        if overwritten:
+            index[:], mask[:] = 1, False
+        x.grad = None
+        (y * y).sum().backward()
+        if overwritten:
+            np.testing.assert_array_equal(x.grad, g)
+        g = x.grad.copy()
+
+
+def test_as_tensor_shares_what_is_there():
+    x, a, t = leaf(2), np.ones(2), torch.ones(2)
+    assert ag.as_tensor(x) is x and ag.as_tensor(x, "float32").dtype == np.float32
+    ag.as_tensor(x, "float32").sum().backward()
+    np.testing.assert_array_equal(x.grad, 1.0)
+    for shared in ag.as_tensor(a), ag.from_numpy(a):
+        a[0] += 1.0
+        assert shared.tolist() == a.tolist() and not shared.requires_grad
+    t[0] = 5.0
+    assert ag.as_tensor(t).tolist() == [5.0, 1.0]
+    assert ag.as_tensor([1.0]).dtype == np.float32 and ag.as_tensor(a, "float32").dtype == np.float32
+    x.retain_grad()

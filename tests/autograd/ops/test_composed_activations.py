@@ -27,6 +27,13 @@ KINKS = [
     "m.relu6(a * 6)", "m.hardswish(a * 3)", "m.softshrink(a, 1.0)", "m.hardshrink(a, 1.0)",
     "m.celu(a)", "m.selu(a)", "m.threshold(a, 1.0, 0.0)", "m.softsign(a)", "m.hardswish(-3 * a)",
 ]  # fmt: skip
+
+
+def test_nan_stays_nan():
+    for activation in ag.hardswish, ag.hardsigmoid, ag.relu6, ag.softshrink, ag.hardshrink, ag.mish, ag.softsign:
+        assert np.isnan(activation(ag.tensor([np.nan, 1.0])).data).tolist() == [True, False], activation
+
+
 LARGE = ["m.mish(a)", "m.celu(a)", "m.softsign(a)", "m.softmin(a, 1)", "m.selu(a)", "m.logsigmoid(a)"]
 
 

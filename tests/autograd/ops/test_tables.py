@@ -47,7 +47,8 @@ def test_the_table_covers_every_exported_operation():
     others = {
         "Tensor", "Arena", "tensor", "default_dtype", "get_default_dtype", "no_grad", "enable_grad", "manual_seed",
         "gradcheck", "draw_graph", "to_dot", "summary", "count_operations", "detect_anomaly", "vjp", "grad", "jvp",
-        "hvp", "jacobian", "hessian", "primitive", "shared", "capture", "checkpoint",
+        "hvp", "jacobian", "hessian", "primitive", "shared", "capture", "checkpoint", "as_tensor", "from_numpy",
+            "is_grad_enabled", "set_grad_enabled", "inference_mode",
     }  # fmt: skip
     exported = {name for name in dir(ag) if callable(getattr(ag, name))}
     aliases = {name for name in exported if getattr(ag, getattr(ag, name).__name__, None) is not getattr(ag, name)}

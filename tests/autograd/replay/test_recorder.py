@@ -106,6 +106,30 @@ def test_an_argument_that_is_used_unseen_is_found_when_it_changes_first():
     assert w.grad is None
 
 
+UNSEEN = {
+    "a count": lambda z, y: z.sum() / (np.asarray(y) != 0).sum(),
+    "a decision": lambda z, y: z.sum() * 2.0 if (np.array(y) == 0).any() else z.sum(),
+    "a factor": lambda z, y: z.sum() * (1.0 + (np.ascontiguousarray(y) == 0).any()),
+    "a buffer": lambda z, y: z.sum() * (1.0 + bytes(memoryview(y)).count(0)),
+    "a table": lambda z, y: z.sum() * TABLE[y].any(0).sum(),
+}
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+def test_an_argument_that_numpy_reads_unseen_is_never_taken_for_another(name):
+    w = ag.tensor(np.arange(9.0).reshape(3, 3), requires_grad=True)
+    step = ag.capture(lambda x, y: UNSEEN[name](x @ w, y))
+    for labels in [0, 1, 2], [2, 1, 0], [1, 0, 2], [0, 0, 2], [1, 1, 1], [0, 2, 1]:
+        x, y = np.cos(np.arange(9.0) + len(labels)).reshape(3, 3), np.array(labels)
+        assert step(x, y).item() == UNSEEN[name](x @ w, y).item()
+
+
+def test_an_array_of_elements_of_an_argument_is_refused():
+    f, _, x = step_of(lambda x, w: np.array([x[0, 0], x[0, 1]]) @ w)
+    with pytest.raises(RuntimeError, match="reads values by numpy's array"):
+        ag.capture(f)(x)
+
+
 def test_numbers_computed_from_arguments_promote_nothing_as_outside_of_a_capture():
     w = ag.tensor(np.arange(3.0), requires_grad=True, dtype="float32")
     for scale in (

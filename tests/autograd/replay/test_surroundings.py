@@ -1,6 +1,7 @@
 """What is noticed around a function, and what may change without being noticed."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
@@ -57,3 +58,41 @@ def test_globals_that_a_function_names_are_noticed():
     assert not before.unchanged()
     LAYERS[0] = layer
     assert before.unchanged()
+
+
+STATE, RATES, SETTINGS = {"scale": 1.0}, [1.0], SimpleNamespace(scale=1.0, inner={"scale": 1.0}, log=0)
+
+
+class Scaled:
+    def __init__(self):
+        self.scale, self.calls = 1.0, 0
+
+    def loss(self, x):
+        return x * self.scale
+
+
+SCALED = Scaled()
+
+
+@pytest.mark.parametrize(
+    "function, change",
+    [
+        (lambda x: x * STATE["scale"], lambda value: STATE.update(scale=value)),
+        (lambda x: x * RATES[0], lambda value: RATES.__setitem__(0, value)),
+        (lambda x: x * SETTINGS.scale, lambda value: setattr(SETTINGS, "scale", value)),
+        (lambda x: x * SETTINGS.inner["scale"], lambda value: SETTINGS.inner.update(scale=value)),
+        (lambda x, state=STATE: x * state["scale"], lambda value: STATE.update(scale=value)),
+        (SCALED.loss, lambda value: setattr(SCALED, "scale", value)),
+        (lambda x: SCALED.loss(x), lambda value: setattr(SCALED, "scale", value)),
+    ],
+)
+def test_numbers_in_lists_dicts_and_attributes_that_a_function_names_are_noticed(function, change):
+    before = Surroundings(function)
+    SETTINGS.log += 1
+    SCALED.calls += 1
+    assert before.unchanged()
+    change(2.0)
+    assert not before.unchanged()
+    before.forget_changed()
+    assert before.unchanged()  # the function counts something itself
+    change(1.0)
