@@ -27,9 +27,9 @@ def getitem(a, index):
     return _getitem(a, index=index)
 
 
-def _part(i: Any, a):
+def _part(given, a):
     """One part of an index, as the array library of a takes it: a list, a range or a memoryview as an array."""
-    i = unwrap(i)
+    i: Any = unwrap(given)
     if isinstance(i, np.integer):
         return int(i)
     single = i is None or i is ... or isinstance(i, slice) or hasattr(i, "__index__") or hasattr(i, "dtype")
