@@ -378,8 +378,8 @@ def own_copy(array, given):
 
 def number(x, name):
     """An option that no gradient flows to, such as a slope, as a Python number: NumPy's promote float32 to float64."""
-    x: Any = constant(x, name)
-    return x.item() if hasattr(x, "item") else x
+    found: Any = constant(x, name)
+    return found.item() if hasattr(found, "item") else found
 
 
 def shape_of(x):
