@@ -16,7 +16,10 @@ def compare_models(comm, tensors: dict):
 
     A sum over different parameters would be meaningless.
     """
-    mine = [(name, list(t.shape), str(t.dtype), "" if t.requires_grad else ", constant") for name, t in tensors.items()]
+    mine = [
+        (name, list(t.shape), str(t.dtype), ", frozen" if hasattr(t, "leaf") and not t.requires_grad else "")
+        for name, t in tensors.items()
+    ]
     all_ranks = comm.all_gather_object(mine)
     for rank, theirs in enumerate(all_ranks):
         for first, other in zip(all_ranks[0] + [None] * len(theirs), theirs + [None] * len(all_ranks[0])):

@@ -6,6 +6,7 @@ up by these in `_objects`, which worker processes get from the one that leads.
 
 import hashlib
 import inspect
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -233,10 +234,14 @@ def _finite(array, name):
     return found
 
 
+_parsing = threading.Lock()  # Python 3.11 cannot parse in two threads at once
+
+
 def _remember(f):
     """Remember a function or class by the hash of its source."""
     try:
-        source = inspect.getsource(f) + (Path(inspect.getsourcefile(f) or "").name)
+        with _parsing:
+            source = inspect.getsource(f) + (Path(inspect.getsourcefile(f) or "").name)
     except (OSError, TypeError):
         source = repr(getattr(f, "__code__", None) and f.__code__.co_code)
     digest = hashlib.sha256(f"{f.__module__}:{f.__qualname__}\n{source}".encode()).hexdigest()
