@@ -16,10 +16,8 @@ def compare_models(comm, tensors: dict):
 
     A sum over different parameters would be meaningless.
     """
-    mine = [
-        (name, list(t.shape), str(t.dtype), ", frozen" if hasattr(t, "leaf") and not t.requires_grad else "")
-        for name, t in tensors.items()
-    ]
+    frozen = {name for name, t in tensors.items() if hasattr(t, "leaf") and not t.requires_grad}
+    mine = [(name, list(t.shape), str(t.dtype), ", frozen" * (name in frozen)) for name, t in tensors.items()]
     all_ranks = comm.all_gather_object(mine)
     for rank, theirs in enumerate(all_ranks):
         for first, other in zip(all_ranks[0] + [None] * len(theirs), theirs + [None] * len(all_ranks[0])):

@@ -317,7 +317,8 @@ def test_a_network_that_has_begun_to_learn_needs_fewer_bits_and_writes_from_its_
 ATTENTION = """
 codes = np.array([text.vocabulary.index(character) for character in PIECE])
 weights, seen, attend = attention(codes), [], model.blocks[-1].self_attn
-vars(model.blocks[-1])["self_attn"] = lambda x, *rest, **masks: seen.append((x, attend(x, *rest, **masks))) or seen[-1][1]
+look = lambda x, *rest, **masks: seen.append((x, attend(x, *rest, **masks))) or seen[-1][1]
+vars(model.blocks[-1])["self_attn"] = look
 model(codes[None])
 x, y = (each.data[0] for each in seen[0])
 values = x @ attend.in_proj_weight.data[2 * WIDTH :].T + attend.in_proj_bias.data[2 * WIDTH :]
