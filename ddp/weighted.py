@@ -131,7 +131,7 @@ def _terms(node, count, samples):
     Its terms are followed back to where they have an axis of samples, or were selected. Raises _Unclear if they are
     reductions over the samples themselves.
     """
-    node, size = node.edges[0][0], None
+    node = node.edges[0][0]
     while node.edges:
         if node.name in SELECTIONS or node.shape[:1] == (samples,):
             return count

@@ -14,7 +14,7 @@ from allgrad.autograd.arena import arena_of, existing_arena, named_parameters
 from allgrad.autograd.arrays import full, to_backend_of, to_numpy, xp
 from allgrad.autograd.engine import Tensor
 
-SMALLEST_NORMAL = {n: float(np.finfo(f"f{min(n, 8)}").tiny) for n in (2, 4, 8, 12, 16)}  # by the bytes of an element
+SMALLEST_NORMAL = {n: float(np.finfo(f"f{n}").tiny) for n in (2, 4, 8)}  # by the bytes of an element
 AT_LEAST_ZERO = "lr", "lr_scale", "weight_decay", "l1", "eps", "trust", "lr_decay"  # hyperparameters
 CHUNK_ELEMENTS = 131_072  # a few arrays of this length share the cache, and a call is worth its overhead
 
