@@ -85,11 +85,11 @@ class ScheduleFree(Optimizer):
         return self._show(True)
 
     def _show(self, training):
-        changed = self.training != training and self.steps > 0
+        if self.training == training or not self.steps:  # before the first step all three are the same
+            return False
         self.training = training
-        if changed:
-            self._write()
-        return changed
+        self._write()
+        return True
 
     def _write(self):
         for h, chunks in self.chunks():
