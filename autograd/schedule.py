@@ -55,12 +55,13 @@ def polynomial(lr: float, steps: int, power: float = 1.0, final: float = 0.0) ->
 
 
 def wsd(lr: float, steps: int, decay: float, shape="linear", final: float = 0.0) -> Schedule:
-    """Warm-up, stable, decay: lr until the last `decay` of the `steps`, over which it falls to `final`; from then on that.
+    """Stable, then decay: lr until the last `decay` of the `steps`, over which it falls to `final`, and stays there.
 
-    With s = the part of the decay that is behind, 0 to 1, it is final + (lr - final) (1 - s) for shape "linear", or with
-    1 - sqrt(s) for "1-sqrt", which Haegele et al. 2024 found better ("Scaling Laws and Compute-Optimal Training Beyond
-    Fixed Training Durations"). Because lr does not know how long the run will be, one run serves many lengths, each
-    with a decay of its own: Hu et al. 2024, "MiniCPM". The warm-up goes around it: `warmup(wsd(...), 100)`.
+    With s = the part of the decay that is behind, 0 to 1, it is final + (lr - final) (1 - s) for shape "linear", and
+    final + (lr - final) (1 - sqrt(s)) for "1-sqrt" (Haegele et al. 2024, "Scaling Laws and Compute-Optimal Training
+    Beyond Fixed Training Durations"). Before the decay nothing depends on the length of the run, so that one run serves
+    many lengths, each with a decay of its own: Hu et al. 2024, "MiniCPM". The warm-up of "WSD", warm-up, stable, decay,
+    goes around it: `warmup(wsd(0.1, 1000, 200), 50)`.
     """
     _positive("wsd", steps=steps, decay=decay)
     if not decay <= steps:

@@ -14,9 +14,9 @@ class ScheduleFree(Optimizer):
         z = z - rate * direction(y)        x = (1 - c) x + c z        y = (1 - b) z + b x
 
     The parameters are y in training, and x, which is what has been learned, after `eval()`, until `train()` brings back
-    the very bits of y. A step in between is refused. Trainer, studies and checkpoints call both; a loop of one's own
-    calls `eval()` before it evaluates or saves the model, and `train()` before it goes on. Running statistics of a batch
-    norm stay those of y.
+    the very bits of y. A step in between is refused. Trainer and studies call both; a loop of one's own calls `eval()`
+    before it evaluates or saves the model, and `train()` before it goes on. Running statistics of a batch norm stay
+    those of y. lr may be constant, after a warm-up.
     """
 
     arrays = ("average", "base")  # x, z
@@ -131,8 +131,8 @@ class ScheduleFreeSGD(ScheduleFree):
 class ScheduleFreeAdamW(ScheduleFree):
     """Schedule-free AdamW (algorithm 1 of the paper): `ScheduleFree` with b = b1 and
 
-        v = b2 v + (1 - b2) g^2
-        rate = lr sqrt(1 - b2^t)           direction(y) = g / (sqrt(v) + eps) + weight_decay y
+    v = b2 v + (1 - b2) g^2
+    rate = lr sqrt(1 - b2^t)           direction(y) = g / (sqrt(v) + eps) + weight_decay y
     """
 
     arrays = ("average", "base", "variance")

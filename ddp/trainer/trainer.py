@@ -91,7 +91,9 @@ class Trainer:
         self.seconds = 0.0  # spent in steps, without evaluations, checkpoints and what callbacks do after a step
         self.best, self.skips = BestLoss(patience), SkipSteps(on_nonfinite)
         self._refuse_senseless()
-        check(zero=isinstance(optimizer, Zero), sync_every=parallel.local and parallel.local.every, ema=ema and ema.decay)
+        check(
+            zero=isinstance(optimizer, Zero), sync_every=parallel.local and parallel.local.every, ema=ema and ema.decay
+        )
         self.adascale = optimizer.lr if isinstance(optimizer.lr, AdaScale) else None
         self.built_in = [self.best, self.skips, *self._built_in(batches)]
         self.callbacks, self.signals = run_state.checked(callbacks), signals

@@ -144,7 +144,11 @@ def test_local_steps_go_on_where_each_rank_was(train, start, tmp_path):
     assert last["noise_scale"] is None and last["bytes_per_step"] < whole["bytes_per_step"]
 
 
-AVERAGES = ["--ema 0.9 --momentum 0.9", "--optimizer schedulefree-adamw --lr 0.02 --zero", "--optimizer soap --lr 0.02 --ema 0.8"]
+AVERAGES = [
+    "--ema 0.9 --momentum 0.9",
+    "--optimizer schedulefree-adamw --lr 0.02 --zero",
+    "--optimizer soap --lr 0.02 --ema 0.8",
+]
 
 
 @pytest.mark.parametrize("flags", AVERAGES)

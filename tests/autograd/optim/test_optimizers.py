@@ -161,7 +161,10 @@ EXPORTED = {name: x for name, x in RULES.items() if name not in ("Optimizer", "S
 
 
 def test_every_optimizer_has_its_rows():
-    for rows in ({name for name, _ in OF_TORCH + OF_PAPERS + WITH_TESTS_OF_THEIR_OWN}, {name for name, *_ in FIRST_STEPS}):
+    for rows in (
+        {name for name, _ in OF_TORCH + OF_PAPERS + WITH_TESTS_OF_THEIR_OWN},
+        {name for name, *_ in FIRST_STEPS},
+    ):
         assert not EXPORTED.keys() - rows, f"no row of {EXPORTED.keys() - rows}"
 
 

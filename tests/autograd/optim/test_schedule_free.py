@@ -76,17 +76,16 @@ def test_training_is_that_of_the_paper(name, b, l1, device):
 def test_each_group_has_its_own_rates_and_averages():
     w = {key: nn.Parameter([1.0, -2.0], dtype="float64") for key in "ab"}
     groups = {"b": {"lr_scale": 3.0, "beta": 0.5}}
-    optimizer = optim.ScheduleFreeSGD(w, lr=lambda step: 0.1 * (step + 1), groups=groups)
-    alone = {
-        "a": optim.ScheduleFreeSGD({"w": (a := nn.Parameter([1.0, -2.0], dtype="float64"))}, lambda t: 0.1 * (t + 1)),
-        "b": optim.ScheduleFreeSGD({"w": (b := nn.Parameter([1.0, -2.0], dtype="float64"))}, lambda t: 0.3 * (t + 1), 0.5),
-    }  # fmt: skip
+    a, b = (nn.Parameter([1.0, -2.0], dtype="float64") for _ in "ab")
+    together = optim.ScheduleFreeSGD(w, lr=lambda t: 0.1 * (t + 1), groups=groups)
+    alone = [optim.ScheduleFreeSGD({"w": p}, lambda t, rate=rate: rate * (t + 1), beta)
+             for p, rate, beta in ((a, 0.1, 0.9), (b, 0.3, 0.5))]  # fmt: skip
     for _ in range(6):
-        for each in (optimizer, *alone.values()):
+        for each in (together, *alone):
             each.zero_grad()
         for p in (*w.values(), a, b):
             (p * p).sum().backward()
-        for each in (optimizer, *alone.values()):
+        for each in (together, *alone):
             each.step()
     np.testing.assert_allclose([*w["a"].data, *w["b"].data], [*a.data, *b.data], rtol=1e-14)
 

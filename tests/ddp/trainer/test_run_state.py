@@ -442,5 +442,5 @@ def test_averages_that_cannot_be():
     for kind, name in (("sgd", "ScheduleFreeSGD"), ("soap", "SOAP")):
         with pytest.raises(ConfigurationError, match=f"sync_every=2 averages the parameters, and {name} keeps more"):
             trainer_of(**AVERAGING[kind], **local)
-    with pytest.raises(ConfigurationError, match="ema=0.7 has no effect with ScheduleFreeAdamW"):
+    with pytest.raises(ConfigurationError, match=r"ema=0\.7 has no effect with ScheduleFreeAdamW"):
         trainer_of(**AVERAGING["adamw in parts"], ema=0.7)
