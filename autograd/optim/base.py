@@ -41,7 +41,7 @@ class Optimizer:
 
     arrays: tuple[str, ...] = ()  # names of the state arrays; one with a hyperparameter's name is kept if that is not 0
     fractions: tuple[str, ...] = ()  # names of the hyperparameters in [0, 1)
-    layerwise = False  # whether each chunk is one whole parameter, because the rule needs its norm
+    layerwise = False  # whether each chunk is one whole parameter, because the rule works on it as a whole
     takes_local_steps = True  # whether the parameters may be averaged over ranks between its steps (`ddp.LocalSGD`)
 
     def __init__(self, owner, lr: float | Callable[[int], float], groups=None, weight_decay=0.0, l1=0.0, **more):
@@ -74,7 +74,7 @@ class Optimizer:
     def shard_state(self, part: slice):
         """Update this part of the flat arrays only, and drop the state of all others; ValueError if `layerwise`."""
         if self.layerwise:
-            raise ValueError(f"{type(self).__name__} needs the norms of whole parameters: it cannot update a part")
+            raise ValueError(f"{type(self).__name__} works on whole parameters: it cannot update a part")
         self.replace_state({name: flat[part] * 1.0 for name, flat in self.state.items()}, part)
 
     def replace_state(self, state: dict, part: slice):

@@ -99,5 +99,5 @@ def test_torch_tensors_too(simulate):
 
 def test_rules_that_need_whole_parameters_are_refused():
     for rule in (optim.LARS, optim.LAMB, optim.SOAP):
-        with pytest.raises(ConfigurationError, match=r"Zero: .*A.* needs the norms of whole parameters: it cannot"):
+        with pytest.raises(ConfigurationError, match=r"Zero: .*A.* works on whole parameters: it cannot"):
             Zero(rule(nn.Linear(2, 2), 0.1), Communicator())
