@@ -35,7 +35,7 @@ class EMA:
         if half_life_steps is not None and not half_life_steps > 0.0:
             raise ValueError(f"EMA: half_life_steps is above 0, got {half_life_steps}")
         if half_life_steps is not None and decay is None:
-            decay = 0.5 ** (1.0 / half_life_steps)
+            decay = float(0.5 ** (1.0 / half_life_steps))
         elif decay is None or half_life_steps is not None:
             raise ValueError("EMA: give decay or half_life_steps, one of the two")
         if not 0.0 <= decay < 1.0:
