@@ -46,11 +46,6 @@ class Zero:
         """The state arrays of this rank's part."""
         return self.optimizer.state
 
-    @property
-    def takes_local_steps(self):
-        """As of the optimizer."""
-        return self.optimizer.takes_local_steps
-
     def step(self):
         """Update every parameter once. Collective."""
         self.optimizer.step()
