@@ -54,6 +54,28 @@ def polynomial(lr: float, steps: int, power: float = 1.0, final: float = 0.0) ->
     return lambda step: final + (lr - final) * (1.0 - min(step / steps, 1.0)) ** power
 
 
+def wsd(lr: float, steps: int, decay: float, shape="linear", final: float = 0.0) -> Schedule:
+    """Stable, then decay: lr until the last `decay` of the `steps`, over which it falls to `final`, and stays there.
+
+    With s = the part of the decay that is behind, 0 to 1, it is final + (lr - final) (1 - s) for shape "linear", and
+    final + (lr - final) (1 - sqrt(s)) for "1-sqrt" (Haegele et al. 2024, "Scaling Laws and Compute-Optimal Training
+    Beyond Fixed Training Durations"). Before the decay nothing depends on the length of the run, so that one run serves
+    many lengths, each with a decay of its own: Hu et al. 2024, "MiniCPM". The warm-up of "WSD", warm-up, stable, decay,
+    goes around it: `warmup(wsd(0.1, 1000, 200), 50)`.
+    """
+    _positive("wsd", steps=steps, decay=decay)
+    if not decay <= steps:
+        raise ValueError(f"wsd: decay is at most the {steps} steps of the run, got {decay}")
+    if shape not in ("linear", "1-sqrt"):
+        raise ValueError(f'wsd: shape is "linear" or "1-sqrt", got {shape!r}')
+
+    def at(step):
+        s = min(max((step - (steps - decay)) / decay, 0.0), 1.0)
+        return final + (lr - final) * (1.0 - (s if shape == "linear" else math.sqrt(s)))
+
+    return at
+
+
 def restarts(lr: float, steps: int, mult: float = 1.0, final: float = 0.0) -> Schedule:
     """Half a cosine from lr to `final` again and again, the first over `steps`, each next one `mult` times as long.
 

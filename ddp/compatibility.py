@@ -85,6 +85,10 @@ TABLE: tuple[Row, ...] = (
         "zero", ["sync_every"],
         "{option} shares out one optimizer, and with {other.name} each rank has its own: leave one out",
     ),
+    *_rows(
+        "sync_every", ["ema"],
+        "{option} gives each rank parameters of its own, and {other} is the average of one: leave one out",
+    ),
     *_rows("trace_steps", ["no trace"], "{option.name} has no effect without {other}"),
     *_rows("checkpoint_every", ["no out"], "{option.name} needs an {other} to write to"),
 )  # fmt: skip

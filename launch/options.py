@@ -21,7 +21,8 @@ from allgrad.launch.models import FORMS, INITS
 OPTIMIZERS = {
     "sgd": optim.SGD, "adagrad": optim.Adagrad, "adadelta": optim.Adadelta, "rmsprop": optim.RMSprop,
     "adam": optim.Adam, "adamw": optim.AdamW, "radam": optim.RAdam, "lion": optim.Lion, "lars": optim.LARS,
-    "lamb": optim.LAMB, "muon": optim.Muon,
+    "lamb": optim.LAMB, "muon": optim.Muon, "soap": optim.SOAP, "schedulefree-sgd": optim.ScheduleFreeSGD,
+    "schedulefree-adamw": optim.ScheduleFreeAdamW,
 }  # fmt: skip
 
 
@@ -31,7 +32,7 @@ def takers(hyperparameter: str) -> dict:
     return {kind: parameter.default for kind, parameter in found.items() if parameter is not None}
 
 
-PLANNED = ("linear", "cosine", "polynomial:POWER", "onecycle[:RISE]")  # over the length of the run
+PLANNED = ("linear", "cosine", "polynomial:POWER", "onecycle[:RISE]", "wsd:DECAY[,SHAPE]")  # over the length of the run
 SCHEDULES = (
     "constant", *PLANNED, "step:EVERY,GAMMA", "multistep:STEP,...,GAMMA", "exponential:GAMMA[,EVERY]", "inverse:HALF",
     "restarts:FIRST[,MULT]", "plateau:FACTOR,PATIENCE",
@@ -102,11 +103,14 @@ OPTIONS = (
     Option("no_decay", bool, False, "no weight decay, L1, LARS or LAMB for biases and normalisation (parameters of "
            "one axis)"),
     Option("schedule", str, "constant", "learning rate over the run: " + ", ".join(SCHEDULES) + "; EVERY, STEP, HALF "
-           "and FIRST are steps, or epochs as in 30ep, or samples as in 20000samples; PATIENCE counts evaluations"),
-    Option("beta1", float, None, "decay of the mean, for adam, adamw, lion and lamb (default: 0.9)", least=0.0),
-    Option("beta2", float, None, "decay of the mean square, for adam, adamw and lamb (default: 0.999), or of what lion "
-           "keeps of the gradients (default: 0.99)", least=0.0),
-    Option("eps", float, None, "what is added to the root of the mean square, for adagrad, rmsprop, adam, adamw, lamb",
+           "and FIRST are steps, or epochs as in 30ep, or samples as in 20000samples; DECAY is a share of the run as "
+           "0.2, or such a length, at the end, SHAPE linear or 1-sqrt; PATIENCE counts evaluations"),
+    Option("beta1", float, None, "decay of the mean, for adam, adamw, radam, lion, lamb and soap (default: 0.9, soap "
+           "0.95), and for schedulefree-adamw how near gradients are taken to the average (default: 0.9)", least=0.0),
+    Option("beta2", float, None, "decay of the mean square, for adam, adamw, radam, lamb, schedulefree-adamw (default: "
+           "0.999) and soap (default: 0.95), or of what lion keeps of the gradients (default: 0.99)", least=0.0),
+    Option("eps", float, None, "what is added to the root of the mean square, for adagrad, rmsprop, adam, adamw, lamb, "
+           "soap, schedulefree-adamw and others",
            least=0.0),
     Option("warmup", length, None, "how long the learning rate rises from 0, or from --lr with --lr-rule "
            "linear_warmup: steps, 5ep (epochs) or 20000samples (default: 0; for linear_warmup half an epoch or 5 %% of "
@@ -120,6 +124,8 @@ OPTIONS = (
            "seesaw:F,EPOCH,... (and the rate by sqrt(F)), noise:EVERY,MAX[,R] (every so many epochs twice as large "
            "while the noise scale is above twice the batch, or the root of R times the noise scale; at most MAX)"),
     Option("noise_layers", bool, False, "estimate the noise scale of each parameter too", shapes_weights=False),
+    Option("ema", float, None, "evaluate and save, in place of the weights, their exponential moving average over the "
+           "steps with this decay, as 0.999; training goes on from the weights themselves", least=0.0),
     Option("clip", float, None, "limit of the gradients' common norm", least=0.0),
     Option("clip_value", float, None, "limit of each element of the gradients, after --clip", least=0.0),
     Option("global_batch", int, 64, "samples a step, over all ranks", least=1),

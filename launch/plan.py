@@ -1,6 +1,7 @@
 """What a run does over its length: how many steps, of which batch, at which learning rate."""
 
 import math
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -177,12 +178,16 @@ def schedule_of(config, lr, steps, sampler, warmup=0, start=0.0):
             raise ValueError(text)
         return value
 
+    def part(text):  # of the run: a share with a point in it, or a length
+        return number(text) * steps if re.fullmatch(r"\d*\.\d*", text) else in_steps(text)
+
     shapes = {
         "constant": lambda: schedule.constant(lr),
         "linear": lambda: schedule.linear(lr, steps),
         "cosine": lambda: schedule.cosine(lr, steps),
         "polynomial": lambda power: schedule.polynomial(lr, steps, number(power)),
         "onecycle": lambda rise="0.3": schedule.one_cycle(lr, steps, number(rise)),
+        "wsd": lambda decay, shape="linear": schedule.wsd(lr, steps, part(decay), shape),
         "step": lambda every, gamma: schedule.step(lr, in_steps(every), number(gamma)),
         "multistep": lambda *v: schedule.multistep(lr, [in_steps(m) for m in (v[0], *v[1:-1])], number(v[1:][-1])),
         "exponential": lambda gamma, every="1": schedule.in_epochs(

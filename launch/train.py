@@ -95,6 +95,7 @@ def _train(asked, locks):
     optimizer = comm.agree_or_raise(lambda: make_optimizer(config, parallel, over.rate, over.options))
     if config["zero"]:
         optimizer = comm.agree_or_raise(ddp.Zero, optimizer, comm)
+    ema = comm.agree_or_raise(lambda: _ema(config, parallel))
     loss, metrics = objective(model, data)
     out = Path(config["out"]) if config["out"] else None
     trainer = ddp.Trainer(
@@ -104,7 +105,7 @@ def _train(asked, locks):
         clip_value=config["clip_value"], log_every=config["log_every"], eval_every=config["eval_every"],
         checkpoint_every=config["checkpoint_every"], patience=config["patience"], config=config,
         resumes=bool(config["resume"]), check_every=config["check_every"], on_nonfinite=config["on_nonfinite"],
-        signals=ddp.StopOnSignal(out and f"--resume --out {shlex.quote(str(out))} goes on from it"),
+        signals=ddp.StopOnSignal(out and f"--resume --out {shlex.quote(str(out))} goes on from it"), ema=ema,
     )  # fmt: skip
     if saved is not None:
         trainer.restore(saved)
@@ -176,6 +177,14 @@ def _augmentation(config, data):
             f"--augment {config['augment']} is for images, and a sample of {data.name} is none: leave it out"
         )
     return augmentation(config["augment"], data.image)
+
+
+def _ema(config, parallel):
+    if config["ema"] is None:
+        return None
+    if not config["ema"] < 1.0:
+        raise ConfigurationError(f"--ema {config['ema']:g} is not below 1: give the decay of the average, as 0.999")
+    return optim.EMA(parallel, config["ema"])
 
 
 def _timeline(config):

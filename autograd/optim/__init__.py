@@ -8,6 +8,9 @@ then `base`, which walks the arrays in chunks that fit into the processor's cach
 `weight_decay` c is L2 regularisation, which adds c w to the gradient, unless the rule says otherwise; `l1` adds
 l1 sign(w), the subgradient of l1 |w|_1. In the formulas, g is the gradient after such additions.
 
+`optimizer.eval()` lets the parameters be what is evaluated and saved, and `optimizer.train()` what training goes on
+from: for schedule-free rules they differ. An `EMA` keeps an average of the weights of any rule, and has both too.
+
 `groups` gives some parameters other hyperparameters, by patterns of their names (those of `fnmatch`):
 
     groups={"*.bias": {"weight_decay": 0.0}, "head.*": {"lr_scale": 10.0}}
@@ -18,6 +21,7 @@ usual groups. As in torch, a list of dicts with "params" makes groups too, and `
 is set there, as in `optimizer.param_groups[0]["lr"] = 0.01`, holds from the next step on.
 """
 
+from allgrad.autograd.optim.averages import EMA
 from allgrad.autograd.optim.base import Optimizer, no_decay
 from allgrad.autograd.optim.clip import clip_grad_norm, clip_grad_value, clip_grads_with_norm, grad_norm
 from allgrad.autograd.optim.optimizers import (
@@ -33,3 +37,5 @@ from allgrad.autograd.optim.optimizers import (
     RAdam,
     RMSprop,
 )
+from allgrad.autograd.optim.schedule_free import ScheduleFree, ScheduleFreeAdamW, ScheduleFreeSGD
+from allgrad.autograd.optim.soap import SOAP

@@ -41,7 +41,8 @@ class Optimizer:
 
     arrays: tuple[str, ...] = ()  # names of the state arrays; one with a hyperparameter's name is kept if that is not 0
     fractions: tuple[str, ...] = ()  # names of the hyperparameters in [0, 1)
-    layerwise = False  # whether each chunk is one whole parameter, because the rule needs its norm
+    layerwise = False  # whether each chunk is one whole parameter, because the rule works on it as a whole
+    takes_local_steps = True  # whether the parameters may be averaged over ranks between its steps (`ddp.LocalSGD`)
 
     def __init__(self, owner, lr: float | Callable[[int], float], groups=None, weight_decay=0.0, l1=0.0, **more):
         owner, dicts = _of_dicts(type(self).__name__, owner, groups)
@@ -73,9 +74,12 @@ class Optimizer:
     def shard_state(self, part: slice):
         """Update this part of the flat arrays only, and drop the state of all others; ValueError if `layerwise`."""
         if self.layerwise:
-            raise ValueError(f"{type(self).__name__} needs the norms of whole parameters: it cannot update a part")
-        self.state = {name: flat[part] * 1.0 for name, flat in self.state.items()}
-        self.part, self._chunks = part, None
+            raise ValueError(f"{type(self).__name__} works on whole parameters: it cannot update a part")
+        self.replace_state({name: flat[part] * 1.0 for name, flat in self.state.items()}, part)
+
+    def replace_state(self, state: dict, part: slice):
+        """Have these arrays as the state, which are that of this part of the flat arrays, and update that part."""
+        self.state, self.part, self._chunks = state, part, None
 
     def zero_grad(self, set_to_none=True):
         """Forget the gradients of all parameters; set_to_none, of torch, changes nothing."""
@@ -87,12 +91,11 @@ class Optimizer:
         closure, if given, is called before: it computes the gradients, and what it returns is returned.
         """
         loss = closure() if closure is not None else None
-        if self._chunks is None or self._chunks_of is not self.arena.grad:
-            self._chunks, self._chunks_of = self._make_chunks(), self.arena.grad
+        chunks_of_runs = self.chunks()
         self.arena.zero_missing_grads()
         lr = self.scheduled_lr
         self.steps += 1
-        for h, chunks in self._chunks:
+        for h, chunks in chunks_of_runs:
             self.update(lr * h.lr_scale if h.lr is None else h.lr, h, chunks)
         self.arena.bump_versions()
         return loss
@@ -104,6 +107,23 @@ class Optimizer:
         gradients, which are not, the state in the order of `arrays` (None for what is not kept), and scratch memory.
         """
         raise TypeError(f"{type(self).__name__} defines no update(self, lr, h, chunks)")
+
+    def chunks(self) -> list:
+        """(hyperparameters, chunks) of each run; see `update`."""
+        if self._chunks is None or self._chunks_of is not self.arena.grad:
+            self._chunks, self._chunks_of = self._make_chunks(), self.arena.grad
+        return self._chunks
+
+    def eval(self) -> bool:
+        """Let the parameters be what is evaluated and saved, until `train()`; returns whether that has changed them.
+
+        They are it anyway, but for the rules of `ScheduleFree`, where it is an average.
+        """
+        return False
+
+    def train(self) -> bool:
+        """Let the parameters be what training goes on from; returns whether that has changed them."""
+        return False
 
     def number(self, x):
         """A number as a factor of chunks: for NumPy an array of their dtype, as it converts numbers in each call."""

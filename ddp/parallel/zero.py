@@ -49,6 +49,23 @@ class Zero:
     def step(self):
         """Update every parameter once. Collective."""
         self.optimizer.step()
+        self._gather_parameters()
+
+    def eval(self) -> bool:
+        """As of the optimizer. Collective."""
+        changed = self.optimizer.eval()
+        if changed:
+            self._gather_parameters()
+        return changed
+
+    def train(self) -> bool:
+        """As of the optimizer. Collective."""
+        changed = self.optimizer.train()
+        if changed:
+            self._gather_parameters()
+        return changed
+
+    def _gather_parameters(self):
         self._gather(self.arena.data)
         self.arena.bump_versions()
 
@@ -67,14 +84,15 @@ class Zero:
 
     def load_state_dict(self, state):
         """Restore what `state_dict` returned, with or without ZeRO."""
-        held = self.optimizer.state
-        self.optimizer.state = {name: full((len(self.arena.data),), 0, flat) for name, flat in held.items()}
+        held, part = self.optimizer.state, self.optimizer.part
+        size = len(self.arena.data)
+        self.optimizer.replace_state({name: full((size,), 0, a) for name, a in held.items()}, slice(0, size))
         try:
             self.optimizer.load_state_dict(state)
             for name, flat in self.optimizer.state.items():
-                held[name][...] = flat[self.optimizer.part]
+                held[name][...] = flat[part]
         finally:
-            self.optimizer.state = held
+            self.optimizer.replace_state(held, part)
 
     def _gather(self, flat):
         """Every rank's part of a flat array, on all of them."""

@@ -3,18 +3,20 @@
 state.json has "step", "samples_seen", "epochs", "config", "fingerprint", the state of each of the trainer's own
 callbacks under its name (None if the run does not have it), and under "callbacks" that of the user's by their names.
 The arrays are with those of the optimizer: "exchange_..." is what ranks keep to exchange gradients or parameters,
-"callback_NAME/key" an array of a callback's state and "callback_NAME:KEY/key" one of a dict of arrays.
+"callback_NAME/key" an array of a callback's state and "callback_NAME:KEY/key" one of a dict of arrays. With an EMA the
+model has the averages, "ema_weights" are those that training goes on from, and "ema" in state.json is the rest of it.
 """
 
 import json
 
 import numpy as np
 
-from allgrad.autograd.arrays import is_torch, to_numpy
+from allgrad.autograd.arrays import is_torch, to_backend_of, to_numpy
 from allgrad.ddp.errors import ConfigurationError, tell
 from allgrad.ddp.trainer.callbacks import Callback
 from allgrad.ddp.trainer.tensor_file import StoredArray
 
+EMA_WEIGHTS = "ema_weights"
 BUILT_IN = "noise_scale", "loss_scale", "best", "skipped", "plateau", "adascale", "batches"
 EXCHANGE, CALLBACK = "exchange_", "callback_"  # begin the names of what is not the optimizer's
 
@@ -36,6 +38,9 @@ def collect(trainer) -> tuple[dict, dict]:
         **{callback.name: callback.state_dict() for callback in trainer.built_in},
         "fingerprint": trainer.fingerprint,
     }
+    if (ema := trainer.ema) is not None:
+        optimizer[EMA_WEIGHTS] = {key: _copy(array) for key, array in parallel.arena.unflatten(ema.weights).items()}
+        state["ema"] = {"decay": ema.decay, "updates": ema.updates}
     if trainer.callbacks:
         states = trainer.comm.agree_or_raise(_states_of, trainer.callbacks)
         state["callbacks"] = {name: numbers for name, (numbers, _) in states.items()}
@@ -62,8 +67,11 @@ def restore(trainer, saved):
             arrays.setdefault(callback, {}).update({key: value} if colon else value)
         else:
             own[name] = value
+    weights = _read(own.pop(EMA_WEIGHTS, {}))
     try:
         trainer.model.load_state_dict(model)
+        if weights:
+            _restore_ema(trainer, weights, state["ema"])
         trainer.optimizer.load_state_dict(own)
     except (ValueError, KeyError) as error:
         raise ConfigurationError(f"the checkpoint is that of another model or optimizer: {error}") from None
@@ -85,6 +93,17 @@ def restore(trainer, saved):
                 ) from error
     for name in states if trainer.comm.rank == 0 else ():
         tell(f"the checkpoint has the state of a callback {name!r}, which this run does not have: it is left out")
+
+
+def _restore_ema(trainer, weights, state):
+    """Take the average from the model, if the trainer keeps one, and give the model its weights in training."""
+    arena = trainer.parallel.arena
+    views = arena.unflatten(arena.data)
+    if trainer.ema is not None:
+        trainer.ema.load_state_dict({"updates": state["updates"], "mean": views})
+    for key, view in views.items():
+        view[...] = to_backend_of(weights[key], view)
+    arena.bump_versions()
 
 
 def _read(arrays, own_shards=None):

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -39,6 +39,8 @@ class Trainer:
     loss(*arrays)     the training loss of a shard, see `DistributedDataParallel.backward`
     metrics(*arrays)  {name: one number a sample}, see `evaluate`; "loss" among them
     validation        a data set, or a tuple of arrays; None for none
+    ema               an `allgrad.optim.EMA` of the weights, updated after each step, and what is evaluated and saved in
+                      their place; None for none
     batches           a `FollowNoise` that changes the batch on the way; None for batches as the loader has them
     callbacks         what else is to be done on the way, see `Callback`
     signals           a `StopOnSignal`, if SIGTERM and others are to end training with a checkpoint; None leaves them
@@ -73,9 +75,9 @@ class Trainer:
         clip_value: float | None = None, log_every=10, eval_every: int | None = None,
         checkpoint_every: int | None = None, patience: int | None = None, config: dict | None = None, resumes=False,
         check_every: int | None = None, on_nonfinite="raise", batches: FollowNoise | None = None,
-        callbacks: Sequence[Callback] = (), signals: StopOnSignal | None = None,
+        callbacks: Sequence[Callback] = (), signals: StopOnSignal | None = None, ema: optim.EMA | None = None,
     ):  # fmt: skip
-        self.parallel, self.optimizer, self.loader = parallel, optimizer, loader
+        self.parallel, self.optimizer, self.loader, self.ema = parallel, optimizer, loader, ema
         self.loss, self.metrics, self.validation = loss, metrics, validation
         self.comm, self.model, self.timeline = parallel.comm, parallel.model, parallel.timeline
         self.steps, self.epochs, self.clip, self.clip_value = steps, epochs, clip, clip_value
@@ -89,7 +91,9 @@ class Trainer:
         self.seconds = 0.0  # spent in steps, without evaluations, checkpoints and what callbacks do after a step
         self.best, self.skips = BestLoss(patience), SkipSteps(on_nonfinite)
         self._refuse_senseless()
-        check(zero=isinstance(optimizer, Zero), sync_every=parallel.local and parallel.local.every)
+        check(
+            zero=isinstance(optimizer, Zero), sync_every=parallel.local and parallel.local.every, ema=ema and ema.decay
+        )
         self.adascale = optimizer.lr if isinstance(optimizer.lr, AdaScale) else None
         self.built_in = [self.best, self.skips, *self._built_in(batches)]
         self.callbacks, self.signals = run_state.checked(callbacks), signals
@@ -107,6 +111,17 @@ class Trainer:
                 raise ConfigurationError(
                     "{name.value} is at least {least.value}, got {value.value}", name=name, least=least, value=value
                 )
+        rule = getattr(self.optimizer, "optimizer", self.optimizer)
+        if self.parallel.local is not None and not rule.takes_local_steps:
+            raise ConfigurationError(
+                "{sync_every} averages the parameters, and {optimizer.value} keeps more that belongs to them: leave it "
+                "out", sync_every=self.parallel.local.every, optimizer=type(rule).__name__,
+            )  # fmt: skip
+        if self.ema is not None and isinstance(rule, optim.ScheduleFree):
+            raise ConfigurationError(
+                "{ema} has no effect with {optimizer.value}, whose weights are an average anyway: leave it out",
+                ema=self.ema.decay, optimizer=type(rule).__name__,
+            )  # fmt: skip
 
     def _built_in(self, batches):
         """Callbacks for what parallel, optimizer and batches need to know and to keep."""
@@ -141,6 +156,7 @@ class Trainer:
     def fit(self) -> dict:
         """Train until the last step, or until patience runs out or a callback stops the run; returns the summary.
 
+        The model has the weights that were evaluated and saved then: with an EMA or a schedule-free rule, averages.
         Raises, on every rank at the same step, Diverged if the loss or its gradient is no longer finite, and OutOfStep
         if the ranks' parameters differ. Raises ConfigurationError if `out` holds another run's checkpoints or is
         written by another process, or if the last checkpoint could not be written; and `Stopped` as `signals` say.
@@ -156,6 +172,8 @@ class Trainer:
         self.comm.agree_or_raise(self._refuse_another_run)
         began = time.perf_counter()
         self.should_stop = stopped = False
+        for kept in self._averages:
+            kept.train()
         self._tell_all("on_start")
         with MetricsLog(self) as log, self.writer:
             while not (self.finished or self.should_stop):
@@ -178,6 +196,8 @@ class Trainer:
             if stopped and self.signals is not None:
                 self.timeline.finish()
                 self.signals.end(self, self.out and checkpoint.path_of(self.out / "checkpoints", self.step))
+            for kept in self._averages:
+                kept.eval()
             summary = run_summary.summary_of(self, time.perf_counter() - began)
             error = self.comm.broadcast_object(str(self.writer.wait() or ""))
             if traced := self.timeline.finish():
@@ -214,6 +234,8 @@ class Trainer:
                 with self.timeline.span("optimizer"):
                     self.optimizer.step()
                     self.parallel.step(self.step)
+                    if self.ema is not None:
+                        self.ema.update()
             else:
                 self.skips.skip_or_raise(self, loss, norm, lr)
             seconds = time.perf_counter() - began
@@ -254,11 +276,31 @@ class Trainer:
     def evaluate(self, dataset) -> dict[str, float]:
         """The mean of each metric over a data set, with the weights as they are now. Collective.
 
-        Where steps are local, these are the mean weights of all ranks, which the model has until the next step.
+        Where steps are local, these are the mean weights of all ranks, which the model has until the next step; with an
+        EMA or a schedule-free rule, the averages: see `averaged`.
         """
         self.parallel.show_mean()
-        with self.timeline.span("evaluation"):
+        with self.timeline.span("evaluation"), self.averaged():
             return evaluate(self.model, dataset, self.metrics, self.comm, self.parallel.shards, place=self.loader.place)
+
+    @property
+    def _averages(self):
+        """What may keep an average of the weights."""
+        return [self.optimizer] if self.ema is None else [self.optimizer, self.ema]
+
+    @contextmanager
+    def averaged(self):
+        """A context in which the model has the weights that are evaluated and saved. Collective.
+
+        With an EMA or a schedule-free rule these are averages, and training goes on from others, of which no bit
+        changes.
+        """
+        changed = [kept for kept in self._averages if kept.eval()]
+        try:
+            yield
+        finally:
+            for kept in changed:
+                kept.train()
 
     def log(self, numbers: dict):
         """Add {name: number} to the next line of metrics.jsonl; of one name the last number counts."""
@@ -268,7 +310,7 @@ class Trainer:
 
     def save(self):
         """Begin to write a checkpoint. A disk that refuses is reported, and training goes on."""
-        with self.timeline.span("checkpoint", "copy"):
+        with self.timeline.span("checkpoint", "copy"), self.averaged():
             optimizer, state = run_state.collect(self)
             if self.writer.directory is not None:
                 self.writer.save(self.step, self.model.state_dict(), optimizer, state)

@@ -15,7 +15,9 @@ from allgrad.launch.study import fit, runner
 
 FACTOR = math.sqrt(2.0)  # between neighbouring rates
 START = {"sgd": 0.1, "momentum": 0.01, "nesterov": 0.01, "lars": 1.0, "adagrad": 0.02}  # at a batch of 4, on digits
-ADAPTIVE = 0.003
+OTHERS = {"muon": 0.007, "lion": 0.0004, "soap": 0.008, "schedulefree-sgd": 0.2, "schedulefree-adamw": 0.008}
+ADAPTIVE = 0.003  # of all that are neither here nor there
+LINEAR = {*START, "muon", "lion", "schedulefree-sgd"}  # whose best rate grew by 11 to 23 from a batch of 4 to one of 64
 COARSE = (0, 4)  # where to look first, in powers of FACTOR, if no neighbour tells
 LOWER, ANYWHERE = (-2, -4, -8), (0, -2, -4, -8, -12, 4, 8, 12)  # and where next, as long as no rate works
 FARTHEST = 24
@@ -78,12 +80,12 @@ def steps_of(row: dict) -> float:
 
 def lr_exponent(optimizer) -> float:
     """By which power of a small batch its best rate grows: Malladi et al. 2022 for Adam and its like."""
-    return 1.0 if optimizer in START else 0.5
+    return 1.0 if optimizer in LINEAR else 0.5
 
 
 def first_rate(optimizer, batch) -> float:
     """Where to look first for the rate of a batch."""
-    return START.get(optimizer, ADAPTIVE) * (batch / 4.0) ** lr_exponent(optimizer)
+    return {**START, **OTHERS}.get(optimizer, ADAPTIVE) * (batch / 4.0) ** lr_exponent(optimizer)
 
 
 def tune_batches(

@@ -29,6 +29,7 @@ OPTIMIZERS = {  # a study's word for an optimizer with options
     "momentum": {"optimizer": "sgd", "momentum": 0.9},
     "nesterov": {"optimizer": "sgd", "momentum": 0.9, "nesterov": True},
     "lars": {"optimizer": "lars", "momentum": 0.9},
+    "muon": {"optimizer": "muon", "momentum": 0.95, "nesterov": True},
 }
 METRICS = tuple(f"{part}_{name}" for name in ("loss", "accuracy", "mse", "mae", "r2") for part in ("train", "val"))
 RISING = "accuracy", "r2"  # metrics that are the better the larger, 1 at most
@@ -181,7 +182,12 @@ class Run:
 
     def _evaluated(self, metrics, part):
         arrays, shards = ddp.ArrayDataset(*self.parts[part]), self.config["shards"]
-        return ddp.evaluate(self.model, arrays, metrics, self.comm, shards, 256 if self.data.vocabulary else 2048)
+        averaged = self.optimizer.eval()  # a schedule-free rule is judged by its average
+        try:
+            return ddp.evaluate(self.model, arrays, metrics, self.comm, shards, 256 if self.data.vocabulary else 2048)
+        finally:
+            if averaged:
+                self.optimizer.train()
 
     def measure(self, metric: str) -> float:
         """One of METRICS."""
@@ -193,7 +199,10 @@ class Run:
         return found[name]
 
     def snapshot(self):
-        """A copy of the model as it is, outside of training, for what works on one of its own: see `scaling.probe`."""
+        """A copy of the model as it is, outside of training, for what works on one of its own: see `scaling.probe`.
+
+        Of a schedule-free rule, with the weights at which gradients are taken.
+        """
         model = workload.build(self.config)
         model.load_state_dict(self.model.state_dict())
         return model

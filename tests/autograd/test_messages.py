@@ -115,6 +115,20 @@ def weight():
     return [nn.Parameter([1.0])]
 
 
+def step_of_an_average():
+    optimizer = optim.ScheduleFreeSGD(weight())
+    optimizer.step()
+    optimizer.eval()
+    optimizer.step()
+
+
+def update_of_an_average():
+    ema = optim.EMA(weight(), 0.5)
+    ema.update()
+    ema.eval()
+    ema.update()
+
+
 def set_in_group(key, value):
     optim.SGD(weight(), lr=0.1).param_groups[0][key] = value
 
@@ -583,8 +597,23 @@ TABLE = [
     (V, "SGD: momentum is in [0, 1), got 1.5", lambda: optim.SGD(weight(), lr=0.1, momentum=1.5)),
     (V, "SGD: nesterov needs a momentum above 0", lambda: optim.SGD(weight(), lr=0.1, nesterov=True)),
     (V, "RMSprop: alpha is in [0, 1), got 1.0", lambda: optim.RMSprop(weight(), alpha=1)),
-    (V, "LARS needs the norms of whole parameters: it cannot update a part",
+    (V, "LARS works on whole parameters: it cannot update a part",
      lambda: optim.LARS(weight(), 0.1).shard_state(slice(0, 1))),
+    (V, "SOAP: frequency is at least 1 and max_dim at least 0, got 0 and 10000",
+     lambda: optim.SOAP(weight(), frequency=0)),
+    (V, "SOAP: 'left' of 'parameter0' has shape (1, 1) in the state, and here None",
+     lambda: optim.SOAP(weight()).load_state_dict({"left": {"parameter0": np.zeros((1, 1))}})),
+    (R, "ScheduleFreeSGD: the parameters are averages since eval(): call train() first", step_of_an_average),
+    (V, "ScheduleFreeSGD has 1 groups, and 'sums' of the state 0",
+     lambda: optim.ScheduleFreeSGD(weight()).load_state_dict({})),
+    (V, "EMA: give decay or half_life_steps, one of the two", lambda: optim.EMA(weight())),
+    (V, "EMA: half_life_steps is above 0, got -1", lambda: optim.EMA(weight(), half_life_steps=-1)),
+    (V, "EMA: decay is in [0, 1), got 1.0", lambda: optim.EMA(weight(), 1.0)),
+    (R, "EMA: the parameters are the average since eval(): call train() before update()", update_of_an_average),
+    (V, "EMA: 'parameter0' has shape None in the state, the parameter (",
+     lambda: optim.EMA(weight(), 0.5).load_state_dict({"updates": 1, "mean": {}})),
+    (V, "wsd: decay is at most the 10 steps of the run, got 11", lambda: schedule.wsd(1.0, 10, 11)),
+    (V, "wsd: shape is \"linear\" or \"1-sqrt\", got 'cosine'", lambda: schedule.wsd(1.0, 10, 5, "cosine")),
     (V, "LARS: trust is a finite number of at least 0, got -1", lambda: optim.LARS(weight(), 0.1, trust=-1)),
     (V, "LAMB: l1 is a finite number of at least 0, got nan", lambda: optim.LAMB(weight(), l1=np.nan)),
     (T, "Adam: groups maps patterns to hyperparameters, as in {'*.bias': {'weight_decay': 0.0}}, got a list",

@@ -35,6 +35,10 @@ OPTIMIZERS = [
     "lion --lr 0.005",
     "lars --lr 1 --momentum 0.9",
     "lamb --lr 0.05",
+    "muon --lr 0.02 --momentum 0.9",
+    "soap --lr 0.02",
+    "schedulefree-sgd --lr 0.5",
+    "schedulefree-adamw --lr 0.02",
 ]
 
 

@@ -144,6 +144,40 @@ def test_local_steps_go_on_where_each_rank_was(train, start, tmp_path):
     assert last["noise_scale"] is None and last["bytes_per_step"] < whole["bytes_per_step"]
 
 
+AVERAGES = [
+    "--ema 0.9 --momentum 0.9",
+    "--optimizer schedulefree-adamw --lr 0.02 --zero",
+    "--optimizer soap --lr 0.02 --ema 0.8",
+]
+
+
+@pytest.mark.parametrize("flags", AVERAGES)
+def test_a_run_with_averages_goes_on_to_the_same_bits_on_any_ranks(flags, train, tmp_path):
+    flags = f"{SMALL} --global-batch 50 --shards 6 --dropout 0.3 {flags} --eval-every 3"
+    whole = train(f"{flags} --steps 12", out=tmp_path / "whole")
+    train(f"{flags} --steps 8", 2, out=tmp_path / "out")
+    last = train("--steps 12 --resume", 3, out=tmp_path / "out")
+    for key in whole.keys() - UNLIKE - {"resumed_at", "best"}:
+        assert last[key] == whole[key], key
+    for name in ("model", "optimizer"):
+        one, other = (
+            (tmp_path / out / "checkpoints" / "step-00000012" / f"{name}.safetensors").read_bytes()
+            for out in ("whole", "out")
+        )
+        assert one == other
+
+
+def test_the_average_is_what_is_predicted_with(start, train, tmp_path):
+    found = {}
+    for name, flags in (("plain", ""), ("average", "--ema 0.95")):
+        summary = train(f"{SMALL} --steps 40 --lr 0.3 {flags}", out=tmp_path / name)
+        assert start(f"predict --checkpoint {name} --out {name}.csv", tmp_path).status == 0
+        rows = [line.split(",") for line in (tmp_path / f"{name}.csv").read_text().splitlines()[1:]]
+        found[name] = np.mean([row[1] == row[-1] for row in rows]), summary["weights_sha256"]
+        assert found[name][0] == pytest.approx(summary["val_accuracy"])
+    assert found["plain"][1] != found["average"][1]
+
+
 def test_accumulating_is_having_more_shards(train):
     one, other = train(f"{SMALL} --steps 9 --accumulate 3", 2), train(f"{SMALL} --steps 9 --shards 6")
     assert one["logical_shards"] == 6 and one["weights_sha256"] == other["weights_sha256"]

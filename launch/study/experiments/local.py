@@ -53,6 +53,11 @@ class Local(runner.Run):
 
     def __init__(self, config, comm=None):
         super().__init__({**config, "shards": 1}, comm)
+        if not self.optimizer.takes_local_steps:
+            raise ConfigurationError(
+                f"local steps average the parameters, and {config['optimizer']} keeps more that belongs to them: give "
+                f"another optimizer"
+            )
         self.workers, self.every = config["workers"], config["every"]
         self.each = config["batch"] // self.workers
         self.own: list = []

@@ -12,6 +12,7 @@ from tests.autograd.optim.training import (
     LABELS,
     OF_PAPERS,
     OF_TORCH,
+    WITH_TESTS_OF_THEIR_OWN,
     X,
     close,
     make,
@@ -151,12 +152,19 @@ FIRST_STEPS = [  # rule, options, and how far it goes against a gradient g in it
     ("Lion", {"weight_decay": 0.5}, lambda g: np.sign(g) + 0.5 * W),
     ("LARS", {"adapt": False, "weight_decay": 0.5}, lambda g: g + 0.5 * W),
     ("LAMB", {"adapt": False, "weight_decay": 0.5}, lambda g: np.sign(g) + 0.5 * W),
+    ("SOAP", {"weight_decay": 0.5}, lambda g: np.sign(g) + 0.5 * W),
+    ("ScheduleFreeSGD", {"weight_decay": 0.5}, lambda g: g + 0.5 * W),
+    ("ScheduleFreeAdamW", {"weight_decay": 0.5, "betas": (0.9, 0.0)}, lambda g: np.sign(g) + 0.5 * W),
 ]
-EXPORTED = {name: x for name, x in vars(optim).items() if isinstance(x, type) and name != "Optimizer"}
+RULES = {name: x for name, x in vars(optim).items() if isinstance(x, type) and issubclass(x, optim.Optimizer)}
+EXPORTED = {name: x for name, x in RULES.items() if name not in ("Optimizer", "ScheduleFree")}
 
 
 def test_every_optimizer_has_its_rows():
-    for rows in ({name for name, _ in OF_TORCH + OF_PAPERS}, {name for name, *_ in FIRST_STEPS}):
+    for rows in (
+        {name for name, _ in OF_TORCH + OF_PAPERS + WITH_TESTS_OF_THEIR_OWN},
+        {name for name, *_ in FIRST_STEPS},
+    ):
         assert not EXPORTED.keys() - rows, f"no row of {EXPORTED.keys() - rows}"
 
 

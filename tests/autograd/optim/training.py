@@ -68,6 +68,14 @@ OF_PAPERS = [
     rule("Muon", lr=0.02),
     rule("Muon", lr=0.02, nesterov=False, momentum=0.8, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
 ]
+WITH_TESTS_OF_THEIR_OWN = [  # beside their papers, in test_soap.py and test_schedule_free.py
+    rule("SOAP", lr=0.02, frequency=2),
+    rule("SOAP", lr=0.02, frequency=1, max_dim=6, l1=0.01, groups={"*.bias": {"weight_decay": 0.0}}),
+    rule("ScheduleFreeSGD", lr=0.5, weight_decay=0.1),
+    rule("ScheduleFreeSGD", lr=0.5, beta=0.5, l1=0.01, groups={"2.*": {"beta": 0.8}, "*.bias": {"lr_scale": 0.5}}),
+    rule("ScheduleFreeAdamW", lr=0.02),
+    rule("ScheduleFreeAdamW", lr=0.02, betas=(0.8, 0.9), weight_decay=0.1, l1=0.01),
+]
 GROUPS = {"*.bias": {"weight_decay": 0.0}, "2.*": {"lr_scale": 0.5, "weight_decay": 0.2}, "4.bias": {"lr_scale": 3.0}}
 FIRST = dict(reversed(OF_TORCH + OF_PAPERS))  # row of each rule
 WITH_L1 = [OF_TORCH[i] for i in (0, 5, 8, 10, 13, 18)] + OF_PAPERS[1:9:4]
@@ -75,6 +83,7 @@ WITH_L1 += [(name, FIRST[name]) for name in sorted(FIRST.keys() - {name for name
 RULES = [
     *OF_TORCH,
     *OF_PAPERS,
+    *WITH_TESTS_OF_THEIR_OWN,
     *[rule(name, **options, l1=0.01) for name, options in WITH_L1],
     rule("SGD", lr=0.1, groups={"*.bias": {"momentum": 0.9, "nesterov": True}, "0.*": {"l1": 0.01}}),
     rule("RMSprop", groups=GROUPS | {"4.*": {"centered": True}}),
@@ -83,7 +92,8 @@ RULES = [
     rule("LARS", lr=1.0, groups=GROUPS),
     rule("LAMB", groups=GROUPS),
 ]
-WITHOUT_NORMS = [row for row in OF_TORCH + OF_PAPERS if not getattr(optim, row[0]).layerwise]
+UNGROUPED = [row for row in OF_TORCH + OF_PAPERS + WITH_TESTS_OF_THEIR_OWN if "groups" not in row[1]]
+WITHOUT_NORMS = [row for row in UNGROUPED if not getattr(optim, row[0]).layerwise]
 of_torch = pytest.mark.parametrize("name, options", OF_TORCH, ids=lambda x: str(x).replace(" ", ""))
 elementwise = pytest.mark.parametrize("name, options", WITHOUT_NORMS, ids=lambda x: str(x).replace(" ", ""))
 each_rule = pytest.mark.parametrize("name, options", RULES, ids=lambda x: str(x).replace(" ", ""))

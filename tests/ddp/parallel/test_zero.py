@@ -16,6 +16,7 @@ RULES = {
     "adam": lambda p: optim.Adam(p, 0.01),
     "rmsprop": lambda p: optim.RMSprop(p, 0.01, momentum=0.5),
     "lion": lambda p: optim.Lion(p, 0.01, weight_decay=0.1),
+    "schedule-free": lambda p: optim.ScheduleFreeAdamW(p, 0.05, groups={"*.bias": {"betas": (0.5, 0.9)}}),
     "plain": lambda p: optim.SGD(p, 0.1),
 }
 
@@ -55,7 +56,7 @@ def test_each_rank_holds_a_part(simulate):
 
 
 @pytest.mark.parametrize("before, after", [((2, True), (3, True)), ((3, True), (1, False)), ((1, False), (2, True))])
-@pytest.mark.parametrize("rule", ["sgd", "adam"])
+@pytest.mark.parametrize("rule", ["sgd", "adam", "schedule-free"])
 def test_a_checkpoint_is_that_of_any_ranks_with_or_without(before, after, rule, tmp_path, simulate):
     plain = trainer_of(Communicator(), rule, False, out=tmp_path / "plain").fit()["weights_sha256"]
     trainer_of(Communicator(), rule, False, 4, tmp_path / "four").fit()
@@ -97,6 +98,6 @@ def test_torch_tensors_too(simulate):
 
 
 def test_rules_that_need_whole_parameters_are_refused():
-    for rule in (optim.LARS, optim.LAMB):
-        with pytest.raises(ConfigurationError, match=r"Zero: LA.* needs the norms of whole parameters: it cannot"):
+    for rule in (optim.LARS, optim.LAMB, optim.SOAP):
+        with pytest.raises(ConfigurationError, match=r"Zero: .*A.* works on whole parameters: it cannot"):
             Zero(rule(nn.Linear(2, 2), 0.1), Communicator())

@@ -19,7 +19,8 @@ X = np.linspace(-1.0, 1.0, 32 * 4, dtype="f4").reshape(32, 4)
 LABELS = np.arange(32) % 3
 
 
-def trainer_of(*callbacks, comm=None, model=None, rate=0.1, noise=False, shards=2, exchange=None, **options):
+def trainer_of(*callbacks, comm=None, model=None, rate=0.1, noise=False, shards=2, exchange=None, rule=None,
+               ema=None, **options):  # fmt: skip
     ag.manual_seed(1)
     model = model or nn.Linear(4, 3)
     noise = ddp.NoiseScale() if noise else None
@@ -27,9 +28,10 @@ def trainer_of(*callbacks, comm=None, model=None, rate=0.1, noise=False, shards=
     loader = ddp.DataLoader((X, LABELS), 4, comm, shards)
     metrics = lambda x, y: {"loss": ag.cross_entropy(model(x), y, "none")}
     options = {"steps": 6, "validation": (X, LABELS), **options}
-    optimizer = optim.SGD(parallel, rate, momentum=0.9)
+    optimizer = rule(parallel) if rule else optim.SGD(parallel, rate, momentum=0.9)
+    ema = None if ema is None else optim.EMA(parallel, ema)
     loss = lambda x, y: ag.cross_entropy(model(x), y)
-    return ddp.Trainer(parallel, optimizer, loader, loss, metrics, callbacks=callbacks, **options)
+    return ddp.Trainer(parallel, optimizer, loader, loss, metrics, callbacks=callbacks, ema=ema, **options)
 
 
 def saved_in(out, lazily=False):
@@ -302,3 +304,143 @@ def test_a_file_that_rank_0_cannot_read_any_more_ends_all_ranks(tmp_path, simula
             trainer.restore(saved)
 
     simulate(2, run)
+
+
+# --- averages of the weights -------------------------------------------------------------------------------------
+
+
+def batch_normalized():
+    return nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3))
+
+
+AVERAGING = {  # arguments of trainer_of
+    "ema": {"ema": 0.7},
+    "ema of soap": {"ema": 0.7, "rule": lambda p: optim.SOAP(p, 0.05, frequency=2)},
+    "soap": {"rule": lambda p: optim.SOAP(p, 0.05, frequency=2)},
+    "sgd": {"rule": lambda p: optim.ScheduleFreeSGD(p, 0.3)},
+    "adamw": {"rule": lambda p: optim.ScheduleFreeAdamW(p, 0.05)},
+    "adamw in parts": {"rule": lambda p: ddp.Zero(optim.ScheduleFreeAdamW(p, 0.05), p.comm)},
+}
+averaging = pytest.mark.parametrize("kind", AVERAGING)
+
+
+def averaging_trainer(kind, **options):
+    ag.manual_seed(1)
+    return trainer_of(model=batch_normalized(), **AVERAGING[kind], **options)
+
+
+def files(out, step=6):
+    directory = out / "checkpoints" / f"step-{step:08d}"
+    state = json.loads((directory / "state.json").read_text())
+    return [(directory / name).read_bytes() for name in checkpoint.FILES[:2]], state.get("ema"), state["best"]
+
+
+@averaging
+def test_evaluations_and_checkpoints_change_no_bit_of_training(kind, tmp_path):
+    class Looks(Callback):
+        def on_step(self, trainer, step):
+            trainer.evaluate(trainer.validation)
+
+    found = []
+    for name, callbacks, often in (("rare", (), 0), ("often", (Looks(),), 1)):
+        ag.manual_seed(1)
+        trainer = trainer_of(
+            *callbacks, model=batch_normalized(), **AVERAGING[kind], out=tmp_path / name, eval_every=often,
+            checkpoint_every=often,
+        )  # fmt: skip
+        found.append(trainer.fit()["weights_sha256"])
+        assert found[-1] == trainer.parallel.arena.sha256()
+    assert found[0] == found[1] and files(tmp_path / "rare")[:2] == files(tmp_path / "often")[:2]
+
+
+@averaging
+def test_a_run_with_averages_resumes_to_the_same_bits(kind, tmp_path, simulate):
+    whole = averaging_trainer(kind, out=tmp_path / "whole", eval_every=1)
+    summary = whole.fit()
+    averaging_trainer(kind, out=tmp_path / "parts", eval_every=1, steps=3).fit()
+    for lazily in (True, False):
+        trainer = averaging_trainer(kind, out=tmp_path / "parts", eval_every=1, resumes=True)
+        trainer.restore(checkpoint.load(tmp_path / "parts" / "checkpoints" / "step-00000003", lazily=lazily))
+        assert trainer.fit()["weights_sha256"] == summary["weights_sha256"]
+        assert files(tmp_path / "parts") == files(tmp_path / "whole")
+
+    def go_on(comm):
+        trainer = averaging_trainer(kind, comm=comm)
+        trainer.restore(checkpoint.load(tmp_path / "parts" / "checkpoints" / "step-00000003"))
+        return trainer.fit()["weights_sha256"]
+
+    assert {*simulate(2, go_on)} == {summary["weights_sha256"]}
+
+
+@averaging
+def test_the_average_is_what_is_saved_and_measured_and_fit_goes_on_from_the_weights(kind, tmp_path):
+    trainer = averaging_trainer(kind, out=tmp_path, steps=4, eval_every=1)
+    summary = trainer.fit()
+    loss = lambda model: ag.cross_entropy(model.eval()(X), LABELS).item()
+    model = batch_normalized()
+    model.load_state_dict(saved_in(tmp_path)[0])
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["val_loss"] == pytest.approx(loss(model), rel=1e-6) == summary["val_loss"]
+    assert loss(trainer.model) == loss(model)
+    trainer.steps = 6
+    trainer.model.train()
+    again = trainer.fit()
+    assert again["weights_sha256"] == averaging_trainer(kind).fit()["weights_sha256"] != summary["weights_sha256"]
+
+
+def test_the_average_of_a_run_is_that_of_its_weights(tmp_path):
+    class Weights(Callback):
+        def __init__(self):
+            self.found = []
+
+        def on_step(self, trainer, step):
+            self.found.append(trainer.model.weight.data.copy())
+
+    notes = Weights()
+    trainer = trainer_of(notes, ema=0.7, out=tmp_path)
+    trainer.fit()
+    share = np.array([0.7 ** (5 - t) for t in range(6)])
+    expected = np.tensordot(share / share.sum(), np.array(notes.found, "f8"), 1)
+    np.testing.assert_allclose(trainer.model.weight.data, expected, rtol=1e-5, atol=1e-7)
+    model, optimizer, state = saved_in(tmp_path)
+    assert (model["weight"] == trainer.model.weight.data).all() and state["ema"] == {"decay": 0.7, "updates": 6}
+    assert (optimizer["ema_weights"]["weight"] == notes.found[-1]).all()
+
+
+def test_a_skipped_step_is_no_part_of_the_average():
+    trainer = trainer_of(ema=0.7, on_nonfinite="skip")
+    usual, calls = trainer.loss, []
+
+    def loss(x, y):
+        calls.append(1)
+        return usual(x, y) * (np.nan if len(calls) == 3 else 1.0)
+
+    trainer.loss = loss
+    trainer.fit()
+    assert trainer.skips.count == 1 and trainer.ema.updates == 5
+
+
+def test_a_trainer_without_the_average_goes_on_from_the_weights(tmp_path):
+    trainer_of(ema=0.7, out=tmp_path, steps=3).fit()
+    plain = trainer_of()
+    plain.restore(saved_in(tmp_path))
+    assert plain.fit()["weights_sha256"] == trainer_of().fit()["weights_sha256"]
+
+
+def test_an_average_that_was_not_there_before_begins_anew(tmp_path):
+    trainer_of(out=tmp_path, steps=3).fit()
+    trainer = trainer_of(ema=0.7)
+    trainer.restore(saved_in(tmp_path))
+    trainer.fit()
+    assert trainer.ema.updates == 3
+
+
+def test_averages_that_cannot_be():
+    local = {"exchange": {"sync_every": 2}, "shards": 1}
+    with pytest.raises(ConfigurationError, match="sync_every=2 gives each rank parameters of its own, and ema"):
+        trainer_of(ema=0.7, **local)
+    for kind, name in (("sgd", "ScheduleFreeSGD"), ("soap", "SOAP")):
+        with pytest.raises(ConfigurationError, match=f"sync_every=2 averages the parameters, and {name} keeps more"):
+            trainer_of(**AVERAGING[kind], **local)
+    with pytest.raises(ConfigurationError, match=r"ema=0\.7 has no effect with ScheduleFreeAdamW"):
+        trainer_of(**AVERAGING["adamw in parts"], ema=0.7)

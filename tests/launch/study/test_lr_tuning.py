@@ -4,7 +4,16 @@ import math
 
 import pytest
 
-from allgrad.launch.study.lr_tuning import FACTOR, NothingWorks, tune
+from allgrad.launch.study.lr_tuning import FACTOR, NothingWorks, first_rate, tune
+
+
+@pytest.mark.parametrize(
+    "optimizer, at_4, at_64",
+    [("sgd", 0.1, 1.6), ("adam", 0.003, 0.012), ("soap", 0.008, 0.032), ("lion", 0.0004, 0.0064),
+     ("muon", 0.007, 0.112), ("schedulefree-adamw", 0.008, 0.032), ("schedulefree-sgd", 0.2, 3.2)],
+)  # fmt: skip
+def test_where_to_look_first(optimizer, at_4, at_64):
+    assert [first_rate(optimizer, batch) for batch in (4, 64)] == pytest.approx([at_4, at_64])
 
 
 class Formula:

@@ -40,6 +40,24 @@ def test_a_run_is_that_of_the_trainer():
     assert found["final_val_loss"] == pytest.approx(summary["val_loss"], rel=1e-6)
 
 
+@pytest.mark.parametrize("optimizer, lr", [("schedulefree-adamw", 0.03), ("schedulefree-sgd", 2.0)])
+def test_a_schedule_free_rule_is_judged_by_its_average_and_looking_changes_nothing(optimizer, lr):
+    losses = []
+    for often in (True, False):
+        run = Run(configuration(DIGITS, optimizer, lr=lr, steps=20, seed=1))
+        assert run.start[0] > 2.0
+        for run.t in range(20):
+            run.step()
+            if often:
+                before = run.arena.sha256()
+                run.evaluate()
+                assert run.arena.sha256() == before
+        losses.append(run.evaluate()["loss"])
+        run.optimizer.eval()
+        assert run.evaluate()["loss"] == losses[-1] < 1.0
+    assert losses[0] == losses[1]
+
+
 def test_the_target_is_met_between_two_evaluations():
     found = row(trace=True)
     t, losses = found["trace"]["step"], found["trace"]["train_loss"]

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from allgrad.ddp import ConfigurationError
 from allgrad.launch.study import Lab, Workload, runner
 from allgrad.launch.study.experiments import local
 
@@ -33,6 +34,12 @@ def test_averages_at_every_step_are_synchronous_training(optimizer):
 def test_one_worker_is_plain_training_however_rarely_it_averages():
     rare, often = (steps("adam", workers=1, every=every).arena.data for every in (1, 5))
     np.testing.assert_array_equal(rare, often)
+
+
+@pytest.mark.parametrize("optimizer", ["soap", "schedulefree-sgd"])
+def test_rules_that_keep_more_than_workers_exchange_are_refused(optimizer):
+    with pytest.raises(ConfigurationError, match=f"local steps average the parameters, and {optimizer} keeps more"):
+        steps(optimizer)
 
 
 def test_evaluation_changes_nothing():
