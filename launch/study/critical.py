@@ -12,15 +12,16 @@ explain: each batch has a learning rate of its own, which was found by tuning an
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
 from allgrad.launch.study import fit
-from allgrad.launch.study.intervals import Estimate, combined
+from allgrad.launch.study.intervals import LEVEL, Estimate, quantile
 
 LEAST_BATCHES = 4  # of a curve with an interval, or a rejection
+GRID = 513  # batch sizes between the smallest and the largest tried at which an interval may end
 REJECT = 0.05  # p-value below which a curve is rejected
 
 
@@ -121,6 +122,13 @@ class Curve(NamedTuple):
         """Steps at a batch size."""
         return self.s_min.value * (1.0 + self.b_crit.value / np.asarray(batch, float))
 
+    def band(self, batch):
+        """The ends of the 95 % intervals of the curve at batch sizes."""
+        slope = 1.0 / (1.0 + np.asarray(batch, float) / self.b_crit.value)
+        a, b = self.s_min.error, slope * self.b_crit.error
+        reach = quantile(self.b_crit.dof, 0.5 + LEVEL / 2.0) * np.sqrt(a * a + b * b + 2.0 * self.correlation * a * b)
+        return self(batch) * np.exp(-reach), self(batch) * np.exp(reach)
+
 
 def curve(cells: Cells) -> Curve:
     """The curve of least squares, its intervals by Student's t on the residuals, and the test whether it fits.
@@ -159,54 +167,92 @@ def _misfit(cells, squares, dof):
     return float(fdtrc(dof, len(cells.batches) * (cells.n - 1.0), squares / dof / chance))
 
 
+@dataclass(frozen=True)
+class Crossing(Estimate):
+    """A batch size at which a curve through the cells passes a level, with the interval of all at which it may.
+
+    That is those at which the difference from the level is within Student's t of 0 (Fieller's way, for curves): it need
+    not be symmetric, and it has no end on the side where no batch size tried is surely beyond.
+
+    at     logarithms of batch sizes, close to each other
+    far    how far the curve is from the level there, negative below the crossing; `errors` and `dofs` of these
+    """
+
+    at: np.ndarray = field(default_factory=lambda: np.empty(0), compare=False)
+    far: np.ndarray = field(default_factory=lambda: np.empty(0), compare=False)
+    errors: np.ndarray = field(default_factory=lambda: np.empty(0), compare=False)
+    dofs: np.ndarray = field(default_factory=lambda: np.empty(0), compare=False)
+
+    def interval(self, level=LEVEL):
+        from scipy.special import stdtrit
+
+        inside = np.abs(self.far) <= stdtrit(self.dofs, 0.5 + level / 2.0) * self.errors
+        k = int(np.abs(self.at - math.log(self.value)).argmin())
+        outside = np.nonzero(~inside)[0]
+        before, after = outside[outside < k], outside[outside > k]
+        return (min(math.exp(self.at[before[-1]]), self.value) if before.size else 0.0,
+                max(math.exp(self.at[after[0]]), self.value) if after.size else math.inf)  # fmt: skip
+
+    def p_above(self, bound):
+        return self._p(bound, 1.0)
+
+    def p_below(self, bound):
+        return self._p(bound, -1.0)
+
+    def _p(self, bound, sign):
+        """How likely the difference at the bound, or at the batch size tried that is nearest, is if it is 0 there."""
+        from scipy.special import stdtr
+
+        k = int(np.abs(self.at - math.log(max(bound, 1e-300))).argmin())
+        return float(stdtr(self.dofs[k], sign * self.far[k] / self.errors[k])) if self.errors[k] else 0.5
+
+
 def doubling(cells: Cells) -> Estimate:
     """B_2x: the batch size at which a run takes twice the steps of the largest batch tried, interpolated."""
     if len(cells.batches) < 2 or cells.logs[0] - cells.logs[-1] <= math.log(2.0):
         why = "already the smallest batch tried takes less than twice the steps of the largest"
         return Estimate(math.nan, n=cells.n, of="report seeds", why=why)
-    return _propagated(cells, lambda logs: _last_within(cells.batches, -logs, -logs[-1] - math.log(2.0)))
+    return _crossing(cells, lambda logs, at: logs[-1] + math.log(2.0) - _between(cells.batches, logs, at))
 
 
 def useful(cells: Cells, overhead=0.2) -> Estimate:
     """CBS-20: the largest batch size with at most 1.2 times the least examples, interpolated."""
+    examples = cells.logs + np.log(cells.batches)
+    if not len(examples) or examples[-1] <= examples.min() + math.log1p(overhead):
+        value = float(cells.batches[-1]) if len(examples) else math.nan
+        return Estimate(value, n=cells.n, of="report seeds", why="no batch size tried costs more")
 
-    def batch(logs):
+    def beyond(logs, at):
         examples = logs + np.log(cells.batches)
-        return _last_within(cells.batches, examples, examples.min() + math.log1p(overhead))
+        return _between(cells.batches, examples, at) - examples.min() - math.log1p(overhead)
 
-    found = _propagated(cells, batch)
-    if len(cells.batches) and found.value >= cells.batches[-1] * (1.0 - 1e-9):
-        return replace(found, why="no batch size tried costs more")
-    return found
+    return _crossing(cells, beyond)
 
 
-def _last_within(batches, values, limit) -> float:
-    """The logarithm of the last batch at which values, interpolated over ln B, are at most `limit`.
-
-    Between points by cubics that are monotonic where these are (Fritsch and Butland 1984).
-    """
-    x = np.log(batches)
-    if values[-1] <= limit:
-        return float(x[-1])
-    k = int(np.nonzero(values <= limit)[0][-1])
-    if len(x) < 3:
-        return float(x[k] + (limit - values[k]) / (values[k + 1] - values[k]) * (x[k + 1] - x[k]))
+def _between(batches, values, at):
+    """Values over ln B, in between by cubics that are monotonic where the values are (Fritsch and Butland 1984)."""
     from scipy.interpolate import PchipInterpolator
-    from scipy.optimize import brentq
 
-    between = PchipInterpolator(x, values)
-    return float(brentq(lambda at: float(between(at)) - limit, x[k], x[k + 1], xtol=1e-12))
+    return PchipInterpolator(np.log(batches), values)(at)
 
 
-def _propagated(cells: Cells, of: Callable[[np.ndarray], float]) -> Estimate:
-    """exp of a function of the cells' logarithms, with the error that theirs make of it (the delta method)."""
-    value = math.exp(of(cells.logs))
+def _crossing(cells: Cells, difference: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Estimate:
+    """The last batch size at which a difference, of the cells' logarithms and at many ln B, passes from below 0."""
+    at = np.linspace(*np.log(cells.batches[[0, -1]]), GRID)
+    far = difference(cells.logs, at)
+    k = int(np.nonzero(far <= 0.0)[0][-1])
+    value = math.exp(at[k] + (at[k + 1] - at[k]) * far[k] / (far[k] - far[k + 1]))
+    about: dict = {"n": cells.n, "of": "report seeds"}
     if cells.n < 2:
-        return Estimate(value, n=cells.n, of="report seeds", why="an interval needs 2 report seeds")
+        return Estimate(value, why="an interval needs 2 report seeds", **about)
     nudges = np.diag(np.sqrt(cells.variances) + 1e-6)
-    slopes = np.array([(of(cells.logs + h) - of(cells.logs - h)) / (2.0 * h.max()) for h in nudges])
-    error, dof = combined(np.abs(slopes) * np.sqrt(cells.variances), cells.dofs)
-    return Estimate(value, error, dof, True, cells.n, "report seeds")
+    slopes = [(difference(cells.logs + h, at) - difference(cells.logs - h, at)) / (2.0 * h.max()) for h in nudges]
+    terms = np.square(slopes) * cells.variances[:, None]  # (cells, GRID): the variance that each cell adds
+    total = terms.sum(axis=0)
+    dofs = np.divide(total**2, (terms**2 / cells.dofs[:, None]).sum(axis=0), out=np.full(GRID, 1.0), where=total > 0.0)
+    steep = (far[k + 1] - far[k]) / (at[k + 1] - at[k])
+    error, dof = math.sqrt(total[k]) / steep, float(dofs[k])  # near the crossing, where the interval is symmetric
+    return Crossing(value, error, dof, at=at, far=far, errors=np.sqrt(total), dofs=dofs, **about)
 
 
 class Range(NamedTuple):

@@ -131,8 +131,8 @@ def tune(
     The climb ends when the rates on both sides of the best are worse. Then the distance between rates is halved around
     the best, once, and again as long as the neighbours are worse by 5 % and by more than chance: where steps fall up to
     the edge of stability, a grid of sqrt 2 would cost several per cent. The rate is the lowest point of the parabola
-    through the best and its neighbours: with so few seeds the best of them alone is often so by luck. It is run on fresh
-    seeds, see `run_report_seeds`, if there are any. Raises NothingWorks if no rate does.
+    through the best and its neighbours: with so few seeds the best of them alone is often so by luck. It is run on
+    fresh seeds, see `run_report_seeds`, if there are any. Raises NothingWorks if no rate does.
     """
     search = _Search(lab, configure, start, tuple(seeds), cap, measure, experiment)
     if neighbour is not None and math.isfinite(neighbour.score) and measure is None:
@@ -214,8 +214,10 @@ class _Search:
         return best + self._vertex(best, 2.0 * step)
 
     def _relative(self, k, best):
-        """How much worse a rate is than the best: the logarithm of the ratio, or, of scores that are not above 0, their
-        difference as a share of the best."""
+        """How much worse a rate is than the best: the logarithm of the ratio of scores.
+
+        Of scores that are not above 0 their difference, as a share of the best.
+        """
         score, least = self.found[k], self.found[best]
         return math.log(score / least) if least > 0.0 else (score - least) / max(abs(least), 1e-300)
 
