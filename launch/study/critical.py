@@ -1,0 +1,274 @@
+"""The critical batch size, from the steps to a target at several batch sizes: by a curve, and without one.
+
+By a curve (McCandlish et al. 2018, arXiv 1812.06162): S(B) = S_min (1 + B_crit / B), so that at B_crit a run takes
+twice the least steps and twice the least examples. Its intervals hold what the curve misses, not only the scatter of
+seeds: they rest on how far the measured points lie from it.
+
+Without one: B_2x, at which a run takes twice the steps of the largest batch tried, and CBS-20 of Zhang et al. 2024
+(arXiv 2410.21676, Def. 1), the largest batch with at most 1.2 times the least examples, both interpolated between
+neighbouring batch sizes. Their intervals rest on the seeds, and on how rough the points are beyond what the seeds
+explain: each batch has a learning rate of its own, which was found by tuning and is never exactly the best.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from allgrad.launch.study import fit
+from allgrad.launch.study.intervals import LEVEL, Estimate, quantile
+
+LEAST_BATCHES = 4  # of a curve with an interval, or a rejection
+GRID = 513  # batch sizes between the smallest and the largest tried at which an interval may end
+REJECT = 0.05  # p-value below which a curve is rejected
+
+
+class Cells(NamedTuple):
+    """Batch sizes, means of the logarithms of their steps over n seeds, and the variances of these means with their
+    degrees of freedom: those of the seeds alone, and with the roughness."""
+
+    batches: np.ndarray
+    logs: np.ndarray
+    seed_variances: np.ndarray
+    variances: np.ndarray
+    dofs: np.ndarray
+    n: int
+
+    @property
+    def steps(self) -> np.ndarray:
+        """Geometric means of the steps."""
+        return np.exp(self.logs)
+
+    def within(self, first: int, last: int) -> "Cells":
+        """Those from one place to before another."""
+        part = slice(first, last)
+        return Cells(*(array[part] for array in self[:5]), self.n)
+
+
+def cells_of(steps: Mapping[int, Sequence[float]]) -> Cells:
+    """The cells of {batch: steps of each seed}; a batch at which a seed failed is left out, as is one without seeds."""
+    whole = {b: np.log(np.asarray(s, float)) for b, s in sorted(steps.items()) if len(s) and np.all(np.isfinite(s))}
+    batches, logs = np.array([*whole], float), np.array([s.mean() for s in whole.values()])
+    n = min((len(s) for s in whole.values()), default=0)
+    if n < 2:
+        unknown = np.full(len(whole), math.nan)
+        return Cells(batches, logs, unknown, unknown, unknown, n)
+    seeds, dofs = moderated([s.var(ddof=1) for s in whole.values()], [len(s) - 1 for s in whole.values()])
+    seeds = seeds / [len(s) for s in whole.values()]
+    return Cells(batches, logs, seeds, seeds + roughness(batches, logs, seeds), dofs, n)
+
+
+def moderated(variances: Sequence[float], dofs: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Variances of several small samples that have lent each other strength, and their degrees of freedom.
+
+    Smyth 2004, "Linear Models and Empirical Bayes Methods": true variances are taken to scatter as s0^2 d0 / chi2(d0),
+    with s0 and d0 found from the scatter of the samples'. Where these differ by chance only, all become one.
+    """
+    from scipy.optimize import brentq
+    from scipy.special import digamma, polygamma
+
+    s2, d = np.asarray(variances, float), np.asarray(dofs, float)
+    known = s2 > 0.0
+    if known.sum() < 3:
+        return s2, d
+    e = np.log(s2[known]) - digamma(d[known] / 2.0) + np.log(d[known] / 2.0)
+    excess = e.var(ddof=1) - float(polygamma(1, d[known] / 2.0).mean())
+    if excess <= 0.0:
+        return np.full(s2.shape, float((s2 * d).sum() / d.sum())), np.full(s2.shape, float(d.sum()))
+    prior = 2.0 * brentq(lambda x: float(polygamma(1, x)) - excess, 1e-3, 1e9) if excess > 1e-8 else 1e9
+    s0 = math.exp(e.mean() + float(digamma(prior / 2.0)) - math.log(prior / 2.0))
+    return (prior * s0 + d * s2) / (prior + d), np.minimum(prior + d, d.sum())
+
+
+def roughness(batches: np.ndarray, logs: np.ndarray, variances: np.ndarray) -> float:
+    """The variance of the points beyond that of the seeds: what their third differences have more than they should.
+
+    A smooth curve has small third differences over ln B; independent errors do not. 0 with fewer than 5 points.
+    """
+    if len(batches) < 5:
+        return 0.0
+    x, found, expected = np.log(batches), [], []
+    for k in range(len(x) - 3):
+        part = x[k : k + 4]
+        w = np.array([1.0 / np.prod([part[i] - part[j] for j in range(4) if j != i]) for i in range(4)])
+        w /= math.sqrt(w @ w)  # of a quadratic nothing is left
+        found.append(float(w @ logs[k : k + 4]) ** 2)
+        expected.append(float(w * w @ variances[k : k + 4]))
+    return max(0.0, float(np.mean(found) - np.mean(expected)))
+
+
+class Curve(NamedTuple):
+    """S(B) = s_min (1 + b_crit / B), fitted to log S.
+
+    p          how likely so large a misfit is if the curve is true, given how far seeds scatter; nan if that is unknown
+    rmse_log   root of the mean squared difference of log S
+    correlation  of the errors of ln s_min and ln b_crit
+    """
+
+    s_min: Estimate
+    b_crit: Estimate
+    p: float
+    rmse_log: float
+    correlation: float
+
+    @property
+    def rejected(self) -> bool:
+        """Whether the points miss the curve by more than chance."""
+        return self.p < REJECT
+
+    def __call__(self, batch):
+        """Steps at a batch size."""
+        return self.s_min.value * (1.0 + self.b_crit.value / np.asarray(batch, float))
+
+    def band(self, batch):
+        """The ends of the 95 % intervals of the curve at batch sizes."""
+        slope = 1.0 / (1.0 + np.asarray(batch, float) / self.b_crit.value)
+        a, b = self.s_min.error, slope * self.b_crit.error
+        reach = quantile(self.b_crit.dof, 0.5 + LEVEL / 2.0) * np.sqrt(a * a + b * b + 2.0 * self.correlation * a * b)
+        return self(batch) * np.exp(-reach), self(batch) * np.exp(reach)
+
+
+def curve(cells: Cells) -> Curve:
+    """The curve of least squares, its intervals by Student's t on the residuals, and the test whether it fits.
+
+    Raises ValueError with fewer than three batch sizes; with three there are no intervals, since two numbers then
+    describe three.
+    """
+    found = fit.fit_hyperbola(cells.batches, cells.steps)
+    k, dof = len(cells.batches), len(cells.batches) - 2.0
+    about = {"n": cells.n, "of": "report seeds"}
+    if not 0.0 < found.b_crit < math.inf:
+        why = "the steps do not bend within the batch sizes tried"
+        return Curve(
+            Estimate(found.s_min, why=why, **about), Estimate(found.b_crit, why=why, **about), math.nan,
+            found.rmse_log, math.nan,
+        )  # fmt: skip
+    slopes = np.stack([np.ones(k), 1.0 / (1.0 + cells.batches / found.b_crit)], axis=1)  # by ln S_min and ln B_crit
+    inverse, squares = np.linalg.inv(slopes.T @ slopes), found.rmse_log**2 * k
+    errors = np.sqrt(np.diag(inverse) * squares / dof)
+    why = f"{k} batch sizes are too few, give {LEAST_BATCHES}" if k < LEAST_BATCHES else ""
+    s_min, b_crit = (
+        Estimate(value, float(error), dof, True, why=why, **about)
+        for value, error in zip((found.s_min, found.b_crit), errors)
+    )
+    correlation = float(inverse[0, 1] / math.sqrt(inverse[0, 0] * inverse[1, 1]))
+    return Curve(s_min, b_crit, math.nan if why else _misfit(cells, squares, dof), found.rmse_log, correlation)
+
+
+def _misfit(cells, squares, dof):
+    """The p-value of the F-test of the residuals against the seeds."""
+    from scipy.special import fdtrc
+
+    chance = float(np.mean(cells.seed_variances))
+    if not chance > 0.0:
+        return math.nan
+    return float(fdtrc(dof, len(cells.batches) * (cells.n - 1.0), squares / dof / chance))
+
+
+@dataclass(frozen=True)
+class Crossing(Estimate):
+    """A batch size at which a curve through the cells passes a level, with the interval of all at which it may.
+
+    That is those at which the difference from the level is within Student's t of 0 (Fieller's way, for curves): it need
+    not be symmetric, and it has no end on the side where no batch size tried is surely beyond.
+
+    at     logarithms of batch sizes, close to each other
+    far    how far the curve is from the level there, negative below the crossing; `errors` and `dofs` of these
+    """
+
+    at: np.ndarray = field(default_factory=lambda: np.empty(0), compare=False)
+    far: np.ndarray = field(default_factory=lambda: np.empty(0), compare=False)
+    errors: np.ndarray = field(default_factory=lambda: np.empty(0), compare=False)
+    dofs: np.ndarray = field(default_factory=lambda: np.empty(0), compare=False)
+
+    def interval(self, level=LEVEL):
+        from scipy.special import stdtrit
+
+        inside = np.abs(self.far) <= stdtrit(self.dofs, 0.5 + level / 2.0) * self.errors
+        k = int(np.abs(self.at - math.log(self.value)).argmin())
+        outside = np.nonzero(~inside)[0]
+        before, after = outside[outside < k], outside[outside > k]
+        return (min(math.exp(self.at[before[-1]]), self.value) if before.size else 0.0,
+                max(math.exp(self.at[after[0]]), self.value) if after.size else math.inf)  # fmt: skip
+
+    def p_above(self, bound):
+        return self._p(bound, 1.0)
+
+    def p_below(self, bound):
+        return self._p(bound, -1.0)
+
+    def _p(self, bound, sign):
+        """How likely the difference at the bound, or at the batch size tried that is nearest, is if it is 0 there."""
+        from scipy.special import stdtr
+
+        k = int(np.abs(self.at - math.log(max(bound, 1e-300))).argmin())
+        return float(stdtr(self.dofs[k], sign * self.far[k] / self.errors[k])) if self.errors[k] else 0.5
+
+
+def doubling(cells: Cells) -> Estimate:
+    """B_2x: the batch size at which a run takes twice the steps of the largest batch tried, interpolated."""
+    if len(cells.batches) < 2 or cells.logs[0] - cells.logs[-1] <= math.log(2.0):
+        why = "already the smallest batch tried takes less than twice the steps of the largest"
+        return Estimate(math.nan, n=cells.n, of="report seeds", why=why)
+    return _crossing(cells, lambda logs, at: logs[-1] + math.log(2.0) - _between(cells.batches, logs, at))
+
+
+def useful(cells: Cells, overhead=0.2) -> Estimate:
+    """CBS-20: the largest batch size with at most 1.2 times the least examples, interpolated."""
+    examples = cells.logs + np.log(cells.batches)
+    if not len(examples) or examples[-1] <= examples.min() + math.log1p(overhead):
+        value = float(cells.batches[-1]) if len(examples) else math.nan
+        return Estimate(value, n=cells.n, of="report seeds", why="no batch size tried costs more")
+
+    def beyond(logs, at):
+        examples = logs + np.log(cells.batches)
+        return _between(cells.batches, examples, at) - examples.min() - math.log1p(overhead)
+
+    return _crossing(cells, beyond)
+
+
+def _between(batches, values, at):
+    """Values over ln B, in between by cubics that are monotonic where the values are (Fritsch and Butland 1984)."""
+    from scipy.interpolate import PchipInterpolator
+
+    return PchipInterpolator(np.log(batches), values)(at)
+
+
+def _crossing(cells: Cells, difference: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Estimate:
+    """The last batch size at which a difference, of the cells' logarithms and at many ln B, passes from below 0."""
+    at = np.linspace(*np.log(cells.batches[[0, -1]]), GRID)
+    far = difference(cells.logs, at)
+    k = int(np.nonzero(far <= 0.0)[0][-1])
+    value = math.exp(at[k] + (at[k + 1] - at[k]) * far[k] / (far[k] - far[k + 1]))
+    about: dict = {"n": cells.n, "of": "report seeds"}
+    if cells.n < 2:
+        return Estimate(value, why="an interval needs 2 report seeds", **about)
+    nudges = np.diag(np.sqrt(cells.variances) + 1e-6)
+    slopes = [(difference(cells.logs + h, at) - difference(cells.logs - h, at)) / (2.0 * h.max()) for h in nudges]
+    terms = np.square(slopes) * cells.variances[:, None]  # (cells, GRID): the variance that each cell adds
+    total = terms.sum(axis=0)
+    dofs = np.divide(total**2, (terms**2 / cells.dofs[:, None]).sum(axis=0), out=np.full(GRID, 1.0), where=total > 0.0)
+    steep = (far[k + 1] - far[k]) / (at[k + 1] - at[k])
+    error, dof = math.sqrt(total[k]) / steep, float(dofs[k])  # near the crossing, where the interval is symmetric
+    return Crossing(value, error, dof, at=at, far=far, errors=np.sqrt(total), dofs=dofs, **about)
+
+
+class Range(NamedTuple):
+    """What a part of the batch sizes says: from `first` to `last`, B_crit of the curve, and B_2x; nan if undefined."""
+
+    first: float
+    last: float
+    b_crit: float
+    b_2x: float
+
+
+def ranges(cells: Cells) -> list[Range]:
+    """The critical batch sizes from fewer batch sizes: without the smallest or largest one, two or three."""
+    k, found = len(cells.batches), []
+    for first, last in [(0, k), (1, k), (2, k), (3, k), (0, k - 1), (0, k - 2), (0, k - 3), (1, k - 1)]:
+        if last - first >= LEAST_BATCHES:
+            part = cells.within(first, last)
+            found.append(Range(part.batches[0], part.batches[-1], curve(part).b_crit.value, doubling(part).value))
+    return found
