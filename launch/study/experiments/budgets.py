@@ -10,7 +10,7 @@ from allgrad.ddp import Sampler
 from allgrad.launch.plan import steps_of
 from allgrad.launch.study import figures, runner
 from allgrad.launch.study.experiment import PRESET, experiment
-from allgrad.launch.study.intervals import mean, paired, quantile
+from allgrad.launch.study.intervals import mean, paired
 from allgrad.launch.study.lr_tuning import REPORT_SEEDS, SEEDS, Tuned, tune_batches
 from allgrad.launch.study.result import FAIL, PASS, Claim, Figure, Result, Table, judge
 from allgrad.launch.study.wording import compared, with_interval

@@ -196,6 +196,9 @@ def execute(config, comm):
     }  # fmt: skip
 
 
+OVER = {"each arm at its own best rate": Arm.over, "all arms at the best rate of decay": Arm.over_at_the_same_rate}
+
+
 # --- what the arms say -----------------------------------------------------------------------------------------------
 
 
@@ -231,10 +234,15 @@ def summarize(work, arms, common, seeds, report_seeds, grid, tuned=True) -> Resu
         "schedule", "Can the batch grow where the learning rate would decay, for the same loss in fewer updates?",
         " ".join(_headline(name, arms_of, loss) for name, arms_of in arms.items()),
         tables=[phases, same],
-        figures=[Figure(f"loss_{name}", f"{loss.capitalize()} against updates with {name}, at the ends of the phases, "
-                        f"each arm at its own best rate: geometric means of {n} seeds; bars are 95 % intervals of the "
-                        "mean. An arm with a failed seed has no bars.",
-                        lambda arms_of=arms_of: _draw(arms_of, common)) for name, arms_of in arms.items()],
+        figures=[
+            Figure("over_decay", f"{loss.capitalize()} at the end over that of decay with the same seed: geometric "
+                   f"means of {n} seeds; bars are 95 % intervals of the mean. Band: equal within {100 * MARGIN:g} %. "
+                   "Crosses: a seed failed, or no rate works.", lambda: _draw_ratios(arms)),
+            *(Figure(f"loss_{name}", f"{loss.capitalize()} against updates with {name}, at the ends of the phases, "
+                     f"each arm at its own best rate: geometric means of {n} seeds; bars are 95 % intervals of the "
+                     "mean, mostly of the scatter that all arms share. An arm with a failed seed has no bars.",
+                     lambda arms_of=arms_of: _draw(arms_of, common)) for name, arms_of in arms.items()),
+        ],
         summary=Table(
             "summary", ["optimizer", "arm", "lr", "updates", "loss", "over_decay", "same_rate"],
             [_summary(arm, arms_of["decay"]) for arms_of in arms.values() for arm in arms_of.values()],
@@ -325,14 +333,10 @@ def _findings(name, arms_of, loss):
     decay = arms_of["decay"]
     others = [arm for arm in arms_of.values() if arm is not decay]
     lines = []
-    for where, over in (
-        ("each arm at its own best rate", Arm.over),
-        (f"all arms at the best rate of decay, {decay.tuned.lr:.3g}", Arm.over_at_the_same_rate),
-    ):
-        said = [
-            f"{arm.name} {compared(ratio)}, {with_interval(ratio)}" for arm in others for ratio in [over(arm, decay)]
-        ]
-        lines.append(f"{name}, {where}: {loss} over that of decay: {'; '.join(said)}.")
+    for where, over in OVER.items():
+        ratios = {arm.name: over(arm, decay) for arm in others}
+        said = "; ".join(f"{arm} {with_interval(ratio)}, {compared(ratio)}" for arm, ratio in ratios.items())
+        lines.append(f"{name}, {where}: {loss} over that of decay: {said}.")
     return lines
 
 
@@ -348,14 +352,17 @@ def _advice(arms, loss):
             said.append(f"with {name}, {arm.name} costs at most {100 * MARGIN:g} % of the {loss} and needs "
                         f"{arm.updates:,} updates for {decay.updates:,}")  # fmt: skip
         elif ratio.low > 1.0:
-            said.append(f"with {name}, keep to decaying the rate: {arm.name} ends with {compared(ratio)} {loss}")
+            said.append(
+                f"with {name}, do not grow the batch in place of decaying the rate: {arm.name} ends with "
+                f"{compared(ratio)} {loss}"
+            )
         else:
             said.append(
                 f"with {name}, whether {arm.name} costs {loss} is not told: {compared(ratio)}, for {arm.updates:,} "
                 f"updates instead of {decay.updates:,}"
             )
         if arms_of["const"].over(decay).high <= 1.0 + MARGIN:
-            said[-1] += f" (a constant rate at its best costs at most {100 * MARGIN:g} % as well, without any decay)"
+            said[-1] += f" (a constant rate at its own best costs at most {100 * MARGIN:g} %, with neither)"
     return f"Where hardware can use the larger batch: {'; '.join(said)}."
 
 
@@ -388,6 +395,27 @@ def _notes(work, arms, loss):
                  "rates is not in them.")  # fmt: skip
     notes.append("Updates are counted, not time: a larger batch only saves time where hardware runs it in parallel.")
     return notes
+
+
+def _draw_ratios(arms):
+    figure, panels = figures.new(columns=len(arms), width=figures.PAGE if len(arms) > 1 else figures.COLUMN,
+                                 sharey=True, squeeze=False)  # fmt: skip
+    for axes, (name, arms_of) in zip(panels[0], arms.items()):
+        decay, others = arms_of["decay"], [arm for arm in arms_of.values() if arm.name != "decay"]
+        for i, (label, over) in enumerate(OVER.items()):
+            ratios = [over(arm, decay) for arm in others]
+            at = [k + 0.16 * (i - 0.5) for k in range(len(others))]
+            ends = ([getattr(e, end) if e.known else math.nan for e in ratios] for end in ("value", "low", "high"))
+            figures.points_with_interval(axes, at, *ends, i=i, label=label)
+        axes.set_xticks(range(len(others)), [arm.name for arm in others])
+        axes.set_title(name, fontsize=figures.SMALL + 1)
+        axes.set_xlim(-0.6, len(others) - 0.4)
+        figures.band(axes, 1.0 / (1.0 + MARGIN), 1.0 + MARGIN)
+        for i, over in enumerate(OVER.values()):
+            figures.failed(axes, [k for k, arm in enumerate(others) if not over(arm, decay).known], i=i, row=i)
+    panels[0][0].set_ylabel("loss over that of decay")
+    figures.legend(figure, 2)
+    return figure
 
 
 def _draw(arms_of, common):
