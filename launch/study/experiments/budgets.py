@@ -114,13 +114,15 @@ def summarize(work, cells, common, seeds, report_seeds) -> Result:
     named = {key: f"{key[0]}, {_words(key[1])}" if several else _words(key[1]) for key in cells_of}
     table = Table(
         "cells",
-        ["optimizer", "budget", "B", "steps", "epochs", "lr", "val_loss", "ci_lo", "ci_hi", "over_least", "val_acc",
-         "train_loss", "degenerate", "n_seeds", "n_fail", "at_edge", "n_trials", "schedule", "eval_ratio", "sampler"],
+        ["optimizer", "budget", "B", "steps", "epochs", "lr", "val_loss", "ci_lo", "ci_hi", "over_smallest", "over_lo",
+         "over_hi", "val_acc", "train_loss", "degenerate", "n_seeds", "n_fail", "at_edge", "n_trials", "schedule",
+         "eval_ratio", "sampler"],
         [_row(cell, found[0], work, common) for found in cells_of.values() for cell in found],
         f"Loss on the validation part at the end of a budget: geometric means over {n} seeds, with 95 % intervals "
         "where none failed.",
         {"steps": "optimizer steps in the budget", "budget": "what every run may use: steps, or epochs (ep)",
-         "over_least": "validation loss over that of the smallest batch",
+         "over_smallest": "validation loss over that of the smallest batch, seed by seed",
+         "over_lo": "95 % interval of over_smallest, from", "over_hi": "95 % interval of over_smallest, to",
          "degenerate": f"fewer than {FEW_STEPS} steps: says nothing about training"},
     )  # fmt: skip
     claims = [claim for key, found in cells_of.items() if (claim := _claim(named[key], key[1], found))]
@@ -148,8 +150,8 @@ def summarize(work, cells, common, seeds, report_seeds) -> Result:
         f"rate by the schedule {common['schedule']} over it; the rate tuned for each batch and budget on the "
         f"validation loss at the end, on a grid of factor sqrt 2, {len(seeds)} seeds until two rates on both sides "
         f"were worse, the winner run on {n} fresh seeds; sampler {common['sampler']}; batches compared seed by seed. "
-        f"95 % intervals by Student's t on logarithms over seeds. A batch is surely better than another if its "
-        f"t-interval is on one side, at 5 % over the number of others (Bonferroni)."
+        f"95 % intervals by Student's t on logarithms over seeds. A batch is surely better than another by a "
+        f"one-sided t-test at 5 % over the number of others (Bonferroni)."
     )
     result.advice = _advice(cells_of, named)
     result.notes = _notes(cells)
@@ -157,11 +159,11 @@ def summarize(work, cells, common, seeds, report_seeds) -> Result:
 
 
 def _row(cell, smallest, work, common):
-    loss = cell.loss
+    loss, over = cell.loss, cell.over(smallest)
     return {
         "optimizer": cell.optimizer, "budget": cell.budget, "B": cell.batch, "steps": cell.steps,
         "epochs": cell.steps * cell.batch / len(work.loaded.train_x), "lr": cell.tuned.lr, "val_loss": loss.value,
-        "ci_lo": loss.low, "ci_hi": loss.high, "over_least": cell.over(smallest).value if cell.counts else math.nan,
+        "ci_lo": loss.low, "ci_hi": loss.high, "over_smallest": over.value, "over_lo": over.low, "over_hi": over.high,
         "val_acc": cell.average("final_val_accuracy"), "train_loss": cell.average("final_train_loss"),
         "degenerate": cell.steps < FEW_STEPS, "n_seeds": len(cell.tuned.rows), "n_fail": cell.tuned.failures,
         "at_edge": cell.tuned.at_edge, "n_trials": cell.tuned.trials, "schedule": common["schedule"],
