@@ -10,7 +10,7 @@ from allgrad.ddp import Sampler
 from allgrad.launch.plan import steps_of
 from allgrad.launch.study import figures, runner
 from allgrad.launch.study.experiment import PRESET, experiment
-from allgrad.launch.study.intervals import mean, paired
+from allgrad.launch.study.intervals import Estimate, mean, paired
 from allgrad.launch.study.lr_tuning import REPORT_SEEDS, SEEDS, Tuned, tune_batches
 from allgrad.launch.study.result import FAIL, PASS, Claim, Figure, Result, Table, judge
 from allgrad.launch.study.wording import compared, with_interval
@@ -61,6 +61,8 @@ class Cell:
 
     def over(self, other: "Cell"):
         """Its loss over that of another, seed by seed."""
+        if not (self.tuned.rows and other.tuned.rows):
+            return Estimate(math.nan, why="no learning rate works")
         return paired(self.losses, other.losses)
 
 
@@ -245,8 +247,8 @@ def _headline(cells_of, named, claims):
         else:
             small, large = ends
             ratio = compared(large.over(small), "higher", "lower")
-            said.append(f"{named[key]}: {ratio} at B = {large.batch} than at {small.batch}")
-    return f"Validation loss, {'; '.join(said)}.{_meaning(claims)}"
+            said.append(f"{named[key]}, B = {large.batch} against {small.batch}: {ratio}")
+    return f"Validation loss. {'; '.join(said)}.{_meaning(claims)}"
 
 
 def _meaning(claims):
@@ -264,8 +266,12 @@ def _meaning(claims):
 
 
 def _finding(name, found):
-    best = not_beaten(found)
-    ranked = f"no other batch is surely better than B = {_listed(best)}" if best else "no batch can be judged"
+    best, judged = not_beaten(found), [cell for cell in found if cell.counts]
+    ranked = (
+        f"of B = {_listed(judged)}, none is surely better than B = {_listed(best)}"
+        if len(judged) > 1
+        else "no two batches can be compared"
+    )
     losses = ", ".join(f"{with_interval(cell.loss)} at B = {cell.batch}" for cell in found if cell.steps >= FEW_STEPS)
     return f"{name}: validation loss {losses or 'not measured'}; {ranked}."
 
@@ -273,11 +279,14 @@ def _finding(name, found):
 def _advice(cells_of, named):
     said = []
     for key, found in cells_of.items():
-        if best := not_beaten(found):
-            told = "the best" if len(best) == 1 else f"not told apart from the best, as {_listed(best[:-1])}"
+        judged = [cell for cell in found if cell.counts]
+        if len(judged) > 1:
+            best = not_beaten(found)
+            of = f" of {_listed(judged)}"
+            told = f"the best{of}" if len(best) == 1 else f"not told apart from the best{of}, as {_listed(best[:-1])}"
             said.append(f"{named[key]} with {key[0]}: B = {best[-1].batch} ({told})")
     if not said:
-        return "No batch can be recommended: none has seeds enough that did not fail."
+        return "No batch can be recommended: no two have seeds enough that did not fail."
     return (
         f"The largest batch that is not surely worse than another depends on what is scarce, so name the budget when "
         f"you name a batch: {'; '.join(said)}."

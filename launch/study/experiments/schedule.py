@@ -17,7 +17,7 @@ from allgrad.ddp.errors import ConfigurationError
 from allgrad.ddp.scaling import grow
 from allgrad.launch.study import figures, runner
 from allgrad.launch.study.experiment import PRESET, experiment
-from allgrad.launch.study.intervals import mean, paired
+from allgrad.launch.study.intervals import Estimate, mean, paired
 from allgrad.launch.study.lr_tuning import REPORT_SEEDS, NothingWorks, Tuned, first_rate, tune
 from allgrad.launch.study.result import Figure, Result, Table
 from allgrad.launch.study.wording import MARGIN, compared, with_interval
@@ -142,6 +142,8 @@ class Arm:
 
     def over(self, decay: "Arm"):
         """Its loss over that of decay, seed by seed, each at its own best rate."""
+        if not self.tuned.rows:
+            return Estimate(math.nan, why="no learning rate works")
         return paired(self.losses, decay.losses)
 
     def over_at_the_same_rate(self, decay: "Arm"):
