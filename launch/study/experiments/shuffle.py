@@ -347,22 +347,24 @@ def _findings(excess, own, grid):
 
 
 def _advice(excess, own):
-    costs, free, unknown = [], [], []
+    costs, gains, free, unknown = [], [], [], []
     for arm, name in NAMES.items():
-        both = [over(excess, arm), _steps_over(own, arm)]
-        known = [e for e in both if e is not None]
+        known = [e for e in (over(excess, arm), _steps_over(own, arm)) if e is not None]
         if any(e.low > 1.0 + MARGIN for e in known):
             costs.append(name)
+        elif any(e.high < 1.0 / (1.0 + MARGIN) for e in known):
+            gains.append(name)
         elif all(e.high <= 1.0 + MARGIN for e in known):
             free.append(name)
         else:
             unknown.append(name)
-    said = ["Draw a new permutation each epoch, with one seed for all ranks."]
-    said += [
-        f"Surely worse, by more than {100 * MARGIN:g} % of the excess or of the steps: {', '.join(costs)}."
-    ] * bool(costs)
-    said += [f"At most {100 * MARGIN:g} % worse: {', '.join(free)}."] * bool(free)
-    said += [f"Not told apart from that: {', '.join(unknown)}."] * bool(unknown)
+    less = f"by more than {100 * MARGIN:g} % in excess or in steps"
+    said = ["Draw a new permutation each epoch, with one seed for all ranks."] * (bool(costs) and not gains)
+    for words, names in (
+        (f"Surely worse than a new permutation each epoch, {less}", costs), (f"Surely better, {less}", gains),
+        (f"At most {100 * MARGIN:g} % worse", free), ("Not told apart from it", unknown),
+    ):  # fmt: skip
+        said += [f"{words}: {', '.join(names)}."] * bool(names)
     return " ".join(said)
 
 
