@@ -175,8 +175,7 @@ def _configure(work, common, cell, base, given):
     if (after.betas, after.eps) != (before.betas, before.eps):
         options = common.get("optimizer_options") or {}
         more["optimizer_options"] = {**options, "betas": after.betas, "eps": after.eps}
-    elif rule == "linear_warmup":
-        rise = max(1, round(WARMUP * base.steps * base.batch / batch))
+    elif rule == "linear_warmup" and (rise := round(WARMUP * base.steps * base.batch / batch)) > 1:
         more = {"kind": "lr_rules", "rule": rule, "base_lr": base.lr, "rise": rise}
     elif rule == "adascale":
         shards = max(min(batch // base.batch, SHARDS), 2)
@@ -276,7 +275,7 @@ def summarize(work, cells, common, seeds, report_seeds, patience, noise) -> Resu
             "summary", ["rule", *cells_of],
             [{"rule": rule, **{name: _short(found, rule) for name, found in cells_of.items()}} for rule in rules],
             f"The largest k, the batch over the base batch, up to which a rule needs at most {SLACK:g} times the steps "
-            "of a rate tuned at the batch, by the whole 95 % interval; and what comes next.",
+            "of a rate tuned at the batch, by the whole 95 % interval; and the first at which a seed failed.",
             {"rule": "how the rate follows the batch"},
         ),
         findings=[line for name, found in cells_of.items() for line in _findings(name, found, noise.get(name))],
@@ -289,10 +288,10 @@ def summarize(work, cells, common, seeds, report_seeds, patience, noise) -> Resu
         f"optimizer on steps to the target with {len(seeds)} seed{'s' * (len(seeds) != 1)} on a grid of factor sqrt 2, "
         f"as is the rate of the cells called tuned; all cells run on {n} fresh seeds; sampler {common['sampler']}; a "
         f"run by a rule has failed when it diverges or takes {patience:g} times the steps of the base batch; "
-        f"linear_warmup rises from the base rate in {100 * WARMUP:g} % of the steps of the base batch over k, as 5 of "
-        f"90 epochs in Goyal et al., in one step at least; the rules noise and surge have the noise scale of the base "
-        f"batch's runs, "
-        f"measured from the gradients of up to {SHARDS} shards of each step, trace and signal averaged over all steps "
+        f"linear_warmup rises from the base rate in {100 * WARMUP:g} % of the steps of the base batch over k, as 5 "
+        f"of 90 epochs in Goyal et al., and not at all if that is one step; the rules noise and surge have the noise "
+        f"scale of the base batch's runs, measured from the gradients of up to {SHARDS} shards of each step, trace and "
+        f"signal averaged over all steps "
         f"({len(seeds)} further runs of the base batch); AdaScale measures its gain in the same way in each step; "
         f"evaluations at the first 20 steps and then at distances of {common['eval_ratio']:g}. 95 % intervals by "
         f"Student's t on logarithms over seeds, of ratios by Welch's; shares of seeds by exact binomials. A rule is "
@@ -358,18 +357,28 @@ def _next(found, rule):
         return "the largest tried" if whole else "as far as it is defined"
     at = f"k = {cell.batch / _base(found).batch:g}"
     if cell.failures:
-        return f"at {at} {cell.failures} of {len(cell.rows)} seeds failed"
+        return f"at {at}, {cell.failures} of {len(cell.rows)} seeds failed"
     over = cell.over(found["tuned", cell.batch])
     if not over.known:
-        return f"at {at} not compared: {over.why}, with the tuned rate" if cell.mean.known else f"at {at} {over.why}"
-    return f"at {at} {compared(over)}" + ", not told" * (over.low <= SLACK)
+        return f"at {at} not compared: {over.why}{', with the tuned rate' * cell.mean.known}"
+    return f"at {at}: {compared(over)}" + f", {100 * (SLACK - 1):.0f} % not excluded" * (over.low <= SLACK)
+
+
+def _worst(found, rule):
+    """The upper end of a rule's steps over the tuned ones where it is largest; None if one of them is not known."""
+    cells = _cells(found, rule)
+    ratios = [cell.over(found["tuned", cell.batch]) for cell in cells]
+    whole = len(cells) == sum(name == "tuned" for name, _ in found) - 1 and all(over.known for over in ratios)
+    return max(over.high for over in ratios) if whole else None
 
 
 def _short(found, rule):
     """A cell of the summary."""
-    if rule not in _rules(found):
-        return ""
-    return f"{_reach(found, rule)[0]:g}; {_next(found, rule)}" if _cells(found, rule) else "undefined"
+    if not (cells := _cells(found, rule)):
+        return "undefined" if rule in _rules(found) else ""
+    reach, _ = _reach(found, rule)
+    lost = next((cell.batch / _base(found).batch for cell in cells if cell.failures), None)
+    return (f"{reach:g}" if reach > 1.0 else "none") + (f", fails at {lost:g}" if lost else "")
 
 
 def _by_reach(found):
@@ -382,13 +391,17 @@ def _headline(name, found):
     some = [f"{rule} {_up_to(found, rule)}" for rule in _by_reach(found) if _reach(found, rule)[0] > 1.0]
     none = [rule for rule in _by_reach(found) if _reach(found, rule)[0] <= 1.0]
     said = "; ".join(some + [f"at no k {', '.join(none)}"] * bool(none))
-    return f"{name}: shown to need at most {100 * (SLACK - 1):.0f} % more steps than a tuned rate are {said}."
+    return f"{name}, shown to need at most {100 * (SLACK - 1):.0f} % more steps than a tuned rate: {said}."
 
 
 def _findings(name, found, noise):
     ruled = "; ".join(f"{rule} {_up_to(found, rule)}, {_next(found, rule)}" for rule in _by_reach(found))
-    lines = [f"{name}, steps over those of a tuned rate, at most {SLACK:g} by the whole interval: {ruled}."]
+    lines = [f"{name}, at most {100 * (SLACK - 1):.0f} % more steps than a tuned rate by the whole interval: {ruled}."]
     base = _base(found)
+    if everywhere := sorted((worst, rule) for rule in _rules(found) if (worst := _worst(found, rule)) is not None):
+        said = "; ".join(f"{rule} {worst:.3g}" for worst, rule in everywhere)
+        lines.append(f"{name}, rules without a failed seed at any batch tried, and the upper end of their steps "
+                     f"over those of a tuned rate where it is largest: {said}.")  # fmt: skip
     if linear := [cell for cell in _cells(found, "linear") if cell.over(base).known]:
         said = "; ".join(
             f"{with_interval(cell.over(base).times(cell.batch / base.batch))} at k = {cell.batch / base.batch:g}"
@@ -423,8 +436,17 @@ def _advice(cells_of):
         first, *others = [rule for rule in order if _reach(found, rule)[0] == reach]
         scale = "keep the rate" if first == "none" else f"scale the rate by the rule {first}"
         as_far = f" ({' and '.join(others)} {'reaches' if len(others) == 1 else 'reach'} as far)" * bool(others)
-        said.append(f"With {name}, {scale} up to a batch of {round(reach * base)}{as_far}")
-    return "; ".join(said) + ". Beyond that, tune the rate again: no rule is shown to replace it there."
+        said.append(f"With {name}, {scale} up to a batch of {round(reach * base)}{as_far}{_beyond(found)}")
+    return ". ".join(said) + ". Beyond that, tune the rate again: no rule is shown to replace it there."
+
+
+def _beyond(found):
+    """The rule that costs least where it costs most, if one is known not to fail at any batch."""
+    known = [(worst, rule) for rule in _rules(found) if (worst := _worst(found, rule)) is not None]
+    if not known or min(known)[0] <= SLACK:
+        return ""
+    worst, rule = min(known)
+    return f"; without tuning, {rule} took at most {worst:.2g} times the tuned steps at any batch tried"
 
 
 def _notes(cells_of, noise):
@@ -449,8 +471,8 @@ def _notes(cells_of, noise):
         if any(rule == "linear_warmup" for rule in _rules(found)) and (s := _base(found).mean.value) > 0.0:
             short = [c.batch for c in _cells(found, "linear_warmup") if WARMUP * s * base / c.batch < 1.5]
             if short:
-                notes.append(f"{name}: from B = {min(short)} on the warm-up is one step long, and linear_warmup is the "
-                             f"rule linear.")  # fmt: skip
+                notes.append(f"{name}: from B = {min(short)} on {100 * WARMUP:g} % of the run are no more than a step, "
+                             f"and linear_warmup is the rule linear.")  # fmt: skip
         for cell in _cells(found, "tuned"):
             notes += cell.tuned.remarks(f"{name}, tuned, at B = {cell.batch}")
     base = _base(next(iter(cells_of.values())))

@@ -90,7 +90,7 @@ def test_a_warm_up_is_a_twentieth_of_the_run_and_begins_at_the_base_rate():
     far = lr_rules._configure(
         Workload(), {"target": 0.1}, lr_rules.Cell("sgd", "linear_warmup", 800, 10.0, []), base, {}
     )
-    assert far["rise"] == 1
+    assert far["kind"] == "steps_to_target", "a warm-up of one step is none"
 
 
 def test_adascale_gains_more_where_the_gradient_is_noisier():
@@ -132,11 +132,13 @@ def test_how_far_a_rule_reaches_is_decided_by_whole_intervals():
     best = [tuned(8, SEEDS), tuned(16, SEEDS / 2), tuned(32, SEEDS / 4), tuned(64, SEEDS / 8)]
     told = summarized(*best, ruled(16, SEEDS * 0.55), ruled(32, SEEDS * 0.26), ruled(64, SEEDS * 0.2))
     assert "linear up to k = 4." in told.headline, told.headline
-    assert "at k = 8 56 to 65 % more" in told.findings[0] and "not told" not in told.findings[0]
-    assert "by the rule linear up to a batch of 32." in told.advice
+    assert "at k = 8: 56 to 65 % more" in told.findings[0] and "not excluded" not in told.findings[0]
+    assert "by the rule linear up to a batch of 32;" in told.advice
+    assert "where it is largest: linear 1.65." in told.findings[1]
+    assert "without tuning, linear took at most 1.6 times the tuned steps at any batch" in told.advice
     scattered = SEEDS * [0.4, 0.7, 0.5, 0.6, 0.5]  # 1.07 times on average, with an interval beyond 1.2
     unknown = summarized(*best, ruled(16, scattered), ruled(32, SEEDS / 4), ruled(64, SEEDS / 8))
-    assert "at no k linear." in unknown.headline and ", not told" in unknown.findings[0]
+    assert "at no k linear." in unknown.headline and ", 20 % not excluded" in unknown.findings[0]
     assert "tune the rate at every batch" in unknown.advice, "though the larger batches would do"
     whole = summarized(*best[:2], ruled(16, SEEDS / 2), ruled(16, SEEDS / 2, "sqrt"))
     assert "up to k = 2, the largest tried" in whole.findings[0] and "(sqrt reaches as far)" in whole.advice
@@ -151,8 +153,11 @@ def test_the_noise_of_the_tuned_cell_is_in_the_interval():
 def test_a_failed_seed_ends_the_reach_and_survivors_decide_nothing():
     best = [tuned(8, SEEDS), tuned(16, SEEDS / 2)]
     result = summarized(*best, ruled(16, [*SEEDS[:4] / 2, math.inf]))
-    assert "at no k linear" in result.headline
-    assert "at k = 2 1 of 5 seeds failed" in result.findings[0]
+    assert "at no k linear" in result.headline and result.summary.rows == [
+        {"rule": "linear", "sgd": "none, fails at 2"}
+    ]
+    assert "at k = 2, 1 of 5 seeds failed" in result.findings[0]
+    assert "without tuning" not in result.advice and "largest" not in " ".join(result.findings)
     assert "linear at k = 2, 1 of 5 [1 %, 72 %]" in " ".join(result.findings)
     of_tuned = summarized(tuned(8, SEEDS), tuned(16, [*SEEDS[:4] / 2, math.inf]), ruled(16, SEEDS / 2))
     assert "at k = 2 not compared: 1 of 5 seeds failed, with the tuned rate" in of_tuned.findings[0]
@@ -177,7 +182,7 @@ def test_a_batch_that_is_no_multiple_of_the_base_and_one_at_which_no_rate_works(
         tuned(8, SEEDS), tuned(12, SEEDS / 1.5), lr_rules.Cell("sgd", "tuned", 20, math.nan, [], nothing),
         ruled(12, SEEDS / 1.45), ruled(20, [math.inf] * 5), noise={"sgd": mean([60.0, 70.0, 80.0], "runs")},
     )  # fmt: skip
-    assert "linear up to k = 1.5." in result.headline and "at k = 2.5 5 of 5 seeds failed" in result.findings[0]
+    assert "linear up to k = 1.5." in result.headline and "at k = 2.5, 5 of 5 seeds failed" in result.findings[0]
     assert "by the rule linear up to a batch of 12." in result.advice
     assert "sgd, tuned, at B = 20: no learning rate works: it diverges." in result.notes
     assert "noise scale along the runs of the base batch is 69.5 [" in result.findings[-1]
