@@ -96,7 +96,8 @@ def run(
         lab.map(lambda cell: setting.run_report_seeds(cell, report_seeds), tuned)
         base = tuned[0].tuned
         rules = RULES.get(optimizer, OTHERS)
-        from_base = Base(optimizer, mine[0], base.lr, _usual([steps_of(row) for row in base.rows], base.score))
+        usual = fit.gmean([s for s in base.steps if math.isfinite(s)] or [base.score])
+        from_base = Base(optimizer, mine[0], base.lr, usual)
         if any(lr_rules.RULES[rule][1] for rule in rules):
             from_base.noise = _measure(lab, work, common, from_base, seeds)
         cells = [Cell(optimizer, "tuned", c.batch, c.tuned.lr, c.tuned.rows, c.tuned, c.tuned.trials) for c in tuned]
@@ -117,13 +118,8 @@ def run(
         return cells, from_base.noise
 
     found = dict(zip(optimizers, lab.map(run_all, optimizers)))
-    cells = {name: cells for name, (cells, _) in found.items()}
-    noise = {name: scale for name, (_, scale) in found.items() if scale is not None}
+    cells, noise = ({name: pair[i] for name, pair in found.items()} for i in (0, 1))
     return summarize(work, cells, common, seeds, report_seeds, grid["patience"], noise)
-
-
-def _usual(found, otherwise):
-    return fit.gmean([s for s in found if math.isfinite(s)] or [otherwise])
 
 
 @dataclass
@@ -139,8 +135,9 @@ class Base:
     def scaled(self, rule, batch, common) -> lr_rules.Hyperparameters | None:
         """What a rule makes of it at another batch; None where the rule is not defined."""
         scale = self.noise.value if self.noise is not None and self.noise.value > 0.0 else None
+        kind = self.optimizer if self.optimizer in lr_rules.ADAM else "sgd"
         try:
-            return lr_rules.scaled(rule, self.hyperparameters(common), self.batch, batch, self.word, scale)
+            return lr_rules.scaled(rule, self.hyperparameters(common), self.batch, batch, kind, scale)
         except ConfigurationError:
             return None
 
@@ -149,22 +146,16 @@ class Base:
         given = {key: tuple(v) if key == "betas" else v for key, v in given.items() if key in ("betas", "eps")}
         return lr_rules.Hyperparameters(self.lr, **given)
 
-    @property
-    def word(self):
-        """The kind of optimizer, as rules know it."""
-        return self.optimizer if self.optimizer in lr_rules.ADAM else "sgd"
-
 
 def _measure(lab, work, common, base, seeds):
     """The noise scale along runs of the base batch at its rate; None if a batch has no two shards."""
     if base.batch < 2:
         return None
-    more = {"kind": "lr_rules", "rule": "measure", "shards": max(min(SHARDS, base.batch), work.shards)}
-    given = {"batch": base.batch, "lr": base.lr, "cap": 10 * math.ceil(base.steps)}
-    configs = [
-        runner.configuration(work, base.optimizer, **{**common, **given, **more, "seed": seed}) for seed in seeds
-    ]
-    rows = lab.run(configs, "lr-rules")
+    given = {
+        **common, "kind": "lr_rules", "rule": "measure", "shards": max(min(SHARDS, base.batch), work.shards),
+        "batch": base.batch, "lr": base.lr, "cap": 10 * math.ceil(base.steps),
+    }  # fmt: skip
+    rows = lab.run([runner.configuration(work, base.optimizer, **{**given, "seed": s}) for s in seeds], "lr-rules")
     return mean([row.get("noise_scale") or math.nan if row["status"] == "ok" else math.nan for row in rows], "runs")
 
 
@@ -289,10 +280,9 @@ def summarize(work, cells, common, seeds, report_seeds, patience, noise) -> Resu
         f"as is the rate of the cells called tuned; all cells run on {n} fresh seeds; sampler {common['sampler']}; a "
         f"run by a rule has failed when it diverges or takes {patience:g} times the steps of the base batch; "
         f"linear_warmup rises from the base rate in {100 * WARMUP:g} % of the steps of the base batch over k, as 5 "
-        f"of 90 epochs in Goyal et al., and not at all if that is one step; the rules noise and surge have the noise "
-        f"scale of the base batch's runs, measured from the gradients of up to {SHARDS} shards of each step, trace and "
-        f"signal averaged over all steps "
-        f"({len(seeds)} further runs of the base batch); AdaScale measures its gain in the same way in each step; "
+        f"of 90 epochs in Goyal et al. (not tuned), and not at all if that is one step; the rules noise and surge have "
+        f"the noise scale of {len(seeds)} further runs of the base batch, measured from up to {SHARDS} shards "
+        f"of each step, trace and signal averaged over all steps; AdaScale measures its gain in the same way; "
         f"evaluations at the first 20 steps and then at distances of {common['eval_ratio']:g}. 95 % intervals by "
         f"Student's t on logarithms over seeds, of ratios by Welch's; shares of seeds by exact binomials. A rule is "
         f"followed from the smallest batch up to the first at which it is not shown to need at most {SLACK:g} times "
@@ -409,8 +399,7 @@ def _findings(name, found, noise):
         )
         lines.append(f"{name}, linear: steps times k over those of the base batch, 1 if k times the batch takes 1/k of "
                      f"the steps: {said}.")  # fmt: skip
-    failed = [cell for rule in _rules(found) for cell in _cells(found, rule) if cell.failures]
-    if failed:
+    if failed := [cell for rule in _rules(found) for cell in _cells(found, rule) if cell.failures]:
         said = "; ".join(_failing(cell, cell.batch / base.batch) for cell in failed)
         lines.append(f"{name}, seeds that failed, with 95 % intervals of the share: {said}.")
     if noise is not None:
@@ -420,9 +409,8 @@ def _findings(name, found, noise):
 
 
 def _failing(cell, k):
-    part = share(cell.failures, len(cell.rows))
-    low, high = (f"{100 * end:.0f} %" for end in part.interval())
-    return f"{cell.rule} at k = {k:g}, {cell.failures} of {len(cell.rows)} [{low}, {high}]"
+    low, high = share(cell.failures, len(cell.rows)).interval()
+    return f"{cell.rule} at k = {k:g}, {cell.failures} of {len(cell.rows)} [{100 * low:.0f} %, {100 * high:.0f} %]"
 
 
 def _advice(cells_of):
@@ -450,40 +438,30 @@ def _beyond(found):
 
 
 def _notes(cells_of, noise):
-    notes = [
-        "There are no verdicts: the papers state their rules without a number of steps by which they may be off.",
-    ]
+    notes = ["There are no verdicts: the papers state their rules without a number of steps by which they may be off."]
+    missing_scale = "no noise scale is known (a batch of 1 has no shards, or no run had a signal)"
+    undefined = {"adam_sde": "1 - k (1 - beta1) would not stay above 0", "noise": missing_scale, "surge": missing_scale}
     for name, found in cells_of.items():
         base = _base(found).batch
         for rule in _rules(found):
             if missing := [batch for (r, batch), cell in found.items() if r == rule and cell.lr is None]:
-                why = "1 - k (1 - beta1) would not stay above 0" if rule == "adam_sde" else "it has no value there"
-                if lr_rules.RULES[rule][1]:
-                    scale = noise.get(name)
-                    why = "the noise scale is not known: " + (
-                        "a batch of 1 has no shards" if scale is None else "no run had a signal above 0"
-                    )
+                why = undefined.get(rule, "it has no value there")
                 notes.append(f"{name}: {rule} is undefined from B = {min(missing)} on, where {why}; it is neither run "
                              f"nor counted as failed.")  # fmt: skip
         if (scale := noise.get(name)) is not None and scale.failed and scale.value > 0.0:
             notes.append(f"{name}: {scale.failed} of {scale.n} runs of the base batch tell no noise scale; the rules "
                          f"have the mean of the others.")  # fmt: skip
-        if any(rule == "linear_warmup" for rule in _rules(found)) and (s := _base(found).mean.value) > 0.0:
-            short = [c.batch for c in _cells(found, "linear_warmup") if WARMUP * s * base / c.batch < 1.5]
-            if short:
-                notes.append(f"{name}: from B = {min(short)} on {100 * WARMUP:g} % of the run are no more than a step, "
-                             f"and linear_warmup is the rule linear.")  # fmt: skip
+        s = _base(found).mean.value
+        if short := [c.batch for c in _cells(found, "linear_warmup") if WARMUP * s * base / c.batch < 1.5]:
+            notes.append(f"{name}: from B = {min(short)} on {100 * WARMUP:g} % of the run are no more than a step, "
+                         f"and linear_warmup is the rule linear.")  # fmt: skip
         for cell in _cells(found, "tuned"):
             notes += cell.tuned.remarks(f"{name}, tuned, at B = {cell.batch}")
     base = _base(next(iter(cells_of.values())))
     notes.append(f"All rules start from the rate that was best for B = {base.batch} on {base.trials} runs of the "
                  f"tuning seeds; from another rate, such as one tuned for a final loss, they give others.")  # fmt: skip
-    notes.append("A tuned rate is the best of a grid of factor sqrt 2 on the tuning seeds, so that a rule may beat it; "
-                 "that another search might have found another is not in the intervals.")  # fmt: skip
-    notes.append(f"The length of the warm-up, {100 * WARMUP:g} % of the run, was not tuned.")
-    if set(SPARSE) & cells_of.keys():
-        notes.append("LARS and LAMB are made for large batches: what S_ideal counts from, the steps of the base batch, "
-                     "is not a case they are for.")  # fmt: skip
+    notes.append("A tuned rate is the best of a grid on the tuning seeds: a rule may beat it, and that another search "
+                 "might have found another rate is not in the intervals.")  # fmt: skip
     return notes
 
 
@@ -503,8 +481,6 @@ def _draw(found, common):
     goal = f"{common['metric'].replace('_', ' ')} {common['target']:g}"
     left.set(xlabel=f"batch size B (examples), {base.optimizer}", ylabel=f"steps to {goal}")
     right.set(xlabel=f"batch size B (examples), {base.optimizer}", ylabel="steps over tuned steps")
-    if known := [e.value for cell in found.values() if not cell.failures and (e := cell.mean).value > 0.0]:
-        left.set_ylim(bottom=min(known) / 1.5)
     if base.mean.value > 0.0:
         figures.guide(left, -1.0, (base.batch, base.mean.value), "ideal", at=0.8, below=True)
     figures.guide(right, 0.0, (base.batch, SLACK), f"{100 * (SLACK - 1):.0f} % more", at=0.85)
