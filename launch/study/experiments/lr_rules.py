@@ -6,7 +6,7 @@ from one base batch whose rate was tuned.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from allgrad import ddp
 from allgrad.autograd import schedule
@@ -143,8 +143,8 @@ class Base:
 
     def hyperparameters(self, common):
         given = common.get("optimizer_options") or {}
-        given = {key: tuple(v) if key == "betas" else v for key, v in given.items() if key in ("betas", "eps")}
-        return lr_rules.Hyperparameters(self.lr, **given)
+        given = {key: given[key] for key in ("betas", "eps") if key in given}
+        return replace(lr_rules.Hyperparameters(self.lr), **given)
 
 
 def _measure(lab, work, common, base, seeds):
@@ -399,18 +399,17 @@ def _findings(name, found, noise):
         )
         lines.append(f"{name}, linear: steps times k over those of the base batch, 1 if k times the batch takes 1/k of "
                      f"the steps: {said}.")  # fmt: skip
-    if failed := [cell for rule in _rules(found) for cell in _cells(found, rule) if cell.failures]:
-        said = "; ".join(_failing(cell, cell.batch / base.batch) for cell in failed)
-        lines.append(f"{name}, seeds that failed, with 95 % intervals of the share: {said}.")
+    failed: dict = {}
+    for cell in (cell for rule in _rules(found) for cell in _cells(found, rule) if cell.failures):
+        failed.setdefault((cell.rule, cell.failures, len(cell.rows)), []).append(f"{cell.batch / base.batch:g}")
+    for (rule, hits, n), ks in failed.items():
+        low, high = (100.0 * end for end in share(hits, n).interval())
+        lines.append(f"{name}, {rule} at k = {', '.join(ks)}: {hits} of {n} seeds failed at each, a share from "
+                     f"{low:.0f} to {high:.0f} %.")  # fmt: skip
     if noise is not None:
         lines.append(f"{name}: the noise scale along the runs of the base batch is {with_interval(noise)} examples, "
                      f"which cost {noise.n} runs of about {base.mean.value:.0f} steps.")  # fmt: skip
     return lines
-
-
-def _failing(cell, k):
-    low, high = share(cell.failures, len(cell.rows)).interval()
-    return f"{cell.rule} at k = {k:g}, {cell.failures} of {len(cell.rows)} [{100 * low:.0f} %, {100 * high:.0f} %]"
 
 
 def _advice(cells_of):
@@ -434,7 +433,7 @@ def _beyond(found):
     if not known or min(known)[0] <= SLACK:
         return ""
     worst, rule = min(known)
-    return f"; without tuning, {rule} took at most {worst:.2g} times the tuned steps at any batch tried"
+    return f"; without tuning, {rule} is surely within {worst:.2g} times the tuned steps at all batches tried"
 
 
 def _notes(cells_of, noise):
