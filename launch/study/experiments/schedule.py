@@ -364,7 +364,7 @@ def _advice(arms, loss):
                 f"updates instead of {decay.updates:,}"
             )
         if arms_of["const"].over(decay).high <= 1.0 + MARGIN:
-            said[-1] += f" (a constant rate at its own best costs at most {100 * MARGIN:g} %, with neither)"
+            said[-1] += f" (a constant rate at its own best is at most {100 * MARGIN:g} % above decay)"
     return f"Where hardware can use the larger batch: {'; '.join(said)}."
 
 
