@@ -9,10 +9,11 @@ A sample's gradient is G + s z with E|s z|^2 = tr(Sigma), where s z is
     t3 norm    normal, times one factor for all elements that makes it a multivariate t with 3 degrees of freedom
     1 in 200   normal, but for 1 sample in 200 that are so much larger that half of the trace is theirs
 
-With the second and the third the variance of |g|^2 is infinite, and a mean of it nothing that can be bounded from above.
-Beside these: steps that depend on one another, as an autoregression of first order (AR) of the trace and the signal, with
-and without as much independent noise, or as gradients of a quadratic near its minimum, under SGD; and signals and traces
-that drift, where the truth is the ratio of the weighted means of what they are.
+With the second and the third the variance of |g|^2 is infinite, and nothing bounds a mean of it from above. Beside
+these: steps that depend on one another, as an autoregression of first order (AR) of the trace and the signal, with and
+without as much independent noise, or as gradients of a quadratic near its minimum, under SGD; and signals and traces
+that drift, where the truth is the ratio of the weighted means of what they are, and the drift that of the exponentials
+nearest to them.
 
 An interval whose upper end is not known, inf, cannot be below the truth: then 95 % are those of its lower end alone.
 """
@@ -24,7 +25,8 @@ import numpy as np
 
 from allgrad.autograd.random import generator
 from allgrad.ddp import NoiseScale
-from allgrad.ddp.scaling.intervals import of_parts
+from allgrad.ddp.scaling.intervals import of_parts, trend
+from allgrad.ddp.scaling.noise_scale import RECENT
 from allgrad.ddp.scaling.probe import analysis
 
 DECAY = 0.95  # NoiseScale's
@@ -95,7 +97,8 @@ def drifting(steps, signal, trace, kind="gaussian", shards=8, batch=32, size=50,
         s, t, w = signal(age), trace(age), DECAY**age
         g = noise(rng, kind, (steps, shards), batch, size) * np.sqrt(truth * t)[:, None, None]
         g += np.sqrt(s / size)[:, None, None]
-        return steps_of(g, batch), truth * (w @ t) / (w @ s), truth, (t[-1] / s[-1]) / (t[-2] / s[-2])
+        rates = [trend(values[-RECENT:])[0] for values in (t, s)]
+        return steps_of(g, batch), truth * (w @ t) / (w @ s), truth, math.exp(rates[0] - rates[1])
 
     return draw
 
@@ -157,11 +160,12 @@ def running(draw, rng):
     scale = NoiseScale(DECAY)
     for step in arguments:
         scale.update(*step)
-    found = {"noise scale": (*(scale.interval or (math.nan, math.nan)), truth)}
-    if scale.drift is not None:
-        found["drift a step"] = (*scale.drift[1:], factor)
-        if scale.drift[1] <= 1.0 <= scale.drift[2]:
-            found["present noise scale, no drift told"] = (*scale.interval, present)
+    interval, drift, _ = scale.known()
+    found = {"noise scale": (*interval, truth)}
+    if drift is not None:
+        found["drift a step"] = (*drift[1:], factor)
+        if drift[1] <= 1.0 <= drift[2]:
+            found["present noise scale, no drift told"] = (*interval, present)
     return found
 
 
@@ -174,10 +178,10 @@ def probe(rng, kind, count, batch, size, truth):
 
 
 def tables(simulations, seed, only=""):
-    """Rows {case, interval, nominal, covered, low_misses, high_misses, unbounded, simulations}, parts of all but the last.
+    """Rows {case, interval, nominal, covered, low_misses, high_misses, unbounded, simulations}.
 
-    low_misses   intervals that are below the truth
-    unbounded    those without an upper end
+    All but the names and the number of simulations are shares of these; low_misses are intervals that are below the
+    truth, high_misses above, and unbounded are those without an upper end.
     """
     rows = []
 

@@ -10,6 +10,7 @@ Three things make the textbook's interval too narrow, and each has its remedy he
   above where such samples may not have been drawn yet: then the upper end is inf, and the lower one alone is at 95 %.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -178,8 +179,14 @@ def trend(values):
 def _error_of_rate(flat, count):
     """The standard error of a trend, from what is left when it is divided out."""
     n = len(flat)
-    found = flat @ contrasts([np.ones(n), np.arange(n) - (n - 1) / 2.0], count)
+    found = flat @ _after_a_line(n, count)
     return math.sqrt(float(found @ found) / count * 12.0 / (n * (n * n - 1.0)))
+
+
+@functools.lru_cache(4)
+def _after_a_line(n, count):
+    """The contrasts that see neither a constant nor a slope."""
+    return contrasts([np.ones(n), np.arange(n) - (n - 1) / 2.0], count)
 
 
 def _significant(found, count):

@@ -193,7 +193,7 @@ class NoiseScale:
         e^(-steps / 5), and for a drift. Where few samples have been seen, high is inf and low a bound that the truth is
         above in 95 % of all cases. How often it holds the truth: `python -m benchmarks.coverage_noise`.
         """
-        return self._known()[0]
+        return self.known()[0]
 
     @property
     def drift(self):
@@ -201,14 +201,14 @@ class NoiseScale:
 
         A mean over the last 256 steps, or over 4 / (1 - decay) or more if that is longer.
         """
-        return self._known()[1]
+        return self.known()[1]
 
     @property
     def remark(self):
         """Why there is no interval, or no upper end; or that the noise scale drifts; else None."""
-        return self._known()[2]
+        return self.known()[2]
 
-    def _known(self):
+    def known(self):
         """(interval, drift, remark)."""
         pairs, length = np.array(self.recent.blocks).reshape(-1, 3), self.recent.length
         found = course(pairs[:, :2], self.averages.decay**length)
@@ -247,7 +247,7 @@ class NoiseScale:
 
     def report(self):
         """`value`, `interval`, `drift`, `remark` and `layers` as JSON values, where a bound of inf is None."""
-        interval, drift, remark = self._known()
+        interval, drift, remark = self.known()
         layers = {"noise_scale_layers": self.layers} if self.layer_averages is not None else {}
         return {
             "noise_scale": self.value,
