@@ -94,7 +94,8 @@ def of_parts(x, y, pseudo, samples, parts):
     samples  in all parts
     parts    what they are called
 
-    The quantiles are those of a skewed mean: Hall 1992, "On the Removal of Skewness by Transformation".
+    The quantiles are those of a skewed mean: Hall 1992, "On the Removal of Skewness by Transformation". Half as much is
+    done for skewness where there is no upper end, for a few samples then decide how large it is.
     """
     n, centered = len(pseudo), pseudo - pseudo.mean(0)
     xx, xy, _, yy = (centered.T @ centered / (n * (n - 1.0))).ravel().tolist()
@@ -102,7 +103,7 @@ def of_parts(x, y, pseudo, samples, parts):
     t = student(n - 1.0, LEVEL if why else 0.5 + LEVEL / 2.0)
     ratio = x / y if y > 0.0 else 0.0
     shift = skewness(centered @ [1.0, -ratio]) * (2.0 * t * t + 1.0) / (6.0 * math.sqrt(n))
-    shift = max(-t / 2.0, min(shift, t / 2.0))
+    shift = max(-t / 2.0, min(shift / 2.0 if why else shift, t / 2.0))
     low, high = (fieller(x, y, (xx, xy, yy), q)[end] for end, q in enumerate((t - shift, t + shift)))
     return (low, math.inf if why else high), why
 
