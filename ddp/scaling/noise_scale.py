@@ -189,7 +189,7 @@ class NoiseScale:
     def interval(self):
         """95 % confidence interval (low, high) of `value`; high is inf where nothing bounds it from above.
 
-        None before the 64th step. It allows for steps that depend on one another, with an autocorrelation of
+        None before the 80th step. It allows for steps that depend on one another, with an autocorrelation of
         e^(-steps / 5), and for a drift. Where few samples have been seen, high is inf and low a bound that the truth is
         above in 95 % of all cases. How often it holds the truth: `python -m benchmarks.coverage_noise`.
         """
@@ -197,7 +197,8 @@ class NoiseScale:
 
     @property
     def drift(self):
-        """(factor, low, high), by which the noise scale grows with each step, with a 95 % interval; None if not known.
+        """(factor, low, high), by which the noise scale grows with each step, with a 95 % interval; None if not known,
+        which takes as many steps and samples as an upper end of the noise scale.
 
         A mean over the last 256 steps, or over 4 / (1 - decay) or more if that is longer.
         """
@@ -229,10 +230,11 @@ class NoiseScale:
         if found.drift is not None:
             rate, error = (v / length for v in found.drift)
             margin = student(found.degrees, 0.5 + LEVEL / 2.0) * error
-            drift = math.exp(rate), math.exp(rate - margin), math.exp(rate + margin)
+            if not why:
+                drift = math.exp(rate), math.exp(rate - margin), math.exp(rate + margin)
             if abs(rate) > margin:
                 remarks.append(
-                    f"it drifts by {drift[0] - 1.0:+.2%} a step, and this is about the mean of the last steps, not "
+                    f"it drifts by {math.expm1(rate):+.2%} a step, and this is about the mean of the last steps, not "
                     f"about the present one"
                 )
         return (low, high), drift, "; ".join(remarks) or None
