@@ -129,7 +129,7 @@ def descent(steps, size=20, shards=4, batch=64, truth=100.0):
 def cases():
     """{name: draw} of the running noise scale."""
     found = {}
-    for steps in (80, 256):
+    for steps in (100, 256):
         for kind in ("gaussian", "t3 norm", "1 in 200"):
             for shards, batch, truth in ((2, 4, 10.0), (4, 16, 100.0)):
                 found[f"{kind}, {steps} steps of {shards} x {batch}"] = still(kind, steps, shards, batch, 50, truth)

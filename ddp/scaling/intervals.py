@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 LEVEL = 0.95  # of confidence
-STEPS_A_CONTRAST = 40  # of a run, so that scatter that persists as e^(-steps / 5) is in the contrasts as in the mean
+STEPS_A_CONTRAST = 50  # of a run, so that scatter that persists as e^(-steps / 5) is in the contrasts as in the mean
 LEAST_CONTRASTS = 2
 SAMPLES = 1000  # if half of the trace comes from 1 sample in 200, all of these miss it with a probability of 0.7 %
 PARTS = 100  # steps or micro-batches, whose scatter shows a tail
