@@ -128,7 +128,7 @@ class Course:
 def course(pairs, decay) -> Course | None:
     """The `Course` of steps (x, y), whose weights fall by `decay` with each later one; None of too few: (steps, 2).
 
-    A step is modelled as (f, f) e^(b i) + g e^(c i) noise, with rates b and c of x's own and of y's, which are 0 unless
+    A step x is modelled as f e^(b i) + g e^(c i) noise, and y as well with rates of its own, which are 0 unless
     they are significant. The contrasts do not see the first term, nor a change of f that is linear in time.
     """
     n = len(pairs)
@@ -136,19 +136,19 @@ def course(pairs, decay) -> Course | None:
     if count < LEAST_CONTRASTS:
         return None
     i = np.arange(n) - (n - 1.0)
-    weights = np.power(decay, -i)
-    scaled, shares, columns, trends = [], [], [], []
+    weights, rate = np.power(decay, -i), -math.log(decay) if decay else math.inf
+    scaled, shares, trends = [], [], []
+    columns = {}  # {(k, rate): i^k e^(rate i)}, which x and y may share
     for values in pairs.T:
         trends.append(trend(values))
-        level = np.exp(_significant(trends[-1], count) * i)
-        rest = np.abs(values - level * (level @ values) / (level @ level))
-        size = np.exp(_significant(trend(rest), count) * i)
+        b = _significant(trends[-1], count)
+        level = np.exp(b * i)
+        c = _significant(trend(np.abs(values - level * (level @ values) / (level @ level))), count)
+        size = np.exp(c * i)
         scaled.append(values / size)
         shares.append(weights * size / weights.sum())
-        for column in (level / size, i * level / size, weights * size):
-            if not any(np.array_equal(column, other) for other in columns):
-                columns.append(column)
-    found = np.array(scaled) @ contrasts(columns, count)
+        columns |= {(0, b - c): level / size, (1, b - c): i * level / size, (0, c + rate): weights * size}
+    found = np.array(scaled) @ contrasts([*columns.values()], count)
     shares = np.array(shares)
     xx, xy, _, yy = (found @ found.T / count * (shares @ shares.T)).ravel().tolist()
     drift = None
