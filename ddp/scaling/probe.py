@@ -126,7 +126,8 @@ def noise_of_batches(model, loss, x, *targets, batch, count=128, seed=0, comm=No
     w = weights / weights.mean()
     products = rows @ rows.T  # all that norms of means of micro-batches need
     both, pseudo = analysis(np.diag(products), products @ w, products @ (w * w), w, batch)
-    return NoiseEstimate(*both, *of_parts(*both, pseudo, count * batch, "micro-batches"))
+    interval, why = of_parts(*both, pseudo, count * batch, "micro-batches")
+    return NoiseEstimate(*both, interval, why)
 
 
 def analysis(squares, along, along_squared, w, batch):
@@ -154,7 +155,7 @@ def analysis(squares, along, along_squared, w, batch):
         (total - 2.0 * w * along + ww * squares) / rest**2,
     )  # fmt: skip
     pseudo = np.stack([n * one - (n - 1) * others for one, others in zip(both, without)], axis=1)
-    return tuple(map(float, both)), pseudo
+    return (float(both[0]), float(both[1])), pseudo
 
 
 def noise_of_examples(model, loss, x, *targets) -> ExactNoise:
@@ -207,9 +208,10 @@ def noise_of_examples(model, loss, x, *targets) -> ExactNoise:
         if trained[1]:
             along += d @ to_numpy(layer.bias.grad)
     (trace, unbiased), pseudo = analysis(squares, n * along, n * along, np.ones(n), 1)
+    interval, why = of_parts(trace, unbiased, pseudo, n, "samples")
     gradient = to_numpy(frozen.arena.grad)
     return ExactNoise(
-        NoiseEstimate(trace, unbiased, *of_parts(trace, unbiased, pseudo, n, "samples")),
+        NoiseEstimate(trace, unbiased, interval, why),
         NoiseEstimate(trace, float(gradient @ gradient)),
         squares,
     )
