@@ -76,7 +76,7 @@ def autoregression(rng, phi, shape):
 
     start = 200
     e = rng.standard_normal((*shape[:-1], shape[-1] + start))
-    return lfilter([1.0], [1.0, -phi], e, axis=-1)[..., start:] * math.sqrt(1.0 - phi * phi)
+    return np.asarray(lfilter([1.0], [1.0, -phi], e, axis=-1))[..., start:] * math.sqrt(1.0 - phi * phi)
 
 
 # --- the cases: each draws (arguments of `update`, the truth of the value, of the present one, of the drift) --------
