@@ -12,13 +12,14 @@ explain: each batch has a learning rate of its own, which was found by tuning an
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from allgrad.launch.study import fit
-from allgrad.launch.study.intervals import LEVEL, Estimate, quantile
+from allgrad.launch.study.intervals import LEVEL, Estimate, combined, mean, quantile
+from allgrad.launch.study.lr_tuning import DOUBT
 
 LEAST_BATCHES = 4  # of a curve with an interval, or a rejection
 GRID = 513  # batch sizes between the smallest and the largest tried at which an interval may end
@@ -26,12 +27,15 @@ REJECT = 0.05  # p-value below which a curve is rejected
 
 
 class Cells(NamedTuple):
-    """Batch sizes, means of the logarithms of their steps over n seeds, and the variances of these means with their
-    degrees of freedom: those of the seeds alone, and with the roughness."""
+    """Batch sizes, and means of the logarithms of their steps over n seeds, with the variances of these means.
+
+    chance      variances by the scatter of the seeds and the choice of the rates
+    variances   the same with the roughness of the points, and their degrees of freedom
+    """
 
     batches: np.ndarray
     logs: np.ndarray
-    seed_variances: np.ndarray
+    chance: np.ndarray
     variances: np.ndarray
     dofs: np.ndarray
     n: int
@@ -47,8 +51,11 @@ class Cells(NamedTuple):
         return Cells(*(array[part] for array in self[:5]), self.n)
 
 
-def cells_of(steps: Mapping[int, Sequence[float]]) -> Cells:
-    """The cells of {batch: steps of each seed}; a batch at which a seed failed is left out, as is one without seeds."""
+def cells_of(steps: Mapping[int, Sequence[float]], doubts: Mapping[int, float] | None = None) -> Cells:
+    """The cells of {batch: steps of each seed}; a batch at which a seed failed is left out, as is one without seeds.
+
+    doubts   {batch: how far ln S may be from that of the best rate}, see `lr_tuning.Tuned`
+    """
     whole = {b: np.log(np.asarray(s, float)) for b, s in sorted(steps.items()) if len(s) and np.all(np.isfinite(s))}
     batches, logs = np.array([*whole], float), np.array([s.mean() for s in whole.values()])
     n = min((len(s) for s in whole.values()), default=0)
@@ -56,8 +63,17 @@ def cells_of(steps: Mapping[int, Sequence[float]]) -> Cells:
         unknown = np.full(len(whole), math.nan)
         return Cells(batches, logs, unknown, unknown, unknown, n)
     seeds, dofs = moderated([s.var(ddof=1) for s in whole.values()], [len(s) - 1 for s in whole.values()])
-    seeds = seeds / [len(s) for s in whole.values()]
-    return Cells(batches, logs, seeds, seeds + roughness(batches, logs, seeds), dofs, n)
+    chance = seeds / [len(s) for s in whole.values()] + np.square([(doubts or {}).get(b, DOUBT) for b in whole])
+    return Cells(batches, logs, chance, chance + roughness(batches, logs, chance), dofs, n)
+
+
+def cell(steps: Sequence[float], doubt=DOUBT) -> Estimate:
+    """The steps of one batch size at its best rate: Student's t over the seeds, widened by the choice of the rate."""
+    e = mean(steps, "report seeds")
+    if not e.known:
+        return e
+    error, dof = combined([e.error, doubt], [e.dof, e.dof])
+    return replace(e, error=error, dof=max(dof, e.dof))
 
 
 def moderated(variances: Sequence[float], dofs: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
@@ -82,11 +98,13 @@ def moderated(variances: Sequence[float], dofs: Sequence[float]) -> tuple[np.nda
     return (prior * s0 + d * s2) / (prior + d), np.minimum(prior + d, d.sum())
 
 
-def roughness(batches: np.ndarray, logs: np.ndarray, variances: np.ndarray) -> float:
-    """The variance of the points beyond that of the seeds: what their third differences have more than they should.
+def roughness(batches: np.ndarray, logs: np.ndarray, chance: np.ndarray) -> float:
+    """The variance of the points beyond chance, if they are rougher than that by more than chance (chi-squared, 0.95).
 
-    A smooth curve has small third differences over ln B; independent errors do not. 0 with fewer than 5 points.
+    A smooth curve has small third differences over ln B; independent errors do not.
     """
+    from scipy.special import chdtri
+
     if len(batches) < 5:
         return 0.0
     x, found, expected = np.log(batches), [], []
@@ -95,8 +113,10 @@ def roughness(batches: np.ndarray, logs: np.ndarray, variances: np.ndarray) -> f
         w = np.array([1.0 / np.prod([part[i] - part[j] for j in range(4) if j != i]) for i in range(4)])
         w /= math.sqrt(w @ w)  # of a quadratic nothing is left
         found.append(float(w @ logs[k : k + 4]) ** 2)
-        expected.append(float(w * w @ variances[k : k + 4]))
-    return max(0.0, float(np.mean(found) - np.mean(expected)))
+        expected.append(float(w * w @ chance[k : k + 4]))
+    independent = max(1.0, len(found) / 2.0)  # neighbouring differences share three of four points
+    rough = np.mean(found) > np.mean(expected) * float(chdtri(independent, 0.05)) / independent
+    return float(np.mean(found) - np.mean(expected)) if rough else 0.0
 
 
 class Curve(NamedTuple):
@@ -146,25 +166,30 @@ def curve(cells: Cells) -> Curve:
             found.rmse_log, math.nan,
         )  # fmt: skip
     slopes = np.stack([np.ones(k), 1.0 / (1.0 + cells.batches / found.b_crit)], axis=1)  # by ln S_min and ln B_crit
-    inverse, squares = np.linalg.inv(slopes.T @ slopes), found.rmse_log**2 * k
-    errors = np.sqrt(np.diag(inverse) * squares / dof)
+    inverse, misfit = np.linalg.inv(slopes.T @ slopes), found.rmse_log**2 * k / dof
+    chance = 0.0 if cells.n < 2 else float(np.mean(cells.chance))
+    errors = np.sqrt(np.diag(inverse) * max(misfit, chance))  # points that lie on the curve by luck prove no precision
     why = f"{k} batch sizes are too few, give {LEAST_BATCHES}" if k < LEAST_BATCHES else ""
     s_min, b_crit = (
         Estimate(value, float(error), dof, True, why=why, **about)
         for value, error in zip((found.s_min, found.b_crit), errors)
     )
     correlation = float(inverse[0, 1] / math.sqrt(inverse[0, 0] * inverse[1, 1]))
-    return Curve(s_min, b_crit, math.nan if why else _misfit(cells, squares, dof), found.rmse_log, correlation)
+    return Curve(
+        s_min,
+        b_crit,
+        math.nan if why or not chance else _p_of_misfit(cells, misfit / chance),
+        found.rmse_log,
+        correlation,
+    )
 
 
-def _misfit(cells, squares, dof):
-    """The p-value of the F-test of the residuals against the seeds."""
+def _p_of_misfit(cells, share):
+    """The p-value of the F-test of the residuals' mean square over that of the seeds."""
     from scipy.special import fdtrc
 
-    chance = float(np.mean(cells.seed_variances))
-    if not chance > 0.0:
-        return math.nan
-    return float(fdtrc(dof, len(cells.batches) * (cells.n - 1.0), squares / dof / chance))
+    k = len(cells.batches)
+    return float(fdtrc(k - 2.0, k * (cells.n - 1.0), share))
 
 
 @dataclass(frozen=True)

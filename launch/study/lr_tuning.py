@@ -26,6 +26,7 @@ FARTHEST = 24
 FINEST = 1.0 / 8.0  # distance, in powers of FACTOR, at which rates are no longer told apart
 NEAR = 0.05  # neighbours of the best that are at most so much worse are near enough
 OFF = 0.3  # neighbours that are worse by so much are no part of the parabola
+DOUBT, MOST_DOUBT = 0.005, 0.1  # the least and the most that is reckoned with for the choice of a rate
 BETTER = 2.0  # standard errors of a difference beyond which neighbours are worse
 SEEDS = (0, 1, 2)
 REPORT_SEEDS = (100, 101, 102, 103, 104)
@@ -42,6 +43,8 @@ class Tuned:
     trials      how many runs that took
     rows        those of the winner on the report's seeds
     why         what is wrong if no rate works; `lr` is nan then, and `score` inf
+    doubt       about how far the logarithm of the score may be from that of the very best rate: a quarter of how much
+                worse its neighbours are; where these cannot be told apart, that is the scatter of the seeds
     """
 
     lr: float
@@ -51,6 +54,7 @@ class Tuned:
     trials: int
     rows: list[dict] = field(default_factory=list)
     why: str = ""
+    doubt: float = DOUBT
 
     @property
     def steps(self) -> list[float]:
@@ -154,7 +158,9 @@ def tune(
         if at_edge := abs(best) > FARTHEST:
             break
     lowest = best if at_edge else search.refine(best)
-    tuned = Tuned(search.rate(lowest), search.found[search.best()], at_edge, search.tried(), search.trials)
+    tuned = Tuned(
+        search.rate(lowest), search.found[search.best()], at_edge, search.tried(), search.trials, doubt=search.doubt()
+    )
     return (
         run_report_seeds(lab, configure, tuned, report_seeds, cap if measure else None, experiment)
         if report_seeds
@@ -214,6 +220,14 @@ class _Search:
             self.score([k for k in (best - step, best + step) if k not in self.found])
             best = self.best()
         return best + self._vertex(best, 2.0 * step)
+
+    def doubt(self):
+        """A quarter of how much worse the neighbours of the best are, on average of those that work."""
+        best, order = self.best(), sorted(self.found)
+        k = order.index(best)
+        near = [self._relative(other, best) for other in (*order[max(k - 1, 0) : k], *order[k + 1 : k + 2])]
+        near = [gap for gap in near if math.isfinite(gap)] or [NEAR]
+        return float(min(max(sum(near) / len(near) / 4.0, DOUBT), MOST_DOUBT))
 
     def _relative(self, k, best):
         """How much worse a rate is than the best: the logarithm of the ratio of scores.

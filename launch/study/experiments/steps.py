@@ -4,7 +4,8 @@ Shallue et al. 2019 (JMLR 20:112) for the measurement, McCandlish et al. 2018 fo
 """
 
 import math
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 
 import numpy as np
@@ -30,6 +31,7 @@ GRIDS = {
         "seeds": (*SEEDS, 3), "report_seeds": tuple(range(100, 108)), "eval_ratio": 1.02,
     },
 }  # fmt: skip
+TIMED_BLOCKS, TIMED_SECONDS = 5, 0.02
 TARGETS = {"train_loss": 0.05, "val_loss": 0.15, "train_accuracy": 0.99, "val_accuracy": 0.97}  # on digits
 
 
@@ -63,7 +65,25 @@ def run(
     chains = lab.map(lambda optimizer: setting.tune_batches(optimizer, batches), optimizers)
     cells = [cell for chain in chains for cell in chain]
     lab.map(lambda cell: setting.run_report_seeds(cell, report_seeds), cells)
-    return summarize(work, cells, common, seeds, report_seeds, preset)
+    found = findings(cells, common)
+    chosen = [(f, batch) for f in found for batch in dict.fromkeys(f.choices.values())]
+    configs = [setting.configure(f.name, b, kind="steps", lr=f.rate(b), seed=seeds[0]) for f, b in chosen]
+    for (f, batch), row in zip(chosen, lab.run(configs, "steps")):
+        f.seconds[batch] = intervals.mean(row.get("seconds_a_step", []), "timings")
+    return summarize(work, found, common, seeds, report_seeds, preset)
+
+
+def execute(config, comm):
+    """Time steps: the row has seconds a step of several blocks, without evaluations."""
+    run, found = runner.Run(config, comm), []
+    for block in range(TIMED_BLOCKS + 1):
+        began, taken = time.perf_counter(), 0
+        while taken < 3 or time.perf_counter() - began < TIMED_SECONDS:
+            run.step()
+            run.t, taken = run.t + 1, taken + 1
+        if block:  # the first one warms up
+            found.append((time.perf_counter() - began) / taken)
+    return {"status": "ok", "steps_to_target": None, "steps": run.t, "seconds_a_step": found}
 
 
 def goal(work, metric, target=None, known=TARGETS):
@@ -128,10 +148,11 @@ class Finding:
     curve: Curve
     b_2x: Estimate
     cbs20: Estimate
+    seconds: dict[int, Estimate] = field(default_factory=dict)  # a step, by batch size
 
     @classmethod
     def of(cls, name, cells) -> "Finding":
-        whole = cells_of({c.batch: c.steps for c in cells})
+        whole = cells_of({c.batch: c.steps for c in cells}, {c.batch: c.tuned.doubt for c in cells})
         return cls(name, cells, whole, curve(whole), doubling(whole), useful(whole))
 
     @cached_property
@@ -159,9 +180,7 @@ class Finding:
     @cached_property
     def steps(self) -> dict[int, Estimate]:
         """{B: steps}, of batch sizes with which no seed failed."""
-        return {
-            c.batch: intervals.mean(c.steps, "report seeds") for c in self.cells if c.steps and not c.tuned.failures
-        }
+        return {c.batch: critical.cell(c.steps, c.tuned.doubt) for c in self.cells if c.steps and not c.tuned.failures}
 
     def fastest(self) -> int:
         """The smallest batch size that is not shown to need more steps than another, beyond the margin of equality."""
@@ -180,9 +199,19 @@ class Finding:
             return None
         return min(self.steps, key=lambda b: abs(math.log(b / at)))
 
+    @cached_property
+    def choices(self) -> dict[str, int]:
+        """{what a reader may want: the batch size to take}."""
+        found = {"cheapest": self.cheapest(), "compromise": self.compromise(), "fastest": self.fastest()}
+        return {choice: batch for choice, batch in found.items() if batch is not None}
 
-def summarize(work, cells, common, seeds, report_seeds, preset) -> Result:
-    """Tables, claims, figures and sentences from the cells."""
+    def rate(self, batch) -> float:
+        """The learning rate that was tuned for a batch size."""
+        return next(c.tuned.lr for c in self.cells if c.batch == batch)
+
+
+def findings(cells, common) -> list[Finding]:
+    """Those of each optimizer. Raises ConfigurationError where fewer than 3 batch sizes met the target on all seeds."""
     optimizers = list(dict.fromkeys(cell.optimizer for cell in cells))
     found = []
     for name in optimizers:
@@ -194,6 +223,11 @@ def summarize(work, cells, common, seeds, report_seeds, preset) -> Result:
                 f"sizes, where 3 are needed{why}"
             )
         found.append(Finding.of(name, own))
+    return found
+
+
+def summarize(work, found, common, seeds, report_seeds, preset) -> Result:
+    """Tables, claims, figures and sentences from the findings."""
     n = len(work.loaded.train_x)
     goal = f"{common['metric'].replace('_', ' ')} {common['target']:g}"
     result = Result(
@@ -214,13 +248,15 @@ def _methods(work, common, seeds, report_seeds, preset, n):
     part = f", measured on {measured:,} training {unit}" if measured < n else ""
     return (
         f"{work.name}, {n:,} training {unit}; target {common['metric']} {common['target']:g}; sampler "
-        f"{common['sampler']}; learning rate tuned for each optimizer and batch size on a grid of factor sqrt 2, "
-        f"{len(seeds)} seed{'s' * (len(seeds) != 1)}, made finer around the best until its neighbours could not be "
-        f"from it, the rate at the vertex of a parabola through them; that rate run on {len(report_seeds)} fresh "
-        f"seeds; the step at which the target is met interpolated between logarithms{part}; preset {preset}.\n\n"
-        f"95 % intervals: of a cell, Student's t on the logarithms of its seeds' steps; of S_min and B_crit, Student's "
-        f"t on the misfit of the curve, with K - 2 degrees of freedom for K batch sizes; of B_2x and CBS-20, all batch "
-        f"sizes at which the interpolated steps may pass the level, from the seeds' scatter (pooled over cells as far "
+        f"{common['sampler']}; learning rate tuned for each optimizer and batch size on a grid of factor sqrt 2 with "
+        f"{len(seeds)} seed{'s' * (len(seeds) != 1)}, made finer around the best as long as its neighbours could be "
+        f"told from it, and taken at the vertex of a parabola through them; run on {len(report_seeds)} fresh seeds; "
+        f"the step at which the target is met interpolated between logarithms{part}; preset {preset}. Seconds: steps "
+        f"times the time of a step on one core, while other runs were under way.\n\n"
+        f"95 % intervals: of a cell, Student's t on the logarithms of its seeds' steps, and a quarter of how much "
+        f"worse neighbouring rates are, for the choice of its rate; of S_min and B_crit, Student's t on the misfit of "
+        f"the curve, with K - 2 degrees of freedom for K batch sizes; of B_2x and CBS-20, all batch sizes at which the "
+        f"interpolated steps may pass the level, from the scatter of the seeds (which cells lend each other as far as "
         f"it is alike) and the roughness of the points. The curve is tested by F: its misfit against the scatter of "
         f"the seeds; it is rejected at p < {critical.REJECT:g}."
     )
@@ -236,7 +272,7 @@ def _cells_table(found, common, n):
         least = min(b * e.value for b, e in f.steps.items())
         for k, (c, s) in enumerate(zip(f.cells, means)):
             slope = fit.slopes([f.cells[k - 1].batch, c.batch], [means[k - 1], s])[0] if k else math.nan
-            e = intervals.mean(c.steps, "report seeds") if c.steps else Estimate(math.nan)
+            e = critical.cell(c.steps, c.tuned.doubt) if c.steps else Estimate(math.nan)
             rows.append({
                 "optimizer": f.name, "B": c.batch, "lr": c.tuned.lr, "S": s, "ci_lo": e.low, "ci_hi": e.high,
                 "E": c.batch * s, "epochs": c.batch * s / n, "eff": least / (c.batch * s), "slope": slope,
@@ -296,20 +332,21 @@ def _summary(found):
     """A row for each choice that a reader has."""
     rows = []
     for f in found:
-        tuned = {c.batch: c.tuned.lr for c in f.cells}
-        for choice, batch in (("cheapest", f.cheapest()), ("compromise", f.compromise()), ("fastest", f.fastest())):
-            if batch is not None:
-                e = f.steps[batch]
-                rows.append({"optimizer": f.name, "choice": choice, "batch": batch, "rate": tuned[batch],
-                             "steps": with_interval(e), "examples": with_interval(e.times(batch))})  # fmt: skip
+        for choice, batch in f.choices.items():
+            steps = f.steps[batch]
+            row = {"optimizer": f.name, "choice": choice, "batch": batch, "rate": f.rate(batch),
+                   "steps": with_interval(steps), "examples": with_interval(steps.times(batch))}  # fmt: skip
+            if batch in f.seconds and f.seconds[batch].known:
+                row["seconds"] = with_interval(intervals.product(steps, f.seconds[batch]), 2)
+            rows.append(row)
     return Table(
-        "choices", ["optimizer", "choice", "batch", "rate", "steps", "examples"], rows,
+        "choices", ["optimizer", "choice", "batch", "rate", "steps", "examples", "seconds"], rows,
         "Which batch size to take: of those tried, with 95 % intervals.",
         {"choice": "cheapest: the largest with at most 1.2 times the fewest examples; compromise: nearest to the "
                    "critical batch size; fastest: the smallest that is not shown to need over 5 % more steps than the "
                    "fewest",
          "batch": "batch size (examples a step)", "rate": "learning rate tuned for it", "steps": "steps to the target",
-         "examples": "examples to the target"},
+         "examples": "examples to the target", "seconds": "seconds to the target on one core, without evaluations"},
     )  # fmt: skip
 
 
@@ -320,10 +357,10 @@ def _headline(f):
     whole, last = f.whole, int(f.whole.batches[-1])
     if f.lead == "B_crit":
         said = (
-            f"critical batch size {with_interval(f.critical)}: there a run takes twice the fewest steps and twice the "
-            f"fewest examples, by a curve that describes the measured steps"
+            f"critical batch size {with_interval(f.critical, 2)}: there a run takes twice the fewest steps and twice "
+            f"the fewest examples, by a curve that describes the measured steps"
         )
-        return f"{f.name}: {said}; without the curve, {with_interval(f.b_2x)} takes twice the steps of {last:,}."
+        return f"{f.name}: {said}; without the curve, {with_interval(f.b_2x, 2)} takes twice the steps of {last:,}."
     if not f.b_2x.known:
         return f"{f.name}: no critical batch size within {whole.batches[0]:.0f} to {last:,}: {f.b_2x.why}."
     why = (
@@ -332,8 +369,8 @@ def _headline(f):
         else "the curve contradicts it" if f.disagree else f"no curve: {f.curve.b_crit.why}"
     )  # fmt: skip
     return (
-        f"{f.name}: critical batch size {with_interval(f.b_2x)}, without a model: there a run takes twice the steps of "
-        f"the largest batch tried, {last:,} ({with_interval(f.steps[last])}); {why}."
+        f"{f.name}: critical batch size {with_interval(f.b_2x, 2)}, without a model: there a run takes twice the steps "
+        f"of the largest batch tried, {last:,} ({with_interval(f.steps[last])}); {why}."
     )
 
 
@@ -346,20 +383,21 @@ def _findings(f):
     batches = [int(b) for b in f.whole.batches]
     lines = [_proportional(f, batches)]
     e = f.cbs20
-    within = (
-        with_interval(e) if e.known else f"{number(e.value)} or more" if e.value >= batches[-1] else number(e.value)
-    )
+    open_end = " or more" if e.value >= batches[-1] else ""
+    within = with_interval(e, 2) if e.known else number(e.value, 2) + open_end
     lines.append(f"{f.name}: at most 20 % more examples than the fewest up to a batch of {within} (CBS-20).")
     saved = ratio(f.steps[batches[-1]], f.steps[batches[-2]])
     lines.append(f"{f.name}: from {batches[-2]:,} to {batches[-1]:,} the steps are {compared(saved, 'more', 'fewer')}.")
     if f.curve.b_crit.known:
         fits = "not told apart from the steps" if not f.curve.rejected else "rejected"
         others = [part.b_crit for part in ranges(f.whole)[1:] if 0.0 < part.b_crit < math.inf]
-        moves = f"; over other ranges of batch sizes {number(min(others))} to {number(max(others))}" if others else ""
+        moves = (
+            f"; over other ranges of batch sizes {number(min(others), 2)} to {number(max(others), 2)}" if others else ""
+        )
         tested = f" ({_p(f.curve.p)})" if math.isfinite(f.curve.p) else " (not tested: one seed)"
         lines.append(
-            f"{f.name}: the curve S_min (1 + B_crit / B), {fits}{tested}, has B_crit {with_interval(f.curve.b_crit)} "
-            f"and S_min {with_interval(f.curve.s_min)}{moves}."
+            f"{f.name}: the curve S_min (1 + B_crit / B), {fits}{tested}, has B_crit {with_interval(f.curve.b_crit, 2)}"
+            f" and S_min {with_interval(f.curve.s_min)}{moves}."
         )
     return lines
 
@@ -412,11 +450,11 @@ def _advice(work, found, common, seeds):
 
 
 def _choices(f):
-    cheap, middle, fast = f.cheapest(), f.compromise(), f.fastest()
-    said = [f"up to a batch of {cheap:,} examples are hardly wasted (20 % at most)"]
+    cheap, fast = f.choices["cheapest"], f.choices["fastest"]
+    said = [f"a batch of up to {cheap:,} wastes hardly any examples (at most 20 %)"]
     if f.critical.known:
-        beyond = "" if middle is not None else ", beyond those tried"
-        said.append(f"the largest batch that still pays is about {with_interval(f.critical)}{beyond}")
+        beyond = "" if "compromise" in f.choices else ", beyond those tried"
+        said.append(f"the largest that still pays is about {with_interval(f.critical, 2)}{beyond}")
     if fast < max(f.steps):
         said.append(f"above {fast:,} no larger batch tried is shown to save more than 5 % of the steps")
     else:
