@@ -21,7 +21,7 @@ from allgrad.launch.study.result import Claim, Figure, Result, Table
 from allgrad.launch.study.wording import compared, with_interval
 
 GRIDS = {
-    "quick": {"batches": (8, 1024), "seeds": SEEDS, "report_seeds": tuple(range(100, 106)), "iterations": 30},
+    "quick": {"batches": (8, 1024), "seeds": SEEDS, "report_seeds": tuple(range(100, 110)), "iterations": 30},
     "full": {
         "batches": (8, 64, 256, 1024), "seeds": SEEDS, "report_seeds": tuple(range(100, 112)), "iterations": 100,
     },
@@ -111,7 +111,8 @@ def summarize(work, cells, at, name, target, sampler, grid, seeds) -> Result:
                          "n_fail", "at_edge", "n_trials", "budget", "eval_ratio", "sampler"], rows,
                "The largest eigenvalue of the Hessian of the training loss where the target is met: geometric means "
                "over seeds with 95 % intervals.", {**MEANINGS, "lr_lambda": "rate times it"}),
-         Table("rates", ["B", "lr", "S", "lambda_max", "ci_lo", "ci_hi", "n_seeds", "n_fail"], rates,
+         Table("rates", ["B", "lr", "S", "lambda_max", "ci_lo", "ci_hi", "val_loss", "val_accuracy", "n_seeds",
+                         "n_fail"], rates,
                "The same for the largest batch at its best rate, at lower ones and at that of the smallest batch.",
                MEANINGS)],
         _figures(rows, rates, key, len(base), large),
@@ -160,16 +161,22 @@ class _Compared:
 
 def _row(batch, found, target, sampler):
     sharpness = mean(_values(found.rows, "sharpness"))
-    row = {
+    return {
         "B": batch, "lr": found.lr, "S": mean(found.steps).value, "lambda_max": sharpness.value,
         "ci_lo": sharpness.low, "ci_hi": sharpness.high, "n_seeds": len(found.rows), "n_fail": found.failures,
         "at_edge": found.at_edge, "n_trials": found.trials, "budget": f"train_loss {target:g}", "sampler": sampler,
         "lr_lambda": found.lr * sharpness.value, "eval_ratio": found.rows[0]["config"]["eval_ratio"],
+        **_final(found.rows),
     }  # fmt: skip
+
+
+def _final(runs):
+    """What runs end with: geometric means of losses, arithmetic ones of accuracies, and their intervals."""
+    out = {}
     for key in ("train_loss", "val_loss", "val_accuracy"):
-        e = mean(_values(found.rows, f"final_{key}"), log=None if key.endswith("loss") else False)
-        row |= {key: e.value, f"{key}_lo": e.low, f"{key}_hi": e.high}
-    return row
+        e = mean(_values(runs, f"final_{key}"), log=None if key.endswith("loss") else False)
+        out |= {key: e.value, f"{key}_lo": e.low, f"{key}_hi": e.high}
+    return out
 
 
 def _at_rate(batch, rate, runs):
@@ -177,7 +184,7 @@ def _at_rate(batch, rate, runs):
     return {
         "B": batch, "lr": rate, "S": mean(_values(runs, "steps_to_target")).value, "lambda_max": sharpness.value,
         "ci_lo": sharpness.low, "ci_hi": sharpness.high, "n_seeds": len(runs),
-        "n_fail": sum(row["status"] != "ok" for row in runs),
+        "n_fail": sum(row["status"] != "ok" for row in runs), **_final(runs),
     }  # fmt: skip
 
 
