@@ -218,7 +218,7 @@ def _mean(losses):
 def _cell(name, one, checkpoint, batches):
     """What a checkpoint says: the local critical batch with its interval, and what caps it."""
     losses, before = _losses(one["rows"], checkpoint, batches)
-    start = mean(before)
+    start = mean(before.tolist())
     cell = {
         "optimizer": name, "checkpoint": checkpoint, "samples": checkpoint * batches[0], "loss": start.value,
         "loss_lo": start.low, "loss_hi": start.high, "cbs": math.nan, "ci_lo": math.nan, "ci_hi": math.nan,

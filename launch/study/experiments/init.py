@@ -169,7 +169,7 @@ def summarize(work, models, cells, common, name, seeds, report_seeds, cap) -> Re
     ]  # fmt: skip
     result = Result(
         "init", "Which initial weights let the network reach the target, and in how many steps?",
-        " ".join(_headline(depth, cells_of, goal, cap) for depth in models), _claims(cells),
+        " ".join(_headline(depth, cells_of, goal) for depth in models), _claims(cells),
         [Table("cells", ["scheme", "depth", "lr", "S", "ci_lo", "ci_hi", "over_he", "over_he_lo", "over_he_hi",
                          "init_loss", "n_seeds", "n_fail", "at_edge", "n_trials", "budget", "eval_ratio"], rows,
                f"Steps to {goal} from each scheme's weights, each with its best rate: geometric means over seeds with "
@@ -189,6 +189,7 @@ def summarize(work, models, cells, common, name, seeds, report_seeds, cap) -> Re
         f"{n} fresh seeds; 95 % intervals by Student's t over seeds, of logarithms. Schemes are compared seed by "
         f"seed: a seed has the same orders of samples and, scaled, the same weights."
     )
+    result.advice = " ".join(_advice(depth, cells_of) for depth in models)
     result.notes = [f"A run has failed if it needs more than {cap} steps, or its loss rises by more than "
                     f"{runner.GROWTH:g} times what it began with."]  # fmt: skip
     for cell in cells:
@@ -229,22 +230,46 @@ def _claims(cells):
     return [
         Claim("from weights that are all zero the target is not met (share of seeds that fail)",
               "Rumelhart, Hinton and Williams 1986, Learning Internal Representations, 'Symmetry Breaking'",
-              "'the system can never learn': seeds can show of so much that more than half fail", zero, least=0.5),
+              "'the system can never learn': of 'never', seeds can show that more than half of runs fail", zero,
+              least=0.5),
     ]  # fmt: skip
 
 
-def _headline(depth, cells_of, goal, cap):
+def _sorted_by(depth, cells_of):
+    """(schemes of a depth that take more or fewer steps than he with their ratios, those not told apart, those that
+    fail)"""
+    apart, same, failed = {}, [], []
+    for (at, scheme), cell in cells_of.items():
+        if at == depth and scheme != "he":
+            over = _over_he(cell, cells_of)
+            if _failed(cell).hits:
+                failed.append(cell)
+            elif over.low > 1.0 or over.high < 1.0:
+                apart[scheme] = over
+            else:
+                same.append(scheme)
+    return apart, same, failed
+
+
+def _headline(depth, cells_of, goal):
     """Which schemes fail at a depth, and how the others compare with he."""
-    cells = [cell for (at, _), cell in cells_of.items() if at == depth]
-    he = cells_of[depth, "he"]
-    said = [f"he takes {with_interval(mean(he.steps))} steps to {goal}"]
-    for cell in cells:
-        if cell is not he and (over := _over_he(cell, cells_of)).known:
-            said.append(f"{cell.scheme} {compared(over, 'more', 'fewer')}")
-    for cell in cells:
-        if lost := _failed(cell).hits:
-            said.append(f"{cell.scheme} fails with {lost} of {len(cell.steps)} seeds")
+    apart, same, failed = _sorted_by(depth, cells_of)
+    said = [f"he takes {with_interval(mean(cells_of[depth, 'he'].steps))} steps to {goal}"]
+    said += [f"{scheme} {compared(over, 'more', 'fewer')}" for scheme, over in apart.items()]
+    said += [f"{', '.join(same)} not told apart from he"] * bool(same)
+    said += [f"{cell.scheme} fails with {_failed(cell).hits} of {len(cell.steps)} seeds" for cell in failed]
     return f"Depth {depth}: {', '.join(said)}."
+
+
+def _advice(depth, cells_of):
+    """The schemes of which none is shown to need more steps than another."""
+    apart, same, failed = _sorted_by(depth, cells_of)
+    if _failed(cells_of[depth, "he"]).hits:
+        return f"Depth {depth}: no advice: he itself fails."
+    fewer = [scheme for scheme, over in apart.items() if over.high < 1.0]
+    worse = [scheme for scheme in apart if scheme not in fewer] + [cell.scheme for cell in failed]
+    why = f": {', '.join(worse)} need more steps, or fail" * bool(worse)
+    return f"Depth {depth}: {' or '.join(fewer or ['he', *same])}{why}."
 
 
 def _findings(cells_of, models):

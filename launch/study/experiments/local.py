@@ -336,7 +336,8 @@ def _lost(cell, base, accurate=True):
     """Points of validation accuracy lost against the base, seed by seed; without accuracies the ratio of losses."""
     if not accurate:
         return _over(cell, base, "final_val_loss")
-    return paired(*([100.0 * v for v in c.values("final_val_accuracy")] for c in (base, cell)), log=False)
+    before, after = ([100.0 * v for v in c.values("final_val_accuracy")] for c in (base, cell))
+    return paired(before, after, log=False)
 
 
 def _lost_in_words(cell, base, accurate):

@@ -244,7 +244,7 @@ def summarize(work, rows_of, fits, cells, common, first, grid) -> Result:
                 "lambda_max": "largest eigenvalue of the Hessian"})],
         _figures(rows_of, fits, leads, table, goal, runs),
         Table("summary", ["optimizer", "B", "measured", *_with_ends("critical", "simple_ratio", "noise_ratio")],
-              [_summary_row(*key, leads[key[0]], known[key[0]], ratios) for key in rows_of], "", MEANINGS),
+              [_summary_row(name, batch, leads[name], known[name], ratios) for name, batch in rows_of], "", MEANINGS),
         _findings(rows_of, ratios, leads, growths),
     )  # fmt: skip
     result.methods = (

@@ -51,7 +51,7 @@ def design(points: Sequence[tuple[float, float]], first: int, total: float) -> l
     known = [(samples, batch) for (samples, _), batch in zip(points, ceiling)]
     phases = [Phase(0, first)]
     while (samples := _first_at(known, 2 * phases[-1].batch)) < total:
-        new = Phase(samples, 2 * phases[-1].batch)
+        new = Phase(int(samples), 2 * phases[-1].batch)
         phases = [*phases[:-1], new] if samples == phases[-1].samples else [*phases, new]
     return phases
 

@@ -142,13 +142,13 @@ class _Compared:
     def __init__(self, base, runs, key):
         self.sharpness = paired(_values(runs, "sharpness"), _values(base, "sharpness"))
         self.sharper = compared(self.sharpness, "larger", "smaller")
-        quality = [_values(rows, f"final_{key}") for rows in (base, runs)]
+        before, after = (_values(rows, f"final_{key}") for rows in (base, runs))
         if key == "val_accuracy":
             self.what, self.none = "points of validation accuracy lost", 0.0
-            self.loss = paired(*([100.0 * v for v in values] for values in quality), log=False)
+            self.loss = paired([100.0 * v for v in before], [100.0 * v for v in after], log=False)
         else:
             self.what, self.none = "validation loss, ratio", 1.0
-            self.loss = paired(*reversed(quality))
+            self.loss = paired(after, before)
 
     @property
     def worse(self):
