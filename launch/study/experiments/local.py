@@ -268,6 +268,11 @@ def summarize(work, cells, grid, setting, optimizers) -> Result:
         "Optimizer state, such as momentum, stays local and is not averaged.",
         "Rounds are counted, not timed: what one costs depends on the network, see `study project`.",
     ]
+    if accurate:
+        result.notes.append(
+            f"Accuracies are of {len(work.loaded.val_x):,} validation samples, in steps of "
+            f"{100.0 / len(work.loaded.val_x):.2g} points; their intervals are over seeds, not over other samples."
+        )
     if any(module.running_statistics for module in work.build().modules()):
         result.notes.append("Running statistics of normalisation are shared by the virtual workers.")
     for cell in cells:
@@ -337,7 +342,8 @@ def _lost(cell, base, accurate=True):
     if not accurate:
         return _over(cell, base, "final_val_loss")
     before, after = ([100.0 * v for v in c.values("final_val_accuracy")] for c in (base, cell))
-    return paired(before, after, log=False)
+    lost = paired(before, after, log=False)
+    return replace(lost, value=round(lost.value, 9))  # nothing lost is 0, and not what is left of a sum of floats
 
 
 def _lost_in_words(cell, base, accurate):

@@ -8,6 +8,7 @@ training at a small loss to come brings full batches up to that edge.
 """
 
 import math
+from dataclasses import replace
 
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.ddp.scaling import largest_eigenvalue
@@ -145,7 +146,8 @@ class _Compared:
         before, after = (_values(rows, f"final_{key}") for rows in (base, runs))
         if key == "val_accuracy":
             self.what, self.none = "points of validation accuracy lost", 0.0
-            self.loss = paired([100.0 * v for v in before], [100.0 * v for v in after], log=False)
+            lost = paired([100.0 * v for v in before], [100.0 * v for v in after], log=False)
+            self.loss = replace(lost, value=round(lost.value, 9))  # 0, and not what is left of a sum of floats
         else:
             self.what, self.none = "validation loss, ratio", 1.0
             self.loss = paired(after, before)
