@@ -24,7 +24,7 @@ from allgrad.launch.study.wording import with_interval
 
 GRIDS = {
     "quick": {
-        "optimizers": ("sgd", "momentum", "adam"), "at": (16, 64), "runs": (200, 201, 202, 203), "draws": 10,
+        "optimizers": ("sgd", "momentum", "adam"), "at": (16, 64), "runs": tuple(range(200, 206)), "draws": 10,
         "ratio": 1.5,
     },
     "full": {
