@@ -257,6 +257,8 @@ def summarize(work, name, cells, phases, found, total, power, first) -> Result:
     result.advice = _advice(name, phases, base, lr, power, over, linear, total)
     result.notes = [
         "After the last checkpoint of `study branch` nothing is measured, and the batch stays what it is.",
+        "A branch is one epoch long: what it tolerates may add up over a run, and Adam's mean square of the gradient "
+        "remembers smaller batches for longer than that. The run of the whole ramp is what tells.",
         "The rate that goes with the batch is part of the schedule: Megatron-LM and torchtitan do not change it by "
         "themselves.",
         "Newer versions of Megatron-LM have --step-batch-size-schedule, whose thresholds are in tokens where "
