@@ -126,8 +126,8 @@ def _batches(config, sampler):
         raise ConfigurationError("--lr-rule adascale takes a constant batch: leave out --batch-schedule")
     if kind == "ramp" and config["lr_rule"] not in POWERS:
         raise ConfigurationError(
-            f"--batch-schedule {text}: the rate follows the batch with --lr-rule {' or '.join([*POWERS][1:])}, or stays "
-            f"with none, got {config['lr_rule']}"
+            f"--batch-schedule {text}: the rate follows the batch with --lr-rule {' or '.join([*POWERS][1:])}, or "
+            f"stays with none, got {config['lr_rule']}"
         )
     follow = factor = steps = None
     try:

@@ -4,8 +4,8 @@ grow     the batch times F instead of the learning rate by F: Smith et al. 2018,
          Increase the Batch Size"
 seesaw   for Adam: the batch times F and the rate by sqrt(F) instead of the rate by F: Meterez et al. 2025, "Seesaw:
          Accelerating Training by Balancing Learning Rate and Batch Size Scheduling"
-ramp     given batches at given steps, and a rate that follows them: what `allgrad study ramp` designs after Merrill et al.
-         2025, "Critical Batch Size Revisited"
+ramp     given batches at given steps, and a rate that follows them: what `allgrad study ramp` designs after Merrill et
+         al. 2025, "Critical Batch Size Revisited"
 noise    the batch follows the noise scale N of the run: twice the batch B when N > 2 B (the batch size warm-up of
          Merrill et al. 2025), or B = sqrt(R N), which minimises samples + R steps (McCandlish et al. 2018, appendix D)
 """
