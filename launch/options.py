@@ -121,7 +121,9 @@ OPTIONS = (
     Option("noise_scale", float, None, "the gradient noise scale in samples, as an earlier run measured it, for "
            "--lr-rule", least=0.0),
     Option("batch_schedule", str, None, "a batch that changes: grow:F,EPOCH,... (times F at each of these epochs), "
-           "seesaw:F,EPOCH,... (and the rate by sqrt(F)), noise:EVERY,MAX[,R] (every so many epochs twice as large "
+           "seesaw:F,EPOCH,... (and the rate by sqrt(F)), ramp:LENGTH:BATCH,... (these batches from these lengths on: "
+           "steps, 5ep or 20000samples; with --lr-rule sqrt or linear the rate follows, and stays without), "
+           "noise:EVERY,MAX[,R] (every so many epochs twice as large "
            "while the noise scale is above twice the batch, or the root of R times the noise scale; at most MAX)"),
     Option("noise_layers", bool, False, "estimate the noise scale of each parameter too", shapes_weights=False),
     Option("ema", float, None, "evaluate and save, in place of the weights, their exponential moving average over the "

@@ -17,6 +17,7 @@ VERBS = {  # word of the command line: what it studies, for --help; `all` does t
     "local": "steps between averages of the parameters, against one large batch",
     "init": "initial weights: which reach the target, and in how many steps",
     "branch": "the critical batch size along a run, by branches of its checkpoints",
+    "ramp": "a batch that grows with the critical batch size: designed, written for several trainers, and run",
     "sharp": "curvature where small and large batches end up, at equal training loss",
     "scaling": "weak and strong scaling on real ranks, and which part of a step is communication",
     "project": "time to target on up to thousands of ranks: calibration, cost model, steps to target",
