@@ -23,6 +23,22 @@ VERBS = {  # word of the command line: what it studies, for --help; `all` does t
     "all": "all of these in one directory and one report",
     "tune": "hyper-parameters by grid, random, quasi-random search or successive halving, and how much each matters",
 }
+EXAMPLES = {  # options of each, for its --help
+    "steps": "--optimizer adam --batches 16,64,256,1024 --seeds 3 --out studies/a",
+    "noise": "--optimizer sgd --out studies/a",
+    "lr-rules": "--optimizer momentum --batches 8,32,128,512 --out studies/a",
+    "budgets": "--budgets 5ep,200 --batches 16,64,256 --out studies/a",
+    "schedule": "--optimizer adam --report-seeds 8 --out studies/a",
+    "shuffle": "--report-seeds 8 --out studies/a",
+    "local": "--optimizer sgd --out studies/a",
+    "init": "--model mlp:64,64 --target 0.1 --out studies/a",
+    "branch": "--checkpoints 0,100,400 --batches 8,32,128 --out studies/a",
+    "sharp": "--batches 8,512 --target 0.02 --out studies/a",
+    "scaling": "--ranks 1,2 --strong 256 --weak 64 --out studies/a",
+    "project": "--net infiniband-hdr --optimizer sgd --out studies/a",
+    "all": "--preset quick --out studies/a",
+    "tune": "--search halving --space lr=log:1e-3..1 --space batch=16,64 --out studies/a",
+}
 
 
 def module_of(verb: str):

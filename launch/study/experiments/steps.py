@@ -15,6 +15,7 @@ from allgrad.launch.study.experiment import PRESET, experiment
 from allgrad.launch.study.lab import Lab
 from allgrad.launch.study.lr_tuning import REPORT_SEEDS, SEEDS, Tuned, run_report_seeds, tune_batches
 from allgrad.launch.study.result import Check, Figure, Result, Table
+from allgrad.launch.study.target import Missing
 from allgrad.launch.study.workload import Workload
 
 GRIDS = {
@@ -71,7 +72,7 @@ def run(
 def goal(work, metric, target=None, known=TARGETS):
     """The target given, or the one known of the default workload; what another has to reach, only its user knows."""
     if target is None and not work.is_default:
-        raise ConfigurationError(f"--target: which {metric} is to be reached on {work.name}? give a number")
+        raise Missing(f"--target: which {metric} is to be reached on {work.name}?")
     return known.get(metric) if target is None else target
 
 
