@@ -272,10 +272,9 @@ def checked(option: Option, value):
         if isinstance(value, bool) != (option.kind is bool) or (option.kind is int and isinstance(value, float)):
             raise ValueError
         result = option.kind(value)
-    except Expected as error:
-        raise ConfigurationError(f"{option.flag} {value}: expected {error}") from None
-    except (TypeError, ValueError):
-        raise ConfigurationError(f"{option.flag} takes {_noun(option)}, got {value!r}") from None
+    except (TypeError, ValueError) as error:
+        noun = str(error) if isinstance(error, Expected) else _noun(option)
+        raise ConfigurationError(f"{option.flag} takes {noun}, got {value!r}") from None
     if option.among and result not in option.among:
         raise ConfigurationError(f"{option.flag} {value} is not one of {', '.join(option.among)}")
     if option.kind is float and not abs(result) < float("inf"):

@@ -146,7 +146,7 @@ def _experiment(verb, given):
     out = Path(given.get("out", "runs/study"))
     with (
         interrupting(),
-        Progress(verb) as progress,
+        Progress(verb, out=out) as progress,
         Lab(out, given.get("jobs"), ranks, given.get("retry", "error"), progress) as lab,
     ):
         try:

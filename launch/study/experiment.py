@@ -12,26 +12,26 @@ import contextlib
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.launch.study import experiments, runner, target, workload
+from allgrad.launch.study.forecast import Cells, forecast
 from allgrad.launch.study.options import GRID, REPEATED, SIZE_OF_GRIDS, typed
 from allgrad.launch.study.result import Result
 
 PRESETS = SIZE_OF_GRIDS.among
 PRESET: Any = object()  # default of an option whose value is the preset's
-RATES = 5, 7  # learning rates that the tuning of a cell tries: mostly the neighbour's and two on both sides, or more
 R = TypeVar("R")
 
 
 class Experiment(Generic[R]):
     """What `experiment` makes of an experiment's function: called as it is, with options in their types."""
 
-    def __init__(self, run: Callable[..., R], grids: dict, as_given: tuple[str, ...], others, runs):
+    def __init__(self, run: Callable[..., R], grids: dict, as_given: tuple[str, ...], others):
         functools.update_wrapper(self, run)
-        self.run, self.grids, self.as_given, self.others, self.runs = run, grids, as_given, others, runs
+        self.run, self.grids, self.as_given, self.others = run, grids, as_given, others
         folder, _, inside = run.__module__.rpartition(".experiments.")
         module = inside.partition(".")[0] if folder else inside.rpartition(".")[2]
         self.name = module.replace("_", "-")
@@ -78,18 +78,13 @@ class Experiment(Generic[R]):
         like = difflib.get_close_matches(name, takes, 1)
         return said + (f": is --{like[0].replace('_', '-')} meant?" if like else "")
 
-    def expected(self, preset, given) -> dict[tuple, tuple[int, int]]:
-        """{(experiment, optimizer, batch): (least, most)}: about how many runs there will be of each cell.
-
-        Cells of the same name are the same runs, in whichever experiment they are; "" is for all that have no name.
-        """
+    def expected(self, preset, given) -> Cells:
+        """About how many runs there will be, see `forecast`; none where nobody can tell."""
         options = {name: self.default(name, preset) if given.get(name) is None else given[name] for name in self.takes()}
-        found: dict = {}
-        for other in self.others():
-            found |= other.expected(preset, {key: v for key, v in options.items() if key in other.takes()})
-        if self.runs is not None:
-            return found | self.runs(options, self.grids[preset])
-        return found or tuned_cells(self.name, options)
+        try:
+            return forecast(self.name, options, self.grids[preset])
+        except (KeyError, TypeError, ValueError):  # options that the experiment itself will refuse
+            return {}
 
     def __call__(self, lab, work, preset="quick", **given) -> R:
         if not isinstance(work, workload.Workload):
@@ -115,7 +110,8 @@ class Experiment(Generic[R]):
             )
         if isinstance(result, Result):
             result.notes += remarks
-            result.methods = " ".join(filter(None, (result.methods, told)))
+            own = [] if isinstance(work.data, str) else [f"{remark}." for remark in work.loaded.remarks]
+            result.methods = " ".join(filter(None, (result.methods, told, *own)))
         return found
 
     def _aim(self, work, preset, given):
@@ -127,22 +123,13 @@ class Experiment(Generic[R]):
         return target.Aim(**{key: value for key, value in single.items() if value is not None}, more=more)
 
 
-def tuned_cells(name, options, seeds="seeds", report_seeds="report_seeds") -> dict[tuple, tuple[int, int]]:
-    """Runs of the cells of an experiment that tunes every optimizer at every batch, and runs the winners afresh."""
-    optimizers, batches = options.get("optimizers") or ("sgd",), options.get("batches") or (None,)
-    least, most = (k * len(options.get(seeds) or ()) + len(options.get(report_seeds) or ()) for k in RATES)
-    return {(name, optimizer, batch): (least, most) for optimizer in optimizers for batch in batches}
-
-
 def experiment(
     grids: dict, as_given: tuple[str, ...] = (), others: Callable[[], Iterable[Experiment]] = tuple,
-    runs: Callable[[Mapping, Mapping], dict] | None = None,
 ) -> Callable[[Callable[..., R]], Experiment[R]]:  # fmt: skip
     """Decorates an experiment, `run(lab, work, preset, *, ...)`: it gets its options in the types that they have on the
     command line, but those of `as_given`, and where there is none the preset's if its default is PRESET.
 
     One that declares **more takes further words of a run's configuration, and with **options those of others(), which
     it calls; what else has no effect is refused. `run.chosen(preset, given)` are the options it would get.
-    runs(options, grid) -> about how many runs there are, as `Experiment.expected`; by default those of `tuned_cells`.
     """
-    return lambda run: Experiment(run, grids, as_given, others, runs)
+    return lambda run: Experiment(run, grids, as_given, others)

@@ -72,7 +72,7 @@ def seeds_from(first):
 
 def _different(found: tuple) -> tuple:
     if len({*found}) < len(found):
-        raise Expected("each of them once")
+        raise Expected("values that differ, each of them once")
     return found
 
 
