@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 RATES = 4, 6  # learning rates that the tuning of a cell tries, least and most: about two on each side of the best
-RULES = 4  # for the rate, of `lr-rules`
+RULES, FEW_RULES = 5, 2  # for the rate, of `lr-rules`, and of an optimizer that it runs at every other batch only
+SPARSE = "lars", "lamb"
 
 Cells = dict[tuple, tuple[int, int]]  # {(experiment, optimizer, batch): (least, most) runs}; batch None: all others
 
@@ -43,7 +44,12 @@ def _noise(o, grid):
 
 
 def _lr_rules(o, grid):
-    return tuned("steps", o) | exactly("lr-rules", o, RULES * _count(o, "report_seeds"), sorted(o["batches"])[1:])
+    found, batches, seeds = {}, sorted(o["batches"]), _count(o, "report_seeds")
+    for name in _optimizers(o):
+        mine, rules = (batches[::2], FEW_RULES) if name in SPARSE and len(batches) > 4 else (batches, RULES)
+        one = {**o, "optimizers": (name,)}
+        found |= tuned("steps", one, mine) | exactly("lr-rules", one, rules * seeds, mine[1:])
+    return found
 
 
 def _schedule(o, grid):
