@@ -17,7 +17,7 @@ from allgrad.launch.study import runner
 from allgrad.launch.study.lr_tuning import first_rate
 from allgrad.launch.study.workload import Workload
 
-READ = "optimizers", "batches", "target", "metric", "sampler"  # options of an experiment that make an `Aim`
+READ = "optimizers", "batches", "target", "metric", "sampler", "seeds"  # options of an experiment that make an `Aim`
 PASSED_ON = "momentum", "nesterov", "weight_decay", "l1", "no_decay", "optimizer_options"  # and of its runs
 BATCH = 64  # of the run whose curve is shown, or the nearest there is
 LENGTHS = 400, 1600  # of that run, in steps; the second if the first does not come far enough
@@ -36,6 +36,7 @@ class Aim:
     """What runs are to reach: `target` of `metric`; with the optimizer and batches of an experiment.
 
     batches   None if its batches are its own affair
+    seeds     of initial weights with which a target must not be met yet
     more      further words of a run's configuration
     """
 
@@ -44,6 +45,7 @@ class Aim:
     target: Any = None
     metric: str = "train_loss"
     sampler: str = "epoch"
+    seeds: tuple[int, ...] = (0,)
     more: Mapping = field(default_factory=dict)
 
     @property
@@ -51,9 +53,9 @@ class Aim:
         """Whether the metric is the better the larger."""
         return self.metric.endswith(runner.RISING)
 
-    def run(self, work, batch, lr, steps=1) -> runner.Run:
+    def run(self, work, batch, lr, steps=1, seed=0) -> runner.Run:
         """A run of so many steps towards no target."""
-        given = {"metric": self.metric, "sampler": self.sampler, **self.more}
+        given = {"metric": self.metric, "sampler": self.sampler, "seed": seed, **self.more}
         return runner.Run(runner.configuration(work, self.optimizer, batch=batch, lr=lr, steps=steps, **given))
 
     def measured(self, run) -> float:
@@ -118,16 +120,16 @@ def checked(work: Workload, aim: Aim) -> list[str]:
         goal = 1.0 - aim.target if aim.rising else aim.target
         if before <= goal:
             raise ConfigurationError(
-                f"--target {aim.target:g} is met before training, when {aim.metric} is {aim.shown(before)}: give a "
-                f"value that is harder to meet, or auto"
+                f"--target {aim.target:g} is met before training, when {aim.metric} is {aim.shown(before)} with one of "
+                f"the seeds: give a value that is harder to meet, or auto"
             )
     return remarks
 
 
 def _before(work, aim):
-    """The metric before training; None if it cannot be measured, which the runs of the study will say better."""
+    """The best metric before training; None if it cannot be measured, which the runs of the study will say better."""
     try:
-        return aim.measured(aim.run(work, min(aim.batches or (BATCH,)), 0.1))
+        return min(aim.measured(aim.run(work, 1, 0.1, seed=seed)) for seed in aim.seeds)
     except Exception:
         return None
 

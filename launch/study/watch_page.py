@@ -17,7 +17,7 @@ a { color: inherit; }
 #state { color: var(--soft); } #state.bad { color: var(--bad); font-weight: 600; }
 #line { background: var(--tint); border-radius: .5rem; padding: .75rem 1rem; margin: .75rem 0 0; font-weight: 600; }
 .columns { display: grid; grid-template-columns: minmax(0, 11fr) minmax(0, 9fr); gap: 0 2.5rem; }
-@media (max-width: 60rem) { .columns { grid-template-columns: minmax(0, 1fr); } }
+@media (max-width: 68rem) { .columns { grid-template-columns: minmax(0, 1fr); } }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .875rem; min-width: 100%; }
 th { text-align: left; font-weight: 600; color: var(--soft); white-space: nowrap; }
@@ -45,6 +45,7 @@ details { margin: .5rem 0; } summary { cursor: pointer; overflow-wrap: anywhere;
 """
 SCRIPT = """\
 const $ = id => document.getElementById(id), shown = {}, open = new Set();
+const wide = matchMedia("(min-width: 40rem)").matches;
 function put(id, what, draw) {  // draws anew only what has changed, so that nothing flickers
   const key = JSON.stringify(what);
   if (shown[id] !== key) { shown[id] = key; draw($(id), what); }
@@ -101,7 +102,7 @@ function best(box, found) {
     const made = node("details"), rows = t.cells.map(c => row([[c.optimizer], [number(c.batch), "n"],
       [number(c.lr), "n"], [number(c.value), "n"], [c.seeds > 1 ? number(c.least) + " to " + number(c.most) : "", "n"],
       [String(c.seeds), "n"], [String(c.rates), "n"]]));
-    made.open = open.has(t.setting) || (i === 0 && !open.has("closed " + t.setting));
+    made.open = open.has(t.setting) || (i === 0 && wide && !open.has("closed " + t.setting));
     made.addEventListener("toggle", () => {
       open[made.open ? "add" : "delete"](t.setting);
       open[made.open ? "delete" : "add"]("closed " + t.setting);
