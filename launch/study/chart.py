@@ -25,7 +25,7 @@ class Point(NamedTuple):
 
 
 def steps_against_batch(series: Mapping[str, Sequence[Point]], x_label: str, y_label: str) -> str:
-    """An SVG element with both axes logarithmic, a line and marks a series, and a dashed line of y in proportion to 1/x.
+    """An SVG element: both axes logarithmic, a line with marks for each series, and a dashed one of y x = constant.
 
     All numbers are above 0. Empty if there is no point. Colours are those of the page it is put into.
     """
@@ -53,10 +53,10 @@ def steps_against_batch(series: Mapping[str, Sequence[Point]], x_label: str, y_l
     for x in batches[:: math.ceil(len(batches) / 11)]:
         parts.append(f'<text x="{across(x):.1f}" y="{bottom + 18}" text-anchor="middle">{x:g}</text>')
     middle = (TOP + bottom) / 2
-    parts.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x_label)}</text>')
     parts.append(
-        f'<text transform="translate(15,{middle}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>'
+        f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x_label)}</text>'
     )
+    parts.append(f'<text transform="translate(15,{middle}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>')
     first = min(points)
     end = min(x_high, first.x * first.y / y_low)
     if end > first.x:

@@ -13,16 +13,7 @@ from allgrad.ddp.errors import ConfigurationError, tell
 from allgrad.ddp.trainer import Interrupted, interrupting, name_of
 from allgrad.launch.options import checked, declare, from_toml
 from allgrad.launch.study.experiments import EXAMPLES, VERBS, module_of
-from allgrad.launch.study.options import (
-    ALIASES,
-    GRID,
-    GROUPS,
-    OPTIONS,
-    REPEATED,
-    SIZE_OF_GRIDS,
-    WORKLOAD,
-    typed,
-)
+from allgrad.launch.study.options import ALIASES, GRID, GROUPS, OPTIONS, REPEATED, SIZE_OF_GRIDS, WORKLOAD, typed
 
 OF_A_DIRECTORY = {
     "status": "what the ledger of a study's directory holds",
@@ -63,7 +54,8 @@ def _declare(parser, verb):
     """The options of an experiment in the help, and all others, which it refuses in words of its own."""
     module = module_of(verb)
     run, takes = module.run, module.run.takes()
-    about = " ".join((module.__doc__ or "").strip().partition("\n\n")[0].removeprefix(f"`allgrad study {verb}`: ").split())
+    first = (module.__doc__ or "").strip().partition("\n\n")[0]
+    about = " ".join(first.removeprefix(f"`allgrad study {verb}`: ").split())
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.usage = f"%(prog)s [--preset {'|'.join(SIZE_OF_GRIDS.among)}] [--config FILE.toml] [OPTIONS]"
     parser.description = f"{VERBS[verb]}\n\n{about}\n\n  allgrad study {verb} {EXAMPLES.get(verb, '--out studies/a')}"

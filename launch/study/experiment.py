@@ -80,7 +80,8 @@ class Experiment(Generic[R]):
 
     def expected(self, preset, given) -> Cells:
         """About how many runs there will be, see `forecast`; none where nobody can tell."""
-        options = {name: self.default(name, preset) if given.get(name) is None else given[name] for name in self.takes()}
+        options = {name: self.default(name, preset) for name in self.takes()}
+        options |= {name: value for name, value in given.items() if value is not None}
         try:
             return forecast(self.name, options, self.grids[preset])
         except (KeyError, TypeError, ValueError):  # options that the experiment itself will refuse
@@ -116,11 +117,13 @@ class Experiment(Generic[R]):
 
     def _aim(self, work, preset, given):
         """What its runs are to reach, and by which batches and optimizer, as far as it has a target and batches."""
-        takes = self.takes()
-        values = {name: given.get(name) or (self.default(name, preset) if name in takes else None) for name in target.READ}
+        own = self.takes().keys() - {*self.as_given}
+        found = {name: self.default(name, preset) for name in target.READ if name in own}
+        found |= {name: given[name] for name in found if given.get(name) is not None}
+        optimizer, *_ = found.pop("optimizers", None) or ("sgd",)
         more = {key: given[key] for key in target.PASSED_ON if given.get(key) is not None}
-        single = values | {"optimizer": (values.pop("optimizers") or ("sgd",))[0]}
-        return target.Aim(**{key: value for key, value in single.items() if value is not None}, more=more)
+        known = {key: value for key, value in found.items() if value is not None}
+        return target.Aim(optimizer=optimizer, **known, more=more)
 
 
 def experiment(

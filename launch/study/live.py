@@ -15,6 +15,7 @@ from allgrad.launch.study.ledger import Ledger
 
 OUTCOMES = "ok", "diverged", "capped", "pruned", "error"
 SERVED = re.compile(r"[A-Za-z0-9][\w.-]*\.(html|csv|svg)")  # files of the directory that a reader may get
+FEW_SEEDS = 3  # below which a point is drawn hollow
 SETTING = "data", "model", "metric", "target", "sampler", "steps"  # runs that differ in none of these are compared
 
 
@@ -47,7 +48,8 @@ class Live:
     def files(self) -> list[str]:
         """The names of the files of the directory that may be read, report.html first."""
         with os.scandir(self.directory) as found:
-            names = [entry.name for entry in found if SERVED.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)]
+            own = [entry for entry in found if SERVED.fullmatch(entry.name)]
+            names = [entry.name for entry in own if entry.is_file(follow_symlinks=False)]
         return sorted(names, key=lambda name: (name != "report.html", name))
 
     def read(self, name: str) -> bytes | None:
@@ -71,7 +73,7 @@ class Live:
 
 
 def of_runs(rows: list[dict]) -> dict:
-    """What runs say: outcomes by experiment, the best rates so far by setting, and the figure of the largest setting."""
+    """What runs say: outcomes by experiment, the best rates so far by setting, and the figure of the largest one."""
     outcomes = []
     for name in dict.fromkeys(row["exp"] for row in rows):
         count = Counter(row["status"] for row in rows if row["exp"] == name)
@@ -121,10 +123,7 @@ def _best(optimizer, batch, rows, steps):
     """The rate with the most seeds, none of which failed, and of those the best; None as long as there is none."""
     of_rate: dict[float, list] = {}
     for row in rows:
-        if steps:
-            value = row.get("steps_to_target")
-        else:
-            value = row.get(f"final_{row['config']['metric']}")
+        value = row.get("steps_to_target" if steps else f"final_{row['config']['metric']}")
         of_rate.setdefault(row["config"]["lr"], []).append(value if row["status"] == "ok" else None)
     whole = {rate: values for rate, values in of_rate.items() if None not in values}
     if not whole:
@@ -151,7 +150,7 @@ def _figure(table):
     series: dict[str, list[Point]] = {}
     for cell in table["cells"]:
         if cell["least"] > 0.0:
-            ends = cell["least"], cell["most"]
-            series.setdefault(cell["optimizer"], []).append(Point(cell["batch"], cell["value"], *ends, cell["seeds"] < 3))
+            point = Point(cell["batch"], cell["value"], cell["least"], cell["most"], cell["seeds"] < FEW_SEEDS)
+            series.setdefault(cell["optimizer"], []).append(point)
     drawn = steps_against_batch(series, "batch size (examples)", table["setting"].rpartition(": ")[2])
     return drawn + legend([*series]) if drawn else ""

@@ -161,8 +161,9 @@ _proposed: dict[str, Proposal] = {}  # several experiments ask for the same
 def propose(work: Workload, aim: Aim) -> Proposal:
     """A target for these batches, by runs of some hundred steps: a function of its arguments.
 
-    It is the easiest that the largest batch meets after 30 steps or more and the smallest after 20, or, where a batch of
-    64 does not come that far within 1,600 steps, 1.05 times what that comes to. ConfigurationError if nothing is learned.
+    It is the easiest that the largest batch meets after 30 steps or more and the smallest after 20, or, where a batch
+    of 64 does not come that far within 1,600 steps, 1.05 times what that comes to. ConfigurationError if nothing is
+    learned.
     """
     key = repr((work.config(), aim))
     if key not in _proposed:

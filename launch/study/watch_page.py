@@ -119,7 +119,8 @@ function duration(seconds) {
 function state(s) {
   if (!s.progress) return s.runs ? "not under way, or by an older version" : "waiting for the first run";
   if (s.progress.ended) return "ended " + duration(s.silent_s) + " ago";
-  return s.silent_s < 90 ? "under way" : "nothing heard for " + duration(s.silent_s) + ": a long run, or it was stopped";
+  if (s.silent_s < 90) return "under way";
+  return "nothing heard for " + duration(s.silent_s) + ": a long run, or it was stopped";
 }
 async function look() {
   let found;

@@ -39,9 +39,9 @@ class Workload:
     eval_samples how many samples of each part are measured, the first of a fixed order: by default at most 2,048, of
                  text as many windows as have 16,384 characters
     data_dir     where mnist, fashion-mnist and cifar10 are
-    task         what whole numbers as y of arrays mean: "classification" or "regression"; if None, as in tables, classes
-                 if at most 20 differ or if each occurs 5 times on average, which `loaded.remarks` says. Of a table,
-                 data="PATH?task=regression" says it
+    task         what whole numbers as y of arrays mean: "classification" or "regression"; if None, as in tables,
+                 classes if at most 20 differ or if each occurs 5 times on average, which `loaded.remarks` says. Of a
+                 table, data="PATH?task=regression" says it
     """
 
     data: Any = "digits"
@@ -212,9 +212,8 @@ def _data(task, *arrays):
         raise ConfigurationError("train_y holds words, and task='regression' needs numbers")
     if task is None and train_y.dtype.kind in "iu" and train_y.size == len(train_y):
         quantities, seen = datasets.meaning(len(np.unique(train_y)), len(train_y))
-        task = "regression" if quantities else "classification"
-        other = "task='classification' if they are classes" if quantities else "task='regression' if they are quantities"
-        remarks = (f"train_y: {seen}; {other}",)
+        task, other = ("regression", "classification") if quantities else ("classification", "regression")
+        remarks = (f"train_y: {seen}; task={other!r} if they are {'classes' if quantities else 'quantities'}",)
     if task == "classification" and train_y.dtype.kind == "f":
         train_y, val_y = _whole(train_y, "train_y"), _whole(val_y, "val_y")
     if task != "regression" and (worded or train_y.dtype.kind in "iub"):

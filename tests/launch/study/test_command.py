@@ -33,10 +33,14 @@ def test_a_file_of_options(start, tmp_path):
     [("stairs", "unknown study 'stairs': expected one of steps"), ("steps --preset huge", "huge is not one of"),
      ("steps --model mlp", "needs numbers|'mlp'"), ("steps --batches 4,8", "need at least 3 batch sizes, got 2"),
      ("steps --model softmax", "which train_loss is to be reached on digits, softmax"),
-     ("steps --batches 4,x", "--batches takes numbers with commas between them, got '4,x'"), ("steps --out /proc/x", "--out /proc/x cannot be"),
-     ("status", "arguments are required: DIR"), ("table nowhere", "nowhere/runs.jsonl cannot be read"),
-     ("steps there", "writes to --out DIR, and takes no there"), ("status . --jobs 3", "unrecognized arguments: --jobs 3"),
-     ("steps --retry some", "--retry some is not one of error, all"), ("steps --config no.toml", "no.toml cannot be read"),
+     ("steps --batches 4,x", "--batches takes numbers with commas between them, got '4,x'"),
+     ("steps --out /proc/x", "--out /proc/x cannot be"),
+     ("status", "arguments are required: DIR"),
+     ("table nowhere", "nowhere/runs.jsonl cannot be read"),
+     ("steps there", "writes to --out DIR, and takes no there"),
+     ("status . --jobs 3", "unrecognized arguments: --jobs 3"),
+     ("steps --retry some", "--retry some is not one of error, all"),
+     ("steps --config no.toml", "no.toml cannot be read"),
      ("steps --optimizer sdg --jobs 1", "optimizer 'sdg' is not one of"),
      ("steps --target 1e-9 --cap 9 --batches 64,128,256 --jobs 1", "meets train_loss 1e-09 with no learning rate"),
      ("steps --dropout -0.5 --jobs 1", "--dropout is at least 0.0, got -0.5"),
@@ -150,7 +154,9 @@ def test_switches_and_lengths_of_train_reach_the_runs(tmp_path):
     from allgrad.launch.__main__ import main
 
     words = "--model mlp:8 --optimizer sgd --batches 64,128,256 --target 1.5 --seeds 1 --report-seeds 1 --jobs 1"
-    more = "--momentum 0.5 --nesterov --weight-decay 0.001 --l1 0.0001 --no-decay --schedule linear --warmup 3 --cap 300"
+    more = (
+        "--momentum 0.5 --nesterov --weight-decay 0.001 --l1 0.0001 --no-decay --schedule linear --warmup 3 --cap 300"
+    )
     assert main(["study", "steps", *words.split(), *more.split(), "--out", str(tmp_path)]) == 0
     config = json.loads((tmp_path / "runs.jsonl").read_text().splitlines()[0])["config"]
     assert config.items() >= {"momentum": 0.5, "nesterov": True, "weight_decay": 1e-3, "l1": 1e-4, "no_decay": True,

@@ -187,14 +187,14 @@ def test_an_expensive_study_tells_its_runs_before_the_first(clock, capsys):
 
 
 def test_the_file_for_others_is_written_once_a_second_and_at_the_end(clock, tmp_path):
-    with Progress("steps", speak=True, clock=clock, every=1e9, out=tmp_path) as progress:
-        with progress.under_way("steps", CELLS):
-            read = lambda: json.loads((tmp_path / "progress.json").read_text())
-            assert read()["stages"] == [{"name": "steps", "state": "under way", "done": 0, "least": 30, "most": 42}]
-            run_all(progress, clock, 4, 3, 0.3)
-            assert read()["stages"][0]["done"] == 0
-            run_all(progress, clock, 4, 3, 0.3, 3)
-            assert read()["stages"][0]["done"] == 4 and not read()["ended"]
+    read = lambda: json.loads((tmp_path / "progress.json").read_text())
+    progress = Progress("steps", speak=True, clock=clock, every=1e9, out=tmp_path)
+    with progress, progress.under_way("steps", CELLS):
+        assert read()["stages"] == [{"name": "steps", "state": "under way", "done": 0, "least": 30, "most": 42}]
+        run_all(progress, clock, 4, 3, 0.3)
+        assert read()["stages"][0]["done"] == 0
+        run_all(progress, clock, 4, 3, 0.3, 3)
+        assert read()["stages"][0]["done"] == 4 and not read()["ended"]
     assert read()["ended"] and read()["stages"][0] | {"least": 0} == {
         "name": "steps", "state": "done", "done": 6, "least": 0, "most": 6,
     }  # fmt: skip

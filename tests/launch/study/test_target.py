@@ -28,13 +28,13 @@ def of_batch(result):
 
 
 def test_steps_to_what_is_proposed_on_digits_are_neither_too_few_nor_too_many(tmp_path):
-    aim = Aim("sgd", (8, 64, 1024))
+    aim = Aim("sgd", (16, 64, 512))
     found = propose(SOFTMAX, aim)
     assert 0.0 < found.target < found.curve.points[0][1] and 20 <= found.steps <= 1600
     with Lab(tmp_path, jobs=1) as lab:
-        took = of_batch(steps(lab, SOFTMAX, optimizers="sgd", batches=aim.batches, target=found.target, seeds=2,
+        took = of_batch(steps(lab, SOFTMAX, optimizers="sgd", batches=aim.batches, target=found.target, seeds=1,
                               report_seeds=2))  # fmt: skip
-    assert took[8] >= 20.0 and took[1024] >= 30.0 and all(map(math.isfinite, took.values()))
+    assert took[16] >= 20.0 and took[512] >= 30.0 and all(map(math.isfinite, took.values()))
 
 
 def test_a_regression_is_not_asked_for_less_than_its_floor(tmp_path):
@@ -45,7 +45,7 @@ def test_a_regression_is_not_asked_for_less_than_its_floor(tmp_path):
     floor = np.mean((x @ np.linalg.lstsq(x, y, rcond=None)[0] - y) ** 2)
     assert 1.01 * floor < found.target < 2.0 * floor
     with Lab(tmp_path, jobs=1) as lab:
-        took = of_batch(steps(lab, work, optimizers="sgd", batches=aim.batches, target=found.target, seeds=2,
+        took = of_batch(steps(lab, work, optimizers="sgd", batches=aim.batches, target=found.target, seeds=1,
                               report_seeds=2))  # fmt: skip
     assert took[4] >= 20.0 and all(map(math.isfinite, took.values()))
 
@@ -69,7 +69,9 @@ def test_an_accuracy_is_met_from_below():
 def test_where_nothing_is_learned_nothing_is_proposed():
     x = np.zeros((300, 3))
     nothing = Workload((x[:200], np.zeros(200), x[200:], np.zeros(100)), "softmax")
-    with pytest.raises(ConfigurationError, match="^a short run of sgd with batch 64 does not come below train_loss 0, "):
+    with pytest.raises(
+        ConfigurationError, match=r"^a short run of sgd with batch 64 does not come below train_loss 0, "
+    ):
         propose(nothing, Aim("sgd", (16, 64)))
 
 
@@ -77,7 +79,9 @@ def test_where_nothing_is_learned_nothing_is_proposed():
     "rising, goal, met", [(False, 3.0, True), (False, 2.9, False), (True, 0.02, True), (True, 0.9, False)]
 )
 def test_a_target_that_is_met_before_training_is_refused(rising, goal, met):
-    aim = Aim(target=goal, metric="train_accuracy" if rising else "train_loss", seeds=(0, 1, 2))  # losses 3.2, 2.99, 3.04
+    aim = Aim(
+        target=goal, metric="train_accuracy" if rising else "train_loss", seeds=(0, 1, 2)
+    )  # losses 3.2, 2.99, 3.04
     if not met:
         assert checked(Workload(), aim) == []
         return
@@ -97,19 +101,26 @@ def test_batches_beyond_the_training_samples_are_refused_or_said():
 
 # --- on the command line ---------------------------------------------------------------------------------------------
 
-WORDS = "study steps --jobs 1 --model softmax --optimizer sgd --batches 16,64,256 --seeds 1 --report-seeds 2".split()
+WORDS = [
+    "study", "steps", "--jobs", "1", "--model", "softmax", "--optimizer", "sgd", "--batches", "16,64,256",
+    "--seeds", "1", "--report-seeds", "2",
+]  # fmt: skip
 
 
 def test_what_is_missing_is_proposed_and_auto_takes_it(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main([*WORDS, "--out", "a"]) == 2
     said = capsys.readouterr().err
-    found = re.search(r"on digits, softmax\? give --target ([\d.]+) \(what sgd with batch 64 reaches after about \d+", said)
+    found = re.search(
+        r"on digits, softmax\? give --target ([\d.]+) \(what sgd with batch 64 reaches after about \d+", said
+    )
     assert found and said.count("\n") == 1 and "or auto, which takes it" in said, said
     assert main([*WORDS, "--out", "a", "--target", "auto"]) == 0
     rows = [json.loads(text) for text in (tmp_path / "a" / "runs.jsonl").read_text().splitlines()]
     assert {row["config"]["target"] for row in rows} == {float(found[1])}
-    assert f"The target, train_loss {found[1]}, was chosen by a short run" in (tmp_path / "a" / "report.html").read_text()
+    assert (
+        f"The target, train_loss {found[1]}, was chosen by a short run" in (tmp_path / "a" / "report.html").read_text()
+    )
 
 
 def test_a_target_of_auto_in_a_file_and_a_word_that_is_none(tmp_path, monkeypatch, capsys):

@@ -34,7 +34,7 @@ def verbs(monkeypatch):
     for name, run in found.items():
         module = ModuleType(name)
         run.__module__ = f"allgrad.launch.study.experiments.{name}"
-        module.run = experiment(dict.fromkeys(("quick", "full"), {"optimizers": ("sgd",)}))(run)
+        module.run = experiment({size: {"optimizers": ("sgd",)} for size in ("quick", "full")})(run)
         monkeypatch.setitem(sys.modules, f"allgrad.launch.study.experiments.{name}", module)
     kept = dict(VERBS)
     VERBS.clear()
