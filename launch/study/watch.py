@@ -10,10 +10,7 @@ from allgrad.launch.study.live import Live
 from allgrad.launch.study.watch_page import PAGE
 
 HOST = "127.0.0.1"
-OURS = (
-    HOST,
-    "localhost",
-)  # names by which a browser may ask: a page from elsewhere that points its own name here may not
+OURS = HOST, "localhost"  # names by which a browser may ask; not those that a page from elsewhere points here
 TYPES = {
     "html": "text/html; charset=utf-8", "csv": "text/csv; charset=utf-8", "svg": "image/svg+xml",
     "txt": "text/plain; charset=utf-8", "json": "application/json",
