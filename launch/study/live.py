@@ -41,8 +41,9 @@ class Live:
             if self._ledger is not None:
                 self._ledger.refresh()
             rows = [] if self._ledger is None else list(self._ledger.rows.values())
-            if len(rows) != self._seen:
-                self._seen, self._said = len(rows), of_runs(rows)
+            size = 0 if self._ledger is None else self._ledger.path.stat().st_size
+            if size != self._seen:  # also where a run was done again
+                self._seen, self._said = size, of_runs(rows)
         return {"directory": str(self.directory), **self._said, **self._under_way(), "files": self.files()}
 
     def files(self) -> list[str]:

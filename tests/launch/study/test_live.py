@@ -72,5 +72,8 @@ def test_a_study_is_seen_from_before_its_first_run(tmp_path):
     found = live.status()
     assert found["runs"] == 2 and len(found["tables"][0]["cells"]) == 2
     assert found["progress"] == {"line": "steps: 2 of 3"} and found["silent_s"] >= 0.0
+    with (tmp_path / "runs.jsonl").open("a") as file:
+        file.write("\n" + json.dumps(row(1, 8, status="diverged")) + "\n")  # done again
+    assert live.status()["runs"] == 2 and live.status()["outcomes"][0]["diverged"] == 1
     with pytest.raises(ConfigurationError, match="is no directory"):
         Live(tmp_path / "nowhere")
