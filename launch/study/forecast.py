@@ -6,6 +6,10 @@ from typing import Any
 RATES = 4, 6  # learning rates that the tuning of a cell tries, least and most: about two on each side of the best
 RULES, FEW_RULES = 5, 2  # for the rate, of `lr-rules`, and of an optimizer that it runs at every other batch only
 SPARSE = "lars", "lamb"
+COST = {  # seconds of a run, in those of one of `steps` with the same batch: as on digits, to one digit
+    "noise": 20.0, "lr-rules": 1.5, "schedule": 8.0, "shuffle": 2.0, "local": 4.0, "init": 10.0, "branch": 20.0,
+    "sharp": 50.0, "tune": 2.0,
+}  # fmt: skip
 
 Cells = dict[tuple, tuple[int, int]]  # {(experiment, optimizer, batch): (least, most) runs}; batch None: all others
 
@@ -40,7 +44,7 @@ def _count(options, name):
 
 
 def _noise(o, grid):
-    return tuned("steps", o) | exactly("noise", o, len(grid["runs"]), [("probed", batch) for batch in grid["at"]])
+    return tuned("steps", o) | exactly("noise", o, len(grid["runs"]), grid["at"])
 
 
 def _lr_rules(o, grid):

@@ -16,12 +16,13 @@ from allgrad.ddp import files
 from allgrad.ddp.comm import speaks
 from allgrad.ddp.trainer import screen
 from allgrad.launch.study import ledger
-from allgrad.launch.study.forecast import Cells
+from allgrad.launch.study.forecast import COST, Cells
 
 FILE = "progress.json"  # in the study's directory: what `allgrad study watch` shows beside the runs
 RECENT_RUNS = 16  # of which the mean is taken
 TIMED_RUNS = 5  # before which nothing is said of the time left
 EXPENSIVE = 200  # runs, from which on their number is told before the first
+UNSURE = 1.5  # factor, both ways, of the seconds of an experiment that has not had a run yet
 ROUGHLY = 1.25  # up to this ratio of the most to the least, one number is told for both
 ENDS = {"diverged": "diverged", "error": "failed"}  # that a reader hears of while runs go on
 UNLIKE = "seed", "lr", "cap", "prune"  # runs that differ in these only take about as long as each other
@@ -34,6 +35,8 @@ class Stage:
         self.name, self.state = name, "to come"
         self.known = self.done = 0
         self.done_at: Counter = Counter()
+        self.cost = COST.get(name, 1.0)
+        self.seconds: dict[Any, list[float]] = defaultdict(list)  # of its runs, by batch
         self.forecast: dict[Any, list[int]] = defaultdict(lambda: [0, 0])  # by batch: least and most
         for (_, _, batch), bounds in cells.items():
             for end, runs in enumerate(bounds):
@@ -63,7 +66,8 @@ class Progress:
 
     Rows have a `status`, their `config` and the seconds `wall_s`; one that was not started was known before. A run
     under way is taken to last as long as the last of its like, the same configuration but for seed and learning rate;
-    one that is forecast, as the last of its batch, or of the nearest; else as the last of any kind.
+    one that is forecast, as the last of its experiment with its batch, or with the nearest; one of an experiment that
+    has had none, as those of the others, by their costs.
 
     An experiment says by `under_way` about how many runs it will do, and one of several, by `plan`, what all will. With
     `out`, what is known goes to OUT/progress.json too, at most once a second.
@@ -75,7 +79,7 @@ class Progress:
         self.known, self.done, self.cached, self.ends = total, 0, 0, Counter()
         self.running: dict[Any, list[float]] = defaultdict(list)  # when runs began, by likeness
         self.seconds: dict[Any, list[float]] = defaultdict(list)  # of finished runs, by likeness; None: of all
-        self.seconds_at: dict[Any, list[float]] = defaultdict(list)  # by batch
+        self.seconds_at: dict[Any, list[float]] = defaultdict(list)  # by batch, each over the cost of its experiment
         self.stages: dict[str, Stage] = {}
         self.stage: Stage | None = None
         self.abreast = 1  # runs side by side, lately
@@ -167,7 +171,9 @@ class Progress:
             if lasted is not None:
                 self.seconds[like].append(lasted)
                 self.seconds[None].append(lasted)
-                self.seconds_at[config.get("batch")].append(lasted)
+                self.seconds_at[config.get("batch")].append(lasted / (self.stage.cost if self.stage else 1.0))
+                if self.stage:
+                    self.stage.seconds[config.get("batch")].append(lasted)
             self.done += 1
             if self.stage:
                 self.stage.done += 1
@@ -200,11 +206,14 @@ class Progress:
                 return None
             now = self.clock()
             gone = sum(min(now - t, self._mean(like) or 0.0) for like, began in self.running.items() for t in began)
-            least, most = (
-                sum(runs * self._seconds_at(batch) for stage in stages for batch, runs in stage.rest(end).items())
-                for end in (0, 1)
-            )
-            return tuple(max(0.0, work - gone) / max(self.abreast, 1) for work in (least, most))
+            ends = [0.0, 0.0]
+            for stage in stages:
+                unsure = 1.0 if sum(map(len, stage.seconds.values())) >= TIMED_RUNS else UNSURE
+                for end, factor in enumerate((1.0 / unsure, unsure)):
+                    work = sum(runs * self._seconds_at(stage, batch) for batch, runs in stage.rest(end).items())
+                    ends[end] += factor * work
+            least, most = (max(0.0, work - gone) / max(self.abreast, 1) for work in ends)
+            return least, most
 
     def line(self) -> str:
         with self.lock:
@@ -268,13 +277,14 @@ class Progress:
         last = self.seconds.get(like) or self.seconds.get(None)
         return statistics.fmean(last[-RECENT_RUNS:]) if last else None
 
-    def _seconds_at(self, batch):
-        """Of a run with a batch, from those with it or with the nearest."""
-        known = [other for other in self.seconds_at if isinstance(other, int)]
+    def _seconds_at(self, stage, batch):
+        """Of a run with a batch, from those of its experiment, else of all, with that batch or with the nearest."""
+        seconds, cost = (stage.seconds, 1.0) if stage.seconds else (self.seconds_at, stage.cost)
+        known = [other for other in seconds if isinstance(other, int)]
         if not isinstance(batch, int) or not known:
-            return self._mean(None)
+            return cost * statistics.fmean(t for last in seconds.values() for t in last[-RECENT_RUNS:])
         nearest = min(known, key=lambda other: (abs(math.log(other / batch)), other))
-        return statistics.fmean(self.seconds_at[nearest][-RECENT_RUNS:])
+        return cost * statistics.fmean(seconds[nearest][-RECENT_RUNS:])
 
     def _show(self):
         if not self.bar and self.clock() - self.said >= self.every:

@@ -156,14 +156,14 @@ def test_several_experiments_each_in_its_place_and_the_same_cells_once(clock):
         progress.plan({"steps": CELLS, "noise": {**CELLS, ("noise", "sgd", 64): (8, 8)}, "scaling": {}})
         assert [(s["least"], s["most"]) for s in progress.status()["stages"]] == [(30, 42), (8, 8), (0, 0)]
         with progress.under_way("steps", CELLS):
-            run_all(progress, clock, 64, 24, 2.0)
+            run_all(progress, clock, 64, 24, 2.0)  # of the noise, 8 runs of 40 s, and 1.5 times more or less of it
             assert progress.line() == (
-                "steps (1 of 3): 24 of about 36 runs, 0:48, about 0:20 to 0:36 left; whole study about 0:36 to 0:52 "
+                "steps (1 of 3): 24 of about 36 runs, 0:48, about 0:20 to 0:36 left; whole study about 3:53 to 8:36 "
                 "left and what scaling will take"
             )
         with progress.under_way("noise", {}), progress.under_way("steps", CELLS):  # the second is a part of the first
             run_all(progress, clock, 64, 2, 2.0, 50)
-            assert progress.line().startswith("noise (2 of 3): 2 of about 8 runs, 0:52, about 0:12 left; whole study")
+            assert progress.line().startswith("noise (2 of 3): 2 of about 8 runs, 0:52, about 0:08 to 0:18 left; whole")
         assert [s["state"] for s in progress.status()["stages"]] == ["done", "done", "to come"]
 
 
