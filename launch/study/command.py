@@ -176,7 +176,7 @@ def _from_file(path):
     if path is None:
         return {}
     names = {word: name for name, word in ALIASES.items()}
-    found = {names.get(key, key): value for key, value in from_toml(path).items()}
+    found = {names[key] if key in names else key: value for key, value in from_toml(path).items()}
     if unknown := sorted(found.keys() - {*OPTIONS, SIZE_OF_GRIDS.name}):
         like = difflib.get_close_matches(unknown[0], OPTIONS, 1)
         meant = f"; is {like[0]} meant?" if like else ""

@@ -98,10 +98,10 @@ def _tables(rows):
         steps = target is not None
         what = f"steps to {metric} {target:g}" if steps else f"{metric} after {budget}"
         order = "" if sampler == "epoch" else f", sampler {sampler}"
-        cells: dict[tuple, list] = {}
+        cells: dict[tuple[str, int], list] = {}
         for row in found:
             cells.setdefault((word_of(row["config"]), row["config"]["batch"]), []).append(row)
-        best = [_best(*cell, same, steps) for cell, same in cells.items()]
+        best = [_best(word, batch, same, steps) for (word, batch), same in cells.items()]
         order_of = list(dict.fromkeys(word for word, _ in cells))
         best = sorted((cell for cell in best if cell), key=lambda c: (order_of.index(c["optimizer"]), c["batch"]))
         if best:
