@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from allgrad.ddp.comm import speaks
 from allgrad.ddp.errors import ConfigurationError, tell
@@ -176,7 +177,8 @@ def _from_file(path):
     if path is None:
         return {}
     names = {word: name for name, word in ALIASES.items()}
-    found = {names[key] if key in names else key: value for key, value in from_toml(path).items()}
+    words: dict[str, Any] = from_toml(path)
+    found = {names.get(word, word): value for word, value in words.items()}
     if unknown := sorted(found.keys() - {*OPTIONS, SIZE_OF_GRIDS.name}):
         like = difflib.get_close_matches(unknown[0], OPTIONS, 1)
         meant = f"; is {like[0]} meant?" if like else ""

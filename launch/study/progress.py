@@ -229,7 +229,9 @@ class Progress:
             if self.stage and (here := self.forecast_left([self.stage])):
                 parts.append(f"{_between(*here)} left")
             whole = self.forecast_left(self.stages.values()) if len(self.stages) > 1 else None
-            return ", ".join(parts) + (f"; whole study {_between(*whole)} left{self._without()}" if whole else "")
+            return ", ".join(parts) + (
+                f"; whole study {_between(*whole)} left{self._without()}" if whole and whole[1] >= 1.0 else ""
+            )
 
     def status(self) -> dict:
         """All of it as JSON values: see `allgrad study watch`."""

@@ -1,5 +1,5 @@
-"""The experiments of `allgrad study`, in one table. To add one, write a module in this folder and its row in VERBS (and,
-for its --help, one in EXAMPLES).
+"""The experiments of `allgrad study`, in one table. To add one, write a module in this folder and its row in VERBS,
+and one in EXAMPLES for its --help.
 
 The module has the name of the row, with _ for -. In it are a function `run(lab, work, preset, *, OPTIONS) -> Result`
 under the decorator of `study/experiment.py`; and, if its runs do something else than to train until a target is met, a
