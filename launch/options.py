@@ -63,6 +63,10 @@ def span(value) -> str:
     return found[0]
 
 
+class Expected(ValueError):
+    """What a value has to be, in words, where the type of its option cannot say it."""
+
+
 @dataclass(frozen=True)
 class Option:
     """name, type, default, help; values it is limited to; and whether it takes part in what the weights become."""
@@ -233,15 +237,24 @@ def _as_given(value):
     return os.fsdecode(value.encode("utf-8", "surrogateescape")) if isinstance(value, str) else value
 
 
+def declare(parser, option: Option, default: str | None = None, flags: tuple[str, ...] = (), hidden=False, **how):
+    """Declare an option with argparse, as text and without a default: so those given can be told from those left out.
+
+    default: how the help shows it; flags: more of its names; hidden: not in the help.
+    """
+    text = option.help + (f" [{default}]" if default else "")
+    if option.kind is bool:
+        how["action"] = "store_true"
+    else:
+        how["metavar"] = "|".join(option.among) if option.among else option.kind.__name__.upper()
+    text = argparse.SUPPRESS if hidden else text
+    parser.add_argument(option.flag, *flags, dest=option.name, default=argparse.SUPPRESS, help=text, **how)
+
+
 def add_options(parser: argparse.ArgumentParser):
-    """Declare every option. None gets a default here, so that those given can be told from those left out."""
+    """Declare every option of `allgrad train`."""
     for option in OPTIONS:
-        text = f"{option.help}" + (f" [{option.default}]" if option.default not in (None, False) else "")
-        if option.kind is bool:
-            parser.add_argument(option.flag, action="store_true", default=argparse.SUPPRESS, help=text)
-        else:
-            metavar = "|".join(option.among) if option.among else option.kind.__name__.upper()
-            parser.add_argument(option.flag, default=argparse.SUPPRESS, metavar=metavar, help=text)
+        declare(parser, option, None if option.default in (None, False) else str(option.default))
     parser.add_argument("--config", metavar="FILE.toml", help="options from a file; flags win over it")
 
 
@@ -267,8 +280,9 @@ def checked(option: Option, value):
         if isinstance(value, bool) != (option.kind is bool) or (option.kind is int and isinstance(value, float)):
             raise ValueError
         result = option.kind(value)
-    except (TypeError, ValueError):
-        raise ConfigurationError(f"{option.flag} takes {_noun(option)}, got {value!r}") from None
+    except (TypeError, ValueError) as error:
+        noun = str(error) if isinstance(error, Expected) else _noun(option)
+        raise ConfigurationError(f"{option.flag} takes {noun}, got {value!r}") from None
     if option.among and result not in option.among:
         raise ConfigurationError(f"{option.flag} {value} is not one of {', '.join(option.among)}")
     if option.kind is float and not abs(result) < float("inf"):

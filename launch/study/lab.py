@@ -29,7 +29,8 @@ class Lab:
                    this process. Of no effect under a launcher, whose ranks do the runs
     ranks_per_run  ranks that share one run, under a launcher
     retry          which of the rows found are run again: those of status "error", or "all"
-    progress       None, or what is told of the runs: expect(count), started(config), finished(row)
+    progress       None, or what is told of the runs: expect(count), started(config), finished(row); and of
+                   experiments, if it has the words: under_way(name, cells), plan(cells of each), see `Progress`
 
     Under mpirun, torchrun or srun rank 0 leads and the others run. They do not return from this constructor: they end
     with the program when the laboratory closes.

@@ -147,7 +147,7 @@ def _hessian_trace(frozen, draws, key):
 # --- the experiment --------------------------------------------------------------------------------------------------
 
 
-@experiment(GRIDS)
+@experiment(GRIDS, others=lambda first=steps.run: [first])
 def run(lab, work, preset="quick", *, optimizers=PRESET, **options) -> Result:
     """Measure B_crit by `steps` with these options, and the noise along runs at its learning rates."""
     grid = GRIDS[preset]

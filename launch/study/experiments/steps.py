@@ -18,6 +18,7 @@ from allgrad.launch.study.intervals import Estimate, ratio
 from allgrad.launch.study.lab import Lab
 from allgrad.launch.study.lr_tuning import REPORT_SEEDS, SEEDS, Tuned, run_report_seeds, tune_batches
 from allgrad.launch.study.result import Claim, Figure, Result, Table
+from allgrad.launch.study.target import Missing
 from allgrad.launch.study.wording import MARGIN, compared, number, with_interval
 from allgrad.launch.study.workload import Workload
 
@@ -89,7 +90,7 @@ def execute(config, comm):
 def goal(work, metric, target=None, known=TARGETS):
     """The target given, or the one known of the default workload; what another has to reach, only its user knows."""
     if target is None and not work.is_default:
-        raise ConfigurationError(f"--target: which {metric} is to be reached on {work.name}? give a number")
+        raise Missing(f"--target: which {metric} is to be reached on {work.name}?")
     return known.get(metric) if target is None else target
 
 

@@ -111,8 +111,8 @@ def test_numbers_of_ranks(lab, monkeypatch):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"ranks": (0, 2)}, "ranks = .0, 2.: expected numbers of at least 1"),
-        ({"weak": 0}, "weak = 0: expected an integer above 0"),
+        ({"ranks": (0, 2)}, "--ranks takes numbers of at least 1, got .0,2."),
+        ({"weak": 0}, "--weak is at least 1, got 0"),
         ({"ranks": (2,), "strong": 1}, "2 ranks cannot share a batch of 1"),
         ({"s_min": 3.0}, "give both or none"),
         ({"s_min": -3.0, "b_crit": 1.0}, "--s-min is above 0"),

@@ -180,7 +180,7 @@ def test_steps_to_target_come_from_the_directory(lab):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"max_ranks": 0}, "max_ranks = 0: expected an integer above 0"),
+        ({"max_ranks": 0}, "--max-ranks is at least 1, got 0"),
         ({"compute": (1e-4, 0.0)}, "d above 0"),
         ({"compute": (1e-4,)}, "d above 0"),
         ({"algorithm": "star"}, "an algorithm is one of best"),
