@@ -18,13 +18,14 @@ MARKERS = "o", "s", "^", "D", "v", "<", ">"
 DASHES = "-", *((0, on_off) for on_off in (
     (5, 1.5), (1, 1), (5, 1.5, 1, 1.5), (5, 1.5, 1, 1.5, 1, 1.5), (2, 1.5), (9, 2),
 ))  # fmt: skip
-GREY = "#555555"
+GREY = "#555555"  # of guides and of what stands beside the data
+INK, GRID = "#1a1a1a", "#dddddd"
 STYLE = {  # in DejaVu Sans, which comes with matplotlib, so that figures are the same on all machines
-    "axes.axisbelow": True, "axes.grid": True, "axes.labelpad": 2.5, "axes.labelsize": SMALL + 1,
+    "axes.axisbelow": True, "axes.edgecolor": INK, "axes.grid": True, "axes.labelcolor": INK, "axes.labelpad": 2.5, "axes.labelsize": SMALL + 1,
     "axes.linewidth": 0.6, "axes.spines.right": False, "axes.spines.top": False, "axes.titlesize": SMALL + 1,
-    "figure.facecolor": "white", "font.family": "DejaVu Sans", "font.size": SMALL, "grid.color": "#DDDDDD",
+    "figure.facecolor": "white", "font.family": "DejaVu Sans", "font.size": SMALL, "grid.color": GRID,
     "grid.linewidth": 0.4, "legend.fontsize": SMALL, "legend.frameon": False, "lines.linewidth": 1.2,
-    "lines.markersize": 4, "svg.fonttype": "path", "svg.hashsalt": "allgrad", "xtick.labelsize": SMALL,
+    "lines.markersize": 4, "svg.fonttype": "path", "svg.hashsalt": "allgrad", "text.color": INK, "xtick.color": INK, "ytick.color": INK, "xtick.labelsize": SMALL,
     "xtick.major.width": 0.6, "ytick.labelsize": SMALL, "ytick.major.width": 0.6,
     "xtick.minor.pad": 5.0, "ytick.minor.pad": 5.0,  # as far from the axis as those of the longer major ticks
 }  # fmt: skip

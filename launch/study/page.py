@@ -1,45 +1,139 @@
-"""The style sheet of report.html: one column, light and dark, on paper as on a screen."""
+"""report.html: one page that needs nothing else, made of templates/page.html.j2 and the figures' files.
 
-STYLE = """\
-:root { color-scheme: light dark; --ink: #1a1a1a; --soft: #595959; --line: #d5d5d5; --paper: #ffffff; --tint: #f3f5f7;
-  --pass: #00664b; --fail: #a63d00; --inconclusive: #6b5900; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8e8e8; --soft: #a8a8a8; --line: #444444; --paper: #16181b;
-  --tint: #22262b; --pass: #4fd0a5; --fail: #ff9a5c; --inconclusive: #e5c94b; } }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
-main { max-width: 54rem; margin: 0 auto; padding: 1rem 1.25rem 4rem; }
-h1 { font-size: 1.6rem; line-height: 1.25; }
-h2 { font-size: 1.25rem; margin: 2.5rem 0 .5rem; padding-top: .75rem; border-top: 1px solid var(--line); }
-h3 { font-size: 1rem; margin: 1.25rem 0 .25rem; }
-a { color: inherit; }
-.answer { background: var(--tint); border-radius: .5rem; padding: .25rem 1.25rem .75rem; }
-.answer h2 { border: 0; margin: .75rem 0 .25rem; padding: 0; }
-.answer p { font-size: 1.1rem; font-weight: 600; margin: .5rem 0; }
-.question { font-style: italic; color: var(--soft); }
-.badge { font-size: .75rem; font-weight: 700; white-space: nowrap; border: 1px solid; border-radius: .25rem;
-  padding: 0 .3rem; }
-.pass { color: var(--pass); } .fail { color: var(--fail); } .inconclusive { color: var(--inconclusive); }
-.file { color: var(--soft); font-size: .8rem; font-weight: 400; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .875rem; margin: .5rem 0; }
-th { text-align: left; }
-th, td { vertical-align: top; padding: .2rem .6rem; border-bottom: 1px solid var(--line); }
-.n { text-align: right; }
-td.n { font-variant-numeric: tabular-nums; white-space: nowrap; }
-td.w { white-space: nowrap; }
-tr.flag td { background: var(--tint); font-weight: 600; }
-tr.flag td:first-child { border-left: 3px solid var(--fail); }
-figure { margin: 1rem 0; }
-figure img { display: block; max-width: 100%; height: auto; background: #ffffff; border-radius: .25rem; }
-figcaption { font-size: .875rem; color: var(--soft); margin-top: .25rem; }
-summary { cursor: pointer; margin-top: .75rem; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 .75rem; font-size: .8rem; color: var(--soft); }
-dt { font-weight: 600; } dd { margin: 0; overflow-wrap: anywhere; }
-pre { background: var(--tint); padding: .5rem .75rem; white-space: pre-wrap; overflow-wrap: anywhere; }
-@media print {
-  :root { --ink: #000000; --soft: #444444; --paper: #ffffff; --tint: #f3f3f3; --pass: #00664b; --fail: #a63d00;
-    --inconclusive: #6b5900; }
-  main { max-width: none; padding: 0; } figure img { width: auto; } figure, tr { break-inside: avoid; }
-  .wide { overflow: visible; } table { font-size: .65rem; } th, td { padding: .1rem .3rem; }
-  details::details-content { content-visibility: visible; block-size: auto; }
-}
+What it says it has from results; it begins with the answer, and folds what only some will read.
 """
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from allgrad.ddp.errors import ConfigurationError
+from allgrad.launch.study import cells, figures
+from allgrad.launch.study.kept import Kept
+from allgrad.launch.study.result import ALPHA, NONE, VERDICTS, Figure
+
+TEMPLATES = Path(__file__).with_name("templates")
+HOLM = (
+    f"The verdicts on the claims of one experiment are corrected together (Holm 1979), so that any of them is false in "
+    f"at most {ALPHA:.0%} of experiments."
+).replace("%", " %")
+VERDICT_MEANINGS = (
+    "PASS: the numbers lie inside what is accepted, beyond chance. FAIL: outside, beyond chance: what the source says is "
+    "not so here. INCONCLUSIVE: that cannot be told. NO VERDICT: too few seeds, or some that failed. Intervals are 95 % "
+    "intervals of each number by itself."
+)
+LONG = 12  # rows, from which on even a summary is folded
+INK = {  # colours of a figure: the variable of the style sheet that takes their place on the page
+    "#ffffff": "figure", figures.INK: "ink", figures.GREY: "soft", figures.GRID: "line",
+    **{color: f"series-{i}" for i, color in enumerate(figures.COLORS)},
+}  # fmt: skip
+
+
+def render(kept: Sequence[Kept], remarks: Sequence[str] = ()) -> str:
+    """The page of all results; remarks: what is missing and why, a sentence each."""
+    try:
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    except ModuleNotFoundError:
+        raise ConfigurationError("Jinja2 makes report.html and is not here: pip install 'allgrad[study]'") from None
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.filters |= {"flat": flat, "shown": cells.shown, "id": _id}
+    environment.globals |= {
+        "accepted": cells.accepted, "counts": cells.counts, "in_order": cells.in_order, "measured": cells.measured,
+        "picture": picture, "worst": worst, "HOLM": HOLM, "VERDICT_MEANINGS": VERDICT_MEANINGS, "isnan": math.isnan,
+        "false_verdicts": false_verdicts,
+    }  # fmt: skip
+    return environment.get_template("page.html.j2").render(
+        studies=studies(kept), remarks=remarks, style=(TEMPLATES / "style.css").read_text(encoding="utf-8")
+    )
+
+
+class Study:
+    """The experiments on one workload: one of them leads."""
+
+    def __init__(self, kept: Sequence[Kept]):
+        self.kept = kept
+        self.results = [one.result for one in kept]
+        self.workload, self.title = kept[0].workload, kept[0].title
+        self.lead = self.results[0]
+        self.pictured = next((one for one in kept if one.result.figures), None)
+        self.figure = self.pictured.result.figures[0] if self.pictured else None
+        self.summary = next((r.summary for r in self.results if r.summary is not None), None)
+        self.provenance = [
+            (", ".join(name for name, _ in pairs), dict(where))
+            for where, pairs in (
+                (where, [*group])
+                for where, group in groupby(
+                    ((one.result.name, _where(one.provenance)) for one in kept), key=lambda pair: pair[1]
+                )
+            )
+        ]
+
+
+def studies(kept: Sequence[Kept]) -> list[Study]:
+    """Results by workload, in the order in which they are given."""
+    return [Study([*group]) for _, group in groupby(kept, key=lambda one: one.folder)]
+
+
+def false_verdicts(kept: Sequence[Kept]) -> str:
+    """How many verdicts of all these are false, if every experiment has as many false ones as it may."""
+    judged = sum(any(v.word != NONE for v in one.result.verdicts) for one in kept)
+    if not judged:
+        return ""
+    return (
+        f"{judged} experiment{'s' * (judged != 1)} on this page {'have' if judged != 1 else 'has'} verdicts: at most "
+        f"{ALPHA * judged:.2g} of them {'are' if judged != 1 else 'is'} expected to hold a false one."
+    )
+
+
+def worst(result) -> str:
+    """The worst verdict on a result's claims; "" without claims."""
+    return next(iter(sorted((verdict.word for verdict in result.verdicts), key=VERDICTS.index)), "")
+
+
+def picture(kept: Kept, figure: Figure) -> str:
+    """A figure's SVG to stand in the page: colours by the style sheet, and names that are nobody else's."""
+    stem = kept.result.stem(figure)
+    path = kept.folder / f"{stem}.svg"
+    if not path.is_file():
+        return ""
+    svg = path.read_text(encoding="utf-8")
+    svg = re.sub(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.S)
+    used = {*re.findall(r'href="#([^"]+)"', svg), *re.findall(r"url\(#([^)]+)\)", svg)}
+    own = _id(f"{kept.folder.name} {stem}")
+    svg = re.sub(r' id="([^"]+)"', lambda m: f' id="{own}-{m[1]}"' if m[1] in used else "", svg)
+    svg = re.sub(r'(?:xlink:)?href="#([^"]+)"', rf'href="#{own}-\1"', svg)
+    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{own}-\1)", svg)
+    svg = re.sub(r"#[0-9a-fA-F]{6}\b", lambda m: _color(m[0]), svg)
+    svg = re.sub(r"-?\d+\.\d{3,}(?=[ \n\"])", lambda m: f"{float(m[0]):.2f}".rstrip("0").rstrip("."), svg)
+    wide = re.search(r'width="([0-9.]+)pt" height="([0-9.]+)pt"', svg)
+    kind = " wide" if wide and float(wide[1]) / 72 > 1.2 * figures.COLUMN else ""
+    head = f'<svg class="picture{kind}" role="img" aria-labelledby="{own}" viewBox='
+    svg = re.sub(r"<svg [^>]*?viewBox=", head, svg, count=1)
+    svg = re.sub(r' (?:xmlns|version)="[^"]*"', "", svg)
+    return re.sub(r"\n\s*", "\n", svg).strip()
+
+
+def _color(seen):
+    name = INK.get(seen.lower()) or INK.get(seen.upper())
+    return f"var(--{name}, {seen})" if name else seen
+
+
+def _id(name):
+    return "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in name).strip("-")
+
+
+def _where(provenance):
+    return tuple((key, flat(value)) for key, value in provenance.items() if key != "command")
+
+
+def flat(value: Any) -> str:
+    """A value of the provenance as words."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {flat(item)}" for key, item in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -136,7 +136,7 @@ def seeds_needed(claim: Claim) -> int | None:
 class Table:
     """Rows of named numbers and words. `columns` says in which order, and which of the rows' keys are shown.
 
-    meanings: what a column is, with its unit, for those that report.MEANINGS lacks: {"t_comm": "exposed ... (ms)"}
+    meanings: what a column is, with its unit, at the end of it, for those that cells.MEANINGS lacks: {"t_comm": "exposed ... (ms)"}
     """
 
     name: str
@@ -163,11 +163,11 @@ def _cell(value):
 
 @dataclass
 class Figure:
-    """`draw()` returns a matplotlib figure; matplotlib is imported only there."""
+    """`draw()` returns a matplotlib figure; matplotlib is imported only there. None: it has been drawn into its files."""
 
     name: str
     caption: str
-    draw: Callable[[], Any]
+    draw: Callable[[], Any] | None = field(default=None, compare=False)
 
 
 @dataclass
