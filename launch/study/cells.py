@@ -11,6 +11,20 @@ from allgrad.launch.study.intervals import Estimate, Share
 from allgrad.launch.study.result import VERDICTS, Claim, Table, Verdict
 
 FLAGS = "at_edge", "n_fail", "fail"  # columns that mark a row which must not be read over
+HEADS = {  # of columns whose names in the CSV files are symbols
+    "B": "batch B",
+    "lr": "learning rate",
+    "S": "steps S",
+    "E": "examples E",
+    "t_step": "time of a step",
+    "eff": "efficiency",
+    "n_seeds": "seeds",
+    "n_fail": "failed seeds",
+    "fail": "failed seeds",
+    "at_edge": "rate at the edge",
+    "n_trials": "trials",
+    "nlr": "rates",
+}
 MEANINGS = {  # a unit stands in brackets at the end
     "B": "global batch size (examples)",
     "b": "batch size of a rank (examples)",
@@ -46,7 +60,8 @@ MEANINGS = {  # a unit stands in brackets at the end
 class Column:
     """A column of a table as it is shown: numbers with their intervals are one column."""
 
-    name: str
+    name: str  # in the CSV file
+    head: str
     ends: tuple[str, str] | None  # columns of the interval
     meaning: str
     unit: str
@@ -73,7 +88,8 @@ def shown(table: Table) -> tuple[list[Column], list[Row]]:
         if name not in within:
             meaning, unit = _unit(meanings.get(name, ""))
             numeric = any(_is_number(row.get(name)) for row in table.rows)
-            columns.append(Column(name, ends.get(name), meaning, unit, numeric))
+            head = HEADS.get(name, name)
+            columns.append(Column(name, head, ends.get(name), meaning, unit * (unit not in head.split()), numeric))
     rows = [
         Row([_cell(row, column) for column in columns], any(row.get(flag) for flag in FLAGS)) for row in table.rows
     ]

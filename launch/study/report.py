@@ -75,7 +75,7 @@ def show(result: Result, out: Path | None = None):
         lines += [("", ""), *((line, "") for line in aligned(result.summary)), ("", "")]
     lines += [(f"- {line}", "") for line in result.findings]
     if result.claims:
-        lines.append((f"{cells.counts(result.verdicts)}. {page.HOLM}", ""))
+        lines.append((f"{cells.counts(result.verdicts)}", ""))
     for claim, verdict in cells.in_order(result.claims, result.verdicts):
         why = f"; {verdict.why}" * bool(verdict.why)
         said = f"{claim.claim}: {cells.measured(claim)}, accepted {cells.accepted(claim)} ({claim.source}){why}"
@@ -99,7 +99,7 @@ def aligned(table: Table) -> list[str]:
     """Lines of a table for a terminal: a head, the units, and a line a row."""
     columns, rows = cells.shown(table)
     units = [f"({column.unit})" * bool(column.unit) for column in columns]
-    grid = [[column.name for column in columns], *([units] if any(units) else []), *(row.cells for row in rows)]
+    grid = [[column.head for column in columns], *([units] if any(units) else []), *(row.cells for row in rows)]
     widths = [max(map(len, column)) for column in zip(*grid)]
     return [
         "  ".join(
@@ -149,7 +149,7 @@ def _section(one, study, out):
 
 def _table(table):
     columns, rows = cells.shown(table)
-    heads = [f"{column.name} ({column.unit})" if column.unit else column.name for column in columns]
+    heads = [column.head + f" ({column.unit})" * bool(column.unit) for column in columns]
     grid = [heads, ["---:" if column.numeric else "---" for column in columns], *(row.cells for row in rows)]
     return [f"| {' | '.join(map(_cell, line))} |" for line in grid]
 
