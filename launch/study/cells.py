@@ -17,6 +17,7 @@ HEADS = {  # of columns whose names in the CSV files are symbols
     "S": "steps S",
     "E": "examples E",
     "t_step": "time of a step",
+    "seconds": "time",
     "eff": "efficiency",
     "n_seeds": "seeds",
     "n_fail": "failed seeds",
@@ -53,6 +54,7 @@ MEANINGS = {  # a unit stands in brackets at the end
     "nlr": "learning rates tried by the tuner",
     "rmse_log": "root mean square of the fit's residuals in ln S",
     "t_step": "time of a step (s)",
+    "seconds": "time to the target (s)",
 }
 
 
@@ -90,9 +92,7 @@ def shown(table: Table) -> tuple[list[Column], list[Row]]:
             numeric = any(_is_number(row.get(name)) for row in table.rows)
             head = HEADS.get(name, name)
             columns.append(Column(name, head, ends.get(name), meaning, unit * (unit not in head.split()), numeric))
-    rows = [
-        Row([_cell(row, column) for column in columns], any(row.get(flag) for flag in FLAGS)) for row in table.rows
-    ]
+    rows = [Row([_cell(row, column) for column in columns], any(row.get(flag) for flag in FLAGS)) for row in table.rows]
     return columns, rows
 
 
@@ -146,7 +146,7 @@ def spanned(value, low, high) -> str:
 
 
 def measured(claim: Claim) -> str:
-    """What speaks most against a claim, with its interval: "1.06 [1.01, 1.12] (5 seeds), worst of 8 from 0.9 to 1.1"."""
+    """What speaks most against a claim: "1.06 [1.01, 1.12] (5 seeds), worst of 8 from 0.9 to 1.1"."""
     if not claim.estimates:
         return "nothing"
     e = claim.worst

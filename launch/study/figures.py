@@ -23,11 +23,13 @@ NAME = "name-of-a-point"  # marks the words that `save` moves to where there is 
 GREY = "#555555"  # of guides and of what stands beside the data
 INK, GRID = "#1a1a1a", "#dddddd"
 STYLE = {  # in DejaVu Sans, which comes with matplotlib, so that figures are the same on all machines
-    "axes.axisbelow": True, "axes.edgecolor": INK, "axes.grid": True, "axes.labelcolor": INK, "axes.labelpad": 2.5, "axes.labelsize": SMALL + 1,
+    "axes.axisbelow": True, "axes.edgecolor": INK, "axes.grid": True, "axes.labelcolor": INK, "axes.labelpad": 2.5,
+    "axes.labelsize": SMALL + 1,
     "axes.linewidth": 0.6, "axes.spines.right": False, "axes.spines.top": False, "axes.titlesize": SMALL + 1,
     "figure.facecolor": "white", "font.family": "DejaVu Sans", "font.size": SMALL, "grid.color": GRID,
     "grid.linewidth": 0.4, "legend.fontsize": SMALL, "legend.frameon": False, "lines.linewidth": 1.2,
-    "lines.markersize": 4, "svg.fonttype": "path", "svg.hashsalt": "allgrad", "text.color": INK, "xtick.color": INK, "ytick.color": INK, "xtick.labelsize": SMALL,
+    "lines.markersize": 4, "svg.fonttype": "path", "svg.hashsalt": "allgrad", "text.color": INK,
+    "xtick.color": INK, "xtick.labelsize": SMALL, "ytick.color": INK,
     "xtick.major.width": 0.6, "ytick.labelsize": SMALL, "ytick.major.width": 0.6,
     "xtick.minor.pad": 5.0, "ytick.minor.pad": 5.0,  # as far from the axis as those of the longer major ticks
 }  # fmt: skip
@@ -215,10 +217,10 @@ def legend(figure, columns=2):
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels()):
             named.setdefault(label, handle)
-    for columns in range(min(columns, len(named)), 0, -1):
-        where = {"loc": "outside upper center", "ncols": columns, "handlelength": 2.6}
+    for n in range(min(columns, len(named)), 0, -1):
+        where = {"loc": "outside upper center", "ncols": n, "handlelength": 2.6}
         made = figure.legend(named.values(), named.keys(), fontsize=SMALL, frameon=False, columnspacing=1.2, **where)
-        if columns == 1 or made.get_window_extent().width <= figure.bbox.width:
+        if n == 1 or made.get_window_extent().width <= figure.bbox.width:
             return
         made.remove()
 

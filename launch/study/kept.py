@@ -30,13 +30,17 @@ KINDS = {  # what may stand in a file besides JSON's own, by name
 
 @dataclass
 class Kept:
-    """A result in its file, and what a report says of where it is from."""
+    """A result in its file, and what a report says of where it is from.
+
+    apart: the name of the folder, "" if it is the study's directory itself
+    """
 
     result: Result
     folder: Path
     workload: str = ""
     title: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    apart: str = ""
 
 
 def keep(kept: Kept):
@@ -57,7 +61,7 @@ def read(out: Path) -> tuple[list[Kept], list[str]]:
                 words = _whole(json.loads(path.read_text(encoding="utf-8")))
                 if words.pop("format") != FORMAT:
                     raise ValueError
-                here.append(Kept(folder=folder, **words))
+                here.append(Kept(folder=folder, apart=folder.name if folder != out else "", **words))
             except (ValueError, KeyError, TypeError, AttributeError):
                 lost.append(f"{path.relative_to(out)} is of another version or damaged, and left out: do it again.")
         found += sorted(here, key=lambda kept: _place(kept.result.name))

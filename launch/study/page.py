@@ -17,13 +17,13 @@ from allgrad.launch.study.result import ALPHA, NONE, VERDICTS, Figure
 
 TEMPLATES = Path(__file__).with_name("templates")
 HOLM = (
-    f"The verdicts on the claims of one experiment are corrected together (Holm 1979), so that any of them is false in "
+    "The verdicts on the claims of one experiment are corrected together (Holm 1979), so that any of them is false in "
     f"at most {ALPHA:.0%} of experiments."
 ).replace("%", " %")
 VERDICT_MEANINGS = (
-    "PASS: the numbers lie inside what is accepted, beyond chance. FAIL: outside, beyond chance: what the source says is "
-    "not so here. INCONCLUSIVE: that cannot be told. NO VERDICT: too few seeds, or some that failed. Intervals are 95 % "
-    "intervals of each number by itself."
+    "PASS: the numbers lie inside what is accepted, beyond chance. FAIL: outside, beyond chance: what the source says "
+    "is not so here. INCONCLUSIVE: that cannot be told. NO VERDICT: too few seeds, or some that failed. Intervals are "
+    "95 % intervals of each number by itself."
 )
 LONG = 12  # rows, from which on even a summary is folded
 INK = {  # colours of a figure: the variable of the style sheet that takes their place on the page
@@ -48,9 +48,8 @@ def render(kept: Sequence[Kept], remarks: Sequence[str] = ()) -> str:
         "picture": picture, "worst": worst, "HOLM": HOLM, "VERDICT_MEANINGS": VERDICT_MEANINGS, "isnan": math.isnan,
         "false_verdicts": false_verdicts,
     }  # fmt: skip
-    return environment.get_template("page.html.j2").render(
-        studies=studies(kept), remarks=remarks, style=(TEMPLATES / "style.css").read_text(encoding="utf-8")
-    )
+    template, style = environment.get_template("page.html.j2"), (TEMPLATES / "style.css").read_text(encoding="utf-8")
+    return template.render(studies=studies(kept), remarks=remarks, style=style).lstrip()
 
 
 class Study:
@@ -103,9 +102,9 @@ def picture(kept: Kept, figure: Figure) -> str:
     if not path.is_file():
         return ""
     svg = path.read_text(encoding="utf-8")
-    svg = re.sub(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.S)
+    svg = re.sub(r"<(\?xml|!).*?>|<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
     used = {*re.findall(r'href="#([^"]+)"', svg), *re.findall(r"url\(#([^)]+)\)", svg)}
-    own = _id(f"{kept.folder.name} {stem}")
+    own = _id(f"{kept.apart} {stem}")
     svg = re.sub(r' id="([^"]+)"', lambda m: f' id="{own}-{m[1]}"' if m[1] in used else "", svg)
     svg = re.sub(r'(?:xlink:)?href="#([^"]+)"', rf'href="#{own}-\1"', svg)
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{own}-\1)", svg)

@@ -84,6 +84,7 @@ def show(result: Result, out: Path | None = None):
     if out is not None:
         files = [str(path) for name in ("report.html", "report.md") if (path := out / name).is_file()][:1]
         lines.append((f"files: {', '.join(files)}, tables and figures beside it", ""))
+        lines += [(NO_PAGE, "")] * (importlib.util.find_spec("jinja2") is None)
     # Open MPI gives rank 0 a terminal even if its own output is a file.
     if not sys.stdout.isatty() or "OMPI_COMM_WORLD_RANK" in os.environ:
         return print("\n".join(line for line, _ in lines), flush=True)
