@@ -13,7 +13,7 @@ from typing import Any
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.launch.study import cells, figures
 from allgrad.launch.study.kept import Kept
-from allgrad.launch.study.result import ALPHA, NONE, VERDICTS, Figure
+from allgrad.launch.study.result import ALPHA, NONE, Figure
 
 TEMPLATES = Path(__file__).with_name("templates")
 HOLM = (
@@ -25,7 +25,7 @@ VERDICT_MEANINGS = (
     "is not so here. INCONCLUSIVE: that cannot be told. NO VERDICT: too few seeds, or some that failed. Intervals are "
     "95 % intervals of each number by itself."
 )
-LONG = 12  # rows, from which on even a summary is folded
+MOST = 100  # rows of a table that the page shows: its file has all
 INK = {  # colours of a figure: the variable of the style sheet that takes their place on the page
     "#ffffff": "figure", figures.INK: "ink", figures.GREY: "soft", figures.GRID: "line",
     **{color: f"series-{i}" for i, color in enumerate(figures.COLORS)},
@@ -45,7 +45,7 @@ def render(kept: Sequence[Kept], remarks: Sequence[str] = ()) -> str:
     environment.filters |= {"flat": flat, "shown": cells.shown, "id": _id}
     environment.globals |= {
         "accepted": cells.accepted, "counts": cells.counts, "in_order": cells.in_order, "measured": cells.measured,
-        "picture": picture, "worst": worst, "HOLM": HOLM, "VERDICT_MEANINGS": VERDICT_MEANINGS, "isnan": math.isnan,
+        "picture": Pictures(), "MOST": MOST, "HOLM": HOLM, "VERDICT_MEANINGS": VERDICT_MEANINGS, "isnan": math.isnan,
         "false_verdicts": false_verdicts,
     }  # fmt: skip
     template, style = environment.get_template("page.html.j2"), (TEMPLATES / "style.css").read_text(encoding="utf-8")
@@ -90,37 +90,59 @@ def false_verdicts(kept: Sequence[Kept]) -> str:
     )
 
 
-def worst(result) -> str:
-    """The worst verdict on a result's claims; "" without claims."""
-    return next(iter(sorted((verdict.word for verdict in result.verdicts), key=VERDICTS.index)), "")
+class Pictures:
+    """Figures' SVGs to stand in one page: colours by its style sheet, names that are nobody else's, letters once."""
 
+    def __init__(self):
+        self.letters: dict[str, str] = {}  # of all figures so far: their shapes, by name
 
-def picture(kept: Kept, figure: Figure) -> str:
-    """A figure's SVG to stand in the page: colours by the style sheet, and names that are nobody else's."""
-    stem = kept.result.stem(figure)
-    path = kept.folder / f"{stem}.svg"
-    if not path.is_file():
+    def __call__(self, kept: Kept, figure: Figure) -> str:
+        """The figure's SVG; "" if it has not been drawn."""
+        stem = kept.result.stem(figure)
+        path = kept.folder / f"{stem}.svg"
+        if not path.is_file():
+            return ""
+        own = _id(f"{kept.apart} {stem}")
+        svg = re.sub(
+            r"<(\?xml|!).*?>|<metadata>.*?</metadata>|<style.*?</style>", "", path.read_text("utf-8"), flags=re.DOTALL
+        )
+        svg = re.sub(r'<path id="([A-Za-z]\w*-[0-9a-f]+)" (d=.*?)/>', self._letter, svg, flags=re.DOTALL)
+        used = {*re.findall(r'href="#([^"]+)"', svg), *re.findall(r"url\(#([^)]+)\)", svg)} - self.letters.keys()
+        svg = re.sub(r' id="([^"]+)"', lambda m: f' id="{own}-{m[1]}"' if m[1] in used else "", svg)
+        svg = re.sub(r'(?:xlink:)?href="#([^"]+)"', lambda m: f'href="#{self._named(m[1], own)}"', svg)
+        svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{own}-\1)", svg)
+        svg = re.sub(r"#[0-9a-fA-F]{6}\b", lambda m: _color(m[0]), svg)
+        svg = re.sub(r"(?:scale|matrix)\([^)]*\)|-?\d+\.\d{3,}", _shorter, svg)
+        svg = re.sub(r"\s*<defs>\s*</defs>", "", svg)
+        wide = re.search(r'width="([0-9.]+)pt"', svg)
+        kind = " wide" if wide and float(wide[1]) / 72 > 1.2 * figures.COLUMN else ""
+        head = f'<svg class="picture{kind}" role="img" aria-labelledby="{own}" viewBox='
+        svg = re.sub(r"<svg [^>]*?viewBox=", head, svg, count=1)
+        svg = re.sub(r' (?:xmlns|version)="[^"]*"', "", svg)
+        return re.sub(r"\s*\n\s*", "\n", svg).replace("; ", ";").strip()
+
+    def _letter(self, match):
+        self.letters.setdefault(match[1], re.sub(r"\s*\n\s*", " ", f'<path id="l{len(self.letters)}" {match[2]}/>'))
         return ""
-    svg = path.read_text(encoding="utf-8")
-    svg = re.sub(r"<(\?xml|!).*?>|<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
-    used = {*re.findall(r'href="#([^"]+)"', svg), *re.findall(r"url\(#([^)]+)\)", svg)}
-    own = _id(f"{kept.apart} {stem}")
-    svg = re.sub(r' id="([^"]+)"', lambda m: f' id="{own}-{m[1]}"' if m[1] in used else "", svg)
-    svg = re.sub(r'(?:xlink:)?href="#([^"]+)"', rf'href="#{own}-\1"', svg)
-    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{own}-\1)", svg)
-    svg = re.sub(r"#[0-9a-fA-F]{6}\b", lambda m: _color(m[0]), svg)
-    svg = re.sub(r"-?\d+\.\d{3,}(?=[ \n\"])", lambda m: f"{float(m[0]):.2f}".rstrip("0").rstrip("."), svg)
-    wide = re.search(r'width="([0-9.]+)pt" height="([0-9.]+)pt"', svg)
-    kind = " wide" if wide and float(wide[1]) / 72 > 1.2 * figures.COLUMN else ""
-    head = f'<svg class="picture{kind}" role="img" aria-labelledby="{own}" viewBox='
-    svg = re.sub(r"<svg [^>]*?viewBox=", head, svg, count=1)
-    svg = re.sub(r' (?:xmlns|version)="[^"]*"', "", svg)
-    return re.sub(r"\n\s*", "\n", svg).strip()
+
+    def _named(self, name, own):
+        return self.letters[name].split('"')[1] if name in self.letters else f"{own}-{name}"
+
+    def shared(self) -> str:
+        """What all figures so far have in common, to stand in the page once."""
+        shapes = "\n".join(self.letters.values())
+        return f'<svg class="unseen" aria-hidden="true"><defs>\n{shapes}\n</defs></svg>' * bool(shapes)
 
 
 def _color(seen):
     name = INK.get(seen.lower()) or INK.get(seen.upper())
-    return f"var(--{name}, {seen})" if name else seen
+    return f"var(--{name})" if name else seen
+
+
+def _shorter(match):
+    """A length to a hundredth of a point; factors as they are."""
+    seen = match[0]
+    return seen if seen[-1] == ")" else f"{float(seen):.2f}".rstrip("0").rstrip(".")
 
 
 def _id(name):

@@ -86,6 +86,13 @@ def test_a_study_inside_a_study_is_none_of_its_workloads(tmp_path):
     assert read(tmp_path) == ([], [])
 
 
+def test_a_file_of_another_version_is_not_taken_for_one_of_this(tmp_path):
+    kept(tmp_path, samples.shuffle())
+    path = tmp_path / "results" / "shuffle.json"
+    path.write_text(path.read_text().replace('"format": 1,', '"format": 2,'))
+    assert read(tmp_path)[0] == [] and len(read(tmp_path)[1]) == 1
+
+
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"format": 0}', '{"format": 1, "result": {"type": "Result"}}'])
 def test_a_file_of_another_version_or_half_of_one_is_left_out_and_said(tmp_path, text):
     kept(tmp_path, samples.shuffle())
