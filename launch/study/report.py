@@ -14,7 +14,7 @@ from typing import Any
 from allgrad.ddp.comm import speaks
 from allgrad.ddp.files import replace
 from allgrad.launch.study import cells, figures, page
-from allgrad.launch.study.kept import Kept, folder_of, keep, read
+from allgrad.launch.study.kept import FOLDER, Kept, folder_of, keep, read
 from allgrad.launch.study.result import FAIL, INCONCLUSIVE, NONE, PASS, Result, Table
 
 NO_FIGURES = "No figures: matplotlib draws them and is not here (pip install 'allgrad[study]')."
@@ -27,7 +27,8 @@ def write(
 ) -> Path:
     """Add results to a directory: tables, figures and words of each, and report.md and report.html of all there.
 
-    A result takes the place of an older one of its name. Those of another workload than the first in the directory lie
+    A result takes the place of an older one of its name, and ends the summary `all`, which no longer says what all of
+    them say, unless it comes with a new one. Those of another workload than the first in the directory lie
     in a folder of their own, and have their own part of the page.
 
     provenance: what ran where: versions, host, commit, date. Returns the file to open: report.html, or report.md where
@@ -44,6 +45,8 @@ def write(
                 figures.save(figure.draw(), folder / result.stem(figure))
         name = title or f"A study: {result.name}"
         keep(Kept(result, folder, workload, name, provenance or {}))
+    if all(result.name != "all" for result in results):
+        (folder / FOLDER / "all.json").unlink(missing_ok=True)
     return rebuild(out)
 
 

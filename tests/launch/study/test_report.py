@@ -2,6 +2,7 @@
 
 import html
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -34,6 +35,15 @@ def test_an_experiment_that_is_added_joins_the_report_and_replaces_none(out, tmp
         report.write([result], tmp_path, PROVENANCE, "Batch size on digits", "digits")
     same = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     assert same == {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+
+
+def test_the_summary_of_all_experiments_leads_and_ends_when_one_is_done_again(tmp_path):
+    summary = Result("all", "Which batch?", "About 100.", advice="Take 100.\nMore is not known.")
+    steps = replace(samples.steps(), advice="Take 100.\nOr 64.")
+    text = report.write([summary, steps], tmp_path).read_text()
+    assert text.index("About 100.") < text.index("<svg") and text.count("Take 100.") == 1 == text.count("Or 64.")
+    text = report.write([steps], tmp_path).read_text()
+    assert "About 100." not in text and text.index("Take 100.") < text.index("<svg")
 
 
 def test_the_same_results_give_the_same_bytes_whatever_the_settings_of_matplotlib(tmp_path):
