@@ -96,12 +96,24 @@ def shown(table: Table) -> tuple[list[Column], list[Row]]:
     return columns, rows
 
 
+def with_brackets(table: Table) -> str:
+    """A table's caption, and what its brackets are unless it says so itself."""
+    said = (table.caption or table.name).rstrip(".") + "."
+    bracketed = any("[" in cell for row in shown(table)[1] for cell in row.cells)
+    return said + " In brackets: 95 % intervals." * (bracketed and "95 %" not in said)
+
+
 def _cell(row, column):
     value = row.get(column.name)
     return number(value) if column.ends is None else spanned(value, *(row.get(end) for end in column.ends))
 
 
 def _is_number(value):
+    """Whether a cell is a number, or words of one: "107", "107 [80, 143]", "10 to 20 %"."""
+    if isinstance(value, str):
+        return (
+            re.fullmatch(r"[-<>~]*\d[\d,.]*(e-?\d+)?( to \S+)?( %| times)?( \[.*\]|, no interval)?", value) is not None
+        )
     return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 

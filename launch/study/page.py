@@ -42,7 +42,7 @@ def render(kept: Sequence[Kept], remarks: Sequence[str] = ()) -> str:
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    environment.filters |= {"flat": flat, "shown": cells.shown, "id": _id}
+    environment.filters |= {"flat": flat, "shown": cells.shown, "with_brackets": cells.with_brackets, "id": _id}
     environment.globals |= {
         "accepted": cells.accepted, "counts": cells.counts, "in_order": cells.in_order, "measured": cells.measured,
         "picture": Pictures(), "MOST": MOST, "HOLM": HOLM, "VERDICT_MEANINGS": VERDICT_MEANINGS, "isnan": math.isnan,

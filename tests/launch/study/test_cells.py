@@ -67,6 +67,27 @@ def test_intervals_stand_beside_their_numbers_and_units_in_the_heads():
     assert fit[1][0].cells == ["SGD", "13", "103 [93, 124]"]
 
 
+def test_brackets_are_explained_where_a_caption_does_not():
+    summary = samples.steps().summary
+    assert cells.with_brackets(summary) == "Two batches to choose from."  # it has no interval
+    table = samples.steps().tables[1]
+    assert cells.with_brackets(table) == "The hyperbola. In brackets: 95 % intervals."
+    table.caption = "With 95 % intervals."
+    assert cells.with_brackets(table) == "With 95 % intervals."
+
+
+@pytest.mark.parametrize(
+    ("cell", "numeric"),
+    [
+        ("0.0214 [0.0205, 0.0223]", True), ("1", True), ("-0.5", True), ("12,100", True), ("107, no interval", True),
+        ("16 to 32", True), ("3e-5", True), ("sgd", False), ("4 ranks that draw the same", False), ("-", False),
+        (True, False), (None, False), (2.5, True), (np.int64(3), True),
+    ],
+)  # fmt: skip
+def test_numbers_in_words_stand_like_numbers(cell, numeric):
+    assert cells.shown(Table("t", ["x"], [{"x": None}, {"x": cell}]))[0][0].numeric is numeric
+
+
 def test_rows_that_must_not_be_read_over_are_flagged():
     _, rows = cells.shown(samples.steps().tables[0])
     assert [k for k, row in enumerate(rows) if row.flagged] == [7, 8, 16, 25]
