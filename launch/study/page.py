@@ -25,6 +25,7 @@ VERDICT_MEANINGS = (
     "is not so here. INCONCLUSIVE: that cannot be told. NO VERDICT: too few seeds, or some that failed. Intervals are "
     "95 % intervals of each number by itself."
 )
+AROUND = r"<\?xml.*?\?>|<!--.*?-->|<!DOCTYPE.*?>|<metadata>.*?</metadata>|<style.*?</style>"  # what a page needs not
 MOST = 100  # rows of a table that the page shows: its file has all
 INK = {  # colours of a figure: the variable of the style sheet that takes their place on the page
     "#ffffff": "figure", figures.INK: "ink", figures.GREY: "soft", figures.GRID: "line",
@@ -42,7 +43,7 @@ def render(kept: Sequence[Kept], remarks: Sequence[str] = ()) -> str:
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    environment.filters |= {"flat": flat, "shown": cells.shown, "with_brackets": cells.with_brackets, "id": _id}
+    environment.filters |= {"shown": cells.shown, "with_brackets": cells.with_brackets, "id": _id}
     environment.globals |= {
         "accepted": cells.accepted, "counts": cells.counts, "in_order": cells.in_order, "measured": cells.measured,
         "picture": Pictures(), "MOST": MOST, "HOLM": HOLM, "VERDICT_MEANINGS": VERDICT_MEANINGS, "isnan": math.isnan,
@@ -63,15 +64,7 @@ class Study:
         self.pictured = next((one for one in kept if one.result.figures), None)
         self.figure = self.pictured.result.figures[0] if self.pictured else None
         self.summary = next((r.summary for r in self.results if r.summary is not None), None)
-        self.provenance = [
-            (", ".join(name for name, _ in pairs), dict(where))
-            for where, pairs in (
-                (where, [*group])
-                for where, group in groupby(
-                    ((one.result.name, _where(one.provenance)) for one in kept), key=lambda pair: pair[1]
-                )
-            )
-        ]
+        self.provenance = _provenance(kept)
 
 
 def studies(kept: Sequence[Kept]) -> list[Study]:
@@ -103,10 +96,8 @@ class Pictures:
         if not path.is_file():
             return ""
         own = _id(f"{kept.apart} {stem}")
-        svg = re.sub(
-            r"<(\?xml|!).*?>|<metadata>.*?</metadata>|<style.*?</style>", "", path.read_text("utf-8"), flags=re.DOTALL
-        )
-        svg = re.sub(r'<path id="([A-Za-z]\w*-[0-9a-f]+)" (d=.*?)/>', self._letter, svg, flags=re.DOTALL)
+        svg = re.sub(AROUND, "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+        svg = re.sub(r'<path id="([A-Za-z][\w-]*-[0-9a-f]+)" (d=.*?)/>', self._letter, svg, flags=re.DOTALL)
         used = {*re.findall(r'href="#([^"]+)"', svg), *re.findall(r"url\(#([^)]+)\)", svg)} - self.letters.keys()
         svg = re.sub(r' id="([^"]+)"', lambda m: f' id="{own}-{m[1]}"' if m[1] in used else "", svg)
         svg = re.sub(r'(?:xlink:)?href="#([^"]+)"', lambda m: f'href="#{self._named(m[1], own)}"', svg)
@@ -149,12 +140,17 @@ def _id(name):
     return "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in name).strip("-")
 
 
-def _where(provenance):
-    return tuple((key, flat(value)) for key, value in provenance.items() if key != "command")
+def _provenance(kept):
+    """Names of experiments, and where they ran: those that ran at the same place are said together."""
+    where = {}
+    for one in kept:
+        words = tuple((key, _flat(value)) for key, value in one.provenance.items() if key != "command")
+        where.setdefault(words, []).append(one.result.name)
+    return [(", ".join(names), dict(words)) for words, names in where.items()]
 
 
-def flat(value: Any) -> str:
+def _flat(value: Any) -> str:
     """A value of the provenance as words."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {flat(item)}" for key, item in value.items())
+        return ", ".join(f"{key} {_flat(item)}" for key, item in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -41,8 +41,9 @@ def write(
     for result in results:
         result.save_tables(folder)
         for figure in result.figures * drawn:
-            with figures.style():
-                figures.save(figure.draw(), folder / result.stem(figure))
+            if figure.draw is not None:
+                with figures.style():
+                    figures.save(figure.draw(), folder / result.stem(figure))
         name = title or f"A study: {result.name}"
         keep(Kept(result, folder, workload, name, provenance or {}))
     if all(result.name != "all" for result in results):

@@ -73,7 +73,7 @@ def draw_noise():
     steps = [1, 2, 4, 8, 12, 20, 30, 40, 60, 96]
     noise = np.array([22, 25, 31, 44, 60, 90, 140, 200, 280, 440])
     figures.line_with_interval(axes, steps, noise, noise * 0.7, noise * 1.4, 0, "B_simple, B = 16")
-    axes.set(xlabel="step", ylabel="noise scale (examples)")
+    axes.set(xlabel="step > 0", ylabel="noise scale (examples)")
     figures.band(axes, 97, 110, "measured critical batch size")
     figures.legend(figure)
     return figure
