@@ -68,6 +68,7 @@ class Column:
     meaning: str
     unit: str
     numeric: bool
+    words: bool  # without numbers, such as names
 
 
 @dataclass
@@ -91,7 +92,9 @@ def shown(table: Table) -> tuple[list[Column], list[Row]]:
             meaning, unit = _unit(meanings.get(name, ""))
             numeric = any(_is_number(row.get(name)) for row in table.rows)
             head = HEADS.get(name, name)
-            columns.append(Column(name, head, ends.get(name), meaning, unit * (unit not in head.split()), numeric))
+            words = not any(re.match(r"-?\d", number(row.get(name))) for row in table.rows)
+            unit *= unit not in head.split()
+            columns.append(Column(name, head, ends.get(name), meaning, unit, numeric, words))
     rows = [Row([_cell(row, column) for column in columns], any(row.get(flag) for flag in FLAGS)) for row in table.rows]
     return columns, rows
 

@@ -141,6 +141,7 @@ def test_tables_are_folded_have_units_and_say_what_must_not_be_read_over(source,
     assert html.all("th", title="global batch size")
     cells = html.all("td", **{"data-label": "batch B (examples)"})
     assert len(cells) == 27 + 6  # a label for each where heads are hidden
+    assert len(html.all("td", **{"class": "title"})) == 6  # the words of `choice` need none
 
 
 def test_figures_take_the_colours_of_the_page(out, source, html):

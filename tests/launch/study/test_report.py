@@ -39,7 +39,7 @@ def test_an_experiment_that_is_added_joins_the_report_and_replaces_none(out, tmp
 
 def test_the_summary_of_all_experiments_leads_and_ends_when_one_is_done_again(tmp_path):
     summary = Result("all", "Which batch?", "About 100.", advice="Take 100.\nMore is not known.")
-    steps = replace(samples.steps(), advice="Take 100.\nOr 64.")
+    steps = replace(samples.steps(), advice="Take 100.\nOr 64.", figures=samples.noise().figures)
     text = report.write([summary, steps], tmp_path).read_text()
     assert text.index("About 100.") < text.index("<svg") and text.count("Take 100.") == 1 == text.count("Or 64.")
     text = report.write([steps], tmp_path).read_text()
