@@ -80,12 +80,15 @@ class Row:
 
 
 def shown(table: Table) -> tuple[list[Column], list[Row]]:
-    """A table with its intervals beside their numbers: S, ci_lo, ci_hi or S, S_lo, S_hi become "107 [80, 143]"."""
+    """A table with its intervals beside their numbers: S, S_lo, S_hi or S, ci_lo, ci_hi become "107 [80, 143]".
+
+    X_lo and X_hi are the interval of X, or of the column before them if there is no X.
+    """
     meanings, columns, ends = {**MEANINGS, **table.meanings}, [], {}
-    for name, after in zip(table.columns, [*table.columns[1:], None]):
-        pair = ("ci_lo", "ci_hi") if after == "ci_lo" else (f"{name}_lo", f"{name}_hi")
-        if {*pair} <= {*table.columns}:
-            ends[name] = pair
+    for before, low, high in zip(table.columns, table.columns[1:], table.columns[2:]):
+        stem = low.removesuffix("_lo")
+        if stem != low and high == f"{stem}_hi":
+            ends[stem if stem in table.columns else before] = (low, high)
     within = {end for pair in ends.values() for end in pair}
     for name in table.columns:
         if name not in within:

@@ -50,7 +50,8 @@ def render(kept: Sequence[Kept], remarks: Sequence[str] = ()) -> str:
         "false_verdicts": false_verdicts,
     }  # fmt: skip
     template, style = environment.get_template("page.html.j2"), (TEMPLATES / "style.css").read_text(encoding="utf-8")
-    return template.render(studies=studies(kept), remarks=remarks, style=style).lstrip()
+    text = template.render(studies=studies(kept), remarks=remarks, style=style).lstrip()
+    return text.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 class Study:

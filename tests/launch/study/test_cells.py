@@ -67,6 +67,23 @@ def test_intervals_stand_beside_their_numbers_and_units_in_the_heads():
     assert fit[1][0].cells == ["SGD", "13", "103 [93, 124]"]
 
 
+@pytest.mark.parametrize(
+    ("columns", "ends"),
+    [
+        ("S ci_lo ci_hi B", {"S": ("ci_lo", "ci_hi")}),
+        ("over_first over_lo over_hi B", {"over_first": ("over_lo", "over_hi")}),
+        ("B S S_lo S_hi", {"S": ("S_lo", "S_hi")}),
+        ("S B S_lo S_hi", {"S": ("S_lo", "S_hi")}),
+        ("S S_lo B S_hi", {}),
+    ],
+)
+def test_which_columns_are_the_interval_of_which(columns, ends):
+    names = columns.split()
+    found, _ = cells.shown(Table("t", names, [dict.fromkeys(names, 1.0)]))
+    assert {c.name: c.ends for c in found if c.ends} == ends
+    assert [c.name for c in found] == [n for n in names if n not in {end for pair in ends.values() for end in pair}]
+
+
 def test_brackets_are_explained_where_a_caption_does_not():
     summary = samples.steps().summary
     assert cells.with_brackets(summary) == "Two batches to choose from."  # it has no interval
