@@ -24,6 +24,7 @@ from allgrad.launch.study import (
 )
 from allgrad.launch.study.experiment import PRESET, experiment
 from allgrad.launch.study.experiments import all as everything
+from allgrad.launch.study.kept import read
 from allgrad.launch.study.options import typed
 
 GRIDS = {
