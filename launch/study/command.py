@@ -159,7 +159,8 @@ def _experiment(verb, given):
         result.command = shlex.join(["allgrad", *sys.argv[1:]])
     about = "Batch size" if verb in ("steps", "all") else f"Study {verb}"
     ran = {"command": results[0].command, **software(), **hardware()}
-    write(results, out, {key: value for key, value in ran.items() if key != "argv"}, f"{about} on {work.name}")
+    where = {key: value for key, value in ran.items() if key != "argv"}
+    write(results, out, where, f"{about} on {work.name}", work.name)
     for result in results:
         show(result, out)
     return 0

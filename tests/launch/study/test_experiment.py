@@ -24,6 +24,7 @@ from allgrad.launch.study import (
 )
 from allgrad.launch.study.experiment import PRESET, experiment
 from allgrad.launch.study.experiments import all as everything
+from allgrad.launch.study.kept import read
 from allgrad.launch.study.options import typed
 
 GRIDS = {
@@ -156,6 +157,7 @@ def test_a_file_and_a_row_make_one_more_experiment(tmp_path, monkeypatch, capsys
     assert re.match(r"A seed moves the loss by 0\.\d+\.\n", capsys.readouterr().out)
     assert [line.split(",")[0] for line in (out / "luck.csv").read_text().splitlines()] == ["seed", "4", "7"]
     assert "What does the seed alone do?" in (out / "report.html").read_text()
+    assert [(one.result.name, one.workload) for one in read(out)[0]] == [("luck", "digits, mlp:128")]
     assert main(["study", "luck", "--batches", "4", "--out", str(out)]) == 2
     assert "allgrad: --batches has no effect on allgrad study luck" in capsys.readouterr().err
     sys.modules.pop(f"{experiments.__name__}.luck")
