@@ -38,6 +38,7 @@ NEAR, RESTLESS = (
     2.5,
     3.0,
 )  # times the target: where each point of the grid is measured, RESTLESS once the metric has risen
+CAPTURE_AFTER = 100  # steps, about as many as a recording takes longer than the replays so far would have saved
 APART = 4.0  # one evaluation is at most at so many times the steps of the last
 WINDOW = 64  # samples at least, whose losses say how far the metric is from the target
 KEPT_BYTES = 2**26  # of weights at points that were passed over
@@ -184,10 +185,24 @@ class Run:
     def advance(self, stop: int) -> list[float]:
         """Take steps until `t` is `stop` or a loss is not finite; returns their losses."""
         losses: list[float] = []
+        gradients = self.parallel.shard_gradients
         while self.t < stop and (not losses or math.isfinite(losses[-1])):
-            losses.append(self.step())
+            if self.t == CAPTURE_AFTER:
+                gradients.capture = self._may_capture()
+            try:
+                losses.append(self.step())
+            except RuntimeError:  # of a recording, before anything has changed; or the model's own, which comes again
+                if not gradients.capture:
+                    raise
+                gradients.capture = False
+                losses.append(self.step())
             self.t += 1
         return losses
+
+    def _may_capture(self):
+        """Whether forward and backward may be replayed: of a model that draws, counts and keeps nothing."""
+        named = self.config["model_sha256"] is None and self.config["objective"] is None
+        return named and not self.config["dropout"] and not self.parallel.statistics.tensors
 
     # --- what it can say ---------------------------------------------------------------------------------------------
 
@@ -401,7 +416,7 @@ class Outlook:
         self.most = KEPT_BYTES // run.arena.data.nbytes
 
     def is_far(self, losses, kept):
-        """Whether a point of the grid, to which steps have led with these losses, may be passed over as `kept` others."""
+        """Whether a point of the grid, to which steps have led with these losses, may be passed as `kept` others."""
         self.recent.extend(losses)
         loss, run = self.loss(), self.run
         if run.diverged(loss) or kept >= self.most or min(self.scale, loss, self.target) <= 0.0:
