@@ -118,8 +118,13 @@ def execute(config: dict, comm=None) -> dict:
     except (ddp.PeerLost, KeyboardInterrupt):
         raise
     except Exception as error:
-        found = {"status": "error", "error": f"{type(error).__name__}: {error}"}
+        found = failed(error)
     return {**found, "wall_s": round(time.perf_counter() - began, 4)}
+
+
+def failed(error: Exception) -> dict:
+    """What a row says of a run that has ended by an exception."""
+    return {"status": "error", "error": f"{type(error).__name__}: {error}"}
 
 
 def steps_to_target(config: dict, comm) -> dict:
@@ -191,8 +196,8 @@ class Run:
                 gradients.capture = self._may_capture()
             try:
                 losses.append(self.step())
-            except RuntimeError:  # of a recording, before anything has changed; or the model's own, which comes again
-                if not gradients.capture:
+            except RuntimeError as error:  # of a recording, before anything has changed; the model's own comes again
+                if not gradients.capture or isinstance(error, ddp.PeerLost):
                     raise
                 gradients.capture = False
                 losses.append(self.step())
