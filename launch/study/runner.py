@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from allgrad import ddp
-from allgrad.autograd import nn
+from allgrad.autograd import no_grad
 from allgrad.autograd.arrays import to_numpy
 from allgrad.autograd.engine import unwrap
 from allgrad.ddp.errors import ConfigurationError
@@ -40,7 +40,7 @@ NEAR, RESTLESS = (
 )  # times the target: where each point of the grid is measured, RESTLESS once the metric has risen
 CAPTURE_AFTER = 100  # steps, about as many as a recording takes longer than the replays so far would have saved
 APART = 4.0  # one evaluation is at most at so many times the steps of the last
-WINDOW = 64  # samples at least, whose losses say how far the metric is from the target
+WINDOW = 256  # samples at least, whose losses say how far the metric is from the target
 KEPT_BYTES = 2**26  # of weights at points that were passed over
 GROWTH = 20.0  # a loss that has risen by so many times what it began with, or its spread over samples, has diverged
 DEFAULTS: dict[str, Any] = {
@@ -160,7 +160,7 @@ class Run:
         self.optimizer = make_optimizer(config, self.parallel, self.learning_rate(), config["optimizer_options"])
         self.loss, self.metrics = workload.objective(config, self.model, self.data)
         self.parts = {"train": self._measured(*arrays), "val": self._measured(self.data.val_x, self.data.val_y)}
-        self.modes = _Modes(self.model)
+        self.modules = [*self.model.modules()]
         self.buffers = [buffer for _, buffer in self.model.named_buffers()]
         self.t = 0
 
@@ -221,8 +221,28 @@ class Run:
         return self._evaluated(self.metrics, part)
 
     def _evaluated(self, metrics, part):
-        arrays, batch = _Whole(*self.parts[part]), 256 if self.data.vocabulary else 2048
-        return ddp.evaluate(self.modes, arrays, metrics, self.comm, self.config["shards"], batch)
+        arrays, batch = self.parts[part], 256 if self.data.vocabulary else 2048
+        if self.comm.size == self.config["shards"] == 1 and self.config["model_sha256"] is None:
+            if len(arrays[0]) <= batch and (found := self._evaluated_at_once(metrics, arrays)) is not None:
+                return found
+        dataset = ddp.ArrayDataset(*arrays)
+        return ddp.evaluate(self.model, dataset, metrics, self.comm, self.config["shards"], batch)
+
+    def _evaluated_at_once(self, metrics, arrays):
+        """What `ddp.evaluate` finds, without its preparations, for metrics that return one number a sample; or None."""
+        training = [module for module in self.modules if module.training]
+        for module in training:
+            module.training = False
+        try:
+            with no_grad():
+                values = metrics(*arrays)
+        finally:
+            for module in training:
+                module.training = True
+        n = len(arrays[0])
+        if hasattr(metrics, "finish") or not all(type(v) is np.ndarray and v.shape == (n,) for v in values.values()):
+            return None
+        return {name: float(np.sum(v, dtype=np.float64)) / n for name, v in values.items()}
 
     def named(self, metric: str, found: dict[str, float]) -> float:
         """One of METRICS, of what `evaluate` has found of its part."""
@@ -285,30 +305,6 @@ class Run:
         return tuple(a[chosen] for a in arrays)
 
 
-class _Whole(ddp.ArrayDataset):
-    """Samples that are not copied where all are asked for, in their order."""
-
-    def __getitem__(self, indices):
-        return self.arrays if len(indices) == len(self) else super().__getitem__(indices)
-
-
-class _Modes:
-    """Stands for a model whose modules stay the same, where these are only brought into a mode: they are found once."""
-
-    def __init__(self, model):
-        self.model, self.found = model, [*model.modules()]
-        self.plain = all(type(module).train is nn.Module.train for module in self.found)
-
-    def modules(self):
-        return self.found
-
-    def eval(self):
-        if not self.plain:
-            return self.model.eval()
-        for module in self.found:
-            module.training = False
-
-
 def to_target(run: Run, at_evaluation: Callable[[Run], Any] | None = None) -> dict:
     """Train until the metric meets the target, and say in a row how many steps that took and how the run ended.
 
@@ -353,7 +349,7 @@ def course_of(run: Run, at_evaluation: Callable[[Run], Any] | None = None) -> Ge
         return 1.0 - value if rising else value
 
     initial, _ = run.start
-    measured = [(0, falling())]
+    measured = [(0, initial if config["metric"] == "train_loss" else falling())]
     outlook = None
     if target is not None and at_evaluation is None and sustain == 1 and not config["trace"] and run.looks_back:
         outlook = Outlook(run, target, measured[0][1])
@@ -393,7 +389,7 @@ def course_of(run: Run, at_evaluation: Callable[[Run], Any] | None = None) -> Ge
     val = found[run.t] if part == "val" and run.t in found else run.evaluate("val")
     row = {
         "status": status, "steps_to_target": met, "censored_at": None if status == "ok" else run.t, "steps": run.t,
-        "examples": run.examples, "epochs": run.examples / len(run.data.train_x), "n_evals": len(found),
+        "examples": run.examples, "epochs": run.examples / len(run.data.train_x), "n_evals": len({0, *found}),
         "initial_train_loss": initial, **{f"final_train_{name}": value for name, value in train.items()},
         **{f"final_val_{name}": value for name, value in val.items()},
         **({"probes": probes} if at_evaluation is not None else {}),

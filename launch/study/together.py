@@ -1,8 +1,8 @@
 """Several runs at once: those of small networks that differ in seed and learning rate only, trained side by side.
 
-A step of a small network costs little arithmetic and many calls. Here the calls of forward and backward are made once
-for all runs, on arrays with an axis of runs in front: NumPy multiplies such stacks matrix by matrix, as it would each by
-itself, so that weights, losses and rows have the bits of the runs done one by one. Optimizer, order of samples,
+A step of a small network takes little arithmetic and many calls. Here forward and backward are called once for all
+runs, on arrays with an axis of runs in front: NumPy multiplies such stacks matrix by matrix, as it would multiply each
+by itself, so that weights, losses and rows have the bits of runs done one by one. The optimizer, the order of samples,
 evaluations and the search for the target remain each run's own.
 """
 
@@ -136,13 +136,14 @@ class Stack:
         self.rows = np.arange(len(runs) * batch) * arena.parameters[list(arena.spans)[-1]].size
 
     def has_the_same_bits(self) -> bool:
-        """Whether loss and gradient of each run's next batch are those that it computes by itself, before any step.
+        """Whether loss and gradient of the last run's next batch are those that it computes by itself.
 
-        They are where stacks are multiplied matrix by matrix by the same routine, as NumPy does with OpenBLAS.
+        They are where stacks are multiplied matrix by matrix by one routine, as NumPy does with OpenBLAS.
         """
-        losses, gradients = self._backward(), [run.arena.grad.copy() for run in self.runs]
-        own = [run.parallel.backward(run.loader.batch(run.t), run.loss) for run in self.runs]
-        return own == losses and all(run.arena.grad.tobytes() == g.tobytes() for run, g in zip(self.runs, gradients))
+        run = self.runs[-1]
+        loss, gradient = self._backward()[-1], run.arena.grad.copy()
+        own = run.parallel.backward(run.loader.batch(run.t), run.loss)
+        return own == loss and run.arena.grad.tobytes() == gradient.tobytes()
 
     def advance(self, stop: int) -> list[list[float]]:
         """Take steps until `stop` or until a loss of any run is not finite; returns the losses of each run."""

@@ -1,7 +1,7 @@
 """Who does the runs of a laboratory: processes of this machine that it starts, or the ranks of its launch.
 
-`WorkerProcess` and `RankGroup` are the ends that the laboratory holds: `do(configs)` is a generator of (k, row), the row
-of the k-th configuration as soon as that run has ended; `end()` ends them.
+`WorkerProcess` and `RankGroup` are the ends that the laboratory holds: `do(configs)` is a generator of (k, row), the
+row of the k-th configuration as soon as that run has ended; `end()` ends them.
 """
 
 import contextlib

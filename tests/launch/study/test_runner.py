@@ -93,7 +93,7 @@ class Scripted(Run):
     ids=["passed", "a-little", "not-passed", "falls-on", "back-after-a-rise", "seen"],
 )  # fmt: skip
 def test_the_search_goes_back_over_points_that_were_passed(script, at):
-    config = configuration(DIGITS, "sgd", target=0.1)
+    config = configuration(DIGITS, "sgd", target=0.1, batch=256)
     run = Scripted(config)
     run.arena.data[...] = 0.0
     run.script = script
@@ -107,7 +107,7 @@ def test_the_search_goes_back_over_points_that_were_passed(script, at):
 
 
 def test_no_more_weights_are_kept_than_there_is_room_for(monkeypatch):
-    config = configuration(DIGITS, "sgd", target=0.1)
+    config = configuration(DIGITS, "sgd", target=0.1, batch=256)
     kept = []
     for room in (runner.KEPT_BYTES, 0):
         monkeypatch.setattr(runner, "KEPT_BYTES", room)
