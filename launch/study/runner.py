@@ -222,8 +222,10 @@ class Run:
 
     def _evaluated(self, metrics, part):
         arrays, batch = self.parts[part], 256 if self.data.vocabulary else 2048
-        if self.comm.size == self.config["shards"] == 1 and self.config["model_sha256"] is None:
-            if len(arrays[0]) <= batch and (found := self._evaluated_at_once(metrics, arrays)) is not None:
+        stock = self.config["model_sha256"] is None  # or else it may have a way of its own to change its mode
+        if stock and self.comm.size == self.config["shards"] == 1 and len(arrays[0]) <= batch:
+            found = self._evaluated_at_once(metrics, arrays)
+            if found is not None:
                 return found
         dataset = ddp.ArrayDataset(*arrays)
         return ddp.evaluate(self.model, dataset, metrics, self.comm, self.config["shards"], batch)

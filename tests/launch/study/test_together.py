@@ -1,8 +1,5 @@
 """Runs trained side by side: the bits, the rows and the ledger of runs one by one."""
 
-import math
-
-import numpy as np
 import pytest
 
 from allgrad.launch.study import Lab, Workload, configuration, runner, together
@@ -64,12 +61,17 @@ def test_a_row_comes_when_its_run_has_ended():
 def test_with_other_bits_every_run_is_done_by_itself(monkeypatch):
     alike, rows = configs(target=0.3, steps=None), {}
     honest = Stack._backward
-    monkeypatch.setattr(Stack, "_backward", lambda stack: [np.nextafter(loss, 9.0) for loss in honest(stack)])
+
+    def other(stack):
+        losses = honest(stack)
+        for run in stack.runs:
+            run.arena.grad *= 1.001
+        return losses
+
+    monkeypatch.setattr(Stack, "_backward", other)
     together.execute(alike, rows.__setitem__)
-    assert [rows[k]["steps_to_target"] for k in range(4)] == [
-        runner.execute(config)["steps_to_target"] for config in alike
-    ]
-    assert math.isfinite(rows[0]["final_train_loss"])
+    alone = [runner.execute(config)["steps_to_target"] for config in alike]
+    assert [rows[k]["steps_to_target"] for k in range(4)] == alone and None not in alone
 
 
 @pytest.mark.parametrize(
