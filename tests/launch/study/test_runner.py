@@ -88,7 +88,7 @@ class Scripted(Run):
     "script, at",
     [({"met": 7, "near": 99}, 7), ({"met": 12, "near": 14}, 12), ({"met": 30, "near": 20}, 31),
      ({"met": 30, "near": 99, 5: 0.5, 16: 0.05, 20: 0.08}, 31),
-     ({"met": 30, "near": 99, 5: 0.12, 16: 0.05, 21: 0.2}, 16),
+     ({"met": 30, "near": 99, 1: 0.12, 16: 0.05, 21: 0.2}, 16),
      ({"met": 1000, "near": 10, 12: 0.05}, 12)],
     ids=["passed", "a-little", "not-passed", "falls-on", "back-after-a-rise", "seen"],
 )  # fmt: skip
@@ -103,7 +103,7 @@ def test_the_search_goes_back_over_points_that_were_passed(script, at):
         points.append(fit.eval_steps(points[-1]))
     assert found["status"] == "ok" and found["steps"] == run.t == at == int(run.arena.data[0])
     assert points[-2] < found["steps_to_target"] <= at
-    assert found["n_evals"] <= 16
+    assert found["n_evals"] <= 20
 
 
 def test_no_more_weights_are_kept_than_there_is_room_for(monkeypatch):
@@ -116,7 +116,7 @@ def test_no_more_weights_are_kept_than_there_is_room_for(monkeypatch):
         run.weights = lambda run=run, weights=run.weights: kept.append(run.t) or weights()
         kept.clear()
         found = to_target(run)
-        assert found["steps"] == 70 and len(kept) == (1 if room == 0 else 40)
+        assert found["steps"] == 70 and len(kept) == (1 if room == 0 else 45)
 
 
 @pytest.mark.parametrize(
