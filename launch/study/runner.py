@@ -372,8 +372,8 @@ def course_of(run: Run, at_evaluation: Callable[[Run], Any] | None = None) -> Ge
             probes.append(at_evaluation(run))
         if outlook is not None:
             restless = outlook.observe(run.t, value)
-            if value <= target or (restless and min(value, measured[-2][1]) <= RESTLESS * target):
-                met = _first_crossing(run, measured[-2], kept, measured[-1], target, falling, restless)
+            if value <= outlook.target or (restless and min(value, measured[-2][1]) <= RESTLESS * outlook.target):
+                met = _first_crossing(run, measured[-2], kept, measured[-1], outlook.target, falling, restless)
             kept.clear()
         elif target is not None:
             in_a_row = in_a_row + 1 if value <= target else 0

@@ -62,6 +62,8 @@ def execute(configs: Sequence[dict], finished: Callable[[int, dict], object]):
                 run = runner.Run(config, ddp.Communicator())
                 course = runner.course_of(run)
                 members.append(_Member(k, run, course, next(course)))
+            except StopIteration as ended:  # before the first step
+                end(k, ended.value)
             except Exception as error:
                 end(k, runner.failed(error))
         stack = Stack([member.run for member in members])
@@ -92,7 +94,7 @@ class _Member:
 
     k: int
     run: runner.Run
-    course: Generator
+    course: Generator[int, list[float], dict]
     stop: int
     losses: list[float] = field(default_factory=list)
 

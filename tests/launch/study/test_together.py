@@ -1,5 +1,7 @@
 """Runs trained side by side: the bits, the rows and the ledger of runs one by one."""
 
+import math
+
 import pytest
 
 from allgrad.launch.study import Lab, Workload, configuration, runner, together
@@ -49,6 +51,13 @@ def test_rows_are_those_of_each_run_by_itself(first, given):
         assert row.pop("wall_s") > 0.0 and rows[k].pop("wall_s") > 0.0
         assert rows[k] == row
     assert ("diverged" in {row["status"] for row in alone}) is (first > 1.0)
+
+
+def test_a_run_that_cannot_begin_has_its_row_too(monkeypatch):
+    alike, rows = configs(), {}
+    monkeypatch.setattr(Run, "start", (math.nan, 0.0))
+    together.execute(alike, rows.__setitem__)
+    assert [rows[k]["status"] for k in range(4)] == ["diverged"] * 4 == [runner.execute(c)["status"] for c in alike]
 
 
 def test_a_row_comes_when_its_run_has_ended():
