@@ -45,7 +45,9 @@ def _start(root, command):
     """What a command of a checkout prints; a study writes to a directory that is removed."""
     variables = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as out:
-        done = subprocess.run([*command, "--out", out], env=variables, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*command, "--out", out], cwd=root, env=variables, capture_output=True, text=True, check=False
+        )  # in its folder, which comes before PYTHONPATH
     if done.returncode:
         raise SystemExit(f"{shlex.join(command)} ended with status {done.returncode}: {done.stderr}")
     return done.stdout
