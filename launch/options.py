@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ OPTIMIZERS = {
 }  # fmt: skip
 
 
+@cache
 def takers(hyperparameter: str) -> dict:
     """{optimizer: default} of those that take this hyperparameter, as their constructors say."""
     found = {kind: inspect.signature(rule).parameters.get(hyperparameter) for kind, rule in OPTIMIZERS.items()}

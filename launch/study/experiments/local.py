@@ -53,6 +53,8 @@ class Local(runner.Run):
     What the optimizer keeps stays each worker's own. Evaluations see the mean, and change nothing.
     """
 
+    looks_back = False
+
     def __init__(self, config, comm=None):
         super().__init__({**config, "shards": 1}, comm)
         if not self.optimizer.takes_local_steps:
