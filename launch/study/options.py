@@ -35,6 +35,14 @@ def positive(kind):
     return parse
 
 
+def with_ends(text):
+    """A number, or a number with the ends of its 95 % interval, VALUE:LOW:HIGH."""
+    found = numbers(float)(text.replace(":", ","))
+    if len(found) not in (1, 3):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number or VALUE:LOW:HIGH")
+    return found[0] if len(found) == 1 else found
+
+
 def words(text):
     """Different words with commas between them."""
     return _different(text, tuple(part.strip() for part in text.removesuffix(",").split(",")))
@@ -117,13 +125,16 @@ GRID = {  # what the experiments' `run` may take; each says so if it does not
     "strong": (positive(int), "of scaling: global batch at any number of ranks [256]"),
     "weak": (positive(int), "of scaling: batch of each rank [64]"),
     "large": (str, "of scaling: a second, larger model, none for none [mlp:960,960]"),
-    "launcher": (str, "of scaling and project: what starts their ranks: mpirun, torchrun or srun"),
-    "net": (str, "of project: a network by name, or custom:A,B[,C] in seconds and seconds a byte [measured]"),
-    "compute": (numbers(float), "of project: c0,d in seconds a step and an example [measured]"),
-    "size": (positive(int), "of project: bytes of the gradients [those of the model]"),
-    "s_min": (float, "of scaling and project: S_min of steps to target [that of study steps in --out]"),
-    "b_crit": (float, "of scaling and project: B_crit of steps to target [that of study steps in --out]"),
-    "algorithm": (str, "of project: ring, rabenseifner, recursive-doubling, tree or best [best]"),
+    "launcher": (str, "of scaling, project, pareto: what starts their ranks: mpirun, torchrun or srun"),
+    "net": (str, "of project, pareto: a network by name, or custom:A,B[,C] in seconds and seconds a byte [measured]"),
+    "compute": (numbers(float), "of project, pareto: c0,d in seconds a step and an example [measured]"),
+    "size": (positive(int), "of project, pareto: bytes of the gradients [those of the model]"),
+    "s_min": (
+        with_ends,
+        "of scaling, project, pareto: S_min of steps to target, as 13 or VALUE:LOW:HIGH [that of study steps in --out]",
+    ),
+    "b_crit": (with_ends, "of scaling, project, pareto: B_crit, as 107 or 107:80:143 [that of study steps in --out]"),
+    "algorithm": (str, "of project, pareto: ring, rabenseifner, recursive-doubling, tree or best [best]"),
     "space": (
         str,
         "of tune: NAME=log:A..B, NAME=A..B, NAME=A,B,C; once for each of lr, batch, depth, width, "
@@ -133,7 +144,8 @@ GRID = {  # what the experiments' `run` may take; each says so if it does not
     "trials": (positive(int), "of tune: configurations to try"),
     "eta": (positive(int), "of tune: halving goes on with one in so many [3]"),
     "search_seed": (int, "of tune: seed of what is tried [0]"),
-    "max_ranks": (positive(int), "of project: ranks to go up to [4096]"),
+    "price": (positive(float), "of pareto: price of a rank and hour, in any currency [none]"),
+    "max_ranks": (positive(int), "of project, pareto: ranks to go up to [4096]"),
 }
 OPTIONS = {**WORKLOAD, **LAB, **GRID}
 REPEATED = ("space",)  # a list of words; in a file also a table

@@ -9,7 +9,7 @@ import numpy as np
 from allgrad.ddp.reduce import SHARED_MEMORY_BYTES
 from allgrad.launch.study.costs import cost_model
 from allgrad.launch.study.costs.cost_model import Network
-from allgrad.launch.study.costs.drawn import BlockErrors, student
+from allgrad.launch.study.costs.drawn import BlockErrors, exp, student
 
 ALL_REDUCE_BYTES = {"quick": [2**k for k in range(8, 25, 2)], "full": [2**k for k in range(8, 25)]}
 REPEATS = {"quick": 15, "full": 30}
@@ -176,7 +176,7 @@ class Timed:
         )
 
     def _but(self, without):
-        return {W: found for W, found in self.reduced.items() if W != without} or self.reduced
+        return {W: found for W, found in self.reduced.items() if without != W} or self.reduced
 
     def drawn_compute(self, errors: BlockErrors, rng, ranks: Sequence[int] = ()) -> Compute:
         """Draws of `compute`, those of its `straggling` for these numbers of ranks."""
@@ -185,16 +185,16 @@ class Timed:
         crowding = np.ones(errors.n)
         if len(self.crowding):
             logs = np.log(np.asarray(self.crowding, float))[:, None]
-            crowding = np.maximum(1.0, self._crowding * np.exp(errors(logs)[:, 0]))
+            crowding = np.maximum(1.0, self._crowding * exp(errors(logs)[:, 0]))
         each = [[cost_model.expected_maximum(block, W) for W in ranks] for block in self.relative]
-        late = np.exp(errors(np.log(each))) if ranks else ()
+        late = exp(errors(np.log(each))) if ranks else ()
         late = {W: at.straggling(W) * late[:, k] for k, W in enumerate(ranks)}
         return Compute(Line(a, b, at.line.x, at.line.t, at.line.errors), at.relative, crowding, late)
 
     def drawn_network(self, errors: BlockErrors, rng, without: int | None = None) -> Network:
         """Draws of `network`."""
         at = self.network(without)
-        added = over_blocks(self.added) * np.exp(errors(np.log(np.asarray(self.added, float))[:, None])[:, 0])
+        added = over_blocks(self.added) * exp(errors(np.log(np.asarray(self.added, float))[:, None])[:, 0])
         times = {}
         for W, (sizes, seconds) in self._but(without).items():
             fitted = np.array([cost_model.all_reduce(exact(W, n), W, n, at) for n in sizes])
@@ -216,4 +216,4 @@ def _with_misfit(blocks, fitted, errors, rng):
         explained = logs.var(axis=0, ddof=1).mean() / n if n > 1 else 0.0
         misfit = max(0.0, float(away @ away) / dof - explained)
         found = found + np.sqrt(misfit) * student(rng, errors.n, dof, points)
-    return np.exp(found)
+    return exp(found)

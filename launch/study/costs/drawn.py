@@ -13,11 +13,12 @@ import numpy as np
 from allgrad.launch.study.intervals import LEVEL, Estimate
 
 DRAWS = 4000
+FAR = 100.0  # a logarithm beyond which a number is as good as 0 or infinite, and has a square all the same
 
 
 @dataclass(frozen=True, eq=False)
 class Drawn(Estimate):
-    """A number of which `draws` were computed: its value is their median, its interval holds the middle 95 % of them."""
+    """A number of which `draws` were computed: their median, and the interval of the middle 95 % of them."""
 
     draws: np.ndarray = field(default_factory=lambda: np.empty(0))
 
@@ -51,6 +52,11 @@ def student(rng: np.random.Generator, n: int, dof: float, columns=1) -> np.ndarr
     """
     z = rng.standard_normal((n, columns))
     return z if np.isinf(dof) else z * np.sqrt(dof / rng.chisquare(dof, (n, 1)))
+
+
+def exp(logs: Any) -> np.ndarray:
+    """The numbers of logarithms, which errors of one degree of freedom may take beyond what a float holds."""
+    return np.exp(np.clip(logs, -FAR, FAR))
 
 
 class BlockErrors:

@@ -14,8 +14,8 @@ from allgrad.launch.study.costs.target import Hyperbola, Target
 
 COLUMNS = [
     "W", "algo", "B*", "B*_lo", "B*_hi", "b*", "B_closed", "steps", "t_compute", "t_straggle", "t_latency",
-    "t_bandwidth", "t_step", "T_target", "T_target_lo", "T_target_hi", "speedup", "speedup_lo", "speedup_hi", "eff", "T_fixed_b",
-    "T_fixed_B", "T_overlap", "bound", "beyond", "extrapolation",
+    "t_bandwidth", "t_step", "T_target", "T_target_lo", "T_target_hi", "speedup", "speedup_lo", "speedup_hi", "eff",
+    "T_fixed_b", "T_fixed_B", "T_overlap", "bound", "beyond", "extrapolation",
 ]  # fmt: skip
 BUCKETS = 1, 2, 4, 8, 16  # into how many the gradients may be cut where exchange overlaps with backward
 FARTHEST = 6  # doublings beyond the best batch at which draws look for theirs
@@ -54,8 +54,8 @@ class Model:
         """Powers of two from W on, so that each rank has an example, of which the target tells the steps; all of them
         for a target with an end, else up to FARTHEST doublings beyond the best."""
         B, found, best = 1 << max(W - 1, 0).bit_length(), [], None
-        while B <= self.target.most and B < 1 << 50:
-            if B >= self.target.least:
+        while self.target.most >= B and B < 1 << 50:
+            if self.target.least <= B:
                 found.append(B)
                 time = self.time(B, W)
                 if best is None or time < best[0]:
@@ -136,7 +136,8 @@ def row(model: Uncertain, W: int, recording=None) -> dict:
         "W": W, "algo": algorithm if W > 1 else "none", **columns("B*", batch), "B*": B, "b*": B // W,
         "B_closed": closed, "steps": steps, "t_compute": seconds,
         "t_straggle": straggle, "t_latency": latency, "t_bandwidth": exchange - latency, "t_step": step,
-        **columns("T_target", T), **columns("speedup", speedup), "eff": speedup.value / W, "T_fixed_b": _known(at.time(first * W, W)),
+        **columns("T_target", T), **columns("speedup", speedup), "eff": speedup.value / W,
+        "T_fixed_b": _known(at.time(first * W, W)),
         "T_fixed_B": _known(at.time(first, W)) if first >= W else None, "T_overlap": overlapped,
         "bound": bound(seconds + straggle, latency, exchange - latency, B, at.target.b_crit),
         "beyond": at.target.beyond(B), "extrapolation": max(1.0, W / model.seen),

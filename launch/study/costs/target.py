@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from allgrad.ddp.errors import ConfigurationError
-from allgrad.launch.study.costs.drawn import student
+from allgrad.launch.study.costs.drawn import exp, student
 from allgrad.launch.study.intervals import quantile
 
 
@@ -50,7 +50,7 @@ class Hyperbola:
             return replace(self, s_min=np.full(n, self.s_min), b_crit=np.full(n, self.b_crit))
         first, second = student(rng, n, self.dof, 2).T
         second = self.correlation * first + math.sqrt(1.0 - self.correlation**2) * second
-        s_min, b_crit = self.s_min * np.exp(self.errors[0] * first), self.b_crit * np.exp(self.errors[1] * second)
+        s_min, b_crit = self.s_min * exp(self.errors[0] * first), self.b_crit * exp(self.errors[1] * second)
         return replace(self, s_min=s_min, b_crit=b_crit)
 
     def beyond(self, batch) -> bool:
@@ -98,7 +98,7 @@ class Measured:
             return np.full(self.logs.shape[:-1], math.nan)[()]
         k = min(int(np.searchsorted(self.sizes, batch, side="right")) - 1, len(self.sizes) - 2)
         share = math.log(batch / self.sizes[k]) / math.log(self.sizes[k + 1] / self.sizes[k])
-        return np.exp((1.0 - share) * self.logs[..., k] + share * self.logs[..., k + 1])
+        return exp((1.0 - share) * self.logs[..., k] + share * self.logs[..., k + 1])
 
     def drawn(self, rng: np.random.Generator, n: int) -> "Measured":
         """The same with n draws of the steps."""

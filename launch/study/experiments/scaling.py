@@ -213,7 +213,7 @@ def _disturbed(cells, blocks):
 
 
 def summarize(found: list[Scaled], drift: float, disturbed: Sequence[str] = ()) -> Result:
-    """The result of these cells, of the `drift` of the losses of several ranks, and of why the machine was not quiet."""
+    """The result of these cells, of the losses' `drift` between numbers of ranks, and of what disturbed the machine."""
     counted = [one for one in found if one.counts]
     rows = [one.row for one in found]
     notes = [f"The machine was not quiet: {reason}. No verdict rests on these times." for reason in disturbed]
@@ -256,7 +256,8 @@ def _summary(counted):
     rows = []
     for one in _most(counted):
         rows.append({
-            **{key: one.row[key] for key in ("mode", "model", "W", "B")}, **drawn.columns("t_step", one.step.times(1e3)),
+            **{key: one.row[key] for key in ("mode", "model", "W", "B")},
+            **drawn.columns("t_step", one.step.times(1e3)),
             **drawn.columns("speedup", one.eff.times(one.row["W"])), **drawn.columns("comm", one.comm.times(100.0)),
         })  # fmt: skip
     if not rows:
