@@ -250,13 +250,13 @@ def _steps_to_target(lab, work, preset, s_min, b_crit, optimizer) -> target.Targ
         return found
     found = target.found(lab.out, optimizer)
     if found is None:
-        from allgrad.launch.study.experiments import steps
-
         if not work.is_default:
             raise ConfigurationError(
                 f"{lab.out} has no fit of the steps to a target with {optimizer}: run allgrad study steps into it "
                 f"before, or give --s-min and --b-crit"
             )
+        from allgrad.launch.study.experiments import steps
+
         tables = steps.run(lab, work, preset, optimizers=(optimizer,)).tables
         found = target.of_rows(tables[1].rows, tables[0].rows, optimizer)
     bends = isinstance(found, target.Measured) or (found is not None and found.s_min > 0.0 and found.b_crit < math.inf)

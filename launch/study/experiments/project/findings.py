@@ -6,7 +6,7 @@ import numpy as np
 
 from allgrad.launch.study import figures
 from allgrad.launch.study.costs import projection
-from allgrad.launch.study.costs.drawn import columns
+from allgrad.launch.study.costs.drawn import DRAWS, columns
 from allgrad.launch.study.costs.projection import Uncertain, ratio
 from allgrad.launch.study.costs.target import Measured
 from allgrad.launch.study.experiments import scaling
@@ -17,10 +17,9 @@ CAPTION = (
     "A model, not a measurement. B*: the global batch of least time among powers of two, and the interval in which the "
     "best one lies; B_closed its closed form sqrt(B_crit c W / d); t: seconds of a step with B*, and T_target those to "
     "the target; T_fixed_b, T_fixed_B: with the best batch of one rank kept on each rank, or in all; T_overlap: as "
-    "T_target, with as many buckets as are best exchanged while backward goes on; speedup, eff: against one rank "
-    "at its own best batch; bound: what costs most, where statistical means compute that a larger batch spends on steps that "
-    "hardly get fewer (B* above B_crit); beyond: B* lies outside of the batches that were measured; extrapolation: W / "
-    "ranks timed. Intervals are 95 %."
+    "T_target, with as many buckets as are best exchanged while backward goes on; speedup, eff: against one rank at "
+    "its own best batch; bound: what costs most, where statistical means compute that a larger batch spends on steps "
+    "that hardly get fewer (B* above B_crit); extrapolation: W / ranks timed. Intervals are 95 %."
 )
 MEANINGS = {
     "algo": "algorithm of the all-reduce", "b*": "B* / W, of a rank (examples)", "B*": "best batch (examples)",
@@ -259,7 +258,7 @@ def pictures(projected, rows) -> list[Figure]:
             "project",
             f"Time to target against ranks by the cost model ({WATERMARK}): the best batch for each number of ranks, "
             f"the best batch of one rank kept on each (fixed b), and kept in all (fixed B). Bars are 95 % intervals of "
-            f"{projection.DRAWS:,} draws; numbers at points are batch sizes. Up to W = {seen} steps were timed.",
+            f"{DRAWS:,} draws; numbers at points are batch sizes. Up to W = {seen} steps were timed.",
             lambda: draw_times(rows, seen),
         ),
         Figure(
