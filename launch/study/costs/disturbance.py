@@ -60,7 +60,7 @@ def reasons(timings: Mapping[str, Sequence[Sequence[float]]], cores: Sequence[fl
         spread, name = max(apart)
         said.append(
             f"{len(apart)} of {len(found)} timings differ between their blocks more than within them ({name} by "
-            f"{100.0 * spread:.2g} %)"
+            f"{f'{100.0 * spread:.2g} %' if spread < 0.5 else f'a factor of {math.exp(spread):.2g}'})"
         )
     if cores and min(cores) < LEAST_SHARE:
         said.append(f"a rank that worked by itself had a core in {100.0 * min(cores):.0f} % of the time only")

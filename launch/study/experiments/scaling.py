@@ -144,7 +144,7 @@ def _scaled(k, cell, blocks, steps_of):
         share = B / alone[1] / W
         eff = intervals.paired([share * one for one in alone[0]], seconds, "blocks") if W > 1 else Estimate(1.0)
         step = intervals.mean(seconds, "blocks")
-        comm = intervals.mean([parts["t_comm_exposed"] / parts["t_step"] for parts in of_blocks], "blocks", log=False)
+        comm = _share([parts["t_comm_exposed"] / parts["t_step"] for parts in of_blocks])
         towards = _towards_target(eff, alone[1], B, steps_of)
         share_of = {c: float(np.mean([parts[c] / parts["t_step"] for parts in of_blocks])) for c in PARTS.values()}
         row = {
@@ -168,6 +168,17 @@ def _middle(cell):
     middle = np.argsort(steps, kind="stable")[quarter : len(steps) - quarter]
     means = {column: float(np.mean(cell[part], axis=0)[middle].mean()) for part, column in PARTS.items()}
     return {**means, "t_step": float(steps[middle].mean())}
+
+
+def _share(shares) -> Estimate:
+    """The mean of the shares of blocks, with the interval of their odds, which cannot leave 0 to 1."""
+    s = np.array(shares)
+    plain = intervals.mean(s, "blocks", log=False)
+    if not plain.known or not np.all((s > 0.0) & (s < 1.0)):
+        return plain
+    odds = intervals.mean(s / (1.0 - s), "blocks")
+    errors = odds.error * drawn.student(np.random.default_rng(0), drawn.DRAWS, odds.dof)[:, 0]
+    return drawn.drawn(1.0 - 1.0 / (1.0 + odds.value * drawn.exp(errors)))
 
 
 def _towards_target(eff, B1, B, steps_of) -> Estimate | None:

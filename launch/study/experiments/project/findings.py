@@ -94,12 +94,14 @@ def summary(found, rows) -> Table:
     """One rank, the most ranks of which half the time is surely of use, and the soonest."""
     model, best = found.model, best_row(rows)
     half = max((row for row in rows if row["speedup_lo"] >= 0.5 * row["W"]), key=lambda row: row["W"], default=rows[0])
-    picked = {"one rank": rows[0], "at least half efficient": half, "soonest": best}
+    picked: dict[int, list[str]] = {}  # a number of ranks may be several of these
+    for name, row in (("one rank", rows[0]), ("at least half efficient", half), ("soonest", best)):
+        picked.setdefault(rows.index(row), []).append(name)
     table = [
-        {"setting": name, "W": row["W"], **columns("B", model.best_batch(row["W"])), "B": row["B*"],
+        {"setting": ", ".join(names), "W": row["W"], **columns("B", model.best_batch(row["W"])), "B": row["B*"],
          **columns("seconds", model.time(row["B*"], row["W"])),
          **columns("speedup", ratio(model.time(rows[0]["B*"], 1), model.time(row["B*"], row["W"])))}
-        for name, row in picked.items()
+        for row, names in ((rows[k], names) for k, names in picked.items())
     ]  # fmt: skip
     return Table(
         "summary", list(table[0]), table, f"A {WATERMARK}; 95 % intervals.",
