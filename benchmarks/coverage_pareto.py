@@ -39,7 +39,7 @@ SETTINGS = (1, 64), (4, 128), (16, 256), (64, 512)
 class Laws:
     """How simulated studies are made: blocks; curve: whether steps are fitted, or taken as measured."""
 
-    blocks: int = 5
+    blocks: int = 7
     curve: bool = True
 
 
@@ -96,12 +96,12 @@ def study(rng, laws: Laws) -> Uncertain:
 
 def coverage(laws: Laws, repetitions: int, seed=0) -> dict[tuple[int, int], int]:
     """In how many of so many studies the interval of the seconds holds the truth, for each of SETTINGS."""
-    held = dict.fromkeys(SETTINGS, 0)
+    held, truth = dict.fromkeys(SETTINGS, 0), {(W, B): TRUTH.time(B, W) for W, B in SETTINGS}
     for k in range(repetitions):
         model = study(np.random.default_rng([seed, k]), laws)
         for W, B in SETTINGS:
             seconds = model.time(B, W)
-            held[W, B] += seconds.low <= TRUTH.time(B, W) <= seconds.high
+            held[W, B] += seconds.low <= truth[W, B] <= seconds.high
     return held
 
 

@@ -15,7 +15,7 @@ from allgrad.launch.study.result import Figure, Result, Table
 from allgrad.launch.study.wording import number, with_interval
 
 GRIDS = {
-    "quick": {"steps": {"own": 120, "large": 20}, "blocks": 5},
+    "quick": {"steps": {"own": 100, "large": 15}, "blocks": 7},
     "full": {"steps": {"own": 400, "large": 100}, "blocks": 9},
 }
 LARGE = "mlp:960,960"  # 4 MB of gradients on 64 inputs

@@ -19,7 +19,7 @@ from allgrad.launch.study.experiments.project import findings
 from allgrad.launch.study.result import Result, Table
 
 GRIDS = {
-    "quick": {"blocks": 5, "steps": {"own": 60, "large": 10}, "sizes": "quick"},
+    "quick": {"blocks": 7, "steps": {"own": 50, "large": 8}, "sizes": "quick"},
     "full": {"blocks": 9, "steps": {"own": 200, "large": 50}, "sizes": "full"},
 }
 BATCHES = {"own": (8, 32, 64, 128, 256), "large": (16, 64, 128)}  # of one rank

@@ -197,7 +197,7 @@ def test_errors_of_what_was_timed_are_carried_to_the_time(lab, monkeypatch):
         widths.append([row["T_target_hi"] / row["T_target_lo"] - 1.0 for row in result.tables[0].rows])
     (exact, _), (some, _), (much, _) = widths
     assert exact < 1e-3 < some and 2.0 < much / some < 12.0
-    assert "5 blocks" in result.methods
+    assert "7 blocks" in result.methods
 
 
 def test_a_rejected_curve_is_interpolated_and_not_left(lab):
