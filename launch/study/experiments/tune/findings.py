@@ -162,13 +162,9 @@ def _findings(setting, tried, finals, matter, order, pairs):
     said = []
     for role, one in finals.items():
         if one.over is not None:
-            much = in_words(one.over, "more", "less") if one.over.log else f"a difference of {with_interval(one.over)}"
             said.append(
                 f"The {role} of the search ({_words(setting.space, tried[one.trial])}): {setting.measured} "
-                f"{with_interval(one.fresh)}, {much} than the winner: {one.verdict}."
-                if one.over.known and one.over.log
-                else f"The {role} of the search ({_words(setting.space, tried[one.trial])}): {setting.measured} "
-                f"{with_interval(one.fresh)}, {much}: {one.verdict}."
+                f"{with_interval(one.fresh)}, {_beside(one.over)}: {one.verdict}."
             )
     winner = finals["winner"]
     score = setting.mean(tried[winner.trial].last)
@@ -200,6 +196,14 @@ def _findings(setting, tried, finals, matter, order, pairs):
             f"choose them together."
         )
     return said
+
+
+def _beside(over: Estimate) -> str:
+    """How far a trial is from the winner, in words."""
+    if not over.log and over.known:
+        return f"{with_interval(over)} more than the winner"
+    words = in_words(over)
+    return words + (" that of the winner" if words.endswith("times") else " than the winner" * words[-4:].isalpha())
 
 
 def _summary(setting, tried, finals):

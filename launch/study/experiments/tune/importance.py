@@ -9,7 +9,7 @@ import numpy as np
 
 from allgrad.launch.study.intervals import quantile
 
-RESAMPLES = 400
+RESAMPLES = 1000
 
 
 @dataclass
@@ -71,12 +71,12 @@ def importance(groups: Sequence[int | None], logs: Sequence[float], n=RESAMPLES,
         return Importance(math.nan, math.nan, math.nan, math.nan, math.nan, k, len(y))
     rng = np.random.default_rng(seed)
     share = _between(g, y)
-    draws = rng.integers(len(y), size=(n, len(y)))
-    drawn = np.array([_between(g[i], y[i]) for i in draws])
+    again = rng.integers(len(y), size=(n, len(y)))
+    drawn = _between(g[again], y[again])
     error = np.nanstd(np.arctanh(_root(drawn)), ddof=1)
     middle, reach = np.arctanh(_root(share)), quantile(len(y) - k, 0.975) * error
     low, high = np.tanh(np.maximum(middle - reach, 0.0)) ** 2, np.tanh(middle + reach) ** 2
-    without = np.array([_between(g, rng.permutation(y)) for _ in range(n)])
+    without = _between(g, rng.permuted(np.tile(y, (n, 1)), axis=1))
     p = float((1 + np.sum(without >= share)) / (1 + n))
     share, low, high, chance = (float(np.clip(x, 0.0, 1.0)) for x in (share, low, high, np.quantile(without, 0.95)))
     return Importance(share, low, high, chance, p, k, len(y), drawn)
@@ -94,14 +94,15 @@ def crossed(first: Sequence[int | None], second: Sequence[int | None]) -> list[i
 
 
 def _between(g, y):
-    count = np.bincount(g)
-    total = ((y - y.mean()) ** 2).sum()
-    k = np.count_nonzero(count)
-    if total == 0.0 or len(y) <= k:
-        return math.nan
-    means = np.bincount(g, y) / np.maximum(count, 1)
-    within = ((y - means[g]) ** 2).sum()
-    return 1.0 - (within / (len(y) - k)) / (total / (len(y) - 1))
+    """The share between groups, of values y (..., n) in groups g (..., n); nan if they are too few, or all the same."""
+    y = y - y.mean(axis=-1, keepdims=True)
+    member = g[..., None] == np.arange(g.max() + 1)
+    count = member.sum(axis=-2)
+    k, n = np.count_nonzero(count, axis=-1), y.shape[-1]
+    total = (y * y).sum(axis=-1)
+    within = total - (np.einsum("...nk,...n->...k", member, y) ** 2 / np.maximum(count, 1)).sum(axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(n > k, 1.0 - (within / (n - k)) / (total / (n - 1)), math.nan)
 
 
 def additive_share(groups: Sequence[Sequence[int | None]], logs: Sequence[float]) -> float:

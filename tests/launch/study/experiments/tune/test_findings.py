@@ -48,6 +48,16 @@ def test_who_fails_on_fresh_seeds_is_not_compared_by_the_others(winner, second, 
     assert findings.chosen(found) == best
 
 
+@pytest.mark.parametrize(
+    "second, said",
+    [((0.6,) * 3, "20 to 20 % more than the winner"), ((1.5,) * 3, "3 to 3 times that of the winner"),
+     ((0.501, 0.5, 0.5), "equal within 5 %"), ((0.4, 0.5, 0.7), "between 48 % less and 109 % more than the winner"),
+     ((0.5, 0.5, math.inf), "not compared (1 of 3 seeds failed)")],
+)  # fmt: skip
+def test_how_far_from_the_winner(second, said):
+    assert findings._beside(finalists(winner=[0.5] * 3, second=second)["second"].over) == said
+
+
 def test_what_is_below_0_is_compared_by_differences():
     found = finalists(winner=[-1.0, -1.1, -0.9], second=[1.0, 0.9, 1.1])
     assert found["second"].verdict == "worse" and found["second"].over.value == pytest.approx(2.0)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from allgrad.launch.study import Lab, Workload, search
-from allgrad.launch.study.experiments.tune.search import Setting, Trial, shaped
+from allgrad.launch.study.experiments.tune.search import PLACES, Setting, Trial, shaped
 
 
 def test_the_model_of_a_trial():
@@ -70,7 +70,7 @@ def test_all_trials_are_shown_and_the_best_go_on(whole):
     assert {row["trial"] for row in levels if row["level"] == 2} == {k for _, k in first[:4]}
     assert {row["trial"] for row in trials if row["n_seeds"] == 3} >= {row["trial"] for row in finalists[:2]}
     assert {row["budget"] for row in trials if row["n_seeds"] == 3} == {"1ep"} and len(pairs) <= 10
-    assert [row["finalist"] for row in finalists] == ["winner", "second", "third", "fourth", "median"]
+    assert [row["finalist"] for row in finalists] == [*PLACES, "median"]
     assert [row["finalist"] for row in result.summary.rows] == [row["finalist"] for row in finalists]
     assert all(row["verdict"] for row in finalists[1:]) and finalists[0]["verdict"] == ""
     assert [row["rank"] for row in trials if row["trial"] == finalists[0]["trial"]] == [1]
