@@ -152,7 +152,7 @@ def summarize(work, found, every, chosen, max_ranks, price) -> Result:
     return Result(
         "pareto", "What does it cost to reach the target sooner?", _headline(found, chosen, price), [], [table],
         [Figure("pareto", _caption(chosen, price), lambda: draw(every, chosen, price))], summary,
-        _findings(found, chosen), found.methods, findings.notes(work, found, front_rows, max_ranks),
+        _findings(found, every, chosen), found.methods, findings.notes(work, found, front_rows, every[-1].W, max_ranks),
     )  # fmt: skip
 
 
@@ -177,9 +177,7 @@ def _headline(found, chosen, price):
     names: dict[Point, list[str]] = {}
     for name, p in picked(chosen).items():
         names.setdefault(p, []).append(name)
-    said = "; ".join(
-        f"{' and '.join(named)} {p.words}: {_time(p)} for {_price(p, price)}" for p, named in names.items()
-    )
+    said = "; ".join(f"{', '.join(named)}: {p.words}, {_time(p)} for {_price(p, price)}" for p, named in names.items())
     said = f"Modelled, not measured, from {model.at.target.source}: {said}"
     if model.why:
         said += f". These numbers have no interval: {model.why}"
@@ -188,7 +186,7 @@ def _headline(found, chosen, price):
     return f"{said}."
 
 
-def _findings(found, chosen):
+def _findings(found, every, chosen):
     if found.model.why:
         return []
     said = [
@@ -201,6 +199,13 @@ def _findings(found, chosen):
         said.append(
             f"From {first.words} to {second.words}: {compared(sooner, 'later', 'sooner')}, for "
             f"{compared(dearer, 'more', 'less')} rank-seconds{apart}."
+        )
+    if more := [p for p in every if p.W == 2 * chosen[-1].W]:
+        best = min(more, key=lambda p: p.seconds.value)
+        later = ratio(best.seconds, chosen[-1].seconds)
+        words = compared(later, "more", "less") + " of the time" * (later.low >= 2.0)
+        said.append(
+            f"Beyond the fastest, {best.words} takes {words}" + ("." if later.low > 1.0 else ": not told apart.")
         )
     return said
 

@@ -94,7 +94,7 @@ def run(
     if found.found:
         result.tables += findings.calibration_tables(found.found, found.validation)
     result.methods = found.methods
-    result.notes = findings.notes(work, found, rows, max_ranks)
+    result.notes = findings.notes(work, found, rows, rows[-1]["W"], max_ranks)
     return result
 
 

@@ -180,12 +180,12 @@ def calibration_tables(found, validation):
     return tables
 
 
-def notes(work, found, rows, max_ranks):
+def notes(work, found, rows, most, max_ranks):
+    """What a reader must know. rows: the settings that are recommended; most: the most ranks that were projected."""
     model, measured, steps = found.model, found.found, found.model.at.target
-    far = rows[-1]["W"] / model.seen
     said = [f"The machine was not quiet: {reason}. No verdict rests on these times." for reason in found.disturbed]
     said.append(
-        f"A model, not a measurement: {rows[-1]['W']:,} ranks are {far:,.0f} times as many as were timed "
+        f"A model, not a measurement: {most:,} ranks are {most / model.seen:,.3g} times as many as were timed "
         f"({model.seen}). Nothing here knows of congestion, of slower links between racks, or of failures, and no "
         f"interval contains that the model may be wrong."
     )
@@ -194,10 +194,8 @@ def notes(work, found, rows, max_ranks):
             f"The curve of study steps does not describe its steps: those measured are interpolated instead, and "
             f"nothing is said of batches outside of {steps.least:,.0f} to {steps.most:,.0f}."
         )
-        if rows[-1]["W"] * 2 <= max_ranks:
-            said.append(
-                f"More than {rows[-1]['W']:,} ranks would need a batch larger than those measured, and are left out."
-            )
+        if most * 2 <= max_ranks:
+            said.append(f"More than {most:,} ranks would need a batch larger than those measured, and are left out.")
         if any(row["B*"] in (steps.least, steps.most) for row in rows):
             said.append("Where the best batch is the smallest or largest measured, a better one may lie beyond.")
     elif beyond := [row["W"] for row in rows if row["beyond"]]:

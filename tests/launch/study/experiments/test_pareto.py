@@ -48,7 +48,7 @@ def test_the_front_is_that_of_the_closed_form(lab):
     # W T^2 = S_min^2 (sqrt(c W) + sqrt(B_crit d))^2 (sqrt(c) + sqrt(B_crit d / W))^2 is least where c W = B_crit d.
     assert [row["setting"] for row in result.summary.rows] == ["cheapest", "knee", "fastest"]
     assert [row["W"] for row in result.summary.rows] == [1, 1, 256]
-    assert "cheapest and knee W = 1, B = 64: 2.56 [2.56, 2.56] ms for 0.00256 [" in result.headline
+    assert "cheapest, knee: W = 1, B = 64, 2.56 [2.56, 2.56] ms for 0.00256 [" in result.headline
 
 
 def test_a_network_ends_the_front_where_more_ranks_are_slower(lab):
@@ -58,6 +58,8 @@ def test_a_network_ends_the_front_where_more_ranks_are_slower(lab):
              (2**k for k in range(9))}  # fmt: skip
     fastest = min(times, key=lambda W: times[W])
     assert 1 <= fastest < 256 and max(found) == fastest
+    assert result.findings[-1].startswith(f"Beyond the fastest, W = {2 * fastest}, B = ")
+    assert any("256 ranks are 256 times as many as were timed (1)" in note for note in result.notes)
     assert all(0.0 <= row["on_front"] <= 1.0 for row in result.tables[0].rows)
     assert min(row["on_front"] for row in result.tables[0].rows) < 0.5
 
