@@ -18,7 +18,7 @@ from allgrad.launch.study.costs.projection import Uncertain, ratio
 from allgrad.launch.study.experiment import experiment
 from allgrad.launch.study.experiments.project import extrapolation, findings
 from allgrad.launch.study.result import Figure, Result, Table
-from allgrad.launch.study.wording import compared, number, with_interval
+from allgrad.launch.study.wording import MARGIN, compared, number, with_interval
 
 GRIDS = {"quick": {}, "full": {}}  # what is timed, and how long, is that of `project`
 AROUND = 2  # doublings around the best batch of W ranks that are shown
@@ -179,6 +179,9 @@ def _headline(found, chosen, price):
         names.setdefault(p, []).append(name)
     said = "; ".join(f"{', '.join(named)}: {p.words}, {_time(p)} for {_price(p, price)}" for p, named in names.items())
     said = f"Modelled, not measured, from {model.at.target.source}: {said}"
+    close = [p for p in chosen[:-1] if ratio(p.seconds, chosen[-1].seconds).high <= 1.0 + MARGIN]
+    if close:
+        said += f"; {close[0].words} is as soon as the fastest within {100 * MARGIN:.0f} %"
     if model.why:
         said += f". These numbers have no interval: {model.why}"
     if found.disturbed:
@@ -194,20 +197,20 @@ def _findings(found, every, chosen):
         for name, what in WHO.items()
     ]
     for first, second in pairwise(chosen):
-        sooner, dearer = ratio(second.seconds, first.seconds), ratio(second.cost, first.cost)
+        dearer = compared(ratio(second.cost, first.cost), "more", "less").replace("times", "times as many")
         apart = "" if told_apart(first, second) else ": not told apart"
-        said.append(
-            f"From {first.words} to {second.words}: {compared(sooner, 'later', 'sooner')}, for "
-            f"{compared(dearer, 'more', 'less')} rank-seconds{apart}."
-        )
+        said.append(f"From {first.words} to {second.words}: {_soon(second, first)}, for {dearer} rank-seconds{apart}.")
     if more := [p for p in every if p.W == 2 * chosen[-1].W]:
         best = min(more, key=lambda p: p.seconds.value)
-        later = ratio(best.seconds, chosen[-1].seconds)
-        words = compared(later, "more", "less") + " of the time" * (later.low >= 2.0)
-        said.append(
-            f"Beyond the fastest, {best.words} takes {words}" + ("." if later.low > 1.0 else ": not told apart.")
-        )
+        apart = "" if ratio(best.seconds, chosen[-1].seconds).low > 1.0 else ": not told apart"
+        said.append(f"Beyond the fastest, {best.words} is {_soon(best, chosen[-1])}{apart}.")
     return said
+
+
+def _soon(p: Point, than: Point) -> str:
+    """How much sooner or later one is than the other, in words."""
+    words = compared(ratio(p.seconds, than.seconds), "later", "sooner")
+    return words.replace("equal", "equally soon").replace("times", "times as long")
 
 
 # --- the figure ------------------------------------------------------------------------------------------------------

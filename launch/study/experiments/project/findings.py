@@ -185,7 +185,7 @@ def notes(work, found, rows, most, max_ranks):
     model, measured, steps = found.model, found.found, found.model.at.target
     said = [f"The machine was not quiet: {reason}. No verdict rests on these times." for reason in found.disturbed]
     said.append(
-        f"A model, not a measurement: {most:,} ranks are {most / model.seen:,.3g} times as many as were timed "
+        f"A model, not a measurement: {most:,} ranks are {number(most / model.seen)} times as many as were timed "
         f"({model.seen}). Nothing here knows of congestion, of slower links between racks, or of failures, and no "
         f"interval contains that the model may be wrong."
     )

@@ -59,6 +59,7 @@ def test_a_network_ends_the_front_where_more_ranks_are_slower(lab):
     fastest = min(times, key=lambda W: times[W])
     assert 1 <= fastest < 256 and max(found) == fastest
     assert result.findings[-1].startswith(f"Beyond the fastest, W = {2 * fastest}, B = ")
+    assert "is as soon as the fastest within 5 %" in result.headline
     assert any("256 ranks are 256 times as many as were timed (1)" in note for note in result.notes)
     assert all(0.0 <= row["on_front"] <= 1.0 for row in result.tables[0].rows)
     assert min(row["on_front"] for row in result.tables[0].rows) < 0.5
