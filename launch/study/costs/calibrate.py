@@ -45,7 +45,8 @@ def line(x: Sequence[float], t: Any) -> Line:
     others = [np.arange(len(x_)) != i for i in range(len(x_))]
     lines = [_fit(x_[o], t_[o]) if len(x_) > 2 else (np.nan, np.nan) for o in others]
     errors = tuple(float((a + b * one) / seen - 1.0) for (a, b), one, seen in zip(lines, x_, t_))
-    return Line(*map(float, _fit(x_, t_)), tuple(map(float, x_)), tuple(map(float, t_)), errors)
+    a, b = _fit(x_, t_)
+    return Line(float(a), float(b), tuple(map(float, x_)), tuple(map(float, t_)), errors)
 
 
 def _fit(x, t):
@@ -80,7 +81,7 @@ def exact(ranks: int, nbytes: float) -> str:
     return "rabenseifner" if ranks & (ranks - 1) == 0 else "ring"
 
 
-def network(times: Mapping[int, tuple[Sequence[float], Sequence[float]]], c: float, name="measured") -> Network:
+def network(times: Mapping[int, tuple[Sequence[float], Any]], c: float, name="measured") -> Network:
     """A and B from {ranks: (bytes, seconds)} of exact all-reduces, and from C, the seconds a byte added.
 
     t = a A + b B + c C with the costs of `exact`, by least squares of relative errors, A and B not below zero.
@@ -152,7 +153,7 @@ class Timed:
     batches: Sequence[int]
     steps: Any
     crowding: Any
-    relative: Sequence[Sequence[float]]
+    relative: Sequence[Any]
     reduced: Mapping[int, tuple[Sequence[int], Any]] = field(default_factory=dict)
     added: Any = ()
 
@@ -187,8 +188,8 @@ class Timed:
             logs = np.log(np.asarray(self.crowding, float))[:, None]
             crowding = np.maximum(1.0, self._crowding * exp(errors(logs)[:, 0]))
         each = [[cost_model.expected_maximum(block, W) for W in ranks] for block in self.relative]
-        late = exp(errors(np.log(each))) if ranks else ()
-        late = {W: at.straggling(W) * late[:, k] for k, W in enumerate(ranks)}
+        scatter = exp(errors(np.log(each))) if ranks else np.empty((errors.n, 0))
+        late = {W: at.straggling(W) * scatter[:, k] for k, W in enumerate(ranks)}
         return Compute(Line(a, b, at.line.x, at.line.t, at.line.errors), at.relative, crowding, late)
 
     def drawn_network(self, errors: BlockErrors, rng, without: int | None = None) -> Network:

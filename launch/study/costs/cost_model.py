@@ -7,6 +7,7 @@ A + k B, and adding k bytes to k others takes k C (Hockney 1994; Thakur, Rabense
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,12 +18,15 @@ from allgrad.ddp.errors import ConfigurationError
 
 @dataclass(frozen=True)
 class Network:
-    """A: seconds a message. B: seconds a byte sent. C: seconds a byte added. basis: what these numbers rest on."""
+    """A: seconds a message. B: seconds a byte sent. C: seconds a byte added. basis: what these numbers rest on.
+
+    A, B and C are numbers, or arrays of draws of them.
+    """
 
     name: str
-    A: float
-    B: float
-    C: float = 0.0
+    A: Any
+    B: Any
+    C: Any = 0.0
     basis: str = ""
 
 

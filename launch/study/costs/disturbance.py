@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,7 +21,7 @@ class Agreement(NamedTuple):
     p: float
 
 
-def agreement(blocks: Sequence[Sequence[float]]) -> Agreement:
+def agreement(blocks: Sequence[Any]) -> Agreement:
     """Whether the steps of some blocks take equally long: one-way analysis of variance of logarithms (Fisher 1925).
 
     The values of a block are the medians of its PARTS parts, of consecutive steps. nan if there are too few.
@@ -41,7 +41,7 @@ def agreement(blocks: Sequence[Sequence[float]]) -> Agreement:
     return Agreement(math.sqrt(max(0.0, between - within) / parts), p)
 
 
-def reasons(timings: Mapping[str, Sequence[Sequence[float]]], cores: Sequence[float]) -> list[str]:
+def reasons(timings: Mapping[str, Sequence[Any]], cores: Sequence[float]) -> list[str]:
     """Why the machine was not quiet, in words; [] if it was.
 
     timings  of each thing that was timed the seconds of its steps, by block

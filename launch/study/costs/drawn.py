@@ -4,7 +4,6 @@ What is drawn are logarithms with Student's t errors, so that a number of few de
 that it deserves. The draws are seeded: the same data have the same intervals.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,7 +70,7 @@ class BlockErrors:
         many = blocks > 1
         self.weights = student(rng, n, blocks - 1.0, blocks) / np.sqrt(blocks * (blocks - 1.0)) if many else None
 
-    def __call__(self, logs: Sequence) -> np.ndarray:
+    def __call__(self, logs: Any) -> np.ndarray:
         """(n, columns) errors of the means over blocks of `logs` (blocks, columns); 0 of a single block."""
         values = np.asarray(logs, float)
         if self.weights is None:

@@ -138,7 +138,7 @@ def given(s_min, b_crit) -> Hyperbola | None:
     if not (s_ends and b_ends):
         why = "--s-min and --b-crit are given without intervals: write --b-crit 107:80:143, and --s-min alike"
         return Hyperbola(s, b, why=why, source="the fit that was given")
-    errors = _error(*s_ends, math.inf), _error(*b_ends, math.inf)
+    errors = _error(s_ends, math.inf), _error(b_ends, math.inf)
     return Hyperbola(s, b, errors, source="the fit that was given, whose two intervals are taken as independent")
 
 
@@ -177,7 +177,7 @@ def of_rows(fits: Sequence[Mapping], cells: Sequence[Mapping], optimizer: str) -
     dof = len(sizes) - 2.0
     rise = b_crit / (sizes + b_crit)  # of ln S by ln B_crit; by ln S_min it rises as 1
     correlation = -rise.sum() / math.sqrt(len(sizes) * (rise @ rise))
-    errors = _error(*ends[:2], dof), _error(*ends[2:], dof)
+    errors = _error(ends[:2], dof), _error(ends[2:], dof)
     return Hyperbola(s_min, b_crit, errors, float(correlation), dof, batches, source=source)
 
 
@@ -189,7 +189,7 @@ def _measured(row, cells, source):
         )
     dofs = [cell["n_seeds"] - 1.0 for cell in cells]
     whole = all(0.0 < cell["ci_lo"] <= cell["ci_hi"] < math.inf and dof > 0.0 for cell, dof in zip(cells, dofs))
-    errors = [_error(cell["ci_lo"], cell["ci_hi"], dof) if whole else math.nan for cell, dof in zip(cells, dofs)]
+    errors = [_error((cell["ci_lo"], cell["ci_hi"]), dof) if whole else math.nan for cell, dof in zip(cells, dofs)]
     logs = np.log([cell["S"] for cell in cells])
     why = "" if whole else f"the steps of {source} have no interval"
     sizes = tuple(cell["B"] for cell in cells)
@@ -200,6 +200,7 @@ def _number(text):
     return math.nan if text in (None, "") else float(text)
 
 
-def _error(low, high, dof):
-    """The standard error of a logarithm whose 95 % interval is that of ln low to ln high."""
+def _error(ends, dof):
+    """The standard error of a number's logarithm, from the ends of its 95 % interval."""
+    low, high = ends
     return math.log(high / low) / 2.0 / (1.959964 if math.isinf(dof) else quantile(dof, 0.975))

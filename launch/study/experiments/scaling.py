@@ -173,10 +173,10 @@ def _middle(cell):
 def _share(shares) -> Estimate:
     """The mean of the shares of blocks, with the interval of their odds, which cannot leave 0 to 1."""
     s = np.array(shares)
-    plain = intervals.mean(s, "blocks", log=False)
+    plain = intervals.mean(shares, "blocks", log=False)
     if not plain.known or not np.all((s > 0.0) & (s < 1.0)):
         return plain
-    odds = intervals.mean(s / (1.0 - s), "blocks")
+    odds = intervals.mean((s / (1.0 - s)).tolist(), "blocks")
     errors = odds.error * drawn.student(np.random.default_rng(0), drawn.DRAWS, odds.dof)[:, 0]
     return drawn.drawn(1.0 - 1.0 / (1.0 + odds.value * drawn.exp(errors)))
 

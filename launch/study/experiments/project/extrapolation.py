@@ -145,20 +145,17 @@ def projected(
 def _uncertain(given, compute, found, nbytes, steps, algorithm, ranks) -> Uncertain:
     """The model at its best estimates, and with draws."""
     rng = np.random.default_rng(0)
-    timed, lacks, seen = (found.timed["own"], [], max(W for _, W, _ in found.steps)) if found else (None, [], 1)
-    errors = BlockErrors(rng, timed.blocks) if timed else None
-    if compute is not None:
-        own = own_drawn = Compute(Line(*compute, (), (), ()), (1.0,))
-        lacks.append("the compute, which was given")
-    else:
-        own, own_drawn = timed.compute, timed.drawn_compute(errors, rng, ranks)
-    if given is not None:
-        network = network_drawn = given
-        lacks.append(f"the network {given.name}, which was named")
-    else:
-        network, network_drawn = timed.network(), timed.drawn_network(errors, rng)
-    if timed and timed.blocks < 2:
-        lacks.append("what was timed, in one block only")
+    own = own_drawn = Compute(Line(*(compute or (0.0, 0.0)), x=(), t=(), errors=()), (1.0,))
+    network, network_drawn, lacks, seen = given, given, [], 1
+    if found is not None:
+        timed, seen = found.timed["own"], max(W for _, W, _ in found.steps)
+        errors = BlockErrors(rng, timed.blocks)
+        if compute is None:
+            own, own_drawn = timed.compute, timed.drawn_compute(errors, rng, ranks)
+        if given is None:
+            network, network_drawn = timed.network(), timed.drawn_network(errors, rng)
+    lacks += ["the compute, which was given"] if compute else []
+    lacks += [f"the network {given.name}, which was named"] if given else []
     at = Model(network, algorithm, own, nbytes, steps)
     return Uncertain(
         at, Model(network_drawn, algorithm, own_drawn, nbytes, steps.drawn(rng, DRAWS)), seen, tuple(lacks)
@@ -259,8 +256,7 @@ def _steps_to_target(lab, work, preset, s_min, b_crit, optimizer) -> target.Targ
 
         tables = steps.run(lab, work, preset, optimizers=(optimizer,)).tables
         found = target.of_rows(tables[1].rows, tables[0].rows, optimizer)
-    bends = isinstance(found, target.Measured) or (found is not None and found.s_min > 0.0 and found.b_crit < math.inf)
-    if not bends:
+    if found is None or (isinstance(found, target.Hyperbola) and not (found.s_min > 0.0 and found.b_crit < math.inf)):
         raise ConfigurationError(
             f"the steps to target of {optimizer} do not bend with the batch size, and cannot be projected: "
             f"give --s-min and --b-crit"

@@ -292,7 +292,7 @@ def draw_times(rows, seen):
             axes, [r["W"] for r in some], [r[column] * 1e3 for r in some], *ends, i=i, label=label, join=True
         )
     for row in rows[:: max(1, len(rows) // 5)]:
-        place = {"xytext": (2, 3), "textcoords": "offset points", "fontsize": figures.SMALL - 1.5}
+        place = {"xytext": (0, -9), "textcoords": "offset points", "fontsize": figures.SMALL - 1.5, "ha": "center"}
         axes.annotate(f"{row['B*']}", (row["W"], row["T_target"] * 1e3), **place)
     figures.batches(axes.xaxis)
     figures.logarithmic(axes.yaxis)
