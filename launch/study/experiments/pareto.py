@@ -190,7 +190,7 @@ def _headline(found, chosen, price):
 
 
 def _findings(found, every, chosen):
-    if found.model.why:
+    if found.model.why or found.disturbed:
         return []
     said = [
         f"Over draws of all that is uncertain, the {name} has {with_interval(best_ranks(chosen, name))} ranks ({what})."

@@ -6,7 +6,7 @@ import numpy as np
 
 from allgrad.launch.study import figures
 from allgrad.launch.study.costs import projection
-from allgrad.launch.study.costs.drawn import DRAWS, columns
+from allgrad.launch.study.costs.drawn import DRAWS, Drawn, columns
 from allgrad.launch.study.costs.projection import Uncertain, ratio
 from allgrad.launch.study.costs.target import Measured
 from allgrad.launch.study.experiments import scaling
@@ -71,6 +71,14 @@ def headline(found, rows) -> str:
     return f"{said}."
 
 
+def later(time: Drawn, than: Drawn) -> str:
+    """How much later or sooner, in words that go on with what it is compared with."""
+    words = compared(ratio(time, than), "later", "sooner")
+    if words.startswith("equal"):
+        return words.replace("equal", "as soon", 1) + " as"
+    return words.replace("times", "times as long as") if words.endswith("times") else f"{words} than"
+
+
 def time_of(model: Uncertain, row) -> str:
     """The time to the target in the unit that suits it, with its interval."""
     T = model.time(row["B*"], row["W"])
@@ -111,27 +119,22 @@ def summary(found, rows) -> Table:
 
 
 def findings(found, rows) -> list[str]:
-    model, best = found.model, best_row(rows)
+    model, best, last = found.model, best_row(rows), rows[-1]
     said = []
-    if not model.why:
+    if not model.why and not found.disturbed:
         ranks = model.best_ranks([row["W"] for row in rows])
         said.append(
             f"Over draws of all that is uncertain, the best number of ranks is {with_interval(ranks)}, and the best "
             f"batch on W = {best['W']:,} is {with_interval(model.best_batch(best['W']))}."
         )
-    if best is rows[-1] and best["W"] > 1:
-        said.append(f"The time still falls at W = {best['W']:,}, the most that were projected.")
-    elif not model.why:
-        last = ratio(model.time(rows[-1]["B*"], rows[-1]["W"]), model.time(best["B*"], best["W"]))
-        said.append(
-            f"On W = {rows[-1]['W']:,} ranks it takes {time_of(model, rows[-1])}, "
-            f"{compared(last, 'longer', 'less')} than on W = {best['W']:,}."
-            if last.low < 2.0
-            else f"On W = {rows[-1]['W']:,} ranks it takes {time_of(model, rows[-1])}, {compared(last)} as long as on "
-            f"W = {best['W']:,}."
-        )
-    good = [row["W"] for row in rows if row["speedup_lo"] >= 0.5 * row["W"]]
-    if good:
+        if best is not last:
+            words = later(model.time(last["B*"], last["W"]), model.time(best["B*"], best["W"]))
+            said.append(f"On W = {last['W']:,} ranks it takes {time_of(model, last)}: {words} on W = {best['W']:,}.")
+        elif len(rows) > 1:
+            before = rows[-2]
+            words = later(model.time(last["B*"], last["W"]), model.time(before["B*"], before["W"]))
+            said.append(f"On W = {last['W']:,} ranks, the most that were projected, it is {words} on {before['W']:,}.")
+        good = [row["W"] for row in rows if row["speedup_lo"] >= 0.5 * row["W"]]
         said.append(f"At least half of each rank's time is of use, by the whole interval, up to W = {max(good):,}.")
     for row in found.validation:
         name = "the workload's model" if row["model"] == "own" else scaling.LARGE
