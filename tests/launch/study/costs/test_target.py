@@ -9,6 +9,7 @@ from pytest import approx
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.launch.study.costs import target
 from allgrad.launch.study.costs.target import Hyperbola, Measured
+from allgrad.launch.study.options import typed
 
 FITS = "optimizer,S_min,S_min_lo,S_min_hi,B_crit,B_crit_lo,B_crit_hi,B_2x,lead\n"
 CELLS = "optimizer,B,S,ci_lo,ci_hi,n_seeds,n_fail\n"
@@ -83,6 +84,9 @@ def test_without_intervals_there_are_no_draws(tmp_path):
 
 def test_numbers_that_are_given():
     assert target.given(None, None) is None
+    assert [typed("b_crit", given) for given in ("107:80:143", (107, 80, 143), "107", 107.0)] == (
+        [(107.0, 80.0, 143.0)] * 2 + [107.0] * 2
+    )
     assert "without intervals" in target.given(13.0, 100.0).why
     found = target.given((13.0, 12.0, 14.0), (100.0, 80.0, 125.0))
     drawn = found.drawn(np.random.default_rng(0), 100_000)

@@ -76,6 +76,17 @@ def test_speedup_and_efficiency(lab, monkeypatch):
     assert [row["mode"] for row in result.summary.rows] == ["strong", "weak"]
 
 
+def test_a_share_has_the_interval_of_its_odds():
+    shares = np.array([0.9, 0.99, 0.97])
+    odds = intervals.mean((shares / (1.0 - shares)).tolist())
+    found = scaling._share(shares)
+    assert (found.value, found.low, found.high) == approx(
+        [o / (1.0 + o) for o in (odds.value, odds.low, odds.high)], rel=0.02
+    )
+    assert 0.5 < found.low < found.value < found.high < 1.0
+    assert scaling._share([0.0, 0.0]).value == 0.0 and not scaling._share([0.3]).known
+
+
 def test_what_is_not_told_apart_is_not_called_faster(lab, monkeypatch):
     answers = {1: [block(1, (1.0, 0.25))] * 3, 2: [block(2, (s, 1.0)) for s in (0.96, 0.98, 1.03)]}
     result = run(lab, monkeypatch, answers)
