@@ -43,6 +43,17 @@ def goal(text):
         raise Expected("a number, or auto") from None
 
 
+def with_ends(text):
+    """A type: a number, or a number with the ends of its 95 % interval, VALUE:LOW:HIGH."""
+    try:
+        found = tuple(float(part) for part in text.replace(",", ":").split(":"))
+    except ValueError:
+        found = ()
+    if len(found) not in (1, 3):
+        raise Expected("a number, or VALUE:LOW:HIGH")
+    return found[0] if len(found) == 1 else found
+
+
 def words(text):
     """A type: different words with commas between them."""
     return _different(tuple(part.strip() for part in text.removesuffix(",").split(",")))
@@ -117,8 +128,10 @@ COMPARED = (
     Option("net", str, None, "a network by name, or custom:A,B[,C] in seconds and seconds a byte (default: measured)"),
     Option("compute", several(float), None, "c0,d in seconds a step and an example (default: measured)"),
     Option("size", int, None, "bytes of the gradients (default: those of the model)", least=1),
-    Option("s_min", float, None, "S_min of steps to target (default: that of study steps in --out)"),
-    Option("b_crit", float, None, "B_crit of steps to target (default: that of study steps in --out)"),
+    Option("s_min", with_ends, None, "S_min of steps to target, as 13 or VALUE:LOW:HIGH (default: that of study steps "
+           "in --out)"),
+    Option("b_crit", with_ends, None, "B_crit, as 107 or 107:80:143 (default: that of study steps in --out)"),
+    Option("price", positive, None, "price of a rank and hour, in any currency"),
     Option("algorithm", str, None, "ring, rabenseifner, recursive-doubling, tree or best"),
 )  # fmt: skip
 TUNED = (

@@ -22,6 +22,7 @@ VERBS = {  # word of the command line: what it studies, for --help; `all` does t
     "sharp": "curvature where small and large batches end up, at equal training loss",
     "scaling": "weak and strong scaling on real ranks, and which part of a step is communication",
     "project": "time to target on up to thousands of ranks: calibration, cost model, steps to target",
+    "pareto": "seconds and cost to a target: which ranks and batch sizes no others beat in both",
     "all": "all of these in one directory and one report",
     "tune": "hyper-parameters by grid, random, quasi-random search or successive halving, and how much each matters",
 }
