@@ -72,8 +72,8 @@ class Tuned:
             return [f"{where}: no learning rate works: {self.why}."]
         endings = ", ".join(sorted({row["status"] for row in self.rows} - {"ok"}))
         failed = (
-            f"{where}: {self.failures} of {len(self.rows)} fresh seeds failed with the tuned rate ({endings}), which is "
-            f"at the edge of stability: the mean is that of the others, has no interval, and decides nothing."
+            f"{where}: {self.failures} of {len(self.rows)} fresh seeds failed with the tuned rate ({endings}), so that "
+            f"it is at the edge of stability: the mean is that of the others, has no interval, and decides nothing."
         )
         edge = f"{where}: the best rate is the last one tried; a better one may exist."
         return [failed] * bool(self.failures) + [edge] * self.at_edge
@@ -222,7 +222,7 @@ class _Search:
         return best + self._vertex(best, 2.0 * step)
 
     def doubt(self):
-        """A quarter of how much worse the neighbours of the best are, on average of those that work; most if none does."""
+        """A quarter of how much worse the neighbours of the best are, on average of those that work; the most if none."""
         best, order = self.best(), sorted(self.found)
         k = order.index(best)
         near = [self._relative(other, best) for other in (*order[max(k - 1, 0) : k], *order[k + 1 : k + 2])]

@@ -1,6 +1,7 @@
 """The protocol by which a learning rate is tuned, on runs that a formula stands in for."""
 
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -58,8 +59,8 @@ def test_the_rate_is_the_vertex_of_a_parabola_and_no_grid_point():
 
 def distances(tuned):
     """Distances between neighbouring rates that were tried, in steps of sqrt 2."""
-    rates = sorted(tuned.tried)
-    return sorted({round(8.0 * math.log(b / a) / math.log(FACTOR)) / 8.0 for a, b in zip(rates, rates[1:])})
+    pairs = pairwise(sorted(tuned.tried))
+    return sorted({round(8.0 * math.log(b / a) / math.log(FACTOR)) / 8.0 for a, b in pairs})
 
 
 @pytest.mark.parametrize(
