@@ -62,7 +62,7 @@ def cells_of(steps: Mapping[int, Sequence[float]], doubts: Mapping[int, float] |
     if n < 2:
         unknown = np.full(len(whole), math.nan)
         return Cells(batches, logs, unknown, unknown, unknown, n)
-    seeds, dofs = moderated([s.var(ddof=1) for s in whole.values()], [len(s) - 1 for s in whole.values()])
+    seeds, dofs = moderated([s.var(ddof=1) for s in whole.values()], [len(s) - 1 for s in whole.values()], batches)
     chance = seeds / [len(s) for s in whole.values()] + np.square([(doubts or {}).get(b, DOUBT) for b in whole])
     return Cells(batches, logs, chance, chance + roughness(batches, logs, chance), dofs, n)
 
@@ -76,26 +76,25 @@ def cell(steps: Sequence[float], doubt=DOUBT) -> Estimate:
     return replace(e, error=error, dof=max(dof, e.dof))
 
 
-def moderated(variances: Sequence[float], dofs: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+def moderated(variances: Sequence[float], dofs: Sequence[float], x: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     """Variances of several small samples that have lent each other strength, and their degrees of freedom.
 
-    Smyth 2004, "Linear Models and Empirical Bayes Methods": true variances are taken to scatter as s0^2 d0 / chi2(d0),
-    with s0 and d0 found from the scatter of the samples'. Where these differ by chance only, all become one.
+    Smyth 2004, "Linear Models and Empirical Bayes Methods": true variances are taken to scatter as s0^2 d0 / chi2(d0)
+    about an s0^2 whose logarithm is a line over ln x, x being the batch sizes: runs of many steps differ less. s0 and
+    d0 are found from the samples' own scatter; where that is chance only, all lie on the line.
     """
     from scipy.optimize import brentq
     from scipy.special import digamma, polygamma
 
-    s2, d = np.asarray(variances, float), np.asarray(dofs, float)
-    known = s2 > 0.0
-    if known.sum() < 3:
+    s2, d, x = (np.asarray(values, float) for values in (variances, dofs, x))
+    if len(s2) < 5 or not np.all(s2 > 0.0):
         return s2, d
-    e = np.log(s2[known]) - digamma(d[known] / 2.0) + np.log(d[known] / 2.0)
-    excess = e.var(ddof=1) - float(polygamma(1, d[known] / 2.0).mean())
-    if excess <= 0.0:
-        return np.full(s2.shape, float((s2 * d).sum() / d.sum())), np.full(s2.shape, float(d.sum()))
-    prior = 2.0 * brentq(lambda x: float(polygamma(1, x)) - excess, 1e-3, 1e9) if excess > 1e-8 else 1e9
-    s0 = math.exp(e.mean() + float(digamma(prior / 2.0)) - math.log(prior / 2.0))
-    return (prior * s0 + d * s2) / (prior + d), np.minimum(prior + d, d.sum())
+    e = np.log(s2) - digamma(d / 2.0) + np.log(d / 2.0)
+    line = np.polyval(np.polyfit(np.log(x), e, 1), np.log(x))
+    excess = float(((e - line) ** 2).sum() / (len(e) - 2.0)) - float(polygamma(1, d / 2.0).mean())
+    prior = 1e6 if excess <= 2e-6 else 2.0 * brentq(lambda half: float(polygamma(1, half)) - excess, 1e-3, 1e6)
+    s0 = np.exp(line + float(digamma(prior / 2.0)) - math.log(prior / 2.0))
+    return (prior * s0 + d * s2) / (prior + d), np.minimum(prior + d, d.sum() * (1.0 - 2.0 / len(s2)))
 
 
 def roughness(batches: np.ndarray, logs: np.ndarray, chance: np.ndarray) -> float:
@@ -168,7 +167,8 @@ def curve(cells: Cells) -> Curve:
     slopes = np.stack([np.ones(k), 1.0 / (1.0 + cells.batches / found.b_crit)], axis=1)  # by ln S_min and ln B_crit
     inverse, misfit = np.linalg.inv(slopes.T @ slopes), found.rmse_log**2 * k / dof
     chance = 0.0 if cells.n < 2 else float(np.mean(cells.chance))
-    errors = np.sqrt(np.diag(inverse) * max(misfit, chance))  # points that lie on the curve by luck prove no precision
+    scatter = max(misfit, (misfit + chance) / 2.0)  # points that lie on the curve by luck prove no precision
+    errors = np.sqrt(np.diag(inverse) * scatter)
     why = f"{k} batch sizes are too few, give {LEAST_BATCHES}" if k < LEAST_BATCHES else ""
     s_min, b_crit = (
         Estimate(value, float(error), dof, True, why=why, **about)

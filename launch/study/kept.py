@@ -114,6 +114,8 @@ def _plain(value):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, Mapping):
         return {"type": "dict", "items": [[_plain(key), _plain(item)] for key, item in value.items()]}
+    if isinstance(value, np.ndarray):
+        return {"type": "array", "kind": value.dtype.str, "items": _plain(value.tolist())}
     if isinstance(value, tuple):
         return {"type": "tuple", "items": [_plain(item) for item in value]}
     if isinstance(value, list):
@@ -132,6 +134,8 @@ def _whole(value):
     kind = value.pop("type", None)
     if kind == "float":
         return float(value["value"])
+    if kind == "array":
+        return np.array(_whole(value["items"]), value["kind"])
     if kind == "tuple":
         return tuple(_whole(item) for item in value["items"])
     if kind == "dict":

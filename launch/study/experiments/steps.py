@@ -233,7 +233,7 @@ def summarize(work, found, common, seeds, report_seeds, preset) -> Result:
     goal = f"{common['metric'].replace('_', ' ')} {common['target']:g}"
     result = Result(
         "steps", "How many steps does it take to reach the target, and up to which batch does doubling it pay?",
-        " ".join(_headline(f) for f in found), _claims(found),
+        _headline(found), _claims(found),
         [_cells_table(found, common, n), _fit_table(found), _ranges_table(found)], _figures(found, goal),
         summary=_summary(found), findings=[line for f in found for line in _findings(f)],
     )  # fmt: skip
@@ -347,32 +347,19 @@ def _summary(found):
                    "critical batch size; fastest: the smallest that is not shown to need over 5 % more steps than the "
                    "fewest",
          "batch": "batch size (examples a step)", "rate": "learning rate tuned for it", "steps": "steps to the target",
-         "examples": "examples to the target", "seconds": "seconds to the target on one core, without evaluations"},
+         "examples": "examples to the target", "seconds": "time to the target on one core, without evaluations (s)"},
     )  # fmt: skip
 
 
 # --- sentences -------------------------------------------------------------------------------------------------------
 
 
-def _headline(f):
-    whole, last = f.whole, int(f.whole.batches[-1])
-    if f.lead == "B_crit":
-        said = (
-            f"critical batch size {with_interval(f.critical, 2)}: there a run takes twice the fewest steps and twice "
-            f"the fewest examples, by a curve that describes the measured steps"
-        )
-        return f"{f.name}: {said}; without the curve, {with_interval(f.b_2x, 2)} takes twice the steps of {last:,}."
-    if not f.b_2x.known:
-        return f"{f.name}: no critical batch size within {whole.batches[0]:.0f} to {last:,}: {f.b_2x.why}."
-    why = (
-        f"the curve S_min (1 + B_crit / B) is rejected ({_p(f.curve.p)})"
-        if f.curve.rejected
-        else "the curve contradicts it" if f.disagree else f"no curve: {f.curve.b_crit.why}"
-    )  # fmt: skip
-    return (
-        f"{f.name}: critical batch size {with_interval(f.b_2x, 2)}, without a model: there a run takes twice the steps "
-        f"of the largest batch tried, {last:,} ({with_interval(f.steps[last])}); {why}."
-    )
+def _headline(found):
+    """The critical batch size of each optimizer, or that there is none."""
+    known = [f"{f.name} {with_interval(f.critical, 2)}" for f in found if f.critical.known]
+    unknown = [f"{f.name}: no critical batch size, {f.critical.why}." for f in found if not f.critical.known]
+    begin = "The largest batch that still pays (critical batch size, in examples; 95 % intervals)"
+    return " ".join([f"{begin}: {', '.join(known)}."] * bool(known) + unknown)
 
 
 def _p(p):
@@ -451,16 +438,38 @@ def _advice(work, found, common, seeds):
 
 
 def _choices(f):
-    cheap, fast = f.choices["cheapest"], f.choices["fastest"]
+    cheap, fast, last = f.choices["cheapest"], f.choices["fastest"], int(f.whole.batches[-1])
     said = [f"a batch of up to {cheap:,} wastes hardly any examples (at most 20 %)"]
     if f.critical.known:
-        beyond = "" if "compromise" in f.choices else ", beyond those tried"
-        said.append(f"the largest that still pays is about {with_interval(f.critical, 2)}{beyond}")
-    if fast < max(f.steps):
+        beyond = "" if "compromise" in f.choices else ", an extrapolation"
+        said.append(f"with about {number(f.critical.value, 2)} a run takes twice the fewest steps{beyond}")
+    if fast < last:
         said.append(f"above {fast:,} no larger batch tried is shown to save more than 5 % of the steps")
     else:
-        said.append(f"the steps still fall at the largest batch tried, {fast:,}")
-    return f"{f.name}: {'; '.join(said)}."
+        said.append(f"the steps still fall at the largest batch tried, {last:,}")
+    return f"{f.name}: {'; '.join(said)}. {_why(f)}"
+
+
+def _why(f):
+    """Where the critical batch size comes from."""
+    last, curve = int(f.whole.batches[-1]), f.curve
+    if f.lead == "B_crit":
+        return (
+            f"It is that of the curve S_min (1 + B_crit / B), which describes the steps ({_p(curve.p)} of a misfit by "
+            f"chance); without it, {with_interval(f.b_2x, 2)} takes twice the steps of {last:,}."
+        )
+    if not f.b_2x.known:
+        return "No number is given, since none is to be had from these batch sizes."
+    if curve.rejected:
+        why = f"No curve S_min (1 + B_crit / B) describes the steps ({_p(curve.p)})"
+    elif f.disagree:
+        why = "The curve S_min (1 + B_crit / B) says otherwise"
+    else:
+        why = f"There is no curve ({curve.b_crit.why})"
+    return (
+        f"{why}: the number is read off the measured points, as the batch with twice the steps of the largest tried, "
+        f"{last:,}, which takes {with_interval(f.steps[last])}."
+    )
 
 
 def _notes(work, common, found, n):

@@ -47,6 +47,15 @@ def test_what_rows_hold_comes_back_in_its_type(tmp_path):
     json.loads((tmp_path / "results" / "x.json").read_text(), parse_constant=pytest.fail)  # as the standard has it
 
 
+@pytest.mark.parametrize(
+    "array", [np.array([[1.5, np.nan], [np.inf, 2.0]]), np.arange(3), np.float32([0.1]), np.zeros(0)]
+)
+def test_arrays_in_rows_come_back_with_their_type(array, tmp_path):
+    kept(tmp_path, Result("x", "?", "!", tables=[Table("t", [], [{"losses": array}])]))
+    found = read(tmp_path)[0][0].result.tables[0].rows[0]["losses"]
+    np.testing.assert_array_equal(found, array, strict=True)
+
+
 def test_what_is_no_number_and_no_word_is_refused(tmp_path):
     with pytest.raises(TypeError, match="a result holds numbers, words and lists of them, not set"):
         kept(tmp_path, Result("x", "?", "!", tables=[Table("t", ["a"], [{"a": {1}}])]))
