@@ -222,7 +222,7 @@ class _Search:
         return best + self._vertex(best, 2.0 * step)
 
     def doubt(self):
-        """A quarter of how much worse the neighbours of the best are, on average of those that work; the most if none."""
+        """A quarter of how much worse the neighbours of the best are, on average of those that work."""
         best, order = self.best(), sorted(self.found)
         k = order.index(best)
         near = [self._relative(other, best) for other in (*order[max(k - 1, 0) : k], *order[k + 1 : k + 2])]
