@@ -22,6 +22,8 @@ from allgrad.launch.study.intervals import LEVEL, Estimate, combined, mean, quan
 from allgrad.launch.study.lr_tuning import DOUBT
 
 LEAST_BATCHES = 4  # of a curve with an interval, or a rejection
+FAR = 8.0  # factor between neighbouring batch sizes beyond which an interpolated crossing has no interval
+OVERHEAD = 0.2  # of examples: CBS-20
 GRID = 513  # batch sizes between the smallest and the largest tried at which an interval may end
 REJECT = 0.05  # p-value below which a curve is rejected
 
@@ -233,19 +235,25 @@ class Crossing(Estimate):
 
 
 def doubling(cells: Cells) -> Estimate:
-    """B_2x: the batch size at which a run takes twice the steps of the largest batch tried, interpolated."""
+    """B_2x: the batch size at which a run takes twice the steps of the largest batch tried, interpolated.
+
+    Undefined where none of them is too large, since it is then about half the largest, wherever that lies.
+    """
+    why = ""
     if len(cells.batches) < 2 or cells.logs[0] - cells.logs[-1] <= math.log(2.0):
         why = "already the smallest batch tried takes less than twice the steps of the largest"
+    elif not _too_large(cells, OVERHEAD):
+        why = f"the largest batch tried needs at most {1.0 + OVERHEAD:g} times the fewest examples: give larger ones"
+    if why:
         return Estimate(math.nan, n=cells.n, of="report seeds", why=why)
     at = np.linspace(*np.log(cells.batches[[0, -1]]), GRID)
     return _crossing(cells, at, *_tested(cells, lambda logs: logs[-1] + math.log(2.0) - _between(cells, logs, at)))
 
 
-def useful(cells: Cells, overhead=0.2) -> Estimate:
+def useful(cells: Cells, overhead=OVERHEAD) -> Estimate:
     """CBS-20: the largest batch size with at most 1.2 times the least examples, interpolated."""
-    examples = cells.logs + np.log(cells.batches)
-    if not len(examples) or examples[-1] <= examples.min() + math.log1p(overhead):
-        value = float(cells.batches[-1]) if len(examples) else math.nan
+    if not _too_large(cells, overhead):
+        value = float(cells.batches[-1]) if len(cells.batches) else math.nan
         return Estimate(value, n=cells.n, of="report seeds", why="no batch size tried costs more")
     at = np.linspace(*np.log(cells.batches[[0, -1]]), GRID)
 
@@ -253,14 +261,20 @@ def useful(cells: Cells, overhead=0.2) -> Estimate:
         """How far examples are above those of cell k, with the overhead."""
         return lambda logs: _between(cells, logs, at) + at - logs[k] - math.log(cells.batches[k]) - math.log1p(overhead)
 
-    cheapest = int(examples.argmin())
-    far, errors, dofs = _tested(cells, beyond(cheapest))
+    examples = cells.logs + np.log(cells.batches)
+    far, errors, dofs = _tested(cells, beyond(int(examples.argmin())))
     below = far < 0.0
     for k in range(len(examples)):  # a batch size is surely cheap if it is, whichever cell is truly the cheapest
         other = _tested(cells, beyond(k))
         nearer = below & (other[0] + 2.0 * other[1] > far + 2.0 * errors)
         far, errors, dofs = (np.where(nearer, new, old) for new, old in zip(other, (far, errors, dofs)))
     return _crossing(cells, at, far, errors, dofs)
+
+
+def _too_large(cells, overhead):
+    """Whether the largest batch needs more examples than allowed."""
+    examples = cells.logs + np.log(cells.batches)
+    return len(examples) > 0 and bool(examples[-1] > examples.min() + math.log1p(overhead))
 
 
 def _between(cells, logs, at):
@@ -288,11 +302,24 @@ def _crossing(cells: Cells, at, far, errors, dofs) -> Estimate:
     k = int(np.nonzero(far <= 0.0)[0][-1])
     value = math.exp(at[k] + (at[k + 1] - at[k]) * far[k] / (far[k] - far[k + 1]))
     about: dict = {"n": cells.n, "of": "report seeds"}
-    if cells.n < 2:
-        return Estimate(value, why="an interval needs 2 report seeds", **about)
+    i = int(np.searchsorted(cells.batches, value))
+    around = cells.batches[max(i - 1, 0) : i + 1]
+    if why := _no_interval(cells, around[-1] / around[0]):
+        return Estimate(value, why=why, **about)
     steep = (far[k + 1] - far[k]) / (at[k + 1] - at[k])
     error, dof = float(errors[k + 1] / steep), float(dofs[k + 1])  # near the crossing, where the interval is symmetric
     return Crossing(value, error, dof, at=at, far=far, errors=errors, dofs=dofs, **about)
+
+
+def _no_interval(cells, apart):
+    """Why a crossing has no interval: seeds say nothing of the error of interpolating between few points."""
+    if cells.n < 2:
+        return "an interval needs 2 report seeds"
+    if (k := len(cells.batches)) < LEAST_BATCHES:
+        return f"{k} batch sizes are too few, give {LEAST_BATCHES}"
+    if apart > FAR * (1.0 + 1e-9):
+        return f"the batch sizes around it are a factor of {apart:.3g} apart, give some in between"
+    return ""
 
 
 class Range(NamedTuple):

@@ -85,6 +85,10 @@ def _branch(o, grid):
     return tuned("steps", {**o, "report_seeds": ()}, (first,)) | exactly("branch", o, _count(o, "report_seeds"))
 
 
+def _ramp(o, grid):
+    return _branch(o, grid) | exactly("ramp", o, 3 * len(grid["runs"]))  # three plans
+
+
 def _tune(o, grid):
     runs = (o.get("trials") or grid["trials"]) * _count(o, "seeds") + 3 * _count(o, "report_seeds")
     return {("tune", "", None): (runs, 2 * runs)}
@@ -99,7 +103,9 @@ FORECASTS: dict[str, Callable[[Mapping, Mapping], Cells]] = {
     "local": _local,
     "init": _init,
     "branch": _branch,
+    "ramp": _ramp,
     "scaling": lambda o, grid: {},  # starts ranks of its own
     "project": lambda o, grid: {},
+    "pareto": lambda o, grid: {},
     "tune": _tune,
 }

@@ -65,7 +65,7 @@ class Local(runner.Run):
         self.workers, self.every = config["workers"], config["every"]
         self.each = config["batch"] // self.workers
         self.own: list = []
-        self.weights = [self.arena.data.copy() for _ in range(self.workers)]
+        self.apart = [self.arena.data.copy() for _ in range(self.workers)]
         self.kept = [{name: a.copy() for name, a in self.optimizer.state.items()} for _ in range(self.workers)]
 
     def load(self):
@@ -79,7 +79,7 @@ class Local(runner.Run):
         """One step of every worker, each with b samples."""
         losses = []
         for w, samples in enumerate(self._samples()):
-            self.arena.data[...] = self.weights[w]
+            self.arena.data[...] = self.apart[w]
             self.arena.bump_versions()
             for name, values in self.optimizer.state.items():
                 values[...] = self.kept[w][name]
@@ -90,12 +90,12 @@ class Local(runner.Run):
                 return losses[-1]
             self.optimizer.steps = self.t
             self.optimizer.step()
-            self.weights[w][...] = self.arena.data
+            self.apart[w][...] = self.arena.data
             for name, values in self.optimizer.state.items():
                 self.kept[w][name][...] = values
         if (self.t + 1) % self.every == 0:
             mean = self._mean()
-            for weights in self.weights:
+            for weights in self.apart:
                 weights[...] = mean
         return math.fsum(losses) / len(losses)
 
@@ -105,7 +105,7 @@ class Local(runner.Run):
         return super().evaluate(part)
 
     def _mean(self):
-        return np.mean(self.weights, axis=0)
+        return np.mean(self.apart, axis=0)
 
     def _samples(self):
         """Those of each worker: a slice of the batch, or of a permutation of its own part of the sorted classes."""
