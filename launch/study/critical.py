@@ -264,7 +264,8 @@ def useful(cells: Cells, overhead=OVERHEAD) -> Estimate:
     examples = cells.logs + np.log(cells.batches)
     far, errors, dofs = _tested(cells, beyond(int(examples.argmin())))
     below = far < 0.0
-    for k in range(len(examples)):  # a batch size is surely cheap if it is, whichever cell is truly the cheapest
+    near = examples - examples.min() < 4.0 * np.sqrt(2.0 * np.nan_to_num(cells.variances).max())
+    for k in np.nonzero(near)[0]:  # a batch size is surely cheap if it is, whichever cell is truly the cheapest
         other = _tested(cells, beyond(k))
         nearer = below & (other[0] + 2.0 * other[1] > far + 2.0 * errors)
         far, errors, dofs = (np.where(nearer, new, old) for new, old in zip(other, (far, errors, dofs)))
