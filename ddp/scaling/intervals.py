@@ -28,8 +28,8 @@ ERROR = 0.1  # largest relative standard error of a trace, beyond which the mean
 def student(degrees, level):
     """The quantile of Student's t, with a whole number of degrees of freedom, below which a part `level` >= 0.5 lies.
 
-    t = sqrt(degrees) tan(a), where the density of the angle a goes as cos(a)^(degrees - 1). SciPy's takes a sixth of a
-    second to import, within a run.
+    t = sqrt(degrees) tan(a), where the density of the angle a goes as cos(a)^(degrees - 1). SciPy has this too, but
+    would take a sixth of a second to import in the middle of a run.
     """
     odd, a = degrees % 2, 0.0
     for _ in range(50):  # of Newton's steps; all are upwards, for the density falls

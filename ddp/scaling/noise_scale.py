@@ -194,7 +194,7 @@ class NoiseScale:
 
         None before the 100th step. It allows for steps that depend on one another, with an autocorrelation of
         e^(-steps / 5), and for a drift. Where few samples have been seen, high is inf and low a bound that the truth is
-        above in 95 % of all cases. How often it holds the truth: `python -m benchmarks.coverage_noise`.
+        above in 95 % of all cases. How often it holds the truth: benchmarks/coverage_noise.md.
         """
         return self.known()[0]
 
