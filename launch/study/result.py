@@ -1,56 +1,135 @@
-"""What an experiment says: one headline, checks with intervals, tables, figures, and what has to be known of them."""
+"""What an experiment says: one headline, findings, claims of the literature with verdicts, tables and figures."""
 
 import csv
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-PASS, FAIL, INCONCLUSIVE = "PASS", "FAIL", "INCONCLUSIVE"
+from allgrad.launch.study.intervals import Estimate, holm
+
+PASS, FAIL, INCONCLUSIVE, NONE = "PASS", "FAIL", "INCONCLUSIVE", "NO VERDICT"
+VERDICTS = FAIL, INCONCLUSIVE, PASS, NONE  # in the order of reading
+ALPHA = 0.05  # of an experiment's claims together: how likely it is that any verdict is false
+LEAST_SEEDS = 3  # with fewer there is no verdict
+MOST_SEEDS = 1000  # more than so many decide nothing that matters
 
 
 @dataclass
-class Check:
-    """A claim of the literature as a number that was measured, and the interval in which it is accepted.
+class Claim:
+    """A claim of the literature as numbers that were measured, and the interval in which its source would have them.
 
-    value, low, high    the estimate and its 95 % interval; low = high = value for a number without spread
-    least, most         the accepted interval; -inf or inf where it is open
-    seeds               how many seeds the interval rests on; 0 if on blocks of one run, or if there is none
-    seed_kind           what these seeds are, in words
+    claim        in one line, with what the numbers are
+    source       who says so, with the section: "Goyal et al. 2017, section 2.1"
+    bound        how the accepted interval follows from the source's own words or numbers
+    estimates    what was measured: the claim holds if all of them lie from `least` to `most`
+    least, most  the accepted interval; -inf or inf where it is open. That two things are equal is a claim with both, at
+                 the distance that the source calls equal
+    why          why it has no verdict, if it has none whatever the numbers are
     """
 
     claim: str
-    value: float
-    low: float
-    high: float
+    source: str
+    bound: str
+    estimates: Sequence[Estimate]
     least: float = -math.inf
     most: float = math.inf
-    seeds: int = 0
-    seed_kind: str = "report seeds"
+    why: str = ""
 
     @property
-    def verdict(self) -> str:
-        """PASS or FAIL if the whole interval lies inside or outside what is accepted, else INCONCLUSIVE."""
-        if not all(map(math.isfinite, (self.value, self.low, self.high))):
-            return FAIL if math.isnan(self.value) else INCONCLUSIVE
-        if self.least <= self.low and self.high <= self.most:
-            return PASS
-        return FAIL if self.high < self.least or self.low > self.most else INCONCLUSIVE
+    def worst(self) -> Estimate:
+        """The estimate that speaks most against the claim."""
+        return max(self.estimates, key=lambda e: (math.isnan(p := self._p_outside(e)), p))
 
     @property
-    def seeds_needed(self) -> int | None:
-        """Seeds with which the interval, which narrows by their root, would lie on one side; None if decided."""
-        if self.verdict != INCONCLUSIVE or not self.seeds:
-            return None
-        edges = [edge for edge in (self.least, self.most) if math.isfinite(edge) and self.low <= edge <= self.high]
-        distance = min((abs(self.value - edge) for edge in edges), default=0.0)
-        if not (distance and math.isfinite(self.high - self.low)):
-            return None
-        return math.ceil(self.seeds * ((self.high - self.low) / 2.0 / distance) ** 2)
+    def p_holds(self) -> float:
+        """How likely these numbers are if the claim is false: the largest p-value of all estimates and both bounds.
+
+        All have to lie inside, so that nothing is corrected (Berger 1982, intersection-union tests); for equality these
+        are the two one-sided tests of Schuirmann 1987.
+        """
+        return max((self._p_outside(e) for e in self.estimates), default=math.nan)
+
+    @property
+    def p_fails(self) -> float:
+        """How likely they are if it is true: the smallest p-value, times the number of tests (Bonferroni)."""
+        tests = [e.p_below(self.least) for e in self.estimates if math.isfinite(self.least)]
+        tests += [e.p_above(self.most) for e in self.estimates if math.isfinite(self.most)]
+        return min(1.0, len(tests) * min(tests)) if tests else math.nan
+
+    def _p_outside(self, e):
+        tests = [e.p_above(self.least)] * math.isfinite(self.least) + [e.p_below(self.most)] * math.isfinite(self.most)
+        return max(tests, default=math.nan)
+
+    @property
+    def p(self) -> float:
+        """Of the test on both sides whether the numbers lie at the bound; nan if there is no verdict."""
+        return math.nan if self.no_verdict else min(1.0, 2.0 * min(self.p_holds, self.p_fails))
+
+    @property
+    def no_verdict(self) -> str:
+        """Why there is none: too few seeds, failed ones, no interval; "" if there is one."""
+        if self.why or not self.estimates:
+            return self.why or "nothing was measured"
+        for e in self.estimates:
+            if e.failed:
+                return f"{e.failed} of {e.n} {e.of} failed, and the others decide nothing"
+            if e.n < LEAST_SEEDS:
+                return f"{e.n} {e.of}, and a verdict needs {LEAST_SEEDS}"
+            if not e.known:
+                return e.why or "its interval is not known"
+        return ""
+
+
+class Verdict(NamedTuple):
+    """word: PASS, FAIL, INCONCLUSIVE or NO VERDICT; p: corrected for the other claims; why, of the last two."""
+
+    word: str
+    p: float
+    why: str = ""
+
+
+def judge(claims: Sequence[Claim]) -> list[Verdict]:
+    """The verdicts on the claims of one experiment, which are wrong anywhere in at most 5 % of experiments.
+
+    PASS if the numbers lie inside the accepted interval beyond chance, FAIL if outside, INCONCLUSIVE if that cannot be
+    told; for all claims together by Holm's correction.
+    """
+    found = []
+    for claim, p in zip(claims, holm([claim.p for claim in claims])):
+        if none := claim.no_verdict:
+            found.append(Verdict(NONE, math.nan, none))
+        elif p <= ALPHA:
+            found.append(Verdict(PASS if claim.p_holds < claim.p_fails else FAIL, p))
+        else:
+            found.append(Verdict(INCONCLUSIVE, p, _undecided(claim, len(claims))))
+    return found
+
+
+def _undecided(claim, family):
+    """Why a claim is not decided, and how many seeds would decide it if the estimate stays what it is."""
+    e = claim.worst
+    if claim.p <= ALPHA:
+        return f"decided by itself, but not as one of {family} claims"
+    needed = seeds_needed(claim)
+    if needed is None:
+        return f"undecided with {e.n} {e.of}: the number lies at the bound"
+    return f"undecided with {e.n} {e.of}; about {needed:,} would decide it"
+
+
+def seeds_needed(claim: Claim) -> int | None:
+    """With how many seeds the interval, which narrows by their root, would lie on one side; None beyond 1,000."""
+    e, (low, high) = claim.worst, claim.worst.interval()
+    ends = [(low, edge) if edge < e.value else (high, edge) for edge in (claim.least, claim.most)]
+    needed = [
+        e.n * ((e.value - end) / (e.value - edge)) ** 2 for end, edge in ends if low <= edge <= high and edge != e.value
+    ]
+    most = max((n for n in needed if math.isfinite(n)), default=math.inf)
+    return math.ceil(most) if most <= MOST_SEEDS else None
 
 
 @dataclass
@@ -97,7 +176,10 @@ class Result:
 
     name       the command's word: "steps", "lr-rules", ...
     question   what was asked, in one sentence
-    headline   the answer, in one or two sentences with numbers
+    headline   the answer, in one or two sentences with numbers and their intervals
+    summary    the small table that stands beside the first figure: what a reader has to know, in at most a few rows
+    findings   a line each: what was measured beside the headline, each made of estimates and verdicts
+    claims     what the literature says of it, with verdicts
     methods    data, model, optimizer, batch sizes, seeds, tuning, target, sampling: enough to do it again
     notes      what a reader must know to not be misled: failures, edges of grids, budgets, limits
     command    the command line that gives this result again
@@ -107,17 +189,24 @@ class Result:
     name: str
     question: str
     headline: str
-    checks: list[Check] = field(default_factory=list)
+    claims: list[Claim] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
+    summary: Table | None = None
+    findings: list[str] = field(default_factory=list)
     methods: str = ""
     notes: list[str] = field(default_factory=list)
     command: str = ""
     advice: str = ""
 
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """One for each of the claims, which are judged together."""
+        return judge(self.claims)
+
     def save_tables(self, out: Path):
-        """Write OUT/NAME.csv for the first table, OUT/NAME_TABLE.csv for the others."""
-        for table in self.tables:
+        """Write OUT/NAME.csv for the first table, OUT/NAME_TABLE.csv for the others, the summary included."""
+        for table in [*self.tables, *([self.summary] if self.summary else [])]:
             (out / f"{self.stem(table)}.csv").write_text(table.csv(), encoding="utf-8")
 
     def stem(self, part: Table | Figure) -> str:

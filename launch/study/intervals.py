@@ -1,0 +1,221 @@
+"""Numbers with their 95 % intervals, and the p-values that verdicts are made of.
+
+An `Estimate` is a mean over independent values, mostly over seeds, on a scale where their scatter is about the same
+everywhere (logarithms for steps and losses), with Student's t for its error. A share of seeds is a `Share`, with the
+exact binomial interval of Clopper and Pearson 1934. A seed that failed has no value that a mean could take: what it is
+part of is censored, and has no interval.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+LEVEL = 0.95  # of confidence
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and its error.
+
+    value     the estimate
+    error     standard error of it, or of its logarithm if `log`; nan if unknown
+    dof       degrees of freedom of that error
+    log       whether the t-interval is one of the logarithm
+    n         independent values that it rests on, and `of`, what these are; 0 if there are none
+    failed    how many of them failed
+    why       why there is no interval, if there is none
+    """
+
+    value: float
+    error: float = math.nan
+    dof: float = math.nan
+    log: bool = True
+    n: int = 0
+    of: str = "seeds"
+    failed: int = 0
+    why: str = ""
+
+    @property
+    def low(self) -> float:
+        """The lower end of the 95 % interval; nan if there is none."""
+        return self.interval()[0]
+
+    @property
+    def high(self) -> float:
+        """Its upper end."""
+        return self.interval()[1]
+
+    @property
+    def known(self) -> bool:
+        """Whether there is an interval."""
+        return not math.isnan(self.low)
+
+    def interval(self, level=LEVEL) -> tuple[float, float]:
+        """The interval that holds the truth in so many cases of 1; (nan, nan) if there is none."""
+        if self.why or math.isnan(self.value) or math.isnan(self.error) or not self.dof > 0.0:
+            return math.nan, math.nan
+        reach = quantile(self.dof, 0.5 + level / 2.0) * self.error
+        if not self.log:
+            return self.value - reach, self.value + reach
+        if not 0.0 < self.value < math.inf:
+            return math.nan, math.nan
+        return self.value / _exp(reach), self.value * _exp(reach)
+
+    def p_above(self, bound: float) -> float:
+        """How likely so large an estimate is if the truth is `bound` or below: small where it is surely above.
+
+        nan if there is no interval.
+        """
+        if not self.known:
+            return math.nan
+        if self.log and bound <= 0.0:
+            return 0.0
+        far = math.log(self.value / bound) if self.log else self.value - bound
+        return _tail(far, self.error, self.dof)
+
+    def p_below(self, bound: float) -> float:
+        """How likely so small an estimate is if the truth is `bound` or above."""
+        if not self.known:
+            return math.nan
+        if self.log and bound <= 0.0:
+            return 1.0
+        far = math.log(bound / self.value) if self.log else bound - self.value
+        return _tail(far, self.error, self.dof)
+
+    def times(self, factor: float) -> "Estimate":
+        """The estimate of `factor` times as much."""
+        return replace(self, value=self.value * factor, error=self.error * (1.0 if self.log else abs(factor)))
+
+
+@dataclass(frozen=True)
+class Share(Estimate):
+    """A share of trials: `hits` of `n`, with the exact binomial interval of Clopper and Pearson."""
+
+    hits: int = 0
+
+    def interval(self, level=LEVEL):
+        if not self.n:
+            return math.nan, math.nan
+        from scipy.special import betaincinv
+
+        tail = (1.0 - level) / 2.0
+        low = float(betaincinv(self.hits, self.n - self.hits + 1, tail)) if self.hits else 0.0
+        high = float(betaincinv(self.hits + 1, self.n - self.hits, 1.0 - tail)) if self.hits < self.n else 1.0
+        return low, high
+
+    def p_above(self, bound):
+        from scipy.special import bdtrc
+
+        return math.nan if not self.n else 1.0 if not self.hits else float(bdtrc(self.hits - 1, self.n, bound))
+
+    def p_below(self, bound):
+        from scipy.special import bdtr
+
+        return math.nan if not self.n else float(bdtr(self.hits, self.n, bound))
+
+
+def quantile(dof: float, p: float) -> float:
+    """Student's t: the number below which it is with probability p."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(dof, p))
+
+
+def _tail(far, error, dof):
+    from scipy.special import stdtr
+
+    return (1.0 if far < 0.0 else 0.0 if far > 0.0 else 0.5) if error == 0.0 else float(stdtr(dof, -far / error))
+
+
+def _exp(x):
+    return math.exp(x) if x < 700.0 else math.inf
+
+
+def share(hits: int, n: int, of="seeds") -> Share:
+    """`hits` of `n` trials."""
+    return Share(hits / n if n else math.nan, math.nan, math.nan, False, n, of, hits=hits)
+
+
+def mean(values: Sequence[float], of="seeds", log: bool | None = None) -> Estimate:
+    """The mean of independent values: the geometric one of values above 0, else, or with log=False, the arithmetic one.
+
+    Values that are inf or nan have failed: the mean is that of the others then, and has no interval.
+    """
+    x = np.asarray(values, float)
+    met = x[np.isfinite(x)]
+    failed = len(x) - len(met)
+    log = bool(np.all(met > 0.0)) if log is None else log
+    y = np.log(met) if log else met
+    value = math.nan if not len(y) else float(np.exp(y.mean())) if log else float(y.mean())
+    why = (
+        f"{failed} of {len(x)} {of} failed"
+        if failed
+        else f"an interval needs 2 {of}, there are {len(x)}" * (len(x) < 2)
+    )
+    if why:
+        return Estimate(value, math.nan, math.nan, log, len(x), of, failed, why)
+    return Estimate(value, float(y.std(ddof=1)) / math.sqrt(len(y)), len(y) - 1.0, log, len(y), of)
+
+
+def ratio(first: Estimate, second: Estimate) -> Estimate:
+    """One mean over another, of independent values: Welch's t on logarithms."""
+    value = first.value / second.value if second.value else math.nan
+    n, failed = min(first.n, second.n), first.failed + second.failed
+    if why := first.why or second.why:
+        return Estimate(value, n=n, of=first.of, failed=failed, why=why)
+    pairs = [(e.error if e.log else e.error / e.value, e.dof) for e in (first, second) if e.dof > 0.0]
+    error, dof = combined([e for e, _ in pairs], [d for _, d in pairs])
+    return Estimate(value, error, dof, True, n, first.of)
+
+
+def combined(errors: Sequence[float], dofs: Sequence[float]) -> tuple[float, float]:
+    """The error of a sum of independent terms, and its degrees of freedom by Welch and Satterthwaite."""
+    total = math.fsum(e * e for e in errors)
+    if total == 0.0:
+        return 0.0, min(dofs, default=math.nan)
+    return math.sqrt(total), total * total / math.fsum(e**4 / d for e, d in zip(errors, dofs))
+
+
+def paired(first: Sequence[float], second: Sequence[float], of="seeds", log: bool | None = None) -> Estimate:
+    """The ratio of values that belong together, such as losses of two arms with the same seeds: t on its logarithm.
+
+    With log=False, or where a value is not above 0, their difference. A pair of which one has failed has failed.
+    """
+    a, b = np.asarray(first, float), np.asarray(second, float)
+    met = np.isfinite(a) & np.isfinite(b)
+    positive = bool(np.all(a[met] > 0.0) and np.all(b[met] > 0.0))
+    log = positive if log is None else log and positive
+    with np.errstate(all="ignore"):
+        return mean(np.where(met, a / b if log else a - b, math.nan), of, log)
+
+
+def slope(x: Sequence[float], groups: Sequence[Sequence[float]], of="seeds") -> Estimate:
+    """The slope of the least-squares line of ln y by ln x; groups: the values of y at each x, a seed each.
+
+    Its error is that of the groups' means, pooled over the groups; the line need not fit.
+    """
+    means = [mean(group, of) for group in groups]
+    bent = np.log(np.asarray(x, float))
+    away = bent - bent.mean()
+    weights = away / (away @ away)
+    value = float(weights @ np.log([m.value for m in means]))
+    n, failed = min(m.n for m in means), sum(m.failed for m in means)
+    if why := next((m.why for m in means if m.why), ""):
+        return Estimate(value, log=False, n=n, of=of, failed=failed, why=why)
+    error, dof = combined([abs(w) * m.error for w, m in zip(weights, means)], [m.dof for m in means])
+    return Estimate(value, error, dof, False, n, of)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values of one family of tests, corrected so that none of them is below 0.05 by chance in 95 % of families.
+
+    Holm 1979, "A Simple Sequentially Rejective Multiple Test Procedure". A nan stays one, and is none of the family.
+    """
+    known = sorted((p, k) for k, p in enumerate(p_values) if not math.isnan(p))
+    corrected, least = [math.nan] * len(p_values), 0.0
+    for rank, (p, k) in enumerate(known):
+        least = max(least, min(1.0, (len(known) - rank) * p))
+        corrected[k] = least
+    return corrected
