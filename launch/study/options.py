@@ -1,6 +1,7 @@
 """The options of `allgrad study`, which mean the same on the command line, in a file and from Python."""
 
 import argparse
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -38,6 +39,18 @@ def positive(kind):
 def words(text):
     """Different words with commas between them."""
     return _different(text, tuple(part.strip() for part in text.removesuffix(",").split(",")))
+
+
+def models(text):
+    """Names of models with commas between them; mlp:{32,128} means mlp:32 and mlp:128."""
+    found = []
+    for name in re.split(r",(?=[A-Za-z./~])", text.removesuffix(",")):
+        before, brace, rest = name.strip().partition("{")
+        inside, closed, after = rest.partition("}")
+        if bool(brace) != bool(closed):
+            raise argparse.ArgumentTypeError(f"{text!r}: expected names as mlp:32 or mlp:{{32,128}}")
+        found += [f"{before}{size.strip()}{after}" for size in inside.split(",")] if brace else [before]
+    return _different(text, tuple(found))
 
 
 def sizes(text):
@@ -110,7 +123,9 @@ GRID = {  # what the experiments' `run` may take; each says so if it does not
     "momentum": (float, "momentum of sgd, rmsprop and lars"),
     "weight_decay": (float, "weight decay"),
     "steps": (str, "budget: steps, 10ep or 20000samples"),
-    "budgets": (words, "of budgets: several of them with commas between them"),
+    "budgets": (words, "of budgets, tokens and cooldown: several of them with commas between them"),
+    "models": (models, "of tokens: models of several sizes, as mlp:{32,128,512} [--model]"),
+    "decay": (float, "of cooldown: share of a budget over which its rate falls [0.2]"),
     "checkpoints": (numbers(int), "of branch: steps after which it branches, with commas between them"),
     "schedule": (str, "schedule of the learning rate over the budget, as in allgrad train"),
     "ranks": (sizes, "of scaling: numbers of ranks with commas between them [1, 2, 4, ... cores]"),

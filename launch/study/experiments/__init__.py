@@ -12,6 +12,8 @@ VERBS = {  # word of the command line: what it studies, for --help; `all` does t
     "noise": "the noise scale along runs: predicted against measured critical batch size",
     "lr-rules": "what the rules for scaling the learning rate with the batch are worth, next to tuning it",
     "budgets": "batch sizes compared at equal epochs and at equal steps",
+    "tokens": "loss against batch size at a fixed number of examples: the best and the critical batch, and their laws",
+    "cooldown": "one run at a constant rate, cooled down or averaged at many budgets, against a run for each budget",
     "schedule": "decaying the learning rate against growing the batch",
     "shuffle": "orders of the samples: a new permutation each epoch, one, with replacement, none",
     "local": "steps between averages of the parameters, against one large batch",
