@@ -30,9 +30,15 @@ class Cells(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What the losses at D examples say: the best batch, the largest useful one, and the least loss of the parabola."""
+    """What the losses at D examples say.
+
+    best   the best of the batches tried
+    b_opt, b_crit   the best batch size, and the largest useful one
+    loss   the least loss, of the parabola
+    """
 
     examples: float
+    best: int
     b_opt: Estimate
     b_crit: Estimate
     loss: float
@@ -73,7 +79,8 @@ def found_in(curves: Sequence[Cells], margin=MARGIN) -> list[Found]:
     results = []
     for k, cells in enumerate(curves):
         values = [_jackknife(lambda means, k=k, of=of: of(k, means), logs, n) for of in (opt, crit)]
-        results.append(Found(cells.examples, *values, float(np.exp(least([y.mean(axis=1) for y in logs])[k]))))
+        loss = math.exp(least([y.mean(axis=1) for y in logs])[k])
+        results.append(Found(cells.examples, cells.batches[best[k]], *values, loss))
     return results
 
 
@@ -194,8 +201,8 @@ class Law:
 
 
 def power_law(points: Sequence[Point]) -> Law:
-    """Least squares of ln B; a point weighs 1 / (its squared error + 3 times the mean of all), as if what the seeds do
-    not show, such as the rate, added that much: the errors of few seeds alone would make intervals too short.
+    """Least squares of ln B; a point weighs 1 / (its squared error + 3 times the median of all), as if what the seeds
+    do not show, such as the rate, added that much: the errors of few seeds alone would make intervals too short.
 
     Intervals by Student's t on the residuals, which hold the seeds, the rates and what the law misses. Raises
     ValueError if there are too few points with an interval to fit a law and to say how well it is known.
@@ -213,7 +220,7 @@ def power_law(points: Sequence[Point]) -> Law:
     dof = len(known) - x.shape[1] - 1
     if dof < 1:
         raise ValueError(f"a power law of examples and parameters needs 4 batch sizes, there are {len(known)}")
-    weights = 1.0 / (squares + 3.0 * squares.mean()) if squares.any() else np.ones(len(known))
+    weights = 1.0 / (squares + 3.0 * np.median(squares)) if squares.any() else np.ones(len(known))
     center = weights @ x / weights.sum()
     rows = np.concatenate([np.ones((len(known), 1)), x - center], axis=1)
     normal = np.linalg.inv(rows.T @ (weights[:, None] * rows))
@@ -223,6 +230,6 @@ def power_law(points: Sequence[Point]) -> Law:
     about = {"n": len(known), "of": "batch sizes"}
     turned = np.concatenate([[1.0], -center])  # ln a is the value where all logarithms are 0
     a = Estimate(math.exp(turned @ found), math.sqrt(turned @ normal @ turned), dof, True, **about)
-    powers = [Estimate(found[k], math.sqrt(normal[k, k]), dof, False, **about) for k in range(1, len(found))]
+    powers = [Estimate(float(found[k]), math.sqrt(normal[k, k]), dof, False, **about) for k in range(1, len(found))]
     scatter = math.sqrt(float(rest @ rest) / dof)
     return Law(a, powers[0], powers[1] if several else None, len(known), dof, scatter, center, normal)

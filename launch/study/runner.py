@@ -207,6 +207,21 @@ class Run:
         model.load_state_dict(self.model.state_dict())
         return model
 
+    def kept(self):
+        """Weights, buffers, the optimizer's state and the step, as copies to which `go_back` goes back."""
+        buffers = {name: np.array(buffer.numpy()) for name, buffer in self.model.named_buffers()}
+        state = {k: np.copy(v) if isinstance(v, np.ndarray) else v for k, v in self.optimizer.state_dict().items()}
+        return self.arena.data.copy(), buffers, state, self.t
+
+    def go_back(self, kept):
+        """Be again what the run was when `kept` returned this."""
+        data, buffers, state, self.t = kept
+        self.arena.data[:] = data
+        self.arena.bump_versions()
+        for name, buffer in self.model.named_buffers():
+            buffer.assign(buffers[name])
+        self.optimizer.load_state_dict(state)
+
     @cached_property
     def start(self) -> tuple[float, float]:
         """The mean loss before the first step, and its standard deviation over the samples that are measured.

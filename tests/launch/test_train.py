@@ -185,6 +185,7 @@ def test_accumulating_is_having_more_shards(train):
 
 # --- going on ----------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize(
     "optimizer, momentum, nesterov",
     [("sgd", 0.0, False), ("rmsprop", 0.0, False), ("lars", 0.9, False), ("muon", 0.95, True), ("adam", 0.0, False)],

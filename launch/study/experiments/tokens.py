@@ -51,7 +51,7 @@ class Cell:
 
 @experiment(GRIDS, as_given=("models",))
 def run(
-    lab, work, preset="quick", *, optimizers=PRESET, batches=PRESET, budgets=PRESET, models=None, metric="val_loss",
+    lab, work, preset="quick", *, optimizers=PRESET, batches=PRESET, budgets=PRESET, models=None, metric="train_loss",
     sampler="epoch", seeds=PRESET, report_seeds=PRESET, lr=None, schedule="linear", **more,
 ) -> Result:  # fmt: skip
     """The experiment. budgets: numbers of examples, as "20000samples" or in epochs as "10ep"; models: names of models
@@ -139,7 +139,9 @@ def summarize(work, cells, common, seeds, report_seeds) -> Result:
             laws.Cells(size, [c.batch for c in row], np.array([c.losses for c in row])) for size, row in by_size.items()
         ]
         series.append(Series(name, model, next(iter(by_size.values()))[0].parameters, by_size, laws.found_in(curves)))
-    fits = {name: _laws([s for s in series if s.optimizer == name]) for name in dict.fromkeys(c.optimizer for c in cells)}
+    fits = {
+        name: _laws([s for s in series if s.optimizer == name]) for name in dict.fromkeys(c.optimizer for c in cells)
+    }
     part = "validation" if common["metric"].startswith("val") else "training"
     result = Result(
         "tokens", "Which batch size makes the most of a fixed number of examples, and how does it grow with them?",
@@ -152,23 +154,24 @@ def summarize(work, cells, common, seeds, report_seeds) -> Result:
                 "Vertical dashes: the best batch size.", partial(_draw_losses, s, part)) for k, s in enumerate(series)]
         + [Figure(f"laws_{name}", f"Best and critical batch size with {name} against the number of examples: bars are "
                   f"95 % intervals over {len(report_seeds)} seeds (jackknife), lines the power laws with their 95 % "
-                  "bands; hollow: no interval.", partial(_draw_laws, [s for s in series if s.optimizer == name], fits[name]))
+                  "bands; hollow: no interval.",
+                  partial(_draw_laws, [s for s in series if s.optimizer == name], fits[name]))
            for name in fits],
         summary=_summary(series), findings=[line for name in fits for line in _findings(name, series, fits[name])],
     )  # fmt: skip
     result.methods = (
         f"{work.name if len({s.model for s in series}) == 1 else work.config()['data']}; every run takes all its D "
-        f"examples, its rate by the schedule {common['schedule']} over them; the rate tuned for each model, D and batch "
-        f"on the final {part} loss, on a grid of factor sqrt 2, with {len(seeds)} seeds until two rates on both sides "
-        f"were worse, the winner run on {len(report_seeds)} fresh seeds; sampler {common['sampler']}. B_opt: lowest "
-        f"point of a parabola of ln loss over ln B, fitted to the batches within a factor {laws.WINDOW:g} of the best; "
-        f"B_crit: the largest B whose loss after D examples is at most that of the best batch after "
+        f"examples, its rate by the schedule {common['schedule']} over them; the rate tuned for each model, D and "
+        f"batch on the final {part} loss, on a grid of factor sqrt 2, with {len(seeds)} seeds until two rates on both "
+        f"sides were worse, the winner run on {len(report_seeds)} fresh seeds; sampler {common['sampler']}. B_opt: "
+        f"lowest point of a parabola of ln loss over ln B, fitted to the batches within a factor {laws.WINDOW:g} of "
+        f"the best; B_crit: the largest B whose loss after D examples is at most that of the best batch after "
         f"D / {laws.MARGIN:g}, that loss interpolated between numbers of examples, linear in logarithms; errors by a "
         f"jackknife over seeds; laws by weighted least squares of logarithms, their intervals by Student's t on "
         f"the residuals."
     )
     result.advice = " ".join(_advice(name, series) for name in fits)
-    result.notes = _notes(cells, series)
+    result.notes = _notes(cells, series, len(work.loaded.train_x))
     return result
 
 
@@ -186,7 +189,7 @@ def _laws(series):
 
 def _summary(series):
     rows = [
-        {"optimizer": s.optimizer, "N": s.parameters, "D": f.examples, "loss": f.loss,
+        {"optimizer": s.optimizer, "N": s.parameters, "D": f.examples, "loss": f.loss, "best": f.best,
          "B_opt": f.b_opt.value, "B_opt_lo": f.b_opt.low, "B_opt_hi": f.b_opt.high,
          "B_crit": f.b_crit.value, "B_crit_lo": f.b_crit.low, "B_crit_hi": f.b_crit.high}
         for s in series for f in s.found
@@ -194,6 +197,7 @@ def _summary(series):
     return Table(
         "batches", list(rows[0]), rows, "The best batch size and the largest useful one.",
         {"N": "parameters of the model", "D": "examples that a run sees", "loss": "final loss at the best batch size",
+         "best": "batch size of the least loss among those tried",
          "B_opt": "batch size of the least loss (examples)",
          "B_crit": f"largest batch that needs at most {laws.MARGIN:g} times the least examples (examples)",
          **{f"B_{kind}_{end}": f"95 % interval, {word}" for kind in ("opt", "crit")
@@ -253,15 +257,16 @@ def _law_in_words(kind, law):
 
 
 def _headline(name, series, fits):
-    said = [_law_in_words(kind, law) for kind, law in fits.items() if isinstance(law, laws.Law)]
+    said = [
+        _law_in_words(kind, law) if isinstance(law, laws.Law) else f"no law of the {WORDS[kind]} is known"
+        for kind, law in fits.items()
+    ]
     largest = [(s, s.found[-1]) for s in series if s.optimizer == name]
     ends = [
         f"{f.examples:,} examples{f' and {s.parameters:,} parameters' * (len(largest) > 1)}, B_opt is "
         f"{with_interval(f.b_opt)} and B_crit {with_interval(f.b_crit)}"
         for s, f in largest if f.b_opt.known and f.b_crit.known
     ]  # fmt: skip
-    if not said:
-        said = ["no power law of the batch size is known" + "".join(f"; {WORDS[k]}: {why}" for k, why in fits.items())]
     return f"{name}: {', and '.join(said)}{'; at ' * bool(ends)}{'; at '.join(ends)}."
 
 
@@ -312,7 +317,7 @@ def _advice(name, series):
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def _notes(cells, series):
+def _notes(cells, series, samples):
     notes = ["The intervals of B_opt and B_crit are over seeds at the rates found; what tuning missed is only in the "
              "intervals of the laws, which rest on the scatter of the points about them."]  # fmt: skip
     for cell in cells:
@@ -322,7 +327,10 @@ def _notes(cells, series):
             for name, batch in (("B_opt", f.b_opt), ("B_crit", f.b_crit)):
                 if not batch.known:
                     notes.append(f"{s.optimizer}, {s.model}, D = {f.examples:,}: no {name}: {batch.why}.")
-    if len(series) > 1:
+    if (most := max(s.found[-1].examples for s in series)) > samples:
+        notes.append(f"The training set has {samples:,} samples: with up to {most:,} examples they come again, where the "
+                     f"laws of the literature are of fresh ones.")  # fmt: skip
+    if len({s.model for s in series}) > 1:
         notes.append("Models of different sizes are taken to share the exponent of D.")
     return notes
 
