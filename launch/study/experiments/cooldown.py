@@ -389,8 +389,9 @@ def _notes(arms, steps, metric):
             for budget, tuned in seen.values():
                 notes += tuned.remarks(f"{name}, {arm.name}{f', {budget}' * (len(seen) > 1)}")
             for budget in steps if arm.name in (COOLED, AVERAGED) else ():
-                if (failed := mean(arm.losses(budget, metric)).failed) > arm.tuned[budget].failures:
-                    notes.append(f"{name}, {arm.name}, {budget}: {failed} seeds failed there.")
+                tuned = arm.tuned[budget]
+                if (failed := mean(arm.losses(budget, metric)).failed) > tuned.failures:
+                    notes.append(f"{name}, {arm.name}, {budget}: {failed} of {len(tuned.rows)} seeds failed there.")
     return notes
 
 

@@ -328,8 +328,8 @@ def _notes(cells, series, samples):
                 if not batch.known:
                     notes.append(f"{s.optimizer}, {s.model}, D = {f.examples:,}: no {name}: {batch.why}.")
     if (most := max(s.found[-1].examples for s in series)) > samples:
-        notes.append(f"The training set has {samples:,} samples: with up to {most:,} examples they come again, where the "
-                     f"laws of the literature are of fresh ones.")  # fmt: skip
+        notes.append(f"The training set has {samples:,} samples: with up to {most:,} examples they come again, where "
+                     f"the laws of the literature are of fresh ones.")  # fmt: skip
     if len({s.model for s in series}) > 1:
         notes.append("Models of different sizes are taken to share the exponent of D.")
     return notes
