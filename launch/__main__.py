@@ -51,7 +51,8 @@ def _parser(words):
     for name, (module, text) in COMMANDS.items():
         command = commands.add_parser(name, help=text, allow_abbrev=False)
         if words[:1] == [name]:  # nobody else needs its imports
-            importlib.import_module(module).add_options(command)
+            declare = importlib.import_module(module).add_options
+            declare(command, words[1:]) if name == "study" else declare(command)
     return parser
 
 

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ OPTIMIZERS = {
 }  # fmt: skip
 
 
+@cache
 def takers(hyperparameter: str) -> dict:
     """{optimizer: default} of those that take this hyperparameter, as their constructors say."""
     found = {kind: inspect.signature(rule).parameters.get(hyperparameter) for kind, rule in OPTIMIZERS.items()}
@@ -61,6 +63,10 @@ def span(value) -> str:
     if not found or int(found[1]) >= int(found[2]):
         raise ValueError(value)
     return found[0]
+
+
+class Expected(ValueError):
+    """What a value has to be, in words, where the type of its option cannot say it."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +128,9 @@ OPTIONS = (
     Option("noise_scale", float, None, "the gradient noise scale in samples, as an earlier run measured it, for "
            "--lr-rule", least=0.0),
     Option("batch_schedule", str, None, "a batch that changes: grow:F,EPOCH,... (times F at each of these epochs), "
-           "seesaw:F,EPOCH,... (and the rate by sqrt(F)), noise:EVERY,MAX[,R] (every so many epochs twice as large "
+           "seesaw:F,EPOCH,... (and the rate by sqrt(F)), ramp:LENGTH:BATCH,... (these batches from these lengths on: "
+           "steps, 5ep or 20000samples; with --lr-rule sqrt or linear the rate follows, and stays without), "
+           "noise:EVERY,MAX[,R] (every so many epochs twice as large "
            "while the noise scale is above twice the batch, or the root of R times the noise scale; at most MAX)"),
     Option("noise_layers", bool, False, "estimate the noise scale of each parameter too", shapes_weights=False),
     Option("ema", float, None, "evaluate and save, in place of the weights, their exponential moving average over the "
@@ -232,15 +240,24 @@ def _as_given(value):
     return os.fsdecode(value.encode("utf-8", "surrogateescape")) if isinstance(value, str) else value
 
 
+def declare(parser, option: Option, default: str | None = None, flags: tuple[str, ...] = (), hidden=False, **how):
+    """Declare an option with argparse, as text and without a default: so those given can be told from those left out.
+
+    default: how the help shows it; flags: more of its names; hidden: not in the help.
+    """
+    text = option.help + (f" [{default}]" if default else "")
+    if option.kind is bool:
+        how["action"] = "store_true"
+    else:
+        how["metavar"] = "|".join(option.among) if option.among else option.kind.__name__.upper()
+    text = argparse.SUPPRESS if hidden else text
+    parser.add_argument(option.flag, *flags, dest=option.name, default=argparse.SUPPRESS, help=text, **how)
+
+
 def add_options(parser: argparse.ArgumentParser):
-    """Declare every option. None gets a default here, so that those given can be told from those left out."""
+    """Declare every option of `allgrad train`."""
     for option in OPTIONS:
-        text = f"{option.help}" + (f" [{option.default}]" if option.default not in (None, False) else "")
-        if option.kind is bool:
-            parser.add_argument(option.flag, action="store_true", default=argparse.SUPPRESS, help=text)
-        else:
-            metavar = "|".join(option.among) if option.among else option.kind.__name__.upper()
-            parser.add_argument(option.flag, default=argparse.SUPPRESS, metavar=metavar, help=text)
+        declare(parser, option, None if option.default in (None, False) else str(option.default))
     parser.add_argument("--config", metavar="FILE.toml", help="options from a file; flags win over it")
 
 
@@ -266,8 +283,9 @@ def checked(option: Option, value):
         if isinstance(value, bool) != (option.kind is bool) or (option.kind is int and isinstance(value, float)):
             raise ValueError
         result = option.kind(value)
-    except (TypeError, ValueError):
-        raise ConfigurationError(f"{option.flag} takes {_noun(option)}, got {value!r}") from None
+    except (TypeError, ValueError) as error:
+        noun = str(error) if isinstance(error, Expected) else _noun(option)
+        raise ConfigurationError(f"{option.flag} takes {noun}, got {value!r}") from None
     if option.among and result not in option.among:
         raise ConfigurationError(f"{option.flag} {value} is not one of {', '.join(option.among)}")
     if option.kind is float and not abs(result) < float("inf"):

@@ -9,10 +9,11 @@ from allgrad.autograd import schedule
 from allgrad.ddp.compatibility import contradiction
 from allgrad.ddp.data import Sampler
 from allgrad.ddp.errors import ConfigurationError, counted
-from allgrad.ddp.scaling import AdaScale, FollowNoise, grow, lr_rules, seesaw
+from allgrad.ddp.scaling import AdaScale, FollowNoise, follow_batch, grow, lr_rules, ramp, seesaw
 from allgrad.launch.options import SCHEDULES, length, takers
 
 ADAM = (0.9, 0.999)
+POWERS = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}  # rules by which the rate can follow a ramp of the batch
 
 
 @dataclass
@@ -58,6 +59,13 @@ def plan(config, sampler: Sampler) -> Plan:
                 f"give another --schedule, or grow:F,EPOCH,..."
             )
         rate = seesaw(rate, *changes)
+    elif config["batch_schedule"] and config["batch_schedule"].startswith("ramp") and POWERS[rule]:
+        if isinstance(rate, schedule.Plateau):
+            raise ConfigurationError(
+                f"--schedule plateau and --lr-rule {rule} with --batch-schedule {config['batch_schedule']} both change "
+                f"the rate as they go: give another --schedule, or leave out --lr-rule"
+            )
+        rate = follow_batch(rate, sampler, POWERS[rule])
     if rule == "adascale":
         _needs_noise("--lr-rule adascale", config)
         if isinstance(rate, schedule.Plateau):
@@ -117,6 +125,11 @@ def _batches(config, sampler):
     first, *rest = (number.strip().removesuffix("ep") for number in numbers.split(","))
     if config["lr_rule"] == "adascale":
         raise ConfigurationError("--lr-rule adascale takes a constant batch: leave out --batch-schedule")
+    if kind == "ramp" and config["lr_rule"] not in POWERS:
+        raise ConfigurationError(
+            f"--batch-schedule {text}: the rate follows the batch with --lr-rule {' or '.join([*POWERS][1:])}, or "
+            f"stays with none, got {config['lr_rule']}"
+        )
     follow = factor = steps = None
     try:
         if kind == "noise":
@@ -127,13 +140,19 @@ def _batches(config, sampler):
             factor, epochs = float(first), [rest[0], *rest[1:]]
             steps = grow(sampler, factor, epochs)
             largest = sampler.pieces[-1].batch
+        elif kind == "ramp":
+            for change in numbers.split(","):
+                after, _, batch = change.strip().rpartition(":")
+                ramp(sampler, steps_of(length(after), sampler), int(batch))
+            largest = max(piece.batch for piece in sampler.pieces)
         else:
             raise ValueError(kind)
     except ConfigurationError as error:
         raise ConfigurationError(f"--batch-schedule {text}: {error}") from None
     except (ValueError, IndexError, ZeroDivisionError, OverflowError):
         raise ConfigurationError(
-            f"--batch-schedule {text} is not grow:F,EPOCH,..., seesaw:F,EPOCH,... or noise:EVERY,MAX[,R]"
+            f"--batch-schedule {text} is not grow:F,EPOCH,..., seesaw:F,EPOCH,..., ramp:LENGTH:BATCH,... or "
+            f"noise:EVERY,MAX[,R]"
         ) from None
     if largest > sampler.samples and sampler.boundary == "short":
         raise ConfigurationError(

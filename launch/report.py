@@ -31,17 +31,19 @@ def print_summary(summary: dict):
 
 def _remark(key, summary):
     """Why the overlap is what it is; the interval of the noise scale, or why there is none."""
-    from allgrad.launch.flags import told
-
     if key == "overlap":
+        from allgrad.launch.flags import told
+
         return f" ({told(summary['overlap_why'])})"
     if key != "noise_scale":
         return ""
     if summary[key] is not None:
         low, high = summary.get("noise_scale_ci") or (None, None)
-        if low is None:
-            return ""
-        return f" (95 % between {low:,.0f} and {high:,.0f})" if high is not None else f" (95 % above {low:,.0f})"
+        interval = f"95 % above {low:,.0f}" if low is not None else ""
+        if high is not None:
+            interval = f"95 % between {low:,.0f} and {high:,.0f}"
+        known = "; ".join(filter(None, (interval, summary.get("noise_scale_remark"))))
+        return f" ({known})" if known else ""
     if summary["logical_shards"] < 2:
         return " (needs --shards 2 or more)"
     config = summary["config"]

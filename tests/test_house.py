@@ -112,7 +112,7 @@ TESTED_BY = {  # module without a test file of its own: where it is tested, and 
         "launch/study/experiments/tune/test_search.py", "figures need a whole search",
     ),
     "launch.study.options": ("launch/study/test_experiment.py", "an experiment gets its options by its decorator"),
-    "launch.study.page": ("launch/study/test_report.py", "a style sheet, seen in the page"),
+    "launch.study.watch_page": ("launch/study/test_watch.py", "a page, seen by way of its server"),
 }  # fmt: skip
 TESTS_OF_MANY = {  # test file that has not the name of a module: what it is about
     "autograd/test_compositions.py": "operators together, in graphs that share nodes",

@@ -4,6 +4,8 @@ grow     the batch times F instead of the learning rate by F: Smith et al. 2018,
          Increase the Batch Size"
 seesaw   for Adam: the batch times F and the rate by sqrt(F) instead of the rate by F: Meterez et al. 2025, "Seesaw:
          Accelerating Training by Balancing Learning Rate and Batch Size Scheduling"
+ramp     given batches at given steps, and a rate that follows them: what `allgrad study ramp` designs after Merrill et
+         al. 2025, "Critical Batch Size Revisited"
 noise    the batch follows the noise scale N of the run: twice the batch B when N > 2 B (the batch size warm-up of
          Merrill et al. 2025), or B = sqrt(R N), which minimises samples + R steps (McCandlish et al. 2018, appendix D)
 """
@@ -38,6 +40,21 @@ def grow(sampler: Sampler, factor, epochs) -> list[int]:
 def seesaw(rate: Schedule, factor, steps) -> Schedule:
     """The rate divided by sqrt(factor) for each of these steps that has been reached."""
     return lambda step: rate(step) * factor ** (-0.5 * sum(step >= s for s in steps))
+
+
+def ramp(sampler: Sampler, step, batch):
+    """Let the sampler have this batch from a step on, which comes after those of earlier changes."""
+    if step <= sampler.pieces[-1].step:
+        raise ConfigurationError(
+            f"the batch changes at rising lengths after the first step, got {batch} from step {step} on after "
+            f"{sampler.pieces[-1].batch} from step {sampler.pieces[-1].step} on"
+        )
+    sampler.resize(step, batch)
+
+
+def follow_batch(rate: Schedule, sampler: Sampler, power: float) -> Schedule:
+    """The rate times (batch / first batch)^power, the batch being that of the step."""
+    return lambda step: rate(step) * (sampler.batch_at(step) / sampler.global_batch) ** power
 
 
 class FollowNoise:

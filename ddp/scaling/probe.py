@@ -19,7 +19,8 @@ from allgrad.autograd.arena import arena_of
 from allgrad.autograd.arrays import to_backend_of, to_numpy
 from allgrad.ddp.comm import Communicator
 from allgrad.ddp.errors import ConfigurationError, counted
-from allgrad.ddp.scaling.noise_scale import fieller, ratio
+from allgrad.ddp.scaling.intervals import of_parts
+from allgrad.ddp.scaling.noise_scale import ratio
 from allgrad.ddp.shards import shards_of_rank
 from allgrad.ddp.weighted import weighted
 
@@ -33,12 +34,15 @@ ELEMENTWISE = (
 class NoiseEstimate:
     """trace = tr(Sigma) and signal = |G|^2.
 
-    interval   95 % confidence interval (low, high) of the noise scale, high possibly inf; None of an exact value
+    interval   95 % confidence interval (low, high) of the noise scale, None of an exact value; high is inf where
+               nothing bounds it from above
+    why        what keeps the samples from giving an upper end, with which low alone is a bound at 95 %; else None
     """
 
     trace: float
     signal: float
     interval: tuple[float, float] | None = None
+    why: str | None = None
 
     @property
     def noise_scale(self) -> float | None:
@@ -101,12 +105,13 @@ def mean(value, samples):
     return (tensor if is_mean else tensor.sum() * (1.0 / (weight or math.nan))), weight
 
 
-def noise_of_batches(model, loss, x, *targets, batch, count=32, seed=0, comm=None) -> NoiseEstimate:
+def noise_of_batches(model, loss, x, *targets, batch, count=128, seed=0, comm=None) -> NoiseEstimate:
     """The noise scale from the gradients of `count` micro-batches of `batch` samples, drawn without replacement.
 
     The analysis of variance over the micro-batches, as in `NoiseScale`, of McCandlish et al. 2018, appendix A.1, with
-    Fieller's interval from the jackknife's pseudo-values (Miller 1974, "The Jackknife: A Review"): what the estimates
-    lose without each of the micro-batches. With ranks, each computes its share of them, and all get the same result.
+    an interval from what the estimates lose without each of the micro-batches: see `intervals`. An upper end takes 100
+    micro-batches and 1000 samples. Many small micro-batches say more of the noise than few large ones. With ranks,
+    each computes its share of them, and all get the same result.
     """
     frozen, comm = Frozen(model, loss, x, *targets), comm or Communicator()
     if count < 3 or batch < 1 or count * batch > len(frozen):
@@ -118,28 +123,39 @@ def noise_of_batches(model, loss, x, *targets, batch, count=32, seed=0, comm=Non
     mine = [frozen.gradient_and_weight(order[i]) for i in range(*shards_of_rank(comm.rank, comm.size, count))]
     found = [pair for pairs in comm.all_gather_object(mine) for pair in pairs]
     rows, weights = (np.array(column) for column in zip(*found))
-    products = rows @ rows.T  # all that norms of means of micro-batches need
-    trace, signal = _analysis(products, weights, batch)
-    without = [
-        _analysis(np.delete(np.delete(products, i, 0), i, 1), np.delete(weights, i), batch) for i in range(count)
-    ]
-    pseudo = count * np.array([trace, signal]) - (count - 1) * np.array(without)  # (count, 2)
-    x, y = (pseudo - pseudo.mean(0)).T
-    interval = fieller(trace, signal, [x @ x, x @ y, y @ y], (count, count))
-    return NoiseEstimate(trace, signal, interval)
-
-
-def _analysis(products, weights, batch):
-    """Unbiased (tr(Sigma), |G|^2) from the inner products of micro-batches' mean gradients, which have these weights.
-
-    The residual of a micro-batch, what it adds to the error of the ratio G, is w_i (g_i - G) over the mean weight.
-    """
-    count = len(products)
     w = weights / weights.mean()
-    with_mean = products @ w / count
-    squared = w @ with_mean / count  # of the mean
-    trace = batch * float(w * w @ (np.diag(products) - 2.0 * with_mean + squared)) / (count - 1)
-    return trace, float(squared - trace / (count * batch))
+    products = rows @ rows.T  # all that norms of means of micro-batches need
+    both, pseudo = analysis(np.diag(products), products @ w, products @ (w * w), w, batch)
+    interval, why = of_parts(*both, pseudo, count * batch, "micro-batches")
+    return NoiseEstimate(*both, interval, why)
+
+
+def analysis(squares, along, along_squared, w, batch):
+    """Unbiased (tr(Sigma), |G|^2) from mean gradients g_i of parts of a sample, and their pseudo-values: (parts, 2).
+
+    batch                 samples in a part
+    w                     weights of the parts, of mean 1: (parts,)
+    squares               |g_i|^2: (parts,)
+    along, along_squared  products of g_i with sum_j w_j g_j, and with sum_j w_j^2 g_j: (parts,)
+
+    The residual of a part, what it adds to the error of the ratio G, is w_i (g_i - G) over the mean weight.
+    """
+    n, total, ww = len(w), float(w @ along), w * w
+
+    def estimates(count, sum_w, sum_ww, own, mean_along, squared):
+        mean = sum_w / count
+        trace = batch * (own - 2.0 * mean_along + sum_ww * squared) / (mean * mean * (count - 1))
+        return trace, squared - trace / (count * batch)
+
+    both = estimates(n, w.sum(), ww.sum(), ww @ squares, ww @ along / w.sum(), total / w.sum() ** 2)
+    rest = w.sum() - w  # and so on, without each of the parts
+    mean_along = (ww @ along - ww * along - w * along_squared + w * ww * squares) / rest
+    without = estimates(
+        n - 1, rest, ww.sum() - ww, ww @ squares - ww * squares, mean_along,
+        (total - 2.0 * w * along + ww * squares) / rest**2,
+    )  # fmt: skip
+    pseudo = np.stack([n * one - (n - 1) * others for one, others in zip(both, without)], axis=1)
+    return (float(both[0]), float(both[1])), pseudo
 
 
 def noise_of_examples(model, loss, x, *targets) -> ExactNoise:
@@ -150,7 +166,8 @@ def noise_of_examples(model, loss, x, *targets) -> ExactNoise:
         |g_i|^2 = sum over layers of |d_i|^2 (|a_i|^2 + 1)        without the 1 if there is no bias
 
     (Goodfellow 2015, "Efficient Per-Example Gradient Computations"). Over the N samples, with G their mean gradient,
-    tr(Sigma) = (mean |g_i|^2 - |G|^2) N / (N - 1), and the population's |G|^2 is |G|^2 - tr(Sigma) / N.
+    tr(Sigma) = (mean |g_i|^2 - |G|^2) N / (N - 1), and the population's |G|^2 is |G|^2 - tr(Sigma) / N. The interval of
+    the population's noise scale is the jackknife's over the samples, whose products with G are found the same way.
 
     The model is a Sequential of Linear and elementwise layers, and `Flatten` in front.
     """
@@ -181,18 +198,21 @@ def noise_of_examples(model, loss, x, *targets) -> ExactNoise:
         )
     value.backward()
     frozen.arena.zero_missing_grads()
-    squares = np.zeros(n)
+    squares, along = np.zeros(n), np.zeros(n)
     for layer, inputs, probe in kept:
         trained = [p is not None and p.requires_grad for p in (layer.weight, layer.bias)]
         d = n * to_numpy(probe.grad)  # of a sample's own loss: of the mean it is 1 / n
         squares += np.sum(d * d, axis=1) * (trained[0] * np.sum(inputs * inputs, axis=1) + trained[1])
+        if trained[0]:
+            along += np.sum((inputs @ to_numpy(layer.weight.grad).T) * d, axis=1)
+        if trained[1]:
+            along += d @ to_numpy(layer.bias.grad)
+    (trace, unbiased), pseudo = analysis(squares, n * along, n * along, np.ones(n), 1)
+    interval, why = of_parts(trace, unbiased, pseudo, n, "samples")
     gradient = to_numpy(frozen.arena.grad)
-    signal = float(gradient @ gradient)
-    trace = (math.fsum(squares) / n - signal) * n / (n - 1)
-    unbiased = signal - trace / n
     return ExactNoise(
-        NoiseEstimate(trace, unbiased),
-        NoiseEstimate(trace, signal),
+        NoiseEstimate(trace, unbiased, interval, why),
+        NoiseEstimate(trace, float(gradient @ gradient)),
         squares,
     )
 

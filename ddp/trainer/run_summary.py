@@ -54,7 +54,9 @@ def summary_of(trainer, wall_seconds: float) -> dict:
 
 def noise_of(parallel) -> dict:
     """What is known of the noise scale, in JSON values."""
-    return parallel.noise.report() if parallel.noise is not None else {"noise_scale": None, "noise_scale_ci": None}
+    if parallel.noise is not None:
+        return parallel.noise.report()
+    return dict.fromkeys(("noise_scale", "noise_scale_ci", "noise_scale_drift", "noise_scale_remark"))
 
 
 def fingerprint_of(place) -> dict:

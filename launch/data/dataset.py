@@ -7,7 +7,19 @@ from functools import cached_property
 
 import numpy as np
 
+FEW_CLASSES = 20  # whole numbers mean classes up to so many, and beyond if each occurs SAMPLES_A_CLASS times on average
+SAMPLES_A_CLASS = 5
 LARGE_INPUTS = 10.0  # root mean square, from which on they are worth a remark
+
+
+def meaning(different: int, samples: int) -> tuple[bool, str]:
+    """Whether labels that are whole numbers, so many different ones, are taken as quantities and not as classes; and
+    that in words."""
+    seen = f"{different:,} different whole numbers in {samples:,} samples"
+    if different > max(FEW_CLASSES, samples // SAMPLES_A_CLASS):
+        why = f"more than {FEW_CLASSES}, and fewer than {SAMPLES_A_CLASS} samples of each on average"
+        return True, f"{seen}, taken as quantities ({why})"
+    return False, f"{seen}, taken as classes"
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,13 +11,11 @@ import numpy as np
 from allgrad.autograd import random
 from allgrad.ddp.errors import ConfigurationError, counted
 from allgrad.launch.data import arrow, columns, npz, separated
-from allgrad.launch.data.dataset import Data
+from allgrad.launch.data.dataset import Data, meaning
 from allgrad.launch.data.header import LABELS, NUMBER
 
 PANDAS_INDEX = r"^Unnamed: \d+$|^__index_level_\d+__$"
 TINY = 1e-140  # the squares of smaller deviations leave the normal range of float64
-FEW_CLASSES = 20  # whole numbers mean classes up to so many, and beyond if each occurs SAMPLES_A_CLASS times on average
-SAMPLES_A_CLASS = 5
 
 
 @dataclass
@@ -293,12 +291,11 @@ def _targets(path, y, task, part, remarks):
         return _as_numbers(y, part), None
     names, labels = np.unique(y, return_inverse=True)
     if not text and task is None:
-        seen = f"label {name}: {len(names):,} different whole numbers in {len(y):,} samples"
-        if len(names) > max(FEW_CLASSES, len(y) // SAMPLES_A_CLASS):
-            why = f"more than {FEW_CLASSES}, and fewer than {SAMPLES_A_CLASS} samples of each on average"
-            remarks.append(f"{seen}, taken as quantities ({why}); ?task=classification if they are classes")
+        quantities, seen = meaning(len(names), len(y))
+        other = "classification if they are classes" if quantities else "regression if they are quantities"
+        remarks.append(f"label {name}: {seen}; ?task={other}")
+        if quantities:
             return _as_numbers(y, part), None
-        remarks.append(f"{seen}, taken as classes; ?task=regression if they are quantities")
     if len(names) in (1, len(y)):
         seen = f"every label is {names[0]}" if len(names) == 1 else f"no label of {len(y)} occurs twice"
         raise ConfigurationError(

@@ -1,57 +1,123 @@
 """`allgrad study`: the experiments from the command line, and what a study's directory holds."""
 
 import argparse
+import difflib
 import shlex
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from allgrad.ddp.comm import speaks
 from allgrad.ddp.errors import ConfigurationError, tell
 from allgrad.ddp.trainer import Interrupted, interrupting, name_of
-from allgrad.launch.options import from_toml
-from allgrad.launch.study.experiment import PRESETS
-from allgrad.launch.study.experiments import VERBS, module_of
-from allgrad.launch.study.options import ALIASES, GRID, OPTIONS, REPEATED, WORKLOAD, typed
+from allgrad.launch.options import checked, declare, from_toml
+from allgrad.launch.study.experiments import EXAMPLES, VERBS, module_of
+from allgrad.launch.study.options import ALIASES, GRID, GROUPS, OPTIONS, REPEATED, SIZE_OF_GRIDS, WORKLOAD, typed
 
-EPILOG = """verbs:
-{verbs}
-  status DIR        what the ledger of a study holds
-  table DIR         its runs as a table; --csv: with every column, for pandas
-"""
+OF_A_DIRECTORY = {
+    "status": "what the ledger of a study's directory holds",
+    "table": "its runs as a table",
+    "watch": "a page of a study while it runs, for a browser on this machine",
+}
+SHOWN = 4  # values of a list, from which on the help leaves out those in the middle
+
+# --- the command line ------------------------------------------------------------------------------------------------
 
 
-def add_options(parser: argparse.ArgumentParser):
-    """Declare what `run` takes. None gets a default here, so that those given can be told from those left out."""
+def add_options(parser: argparse.ArgumentParser, words: list[str]):
+    """Declare the experiments, with the options of the one that `words` begin with; none gets a default here."""
+    names = (*VERBS, *OF_A_DIRECTORY)
+    if words and not words[0].startswith("-") and words[0] not in names:
+        like = difflib.get_close_matches(words[0], names, 1)
+        meant = f"; is {like[0]} meant?" if like else ""
+        raise ConfigurationError(f"unknown study {words[0]!r}: expected one of {', '.join(names)}{meant}")
+    if words and words[0] not in ("-h", "--help", *names):
+        raise ConfigurationError(f"the study comes before its options, as in allgrad study steps {' '.join(words)}")
+    parser.formatter_class = partial(argparse.RawDescriptionHelpFormatter, width=120)  # a line for each study
+    parser.epilog = "allgrad study steps --help shows the options of steps, and so on; they may come from a file."
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="STUDY", title="studies")
+    for name, text in VERBS.items():
+        verb = verbs.add_parser(name, help=text, allow_abbrev=False)
+        if words[:1] == [name]:  # nobody else needs its imports
+            _declare(verb, name)
+    for name, text in OF_A_DIRECTORY.items():
+        verb = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
+        verb.add_argument("directory", metavar="DIR", help="--out of a study")
+        if name == "table":
+            verb.add_argument("--csv", action="store_true", help="every column, comma-separated, for pandas")
+        if name == "watch":
+            verb.add_argument("--port", type=int, default=0, help="of the page's address [any that is free]")
+
+
+def _declare(parser, verb):
+    """The options of an experiment in the help, and all others, which it refuses in words of its own."""
+    module = module_of(verb)
+    run, takes = module.run, module.run.takes()
+    first = (module.__doc__ or "").strip().partition("\n\n")[0]
+    about = " ".join(first.removeprefix(f"`allgrad study {verb}`: ").split())
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = EPILOG.format(verbs="\n".join(f"  {verb:<17} {text}" for verb, text in VERBS.items()))
-    parser.add_argument("verb", help="what to study, see below; or status, table")
-    parser.add_argument("directory", nargs="?", help="of status and table: the study's directory")
-    parser.add_argument("--preset", help="size of the grids: quick or full [quick]")
-    parser.add_argument("--csv", action="store_true", help="of table: every column, comma-separated")
+    parser.usage = f"%(prog)s [--preset {'|'.join(SIZE_OF_GRIDS.among)}] [--config FILE.toml] [OPTIONS]"
+    parser.description = f"{VERBS[verb]}\n\n{about}\n\n  allgrad study {verb} {EXAMPLES.get(verb, '--out studies/a')}"
+    parser.add_argument("stray", nargs="?", help=argparse.SUPPRESS)
+    declare(parser, SIZE_OF_GRIDS, SIZE_OF_GRIDS.default)
     parser.add_argument("--config", metavar="FILE.toml", help="options from a file; flags win over it")
-    for name, (kind, text) in OPTIONS.items():
-        flags = ALIASES.get(name, (f"--{name.replace('_', '-')}",))
-        action = "append" if name in REPEATED else "store"
-        parser.add_argument(*flags, dest=name, type=kind, action=action, default=argparse.SUPPRESS, help=text)
+    for title, options in GROUPS.items():
+        group = parser.add_argument_group(title)
+        for option in options:
+            own = option.name not in GRID or option.name in takes
+            flags = (f"--{ALIASES[option.name]}",) if option.name in ALIASES else ()
+            how = {"action": "append"} if option.name in REPEATED else {}
+            declare(group, option, _shown(run, option) if own else None, flags, not own, **how)
 
 
-def run(verb: str, directory=None, preset=None, csv=False, config=None, **flags) -> int:
+def _shown(run, option):
+    """The default of an option in the help: of the experiment, for each size of its grids, or the option's own."""
+    if option.name not in GRID:
+        values = [option.default]
+    else:
+        values = [run.default(option.name, preset) for preset in SIZE_OF_GRIDS.among]
+        if run.others() and option.name not in run.parameters and len(run.others()) > 1:
+            return None  # each of the others has its own
+    values = [option.default if value is None else value for value in values]
+    if all(value in (None, False) for value in values):
+        return None
+    first, *_ = texts = [_in_short(value) for value in values]
+    if len({*texts}) == 1:
+        return first
+    return "; ".join(f"{preset}: {text}" for preset, text in zip(SIZE_OF_GRIDS.among, texts))
+
+
+def _in_short(value):
+    if isinstance(value, dict):
+        return " ".join(f"{name}={text}" for name, text in value.items())
+    if not isinstance(value, tuple):
+        return str(value)
+    words = [*map(str, value)]
+    few = words if len(words) <= SHOWN or isinstance(value[0], str) else [*words[:2], "...", words[-1]]
+    return ",".join(few)
+
+
+def run(verb: str, directory=None, csv=False, port=0, config=None, stray=None, **flags) -> int:
     """Do what the command line says; returns the exit status."""
-    if verb in ("status", "table"):
-        if given := {**flags, **({"preset": 1} if preset else {}), **({"config": 1} if config else {})}:
-            raise ConfigurationError(f"allgrad study {verb} takes a directory, and no --{_flag(min(given))}")
-        if directory is None:
-            raise ConfigurationError(f"allgrad study {verb} needs the directory of a study")
-        if speaks():
-            print(status(directory) if verb == "status" else table(directory, csv), end="", flush=True)
-        return 0
-    if verb not in VERBS:
-        raise ConfigurationError(f"unknown study {verb!r}: expected one of {', '.join((*VERBS, 'status', 'table'))}")
-    if directory is not None or csv:
-        raise ConfigurationError(f"allgrad study {verb} writes to --out DIR, and takes no {directory or '--csv'}")
-    given = _from_file(config) | ({"preset": preset} if preset else {}) | flags
+    if verb in OF_A_DIRECTORY:
+        return _of_directory(verb, directory, csv, port)
+    if stray is not None:
+        raise ConfigurationError(f"allgrad study {verb} writes to --out DIR, and takes no {stray}")
+    given = _from_file(config) | {name: _value(name, value) for name, value in flags.items()}
     return _experiment(verb, given)
+
+
+def _of_directory(verb, directory, csv, port):
+    if not speaks():
+        return 0
+    if verb == "watch":
+        from allgrad.launch.study.watch import watch
+
+        return watch(directory, port)
+    print(status(directory) if verb == "status" else table(directory, csv), end="", flush=True)
+    return 0
 
 
 def _experiment(verb, given):
@@ -62,7 +128,7 @@ def _experiment(verb, given):
     from allgrad.launch.study.report import show, write
     from allgrad.launch.study.workload import Workload
 
-    preset = given.pop("preset", PRESETS[0])
+    preset = given.pop("preset", SIZE_OF_GRIDS.default)
     experiment = module_of(verb).run
     grid = experiment.chosen(preset, {name: value for name, value in given.items() if name in GRID})
     ranks = given.get("ranks_per_run", 1)
@@ -73,7 +139,7 @@ def _experiment(verb, given):
     out = Path(given.get("out", "runs/study"))
     with (
         interrupting(),
-        Progress(verb) as progress,
+        Progress(verb, out=out) as progress,
         Lab(out, given.get("jobs"), ranks, given.get("retry", "error"), progress) as lab,
     ):
         try:
@@ -93,33 +159,32 @@ def _experiment(verb, given):
         result.command = shlex.join(["allgrad", *sys.argv[1:]])
     about = "Batch size" if verb in ("steps", "all") else f"Study {verb}"
     ran = {"command": results[0].command, **software(), **hardware()}
-    write(results, out, {key: value for key, value in ran.items() if key != "argv"}, f"{about} on {work.name}")
+    where = {key: value for key, value in ran.items() if key != "argv"}
+    write(results, out, where, f"{about} on {work.name}", work.name)
     for result in results:
         show(result, out)
     return 0
 
 
-def _flag(name):
-    return name.replace("_", "-")
+def _value(name, value, source=""):
+    """A value of the command line or of a file in the type of its option."""
+    if name in REPEATED:
+        return value
+    return checked(SIZE_OF_GRIDS, value) if name == SIZE_OF_GRIDS.name else typed(name, value, source)
 
 
 def _from_file(path):
     """The options of a TOML file, in the types of the command line."""
     if path is None:
         return {}
-    found = from_toml(path)
-    found = {
-        "optimizers" if key == "optimizer" else "batches" if key == "batch" else key: v for key, v in found.items()
-    }
-    if unknown := sorted(found.keys() - {*OPTIONS, "preset"}):
-        raise ConfigurationError(f"--config {path} has unknown keys: {', '.join(unknown)}")
-    values = {}
-    for key, value in found.items():
-        if key in REPEATED:
-            values[key] = value
-            continue
-        values[key] = str(value) if key == "preset" else typed(key, value, f"--config {path}: ")
-    return values
+    names = {word: name for name, word in ALIASES.items()}
+    words: dict[str, Any] = from_toml(path)
+    found = {names.get(word, word): value for word, value in words.items()}
+    if unknown := sorted(found.keys() - {*OPTIONS, SIZE_OF_GRIDS.name}):
+        like = difflib.get_close_matches(unknown[0], OPTIONS, 1)
+        meant = f"; is {like[0]} meant?" if like else ""
+        raise ConfigurationError(f"--config {path} has unknown keys: {', '.join(unknown)}{meant}")
+    return {name: _value(name, value, f"--config {path}: ") for name, value in found.items()}
 
 
 # --- status and table ------------------------------------------------------------------------------------------------

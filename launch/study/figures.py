@@ -6,6 +6,7 @@ are numbered: number i has colour, marker and dashes of its own. Values that are
 
 import contextlib
 import math
+from itertools import pairwise
 
 import numpy as np
 
@@ -18,13 +19,17 @@ MARKERS = "o", "s", "^", "D", "v", "<", ">"
 DASHES = "-", *((0, on_off) for on_off in (
     (5, 1.5), (1, 1), (5, 1.5, 1, 1.5), (5, 1.5, 1, 1.5, 1, 1.5), (2, 1.5), (9, 2),
 ))  # fmt: skip
-GREY = "#555555"
+NAME = "name-of-a-point"  # marks the words that `save` moves to where there is room
+GREY = "#555555"  # of guides and of what stands beside the data
+INK, GRID = "#1a1a1a", "#dddddd"
 STYLE = {  # in DejaVu Sans, which comes with matplotlib, so that figures are the same on all machines
-    "axes.axisbelow": True, "axes.grid": True, "axes.labelpad": 2.5, "axes.labelsize": SMALL + 1,
+    "axes.axisbelow": True, "axes.edgecolor": INK, "axes.grid": True, "axes.labelcolor": INK, "axes.labelpad": 2.5,
+    "axes.labelsize": SMALL + 1,
     "axes.linewidth": 0.6, "axes.spines.right": False, "axes.spines.top": False, "axes.titlesize": SMALL + 1,
-    "figure.facecolor": "white", "font.family": "DejaVu Sans", "font.size": SMALL, "grid.color": "#DDDDDD",
+    "figure.facecolor": "white", "font.family": "DejaVu Sans", "font.size": SMALL, "grid.color": GRID,
     "grid.linewidth": 0.4, "legend.fontsize": SMALL, "legend.frameon": False, "lines.linewidth": 1.2,
-    "lines.markersize": 4, "svg.fonttype": "path", "svg.hashsalt": "allgrad", "xtick.labelsize": SMALL,
+    "lines.markersize": 4, "svg.fonttype": "path", "svg.hashsalt": "allgrad", "text.color": INK,
+    "xtick.color": INK, "xtick.labelsize": SMALL, "ytick.color": INK,
     "xtick.major.width": 0.6, "ytick.labelsize": SMALL, "ytick.major.width": 0.6,
     "xtick.minor.pad": 5.0, "ytick.minor.pad": 5.0,  # as far from the axis as those of the longer major ticks
 }  # fmt: skip
@@ -100,11 +105,12 @@ def logarithmic(axis):
 
 
 def points_with_interval(
-    axes, x, y, low=None, high=None, i=0, label=None, hollow=(), join=False, x_low=None, x_high=None
+    axes, x, y, low=None, high=None, i=0, label=None, hollow=(), join=False, x_low=None, x_high=None, names=()
 ):
     """Series i as markers with bars from low to high, and from x_low to x_high, and joined by a line if wanted.
 
     hollow: which markers are empty, such as a best learning rate that lies at the edge of its grid
+    names: what stands at each point, such as its batch size where no axis has it; where there is no room, nothing does
     """
     x, y = _numbers(x), _numbers(y)
     color, marker, dashes = _look(i)
@@ -117,6 +123,14 @@ def points_with_interval(
     if any(hollow):
         empty = np.asarray(hollow, bool)
         axes.plot(x[empty], y[empty], **common | {"linestyle": "none", "markerfacecolor": "white", "zorder": 2.6})
+    for name, here, level in zip(names, x, y):
+        if np.isfinite(here) and np.isfinite(level):
+            text = axes.annotate(
+                f"{name}", (here, level), (0, 0), textcoords="offset points", color=color, fontsize=SMALL - 1,
+                ha="center", va="center", zorder=3,
+            )  # fmt: skip
+            text.set_in_layout(False)
+            text.set_gid(NAME)
 
 
 def line_with_interval(axes, x, y, low=None, high=None, i=0, label=None):
@@ -149,15 +163,39 @@ def guide(axes, slope, through, label="", at=0.5, below=False):
     axes.text(here, level, label, color=GREY, fontsize=SMALL - 0.5, **turned, **place)
 
 
-def band(axes, low, high, label="", axis="y", i=None):
-    """Shade from low to high across the axes (axis="y") or up the axes ("x"), with its label inside at the edge."""
+def band(axes, low, high, label="", axis="y", i=None, value=None):
+    """Shade from low to high across the axes (axis="y") or up the axes ("x"), with its label inside at the edge.
+
+    value: where a line is drawn in it, the number whose interval it is. Without finite ends there is the line alone.
+    """
     color = GREY if i is None else COLORS[i % len(COLORS)]
-    span, place = (axes.axhspan, (0.02, high)) if axis == "y" else (axes.axvspan, (high, 0.97))
-    span(low, high, color=color, alpha=0.18, linewidth=0, zorder=1)
+    span, line = (axes.axhspan, axes.axhline) if axis == "y" else (axes.axvspan, axes.axvline)
+    ends = [end for end in (low, high, value) if end is not None and math.isfinite(end)]
+    if low is not None and high is not None and math.isfinite(low) and math.isfinite(high):
+        span(low, high, color=color, alpha=0.18, linewidth=0, zorder=1)
+    if value is not None and math.isfinite(value):
+        line(value, color=color, linewidth=0.8, linestyle=(0, (6, 2)), zorder=1.6)
+    if not ends or not label:
+        return
+    place = (0.02, max(ends)) if axis == "y" else (max(ends), 0.97)
     transform = axes.get_yaxis_transform() if axis == "y" else axes.get_xaxis_transform()
     turned = {"va": "bottom"} if axis == "y" else {"va": "top", "rotation": 90}
     text = axes.text(*place, label, transform=transform, color=color, fontsize=SMALL - 0.5, **turned)
     text.set_in_layout(False)
+
+
+def second_scale(axis, factor, label):
+    """A scale on the other side of an axis: `factor` of its label's units are one of the axis' own.
+
+    Such as seconds, where every step (or every example) takes as long: second_scale(axes.xaxis, t_step, "seconds").
+    """
+    add = axis.axes.secondary_xaxis if axis.axis_name == "x" else axis.axes.secondary_yaxis
+    second = add("top" if axis.axis_name == "x" else "right", functions=(lambda v: v * factor, lambda v: v / factor))
+    getattr(second, f"set_{axis.axis_name}label")(label)
+    if axis.get_scale() == "log":
+        logarithmic(getattr(second, f"{axis.axis_name}axis"))
+    getattr(second, f"{axis.axis_name}axis").grid(False)
+    second.spines["top" if axis.axis_name == "x" else "right"].set_visible(True)
 
 
 def failed(axes, x, i=0, row=0):
@@ -174,14 +212,17 @@ def failed(axes, x, i=0, row=0):
 
 
 def legend(figure, columns=2):
-    """The labels of all axes, each once, above them."""
+    """The labels of all axes, each once, above them, in at most so many columns as there is room for."""
     named = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels()):
             named.setdefault(label, handle)
-    if named:
-        where = {"loc": "outside upper center", "ncols": min(columns, len(named)), "handlelength": 2.6}
-        figure.legend(named.values(), named.keys(), fontsize=SMALL, frameon=False, columnspacing=1.2, **where)
+    for n in range(min(columns, len(named)), 0, -1):
+        where = {"loc": "outside upper center", "ncols": n, "handlelength": 2.6}
+        made = figure.legend(named.values(), named.keys(), fontsize=SMALL, frameon=False, columnspacing=1.2, **where)
+        if n == 1 or made.get_window_extent().width <= figure.bbox.width:
+            return
+        made.remove()
 
 
 def save(figure, stem):
@@ -192,10 +233,75 @@ def save(figure, stem):
             axis.axes.set(**{f"{axis.axis_name}lim": (1, 10)})  # without data there is nothing to have a logarithm of
             axis.set_ticks([])
             axis.set_ticks([], minor=True)
+    _spread_names(figure)
     with style():
         figure.savefig(paths[0], dpi=200, metadata={"Software": None})
         figure.savefig(paths[1], metadata={"Date": None, "Creator": None})
     return paths
+
+
+def _spread_names(figure):
+    """Put each name beside its point, where it covers no point, no line and no other name; without room, nowhere."""
+    if not any(text.get_gid() == NAME for axes in figure.axes for text in axes.texts):
+        return
+    with style():
+        figure.draw_without_rendering()
+        dot = figure.dpi / 72  # in pixels
+        for axes in figure.axes:
+            names = [text for text in axes.texts if text.get_gid() == NAME]
+            taken = np.concatenate([_outline(line) for line in axes.lines] + [_outline(c) for c in axes.collections])
+            room, placed = axes.get_window_extent(), []
+            for text in names:
+                text.set_gid(None)
+                box = text.get_window_extent()
+                half, x, y = np.array([box.width, box.height]) / 2, *axes.transData.transform(text.xy)
+                for away in (1.0, 2.2):
+                    found = [
+                        (cx, cy)
+                        for angle in (90, -90, 0, 180, 45, -45, 135, -135)
+                        for cx, cy in [_beside(x, y, half, angle, 3.5 * dot * away)]
+                        if not _covers(cx, cy, half, taken, dot)
+                        and not any(np.all(np.abs([cx - a, cy - b]) < half + other) for a, b, other in placed)
+                        and room.x0 <= cx - half[0] <= cx + half[0] <= room.x1 + 8 * dot
+                        and room.y0 <= cy - half[1] <= cy + half[1] <= room.y1 + 4 * dot
+                    ]
+                    if found:
+                        break
+                if found:
+                    text.set_position(((found[0][0] - x) / dot, (found[0][1] - y) / dot))
+                    placed.append((*found[0], half))
+                else:
+                    text.set_visible(False)
+
+
+def _beside(x, y, half, angle, away):
+    """The middle of a box whose edge is `away` from a point, in a direction (degrees)."""
+    turned = math.radians(angle)
+    right, up = round(math.cos(turned)), round(math.sin(turned))
+    shorter = 0.75 if right and up else 1.0
+    return x + right * (half[0] + away * shorter), y + up * (half[1] + away * shorter)
+
+
+def _covers(x, y, half, points, dot):
+    """Whether a box around (x, y) covers one of the points, or comes nearer than a dot."""
+    return bool(len(points)) and bool(np.any(np.all(np.abs(points - (x, y)) < half + 1.2 * dot, axis=1)))
+
+
+def _outline(artist):
+    """Points along a line, along bars, or at markers, in pixels, no farther apart than 3."""
+    if hasattr(artist, "get_segments"):
+        paths = artist.get_segments()
+    elif hasattr(artist, "get_xydata"):
+        joined = artist.get_linestyle() not in ("None", "none", "", " ")
+        paths = [artist.get_xydata()] if joined else artist.get_xydata()[:, None]
+    else:
+        paths = []
+    found = [np.empty((0, 2))]
+    for path in paths:
+        path = np.reshape(path, (-1, 2))
+        pixels = artist.get_transform().transform(path[np.isfinite(path).all(axis=1)])
+        found += [pixels, *(np.linspace(a, b, 2 + int(np.hypot(*(b - a)) // 3)) for a, b in pairwise(pixels))]
+    return np.concatenate(found)
 
 
 def _numbers(values):

@@ -170,12 +170,17 @@ def ratio(first: Estimate, second: Estimate) -> Estimate:
     return Estimate(value, error, dof, True, n, first.of)
 
 
+def product(first: Estimate, second: Estimate) -> Estimate:
+    """One mean times another, of independent values above 0."""
+    return ratio(first, replace(second, value=1.0 / second.value)) if second.log else ratio(first, Estimate(math.nan))
+
+
 def combined(errors: Sequence[float], dofs: Sequence[float]) -> tuple[float, float]:
     """The error of a sum of independent terms, and its degrees of freedom by Welch and Satterthwaite."""
     total = math.fsum(e * e for e in errors)
     if total == 0.0:
         return 0.0, min(dofs, default=math.nan)
-    return math.sqrt(total), total * total / math.fsum(e**4 / d for e, d in zip(errors, dofs))
+    return math.sqrt(total), total * total / max(math.fsum(e**4 / d for e, d in zip(errors, dofs)), 1e-300)
 
 
 def paired(first: Sequence[float], second: Sequence[float], of="seeds", log: bool | None = None) -> Estimate:

@@ -3,6 +3,7 @@
 import multiprocessing
 import queue
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 from allgrad import ddp
 from allgrad.ddp import process
 from allgrad.ddp.errors import ConfigurationError
-from allgrad.launch.study import ledger
+from allgrad.launch.study import ledger, together
 from allgrad.launch.study.workers import RankGroup, WorkerProcess, gather_ranks, run_here, serve_as_rank
 
 T = TypeVar("T")
@@ -29,7 +30,8 @@ class Lab:
                    this process. Of no effect under a launcher, whose ranks do the runs
     ranks_per_run  ranks that share one run, under a launcher
     retry          which of the rows found are run again: those of status "error", or "all"
-    progress       None, or what is told of the runs: expect(count), started(config), finished(row)
+    progress       None, or what is told of the runs: expect(count), started(config), finished(row); and of
+                   experiments, if it has the words: under_way(name, cells), plan(cells of each), see `Progress`
 
     Under mpirun, torchrun or srun rank 0 leads and the others run. They do not return from this constructor: they end
     with the program when the laboratory closes.
@@ -60,7 +62,8 @@ class Lab:
         self._lock = threading.Lock()
         self._one_at_a_time = threading.Lock()  # of the runs in this process
         self._tasks: dict[str, _Task] = {}
-        self._queue: queue.SimpleQueue = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue = queue.SimpleQueue()  # of lists of tasks
+        self._busy = 0  # workers
         self._workers: list = []
         self._resting: Any = RankGroup([])  # too few for a group
         self.ledger = ledger.Ledger(out)
@@ -81,14 +84,21 @@ class Lab:
         """The rows of these configurations, in this order; those that the ledger does not know are run."""
         with self._lock:
             self.ledger.refresh()
+            known = {*self._tasks}
             tasks = [self._ask(config, experiment) for config in configs]
+            if self.jobs != 1:
+                for group in self._groups([t for t in tasks if t.row is None and t.name not in known]):
+                    self._queue.put(group)
         if self.jobs == 1:
-            for task in tasks:
+            for group in self._groups(tasks):
                 with self._one_at_a_time:
-                    if task.row is None:
+                    if group := [task for task in group if task.row is None]:
                         self._refuse_if_closed()
-                        self._tell("started", task.config)
-                        self._finish(task, run_here(task.config, ddp.Communicator()))
+                        self._begin(group)
+                        run_here(
+                            [task.config for task in group], ddp.Communicator(),
+                            lambda k, row, group=group: self._finish(group[k], row),
+                        )  # fmt: skip
         return [task.wait() for task in tasks]
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
@@ -148,30 +158,49 @@ class Lab:
             task.row = row
             task.ready.set()
             self._tell("finished", row)
-        elif self.jobs != 1:
-            if not self._workers:
-                self._workers = [WorkerProcess() for _ in range(self.jobs)]
-                self._start()
-            self._queue.put(task)
+        elif self.jobs > 1 and not self._workers:
+            self._workers = [WorkerProcess() for _ in range(self.jobs)]
+            self._start()
         return task
+
+    def _groups(self, tasks):
+        """Different tasks in lists, each for one worker: those that are trained together, in parts for all who idle."""
+        alike = defaultdict(list)
+        for task in dict.fromkeys(tasks):
+            alike[together.likeness(task.config) or task.name].append(task)
+        idle = max(len(self._workers) - self._busy - self._queue.qsize(), 1)
+        return [group[i::idle] for group in alike.values() for i in range(min(idle, len(group)))]
+
+    def _begin(self, group):
+        for task in group:
+            self._tell("started", task.config)
 
     def _start(self):
         for worker in self._workers:
             threading.Thread(target=self._work, args=(worker,), daemon=True).start()
 
     def _work(self, worker):
-        """Give tasks to a worker, one after another."""
+        """Give groups of tasks to a worker, one after another."""
         while not self._closed:
-            task = self._queue.get()
-            self._tell("started", task.config)
+            group = self._queue.get()
+            with self._lock:
+                self._busy += 1
+            self._begin(group)
+            ended = None
             try:
-                row = worker.do(task.config)
-                self._finish(task, row)
+                for k, row in worker.do([task.config for task in group]):
+                    try:
+                        self._finish(group[k], row)
+                    except BaseException as error:
+                        ended = group[k].fail(error)
             except BaseException as error:
-                task.error = Closed() if self._closed else error
-                task.ready.set()
-                if not isinstance(error, ConfigurationError):
-                    return
+                for task in group:
+                    if not task.ready.is_set():
+                        ended = task.fail(error)
+            with self._lock:
+                self._busy -= 1
+            if ended is not None and not isinstance(ended, ConfigurationError):
+                return
 
     def _finish(self, task, found):
         head = {"schema": task.config["schema"], "run_id": task.name, "study": self.out.name, "exp": task.experiment}
@@ -205,6 +234,12 @@ class _Task:
         self.ready = threading.Event()
         self.row: dict | None = None
         self.error: BaseException | None = None
+
+    def fail(self, error):
+        """Let those who wait have this error, which is returned."""
+        self.error = Closed() if self.lab._closed else error
+        self.ready.set()
+        return error
 
     def wait(self) -> dict:
         self.ready.wait()

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.launch.study import fit, runner
 
@@ -21,6 +23,11 @@ LINEAR = {*START, "muon", "lion", "schedulefree-sgd"}  # whose best rate grew by
 COARSE = (0, 4)  # where to look first, in powers of FACTOR, if no neighbour tells
 LOWER, ANYWHERE = (-2, -4, -8), (0, -2, -4, -8, -12, 4, 8, 12)  # and where next, as long as no rate works
 FARTHEST = 24
+FINEST = 1.0 / 8.0  # distance, in powers of FACTOR, at which rates are no longer told apart
+NEAR = 0.05  # neighbours of the best that are at most so much worse are near enough
+OFF = 0.3  # neighbours that are worse by so much are no part of the parabola
+DOUBT, MOST_DOUBT = 0.005, 0.1  # the least and the most that is reckoned with for the choice of a rate
+BETTER = 2.0  # standard errors of a difference beyond which neighbours are worse
 SEEDS = (0, 1, 2)
 REPORT_SEEDS = (100, 101, 102, 103, 104)
 WORSE = 3.0  # how much worse than the best so far a run may become before it is pruned
@@ -36,6 +43,8 @@ class Tuned:
     trials      how many runs that took
     rows        those of the winner on the report's seeds
     why         what is wrong if no rate works; `lr` is nan then, and `score` inf
+    doubt       about how far the logarithm of the score may be from that of the very best rate: a quarter of how much
+                worse its neighbours are; where these cannot be told apart, that is the scatter of the seeds
     """
 
     lr: float
@@ -45,6 +54,7 @@ class Tuned:
     trials: int
     rows: list[dict] = field(default_factory=list)
     why: str = ""
+    doubt: float = DOUBT
 
     @property
     def steps(self) -> list[float]:
@@ -62,8 +72,8 @@ class Tuned:
             return [f"{where}: no learning rate works: {self.why}."]
         endings = ", ".join(sorted({row["status"] for row in self.rows} - {"ok"}))
         failed = (
-            f"{where}: {self.failures} of {len(self.rows)} fresh seeds failed with the tuned rate ({endings}): it is "
-            f"at the edge of stability, and means are those of the others."
+            f"{where}: {self.failures} of {len(self.rows)} fresh seeds failed with the tuned rate ({endings}), so that "
+            f"it is at the edge of stability: the mean is that of the others, has no interval, and decides nothing."
         )
         edge = f"{where}: the best rate is the last one tried; a better one may exist."
         return [failed] * bool(self.failures) + [edge] * self.at_edge
@@ -116,7 +126,7 @@ def tune(
     report_seeds: Sequence[int] = REPORT_SEEDS, cap=6000, measure: Callable[[dict], float] | None = None,
     experiment="",
 ) -> Tuned:  # fmt: skip
-    """Find the best learning rate of a cell, by climbing from `start` in steps of sqrt 2.
+    """Find the best learning rate of a cell, by climbing from `start` in steps of sqrt 2, and then by finer ones.
 
     configure(lr=, seed=, cap=, prune=) -> the configuration of a run
     neighbour   the cell that `start` comes from: its steps say when a run takes too long. Without one, a rate
@@ -124,8 +134,11 @@ def tune(
     cap         steps after which a run has failed
     measure     a row's score, the smaller the better; None: its steps to the target, and runs that are sure to be worse
                 than 3 times the best are pruned
-    The climb ends when two rates on both sides of the best are worse; then the winner is run on fresh seeds, see
-    `run_report_seeds`, if there are any. Raises NothingWorks if no rate does.
+    The climb ends when the rates on both sides of the best are worse. Then the distance between rates is halved around
+    the best, once, and again as long as the neighbours are worse by 5 % and by more than chance: where steps fall up to
+    the edge of stability, a grid of sqrt 2 would cost several per cent. The rate is the lowest point of the parabola
+    through the best and its neighbours: with so few seeds the best of them alone is often so by luck. It is run on
+    fresh seeds, see `run_report_seeds`, if there are any. Raises NothingWorks if no rate does.
     """
     search = _Search(lab, configure, start, tuple(seeds), cap, measure, experiment)
     if neighbour is not None and math.isfinite(neighbour.score) and measure is None:
@@ -139,12 +152,15 @@ def tune(
     if not search.works():
         raise NothingWorks(search.complaint())
     best, at_edge = search.best(), False
-    while missing := [k for k in (best - 2, best - 1, best + 1, best + 2) if k not in search.found]:
+    while missing := [k for k in (best - 1, best + 1) if k not in search.found]:
         search.score(missing)
         best = search.best()
         if at_edge := abs(best) > FARTHEST:
             break
-    tuned = Tuned(search.rate(best), search.found[best], at_edge, search.tried(), search.trials)
+    lowest = best if at_edge else search.refine(best)
+    tuned = Tuned(
+        search.rate(lowest), search.found[search.best()], at_edge, search.tried(), search.trials, doubt=search.doubt()
+    )
     return (
         run_report_seeds(lab, configure, tuned, report_seeds, cap if measure else None, experiment)
         if report_seeds
@@ -162,12 +178,13 @@ def run_report_seeds(
 
 
 class _Search:
-    """Scores of rates start * FACTOR**k."""
+    """Scores of rates start * FACTOR**k, k in eighths."""
 
     def __init__(self, lab, configure, start, seeds, cap, measure, experiment):
         self.lab, self.configure, self.start, self.seeds = lab, configure, start, seeds
         self.limit, self.cap, self.measure, self.experiment = cap, cap, measure, experiment
-        self.found: dict[int, float] = {}
+        self.found: dict[float, float] = {}
+        self.values: dict[float, list[float]] = {}  # of each seed, of the rates with which none failed
         self.trials = 0
         self.rows: list[dict[str, Any]] = []
 
@@ -177,7 +194,7 @@ class _Search:
     def score(self, ks):
         """Try these rates: the first seed of all, then the others of those that did not fail."""
         ks = [k for k in dict.fromkeys(ks) if not math.isfinite(self.found.get(k, math.inf))]
-        values: dict[int, list[float]] = {k: [] for k in ks}
+        values: dict[float, list[float]] = {k: [] for k in ks}
         for seeds in (self.seeds[:1], self.seeds[1:]):
             prune = None if self.measure else self._prune([v[0] for v in values.values() if v])
             hopeful = [k for k in ks if all(math.isfinite(v) and (prune is None or v <= prune) for v in values[k])]
@@ -192,6 +209,56 @@ class _Search:
             whole = len(values[k]) == len(self.seeds)
             mean = fit.gmean if self.measure is None else _mean
             self.found[k] = mean(values[k]) if whole else math.inf
+            if math.isfinite(self.found[k]):
+                self.values[k] = values[k]
+
+    def refine(self, best) -> float:
+        """Rates in between, as long as they can be told apart; where the lowest point is."""
+        step = 1.0
+        while step > FINEST and (step == 1.0 or self._above(best, step) > max(NEAR, BETTER * self._error())):
+            step /= 2.0
+            self.score([k for k in (best - step, best + step) if k not in self.found])
+            best = self.best()
+        return best + self._vertex(best, 2.0 * step)
+
+    def doubt(self):
+        """A quarter of how much worse the neighbours of the best are, on average of those that work."""
+        best, order = self.best(), sorted(self.found)
+        k = order.index(best)
+        near = [self._relative(other, best) for other in (*order[max(k - 1, 0) : k], *order[k + 1 : k + 2])]
+        near = [gap for gap in near if math.isfinite(gap)]
+        return float(min(max(sum(near) / len(near) / 4.0, DOUBT), MOST_DOUBT)) if near else MOST_DOUBT
+
+    def _relative(self, k, best):
+        """How much worse a rate is than the best: the logarithm of the ratio of scores.
+
+        Of scores that are not above 0 their difference, as a share of the best.
+        """
+        score, least = self.found[k], self.found[best]
+        return math.log(score / least) if least > 0.0 else (score - least) / max(abs(least), 1e-300)
+
+    def _above(self, best, step):
+        """How much worse the worse of the neighbours is."""
+        return max(self._relative(k, best) for k in (best - step, best + step))
+
+    def _error(self):
+        """The standard error of the difference of two scores, from the scatter of the seeds at all rates that work."""
+        if len(self.seeds) < 2 or min(min(v) for v in self.values.values()) <= 0.0:
+            return 0.0
+        scatter = [math.fsum((x - y) ** 2 for x in logs for y in logs) / (2 * len(logs) * (len(logs) - 1))
+                   for logs in ([math.log(x) for x in v] for v in self.values.values())]  # fmt: skip
+        return math.sqrt(2.0 * sum(scatter) / len(scatter) / len(self.seeds))
+
+    def _vertex(self, best, reach):
+        """How far from the best the parabola through it and its neighbours is lowest, at most as far as these are."""
+        near = sorted(k for k, score in self.found.items() if abs(k - best) <= reach and math.isfinite(score))
+        near = [k for k in near if self._relative(k, best) < OFF]
+        below, above = [k for k in near if k < best], [k for k in near if k > best]
+        if not (below and above):
+            return 0.0
+        a, b, _ = np.polyfit([k - best for k in near], [self._relative(k, best) for k in near], 2)
+        lowest = -b / (2.0 * a) if a > 0.0 else 0.0
+        return float(min(max(lowest, below[-1] - best), above[0] - best))
 
     def _prune(self, first):
         best = min([*self.found.values(), *first], default=math.inf)

@@ -1,176 +1,200 @@
-"""The options of `allgrad study`, which mean the same on the command line, in a file and from Python."""
+"""The options of `allgrad study`, which mean the same on the command line, in a file and from Python.
 
-import argparse
+Those that `allgrad train` has too are its own, out of its table. Which experiment takes which, its function says.
+"""
+
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from allgrad.ddp.errors import ConfigurationError
+from allgrad.launch.options import OPTIONS as OF_TRAIN, Expected, Option, checked
 
 # --- types -----------------------------------------------------------------------------------------------------------
 
 
-def numbers(kind):
-    """A type for argparse: numbers with commas between them."""
+def several(kind):
+    """A type: numbers with commas between them."""
 
-    def parse(text):
+    def numbers(text):
         try:
             return tuple(kind(part) for part in text.removesuffix(",").split(","))
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r}: expected numbers with commas between them") from None
+            raise Expected("numbers with commas between them") from None
 
-    return parse
+    return numbers
 
 
-def positive(kind):
-    """A type for argparse: a number above 0."""
+def positive(text):
+    """A type: a number above 0."""
+    try:
+        if 0.0 < (found := float(text)) < float("inf"):
+            return found
+    except ValueError:
+        pass
+    raise Expected("a number above 0")
 
-    def parse(text):
-        try:
-            if kind(text) > 0:
-                return kind(text)
-        except ValueError:
-            pass
-        raise argparse.ArgumentTypeError(f"{text!r}: expected {'an integer' if kind is int else 'a number'} above 0")
 
-    return parse
+def goal(text):
+    """A type: a number, or "auto"."""
+    try:
+        return text if text == "auto" else float(text)
+    except ValueError:
+        raise Expected("a number, or auto") from None
+
+
+def with_ends(text):
+    """A type: a number, or a number with the ends of its 95 % interval, VALUE:LOW:HIGH."""
+    try:
+        found = tuple(float(part) for part in text.replace(",", ":").split(":"))
+    except ValueError:
+        found = ()
+    if len(found) not in (1, 3):
+        raise Expected("a number, or VALUE:LOW:HIGH")
+    return found[0] if len(found) == 1 else found
 
 
 def words(text):
-    """Different words with commas between them."""
-    return _different(text, tuple(part.strip() for part in text.removesuffix(",").split(",")))
+    """A type: different words with commas between them."""
+    return _different(tuple(part.strip() for part in text.removesuffix(",").split(",")))
 
 
 def models(text):
-    """Names of models with commas between them; mlp:{32,128} means mlp:32 and mlp:128."""
+    """A type: different names of models with commas between them; mlp:{32,128} means mlp:32 and mlp:128."""
     found = []
     for name in re.split(r",(?=[A-Za-z./~])", text.removesuffix(",")):
         before, brace, rest = name.strip().partition("{")
         inside, closed, after = rest.partition("}")
         if bool(brace) != bool(closed):
-            raise argparse.ArgumentTypeError(f"{text!r}: expected names as mlp:32 or mlp:{{32,128}}")
+            raise Expected("names as mlp:32,mlp:128 or mlp:{32,128}")
         found += [f"{before}{size.strip()}{after}" for size in inside.split(",")] if brace else [before]
-    return _different(text, tuple(found))
+    return _different(tuple(found))
 
 
 def sizes(text):
-    """Different sizes with commas between them."""
-    found = _different(text, numbers(int)(text))
+    """A type: different sizes with commas between them."""
+    found = _different(several(int)(text))
     if min(found) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected numbers of at least 1")
+        raise Expected("numbers of at least 1")
     return found
 
 
-def seeds(first):
-    """A type for argparse: a number of seeds from `first` on, or the seeds with commas between or after them."""
+def seeds_from(first):
+    """A type: a number of seeds from `first` on, or the seeds with commas between or after them."""
 
-    def parse(text):
-        found = _different(text, numbers(int)(text))
+    def seeds(text):
+        found = _different(several(int)(text))
         if "," in text:
             return found
         if found[0] < 1:
-            raise argparse.ArgumentTypeError(
-                f"{text!r}: expected at least 1 seed, or the seeds with commas between them"
-            )
+            raise Expected("at least 1 seed, or the seeds with commas between them")
         return tuple(range(first, first + found[0]))
 
-    return parse
+    return seeds
 
 
-def _different(text, found: tuple) -> tuple:
+def _different(found: tuple) -> tuple:
     if len({*found}) < len(found):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected each of them once")
+        raise Expected("values that differ, each of them once")
     return found
 
 
-# --- the options ---------------------------------------------------------------------------------------------------
+# --- the options -----------------------------------------------------------------------------------------------------
 
-WORKLOAD = {  # flag: (type, help); the fields of a Workload
-    "data": (str, "data set, as in allgrad train [digits]"),
-    "data_dir": (str, "where mnist, fashion-mnist and cifar10 are"),
-    "model": (str, "model, as in allgrad train [mlp:128]"),
-    "init": (str, "initial weights [kaiming]"),
-    "dropout": (float, "probability of dropout [0]"),
-    "dtype": (str, "float32 or float64 [float32]"),
-    "label_noise": (float, "share of training labels drawn anew [0]"),
-    "shards": (positive(int), "logical shards of a batch [--ranks-per-run]"),
-    "eval_samples": (
-        positive(int),
-        "samples of each part that are measured [at most 2,048, of text 16,384 characters]",
-    ),
-}
-LAB = {
-    "out": (str, "directory of the study; what it holds is not run again [runs/study]"),
-    "jobs": (positive(int), "worker processes [one a core]"),
-    "ranks_per_run": (positive(int), "ranks that share a run, under mpirun, torchrun or srun [1]"),
-    "retry": (str, "which runs of the directory are done again: error or all [error]"),
-}
-GRID = {  # what the experiments' `run` may take; each says so if it does not
-    "optimizers": (words, "optimizers with commas between them: sgd, momentum, nesterov, adam, ..."),
-    "batches": (sizes, "batch sizes with commas between them"),
-    "target": (float, "value of the metric at which a run has succeeded"),
-    "metric": (
-        str,
-        "train_ or val_ and loss, accuracy, or of a regression mse, mae, r2 [train_loss; of tune val_loss]",
-    ),
-    "sampler": (str, "order of the samples: epoch, once, iid or never [epoch]"),
-    "seeds": (seeds(0), "seeds to tune with: their number, or seeds with commas between them"),
-    "report_seeds": (seeds(100), "fresh seeds for the best rate: their number n, which means 100 to 99 + n, or seeds"),
-    "cap": (positive(int), "steps after which a run has failed [6000]"),
-    "eval_ratio": (positive(float), "factor between evaluations after the first 20 steps [1.05]"),
-    "sustain": (positive(int), "evaluations in a row that must meet the target [1]"),
-    "lr": (positive(float), "learning rate to begin the search with, at the smallest batch"),
-    "momentum": (float, "momentum of sgd, rmsprop and lars"),
-    "weight_decay": (float, "weight decay"),
-    "steps": (str, "budget: steps, 10ep or 20000samples"),
-    "budgets": (words, "of budgets, tokens and cooldown: several of them with commas between them"),
-    "models": (models, "of tokens: models of several sizes, as mlp:{32,128,512} [--model]"),
-    "decay": (float, "of cooldown: share of a budget over which its rate falls [0.2]"),
-    "checkpoints": (numbers(int), "of branch: steps after which it branches, with commas between them"),
-    "schedule": (str, "schedule of the learning rate over the budget, as in allgrad train"),
-    "ranks": (sizes, "of scaling: numbers of ranks with commas between them [1, 2, 4, ... cores]"),
-    "strong": (positive(int), "of scaling: global batch at any number of ranks [256]"),
-    "weak": (positive(int), "of scaling: batch of each rank [64]"),
-    "large": (str, "of scaling: a second, larger model, none for none [mlp:960,960]"),
-    "launcher": (str, "of scaling and project: what starts their ranks: mpirun, torchrun or srun"),
-    "net": (str, "of project: a network by name, or custom:A,B[,C] in seconds and seconds a byte [measured]"),
-    "compute": (numbers(float), "of project: c0,d in seconds a step and an example [measured]"),
-    "size": (positive(int), "of project: bytes of the gradients [those of the model]"),
-    "s_min": (float, "of scaling and project: S_min of steps to target [that of study steps in --out]"),
-    "b_crit": (float, "of scaling and project: B_crit of steps to target [that of study steps in --out]"),
-    "algorithm": (str, "of project: ring, rabenseifner, recursive-doubling, tree or best [best]"),
-    "space": (
-        str,
-        "of tune: NAME=log:A..B, NAME=A..B, NAME=A,B,C; once for each of lr, batch, depth, width, "
-        "activation, optimizer, momentum, weight_decay, l1, dropout, init, schedule, warmup, model",
-    ),
-    "search": (str, "of tune: grid, random, quasi or halving [quasi]"),
-    "trials": (positive(int), "of tune: configurations to try"),
-    "eta": (positive(int), "of tune: halving goes on with one in so many [3]"),
-    "search_seed": (int, "of tune: seed of what is tried [0]"),
-    "max_ranks": (positive(int), "of project: ranks to go up to [4096]"),
-}
-OPTIONS = {**WORKLOAD, **LAB, **GRID}
+
+def _of_train(name, **other):
+    """An option of `allgrad train`, but for what has no meaning in a study."""
+    return replace(next(option for option in OF_TRAIN if option.name == name), **other)
+
+
+PRESETS = "quick", "full"
+SIZE_OF_GRIDS = Option("preset", str, PRESETS[0], "size of the grids", among=PRESETS)
+TRAINED = (
+    _of_train("data"), _of_train("data_dir"), _of_train("model"), _of_train("init"), _of_train("dropout"),
+    _of_train("dtype", among=("float32", "float64"), help="type to compute in"),
+    Option("label_noise", float, 0.0, "share of the training labels that are drawn anew", least=0.0),
+    _of_train("shards", help="logical shards of a batch (default: --ranks-per-run)"),
+    Option("eval_samples", int, None, "samples of each part that are measured (default: at most 2,048, of text 16,384 "
+           "characters)", least=1),
+    _of_train("momentum"), _of_train("nesterov"), _of_train("weight_decay"), _of_train("l1"), _of_train("no_decay"),
+    _of_train("schedule"),
+    _of_train("warmup", help="how long the learning rate rises from 0: steps, 5ep (epochs) or 20000samples"),
+)  # fmt: skip
+WORKLOAD = tuple(option.name for option in TRAINED[:9])  # fields of a Workload
+COMPARED = (
+    Option("optimizers", words, None, "optimizers with commas between them: sgd, momentum, nesterov, adam, ..."),
+    Option("batches", sizes, None, "batch sizes with commas between them"),
+    Option("target", goal, None, "value of the metric at which a run has succeeded; auto: one that a short run "
+           "proposes"),
+    Option("metric", str, None, "train_ or val_ and loss, accuracy, or of a regression mse, mae, r2"),
+    Option("sampler", str, None, "order of the samples: epoch, once, iid or never"),
+    Option("steps", str, None, "budget of a run: steps, 10ep or 20000samples"),
+    Option("budgets", words, None, "budgets, as of --steps, with commas between them"),
+    Option("models", models, None, "models of several sizes, as mlp:{32,128,512} (default: --model)"),
+    Option("decay", float, None, "share of a budget over which the rate of one run falls", least=0.0),
+    Option("checkpoints", several(int), None, "steps after which runs branch, with commas between them"),
+    Option("space", str, None, "what is searched, as NAME=log:A..B, NAME=A..B or NAME=A,B,C; once for each of lr, "
+           "batch, depth, width, activation, optimizer, momentum, weight_decay, l1, dropout, init, schedule, warmup, "
+           "model"),
+    Option("strong", int, None, "global batch at any number of ranks", least=1),
+    Option("weak", int, None, "batch of each rank", least=1),
+    Option("large", str, None, "a second, larger model; none for none"),
+    Option("net", str, None, "a network by name, or custom:A,B[,C] in seconds and seconds a byte (default: measured)"),
+    Option("compute", several(float), None, "c0,d in seconds a step and an example (default: measured)"),
+    Option("size", int, None, "bytes of the gradients (default: those of the model)", least=1),
+    Option("s_min", with_ends, None, "S_min of steps to target, as 13 or VALUE:LOW:HIGH (default: that of study steps "
+           "in --out)"),
+    Option("b_crit", with_ends, None, "B_crit, as 107 or 107:80:143 (default: that of study steps in --out)"),
+    Option("price", positive, None, "price of a rank and hour, in any currency"),
+    Option("algorithm", str, None, "ring, rabenseifner, recursive-doubling, tree or best"),
+)  # fmt: skip
+TUNED = (
+    Option("seeds", seeds_from(0), None, "seeds to tune with: their number, or seeds with commas between them"),
+    Option("report_seeds", seeds_from(100), None, "fresh seeds for the best rate: their number n, which means 100 to "
+           "99 + n, or seeds"),
+    Option("lr", positive, None, "learning rate to begin the search with, at the smallest batch"),
+    Option("cap", int, None, "steps after which a run has failed", least=1),
+    Option("eval_ratio", positive, None, "factor between evaluations after the first 20 steps"),
+    Option("sustain", int, None, "evaluations in a row that must meet the target", least=1),
+    Option("search", str, None, "grid, random, quasi or halving"),
+    Option("trials", int, None, "configurations to try", least=1),
+    Option("eta", int, None, "halving goes on with one in so many (default: 3)", least=1),
+    Option("search_seed", int, None, "seed of what is tried (default: 0)"),
+)  # fmt: skip
+PLACED = (
+    Option("out", str, "runs/study", "directory of the study; what it holds is not run again"),
+    Option("jobs", int, None, "worker processes (default: one a core)", least=1),
+    Option("ranks_per_run", int, 1, "ranks that share a run, under mpirun, torchrun or srun", least=1),
+    Option("retry", str, "error", "which runs of the directory are done again", among=("error", "all")),
+    Option("ranks", sizes, None, "numbers of ranks with commas between them (default: 1, 2, 4, ... cores)"),
+    Option("launcher", str, None, "what starts the ranks: mpirun, torchrun or srun"),
+    Option("max_ranks", int, None, "ranks to go up to", least=1),
+)  # fmt: skip
+LAB = tuple(option.name for option in PLACED[:4])  # options of a Lab
+GROUPS = {"what is trained": TRAINED, "what is compared": COMPARED, "tuning": TUNED, "where it runs": PLACED}
+OPTIONS = {option.name: option for group in GROUPS.values() for option in group}
+GRID = tuple(name for name in OPTIONS if name not in (*WORKLOAD, *LAB))  # what the experiments' `run` may take
 REPEATED = ("space",)  # a list of words; in a file also a table
-ALIASES = {"optimizers": ("--optimizer", "--optimizers"), "batches": ("--batch", "--batches")}
+ALIASES = {"optimizers": "optimizer", "batches": "batch"}  # and the word for one of them
 
 
-# --- values of Python and of files -----------------------------------------------------------------------------------
+# --- values of the command line, of Python and of files --------------------------------------------------------------
 
 
 def typed(name: str, value, source="") -> Any:
-    """A value of Python or of a file in the type of its option, as if it had been written on the command line."""
-    kind = OPTIONS[name][0]
-    several = isinstance(value, Iterable) and not isinstance(value, str)
-    parts = [_word(part) for part in value] if several else [_word(value)]
-    text = ",".join(parts) + "," * (len(parts) == 1 and several and "seeds" in name)
+    """A value in the type of its option, in whichever way it was given; else ConfigurationError, SOURCE and why."""
+    option = OPTIONS[name]
+    if option.kind not in (str, int, float, bool):
+        many = isinstance(value, Iterable) and not isinstance(value, str)
+        parts = [_word(part) for part in value] if many else [_word(value)]
+        value = ",".join(parts) + "," * (len(parts) == 1 and many and "seeds" in name)
+    elif option.kind is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
     try:
-        return kind(text)
-    except argparse.ArgumentTypeError as error:
-        reason = str(error).partition("': ")[2]
-    except ValueError:
-        reason = "expected a number"
-    raise ConfigurationError(f"{source}{name} = {value!r}: {reason}")
+        return checked(option, value)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{source}{error}") from None
 
 
 def _word(value):

@@ -136,7 +136,8 @@ def seeds_needed(claim: Claim) -> int | None:
 class Table:
     """Rows of named numbers and words. `columns` says in which order, and which of the rows' keys are shown.
 
-    meanings: what a column is, with its unit, for those that report.MEANINGS lacks: {"t_comm": "exposed ... (ms)"}
+    meanings: what a column is, with its unit in brackets at the end, for those that cells.MEANINGS lacks:
+              {"t_comm": "exposed communication (ms)"}
     """
 
     name: str
@@ -163,11 +164,11 @@ def _cell(value):
 
 @dataclass
 class Figure:
-    """`draw()` returns a matplotlib figure; matplotlib is imported only there."""
+    """`draw()` returns a matplotlib figure; matplotlib is imported only there. None: already in its files."""
 
     name: str
     caption: str
-    draw: Callable[[], Any]
+    draw: Callable[[], Any] | None = field(default=None, compare=False)
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Who does the runs of a laboratory: processes of this machine that it starts, or the ranks of its launch.
 
-`WorkerProcess` and `RankGroup` are the ends that the laboratory holds: `do(config)` returns a row, `end()` ends them.
+`WorkerProcess` and `RankGroup` are the ends that the laboratory holds: `do(configs)` is a generator of (k, row), the
+row of the k-th configuration as soon as that run has ended; `end()` ends them.
 """
 
 import contextlib
@@ -11,13 +12,14 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from multiprocessing.connection import Client, Connection, Listener
 from typing import Any
 
 from allgrad import ddp
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.ddp.trainer import SIGNALS
-from allgrad.launch.study import ledger, runner, workload
+from allgrad.launch.study import ledger, runner, together, workload
 
 THREADS = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 HEARTBEAT_SECONDS = 0.5  # between two looks of a worker whether its parent is alive
@@ -29,10 +31,22 @@ class Served(SystemExit):
     in_order = True
 
 
-def run_here(config, comm):
-    """Execute, with what there is to say of place and time."""
+def run_here(configs, comm, finished):
+    """Do runs that are asked for at once, and call finished(k, row) after the k-th, with what to say of place and time.
+
+    Those that `together.likeness` finds alike, and only such are asked for with others, are done side by side.
+    """
+
+    def end(k, found):
+        finished(k, {**found, **started, **ledger.hardware()})
+
     started = {"started_utc": ledger.now(), "loadavg": ledger.load()}
-    return {**runner.execute(config, comm), **started, **ledger.hardware()}
+    if comm.size == 1 and together.likeness(configs[0]) is not None:
+        together.execute(configs, end)
+        return
+    for k, config in enumerate(configs):
+        started = {"started_utc": ledger.now(), "loadavg": ledger.load()}
+        end(k, runner.execute(config, comm))
 
 
 # --- worker processes ------------------------------------------------------------------------------------------------
@@ -46,14 +60,19 @@ class WorkerProcess:
         self.connection: Any = None
         self.sent: set[str] = set()  # hashes of the objects that it has been given
 
-    def do(self, config) -> dict:
+    def do(self, configs) -> Iterator[tuple[int, dict]]:
         if self.process is None or not self.process.is_alive():
             self._begin()
+        left = {*range(len(configs))}
         try:
-            self.connection.send(_message(config, self.sent))
-            return self.connection.recv()
+            self.connection.send(_message(configs, self.sent))
+            while left:
+                k, row = self.connection.recv()
+                left.remove(k)
+                yield k, row
         except (EOFError, OSError):
-            return {"status": "error", "error": f"the worker {_ending(self._ended())}", "wall_s": None}
+            lost = {"status": "error", "error": f"the worker {_ending(self._ended())}", "wall_s": None}
+            yield from [(k, dict(lost)) for k in sorted(left)]
 
     def _begin(self):
         context = multiprocessing.get_context("spawn")
@@ -98,11 +117,12 @@ def _ending(status):
     return f"ended with status {status}"
 
 
-def _message(config, sent):
-    """A configuration, and those of the objects it needs that the worker does not have yet."""
-    extra = {key: value for key, value in workload.unnamed_objects(config).items() if key not in sent}
+def _message(configs, sent):
+    """Configurations, and those of the objects they need that the worker does not have yet."""
+    needed = {key: value for config in configs for key, value in workload.unnamed_objects(config).items()}
+    extra = {key: value for key, value in needed.items() if key not in sent}
     sent |= extra.keys()
-    return config, extra
+    return configs, extra
 
 
 def _serve(connection, parent):
@@ -113,9 +133,9 @@ def _serve(connection, parent):
     with contextlib.suppress(EOFError, OSError):
         connection.send("ready")
         while True:
-            config, extra = connection.recv()
+            configs, extra = connection.recv()
             workload.add_objects(extra)
-            connection.send(run_here(config, ddp.Communicator()))
+            run_here(configs, ddp.Communicator(), lambda *ended: connection.send(ended))
 
 
 def _leave_signals_to_the_first():
@@ -140,12 +160,13 @@ class RankGroup:
         self.connections = connections
         self.sent: set[str] = set()  # hashes of the objects that it has been given
 
-    def do(self, config) -> dict:
-        message = _message(config, self.sent)
+    def do(self, configs) -> Iterator[tuple[int, dict]]:
+        message = _message(configs, self.sent)
         for connection in self.connections:
             connection.send(message)
-        row, *_ = [connection.recv() for connection in self.connections]
-        return row
+        for _ in configs:
+            ended, *_ = [connection.recv() for connection in self.connections]
+            yield ended
 
     def end(self):
         for connection in self.connections:
@@ -198,7 +219,7 @@ def serve_as_rank(comm, ranks_per_run):
             if callable(message):
                 message(comm)
                 continue
-            config, extra = message
+            configs, extra = message
             workload.add_objects(extra)
-            connection.send(run_here(config, group))
+            run_here(configs, group, lambda *ended: connection.send(ended))
     raise Served(0)

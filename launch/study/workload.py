@@ -20,6 +20,7 @@ from allgrad.ddp.data import stored
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.launch import data as datasets, models
 
+TASKS = "classification", "regression"
 _objects: dict[str, Any] = {}  # by hash: data, models and losses of the user's own, which no name makes again elsewhere
 
 
@@ -38,6 +39,9 @@ class Workload:
     eval_samples how many samples of each part are measured, the first of a fixed order: by default at most 2,048, of
                  text as many windows as have 16,384 characters
     data_dir     where mnist, fashion-mnist and cifar10 are
+    task         what whole numbers as y of arrays mean: "classification" or "regression"; if None, as in tables,
+                 classes if at most 20 differ or if each occurs 5 times on average, which `loaded.remarks` says. Of a
+                 table, data="PATH?task=regression" says it
     """
 
     data: Any = "digits"
@@ -50,6 +54,7 @@ class Workload:
     shards: int = 1
     eval_samples: int | None = None
     data_dir: str | None = None
+    task: str | None = None
 
     def config(self) -> dict:
         """The workload's part of a run's configuration, as JSON values; what has no name is remembered by its hash."""
@@ -59,7 +64,14 @@ class Workload:
         if self.shards < 1 or (self.eval_samples is not None and self.eval_samples < 1):
             given = self.shards, self.eval_samples
             raise ConfigurationError("--shards and --eval-samples are at least 1, got {} and {}".format(*given))
-        data = _load(self.data if isinstance(self.data, str) else _own_data(self.data), self.data_dir, self.dtype)
+        if self.task not in (None, *TASKS):
+            raise ConfigurationError(f"task {self.task!r} is not one of {', '.join(TASKS)}")
+        if self.task is not None and isinstance(self.data, str | datasets.Data):
+            raise ConfigurationError(
+                f"task={self.task!r} is for arrays: of a table, say it in its name, as in data='PATH?task={self.task}'"
+            )
+        own = None if isinstance(self.data, str) else _own_data(self.data, self.task)
+        data = _load(self.data if own is None else own, self.data_dir, self.dtype)
         if not 0.0 <= self.label_noise < 1.0:
             raise ConfigurationError(f"label noise is a share from 0 to below 1, got {self.label_noise}")
         if self.label_noise and (data.classes is None or data.vocabulary is not None):
@@ -171,7 +183,7 @@ class _OwnData:
 _own_arrays: dict[tuple, tuple] = {}
 
 
-def _own_data(arrays):
+def _own_data(arrays, task):
     if isinstance(arrays, datasets.Data):
         key, make = (id(arrays),), lambda: arrays
     else:
@@ -179,26 +191,46 @@ def _own_data(arrays):
             train_x, train_y, val_x, val_y = arrays
         except (TypeError, ValueError):
             raise ConfigurationError("data of one's own are four arrays: train_x, train_y, val_x, val_y") from None
-        key, make = tuple(map(id, arrays)), lambda: _data(train_x, train_y, val_x, val_y)
+        key, make = (*map(id, arrays), task), lambda: _data(task, train_x, train_y, val_x, val_y)
     if key not in _own_arrays:
         _own_arrays[key] = _OwnData(make()), arrays  # the arrays are held, so that their ids stay theirs
     return _own_arrays[key][0]
 
 
-def _data(*arrays):
+def _data(task, *arrays):
     train_x, train_y, val_x, val_y = map(np.asarray, arrays)
     if len({len(train_x), len(train_y)}) > 1 or len({len(val_x), len(val_y)}) > 1 or not (len(train_x) and len(val_x)):
         lengths = [len(a) for a in (train_x, train_y, val_x, val_y)]
         raise ConfigurationError(f"train_x and train_y, and val_x and val_y, have one length above 0, got {lengths}")
     if train_x.shape[1:] != val_x.shape[1:]:
         raise ConfigurationError(f"samples have one shape, got {train_x.shape[1:]} and, in val_x, {val_x.shape[1:]}")
-    classes = None
-    worded = train_y.dtype.kind == "O" and all(isinstance(label, str) for label in train_y.flat)
-    if train_y.dtype.kind in "iubUS" or worded:
+    classes, remarks = None, ()
+    worded = train_y.dtype.kind in "US" or (
+        train_y.dtype.kind == "O" and all(isinstance(label, str) for label in train_y.flat)
+    )
+    if worded and task == "regression":
+        raise ConfigurationError("train_y holds words, and task='regression' needs numbers")
+    if task is None and train_y.dtype.kind in "iu" and train_y.size == len(train_y):
+        quantities, seen = datasets.meaning(len(np.unique(train_y)), len(train_y))
+        task, other = ("regression", "classification") if quantities else ("classification", "regression")
+        remarks = (f"train_y: {seen}; task={other!r} if they are {'classes' if quantities else 'quantities'}",)
+    if task == "classification" and train_y.dtype.kind == "f":
+        train_y, val_y = _whole(train_y, "train_y"), _whole(val_y, "val_y")
+    if task != "regression" and (worded or train_y.dtype.kind in "iub"):
         train_y, val_y, classes = _labels(train_y, val_y)
     else:
         train_y, val_y = (_finite(y, name).reshape(len(y), -1) for y, name in ((train_y, "train_y"), (val_y, "val_y")))
-    return datasets.Data("own", _finite(train_x, "train_x"), train_y, _finite(val_x, "val_x"), val_y, classes)
+    return datasets.Data(
+        "own", _finite(train_x, "train_x"), train_y, _finite(val_x, "val_x"), val_y, classes, remarks=remarks
+    )
+
+
+def _whole(array, name):
+    """Numbers with nothing after the point as integers."""
+    found = array.astype(np.int64)
+    if not (found == array).all():
+        raise ConfigurationError(f"{name} has {array[found != array][0]}: task='classification' needs whole numbers")
+    return found
 
 
 def _labels(train, val):
@@ -214,7 +246,10 @@ def _labels(train, val):
         val = np.searchsorted(names, val)
     elif val.dtype.kind not in "iub" or (least := min(train.min(), val.min())) < 0:
         found = f"{val.dtype} in val_y" if val.dtype.kind not in "iub" else least
-        raise ConfigurationError(f"labels that are whole numbers count from 0, got {found}: number them anew")
+        raise ConfigurationError(
+            f"labels that are whole numbers count from 0, got {found}: number them anew, or give "
+            f"task='regression' if they are quantities"
+        )
     return train.astype(np.int64), val.astype(np.int64), int(max(train.max(), val.max())) + 1
 
 

@@ -142,7 +142,10 @@ BAD = [
     ("--schedule wsd:0.2,cosine", "--schedule wsd:0.2,cosine is not one of"),
     ("--steps 5 --schedule wsd:6", "--schedule wsd:6 is not one of"),
     ("--optimizer adam --beta2 1", "Adam: beta2 is in [0, 1), got 1.0"),
-    ("--batch-schedule grow", "--batch-schedule grow is not grow:F,EPOCH,..., seesaw:F,EPOCH,... or noise:EVERY,MAX"),
+    (
+        "--batch-schedule grow",
+        "--batch-schedule grow is not grow:F,EPOCH,..., seesaw:F,EPOCH,..., ramp:LENGTH:BATCH,... or noise:EVERY,MAX",
+    ),
     ("--batch-schedule grow:2", "--batch-schedule grow:2 is not grow:F,EPOCH"),
     ("--batch-schedule grow:0.5,1", "grow:0.5,1: a batch grows by a factor above 1 at rising epochs, got 0.5 and 1"),
     ("--batch-schedule grow:9,1,2", "grow:9,1,2 makes batches of 5184 of 1437 samples: let it grow less"),
@@ -150,6 +153,19 @@ BAD = [
     (
         "--batch-schedule seesaw:2,1 --optimizer adam --schedule plateau:0.5,3 --eval-every 5",
         "--schedule plateau and --batch-schedule seesaw:2,1 both lower the rate as they go",
+    ),
+    ("--batch-schedule ramp:128", "--batch-schedule ramp:128 is not grow:F,EPOCH"),
+    ("--batch-schedule ramp:1.5:128", "--batch-schedule ramp:1.5:128 is not grow:F,EPOCH"),
+    ("--batch-schedule ramp:0:128", "rising lengths after the first step, got 128 from step 0 on after 64 from step 0"),
+    ("--batch-schedule ramp:2ep:128,1ep:256", "got 256 from step 23 on after 128 from step 46 on"),
+    ("--batch-schedule ramp:1ep:1500", "ramp:1ep:1500 makes batches of 1500 of 1437 samples: let it grow less"),
+    (
+        "--batch-schedule ramp:9:99 --lr-rule linear_warmup --base-batch 64",
+        "ramp:9:99: the rate follows the batch with --lr-rule sqrt or linear, or stays with none, got linear_warmup",
+    ),
+    (
+        "--batch-schedule ramp:9:99 --lr-rule sqrt --base-batch 64 --schedule plateau:0.5,3 --eval-every 5",
+        "--schedule plateau and --lr-rule sqrt with --batch-schedule ramp:9:99 both change the rate as they go",
     ),
     ("--batch-schedule noise:1,500", "--batch-schedule noise:1,500 needs the noise scale: give --shards 2 or more"),
     ("--batch-schedule noise:1,500 --shards 2 --schedule cosine", "--schedule cosine counts steps, and with --batch-"),

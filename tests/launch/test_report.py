@@ -17,6 +17,11 @@ NONE = {**KNOWN, "noise_scale": None}
         (KNOWN, ["noise scale (samples)  1,234"]),
         ({**KNOWN, "noise_scale_ci": (900, 2000)}, ["noise scale (samples)  1,234 (95 % between 900 and 2,000)"]),
         ({**KNOWN, "noise_scale_ci": (900, None)}, ["noise scale (samples)  1,234 (95 % above 900)"]),
+        (
+            {**KNOWN, "noise_scale_ci": (900, None), "noise_scale_remark": "few samples"},
+            ["noise scale (samples)  1,234 (95 % above 900; few samples)"],
+        ),
+        ({**KNOWN, "noise_scale_remark": "few steps"}, ["noise scale (samples)  1,234 (few steps)"]),
         (NONE, ["noise scale (samples)  undefined (no signal above the noise at the end)"]),
         ({**NONE, "logical_shards": 1}, ["noise scale (samples)  undefined (needs --shards 2 or more)"]),
         ({**NONE, "config": {"sync_every": 4}}, ["noise scale (samples)  undefined (needs the exact gradient)"]),

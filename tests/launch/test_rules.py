@@ -135,12 +135,24 @@ def test_a_batch_above_the_measured_noise_scale_gets_a_warning(capsys):
     assert "warning: batch 1000 exceeds the noise scale of " in out and "(measured at the end)" in out
 
 
+@pytest.mark.parametrize("rule, power", [("none", 0.0), ("sqrt", 0.5), ("linear", 1.0)])
+def test_a_ramp_has_its_batches_and_the_rate_follows_by_the_rule(rule, power, tmp_path):
+    base = "--base-batch 10" if rule != "none" else ""
+    flags = f"--model mlp:8 --global-batch 20 --lr 0.01 --log-every 1 --steps 14 --boundary carry {base}"
+    lines = run(f"{flags} --lr-rule {rule} --batch-schedule ramp:4:40,200samples:80,0.5ep:160", tmp_path / "out")[1]
+    # 4 x 20 samples, 3 x 40 to reach 200, 7 x 80 to reach half of 1437, then 160
+    batches = [20] * 4 + [40] * 3 + [80] * 7
+    assert [lines[step]["batch"] for step in range(1, 15)] == batches
+    assert [lines[step]["lr"] for step in range(1, 15)] == pytest.approx([0.01 * (b / 10) ** power for b in batches])
+
+
 CHANGING = [
     "--lr-rule adascale --base-batch 20 --lr 0.03 --momentum 0.9 --schedule cosine --steps 20",
     "--batch-schedule noise:0.25,400 --epochs 2",
     "--batch-schedule noise:0.25,400,2.5 --epochs 2 --boundary carry --schedule plateau:0.5,0 --eval-every 5",
     "--batch-schedule grow:1.5,0.5,1 --epochs 2 --schedule cosine",
     "--batch-schedule seesaw:2,0.5,1ep --optimizer adam --lr 0.01 --epochs 2",
+    "--batch-schedule ramp:7:60,0.5ep:90,1000samples:80 --lr-rule sqrt --base-batch 10 --lr 0.02 --epochs 2",
 ]
 
 

@@ -5,8 +5,9 @@ A + k B, and adding k bytes to k others takes k C (Hockney 1994; Thakur, Rabense
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,12 +18,15 @@ from allgrad.ddp.errors import ConfigurationError
 
 @dataclass(frozen=True)
 class Network:
-    """A: seconds a message. B: seconds a byte sent. C: seconds a byte added. basis: what these numbers rest on."""
+    """A: seconds a message. B: seconds a byte sent. C: seconds a byte added. basis: what these numbers rest on.
+
+    A, B and C are numbers, or arrays of draws of them.
+    """
 
     name: str
-    A: float
-    B: float
-    C: float = 0.0
+    A: Any
+    B: Any
+    C: Any = 0.0
     basis: str = ""
 
 
@@ -206,15 +210,3 @@ def best_batch(W, b_crit, c, d) -> float:
 def least_time(W, s_min, b_crit, c, d) -> float:
     """`time_to_target` at `best_batch`: S_min (sqrt(c) + sqrt(B_crit d / W))^2."""
     return s_min * (math.sqrt(c) + math.sqrt(b_crit * d / W)) ** 2
-
-
-def best_power_of_two(time: Callable[[int], float], W: int, most=1 << 40) -> tuple[int, float]:
-    """The power of two B, W <= B <= most so that each rank has an example, with the least time(B), and that time.
-
-    The time is taken to fall and then to rise with B.
-    """
-    B = 1 << max(W - 1, 0).bit_length()
-    best = time(B)
-    while most >= 2 * B and (found := time(2 * B)) < best:
-        B, best = 2 * B, found
-    return B, best

@@ -42,8 +42,9 @@ def step_times(comm, config: dict, batch: int, steps: int, reduce="canonical", o
     """Seconds of the parts of so many training steps of this global batch, on all ranks; fewer if they take too long.
 
     config: that of a `Workload`. Returns {part: (ranks, steps)} for PARTS and "step", the whole; "losses" of all steps,
-    those of warming up included; "bytes" of the gradients. "exchange" is what the rank that computes has to stand still
-    for: sending, adding, and waiting for slower ranks. What the exchange does beside the computation is not in it.
+    those of warming up included; "bytes" of the gradients; "core", the share of the time in which this rank had a core.
+    "exchange" is what the rank that computes has to stand still for: sending, adding, and waiting for slower ranks.
+    What the exchange does beside the computation is not in it.
     """
     data, model = workload.load(config), workload.build({**config, "seed": 0})
     loss, _ = workload.objective(config, model, data)
@@ -58,11 +59,12 @@ def step_times(comm, config: dict, batch: int, steps: int, reduce="canonical", o
             timed = {name: exchange.around(getattr(owner, name)) for name in names if hasattr(owner, name)}
             stack.enter_context(patched("study", owner, **timed))
         timed_loss = forward.around(loss)
-        step, last = 0, WARM_UPS + steps
+        step, last, started = 0, WARM_UPS + steps, (0.0, 0.0)
         while step < last:
             if step == WARM_UPS:
                 slowest = max(comm.all_gather_object(float(np.median(times["step"]))))
                 last = WARM_UPS + min(steps, max(FEWEST_STEPS, int(PATIENCE_SECONDS / slowest)))
+                started = time.perf_counter(), time.process_time()
             began = time.perf_counter()
             batched = loader.batch(step)
             loaded = time.perf_counter()
@@ -75,9 +77,10 @@ def step_times(comm, config: dict, batch: int, steps: int, reduce="canonical", o
             for part, seconds in zip(times, found):
                 times[part].append(seconds)
             step += 1
+    core = min(1.0, (time.process_time() - started[1]) / (time.perf_counter() - started[0]))
     everyones = comm.all_gather_object({part: seconds[WARM_UPS:] for part, seconds in times.items()})
     gathered = {part: [one[part] for one in everyones] for part in times}
-    return gathered | {"losses": losses, "bytes": parallel.arena.message.nbytes}
+    return gathered | {"losses": losses, "bytes": parallel.arena.message.nbytes, "core": core}
 
 
 def alone_together(comm, config: dict, batch: int, steps: int, **options) -> dict:

@@ -1,4 +1,5 @@
-"""The experiments of `allgrad study`, in one table. To add one, write a module in this folder and its row in VERBS.
+"""The experiments of `allgrad study`, in one table. To add one, write a module in this folder and its row in VERBS,
+and one in EXAMPLES for its --help.
 
 The module has the name of the row, with _ for -. In it are a function `run(lab, work, preset, *, OPTIONS) -> Result`
 under the decorator of `study/experiment.py`; and, if its runs do something else than to train until a target is met, a
@@ -19,11 +20,31 @@ VERBS = {  # word of the command line: what it studies, for --help; `all` does t
     "local": "steps between averages of the parameters, against one large batch",
     "init": "initial weights: which reach the target, and in how many steps",
     "branch": "the critical batch size along a run, by branches of its checkpoints",
+    "ramp": "a batch that grows with the critical batch size: designed, written for several trainers, and run",
     "sharp": "curvature where small and large batches end up, at equal training loss",
     "scaling": "weak and strong scaling on real ranks, and which part of a step is communication",
     "project": "time to target on up to thousands of ranks: calibration, cost model, steps to target",
+    "pareto": "seconds and cost to a target: which ranks and batch sizes no others beat in both",
     "all": "all of these in one directory and one report",
     "tune": "hyper-parameters by grid, random, quasi-random search or successive halving, and how much each matters",
+}
+EXAMPLES = {  # options of each, for its --help
+    "steps": "--optimizer adam --batches 16,64,256,1024 --seeds 3 --out studies/a",
+    "noise": "--optimizer sgd --out studies/a",
+    "lr-rules": "--optimizer momentum --batches 8,32,128,512 --out studies/a",
+    "budgets": "--budgets 5ep,200 --batches 16,64,256 --out studies/a",
+    "tokens": "--models mlp:{32,128} --budgets 1ep,2ep,4ep --out studies/a",
+    "cooldown": "--optimizer adamw --decay 0.1 --out studies/a",
+    "schedule": "--optimizer adam --report-seeds 8 --out studies/a",
+    "shuffle": "--report-seeds 8 --out studies/a",
+    "local": "--optimizer sgd --out studies/a",
+    "init": "--model mlp:64,64 --target 0.1 --out studies/a",
+    "branch": "--checkpoints 0,100,400 --batches 8,32,128 --out studies/a",
+    "sharp": "--batches 8,512 --target 0.02 --out studies/a",
+    "scaling": "--ranks 1,2 --strong 256 --weak 64 --out studies/a",
+    "project": "--net infiniband-hdr --optimizer sgd --out studies/a",
+    "all": "--preset quick --out studies/a",
+    "tune": "--search halving --space lr=log:1e-3..1 --space batch=16,64 --out studies/a",
 }
 
 

@@ -1,14 +1,12 @@
 """All experiments in one directory, each reading the runs of those before it, and one report that begins with what to
 do."""
 
-import inspect
 import math
 from dataclasses import replace
 
 from allgrad.ddp.errors import ConfigurationError
-from allgrad.launch.study import runner
 from allgrad.launch.study.experiment import experiment
-from allgrad.launch.study.experiments import VERBS, module_of, steps
+from allgrad.launch.study.experiments import VERBS, module_of
 from allgrad.launch.study.experiments.noise import PREDICTORS
 from allgrad.launch.study.result import FAIL, INCONCLUSIVE, PASS, Result, Table
 
@@ -16,18 +14,22 @@ NOT_HERE = "all", "tune"  # the second searches a space that only its user can g
 GRIDS = {"quick": {}, "full": {}}  # those of the experiments
 
 
-@experiment(GRIDS)
+def _experiments():
+    """`steps` first: others read its runs."""
+    order = sorted((verb for verb in VERBS if verb not in NOT_HERE), key=lambda verb: verb != "steps")
+    return [module_of(verb).run for verb in order]
+
+
+@experiment(GRIDS, others=_experiments)
 def run(lab, work, preset="quick", **options) -> list[Result]:
     """Every experiment with those of the options that it takes, and in front of their results one about all of them."""
-    order = sorted((verb for verb in VERBS if verb not in NOT_HERE), key=lambda verb: verb != "steps")
-    runs = {verb: module_of(verb).run for verb in order}  # `steps` first: others read its runs
-    taken = {verb: _taken(run, options) for verb, run in runs.items()}
-    if foreign := options.keys() - {key for own in taken.values() for key in own}:
-        raise ConfigurationError(f"--{min(foreign).replace('_', '-')} has no effect on any of these experiments")
+    taken = {each.name: (each, _taken(each, options)) for each in _experiments()}
+    if (plan := getattr(getattr(lab, "progress", None), "plan", None)) is not None:
+        plan({verb: each.expected(preset, own) for verb, (each, own) in taken.items()})
     results, missing = [], {}
-    for verb, run_it in runs.items():
+    for verb, (each, own) in taken.items():
         try:
-            results.append(run_it(lab, work, preset, **taken[verb]))
+            results.append(each(lab, work, preset, **own))
         except ConfigurationError as error:
             missing[verb] = str(error)
     if not results:
@@ -35,15 +37,11 @@ def run(lab, work, preset="quick", **options) -> list[Result]:
     return [summary(work, preset, results, missing), *(replace(result, advice="") for result in results)]
 
 
-def _taken(experiment, options):
-    """The options that an experiment has words for, itself or in `steps`, which **options are for; others go into the
-    configurations of runs, where it takes any."""
-    words = dict(inspect.signature(experiment).parameters)
-    more = ()
-    if words.keys() & {"options", "more"}:
-        more = runner.PASSED_ON + (tuple(inspect.signature(steps.run).parameters) if "options" in words else ())
-    taken = {key: value for key, value in options.items() if key in words or key in more}
-    if "optimizers" in taken and isinstance(default := words["optimizers"].default, tuple):  # a single optimizer
+def _taken(each, options):
+    """The options that an experiment takes, and one optimizer where it takes one."""
+    takes = each.takes()
+    taken = {key: value for key, value in options.items() if key in takes}
+    if "optimizers" in taken and isinstance(default := takes["optimizers"], tuple):
         taken["optimizers"] = taken["optimizers"][: len(default)]
     return taken
 

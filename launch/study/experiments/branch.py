@@ -2,7 +2,7 @@
 
 Merrill et al. 2025, "Critical Batch Size Revisited" (arXiv 2505.23971), section 3.1: from a checkpoint train the same
 number of samples with k times the batch and f(k) times the rate; the local critical batch size is the largest k B0
-before the first that ends with a loss clearly above that of a smaller one.
+whose loss is within a tolerance of those of all smaller ones.
 """
 
 import math
@@ -10,23 +10,34 @@ import math
 import numpy as np
 
 from allgrad.ddp.errors import ConfigurationError
-from allgrad.launch.study import figures, fit, runner
+from allgrad.launch.study import figures, runner
 from allgrad.launch.study.experiment import PRESET, experiment
 from allgrad.launch.study.experiments import steps
+from allgrad.launch.study.intervals import LEVEL, Estimate, mean, paired, share
 from allgrad.launch.study.lr_tuning import SEEDS, lr_exponent
-from allgrad.launch.study.result import Check, Figure, Result, Table
+from allgrad.launch.study.result import Claim, Figure, Result, Table
+from allgrad.launch.study.wording import with_interval
 
 GRIDS = {
     "quick": {
         "optimizers": ("sgd",), "checkpoints": (0, 50, 200, 400, 800, 1600),
-        "batches": tuple(4 * 2**i for i in range(8)), "seeds": SEEDS, "report_seeds": tuple(range(100, 106)),
+        "batches": tuple(4 * 2**i for i in range(8)), "seeds": SEEDS, "report_seeds": tuple(range(100, 116)),
     },
     "full": {
         "optimizers": ("sgd", "momentum", "adam"), "checkpoints": (0, 25, 50, 100, 200, 400, 800, 1600),
-        "batches": tuple(4 * 2**i for i in range(9)), "seeds": (*SEEDS, 3), "report_seeds": tuple(range(100, 112)),
+        "batches": tuple(4 * 2**i for i in range(9)), "seeds": (*SEEDS, 3), "report_seeds": tuple(range(100, 120)),
     },
 }  # fmt: skip
 DELTA, TOLERANCE = "1ep", 0.15
+_TOLERATED = f"{TOLERANCE:.0%}".replace("%", " %")
+MEANINGS = {
+    "checkpoint": "steps of the base batch before the branches begin", "samples": "samples of them",
+    "loss": "training loss there", "cbs": "local critical batch size", "ci_lo": "largest batch that is surely small "
+    "enough", "ci_hi": "smallest batch that is surely too large", "cap": "what makes the next batch too large: noise; "
+    "stability: it ends above the checkpoint's loss; grid: none was too large; -: seeds differ",
+    "budget": "length of a branch", "diverged": "seeds with a branch that diverged",
+    "n_fail": "seeds whose base run ended before",
+}  # fmt: skip
 
 
 @experiment(GRIDS)
@@ -85,7 +96,7 @@ def execute(config, comm):
         if not _train(run, checkpoint):
             status = "diverged"
             break
-        before, kept = run.evaluate()["loss"], _state(run)
+        before, kept = run.evaluate()["loss"], state(run)
         for batch in config["branches"]:
             sampler.resize(run.t, batch)
             run.factor = (batch / base) ** config["power"]
@@ -95,7 +106,7 @@ def execute(config, comm):
             good = good and not run.diverged(loss)
             found.append({"checkpoint": checkpoint, "batch": batch, "steps": length, "before": before,
                           "loss": loss if good else None})  # fmt: skip
-            _restore(run, kept, checkpoint)
+            restore(run, kept, checkpoint)
             sampler.pieces[:], run.factor = pieces, 1.0
     return {"status": status, "steps_to_target": None, "censored_at": None if status == "ok" else run.t,
             "steps": run.t, "examples": run.examples, "epochs": run.examples / len(run.data.train_x),
@@ -116,44 +127,90 @@ def _sampler_of(run, batch):
     return type(run.loader.sampler)(run.loader.sampler.samples, batch, boundary="carry")
 
 
-def _state(run):
+def state(run):
+    """A copy of all that a run goes on from, for `restore`."""
     buffers = {name: np.array(buffer.numpy()) for name, buffer in run.model.named_buffers()}
-    state = run.optimizer.state_dict()
-    return run.arena.data.copy(), buffers, {k: np.copy(v) if isinstance(v, np.ndarray) else v for k, v in state.items()}
+    of_optimizer = run.optimizer.state_dict()
+    kept = {k: np.copy(v) if isinstance(v, np.ndarray) else v for k, v in of_optimizer.items()}
+    return run.arena.data.copy(), buffers, kept
 
 
-def _restore(run, kept, step):
-    data, buffers, state = kept
+def restore(run, kept, step):
+    """Be at a step again, as the run was when `state` returned this."""
+    data, buffers, of_optimizer = kept
     run.arena.data[:] = data
     run.arena.bump_versions()
     for name, buffer in run.model.named_buffers():
         buffer.assign(buffers[name])
-    run.optimizer.load_state_dict(state)
+    run.optimizer.load_state_dict(of_optimizer)
     run.t = step
 
 
 # --- what the branches say -------------------------------------------------------------------------------------------
 
 
-def local_critical(losses, batches, tolerance=TOLERANCE):
-    """The index of the largest batch before the first whose loss exceeds (1 + tolerance) times the least before it."""
-    least = math.inf
-    for k, loss in enumerate(losses[: len(batches)]):
-        if not loss <= least + tolerance * abs(least) and k:
-            return k - 1
-        least = min(least, loss)
-    return len(batches) - 1
+def bounds(losses, tolerance=TOLERANCE) -> tuple[int, int]:
+    """(the largest batch that is surely small enough, the smallest that is surely too large), as columns of `losses`.
+
+    losses   (seeds, batches) of the branches from one checkpoint, by rising batch; inf where a branch diverged
+    A batch is small enough if it and all smaller ones end with at most (1 + tolerance) times the loss of each smaller
+    one: shown by the upper ends of t-intervals over seeds, one batch after another from below, and of the base batch by
+    definition. It is too large if one of them is beyond: shown by lower ends, from above. Both ends are those of 95 %
+    intervals, corrected for the number of smaller batches where one comparison is enough; batches tested in order
+    need no correction. A branch that diverged shows its batch to be too large, as no loss is the mean of its seeds;
+    with no batch too large, the second number is the number of batches.
+    """
+    count = losses.shape[1]
+
+    def over(k):
+        return [_over(losses[:, k], losses[:, j]) for j in range(k) if np.isfinite(losses[:, j]).all()]
+
+    small, large = 0, count
+    while small + 1 < count and all(e.high <= 1.0 + tolerance for e in over(small + 1)):
+        small += 1
+    for k in reversed(range(small + 1, count)):
+        level = 1.0 - (1.0 - LEVEL) / k
+        if not (np.isinf(losses[:, k]).any() or any(e.interval(level)[0] > 1.0 + tolerance for e in over(k))):
+            break
+        large = k
+    return small, large
+
+
+def _over(losses, base):
+    """Losses over those of a smaller batch, seed by seed; if they are not all above 0, by their differences."""
+    if np.all(losses > 0.0) and np.all(base > 0.0):
+        return paired(losses, base)
+    return mean(1.0 + (losses - base) / abs(base.mean()), log=False)
+
+
+def crossing(losses, batches, tolerance=TOLERANCE) -> float:
+    """The batch at which a curve of losses comes to (1 + tolerance) times the least before it.
+
+    Between two batches the excess is linear in ln B; if the larger one diverged, their geometric mean; the largest
+    batch if none is too large; nan if there is no loss of the base.
+    """
+    least = losses[0]
+    if not math.isfinite(least):
+        return math.nan
+    for k in range(1, len(batches)):
+        if not losses[k] <= least + tolerance * abs(least):
+            if not math.isfinite(losses[k]):
+                return math.sqrt(batches[k - 1] * batches[k])
+            before, here = ((losses[i] - least) / abs(least) for i in (k - 1, k))
+            return batches[k - 1] * (batches[k] / batches[k - 1]) ** ((tolerance - before) / (here - before))
+        least = min(least, losses[k])
+    return float(batches[-1])
 
 
 def _losses(rows, checkpoint, batches):
-    """(losses (seeds, batches), inf where a branch failed; losses of the seeds at the checkpoint)."""
-    found, before = [], []
-    for row in rows:
+    """(losses (seeds, batches), and at the checkpoint (seeds,)): inf where a branch diverged, nan if it never was."""
+    found, before = np.full((len(rows), len(batches)), math.nan), np.full(len(rows), math.nan)
+    for i, row in enumerate(rows):
         here = {b["batch"]: b for b in row.get("branches", ()) if b["checkpoint"] == checkpoint}
         if here:
-            found.append([math.inf if here[b]["loss"] is None else here[b]["loss"] for b in batches])
-            before.append(next(iter(here.values()))["before"])
-    return np.array(found).reshape(-1, len(batches)), np.array(before)
+            found[i] = [math.inf if here[b]["loss"] is None else here[b]["loss"] for b in batches]
+            before[i] = next(iter(here.values()))["before"]
+    return found, before
 
 
 def _mean(losses):
@@ -162,139 +219,187 @@ def _mean(losses):
 
 
 def _cell(name, one, checkpoint, batches):
-    """What a checkpoint says: the local critical batch with its interval over seeds, and what caps it."""
+    """What a checkpoint says: the local critical batch with its interval, and what caps it."""
     losses, before = _losses(one["rows"], checkpoint, batches)
-    if not len(losses):
-        return None
-    k = local_critical(_mean(losses), batches)
-    rng = np.random.default_rng(0)
-    drawn = [batches[local_critical(_mean(losses[rng.integers(len(losses), size=len(losses))]), batches)]
-             for _ in range(fit.RESAMPLES)]  # fmt: skip
-    last = k == len(batches) - 1
-    unstable = not last and np.mean(losses[:, k + 1] > before) > 0.5
-    return {
-        "optimizer": name, "checkpoint": checkpoint, "loss": float(_mean(before)), "cbs": batches[k],
-        "next": None if last else batches[k + 1], "ci_lo": fit.interval(drawn)[0], "ci_hi": fit.interval(drawn)[1],
-        "cap": "grid" if last else "stability" if unstable else "noise", "drawn": np.array(drawn, float),
-        "lr": one["lr"], "n_seeds": len(one["rows"]), "n_fail": int(np.isinf(losses).any(axis=1).sum()),
-        "at_edge": one["at_edge"], "n_trials": one["trials"], "budget": DELTA, "eval_ratio": None, "losses": losses,
-        "before": before,
+    start = mean(before.tolist())
+    cell = {
+        "optimizer": name, "checkpoint": checkpoint, "samples": checkpoint * batches[0], "loss": start.value,
+        "loss_lo": start.low, "loss_hi": start.high, "cbs": math.nan, "ci_lo": math.nan, "ci_hi": math.nan,
+        "cap": None, "lr": one["lr"], "n_seeds": len(one["rows"]), "at_edge": one["at_edge"],
+        "n_trials": one["trials"], "budget": DELTA, "losses": losses, "base": batches[0],
+        "n_fail": int(np.isnan(before).sum()), "diverged": int(np.isinf(losses).any(axis=1).sum()),
     }  # fmt: skip
+    if np.isnan(losses).any() or len(losses) < 2:
+        return cell
+    small, large = bounds(losses)
+    cell |= {"cbs": crossing(_mean(losses), batches), "ci_lo": batches[small], "ci_hi": math.inf, "cap": "grid"}
+    if large < len(batches):
+        above = share(int(np.sum(losses[:, large] > before)), len(losses))
+        cap = "stability" if above.low > 0.5 else "noise" if above.high < 0.5 else None
+        cell |= {"ci_hi": batches[large], "cap": cap}
+    return cell
 
 
 def summarize(work, found, batches, checkpoints, sampler, seeds, report_seeds) -> Result:
-    """Tables, checks, figures and sentences from {optimizer: rate and rows}."""
-    cells_of = {
-        name: [cell for c in checkpoints if (cell := _cell(name, one, c, batches))] for name, one in found.items()
-    }
-    cells = [cell for some in cells_of.values() for cell in some]
-    table = Table(
-        "checkpoints",
-        ["optimizer", "checkpoint", "loss", "cbs", "next", "cap", "ci_lo", "ci_hi", "lr", "n_seeds", "n_fail",
-         "at_edge", "n_trials", "budget", "eval_ratio"],
-        cells, f"The local critical batch size: the largest batch before the first whose branch ends with a loss over "
-        f"{1 + TOLERANCE:g} times that of the best smaller batch; losses are geometric means over seeds.",
-        {"checkpoint": "steps of the base batch before the branches begin", "loss": "training loss there",
-         "cbs": "local critical batch size", "next": "the next batch tried: the truth is between",
-         "cap": "what makes the next batch too large: noise; stability: it ends above the checkpoint's loss; grid: "
-                "none was too large",
-         "budget": "length of a branch", "n_fail": "seeds with a branch that diverged"},
-    )  # fmt: skip
-    branches = Table(
-        "branches", ["optimizer", "checkpoint", "B", "k", "steps", "train_loss", "ratio", "n_seeds", "n_fail"],
-        [row for cell in cells for row in _branches(cell, batches, work)], "Where each branch ends.",
-        {"checkpoint": "steps of the base batch before", "ratio": "train_loss over that of the best branch of a "
-         "smaller batch"},
-    )  # fmt: skip
+    """Tables, claims, figures and sentences from {optimizer: rate and rows}."""
+    cells_of = {name: [_cell(name, one, c, batches) for c in checkpoints] for name, one in found.items()}
+    cells, n = [cell for some in cells_of.values() for cell in some], len(report_seeds)
+    growth = {name: _growth(some, batches) for name, some in cells_of.items()}
     result = Result(
         "branch", "How does the largest batch that costs nothing change while a run goes on?",
-        " ".join(_headline(name, some) for name, some in cells_of.items() if some),
-        [check for name, some in cells_of.items() for check in _checks(name, some, len(report_seeds), work)],
-        [table, branches],
-        [Figure("cbs", "Local critical batch size along the run: the intervals of 95 % over seeds; hollow: capped by "
-                "stability under the scaling rule, or by the largest batch tried.", lambda: _draw(cells_of))]
+        " ".join(_headline(name, some) for name, some in cells_of.items()), _claims(cells_of, growth),
+        [Table("checkpoints",
+               ["optimizer", "checkpoint", "samples", "loss", "loss_lo", "loss_hi", "cbs", "ci_lo", "ci_hi", "cap",
+                "diverged", "lr", "n_seeds", "n_fail", "at_edge", "n_trials", "budget"], cells,
+               f"The local critical batch size: the largest batch of which it and all smaller ones end with at most "
+               f"{1 + TOLERANCE:g} times the loss of each smaller one.", MEANINGS),
+         Table("branches",
+               ["optimizer", "checkpoint", "B", "k", "steps", "train_loss", "ci_lo", "ci_hi", "ratio", "ratio_lo",
+                "ratio_hi", "within", "within_lo", "within_hi", "n_seeds", "n_fail"],
+               [row for cell in cells for row in _branches(cell, batches, work)], "Where each branch ends.",
+               {"checkpoint": "steps of the base batch before", "ratio": "train_loss over that of the smaller batch "
+                "with the least", "ci_lo": "95 % interval of train_loss, from",
+                "within": f"share of seeds with at most {1 + TOLERANCE:g} times the loss of every smaller batch"})],
+        [Figure("cbs", f"Local critical batch size along the run, {n} seeds: bars go from the largest batch that is "
+                "surely small enough to the smallest that is surely too large (95 %); hollow: no batch was too large, "
+                "or the next one is unstable under the scaling rule.", lambda: _draw(cells_of, batches))]
         + [Figure(f"branches_{name}", f"Training loss after a branch of one epoch with {name}, a line for each "
-                  "checkpoint, over that of the base batch; the dashed level is the tolerance; "
-                  "no point where a seed's branch diverged.",
-                  lambda some=some: _draw_branches(some, batches)) for name, some in cells_of.items() if some],
+                  f"checkpoint, over that of the base batch: geometric means over {n} seeds, compared seed by seed, "
+                  "with 95 % intervals; the dashed level is the tolerance; no point where a seed's branch diverged.",
+                  lambda some=some: _draw_branches(some, batches)) for name, some in cells_of.items()],
+        Table("summary", ["optimizer", "checkpoint", "samples", "cbs", "ci_lo", "ci_hi", "cap"], cells, "", MEANINGS),
+        [line for name, some in cells_of.items() for line in _findings(name, some, growth[name], batches)],
     )  # fmt: skip
     rates = ", ".join(f"{name} {one['lr']:.3g}" for name, one in found.items())
     result.methods = (
         f"{work.name}; base batch {batches[0]}, its rate ({rates}) tuned on steps to the target with {len(seeds)} "
         f"seeds unless given; branches of {DELTA.removesuffix('ep')} epoch with batches {batches[0]} to {batches[-1]}, "
         f"the rate times k (k^0.5 for adaptive optimizers), from the base run's weights, optimizer state and place in "
-        f"the data; loss over the measured training samples at the end of a branch, {len(report_seeds)} seeds; sampler "
-        f"{sampler}; tolerance {TOLERANCE:.0%}; 95 % intervals by {fit.RESAMPLES} resamples of the seeds."
+        f"the data; loss over the measured training samples at the end of a branch, {n} seeds; sampler "
+        f"{sampler}; tolerance {_TOLERATED}. A batch is small enough if the upper ends of the 95 % t-intervals of its "
+        f"loss over those of all smaller batches, seed by seed, are within the tolerance, and all smaller batches are "
+        f"small enough; it is too large if a lower end is beyond it, or if a seed diverged, and all larger batches are "
+        f"too large. The critical batch size is between; its estimate is where the mean losses cross the tolerance."
     )
-    last = [some[-1] for some in cells_of.values() if some]
-    result.advice = "Begin with a small batch and let it grow: " + "; ".join(
-        f"with {c['optimizer']}, about {some[0]['cbs']} at first and {c['cbs']} after {c['checkpoint']} steps"
-        for c, some in zip(last, [s for s in cells_of.values() if s])
-    ) + "."  # fmt: skip
+    result.advice = " ".join(_advice(name, some, growth[name]) for name, some in cells_of.items())
     result.notes = _notes(cells_of, found)
     return result
 
 
 def _branches(cell, batches, work):
-    n, losses, least, rows = len(work.loaded.train_x), cell["losses"], math.inf, []
+    n, losses, rows = len(work.loaded.train_x), cell["losses"], []
+    with np.errstate(invalid="ignore"):
+        least = np.minimum.accumulate(losses, axis=1)
     for i, batch in enumerate(batches):
-        good = losses[:, i][np.isfinite(losses[:, i])]
-        mean = fit.gmean(good)
+        here, inside = mean(losses[:, i]), losses[:, i] <= least[:, i - 1] + TOLERANCE * np.abs(least[:, i - 1])
+        best = min(range(i), key=lambda j: mean(losses[:, j]).value, default=None)
+        over = Estimate(math.nan) if best is None else _over(losses[:, i], losses[:, best])
+        within = share(int(inside.sum()) if i else len(losses), len(losses))
         rows.append({
             "optimizer": cell["optimizer"], "checkpoint": cell["checkpoint"], "B": batch, "k": batch / batches[0],
-            "steps": -(-n // batch), "train_loss": mean, "ratio": mean / least if i else None,
-            "n_seeds": len(losses), "n_fail": len(losses) - len(good),
+            "steps": -(-n // batch), "train_loss": here.value, "ci_lo": here.low, "ci_hi": here.high,
+            "ratio": over.value, "ratio_lo": over.low, "ratio_hi": over.high, "within": within.value,
+            "within_lo": within.low, "within_hi": within.high, "n_seeds": len(losses), "n_fail": here.failed,
         })  # fmt: skip
-        least = min(least, mean if math.isfinite(mean) else math.inf)
     return rows
 
 
+def _growth(cells, batches):
+    """The critical batch size at the last checkpoint over that at the first, run by run."""
+    first, last = ([crossing(losses, batches) for losses in cells[k]["losses"]] for k in (0, -1))
+    return paired(first=last, second=first)
+
+
+def _between(cell):
+    """The critical batch size of a checkpoint in words, from its interval."""
+    if math.isnan(cell["ci_lo"]):
+        return "not known"
+    unstable = " (stability)" * (cell["cap"] == "stability")
+    if math.isinf(cell["ci_hi"]):
+        return f"at least {cell['ci_lo']}"
+    return f"{cell['ci_lo']} to {cell['ci_hi']}{unstable}"
+
+
 def _headline(name, cells):
-    along = ", ".join(
-        f"{c['cbs']}{' (stability)' * (c['cap'] == 'stability')} at step {c['checkpoint']}" for c in cells
-    )
+    along = ", ".join(f"{_between(c)} at step {c['checkpoint']}" for c in cells)
     return f"{name}: the local critical batch size is {along}."
 
 
-def _checks(name, cells, seeds, work):
-    if len(cells) < 3:
-        return []
-    middle, last = cells[len(cells) // 2 - (len(cells) % 2 == 0)], cells[-1]
-    ratios = last["drawn"] / middle["drawn"]
-    claim = (f"{name}: the critical batch size grows as the loss falls (at step {last['checkpoint']} over that at "
-             f"{middle['checkpoint']})")  # fmt: skip
-    return [Check(claim, last["cbs"] / middle["cbs"], *fit.interval(ratios), least=4.0 if work.is_default else 2.0,
-                  seeds=seeds)]  # fmt: skip
+def _claims(cells_of, growth):
+    claims = []
+    for name, cells in cells_of.items():
+        first, last = (cells[k]["checkpoint"] for k in (0, -1))
+        if len(cells) > 1 and first == 0:
+            claims.append(Claim(
+                f"{name}: the critical batch size increases from initialization (that at step {last} over that at step "
+                "0, run by run)", "Merrill et al. 2025 (2505.23971), abstract, of language models",
+                "'near 0 at initialization, increases rapidly at first, and then plateaus': above 1", [growth[name]],
+                least=1.0,
+            ))  # fmt: skip
+    return claims
+
+
+def _findings(name, cells, growth, batches):
+    found = []
+    if len(cells) > 1:
+        first, last = (cells[k]["checkpoint"] for k in (0, -1))
+        found.append(f"{name}: the critical batch size at step {last} is {with_interval(growth, 2)} times that at step "
+                     f"{first}, run by run.")  # fmt: skip
+    for tolerance in (TOLERANCE / 2.0, TOLERANCE * 2.0):
+        along = []
+        for cell in cells:
+            small, large = (0, 0) if math.isnan(cell["ci_lo"]) else bounds(cell["losses"], tolerance)
+            if large:
+                ends = {"ci_lo": batches[small], "ci_hi": batches[large] if large < len(batches) else math.inf}
+                along.append(_between(cell | ends | {"cap": None}))
+            else:
+                along.append("not known")
+        found.append(f"{name}: with a tolerance of {tolerance:.3g} in place of {TOLERANCE:g} it is, at the same steps, "
+                     f"{', '.join(along)}.")  # fmt: skip
+    return found
+
+
+def _advice(name, cells, growth):
+    known = [c["ci_lo"] for c in cells if not math.isnan(c["ci_lo"])]
+    if not known:
+        return f"{name}: no advice: the base batch itself fails."
+    everywhere = f"{name}: a batch of {min(known)} is small enough wherever it was looked"
+    if len(known) < 2 or not growth.low > 1.0:
+        return f"{everywhere}; that larger ones are later on is not shown."
+    last = next(c for c in cells if c["ci_lo"] == max(known))
+    return (
+        f"{everywhere}, and larger ones are later on, up to {max(known)} at step {last['checkpoint']}. `allgrad study "
+        f"ramp` makes a schedule of it and runs it."
+    )
 
 
 def _notes(cells_of, found):
     notes = [
         "A loss over many samples ends each branch; Merrill et al. smooth losses of batches instead.",
-        "Batches are tried at powers of two: the critical batch size lies between cbs and next.",
+        f"The tolerance of {_TOLERATED} is a choice of this study: with a smaller one, the critical batch size is.",
     ]
     for name, cells in cells_of.items():
         if lost := [row for row in found[name]["rows"] if row["status"] != "ok"]:
             notes.append(f"{name}: {len(lost)} of {len(found[name]['rows'])} base runs ended early "
-                         f"({', '.join(sorted({row['status'] for row in lost}))}).")  # fmt: skip
+                         f"({', '.join(sorted({row['status'] for row in lost}))}); what they did not reach has no "
+                         f"interval.")  # fmt: skip
         if capped := [str(c["checkpoint"]) for c in cells if c["cap"] == "stability"]:
             notes.append(f"{name}: at steps {', '.join(capped)} the next batch ends above the loss it began with: the "
                          f"scaled rate is unstable, and a smaller rate might have allowed a larger batch.")  # fmt: skip
         if open_ended := [str(c["checkpoint"]) for c in cells if c["cap"] == "grid"]:
-            notes.append(f"{name}: at steps {', '.join(open_ended)} no batch was too large: cbs is a lower bound.")
-        if len(cells) > 1 and cells[0]["cbs"] >= min(c["cbs"] for c in cells[1:]):
-            notes.append(f"{name}: growth from nearly 0 at the start, as for language models, is not seen here: "
-                         f"{cells[0]['cbs']} at step {cells[0]['checkpoint']}.")  # fmt: skip
+            notes.append(f"{name}: at steps {', '.join(open_ended)} no batch is shown to be too large.")
     return notes
 
 
-def _draw(cells_of):
+def _draw(cells_of, batches):
     figure, axes = figures.new()
     axes.set_xscale("symlog", linthresh=25)
     figures.batches(axes.yaxis)
     for i, (name, cells) in enumerate(cells_of.items()):
-        columns = [[c[key] for c in cells] for key in ("checkpoint", "cbs", "ci_lo", "ci_hi")]
+        x, y, low = ([c[key] for c in cells] for key in ("checkpoint", "cbs", "ci_lo"))
+        high = [min(c["ci_hi"], batches[-1]) for c in cells]
         hollow = [c["cap"] != "noise" for c in cells]
-        figures.points_with_interval(axes, *columns, i=i, label=name, join=True, hollow=hollow)
+        figures.points_with_interval(axes, x, y, low, high, i=i, label=name, join=True, hollow=hollow)
         axes.set_xticks([c["checkpoint"] for c in cells], [f"{c['checkpoint']}" for c in cells])
     axes.set(xlabel="steps of the base batch before the branch", ylabel="local critical batch size (examples)")
     figures.legend(figure, 3)
@@ -304,8 +409,9 @@ def _draw(cells_of):
 def _draw_branches(cells, batches):
     figure, axes = figures.new(x=figures.batches, y=figures.logarithmic)
     for i, cell in enumerate(cells):
-        mean = _mean(cell["losses"])
-        figures.points_with_interval(axes, batches, mean / mean[0], i=i, label=f"step {cell['checkpoint']}", join=True)
+        over = [_over(cell["losses"][:, k], cell["losses"][:, 0]) for k in range(len(batches))]
+        ends = [[math.nan if e.failed else getattr(e, key) for e in over] for key in ("value", "low", "high")]
+        figures.points_with_interval(axes, batches, *ends, i=i, label=f"step {cell['checkpoint']}", join=True)
     axes.set(xlabel="batch size of the branch (examples)", ylabel="loss over that of the base batch")
     figures.guide(axes, 0.0, (batches[0], 1.0 + TOLERANCE), "")
     figures.legend(figure, 3)

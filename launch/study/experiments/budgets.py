@@ -1,19 +1,19 @@
 """Does a large batch generalise worse, or had it fewer steps? The same batches at equal epochs and at equal steps.
 
-Shallue et al. 2019, section on budgets; Hoffer et al. 2017, "Train longer, generalize better".
+Hoffer et al. 2017, "Train longer, generalize better"; Shallue et al. 2019, where budgets are compared.
 """
 
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
 from allgrad.ddp import Sampler
 from allgrad.launch.plan import steps_of
-from allgrad.launch.study import figures, fit, runner
+from allgrad.launch.study import figures, runner
 from allgrad.launch.study.experiment import PRESET, experiment
+from allgrad.launch.study.intervals import Estimate, mean, paired
 from allgrad.launch.study.lr_tuning import REPORT_SEEDS, SEEDS, Tuned, tune_batches
-from allgrad.launch.study.result import Check, Figure, Result, Table
+from allgrad.launch.study.result import FAIL, PASS, Claim, Figure, Result, Table, judge
+from allgrad.launch.study.wording import compared, with_interval
 
 GRIDS = {
     "quick": {
@@ -27,6 +27,7 @@ GRIDS = {
     },
 }  # fmt: skip
 FEW_STEPS = 5  # a cell with fewer says nothing about training
+HOFFER = "Hoffer et al. 2017, abstract"
 
 
 @dataclass
@@ -41,20 +42,28 @@ class Cell:
 
     @property
     def losses(self):
+        """On the validation part at the end, of each seed; inf where it failed."""
         return [_loss(row) for row in self.tuned.rows]
 
     @property
-    def finite(self):
-        return [loss for loss in self.losses if math.isfinite(loss)]
+    def loss(self):
+        return mean(self.losses)
 
     @property
-    def loss(self):
-        """Mean over the seeds that ended with one; nan if none did."""
-        return _mean(self.finite)
+    def counts(self):
+        """Whether it says something about training: it took steps, and no seed failed."""
+        return self.steps >= FEW_STEPS and self.loss.known
 
     def average(self, key):
-        """The mean of a row's value over the seeds; nan if it has none."""
-        return _mean([row[key] for row in self.tuned.rows if row["status"] == "ok" and row.get(key) is not None])
+        """The mean of a row's value over the seeds that did not fail; nan if it has none."""
+        rows = [row for row in self.tuned.rows if row["status"] == "ok"]
+        return mean([row[key] for row in rows if row.get(key) is not None], log=False).value
+
+    def over(self, other: "Cell"):
+        """Its loss over that of another, seed by seed."""
+        if not (self.tuned.rows and other.tuned.rows):
+            return Estimate(math.nan, why="no learning rate works")
+        return paired(self.losses, other.losses)
 
 
 @experiment(GRIDS)
@@ -95,59 +104,72 @@ def _loss(row):
     return math.inf if value is None else value
 
 
-def _mean(values):
-    return float(np.mean(values)) if values else math.nan
-
-
 # --- what the cells say ----------------------------------------------------------------------------------------------
 
 
 def summarize(work, cells, common, seeds, report_seeds) -> Result:
-    """Tables, checks, figures and sentences from the cells."""
+    """Tables, claims, figures and sentences from the cells."""
     cells_of: dict = {}
     for cell in cells:
         cells_of.setdefault((cell.optimizer, cell.budget), []).append(cell)
-    several = len({name for name, _ in cells_of}) > 1
+    several, n = len({name for name, _ in cells_of}) > 1, len(report_seeds)
+    named = {key: f"{key[0]}, {_words(key[1])}" if several else _words(key[1]) for key in cells_of}
     table = Table(
         "cells",
-        ["optimizer", "budget", "B", "steps", "epochs", "lr", "val_loss", "ci_lo", "ci_hi", "val_acc", "train_loss",
-         "degenerate", "n_seeds", "n_fail", "at_edge", "n_trials", "schedule", "eval_ratio", "sampler"],
-        [_row(cell, work, common) for cell in cells],
-        "Loss on the validation part at the end of a budget: means over the report's seeds.",
+        ["optimizer", "budget", "B", "steps", "epochs", "lr", "val_loss", "ci_lo", "ci_hi", "over_smallest", "over_lo",
+         "over_hi", "val_acc", "train_loss", "degenerate", "n_seeds", "n_fail", "at_edge", "n_trials", "schedule",
+         "eval_ratio", "sampler"],
+        [_row(cell, found[0], work, common) for found in cells_of.values() for cell in found],
+        f"Loss on the validation part at the end of a budget: geometric means over {n} seeds, with 95 % intervals "
+        "where none failed.",
         {"steps": "optimizer steps in the budget", "budget": "what every run may use: steps, or epochs (ep)",
+         "over_smallest": "validation loss over that of the smallest batch, seed by seed",
+         "over_lo": "95 % interval of over_smallest, from", "over_hi": "95 % interval of over_smallest, to",
          "degenerate": f"fewer than {FEW_STEPS} steps: says nothing about training"},
     )  # fmt: skip
+    claims = [claim for key, found in cells_of.items() if (claim := _claim(named[key], key[1], found))]
     result = Result(
         "budgets", "Does a larger batch reach a worse loss because it is large, or because it has fewer steps?",
-        _headline(cells_of, several), _checks(work, cells_of, several, len(report_seeds)), [table],
+        _headline(cells_of, named, claims), claims, [table],
         [Figure(f"loss_{name}", f"Loss on the validation part against batch size with {name}, a line for each budget: "
-                "means and 95 % intervals over seeds; the rate tuned in every cell. Hollow: fewer than "
-                f"{FEW_STEPS} steps. Crosses: a seed, or every rate, failed.",
+                f"geometric means of {n} seeds, the rate tuned in every cell; bars are 95 % intervals of the mean. "
+                f"Hollow: fewer than {FEW_STEPS} steps. Crosses: a seed, or every rate, failed.",
                 lambda name=name: _draw({b: found for (n, b), found in cells_of.items() if n == name}))
          for name in dict.fromkeys(name for name, _ in cells_of)],
+        summary=Table(
+            "summary", ["budget", "smallest", "largest", "over_smallest", "not_beaten"],
+            [_summary(named[key], found) for key, found in cells_of.items()],
+            f"Validation loss at the end of each budget, with 95 % intervals over {n} seeds.",
+            {"budget": "what every run may use", "smallest": "validation loss with the smallest batch",
+             "largest": f"validation loss with the largest batch that takes {FEW_STEPS} steps or more",
+             "over_smallest": "the largest over the smallest, seed by seed",
+             "not_beaten": "batch sizes that no other is surely better than"},
+        ),
+        findings=[_finding(named[key], found) for key, found in cells_of.items()],
     )  # fmt: skip
     result.methods = (
         f"{work.name}, {len(work.loaded.train_x):,} training samples; every run has its whole budget, its learning "
         f"rate by the schedule {common['schedule']} over it; the rate tuned for each batch and budget on the "
         f"validation loss at the end, on a grid of factor sqrt 2, {len(seeds)} seeds until two rates on both sides "
-        f"were worse, the winner run on {len(report_seeds)} fresh seeds; sampler {common['sampler']}; 95 % intervals "
-        f"by {fit.RESAMPLES} resamples of the seeds."
+        f"were worse, the winner run on {n} fresh seeds; sampler {common['sampler']}; batches compared seed by seed. "
+        f"95 % intervals by Student's t on logarithms over seeds. A batch is surely better than another by a "
+        f"one-sided t-test at 5 % over the number of others (Bonferroni)."
     )
-    result.advice = _advice(cells_of)
+    result.advice = _advice(cells_of, named)
     result.notes = _notes(cells)
     return result
 
 
-def _row(cell, work, common):
-    low, high = fit.mean_interval(cell.losses, mean=np.mean)
+def _row(cell, smallest, work, common):
+    loss, over = cell.loss, cell.over(smallest)
     return {
         "optimizer": cell.optimizer, "budget": cell.budget, "B": cell.batch, "steps": cell.steps,
-        "epochs": cell.steps * cell.batch / len(work.loaded.train_x), "lr": cell.tuned.lr, "val_loss": cell.loss,
-        "ci_lo": low, "ci_hi": high, "val_acc": cell.average("final_val_accuracy"),
-        "train_loss": cell.average("final_train_loss"), "degenerate": cell.steps < FEW_STEPS,
-        "n_seeds": len(cell.tuned.rows), "n_fail": cell.tuned.failures, "at_edge": cell.tuned.at_edge,
-        "n_trials": cell.tuned.trials, "schedule": common["schedule"], "eval_ratio": common["eval_ratio"],
-        "sampler": common["sampler"],
+        "epochs": cell.steps * cell.batch / len(work.loaded.train_x), "lr": cell.tuned.lr, "val_loss": loss.value,
+        "ci_lo": loss.low, "ci_hi": loss.high, "over_smallest": over.value, "over_lo": over.low, "over_hi": over.high,
+        "val_acc": cell.average("final_val_accuracy"), "train_loss": cell.average("final_train_loss"),
+        "degenerate": cell.steps < FEW_STEPS, "n_seeds": len(cell.tuned.rows), "n_fail": cell.tuned.failures,
+        "at_edge": cell.tuned.at_edge, "n_trials": cell.tuned.trials, "schedule": common["schedule"],
+        "eval_ratio": common["eval_ratio"], "sampler": common["sampler"],
     }  # fmt: skip
 
 
@@ -160,113 +182,131 @@ def _words(budget):
         f"{budget} steps" if budget.isdigit() else budget  # fmt: skip
 
 
-def _known(found):
-    return [cell for cell in found if cell.finite]
+def _ends(found):
+    """The smallest and the largest batch with steps enough to say something; None if that is one batch."""
+    some = [cell for cell in found if cell.steps >= FEW_STEPS]
+    return (some[0], some[-1]) if len(some) > 1 else None
 
 
-def _headline(cells_of, several):
-    said, gaps = [], {True: [], False: []}
-    for (name, budget), found in cells_of.items():
-        known = _known(found)
-        if len(known) < 2:
-            said.append(f"{_words(budget)}: {len(known)} of {len(found)} batches have a rate that works on fresh seeds")
-            continue
-        best = min(known, key=lambda cell: cell.loss)
-        small, large = known[0], known[-1]
-        gaps[_epochs(budget)].append((large.loss - small.loss) / (math.hypot(_error(large), _error(small)) or math.inf))
-        said.append(
-            f"{f'{name}, ' if several else ''}{_words(budget)}: validation loss {small.loss:.3g} at B = {small.batch}, "
-            f"{large.loss:.3g} at {large.batch} (best {best.loss:.3g} at {best.batch})"
-        )
-    worse = bool(gaps[True]) and min(gaps[True]) > 2.0
-    meaning = ""
-    if worse and gaps[False]:
-        lost = max(gaps[False]) > 2.0
-        meaning = ": at equal epochs the large batch loses, at equal steps it " + (
-            "loses in some budgets too" if lost else "does not, so that the gap is one of the budget"
-        )
-    return "; ".join(said) + meaning + "."
+def not_beaten(cells) -> list:
+    """The cells than which no other is surely better: the best is among them in 95 % of studies.
+
+    Every pair is compared seed by seed, each by a t-test at 5 % over the number of others, so that the best of them is
+    beaten by chance in 5 % at most. Cells with failed seeds or too few steps are left out.
+    """
+    cells = [cell for cell in cells if cell.counts]
+
+    def beaten(cell, other):
+        ratio = cell.over(other)
+        return ratio.p_above(1.0) < 0.05 / (len(cells) - 1)
+
+    return [cell for cell in cells if not any(beaten(cell, other) for other in cells if other is not cell)]
 
 
-def _advice(cells_of):
+def _listed(cells):
+    return ", ".join(str(cell.batch) for cell in cells) or "none"
+
+
+def _summary(name, found):
+    ends, best = _ends(found), _listed(not_beaten(found))
+    if ends is None:
+        return {"budget": name, "not_beaten": best}
+    small, large = ends
+    return {
+        "budget": name, "smallest": f"{with_interval(small.loss)} at B = {small.batch}",
+        "largest": f"{with_interval(large.loss)} at B = {large.batch}",
+        "over_smallest": with_interval(large.over(small)), "not_beaten": best,
+    }  # fmt: skip
+
+
+def _claim(name, budget, found):
+    """What Hoffer et al. say of the largest batch with this kind of budget, against the smallest."""
+    if (ends := _ends(found)) is None:
+        return None
+    small, large = ends
+    what = f"validation loss at B = {large.batch} over that at B = {small.batch}"
+    if _epochs(budget):
+        return Claim(
+            f"{name}: at equal epochs the large batch ends worse ({what})", HOFFER,
+            '"a persistent degradation in generalization performance" with large batches: a ratio above 1',
+            [large.over(small)], least=1.0,
+        )  # fmt: skip
+    return Claim(
+        f"{name}: at equal steps the large batch does not end worse ({what})", HOFFER,
+        'the gap "stems from the relatively small number of updates rather than the batch size, and can be completely '
+        'eliminated": a ratio of 1 at most',
+        [large.over(small)], most=1.0,
+    )  # fmt: skip
+
+
+def _headline(cells_of, named, claims):
     said = []
-    for (name, budget), found in cells_of.items():
-        known = [cell for cell in _known(found) if cell.steps >= FEW_STEPS]
-        if known:
-            least = min(cell.loss for cell in known)
-            near = [cell for cell in known if cell.loss <= 1.05 * least or cell.loss - least <= 2.0 * _error(cell)]
-            said.append(f"{_words(budget)} with {name}: B = {near[-1].batch}")
-    return (
-        f"The largest batch that loses nothing measurable depends on what is scarce, so name the budget when you name "
-        f"a batch: {'; '.join(said)}."
-    )
-
-
-# --- checks ----------------------------------------------------------------------------------------------------------
-
-
-def _checks(work, cells_of, several, seeds):
-    reference = work.is_default
-    checks = []
-    for (name, budget), found in cells_of.items():
-        by = {cell.batch: cell for cell in _known(found)}
-        if len(by) < 2:
-            continue
-        prefix = f"{name}, {_words(budget)}" if several else _words(budget)
-        large, smallest = max(by), min(by)
-        if _epochs(budget):
-            rest = [cell for cell in by.values() if cell.batch != large]
-            claim = f"{prefix}: the largest batch is worse than the best (loss at B = {large} over the best)"
-            checks.append(_ratio(claim, by[large], rest, seeds, least=1.5 if reference and large == 1024 else 1.0))
-        elif int(budget) <= 100:
-            high = 256 if 256 in by and smallest == 4 else large
-            claim = f"{prefix}: a larger batch is better (loss at B = {smallest} over that at {high})"
-            least = 2.0 if reference and (smallest, high) == (4, 256) else 1.0
-            checks.append(_ratio(claim, by[smallest], [by[high]], seeds, least=least))
+    for key, found in cells_of.items():
+        if (ends := _ends(found)) is None:
+            said.append(f"{named[key]}: no two batches take {FEW_STEPS} steps or more")
         else:
-            middle = 64 if 64 in by and large > 64 else sorted(by)[len(by) // 2]
-            if middle != large:
-                checks.append(_equal(f"{prefix}: no gap to B = {middle} at B = {large} (standard errors)",
-                                     by[large], by[middle], seeds))  # fmt: skip
-    return checks
+            small, large = ends
+            ratio = compared(large.over(small), "higher", "lower")
+            said.append(f"{named[key]}, B = {large.batch} against {small.batch}: {ratio}")
+    return f"Validation loss. {'; '.join(said)}.{_meaning(claims)}"
 
 
-def _ratio(claim, cell, others, seeds, least):
-    """A cell's loss over the least of the others', with its interval over seeds."""
-    rng = np.random.default_rng(0)
-
-    def draw(one):
-        losses = np.array(one.finite)
-        return losses[rng.integers(len(losses), size=(fit.RESAMPLES, len(losses)))].mean(axis=1)
-
-    drawn = draw(cell) / np.min([draw(other) for other in others], axis=0)
-    value = cell.loss / min(other.loss for other in others)
-    return Check(claim, value, *fit.interval(drawn), least=least, seeds=seeds)
-
-
-def _equal(claim, cell, other, seeds):
-    """Whether two losses are within 2 standard errors of their difference: a number without interval."""
-    error = math.hypot(_error(cell), _error(other))
-    value = (cell.loss - other.loss) / error if error else math.nan
-    return Check(claim, value, value, value, -2.0, 2.0, seeds)
+def _meaning(claims):
+    """What the verdicts say together of the gap, if they say anything."""
+    words = [(claim.least == 1.0, verdict.word) for claim, verdict in zip(claims, judge(claims))]
+    at_epochs = [word for epochs, word in words if epochs]
+    at_steps = [word for epochs, word in words if not epochs]
+    if not at_epochs or set(at_epochs) != {PASS} or not at_steps:
+        return ""
+    if set(at_steps) == {PASS}:
+        return " The large batch loses at equal epochs and wins at equal steps: the gap is one of the budget."
+    if FAIL in at_steps:
+        return " The large batch loses at equal epochs, and in some budgets at equal steps too."
+    return " The large batch loses at equal epochs; that it loses at equal steps is not shown."
 
 
-def _error(cell):
-    """Standard error of a cell's mean loss."""
-    return float(np.std(cell.finite, ddof=1) / math.sqrt(len(cell.finite))) if len(cell.finite) > 1 else 0.0
+def _finding(name, found):
+    best, judged = not_beaten(found), [cell for cell in found if cell.counts]
+    ranked = (
+        f"of B = {_listed(judged)}, none is surely better than B = {_listed(best)}"
+        if len(judged) > 1
+        else "no two batches can be compared"
+    )
+    losses = ", ".join(f"{with_interval(cell.loss)} at B = {cell.batch}" for cell in found if cell.steps >= FEW_STEPS)
+    return f"{name}: validation loss {losses or 'not measured'}; {ranked}."
+
+
+def _advice(cells_of, named):
+    said = []
+    for key, found in cells_of.items():
+        judged = [cell for cell in found if cell.counts]
+        if len(judged) > 1:
+            best = not_beaten(found)
+            of = f" of {_listed(judged)}"
+            told = f"the best{of}" if len(best) == 1 else f"not told apart from the best{of}, as {_listed(best[:-1])}"
+            said.append(f"{named[key]} with {key[0]}: B = {best[-1].batch} ({told})")
+    if not said:
+        return "No batch can be recommended: no two have seeds enough that did not fail."
+    return (
+        f"The largest batch that is not surely worse than another depends on what is scarce, so name the budget when "
+        f"you name a batch: {'; '.join(said)}."
+    )
 
 
 def _notes(cells):
     notes = [
         "The rates were tuned on the validation part that is reported here, with other seeds: the losses are those of "
         "the best rate, and all cells are favoured alike.",
+        "The intervals are those of the runs at the rates found; that another search might have found other rates is "
+        "not in them.",
         "Conclusions hold for these budgets and this schedule; a schedule that ends at 0 within the budget is no "
         "point on the way of a longer run, so no hyperbola is fitted to these losses.",
     ]  # fmt: skip
     for cell in cells:
         where = f"{cell.optimizer}, {_words(cell.budget)}, B = {cell.batch}"
         if cell.steps < FEW_STEPS:
-            notes.append(f"{where}: {cell.steps} step{'s' * (cell.steps != 1)} only; the cell is degenerate.")
+            notes.append(f"{where}: {cell.steps} step{'s' * (cell.steps != 1)} only; the cell is degenerate, and is "
+                         f"not compared.")  # fmt: skip
         notes += cell.tuned.remarks(where)
     return notes
 
@@ -274,10 +314,10 @@ def _notes(cells):
 def _draw(found):
     figure, axes = figures.new(x=figures.batches, y=figures.logarithmic)
     for i, (budget, cells) in enumerate(found.items()):
-        low, high = zip(*(fit.mean_interval(cell.losses, mean=np.mean) for cell in cells))
+        losses = [cell.loss for cell in cells]
         figures.points_with_interval(
-            axes, [c.batch for c in cells], [c.loss for c in cells], low, high, i=i, label=_words(budget), join=True,
-            hollow=[c.steps < FEW_STEPS for c in cells],
+            axes, [c.batch for c in cells], *([getattr(e, end) for e in losses] for end in ("value", "low", "high")),
+            i=i, label=_words(budget), join=True, hollow=[c.steps < FEW_STEPS for c in cells],
         )  # fmt: skip
     axes.set(xlabel="batch size B (examples)", ylabel="validation loss")
     for i, cells in enumerate(found.values()):

@@ -17,6 +17,7 @@ from allgrad.ddp.errors import ConfigurationError
 from allgrad.launch.plan import schedule_of, steps_of
 from allgrad.launch.study import figures, runner
 from allgrad.launch.study.experiment import PRESET, experiment
+from allgrad.launch.study.experiments.branch import restore, state
 from allgrad.launch.study.intervals import Estimate, mean, paired
 from allgrad.launch.study.lr_tuning import SEEDS, Tuned, first_rate, tune
 from allgrad.launch.study.result import Figure, Result, Table
@@ -70,7 +71,7 @@ def run(
 
             def configure(budget=budget, **given):
                 return runner.configuration(
-                    work, optimizer, kind="tokens", steps=budget, schedule=schedule, **common, **given
+                    work, optimizer, steps=budget, schedule=schedule, eval_ratio=2.0, **common, **given
                 )
 
             measure = lambda row: row[f"final_{metric}"]
@@ -172,9 +173,11 @@ def execute(config, comm):
     if config["decay"]:
         events += [(_begin(steps, config["decay"]), "cool", budget) for budget, steps in run.budgets.items()]
 
+    part = config["metric"].partition("_")[0]
+
     def measured(good):
         """The loss, None if the run has come to nothing."""
-        loss = run.measure(config["metric"]) if good else math.nan
+        loss = run.named(config["metric"], run.evaluate(part)) if good else math.nan
         return None if run.diverged(loss) else loss
 
     for stop, what, budget in sorted(events):
@@ -182,9 +185,9 @@ def execute(config, comm):
             status = "diverged"
             break
         if what == "cool":
-            kept, run.cools_for = run.kept(), run.budgets[budget]
+            kept, run.cools_for = state(run), run.budgets[budget]
             cooled[budget] = measured(_train(run, run.cools_for))
-            run.go_back(kept)
+            restore(run, kept, stop)
             run.cools_for = None
             continue
         loss, of_averages = measured(True), []

@@ -12,11 +12,13 @@ import numpy as np
 from allgrad import autograd as ag
 from allgrad.autograd import init, nn, random
 from allgrad.autograd.arrays import to_numpy
-from allgrad.launch.study import figures, fit, runner
+from allgrad.launch.study import figures, runner
 from allgrad.launch.study.experiment import PRESET, experiment
 from allgrad.launch.study.experiments import steps
+from allgrad.launch.study.intervals import mean, paired, share
 from allgrad.launch.study.lr_tuning import SEEDS, NothingWorks, Tuned, first_rate, tune
-from allgrad.launch.study.result import Check, Figure, Result, Table
+from allgrad.launch.study.result import Claim, Figure, Result, Table
+from allgrad.launch.study.wording import compared, with_interval
 
 SCHEMES = {
     "he": init.kaiming,
@@ -34,6 +36,16 @@ GRIDS = {
     },
 }  # fmt: skip
 BATCH, TARGETS = 32, {"train_loss": 0.1, "val_loss": 0.2, "train_accuracy": 0.98, "val_accuracy": 0.96}
+MEANINGS = {
+    "scheme": "he: variance 2/fan_in; xavier: 2/(fan_in + fan_out); lecun: 1/fan_in; torch: uniform within "
+    "1/sqrt(fan_in); small: standard deviation 0.01; unit-normal: 1",
+    "depth": "hidden layers",
+    "over_he": "steps over those of he",
+    "init_loss": "training loss before the first step",
+    "budget": "what a run had to reach",
+    "eval_ratio": "distance between evaluations",
+    "lr": "best learning rate; of a scheme that fails at any, the first one tried",
+}
 
 
 # --- a run -----------------------------------------------------------------------------------------------------------
@@ -147,38 +159,37 @@ def _models(work, deep):
 
 
 def summarize(work, models, cells, common, name, seeds, report_seeds, cap) -> Result:
-    """Tables, checks, figures and sentences from the cells."""
+    """Tables, claims, figures and sentences from the cells."""
     cells_of = {(cell.depth, cell.scheme): cell for cell in cells}
-    goal = f"{common['metric']} {common['target']:g}"
-    rows = [{**_row(cell), "budget": goal, "eval_ratio": common["eval_ratio"]} for cell in cells]
+    goal, n = f"{common['metric']} {common['target']:g}", len(report_seeds)
+    rows = [{**_row(cell, cells_of), "budget": goal, "eval_ratio": common["eval_ratio"]} for cell in cells]
     layers = [
         {"scheme": cell.scheme, "depth": cell.depth, **layer, "n_seeds": 1}
         for cell in cells for layer in cell.rows[0].get("layers", ())
     ]  # fmt: skip
     result = Result(
         "init", "Which initial weights let the network reach the target, and in how many steps?",
-        _headline(cells_of, models, goal), _checks(work, cells_of, models, len(report_seeds)),
-        [Table("cells", ["scheme", "depth", "lr", "S", "ci_lo", "ci_hi", "over_he", "init_loss", "n_seeds", "n_fail",
-                         "at_edge", "n_trials", "budget", "eval_ratio"],
-               [{**row, "over_he": _ratio(cell, cells_of[cell.depth, "he"])[0]} for row, cell in zip(rows, cells)],
-               f"Steps to {goal} from each scheme's weights, each with its best rate: geometric means over seeds.",
-               {"scheme": "he: variance 2/fan_in; xavier: 2/(fan_in + fan_out); lecun: 1/fan_in; torch: uniform within "
-                "1/sqrt(fan_in); small: standard deviation 0.01; unit-normal: 1", "depth": "hidden layers",
-                "over_he": "steps over those of he", "init_loss": "training loss before the first step",
-                "budget": "what a run had to reach", "eval_ratio": "distance between evaluations",
-                "lr": "best learning rate; of a scheme that fails at any, the first one tried"}),
+        " ".join(_headline(depth, cells_of, goal) for depth in models), _claims(cells),
+        [Table("cells", ["scheme", "depth", "lr", "S", "ci_lo", "ci_hi", "over_he", "over_he_lo", "over_he_hi",
+                         "init_loss", "n_seeds", "n_fail", "at_edge", "n_trials", "budget", "eval_ratio"], rows,
+               f"Steps to {goal} from each scheme's weights, each with its best rate: geometric means over seeds with "
+               "95 % intervals; none where a seed failed.", MEANINGS),
          Table("layers", ["scheme", "depth", "layer", "act_std", "grad_norm", "n_seeds"], layers,
                "Layers before the first step, on 256 training samples of one seed.",
                {"layer": "whose weights", "act_std": "standard deviation of what the layer computes",
                 "grad_norm": "norm of the gradient of its weights"})],
-        _figures(cells_of, models, goal),
+        _figures(cells_of, models, goal, n),
+        Table("summary", ["scheme", "depth", "lr", "S", "ci_lo", "ci_hi", "n_fail"], rows, "", MEANINGS),
+        _findings(cells_of, models),
     )  # fmt: skip
     result.methods = (
         f"{', '.join(model.name for model in models.values())}; {name}, B = {BATCH}, to {goal} within {cap} steps, "
         f"sampler {common['sampler']}; weights of two axes and more drawn anew by each scheme, all else as the model "
         f"has it; constant rate tuned for each scheme on a grid of factor sqrt 2 with {len(seeds)} seeds, run on "
-        f"{len(report_seeds)} fresh seeds; 95 % intervals by {fit.RESAMPLES} resamples of the seeds."
+        f"{n} fresh seeds; 95 % intervals by Student's t over seeds, of logarithms. Schemes are compared seed by "
+        f"seed: a seed has the same orders of samples and, scaled, the same weights."
     )
+    result.advice = " ".join(_advice(depth, cells_of) for depth in models)
     result.notes = [f"A run has failed if it needs more than {cap} steps, or its loss rises by more than "
                     f"{runner.GROWTH:g} times what it began with."]  # fmt: skip
     for cell in cells:
@@ -191,85 +202,110 @@ def summarize(work, models, cells, common, name, seeds, report_seeds, cap) -> Re
     return result
 
 
-def _finite(cell):
-    return [s for s in cell.steps if math.isfinite(s)]
-
-
-def _row(cell):
-    low, high = fit.mean_interval(cell.steps)
+def _row(cell, cells_of):
     losses = [row["initial_train_loss"] for row in cell.rows if row.get("initial_train_loss") is not None]
+    steps_taken, over = mean(cell.steps), _over_he(cell, cells_of)
     return {
-        "scheme": cell.scheme, "depth": cell.depth, "lr": cell.rows[0]["config"]["lr"], "S": fit.gmean(_finite(cell)),
-        "ci_lo": low, "ci_hi": high, "init_loss": float(np.mean(losses)) if losses else None,
-        "n_seeds": len(cell.rows), "n_fail": sum(not math.isfinite(s) for s in cell.steps),
+        "scheme": cell.scheme, "depth": cell.depth, "lr": cell.rows[0]["config"]["lr"], "S": steps_taken.value,
+        "ci_lo": steps_taken.low, "ci_hi": steps_taken.high, "over_he": over.value, "over_he_lo": over.low,
+        "over_he_hi": over.high, "init_loss": float(np.mean(losses)) if losses else None, "n_seeds": len(cell.rows),
+        "n_fail": sum(not math.isfinite(s) for s in cell.steps),
         "at_edge": bool(cell.tuned and cell.tuned.at_edge), "n_trials": cell.tuned.trials if cell.tuned else None,
     }  # fmt: skip
 
 
-def _ratio(cell, base) -> tuple[float, float, float]:
-    """Steps over those of another scheme, seed by seed: a seed has the same orders and, scaled, the same weights."""
-    ratios = [a / b for a, b in zip(cell.steps, base.steps) if math.isfinite(a) and math.isfinite(b)]
-    return fit.gmean(ratios), *fit.mean_interval(ratios)
+def _over_he(cell, cells_of):
+    """Steps over those of he, seed by seed."""
+    return paired(cell.steps, cells_of[cell.depth, "he"].steps)
 
 
-def _checks(work, cells_of, models, seeds):
-    checks = []
-    shallow = next(iter(models))
-
-    def ratio(scheme, least, most):
-        claim = f"depth {shallow}: {scheme} takes as many steps as he (ratio)"
-        if scheme in ("small", "unit-normal"):
-            claim = f"depth {shallow}: {scheme} costs steps (ratio to he)"
-        checks.append(Check(claim, *_ratio(cells_of[shallow, scheme], cells_of[shallow, "he"]), least, most, seeds))
-
-    def share(depth, scheme, fails):
-        failed = sum(not math.isfinite(s) for s in cells_of[depth, scheme].steps) / len(cells_of[depth, scheme].steps)
-        claim = f"depth {depth}: {scheme} {'fails' if fails else 'reaches the target'} (share of seeds that fail)"
-        checks.append(Check(claim, failed, failed, failed, *((0.5, 1.0) if fails else (0.0, 0.2))))
-
-    if work.is_default:
-        for scheme in ("xavier", "lecun"):
-            ratio(scheme, 0.85, 1.15)
-        ratio("small", 1.5, 2.5)
-        # One hidden layer of relu is homogeneous: larger weights make outputs larger, and a smaller rate makes up for
-        # it (lazy training, Chizat et al. 2019). With depth their product runs away (He et al. 2015, section 2.2).
-        ratio("unit-normal", 1.5, math.inf)
-        for depth, scheme, fails in (
-            (shallow, "zero", True), ("6", "he", False), ("6", "xavier", False), ("6", "small", True),
-            ("6", "unit-normal", True),
-        ):  # fmt: skip
-            if (depth, scheme) in cells_of:
-                share(depth, scheme, fails)
-    else:
-        share(shallow, "he", False)
-        if shallow != "as it is":
-            share(shallow, "zero", True)
-    return checks
+def _failed(cell):
+    return share(sum(not math.isfinite(s) for s in cell.steps), len(cell.steps))
 
 
-def _headline(cells_of, models, goal):
-    said = []
+def _claims(cells):
+    zero = [_failed(cell) for cell in cells if cell.scheme == "zero" and len(cell.rows[0].get("layers", ())) > 1]
+    if not zero:
+        return []
+    return [
+        Claim("from weights that are all zero the target is not met (share of seeds that fail)",
+              "Rumelhart, Hinton and Williams 1986, Learning Internal Representations, 'Symmetry Breaking'",
+              "'the system can never learn': of 'never', seeds can show that more than half of runs fail", zero,
+              least=0.5),
+    ]  # fmt: skip
+
+
+def _sorted_by(depth, cells_of):
+    """(schemes of a depth that take more or fewer steps than he with their ratios, those not told apart, those that
+    fail)"""
+    apart, same, failed = {}, [], []
+    for (at, scheme), cell in cells_of.items():
+        if at == depth and scheme != "he":
+            over = _over_he(cell, cells_of)
+            if _failed(cell).hits:
+                failed.append(cell)
+            elif over.low > 1.0 or over.high < 1.0:
+                apart[scheme] = over
+            else:
+                same.append(scheme)
+    return apart, same, failed
+
+
+def _headline(depth, cells_of, goal):
+    """Which schemes fail at a depth, and how the others compare with he."""
+    apart, same, failed = _sorted_by(depth, cells_of)
+    said = [f"he takes {with_interval(mean(cells_of[depth, 'he'].steps))} steps to {goal}"]
+    said += [f"{scheme} {compared(over, 'more', 'fewer')}" for scheme, over in apart.items()]
+    said += [f"{', '.join(same)} not told apart from he"] * bool(same)
+    said += [f"{cell.scheme} fails with {_failed(cell).hits} of {len(cell.steps)} seeds" for cell in failed]
+    return f"Depth {depth}: {', '.join(said)}."
+
+
+def _advice(depth, cells_of):
+    """The schemes of which none is shown to need more steps than another."""
+    apart, same, failed = _sorted_by(depth, cells_of)
+    if _failed(cells_of[depth, "he"]).hits:
+        return f"Depth {depth}: no advice: he itself fails."
+    fewer = [scheme for scheme, over in apart.items() if over.high < 1.0]
+    worse = [scheme for scheme in apart if scheme not in fewer] + [cell.scheme for cell in failed]
+    why = f": {', '.join(worse)} need more steps, or fail" * bool(worse)
+    return f"Depth {depth}: {' or '.join(fewer or ['he', *same])}{why}."
+
+
+def _findings(cells_of, models):
+    """What hidden layers do to the scale of what they get, before the first step."""
+    found = []
     for depth in models:
-        cells = [cell for (at, _), cell in cells_of.items() if at == depth]
-        reached = [cell for cell in cells if _finite(cell)]
-        failed = [cell.scheme for cell in cells if not _finite(cell)]
-        steps_of = ", ".join(f"{cell.scheme} {fit.gmean(_finite(cell)):.0f}" for cell in reached)
-        said.append(
-            f"Depth {depth}: steps to {goal}: {steps_of or 'none'}" + f"; {', '.join(failed)} fail" * bool(failed)
-        )
-    return ". ".join(said) + "."
+        factors = {}
+        for (at, scheme), cell in cells_of.items():
+            factor = mean([_factor(row) for row in cell.rows])
+            if at == depth and factor.known:
+                factors[scheme] = with_interval(factor)
+        if factors:
+            found.append(
+                f"Depth {depth}: a hidden layer multiplies the standard deviation of what it gets, before the first "
+                f"step, by {', '.join(f'{factor} ({scheme})' for scheme, factor in factors.items())}; He et al. 2015, "
+                f"section 2.2, want 1."
+            )
+    return found
+
+
+def _factor(row):
+    """Of a run's hidden layers, the geometric mean of what each after the first multiplies the scale by; or nan."""
+    scales = [layer["act_std"] for layer in row.get("layers", ())][:-1]  # the last layer has another width
+    return (scales[-1] / scales[0]) ** (1.0 / (len(scales) - 1)) if len(scales) > 1 and all(scales) else math.nan
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------
 
 
-def _figures(cells_of, models, goal):
+def _figures(cells_of, models, goal, n):
     return [
         Figure("cells", f"Steps to {goal} from each scheme's initial weights, each with its best learning rate: "
-               "geometric means and 95 % intervals over seeds. Crosses: a seed failed, or all did.",
-               lambda: _draw_steps(cells_of, models, goal)),
+               f"geometric means over {n} seeds with 95 % intervals. Crosses: a seed failed; there is no interval "
+               "then.", lambda: _draw_steps(cells_of, models, goal)),
         Figure("layers", "What the layers compute before the first step: standard deviation of each layer's outputs in "
-               "the deepest model, by scheme (those of zero are 0).",
+               "the deepest model, by scheme (those of zero are 0); one seed.",
                lambda: _draw_layers(cells_of, list(models)[-1])),
     ]  # fmt: skip
 
@@ -278,7 +314,7 @@ def _draw_steps(cells_of, models, goal):
     figure, axes = figures.new(y=figures.logarithmic)
     schemes = list(dict.fromkeys(scheme for _, scheme in cells_of))
     for i, depth in enumerate(models):
-        rows = [_row(cells_of[depth, scheme]) for scheme in schemes]
+        rows = [_row(cells_of[depth, scheme], cells_of) for scheme in schemes]
         x = [k + 0.16 * (i - (len(models) - 1) / 2) for k in range(len(schemes))]
         ends = [[row[key] for row in rows] for key in ("S", "ci_lo", "ci_hi")]
         figures.points_with_interval(axes, x, *ends, i=i, label=f"depth {depth}")

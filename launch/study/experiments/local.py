@@ -11,17 +11,19 @@ import numpy as np
 
 from allgrad.ddp.data import Batch, Sampler, Shard
 from allgrad.ddp.errors import ConfigurationError
-from allgrad.launch.study import figures, fit, runner
+from allgrad.launch.study import figures, runner
 from allgrad.launch.study.experiment import PRESET, experiment
 from allgrad.launch.study.experiments import steps
+from allgrad.launch.study.intervals import mean, paired
 from allgrad.launch.study.lab import Lab
-from allgrad.launch.study.lr_tuning import tune
-from allgrad.launch.study.result import Check, Figure, Result, Table
+from allgrad.launch.study.lr_tuning import REPORT_SEEDS, tune
+from allgrad.launch.study.result import Claim, Figure, Result, Table
+from allgrad.launch.study.wording import MARGIN, compared, with_interval
 from allgrad.launch.study.workload import Workload
 
 GRIDS = {
     "quick": {
-        "optimizers": ("sgd", "momentum"), "seeds": (0, 1, 2), "report_seeds": (100, 101, 102),
+        "optimizers": ("sgd", "momentum"), "seeds": (0, 1, 2), "report_seeds": REPORT_SEEDS,
         "epochs": {"workers": 8, "each": 8, "every": (1, 4, 16, 32), "budget": "12ep"},
         "rounds": {"workers": 4, "each": 8, "every": (4, 16), "rounds": 20},
         "shards": {"workers": 5, "each": 8, "every": (1, 16, 64), "budget": "12ep"},
@@ -51,6 +53,8 @@ class Local(runner.Run):
     What the optimizer keeps stays each worker's own. Evaluations see the mean, and change nothing.
     """
 
+    looks_back = False
+
     def __init__(self, config, comm=None):
         super().__init__({**config, "shards": 1}, comm)
         if not self.optimizer.takes_local_steps:
@@ -61,7 +65,7 @@ class Local(runner.Run):
         self.workers, self.every = config["workers"], config["every"]
         self.each = config["batch"] // self.workers
         self.own: list = []
-        self.weights = [self.arena.data.copy() for _ in range(self.workers)]
+        self.apart = [self.arena.data.copy() for _ in range(self.workers)]
         self.kept = [{name: a.copy() for name, a in self.optimizer.state.items()} for _ in range(self.workers)]
 
     def load(self):
@@ -75,7 +79,7 @@ class Local(runner.Run):
         """One step of every worker, each with b samples."""
         losses = []
         for w, samples in enumerate(self._samples()):
-            self.arena.data[...] = self.weights[w]
+            self.arena.data[...] = self.apart[w]
             self.arena.bump_versions()
             for name, values in self.optimizer.state.items():
                 values[...] = self.kept[w][name]
@@ -86,12 +90,12 @@ class Local(runner.Run):
                 return losses[-1]
             self.optimizer.steps = self.t
             self.optimizer.step()
-            self.weights[w][...] = self.arena.data
+            self.apart[w][...] = self.arena.data
             for name, values in self.optimizer.state.items():
                 self.kept[w][name][...] = values
         if (self.t + 1) % self.every == 0:
             mean = self._mean()
-            for weights in self.weights:
+            for weights in self.apart:
                 weights[...] = mean
         return math.fsum(losses) / len(losses)
 
@@ -101,7 +105,7 @@ class Local(runner.Run):
         return super().evaluate(part)
 
     def _mean(self):
-        return np.mean(self.weights, axis=0)
+        return np.mean(self.apart, axis=0)
 
     def _samples(self):
         """Those of each worker: a slice of the batch, or of a permutation of its own part of the sorted classes."""
@@ -234,162 +238,231 @@ class Setting:
 
 
 def summarize(work, cells, grid, setting, optimizers) -> Result:
-    """Tables, checks, figures and sentences from the cells."""
+    """Tables, claims, figures and sentences from the cells."""
     cells_of = {
         (part, name): {c.every: c for c in cells if (c.part, c.optimizer) == (part, name)}
         for part, name in dict.fromkeys((c.part, c.optimizer) for c in cells)
     }
-    accurate = "final_val_accuracy" in cells[0].rows[0]
-    n = len(work.loaded.train_x)
-    seeds = len(setting.report_seeds)
+    accurate, n, first = "final_val_accuracy" in cells[0].rows[0], len(setting.report_seeds), optimizers[0]
+    rows = [_row(c) for c in cells]
+    summary = [_summary_row(c, cells_of["epochs", c.optimizer][1], accurate) for c in cells if c.part == "epochs"]
+    lost = "points_lost" if accurate else "val_over"
     result = Result(
         "local", "How rarely can workers average their parameters, and is that better than one large batch?",
-        _headline(cells_of, grid, optimizers, accurate), _checks(work, cells_of, optimizers, accurate, seeds),
+        _headline(cells_of, grid, first, accurate), _claims(cells_of, first, accurate),
         [Table("cells", ["part", "optimizer", "W", "b", "H", "B", "rounds", "lr", "train_loss", "ci_lo", "ci_hi",
-                         "val_loss", "val_acc", "n_seeds", "n_fail", "at_edge", "n_trials", "budget", "sampler"],
-               [_row(c) for c in cells], "Losses at the end of the budget: geometric means over seeds with 95 % "
-               "intervals of the training loss; accuracy: mean.",
+                         "val_loss", "val_loss_lo", "val_loss_hi", "val_acc", "val_acc_lo", "val_acc_hi", "n_seeds",
+                         "n_fail", "at_edge", "n_trials", "budget", "sampler"], rows,
+               "Losses at the end of the budget, geometric means over seeds, and accuracies, means, with 95 % "
+               "intervals; none where a seed failed.",
                {"part": "epochs: equal examples; rounds and large batch: equal rounds and examples; shards and by "
                         "class: workers with parts of all data, and with classes of their own",
                 "H": "steps between averages (1: synchronous; of the large batch: whose examples it takes at once)",
                 "rounds": "averages, of parameters or gradients", "budget": "steps of the run",
                 "val_acc": "validation accuracy", "train_loss": "final training loss", "val_loss": "validation loss",
                 "B": "examples of all workers a step"})],
-        _figures(cells_of, grid, optimizers),
+        _figures(cells_of, grid, optimizers, n),
+        Table("summary", ["optimizer", "H", "rounds", lost, f"{lost}_lo", f"{lost}_hi", "loss_over", "loss_over_lo",
+                          "loss_over_hi"], summary, "At equal examples.",
+              {"H": "steps between averages", "rounds": "averages of the parameters",
+               "points_lost": "validation accuracy lost against H = 1, in points",
+               "val_over": "validation loss over that of H = 1", "loss_over": "training loss over that of H = 1"}),
+        _findings(cells_of, grid, optimizers, accurate),
     )  # fmt: skip
-    a, b = grid["epochs"], grid["rounds"]
-    text = (
-        f"{work.name}, {n:,} training samples, sampler {setting.sampler}; virtual workers in one process, each with "
-        f"parameters and optimizer state of its own; every H steps the parameters become their mean, while the "
-        f"optimizer's state, momentum too, stays each worker's own. Equal examples: W = {a['workers']}, b = "
-        f"{a['each']}, {a['budget']}; the rate, for any H, is the one with which `study steps` is fastest at B = "
-        f"{a['each']}. Equal rounds: W = {b['workers']}, b = {b['each']}, {b['rounds']} averages, against "
-        f"{b['rounds']} steps of B = W b H; rates of both tuned on the final training loss, {len(setting.seeds)} seeds,"
-        f" factor sqrt 2."
-    )
-    if ("by class", optimizers[0]) in cells_of:
-        c = grid["shards"]
-        text += (
-            f" By class: W = {c['workers']}, b = {c['each']}, {c['budget']}; the data sorted by label and cut into W "
-            f"equal parts."
-        )
-    result.methods = f"{text} {seeds} fresh seeds, 95 % intervals by {fit.RESAMPLES} resamples of them."
+    result.methods = _methods(work, cells_of, grid, setting, first)
+    result.advice = " ".join(_advice(name, cells_of["epochs", name], accurate) for name in optimizers)
     result.notes = [
         "Optimizer state, such as momentum, stays local and is not averaged.",
         "Rounds are counted, not timed: what one costs depends on the network, see `study project`.",
     ]
+    if accurate:
+        result.notes.append(
+            f"Accuracies are of {len(work.loaded.val_x):,} validation samples, in steps of "
+            f"{100.0 / len(work.loaded.val_x):.2g} points; their intervals are over seeds, not over other samples."
+        )
     if any(module.running_statistics for module in work.build().modules()):
         result.notes.append("Running statistics of normalisation are shared by the virtual workers.")
     for cell in cells:
         failed = sum(row["status"] != "ok" for row in cell.rows)
         where = f"{cell.part}, {cell.optimizer}, H = {cell.every}"
         if failed:
-            result.notes.append(f"{where}: {failed} of {seeds} seeds failed.")
+            result.notes.append(f"{where}: {failed} of {n} seeds failed, and the others decide nothing.")
         if cell.at_edge:
             result.notes.append(f"{where}: the best rate is the last one tried.")
     return result
 
 
+def _methods(work, cells_of, grid, setting, first):
+    a, b = grid["epochs"], grid["rounds"]
+    text = (
+        f"{work.name}, {len(work.loaded.train_x):,} training samples, sampler {setting.sampler}; virtual workers in "
+        f"one process, each with parameters and optimizer state of its own; every H steps the parameters become their "
+        f"mean, while the optimizer's state, momentum too, stays each worker's own. Equal examples: W = "
+        f"{a['workers']}, b = {a['each']}, {a['budget']}; the rate, for any H, is the one with which `study steps` is "
+        f"fastest at B = {a['each']}. Equal rounds: W = {b['workers']}, b = {b['each']}, {b['rounds']} averages, "
+        f"against {b['rounds']} steps of B = W b H; rates of both tuned on the final training loss, "
+        f"{len(setting.seeds)} seeds, factor sqrt 2."
+    )
+    if ("by class", first) in cells_of:
+        c = grid["shards"]
+        text += (
+            f" By class: W = {c['workers']}, b = {c['each']}, {c['budget']}; the data sorted by label and cut into W "
+            f"equal parts."
+        )
+    return (
+        f"{text} {len(setting.report_seeds)} fresh seeds; 95 % intervals by Student's t over seeds, of logarithms but "
+        f"for accuracies; ways to train are compared seed by seed."
+    )
+
+
 def _row(c):
-    config = c.rows[0]["config"]
-    loss = [v for v in c.values("final_train_loss") if math.isfinite(v)]
-    low, high = fit.mean_interval(loss)
-    val = [v for v in c.values("final_val_loss") if math.isfinite(v)]
-    accuracy = [v for v in c.values("final_val_accuracy") if math.isfinite(v)]
+    loss, val = mean(c.values("final_train_loss")), mean(c.values("final_val_loss"))
+    accuracy = mean(c.values("final_val_accuracy"), log=False)
     taken = max(row["steps"] for row in c.rows)
     return {
         "part": c.part, "optimizer": c.optimizer, "W": c.workers, "b": c.batch // c.workers, "H": c.every,
         "B": c.batch, "rounds": taken if c.part == "large batch" else taken // c.every, "lr": c.lr,
-        "train_loss": fit.gmean(loss), "ci_lo": low, "ci_hi": high, "val_loss": fit.gmean(val),
-        "val_acc": float(np.mean(accuracy)) if accuracy else None, "n_seeds": len(c.rows),
-        "n_fail": sum(row["status"] != "ok" for row in c.rows), "at_edge": c.at_edge, "n_trials": c.trials,
-        "budget": config["steps"], "sampler": config["sampler"],
+        "train_loss": loss.value, "ci_lo": loss.low, "ci_hi": loss.high, "val_loss": val.value,
+        "val_loss_lo": val.low, "val_loss_hi": val.high, "val_acc": accuracy.value, "val_acc_lo": accuracy.low,
+        "val_acc_hi": accuracy.high, "n_seeds": len(c.rows), "n_fail": sum(row["status"] != "ok" for row in c.rows),
+        "at_edge": c.at_edge, "n_trials": c.trials, "budget": c.rows[0]["config"]["steps"],
+        "sampler": c.rows[0]["config"]["sampler"],
     }  # fmt: skip
 
 
-def _ratio(first, second, key="final_train_loss") -> tuple[float, float, float]:
-    """Geometric means of two cells as a ratio, with its interval over their seeds."""
-    return fit.ratio(first.values(key), second.values(key))
+def _summary_row(c, base, accurate):
+    row, loss, lost = _row(c), _over(c, base), _lost(c, base, accurate)
+    name = "points_lost" if accurate else "val_over"
+    return {
+        "optimizer": c.optimizer, "H": c.every, "rounds": row["rounds"], name: lost.value, f"{name}_lo": lost.low,
+        f"{name}_hi": lost.high, "loss_over": loss.value, "loss_over_lo": loss.low, "loss_over_hi": loss.high,
+    }  # fmt: skip
 
 
-def _drop(cell, base) -> tuple[float, float, float]:
-    """Accuracy lost against the base with the same seeds, in points, with its interval."""
-    lost = [100.0 * (a - b) for a, b in zip(base.values("final_val_accuracy"), cell.values("final_val_accuracy"))]
-    return float(np.nanmean(lost)) if np.isfinite(lost).any() else math.nan, *fit.mean_interval(lost, mean=np.mean)
+def _over(first, second, key="final_train_loss"):
+    """What one cell ends with over what the other does, seed by seed."""
+    return paired(first.values(key), second.values(key))
 
 
-def _checks(work, cells_of, optimizers, accurate, seeds):
-    checks = []
-    for name in optimizers:
-        cells = cells_of["epochs", name]
-        base, rare = cells[1], cells[max(every for every in cells if every <= 16)]
-        if accurate:
-            claim = f"{name}: averaging every {rare.every} steps costs no accuracy (points lost, equal examples)"
-            checks.append(Check(claim, *_drop(rare, base), most=1.0, seeds=seeds))
-        else:
-            claim = f"{name}: averaging every {rare.every} steps costs no validation loss (ratio, equal examples)"
-            checks.append(Check(claim, *_ratio(rare, base, "final_val_loss"), most=1.1, seeds=seeds))
-    first = optimizers[0]
-    for every, cell in cells_of["rounds", first].items():
-        claim = f"H = {every}: local steps beat the large batch of equal rounds and examples (ratio of train loss)"
-        value = _ratio(cell, cells_of["large batch", first][every])
-        checks.append(Check(claim, *value, most=0.5 if work.is_default else 1.0, seeds=seeds))
-    if ("by class", first) in cells_of:
-        apart, mixed = cells_of["by class", first], cells_of["shards", first]
-        last, before = max(apart), sorted(apart)[-2]
-        claim = f"workers with classes of their own: rare averages hurt (train loss at H = {last} over H = 1)"
-        checks.append(Check(claim, *_ratio(apart[last], apart[1]), 3.0, seeds=seeds))
-        claim = f"workers with classes of their own: the more rarely, the more (H = {last} over {before})"
-        checks.append(Check(claim, *_ratio(apart[last], apart[before]), 1.0, seeds=seeds))
-        claim = f"workers with parts of all data: rare averages do not hurt (train loss at H = {last} over H = 1)"
-        checks.append(Check(claim, *_ratio(mixed[last], mixed[1]), most=1.5, seeds=seeds))
-    return checks
+def _lost(cell, base, accurate=True):
+    """Points of validation accuracy lost against the base, seed by seed; without accuracies the ratio of losses."""
+    if not accurate:
+        return _over(cell, base, "final_val_loss")
+    before, after = ([100.0 * v for v in c.values("final_val_accuracy")] for c in (base, cell))
+    lost = paired(before, after, log=False)
+    return replace(lost, value=round(lost.value, 9))  # nothing lost is 0, and not what is left of a sum of floats
 
 
-def _headline(cells_of, grid, optimizers, accurate):
-    first = optimizers[0]
+def _lost_in_words(cell, base, accurate):
+    lost = _lost(cell, base, accurate)
+    if not lost.known:
+        return f"validation not compared ({lost.why})"
+    if not accurate:
+        return f"validation loss {compared(lost, 'higher', 'lower')}"
+    return f"{with_interval(lost, 2)} points of validation accuracy lost" + ", not told apart" * (
+        lost.low <= 0.0 <= lost.high)  # fmt: skip
+
+
+def _claims(cells_of, first, accurate):
+    if ("by class", first) not in cells_of or not accurate:
+        return []
+    apart, mixed = cells_of["by class", first], cells_of["shards", first]
+    last = max(apart)
+    return [
+        Claim(f"workers with classes of their own lose accuracy when parameters are averaged every {last} steps "
+              "(points lost against workers with parts of all data)",
+              "Zhao et al. 2018, Federated Learning with Non-IID Data (1806.00582), abstract",
+              "'the accuracy of federated learning reduces significantly': above 0", [_lost(apart[last], mixed[last])],
+              least=0.0),
+    ]  # fmt: skip
+
+
+def _headline(cells_of, grid, first, accurate):
     cells = cells_of["epochs", first]
     last = max(cells)
-    key = "final_val_accuracy" if accurate else "final_val_loss"
-    ends = [float(np.nanmean(cells[every].values(key))) for every in (1, last)]
-    said = [f"{first}: {last}x fewer rounds at equal examples change validation {key.split('_')[2]} from "
-            f"{ends[0]:.3f} to {ends[1]:.3f}."]  # fmt: skip
+    said = [
+        f"{first}: averages every {last} steps in place of every step, at equal examples: "
+        f"{_lost_in_words(cells[last], cells[1], accurate)}; training loss "
+        f"{compared(_over(cells[last], cells[1]), 'higher', 'lower')}."
+    ]
     every = max(cells_of["rounds", first])
-    losses = [fit.gmean(cells_of[part, first][every].values("final_train_loss")) for part in ("rounds", "large batch")]
+    over = _over(cells_of["rounds", first][every], cells_of["large batch", first][every])
     said.append(
-        f"In {grid['rounds']['rounds']} rounds of {every} local steps the train loss comes to {losses[0]:.2g}, with "
-        f"the large batch of equal cost to {losses[1]:.2g}."
+        f"In {grid['rounds']['rounds']} rounds of {every} local steps the training loss, over that with the large "
+        f"batch of equal cost, is {with_interval(over)}."
     )
     if ("by class", first) in cells_of:
-        last = max(cells_of["by class", first])
-        apart, mixed = (
-            _ratio(cells_of[part, first][last], cells_of[part, first][1])[0] for part in ("by class", "shards")
-        )
+        apart, mixed = cells_of["by class", first], cells_of["shards", first]
+        last = max(apart)
         said.append(
-            f"If every worker has classes of its own, averaging every {last} steps multiplies the loss by {apart:.1f} "
-            f"(with parts of all data by {mixed:.2f})."
+            f"Averages every {last} steps in place of every step: training loss "
+            f"{compared(_over(apart[last], apart[1]), 'higher', 'lower')} if every worker has classes of its own, "
+            f"{compared(_over(mixed[last], mixed[1]), 'higher', 'lower')} with parts of all data."
         )
     return " ".join(said)
+
+
+def _findings(cells_of, grid, optimizers, accurate):
+    found = []
+    for name in optimizers:
+        cells = cells_of["epochs", name]
+        for every in sorted(cells)[1:]:
+            found.append(f"{name}, every {every} steps, equal examples: "
+                         f"{_lost_in_words(cells[every], cells[1], accurate)}.")  # fmt: skip
+    first = optimizers[0]
+    for every, cell in sorted(cells_of["rounds", first].items()):
+        over = _over(cell, cells_of["large batch", first][every])
+        found.append(
+            f"{first}, {grid['rounds']['rounds']} rounds of {every} local steps: training loss over that of one large "
+            f"batch of equal cost {with_interval(over)}. Woodworth et al. 2020 prove that local steps win on "
+            f"quadratics, and that they need not on other convex losses."
+        )
+    if ("by class", first) in cells_of:
+        for part, words in (("by class", "classes of their own"), ("shards", "parts of all data")):
+            cells = cells_of[part, first]
+            over = ", ".join(
+                f"{with_interval(_over(cells[every], cells[1]))} at every {every}" for every in sorted(cells)[1:]
+            )
+            found.append(f"Workers with {words}: training loss over that of averages at every step: {over}.")
+    return found
+
+
+def _advice(name, cells, accurate):
+    """The rarest averages that are shown to cost little, all more frequent ones being so too."""
+    most, limit, rare = "a point of validation accuracy" if accurate else "5 % of validation loss", 1.0, 1
+    if not accurate:
+        limit = 1.0 + MARGIN
+    for every in sorted(cells)[1:]:
+        if not _lost(cells[every], cells[1], accurate).high <= limit:
+            break
+        rare = every
+    if rare == 1:
+        return f"{name}: average at every step: rarer averages are not shown to cost at most {most}."
+    return (
+        f"{name}: average every {rare} steps: at equal examples that costs at most {most}"
+        + "." * (rare == max(cells))
+        + ", which is not shown of rarer averages that were tried." * (rare < max(cells))
+    )  # fmt: skip
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------
 
 
-def _figures(cells_of, grid, optimizers):
-    first = optimizers[0]
+def _figures(cells_of, grid, optimizers, n):
+    first, bars = optimizers[0], f"geometric means over {n} seeds with 95 % intervals"
     found = [
         Figure("cells", "Final training loss against rounds of communication, at equal examples: each point is a "
-               "number of local steps H between averages, with 95 % intervals over seeds.",
+               f"number of local steps H between averages; {bars}.",
                lambda: _draw_epochs({name: cells_of["epochs", name] for name in optimizers})),
         Figure("rounds", "Equal rounds and equal examples: local steps against one large batch, both at their best "
-               "rate. Final training loss with 95 % intervals over seeds.",
+               f"rate: final training loss, {bars}.",
                lambda: _draw({"local steps": cells_of["rounds", first], "large batch": cells_of["large batch", first]},
                              f"training loss after {grid['rounds']['rounds']} rounds")),
     ]  # fmt: skip
     if ("by class", first) in cells_of:
         found.append(
             Figure("shards", "Workers that have classes of their own, and workers with parts of all data: final "
-                   "training loss against the steps between averages, with 95 % intervals over seeds.",
+                   f"training loss against the steps between averages, {bars}.",
                    lambda: _draw({"classes of their own": cells_of["by class", first],
                                   "all data": cells_of["shards", first]}, "final training loss"))
         )  # fmt: skip

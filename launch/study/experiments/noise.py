@@ -17,11 +17,14 @@ from allgrad.ddp.scaling import Frozen, hessian_product, largest_eigenvalue, noi
 from allgrad.launch.study import figures, fit, runner, workload
 from allgrad.launch.study.experiment import PRESET, experiment
 from allgrad.launch.study.experiments import steps
-from allgrad.launch.study.result import Check, Figure, Result, Table
+from allgrad.launch.study.intervals import Estimate, mean, quantile, ratio
+from allgrad.launch.study.lr_tuning import steps_of
+from allgrad.launch.study.result import Claim, Figure, Result, Table
+from allgrad.launch.study.wording import with_interval
 
 GRIDS = {
     "quick": {
-        "optimizers": ("sgd", "momentum", "adam"), "at": (16, 64), "runs": (200, 201, 202, 203), "draws": 10,
+        "optimizers": ("sgd", "momentum", "adam"), "at": (16, 64), "runs": tuple(range(200, 206)), "draws": 10,
         "ratio": 1.5,
     },
     "full": {
@@ -34,6 +37,16 @@ SHARDS = 4  # whose gradients the running estimate compares
 PARTS = 32  # micro-batches, where gradients of single samples are not to be had
 ITERATIONS = 10  # of the power method
 PREDICTORS = {"B_simple": "tr(Sigma)/|G|^2", "B_noise": "tr(H Sigma)/G'HG"}
+MEASURED = "B_2x", "B_crit"  # critical batch sizes by `steps`: without a model, and of the fitted curve
+MEANINGS = {
+    "growth": "last B_simple of a run over its first, geometric mean over runs",
+    "undefined": "share of probes with no signal above the sampling noise of the samples there are",
+    "S": "steps to the target of the probed runs", "budget": "what a run had to reach",
+    "B_2x": "critical batch size without a model: the batch with twice the least steps (examples)",
+    "predictor": "noise scale along the runs", "measured": "which critical batch size it is compared with",
+    "ratio": "predicted over measured", "critical": "measured critical batch size (examples)",
+    "simple_ratio": "B_simple over it", "noise_ratio": "B_noise over it",
+}  # fmt: skip
 
 
 # --- a run -----------------------------------------------------------------------------------------------------------
@@ -134,7 +147,7 @@ def _hessian_trace(frozen, draws, key):
 # --- the experiment --------------------------------------------------------------------------------------------------
 
 
-@experiment(GRIDS)
+@experiment(GRIDS, others=lambda first=steps.run: [first])
 def run(lab, work, preset="quick", *, optimizers=PRESET, **options) -> Result:
     """Measure B_crit by `steps` with these options, and the noise along runs at its learning rates."""
     grid = GRIDS[preset]
@@ -178,67 +191,108 @@ def growth(row) -> float:
     return values[-1] / values[0] if len(values) > 1 else math.nan
 
 
+def measured(found, name, batches, seeds) -> Estimate:
+    """A critical batch size of the fit's table of `steps`, with the error that its 95 % interval means, on logarithms.
+
+    name: "B_2x" or "B_crit"; the t-interval of a fit to so many batches has two degrees of freedom fewer
+    """
+    ends = [found.get(key) for key in _with_ends(name)]
+    value, low, high = (math.nan if end is None else end for end in ends)
+    if not (0.0 < low <= high < math.inf):
+        return Estimate(value, n=seeds, of="runs", why=f"{name} has no interval")
+    dof = max(batches - 2.0, 1.0)
+    return Estimate(value, math.log(high / low) / 2.0 / quantile(dof, 0.975), dof, True, seeds, "runs")
+
+
 def summarize(work, rows_of, fits, cells, common, first, grid) -> Result:
-    """Tables, checks, figures and sentences from the rows of each (optimizer, batch)."""
-    table = [_row(key, rows, fits[key[0]], cells[key]) for key, rows in rows_of.items()]
-    goal = f"{common['metric']} {common['target']:g}"
-    columns = ["optimizer", "B", "lr", "S"]
-    for name in PREDICTORS:
-        columns += [name, f"{name}_lo", f"{name}_hi", f"{name}/B_crit"]
-    columns += ["B_crit", "ci_lo", "ci_hi", "growth", "undefined", "n_seeds", "n_fail", "budget", "sampler"]
+    """Tables, claims, figures and sentences from the rows of each (optimizer, batch)."""
+    batches = {name: [cell for (at, _), cell in cells.items() if at == name] for name in fits}
+    known = {
+        name: {m: measured(found, m, len(batches[name]), min(cell["n_seeds"] for cell in batches[name]))
+               for m in MEASURED}
+        for name, found in fits.items()
+    }  # fmt: skip
+    predictions = {
+        (*key, p): mean([predicted(row, p) if row["status"] == "ok" else math.nan for row in rows], "runs")
+        for key, rows in rows_of.items() for p in PREDICTORS
+    }  # fmt: skip
+    ratios = {(*key, m): ratio(e, known[key[0]][m]) for key, e in predictions.items() for m in MEASURED}
+    leads = {name: found.get("lead") or ("B_2x" if known[name]["B_2x"].known else "B_crit")
+             for name, found in fits.items()}  # fmt: skip
+    growths = {key: mean([growth(row) for row in rows], "runs") for key, rows in rows_of.items()}
+    goal, n, runs = f"{common['metric']} {common['target']:g}", len(work.loaded.train_x), len(grid["runs"])
+    table = [_row(key, rows, known[key[0]], predictions, growths[key], cells[key]) for key, rows in rows_of.items()]
     result = Result(
-        "noise", "Does the noise scale along a run predict the critical batch size?", _headline(table, fits),
-        _checks(work, common, rows_of, fits, table),
-        [Table("predicted", columns, table, f"Noise scales, step-weighted means over runs to {goal}, means over seeds "
-               "with 95 % intervals by bootstrap, beside the critical batch size that the steps to the target measure.",
-               {"growth": "last B_simple of a run over its first, geometric mean over seeds",
-                "undefined": "share of probes with no signal above the sampling noise of the samples there are",
-                "ci_lo": "95 % interval of B_crit, from", "ci_hi": "95 % interval of B_crit, to",
-                "S": "steps to the target of the probed runs", "budget": "what a run had to reach"}),
+        "noise", "Does the noise scale along a run predict the critical batch size?",
+        " ".join(_headline(name, known[name][leads[name]], leads[name], ratios) for name in fits), _claims(growths),
+        [Table("predicted",
+               ["optimizer", "B", "lr", "S", *_with_ends("B_simple", "B_noise", "B_2x", "B_crit", "growth"),
+                "undefined", "n_seeds", "n_fail", "budget", "sampler"], table,
+               f"Noise scales, step-weighted means over runs to {goal}, means over runs with 95 % intervals, beside "
+               "the critical batch sizes that the steps to the target measure.", MEANINGS),
+         Table("ratios", ["optimizer", "B", "predictor", "measured", "ratio", "ratio_lo", "ratio_hi"],
+               [{"optimizer": name, "B": batch, "predictor": p, "measured": m, "ratio": e.value, "ratio_lo": e.low,
+                 "ratio_hi": e.high} for (name, batch, p, m), e in ratios.items()],
+               "Predicted over measured critical batch size.", MEANINGS),
          Table("trace", ["optimizer", "B", "t", "loss", "trS", "G2", "G2_corrected", "B_simple", "B_ema", "B_noise",
                          "eta_max", "lambda_max", "n_seeds"], _traces(rows_of),
-               "Probes along the runs: means over the seeds at the same step.",
+               "Probes along the runs: means over the runs at the same step.",
                {"t": "steps taken", "trS": "trace of the covariance of one sample's gradient",
                 "G2": "squared norm of the gradient of all training samples",
                 "G2_corrected": "the same of the distribution they were drawn from",
                 "B_ema": f"running estimate in training, decay {DECAY}", "eta_max": "best rate of a noiseless step",
                 "lambda_max": "largest eigenvalue of the Hessian"})],
-        _figures(rows_of, fits, table, goal),
+        _figures(rows_of, fits, leads, table, goal, runs),
+        Table("summary", ["optimizer", "B", "measured", *_with_ends("critical", "simple_ratio", "noise_ratio")],
+              [_summary_row(name, batch, leads[name], known[name], ratios) for name, batch in rows_of], "", MEANINGS),
+        _findings(rows_of, ratios, leads, growths),
     )  # fmt: skip
-    n = len(work.loaded.train_x)
     result.methods = (
-        f"{work.name}, {n:,} training samples; runs at the tuned rates of `study steps`, {len(grid['runs'])} fresh "
+        f"{work.name}, {n:,} training samples; runs at the tuned rates of `study steps`, {runs} fresh "
         f"seeds, sampler {common.get('sampler', 'epoch')}, to {goal}; probes at frozen weights in float64 at step 0 "
         f"and at distances of {grid['ratio']:g}, over up to {work.config()['eval_samples']:,} training samples: "
         f"tr(Sigma) exactly from the gradients of all samples where the model is a stack of linear layers, else from "
         f"{PARTS} micro-batches; |G|^2 of the training set; tr(H Sigma) from {grid['draws']} pairs of random quarters "
         f"of the samples; {ITERATIONS} power iterations for lambda_max. A run's prediction is the step-weighted mean, "
-        f"by trapezoids. The running estimate compares {SHARDS} shards of a batch. 95 % intervals over seeds by "
-        f"bootstrap; those of a ratio to B_crit add both in quadrature, in logarithms. B_crit: {first.methods}"
+        f"by trapezoids. The running estimate compares {SHARDS} shards of a batch. 95 % intervals by Student's t over "
+        f"runs, of logarithms; a ratio has the errors of both its parts (Welch), that of the measured part being the "
+        f"one of its interval. Measured: {first.methods}"
     )
-    result.notes = _notes(rows_of, n, common, grid)
+    result.notes = _notes(rows_of, n, common)
     return result
 
 
-def _row(key, rows, found, cell):
-    name, batch = key
-    out: dict = {"optimizer": name, "B": batch, "lr": cell["lr"], "n_seeds": len(rows)}
-    out["n_fail"] = sum(row["status"] != "ok" for row in rows)
-    reached = [row["steps_to_target"] for row in rows if row["status"] == "ok"]
-    out["S"] = fit.gmean(reached)
-    for predictor in PREDICTORS:
-        values = [predicted(row, predictor) for row in rows if row["status"] == "ok"]
-        known = [value for value in values if math.isfinite(value)]
-        out[predictor] = float(np.mean(known)) if known else math.nan
-        out[f"{predictor}_lo"], out[f"{predictor}_hi"] = fit.mean_interval(values, mean=np.mean)
-        out[f"{predictor}/B_crit"] = out[predictor] / found["B_crit"] if found["B_crit"] else math.nan
-    out |= {"B_crit": found["B_crit"], "ci_lo": found["B_crit_lo"], "ci_hi": found["B_crit_hi"]}
-    out["growth"] = fit.gmean([g for g in map(growth, rows) if math.isfinite(g)])
+def _with_ends(*names):
+    """Columns of numbers and of their intervals."""
+    return [column for name in names for column in (name, f"{name}_lo", f"{name}_hi")]
+
+
+def _ends(name, e):
+    return {name: e.value, f"{name}_lo": e.low, f"{name}_hi": e.high}
+
+
+def _row(key, rows, known, predictions, grown, cell):
     probes = [p for row in rows for p in row.get("probes", ())]
-    out["undefined"] = sum(p["corrected"] <= 0.0 for p in probes) / max(len(probes), 1)
-    out["budget"], out["sampler"] = (rows[0]["config"][k] for k in ("metric", "sampler"))
-    out["budget"] = f"{out['budget']} {rows[0]['config']['target']:g}"
+    config = rows[0]["config"]
+    out = {
+        "optimizer": key[0], "B": key[1], "lr": cell["lr"], "n_seeds": len(rows),
+        "n_fail": sum(row["status"] != "ok" for row in rows), "S": mean([steps_of(row) for row in rows]).value,
+        "undefined": sum(p["corrected"] <= 0.0 for p in probes) / max(len(probes), 1),
+        "budget": f"{config['metric']} {config['target']:g}", "sampler": config["sampler"], **_ends("growth", grown),
+    }  # fmt: skip
+    for name in PREDICTORS:
+        out |= _ends(name, predictions[*key, name])
+    for name, e in known.items():
+        out |= _ends(name, e)
     return out
+
+
+def _summary_row(name, batch, lead, known, ratios):
+    return {
+        "optimizer": name, "B": batch, "measured": lead, **_ends("critical", known[lead]),
+        **_ends("simple_ratio", ratios[name, batch, "B_simple", lead]),
+        **_ends("noise_ratio", ratios[name, batch, "B_noise", lead]),
+    }  # fmt: skip
 
 
 def _traces(rows_of):
@@ -261,97 +315,93 @@ def _mean(values):
     return float(np.mean(known)) if known else None
 
 
-def _ratio(row, predictor):
-    """Predicted over measured, and its interval from those of both."""
-    value = row[f"{predictor}/B_crit"]
-    edges = row[f"{predictor}_lo"], row[f"{predictor}_hi"], row["ci_lo"], row["ci_hi"]
-    if not (math.isfinite(value) and min(value, *edges) > 0.0 and all(map(math.isfinite, edges))):
-        return value, math.nan, math.nan
-    down = math.hypot(math.log(row[predictor] / edges[0]), math.log(edges[3] / row["B_crit"]))
-    up = math.hypot(math.log(edges[1] / row[predictor]), math.log(row["B_crit"] / edges[2]))
-    return value, value * math.exp(-down), value * math.exp(up)
+def _claims(growths):
+    return [
+        Claim("the noise scale increases along a run (last B_simple over first)", "McCandlish et al. 2018, abstract",
+              "'the noise scale increases as the loss decreases over a training run': above 1", [*growths.values()],
+              least=1.0),
+    ]  # fmt: skip
 
 
-def _checks(work, common, rows_of, fits, table):
-    factor = 3.0 if work.is_default and common["metric"] == "train_loss" else 10.0
-    checks = []
-    for row in table:
-        where = f"{row['optimizer']}, B = {row['B']}"
-        for predictor in PREDICTORS:
-            claim = f"{where}: {predictor} predicts B_crit within {factor:g}x (ratio)"
-            seeds = row["n_seeds"] - row["n_fail"]
-            checks.append(Check(claim, *_ratio(row, predictor), 1.0 / factor, factor, seeds, "probed runs"))
-    for (name, batch), rows in rows_of.items():
-        grown = [g for g in map(growth, rows) if math.isfinite(g)]
-        low, high = fit.mean_interval(grown)
-        claim = f"{name}, B = {batch}: B_simple grows along the run (last over first)"
-        least = 5.0 if work.is_default else 1.0
-        checks.append(Check(claim, fit.gmean(grown), low, high, least, seeds=len(grown), seed_kind="probed runs"))
-    return checks
+def _headline(name, critical, lead, ratios):
+    """How far the predictions of an optimizer's runs are from what is measured."""
+    said = []
+    for predictor in PREDICTORS:
+        found = {batch: e for (at, batch, p, m), e in ratios.items() if (at, p, m) == (name, predictor, lead)}
+        each = [f"{with_interval(e)} times that at B = {batch}" for batch, e in found.items() if e.known]
+        if missing := [e.why for e in found.values() if not e.known]:
+            each.append(f"not compared ({missing[0]})")
+        said.append(f"{predictor} is {', '.join(each)}")
+    return f"{name}: the measured critical batch size {lead} is {with_interval(critical)}; {'; '.join(said)}."
 
 
-def _headline(table, fits):
-    sentences = []
-    for name, found in fits.items():
-        rows = [row for row in table if row["optimizer"] == name]
-        off = max(abs(math.log(max(row[f"{p}/B_crit"], 1e-9))) for row in rows for p in PREDICTORS)
-        spans = ", ".join(f"{p} = {_span([row[p] for row in rows])}" for p in PREDICTORS)
-        grown = _span([row["growth"] for row in rows])
-        sentences.append(
-            f"{name}: predicted {spans}; measured B_crit = {found['B_crit']:.0f} [{found['B_crit_lo']:.0f}, "
-            f"{found['B_crit_hi']:.0f}]: within {math.exp(off):.1f}x; B_simple grew {grown}x along the run."
+def _findings(rows_of, ratios, leads, growths):
+    found = []
+    led = {key: e for key, e in ratios.items() if e.known and key[3] == leads[key[0]]}
+    if led:
+        (name, batch, p, m), far = max(led.items(), key=lambda one: abs(math.log(max(one[1].value, 1e-300))))
+        found.append(
+            f"Of {len(led)} predictions the furthest from what is measured is {p} of {name} at B = {batch}: "
+            f"{with_interval(far)} times {m}. McCandlish et al. 2018 claim the order of magnitude; Merrill et al. "
+            f"2025 find predictions for language models that are far too low."
         )
-    return " ".join(sentences)
+    for m in MEASURED:
+        for predictor in PREDICTORS:
+            some = {key: e for key, e in ratios.items() if key[2:] == (predictor, m) and e.known}
+            if some:
+                each = ", ".join(f"{with_interval(e)} ({name}, B = {batch})" for (name, batch, *_), e in some.items())
+                found.append(f"{predictor} over {m}: {each}.")
+    for (name, batch), e in growths.items():
+        found.append(f"{name}, B = {batch}: B_simple ends at {with_interval(e, 2)} times what it begins with.")
+    for (name, batch), rows in rows_of.items():
+        ends = [row["probes"][-1] for row in rows if row["status"] == "ok"]
+        lags = [p["B_ema"] / p["B_simple"] for p in ends if p["B_ema"] and p["B_simple"]]
+        lag = mean(lags, "runs") if len(lags) == len(rows) else Estimate(math.nan)
+        if lag.known:
+            found.append(
+                f"{name}, B = {batch}: the running estimate (decay {DECAY}) ends at {with_interval(lag, 2)} times what "
+                f"the probe finds; it lags where the noise scale grows."
+            )
+    return found
 
 
-def _span(values):
-    low, high = (f"{end(values):.0f}" for end in (min, max))
-    return low if low == high else f"{low} to {high}"
-
-
-def _notes(rows_of, n, common, grid):
+def _notes(rows_of, n, common):
     probes = [p for rows in rows_of.values() for row in rows for p in row.get("probes", ())]
     gone = sum(p["corrected"] <= 0.0 for p in probes) / max(len(probes), 1)
-    lags = [
-        rows["probes"][-1]["B_ema"] / rows["probes"][-1]["B_simple"]
-        for some in rows_of.values() for rows in some
-        if rows["status"] == "ok" and rows["probes"][-1]["B_ema"] and rows["probes"][-1]["B_simple"]
-    ]  # fmt: skip
     notes = [
         f"The noise scales are those of the training set of {n:,} samples. Of the distribution it was drawn from they "
         f"are larger, B = 1 / (1/B_simple - 1/N), and not defined at {100 * gone:.0f} % of the probes, where the "
         f"gradient is below the noise of {n:,} samples.",
-        f"Sampler {common.get('sampler', 'epoch')}: it is part of what B_crit means; the theory draws samples "
-        f"independently, and is for plain SGD at its best rate.",
-        "An order of magnitude is what the theory claims: print measured beside predicted, never predicted alone.",
+        f"The theory is for plain SGD on samples drawn independently (here: sampler {common.get('sampler', 'epoch')}), "
+        f"for a loss that is quadratic along a step, and for the best rate at every step. Momentum and Adam are beyond "
+        f"it, and a constant rate is not the best at every step.",
     ]
-    if lags:
-        notes.append(
-            f"The running estimate (decay {DECAY}) lags where the noise scale grows: at the end of a run it is "
-            f"{fit.gmean([abs(lag) for lag in lags]):.2g} times what the probe finds (geometric mean over runs)."
-        )
     failed = sum(row["status"] != "ok" for rows in rows_of.values() for row in rows)
     if failed:
-        notes.append(f"{failed} of {sum(map(len, rows_of.values()))} runs failed, and have no prediction.")
+        notes.append(
+            f"{failed} of {sum(map(len, rows_of.values()))} runs failed: cells with such a run have no interval."
+        )
     return notes
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------
 
 
-def _figures(rows_of, fits, table, goal):
+def _figures(rows_of, fits, leads, table, goal, runs):
     name = next(iter(rows_of))[0]
+    lead = leads[name]
     return [
-        Figure("trace", f"Noise scales along runs of {name} to {goal}: geometric means over the seeds (curves), and "
-               "their range (bands). Band across: the critical batch size that the steps to the target measure.",
-               lambda: _draw_trace({key: rows for key, rows in rows_of.items() if key[0] == name}, fits[name])),
-        Figure("predicted", "Predicted against measured critical batch sizes of all optimizers and batches, with 95 % "
-               "intervals. Thin lines: equality, and a factor of 3 to both sides.",
-               lambda: _draw_predicted(table)),
+        Figure("trace", f"Noise scales along runs of {name} to {goal}: geometric means over {runs} runs (curves), and "
+               f"their range (bands). Band across: the critical batch size {lead} measured by steps to the target.",
+               lambda: _draw_trace({key: rows for key, rows in rows_of.items() if key[0] == name}, fits[name], lead)),
+        Figure("predicted", "Predicted against measured critical batch sizes (" + ", ".join(
+                   f"{lead} of {name}" for name, lead in leads.items()) + f"), means over {runs} runs with 95 % "
+               "intervals, the batch size of the run beside each. Thin line: equality.",
+               lambda: _draw_predicted(table, leads)),
     ]  # fmt: skip
 
 
-def _draw_trace(rows_of, found):
+def _draw_trace(rows_of, found, lead):
     figure, panels = figures.new(columns=len(rows_of), width=figures.PAGE, sharey=True, squeeze=False)
     for axes, ((name, batch), rows) in zip(panels[0], rows_of.items()):
         figures.logarithmic(axes.yaxis)
@@ -367,32 +417,35 @@ def _draw_trace(rows_of, found):
             low, high = [min(v) for v in at.values()], [max(v) for v in at.values()]
             figures.line_with_interval(axes, [*at], [fit.gmean(v) for v in at.values()], low, high, i=i, label=label)
         axes.set(xlabel="step + 1", title=f"{name}, B = {batch}")
-        if all(map(math.isfinite, (found["B_crit_lo"], found["B_crit_hi"]))):
-            figures.band(axes, found["B_crit_lo"], found["B_crit_hi"], "measured B_crit")
+        low, high = (found.get(f"{lead}_{end}") or math.nan for end in ("lo", "hi"))
+        if math.isfinite(low) and math.isfinite(high):
+            figures.band(axes, low, high, f"measured {lead}")
     panels[0][0].set_ylabel("noise scale (examples)")
     figures.legend(figure, 3)
     return figure
 
 
-def _draw_predicted(table):
+def _draw_predicted(table, leads):
     figure, axes = figures.new(x=figures.logarithmic, y=figures.logarithmic)
     pairs = [(p, name) for p in PREDICTORS for name in dict.fromkeys(row["optimizer"] for row in table)]
     for i, (predictor, name) in enumerate(pairs):
-        rows = [row for row in table if row["optimizer"] == name]
-        columns = ("B_crit", predictor, f"{predictor}_lo", f"{predictor}_hi")
-        x, y, low, high = ([row[column] for row in rows] for column in columns)
-        ends = ([row[end] for row in rows] for end in ("ci_lo", "ci_hi"))
-        x_low, x_high = ends
+        rows, lead = [row for row in table if row["optimizer"] == name], leads[name]
+        x, x_low, x_high = ([row[column] for row in rows] for column in _with_ends(lead))
+        y, low, high = ([row[column] for row in rows] for column in _with_ends(predictor))
         figures.points_with_interval(
             axes, x, y, low, high, i=i, label=f"{predictor}, {name}", x_low=x_low, x_high=x_high
         )
-    measured = [row["B_crit"] for row in table if row["B_crit"] and math.isfinite(row["B_crit"])] or [1.0]
-    axes.set(xlabel="measured B_crit (examples)", ylabel="predicted (examples)")
-    middle = fit.gmean(measured)
-    axes.set_xlim(min(measured) / 1.6, max(measured) * 1.6)
+        for at, level, row in zip(x, y, rows):
+            if math.isfinite(at) and math.isfinite(level):
+                place = {"xytext": (3, 3), "textcoords": "offset points"}
+                axes.annotate(f"{row['B']}", (at, level), color=figures.GREY, fontsize=figures.SMALL - 0.5, **place)
+    known = [row[leads[row["optimizer"]]] for row in table]
+    known = [b for b in known if b and math.isfinite(b)] or [1.0]
+    axes.set(xlabel="measured critical batch size (examples)", ylabel="predicted (examples)")
+    middle = fit.gmean(known)
+    axes.set_xlim(min(known) / 1.6, max(known) * 1.6)
     low, high = axes.get_ylim()
     axes.set_ylim(min(low, middle / 4.0), max(high, 4.0 * middle))
-    for factor, label in ((1.0, "equal"), (3.0, "3x"), (1.0 / 3.0, "1/3")):
-        figures.guide(axes, 1.0, (middle, factor * middle), label, at=0.12)
+    figures.guide(axes, 1.0, (middle, middle), "equal", at=0.12)
     figures.legend(figure, 2)
     return figure

@@ -8,25 +8,32 @@ training at a small loss to come brings full batches up to that edge.
 """
 
 import math
-
-import numpy as np
+from dataclasses import replace
 
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.ddp.scaling import largest_eigenvalue
-from allgrad.launch.study import figures, fit, runner
+from allgrad.launch.study import figures, runner
 from allgrad.launch.study.experiment import PRESET, experiment
 from allgrad.launch.study.experiments import steps
 from allgrad.launch.study.experiments.noise import frozen_at
+from allgrad.launch.study.intervals import mean, paired, slope
 from allgrad.launch.study.lr_tuning import SEEDS, first_rate, tune
-from allgrad.launch.study.result import Check, Figure, Result, Table
+from allgrad.launch.study.result import Claim, Figure, Result, Table
+from allgrad.launch.study.wording import compared, with_interval
 
 GRIDS = {
-    "quick": {"batches": (8, 1024), "seeds": SEEDS, "report_seeds": tuple(range(100, 106)), "iterations": 30},
+    "quick": {"batches": (8, 1024), "seeds": SEEDS, "report_seeds": tuple(range(100, 110)), "iterations": 30},
     "full": {
         "batches": (8, 64, 256, 1024), "seeds": SEEDS, "report_seeds": tuple(range(100, 112)), "iterations": 100,
     },
 }  # fmt: skip
 TARGETS = {"train_loss": 0.02}  # on digits
+KESKAR = "Keskar et al. 2017, abstract"
+MEANINGS = {
+    "lambda_max": "largest eigenvalue of the Hessian", "train_loss": "training loss at the end",
+    "val_loss": "validation loss there", "val_accuracy": "validation accuracy there",
+    "budget": "what a run had to reach",
+}  # fmt: skip
 LOWER = 4, 2  # the largest batch is run at its best rate over these too, and at the best of the smallest
 
 
@@ -74,106 +81,160 @@ def run(
 
 
 def _values(rows, key):
-    return [row[key] for row in rows if row["status"] == "ok" and row.get(key) is not None]
+    """A number of each seed's row; nan where it failed."""
+    return [row[key] if row["status"] == "ok" and row.get(key) is not None else math.nan for row in rows]
 
 
 def summarize(work, cells, at, name, target, sampler, grid, seeds) -> Result:
-    """Tables, checks, figures and sentences from {batch: Tuned}, and of the largest {rate: rows}."""
-    rows = []
-    for batch, found in cells.items():
-        sharpness = _values(found.rows, "sharpness")
-        row = {
-            "B": batch, "lr": found.lr, "S": fit.gmean([s for s in found.steps if math.isfinite(s)]),
-            "lambda_max": fit.gmean(sharpness), "n_seeds": len(found.rows), "n_fail": found.failures,
-            "at_edge": found.at_edge, "n_trials": found.trials, "budget": f"train_loss {target:g}", "sampler": sampler,
-            "lr_lambda": found.lr * fit.gmean(sharpness), "eval_ratio": found.rows[0]["config"]["eval_ratio"],
-        }  # fmt: skip
-        row["ci_lo"], row["ci_hi"] = fit.mean_interval(sharpness)
-        for key in ("train_loss", "val_loss", "val_accuracy"):
-            values = _values(found.rows, f"final_{key}")
-            row[key] = float(np.mean(values)) if values else None
-            low, high = fit.mean_interval(values, mean=np.mean)
-            row[f"{key}_lo"], row[f"{key}_hi"] = low, high
-        rows.append(row)
-    small, large = rows[0]["B"], rows[-1]["B"]
-    found = [_values(runs, "sharpness") for runs in (at[cells[small].lr], cells[large].rows, cells[small].rows)]
-    one, value = (fit.ratio(over, found[2]) for over in found[:2])
-    claim = f"B = {large} ends where the loss is sharper than B = {small}"
-    n = len(cells[large].rows)
-    edge = [cells[large].lr * v for v in found[1]]
-    checks = [
-        Check(f"{claim}, at one rate (ratio of lambda_max)", *one, 1.0, seeds=n),
-        Check(f"{claim}, each at its best rate (ratio of lambda_max)", *value, 1.0, seeds=n),
-        Check(f"B = {large} ends where its rate is stable (rate times lambda_max)", fit.gmean(edge),
-              *fit.mean_interval(edge), most=2.0, seeds=n),
-    ]  # fmt: skip
-    rates = [_at_rate(large, rate, found) for rate, found in sorted(at.items())]
-    accuracy = rows[0]["val_accuracy"] is not None
-    key, unit = ("val_accuracy", "points") if accuracy else ("val_loss", "of validation loss")
-    gap = _gap(cells[small], cells[large], f"final_{key}", 100.0 if accuracy else -1.0)
-    said = f"{gap[0]:.2g} [{gap[1]:.2g}, {gap[2]:.2g}] {unit}"
+    """Tables, claims, figures and sentences from {batch: Tuned}, and of the largest {rate: rows}."""
+    small, large = min(cells), max(cells)
+    base, best, same = cells[small].rows, cells[large].rows, at[cells[small].lr]
+    key = "val_loss" if math.isnan(mean(_values(base, "final_val_accuracy")).value) else "val_accuracy"
+    said = {where: _Compared(base, runs, key) for where, runs in (("one", same), ("best", best))}
+    rows = [_row(batch, found, target, sampler) for batch, found in cells.items()]
+    rates = [_at_rate(large, rate, runs) for rate, runs in sorted(at.items())]
+    lower = f"the rate of B = {small}"
     result = Result(
         "sharp", "Do large batches end where the loss is sharper, at the same training loss, and is that worse?",
-        f"{name}, at train loss {target:g}: lambda_max = {rows[0]['lambda_max']:.2g} with B = {small} and "
-        f"{rows[-1]['lambda_max']:.2g} with {large}, {value[0]:.2g} times [{value[1]:.2g}, {value[2]:.2g}], each at "
-        f"its best rate, and {one[0]:.2g} times [{one[1]:.2g}, {one[2]:.2g}] at that of the small batch; "
-        f"validation {key.split('_')[1]} of the small batch better by {said}.",
-        checks,
+        f"{name}, at train loss {target:g}: the largest eigenvalue of the Hessian with B = {large}, compared with "
+        f"B = {small}: {said['one'].sharper} at {lower}, {said['best'].sharper} with the best rate of each. "
+        f"Validation {key.split('_')[1]}, in the same order: {said['one'].worse}; {said['best'].worse}.",
+        [
+            Claim(f"at one learning rate, B = {large} ends where the loss is sharper than B = {small} does (largest "
+                  "eigenvalue of the Hessian, ratio)", KESKAR, "'sharp minimizers': a ratio above 1",
+                  [said["one"].sharpness], least=1.0),
+            Claim(f"at one learning rate, B = {large} generalises less well than B = {small} ({said['one'].what})",
+                  KESKAR, "'a degradation in the quality of the model, as measured by its ability to generalize': "
+                  f"above {said['one'].none}", [said["one"].loss], least=said["one"].none),
+        ],
         [Table("cells", ["B", "lr", "S", "lambda_max", "ci_lo", "ci_hi", "lr_lambda", "train_loss", "val_loss",
-                         "val_accuracy", "val_accuracy_lo", "val_accuracy_hi", "n_seeds", "n_fail", "at_edge",
-                         "n_trials", "budget", "eval_ratio", "sampler"], rows,
+                         "val_loss_lo", "val_loss_hi", "val_accuracy", "val_accuracy_lo", "val_accuracy_hi", "n_seeds",
+                         "n_fail", "at_edge", "n_trials", "budget", "eval_ratio", "sampler"], rows,
                "The largest eigenvalue of the Hessian of the training loss where the target is met: geometric means "
-               "over seeds with 95 % intervals.",
-               {"lambda_max": "largest eigenvalue of the Hessian", "lr_lambda": "rate times it; full batches need < 2",
-                "train_loss": "training loss at the end", "val_loss": "validation loss there",
-                "val_accuracy": "validation accuracy there", "budget": "what a run had to reach"}),
-         Table("rates", ["B", "lr", "S", "lambda_max", "ci_lo", "ci_hi", "n_seeds", "n_fail"], rates,
+               "over seeds with 95 % intervals.", {**MEANINGS, "lr_lambda": "rate times it"}),
+         Table("rates", ["B", "lr", "S", "lambda_max", "ci_lo", "ci_hi", "val_loss", "val_accuracy", "n_seeds",
+                         "n_fail"], rates,
                "The same for the largest batch at its best rate, at lower ones and at that of the smallest batch.",
-               {"lambda_max": "largest eigenvalue of the Hessian"})],
-        [Figure("cells", "The largest eigenvalue of the Hessian at equal training loss against the batch size (left), "
-                f"and validation {key.split('_')[1]} (right): means and 95 % intervals over seeds.",
-                lambda: _draw(rows, key)),
-         Figure("rates", f"The largest eigenvalue where runs with B = {large} end, against their learning rate: "
-                "geometric means, 95 % intervals over seeds. Thin line: 2 / rate, above which "
-                "descent along the eigenvector is unstable.", lambda: _draw_rates(rates))],
+               MEANINGS)],
+        _figures(rows, rates, key, len(base), large),
+        _summary(rows, rates[[*sorted(at)].index(cells[small].lr)], key),
+        _findings(name, small, large, cells, at, said, best),
     )  # fmt: skip
-    measured = work.config()["eval_samples"]
     result.methods = (
         f"{work.name}, {len(work.loaded.train_x):,} training samples; {name}, sampler {sampler}, constant rate tuned "
         f"for each batch on the steps to train_loss {target:g}, factor sqrt 2, {len(seeds)} seeds; "
-        f"{len(cells[small].rows)} fresh seeds; {grid['iterations']} power iterations with exact Hessian products in "
-        f"float64 over up to {measured:,} training samples, at the evaluation that met the target; 95 % intervals by "
-        f"{fit.RESAMPLES} resamples of the seeds."
+        f"{len(base)} fresh seeds; {grid['iterations']} power iterations with exact Hessian products in "
+        f"float64 over up to {work.config()['eval_samples']:,} training samples, at the evaluation that met the "
+        f"target; 95 % intervals by Student's t over seeds, of logarithms but for accuracies; batches are compared "
+        f"seed by seed."
     )
     result.notes = [
-        "No claim is made about the validation part: the difference is reported with its interval.",
-        f"The eigenvalue depends on the learning rate as well as on the batch (Jastrzebski et al. 2017: on their "
-        f"ratio): with B = {large} it goes from {rates[0]['lambda_max']:.2g} at rate {rates[0]['lr']:.2g} to "
-        f"{rates[-1]['lambda_max']:.2g} at {rates[-1]['lr']:.2g}. The claim of Keskar et al. 2017 is of one rate for "
-        f"all batches; where each has its own best, it may fail.",
+        "Keskar et al. 2017 train all batches at one rate, until the training loss has converged; here all stop at "
+        "the same training loss. Of batches that have each their own best rate they say nothing.",
     ]
     for batch, found in cells.items():
         result.notes += found.remarks(f"B = {batch}")
     return result
 
 
-def _at_rate(batch, rate, found):
-    sharpness = _values(found, "sharpness")
-    low, high = fit.mean_interval(sharpness)
+class _Compared:
+    """Runs of the largest batch beside those of the smallest, seed by seed: curvature, and what it costs."""
+
+    def __init__(self, base, runs, key):
+        self.sharpness = paired(_values(runs, "sharpness"), _values(base, "sharpness"))
+        self.sharper = compared(self.sharpness, "larger", "smaller")
+        before, after = (_values(rows, f"final_{key}") for rows in (base, runs))
+        if key == "val_accuracy":
+            self.what, self.none = "points of validation accuracy lost", 0.0
+            lost = paired([100.0 * v for v in before], [100.0 * v for v in after], log=False)
+            self.loss = replace(lost, value=round(lost.value, 9))  # 0, and not what is left of a sum of floats
+        else:
+            self.what, self.none = "validation loss, ratio", 1.0
+            self.loss = paired(after, before)
+
+    @property
+    def worse(self):
+        """In words."""
+        if not self.loss.known:
+            return f"not compared ({self.loss.why})"
+        found = f"{with_interval(self.loss, 2)} {'points lost' if self.none == 0.0 else 'times the loss'}"
+        return found + ", not told apart" * (self.loss.low <= self.none <= self.loss.high)
+
+
+def _row(batch, found, target, sampler):
+    sharpness = mean(_values(found.rows, "sharpness"))
     return {
-        "B": batch, "lr": rate, "S": fit.gmean(_values(found, "steps_to_target")), "lambda_max": fit.gmean(sharpness),
-        "ci_lo": low, "ci_hi": high, "n_seeds": len(found), "n_fail": sum(row["status"] != "ok" for row in found),
+        "B": batch, "lr": found.lr, "S": mean(found.steps).value, "lambda_max": sharpness.value,
+        "ci_lo": sharpness.low, "ci_hi": sharpness.high, "n_seeds": len(found.rows), "n_fail": found.failures,
+        "at_edge": found.at_edge, "n_trials": found.trials, "budget": f"train_loss {target:g}", "sampler": sampler,
+        "lr_lambda": found.lr * sharpness.value, "eval_ratio": found.rows[0]["config"]["eval_ratio"],
+        **_final(found.rows),
     }  # fmt: skip
 
 
-def _gap(small, large, key, unit) -> tuple[float, float, float]:
-    """How much better the small batch is, with its interval over the seeds of both."""
-    first, last = ([unit * v for v in _values(found.rows, key)] for found in (small, large))
-    if not (first and last):
-        return math.nan, math.nan, math.nan
-    rng = np.random.default_rng(0)
-    drawn = [rng.choice(first, len(first)).mean() - rng.choice(last, len(last)).mean() for _ in range(fit.RESAMPLES)]
-    return float(np.mean(first) - np.mean(last)), *fit.interval(drawn)
+def _final(runs):
+    """What runs end with: geometric means of losses, arithmetic ones of accuracies, and their intervals."""
+    out = {}
+    for key in ("train_loss", "val_loss", "val_accuracy"):
+        e = mean(_values(runs, f"final_{key}"), log=None if key.endswith("loss") else False)
+        out |= {key: e.value, f"{key}_lo": e.low, f"{key}_hi": e.high}
+    return out
+
+
+def _at_rate(batch, rate, runs):
+    sharpness = mean(_values(runs, "sharpness"))
+    return {
+        "B": batch, "lr": rate, "S": mean(_values(runs, "steps_to_target")).value, "lambda_max": sharpness.value,
+        "ci_lo": sharpness.low, "ci_hi": sharpness.high, "n_seeds": len(runs),
+        "n_fail": sum(row["status"] != "ok" for row in runs), **_final(runs),
+    }  # fmt: skip
+
+
+def _summary(rows, same, key):
+    return Table(
+        "summary", ["B", "lr", "lambda_max", "ci_lo", "ci_hi", key, f"{key}_lo", f"{key}_hi"],
+        [rows[0], same, rows[-1]], "The smallest batch, the largest at the rate of the smallest, and at its own.",
+        MEANINGS,
+    )  # fmt: skip
+
+
+def _findings(name, small, large, cells, at, said, best):
+    """What is measured beside the claims: the best rates, the edge of stability, the rate's own part."""
+    ratio = with_interval(said["best"].sharpness)
+    found = [
+        f"Each batch at its best rate: the largest eigenvalue with B = {large} over that with B = {small} is {ratio}."
+    ]
+    edge = mean([cells[large].lr * v for v in _values(best, "sharpness")])
+    if name == "sgd" and edge.known:
+        side = "below" if edge.high < 2.0 else "above" if edge.low > 2.0 else "not told apart from"
+        found.append(
+            f"With B = {large} the best rate times the largest eigenvalue is {with_interval(edge)}, {side} 2, where "
+            f"descent along the eigenvector becomes unstable (Cohen et al. 2021, of batches of all samples)."
+        )
+    rates = sorted(at)
+    trend = slope(rates, [_values(at[rate], "sharpness") for rate in rates])
+    if trend.known:
+        way = "rises" if trend.low > 0.0 else "falls" if trend.high < 0.0 else "is not seen to change"
+        found.append(
+            f"With B = {large} the largest eigenvalue {way} with the rate, from {rates[0]:.3g} to {rates[-1]:.3g}: as "
+            f"its power {with_interval(trend, 2)}. Jastrzebski et al. 2017 expect lower rates to end sharper."
+        )
+    return found
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+
+def _figures(rows, rates, key, n, large):
+    bars = f"means over {n} seeds with 95 % intervals"
+    return [
+        Figure("cells", f"The largest eigenvalue of the Hessian at equal training loss against the batch size (left), "
+               f"and validation {key.split('_')[1]} (right), each batch at its best rate: {bars}.",
+               lambda: _draw(rows, key)),
+        Figure("rates", f"The largest eigenvalue where runs with B = {large} end, against their learning rate: "
+               f"geometric {bars}. Thin line: 2 / rate, above which descent along the eigenvector is unstable.",
+               lambda: _draw_rates(rates)),
+    ]  # fmt: skip
 
 
 def _draw(rows, key):

@@ -13,11 +13,13 @@ from scipy.optimize import minimize
 from allgrad.ddp.data import Batch, Shard
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.ddp.scaling import Frozen, mean
-from allgrad.launch.study import figures, fit, runner, workload
+from allgrad.launch.study import figures, runner, workload
 from allgrad.launch.study.experiment import PRESET, experiment
 from allgrad.launch.study.experiments import steps
+from allgrad.launch.study.intervals import Estimate, mean as mean_over_seeds, paired, ratio
 from allgrad.launch.study.lr_tuning import NothingWorks, first_rate, tune
-from allgrad.launch.study.result import Check, Figure, Result, Table
+from allgrad.launch.study.result import Claim, Figure, Result, Table
+from allgrad.launch.study.wording import MARGIN, compared, with_interval
 from allgrad.launch.study.workload import Workload
 
 GRIDS = {
@@ -26,9 +28,9 @@ GRIDS = {
         "rates": (0.02, 0.05, 0.1, 0.2), "epochs": 40, "seeds": (0, 1, 2, 3), "report_seeds": tuple(range(100, 116)),
     },
 }  # fmt: skip
-FLOOR_SEEDS = 3  # of the quick floors, which scatter little
+FLOOR_SEEDS = 5  # of the quick floors, which scatter little
 BATCH, WORKERS, L2, NOISE, LAST = 16, 4, 0.01, 0.2, 10
-BUG_RATE = 0.05
+BUG_RATE = 0.05  # at which all orders are compared
 ARMS = {  # label: (sampler, what B is divided by, how often each sample is in a batch)
     "epoch": ("epoch", 1, 1),
     "once": ("once", 1, 1),
@@ -37,6 +39,8 @@ ARMS = {  # label: (sampler, what B is divided by, how often each sample is in a
     "same_perm_per_rank": ("epoch", WORKERS, WORKERS),
     "small": ("epoch", WORKERS, 1),
 }
+NAMES = {"once": "one permutation for all epochs", "iid": "drawing with replacement", "never": "data sorted by label",
+         "same_perm_per_rank": f"{WORKERS} ranks that draw the same samples"}  # fmt: skip
 
 
 # --- a run -----------------------------------------------------------------------------------------------------------
@@ -181,34 +185,45 @@ def _steps(lab, work, optimizer, goal, seeds, report_seeds, cap):
 
 
 def summarize(work, convex, floors, own, grid, floor_seeds, seeds, optimizer) -> Result:
-    """Tables, checks, figures and sentences."""
+    """Tables, claims, figures and sentences from the floors and from {order: Tuned} of the workload's own model."""
     excess, least = floors
-    rows = [_row(arm, rate, values) for (arm, rate), values in excess.items()]
+    intervals = {"over_lo": "95 % interval of over_epoch, from", "over_hi": "95 % interval of over_epoch, to"}
+    orders = (
+        f"epoch: a new permutation each; once: one for all epochs; iid: with replacement; never: sorted by label; "
+        f"same_perm_per_rank: {WORKERS} ranks that all draw the same samples; small: the batch of one of them, as many "
+        f"steps"
+    )
     tables = [
-        Table("floors", ["order", "B", "lr", "excess", "ci_lo", "ci_hi", "over_epoch", "n_seeds", "n_fail", "budget"],
-              [{**row, "budget": f"{grid['epochs']} epochs",
-                "over_epoch": fit.ratio(excess[row["order"], row["lr"]], excess["epoch", row["lr"]])[0]}
-               for row in rows],
+        Table("floors", ["order", "B", "lr", "excess", "ci_lo", "ci_hi", "over_epoch", "over_lo", "over_hi", "n_seeds",
+                         "n_fail", "budget"],
+              [_row(excess, arm, rate, grid) for arm, rate in excess],
               f"Excess of the objective over its least value {least:.6g} at the ends of the last {LAST} epochs: "
-              "geometric means over seeds with 95 % intervals.",
-              {"order": "epoch: a new permutation each; once: one for all epochs; iid: with replacement; never: sorted "
-               f"by label; same_perm_per_rank: {WORKERS} ranks that all draw the same samples; small: the batch of one "
-               "of them, as many steps", "excess": "objective above its least value",
-               "over_epoch": "excess over that of epoch",
-               "budget": "length of the runs"}),
+              f"geometric means over {len(floor_seeds)} seeds with 95 % intervals, where none failed.",
+              {**intervals, "order": orders, "excess": "objective above its least value",
+               "over_epoch": "excess over that of epoch at the same rate", "budget": "length of the runs"}),
     ]  # fmt: skip
     if own:
         tables.append(
-            Table("steps", ["order", "optimizer", "B", "lr", "S", "ci_lo", "ci_hi", "over_epoch", "n_seeds", "n_fail",
-                            "at_edge", "n_trials", "budget", "eval_ratio"],
+            Table("steps", ["order", "optimizer", "B", "lr", "S", "ci_lo", "ci_hi", "over_epoch", "over_lo", "over_hi",
+                            "n_seeds", "n_fail", "at_edge", "n_trials", "budget", "eval_ratio"],
                   [_step_row(name, found, own.get("epoch"), optimizer) for name, found in own.items()],
                   "Steps to the target of the workload's own model, each order with its best rate.",
-                  {"order": "order of the samples", "over_epoch": "steps over those of epoch",
+                  {**intervals, "order": "order of the samples", "over_epoch": "steps over those of epoch",
                    "budget": "what a run had to reach", "eval_ratio": "distance between evaluations"})
         )  # fmt: skip
     result = Result(
-        "shuffle", "What does the order in which samples are drawn cost?", _headline(excess, own, grid),
-        _checks(work, excess, own, grid, len(floor_seeds)), tables, _figures(excess, own, grid),
+        "shuffle", "What does the order in which samples are drawn cost?", _headline(excess, own), _claims(excess),
+        tables, _figures(excess, grid, len(floor_seeds)),
+        summary=Table(
+            "summary", ["order", "excess", "over_epoch", *(("steps", "steps_over_epoch") if own else ())],
+            [_summary(excess, own, arm) for arm in ARMS],
+            f"Orders of the samples at rate {BUG_RATE:g}, with 95 % intervals over seeds.",
+            {"order": orders, "excess": "objective of a convex problem above its least value",
+             "over_epoch": "that over the excess of a new permutation each epoch",
+             "steps": "steps of the workload's own model to its target",
+             "steps_over_epoch": "these over the steps of a new permutation each epoch"},
+        ),
+        findings=_findings(excess, own, grid), advice=_advice(excess, own),
     )  # fmt: skip
     n = len(work.loaded.train_x)
     noise = f", {100 * NOISE:.0f} % of the labels drawn anew" if convex.label_noise else ""
@@ -216,7 +231,8 @@ def summarize(work, convex, floors, own, grid, floor_seeds, seeds, optimizer) ->
         f"{convex.name}, {n:,} training samples{noise}, penalty {L2:g}/2 |w|^2: convex, least value by L-BFGS in "
         f"float64; SGD without momentum, B = {BATCH}, constant rates, {grid['epochs']} epochs, batches going on over "
         f"the end of an epoch, {len(floor_seeds)} seeds. The bug: all {WORKERS} ranks draw "
-        f"with one seed, so that each sample is in a batch {WORKERS} times."
+        f"with one seed, so that each sample is in a batch {WORKERS} times. 95 % intervals by Student's t on "
+        f"logarithms over seeds; orders are compared seed by seed, but for small, which has other seeds (Welch's t)."
     )
     if own:
         config = next(iter(own.values())).rows[0]["config"]
@@ -226,14 +242,13 @@ def summarize(work, convex, floors, own, grid, floor_seeds, seeds, optimizer) ->
             f"{len(next(iter(own.values())).rows)} fresh seeds."
         )
     result.notes = [
-        "The floors are those of a convex problem with noisy labels. On networks that come to fit all samples the "
-        "orders should end alike, with no noise left at the floor; that is not measured here.",
+        "The floors are those of a convex problem with noisy labels; what orders cost on networks that come to fit all "
+        "samples is not measured here.",
     ]
-    if (slow := grid["rates"][0]) < BUG_RATE:
-        result.notes.append(
-            f"At rate {slow:g} the {grid['epochs']} epochs are too few to forget the initial weights: part of the "
-            f"excess is that, for any order."
-        )
+    steps_taken = math.ceil(grid["epochs"] * n / BATCH)
+    kept = "; ".join(f"{math.exp(-rate * L2 * steps_taken):.2g} at rate {rate:g}" for rate in grid["rates"])
+    result.notes.append(f"In {steps_taken:,} steps a run keeps this share of its initial weights in a direction that "
+                        f"only the penalty bends: {kept}. Part of the excess is that, for any order.")  # fmt: skip
     if n % BATCH:
         result.notes.append(f"{n:,} samples are no whole number of batches of {BATCH}: the ends of epochs are those of "
                             f"the steps in which they lie.")  # fmt: skip
@@ -241,83 +256,127 @@ def summarize(work, convex, floors, own, grid, floor_seeds, seeds, optimizer) ->
         result.notes.append("Steps to a target were not compared: give --target, or no learning rate has met it.")
     for (arm, rate), values in excess.items():
         if failed := sum(not math.isfinite(v) for v in values):
-            result.notes.append(f"{arm} at rate {rate:g}: {failed} of {len(values)} seeds diverged.")
+            result.notes.append(f"{arm} at rate {rate:g}: {failed} of {len(values)} seeds diverged, and the others "
+                                f"decide nothing.")  # fmt: skip
     for name, found in own.items():
         result.notes += found.remarks(name)
     return result
 
 
-def _finite(values):
-    return [v for v in values if math.isfinite(v) and v > 0.0]
+def over(excess, arm, other="epoch", rate=BUG_RATE) -> Estimate:
+    """The excess of an order over that of another, seed by seed where both have the same seeds."""
+    first, second = excess[arm, rate], excess[other, rate]
+    if "small" in (arm, other) and arm != other:
+        return ratio(mean_over_seeds(first), mean_over_seeds(second))
+    return paired(first, second)
 
 
-def _row(arm, rate, values):
-    low, high = fit.mean_interval(_finite(values))
+def _steps_over(own, name):
+    return paired(own[name].steps, own["epoch"].steps) if {name, "epoch"} <= own.keys() else None
+
+
+def _row(excess, arm, rate, grid):
+    found, against = mean_over_seeds(excess[arm, rate]), over(excess, arm, rate=rate)
     return {
-        "order": arm, "B": BATCH // ARMS[arm][1] * ARMS[arm][2], "lr": rate, "excess": fit.gmean(_finite(values)),
-        "ci_lo": low, "ci_hi": high, "n_seeds": len(values), "n_fail": sum(not math.isfinite(v) for v in values),
+        "order": arm, "B": BATCH // ARMS[arm][1] * ARMS[arm][2], "lr": rate, "excess": found.value,
+        "ci_lo": found.low, "ci_hi": found.high, "over_epoch": against.value, "over_lo": against.low,
+        "over_hi": against.high, "n_seeds": found.n, "n_fail": found.failed, "budget": f"{grid['epochs']} epochs",
     }  # fmt: skip
 
 
 def _step_row(name, found, base, optimizer):
-    config = found.rows[0]["config"]
-    low, high = fit.mean_interval(found.steps)
+    config, s = found.rows[0]["config"], mean_over_seeds(found.steps)
+    against = paired(found.steps, base.steps) if base else Estimate(math.nan)
     return {
-        "order": name, "optimizer": optimizer, "B": BATCH, "lr": found.lr, "S": fit.gmean(_finite(found.steps)),
-        "ci_lo": low, "ci_hi": high, "over_epoch": fit.ratio(found.steps, base.steps)[0] if base else None,
-        "n_seeds": len(found.rows), "n_fail": found.failures, "at_edge": found.at_edge, "n_trials": found.trials,
+        "order": name, "optimizer": optimizer, "B": BATCH, "lr": found.lr, "S": s.value, "ci_lo": s.low,
+        "ci_hi": s.high, "over_epoch": against.value, "over_lo": against.low, "over_hi": against.high,
+        "n_seeds": s.n, "n_fail": s.failed, "at_edge": found.at_edge, "n_trials": found.trials,
         "budget": f"{config['metric']} {config['target']:g}", "eval_ratio": config["eval_ratio"],
     }  # fmt: skip
 
 
-def _checks(work, excess, own, grid, seeds):
-    default = work.is_default
-    checks = []
-
-    def check(claim, first, second, rate, least=-math.inf, most=math.inf):
-        value, low, high = fit.ratio(excess[first, rate], excess[second, rate])
-        checks.append(Check(f"{claim} (excess at rate {rate:g}, ratio)", value, low, high, least, most, seeds))
-
-    check("drawing with replacement costs more than permutations", "iid", "epoch", BUG_RATE, 1.5 if default else 1.0)
-    check("one permutation is as good as new ones", "once", "epoch", BUG_RATE, 0.65, 1.35)
-    for rate in grid["rates"]:
-        if rate >= BUG_RATE:
-            check("sorted data is far worse than random draws", "never", "iid", rate, 3.0 if default else 1.0)
-    check("ranks that draw the same samples have the floor of one alone", "same_perm_per_rank", "small", BUG_RATE,
-          0.75, 1.33)  # fmt: skip
-    check("and not that of the whole batch", "same_perm_per_rank", "epoch", BUG_RATE, 1.5)
-    if {"epoch", "iid"} <= own.keys():
-        value, low, high = fit.ratio(own["iid"].steps, own["epoch"].steps)
-        claim = f"drawing with replacement takes more steps to the target at B = {BATCH} (ratio)"
-        least, most = (1.2, 1.9) if default else (1.0, math.inf)
-        checks.append(Check(claim, value, low, high, least, most, len(own["epoch"].rows)))
-    return checks
+def _summary(excess, own, arm):
+    row = {
+        "order": arm, "excess": with_interval(mean_over_seeds(excess[arm, BUG_RATE])),
+        "over_epoch": "1" if arm == "epoch" else with_interval(over(excess, arm)),
+    }  # fmt: skip
+    if arm in own:
+        row["steps"] = with_interval(mean_over_seeds(own[arm].steps))
+        against = _steps_over(own, arm)
+        row["steps_over_epoch"] = "1" if arm == "epoch" else with_interval(against) if against else ""
+    return row
 
 
-def _headline(excess, own, grid):
-    def over(arm, base):
-        return f"{fit.ratio(excess[arm, BUG_RATE], excess[base, BUG_RATE])[0]:.2g}"
-
-    said = (
-        f"At rate {BUG_RATE:g} the excess loss of drawing with replacement is {over('iid', 'epoch')} times that of a "
-        f"new permutation each epoch; of one permutation {over('once', 'epoch')}, of sorted data "
-        f"{over('never', 'epoch')}, of {WORKERS} ranks that draw the same samples "
-        f"{over('same_perm_per_rank', 'epoch')} times, {over('same_perm_per_rank', 'small')} times that of one alone."
+def _claims(excess):
+    claim = (
+        f"on a convex problem drawing with replacement ends farther from the least value than a new permutation each "
+        f"epoch (excess at rate {BUG_RATE:g}, ratio)"
     )
-    if {"epoch", "iid"} <= own.keys():
-        first, second = (fit.gmean(_finite(own[name].steps)) for name in ("epoch", "iid"))
-        said += f" To the target it takes {first:.0f} steps with permutations and {second:.0f} with replacement."
-    return said
+    return [
+        Claim(claim, "Guerbuezbalaban, Ozdaglar and Parrilo 2021, title",
+              '"random reshuffling beats stochastic gradient descent": a ratio above 1', [over(excess, "iid")],
+              least=1.0),
+    ]  # fmt: skip
+
+
+def _headline(excess, own):
+    said = "; ".join(f"{name} {compared(over(excess, arm))}" for arm, name in NAMES.items())
+    text = f"Excess loss at rate {BUG_RATE:g} against that of a new permutation each epoch: {said}."
+    if against := _steps_over(own, "iid"):
+        text += f" Steps to the target with replacement, against permutations: {compared(against)}."
+    return text
+
+
+def _findings(excess, own, grid):
+    lines = []
+    for rate in grid["rates"]:
+        arms = [arm for arm in NAMES if (arm, rate) in excess]
+        said = "; ".join(f"{NAMES[arm]} {with_interval(over(excess, arm, rate=rate))}" for arm in arms)
+        lines.append(f"Excess at rate {rate:g} over that of a new permutation each epoch: {said}.")
+    alone = over(excess, "same_perm_per_rank", "small")
+    lines.append(f"{WORKERS} ranks that draw the same samples against one of them alone, excess at rate {BUG_RATE:g}: "
+                 f"{compared(alone)}, {with_interval(alone)}.")  # fmt: skip
+    sorted_data = over(excess, "never", "iid")
+    lines.append(f"Data sorted by label against drawing with replacement, excess at rate {BUG_RATE:g}: "
+                 f"{compared(sorted_data)}, {with_interval(sorted_data)}.")  # fmt: skip
+    for arm in ("once", "iid"):
+        if against := _steps_over(own, arm):
+            lines.append(f"Steps to the target, {NAMES[arm]} against a new permutation each epoch, each at its best "
+                         f"rate: {compared(against)}, {with_interval(against)}.")  # fmt: skip
+    return lines
+
+
+def _advice(excess, own):
+    costs, gains, free, unknown = [], [], [], []
+    for arm, name in NAMES.items():
+        known = [e for e in (over(excess, arm), _steps_over(own, arm)) if e is not None]
+        if any(e.low > 1.0 + MARGIN for e in known):
+            costs.append(name)
+        elif any(e.high < 1.0 / (1.0 + MARGIN) for e in known):
+            gains.append(name)
+        elif all(e.high <= 1.0 + MARGIN for e in known):
+            free.append(name)
+        else:
+            unknown.append(name)
+    less = f"by more than {100 * MARGIN:g} % in excess or in steps"
+    said = ["Draw a new permutation each epoch, with one seed for all ranks."] * (bool(costs) and not gains)
+    for words, names in (
+        (f"Surely worse than a new permutation each epoch, {less}", costs), (f"Surely better, {less}", gains),
+        (f"At most {100 * MARGIN:g} % worse", free), ("Not told apart from it", unknown),
+    ):  # fmt: skip
+        said += [f"{words}: {', '.join(names)}."] * bool(names)
+    return " ".join(said)
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------
 
 
-def _figures(excess, own, grid):
+def _figures(excess, grid, n):
     return [
         Figure("floors", "How far above its least value the objective of a convex problem stays, against the "
                f"constant learning rate, for each order of the samples; B = {BATCH}, means over the last {LAST} epoch "
-               "ends with 95 % intervals over seeds. Crosses: a seed diverged.",
+               f"ends, geometric means of {n} seeds; bars are 95 % intervals of the mean. Crosses: a seed diverged, "
+               "and nothing else is drawn there.",
                lambda: _draw(excess, grid)),
     ]  # fmt: skip
 
@@ -326,10 +385,11 @@ def _draw(excess, grid):
     figure, axes = figures.new(x=figures.logarithmic, y=figures.logarithmic)
     names = {"same_perm_per_rank": "bug: same samples on all ranks", "small": f"epoch, B = {BATCH // WORKERS}"}
     for i, arm in enumerate(ARMS):
-        rows = [_row(arm, rate, excess[arm, rate]) for rate in grid["rates"] if (arm, rate) in excess]
-        x = [row["lr"] * (1.0 + 0.05 * (i - 4)) if arm in names else row["lr"] for row in rows]
-        ends = [[row[key] for row in rows] for key in ("excess", "ci_lo", "ci_hi")]
-        figures.points_with_interval(axes, x, *ends, i=i, label=names.get(arm, arm), join=len(rows) > 1)
+        found = {rate: mean_over_seeds(excess[arm, rate]) for rate in grid["rates"] if (arm, rate) in excess}
+        whole = {rate: e for rate, e in found.items() if not e.failed}
+        x = [rate * (1.0 + 0.05 * (i - 4)) if arm in names else rate for rate in whole]
+        ends = ([getattr(e, end) for e in whole.values()] for end in ("value", "low", "high"))
+        figures.points_with_interval(axes, x, *ends, i=i, label=names.get(arm, arm), join=len(whole) > 1)
     axes.set(xlabel="learning rate", ylabel="excess loss")
     for i, arm in enumerate(ARMS):
         rates = [rate for rate in grid["rates"] if any(not math.isfinite(v) for v in excess.get((arm, rate), ()))]

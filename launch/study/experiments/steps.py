@@ -4,17 +4,23 @@ Shallue et al. 2019 (JMLR 20:112) for the measurement, McCandlish et al. 2018 fo
 """
 
 import math
+import time
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from allgrad.ddp.errors import ConfigurationError
-from allgrad.launch.study import figures, fit, runner
+from allgrad.launch.study import critical, figures, fit, intervals, runner
+from allgrad.launch.study.choices import Cell, findings
+from allgrad.launch.study.critical import ranges
 from allgrad.launch.study.experiment import PRESET, experiment
+from allgrad.launch.study.intervals import Estimate, ratio
 from allgrad.launch.study.lab import Lab
-from allgrad.launch.study.lr_tuning import REPORT_SEEDS, SEEDS, Tuned, run_report_seeds, tune_batches
-from allgrad.launch.study.result import Check, Figure, Result, Table
+from allgrad.launch.study.lr_tuning import REPORT_SEEDS, SEEDS, run_report_seeds, tune_batches
+from allgrad.launch.study.result import Claim, Figure, Result, Table
+from allgrad.launch.study.target import Missing
+from allgrad.launch.study.wording import compared, number, with_interval
 from allgrad.launch.study.workload import Workload
 
 GRIDS = {
@@ -27,25 +33,8 @@ GRIDS = {
         "seeds": (*SEEDS, 3), "report_seeds": tuple(range(100, 108)), "eval_ratio": 1.02,
     },
 }  # fmt: skip
+TIMED_BLOCKS, TIMED_SECONDS = 5, 0.02
 TARGETS = {"train_loss": 0.05, "val_loss": 0.15, "train_accuracy": 0.99, "val_accuracy": 0.97}  # on digits
-DIGITS = {"sgd": (70.0, 150.0), "momentum": (110.0, 220.0), "adam": (130.0, 260.0)}  # where B_crit lies on digits
-
-
-@dataclass
-class Cell:
-    """What one optimizer needs with one batch size; `steps` of the report's seeds, inf where one failed."""
-
-    optimizer: str
-    batch: int
-    tuned: Tuned
-
-    @property
-    def steps(self):
-        return self.tuned.steps
-
-    @property
-    def meets(self):
-        return any(map(math.isfinite, self.steps))
 
 
 @experiment(GRIDS)
@@ -65,13 +54,31 @@ def run(
     chains = lab.map(lambda optimizer: setting.tune_batches(optimizer, batches), optimizers)
     cells = [cell for chain in chains for cell in chain]
     lab.map(lambda cell: setting.run_report_seeds(cell, report_seeds), cells)
-    return summarize(work, cells, common, seeds, report_seeds, preset)
+    found = findings(cells, common)
+    chosen = [(f, batch) for f in found for batch in dict.fromkeys(f.choices.values())]
+    configs = [setting.configure(f.name, b, kind="steps", lr=f.rate(b), seed=seeds[0]) for f, b in chosen]
+    for (f, batch), row in zip(chosen, lab.run(configs, "steps")):
+        f.seconds[batch] = intervals.mean(row.get("seconds_a_step", []), "timings")
+    return summarize(work, found, common, seeds, report_seeds, preset)
+
+
+def execute(config, comm):
+    """Time steps: the row has seconds a step of several blocks, without evaluations."""
+    run, found = runner.Run(config, comm), []
+    for block in range(TIMED_BLOCKS + 1):
+        began, taken = time.perf_counter(), 0
+        while taken < 3 or time.perf_counter() - began < TIMED_SECONDS:
+            run.step()
+            run.t, taken = run.t + 1, taken + 1
+        if block:  # the first one warms up
+            found.append((time.perf_counter() - began) / taken)
+    return {"status": "ok", "steps_to_target": None, "steps": run.t, "seconds_a_step": found}
 
 
 def goal(work, metric, target=None, known=TARGETS):
     """The target given, or the one known of the default workload; what another has to reach, only its user knows."""
     if target is None and not work.is_default:
-        raise ConfigurationError(f"--target: which {metric} is to be reached on {work.name}? give a number")
+        raise Missing(f"--target: which {metric} is to be reached on {work.name}?")
     return known.get(metric) if target is None else target
 
 
@@ -117,284 +124,285 @@ class Setting:
         run_report_seeds(self.lab, configure, cell.tuned, seeds, experiment="steps")
 
 
-# --- what the cells say ----------------------------------------------------------------------------------------------
+# --- what the cells say -----------------------------------------------------------------------------------------------
 
 
-def summarize(work, cells, common, seeds, report_seeds, preset) -> Result:
-    """Tables, checks, figures and sentences from the cells."""
-    optimizers = list(dict.fromkeys(cell.optimizer for cell in cells))
-    cells_of = {name: [cell for cell in cells if cell.optimizer == name] for name in optimizers}
-    for name in optimizers:
-        if (n := sum(cell.meets for cell in cells_of[name])) < 3:
-            why = next(
-                (f"; {cell.tuned.why}" for cell in cells_of[name] if cell.tuned.why),
-                ": give other --batches or a larger --cap",
-            )
-            raise ConfigurationError(
-                f"{name} meets {common['metric']} {common['target']:g} with {n} of {len(cells_of[name])} batch sizes, "
-                f"where 3 are needed{why}"
-            )
-    fits = {name: fit.bootstrap({c.batch: c.steps for c in cells_of[name]}) for name in optimizers}
-    rows = [row for name in optimizers for row in _rows(cells_of[name], work, common, len(seeds))]
-    fit_rows = [_fit_row(name, cells_of[name], fits[name]) for name in optimizers]
-    table = Table(
-        "cells",
-        ["optimizer", "B", "lr", "S", "ci_lo", "ci_hi", "E", "epochs", "eff", "slope", "region", "n_seeds", "n_fail",
-         "at_edge", "n_rates", "n_trials", "budget", "eval_ratio", "sampler"],
-        rows, "Steps S and examples E = B S to the target: geometric means over the report's seeds.",
-        {"n_rates": "learning rates tried", "budget": "what a run had to reach",
-         "eval_ratio": "distance between evaluations after the first 20 steps",
-         "sampler": "order of the samples: epoch (a new permutation each), once, iid (with replacement), never"},
-    )  # fmt: skip
-    hyperbolas = Table(
-        "fit",
-        ["optimizer", "S_min", "S_min_lo", "S_min_hi", "B_crit", "B_crit_lo", "B_crit_hi", "rmse_log", "cbs20",
-         "n_seeds"],
-        fit_rows, "S(B) = S_min (1 + B_crit/B), fitted to log S; 95 % intervals by bootstrap over seeds. cbs20: the "
-        "largest batch with at most 1.2 times the least examples (Zhang et al. 2024).",
-        {"cbs20": "largest batch size with at most 1.2 times the fewest examples, interpolated"},
-    )  # fmt: skip
-    checks = _checks(work, common, cells_of, fits, len(report_seeds))
+def summarize(work, found, common, seeds, report_seeds, preset) -> Result:
+    """Tables, claims, figures and sentences from the findings."""
     n = len(work.loaded.train_x)
-    measured = work.config()["eval_samples"]
-    unit = "windows" if work.loaded.vocabulary is not None else "samples"
+    goal = f"{common['metric'].replace('_', ' ')} {common['target']:g}"
     result = Result(
-        "steps", "How many steps does it take to reach the target, and up to which batch does doubling it halve them?",
-        " ".join(_headline(name, cells_of[name], fits[name]) for name in optimizers), checks, [table, hyperbolas],
-        _figures(cells_of, fits, common),
+        "steps", "How many steps does it take to reach the target, and up to which batch does doubling it pay?",
+        _headline(found), _claims(found),
+        [_cells_table(found, common, n), _fit_table(found), _ranges_table(found)], _figures(found, goal),
+        summary=_summary(found), findings=[line for f in found for line in _findings(f)],
     )  # fmt: skip
-    result.methods = (
-        f"{work.name}, {n:,} training {unit}; target {common['metric']} {common['target']:g}; batches "
-        f"{rows[0]['B']} to {rows[-1]['B']}; sampler {common['sampler']}, batches going on over the end of an epoch; "
-        f"{common.get('schedule', 'constant')} learning rate, tuned for each optimizer and batch on a grid of factor "
-        f"sqrt 2, {len(seeds)} seeds until two rates on both sides were worse, the winner run on {len(report_seeds)} "
-        f"fresh seeds; evaluations at the first 20 steps and then at distances of {common['eval_ratio']:g}, the "
-        f"crossing interpolated between logarithms"
-        f"{f', measured on {measured:,} training {unit}' if measured < n else ''}; 95 % intervals by "
-        f"{fit.RESAMPLES} resamples of the seeds."
-    )
-    result.advice = _advice(work, cells_of, fits, fit_rows, common, len(report_seeds))
-    result.notes = _notes(work, common, cells_of, fits, n)
+    result.methods = _methods(work, common, seeds, report_seeds, preset, n)
+    result.advice = _advice(work, found, common, len(report_seeds))
+    result.notes = _notes(work, common, found, n)
     return result
 
 
-def _rows(cells, work, common, tuning_seeds):
-    n = len(work.loaded.train_x)
-    means = [fit.gmean([s for s in cell.steps if math.isfinite(s)]) for cell in cells]
-    least = min((c.batch * s for c, s in zip(cells, means) if math.isfinite(s)), default=math.nan)
+def _methods(work, common, seeds, report_seeds, preset, n):
+    measured = work.config()["eval_samples"]
+    unit = "windows" if work.loaded.vocabulary is not None else "samples"
+    part = f", measured on {measured:,} training {unit}" if measured < n else ""
+    return (
+        f"{work.name}, {n:,} training {unit}; target {common['metric']} {common['target']:g}; sampler "
+        f"{common['sampler']}; learning rate tuned for each optimizer and batch size on a grid of factor sqrt 2 with "
+        f"{len(seeds)} seed{'s' * (len(seeds) != 1)}, made finer around the best as long as its neighbours could be "
+        f"told from it, and taken at the vertex of a parabola through them; run on {len(report_seeds)} fresh seeds; "
+        f"the step at which the target is met interpolated between logarithms{part}; preset {preset}. Seconds: steps "
+        f"times the time of a step on one core, while other runs were under way.\n\n"
+        f"95 % intervals: of a cell, Student's t on the logarithms of its seeds' steps, and a quarter of how much "
+        f"worse neighbouring rates are, for the choice of its rate; of S_min and B_crit, Student's t on the misfit of "
+        f"the curve, with K - 2 degrees of freedom for K batch sizes; of B_2x and CBS-20, all batch sizes at which the "
+        f"interpolated steps may pass the level, from the scatter of the seeds (which cells lend each other as far as "
+        f"it is alike) and the roughness of the points. The curve is tested by F: its misfit against the scatter of "
+        f"the seeds; it is rejected at p < {critical.REJECT:g}."
+    )
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def _cells_table(found, common, n):
     rows = []
-    for k, (cell, s) in enumerate(zip(cells, means)):
-        low, high = fit.mean_interval(cell.steps)
-        slope = fit.slopes([cells[k - 1].batch, cell.batch], [means[k - 1], s])[0] if k else math.nan
-        rows.append({
-            "optimizer": cell.optimizer, "B": cell.batch, "lr": cell.tuned.lr, "S": s, "ci_lo": low, "ci_hi": high,
-            "E": cell.batch * s, "epochs": cell.batch * s / n, "eff": least / (cell.batch * s), "slope": slope,
-            "region": None if math.isnan(slope) else fit.region(slope),
-            "n_seeds": len(cell.steps), "n_fail": cell.tuned.failures, "at_edge": cell.tuned.at_edge,
-            "n_rates": len(cell.tuned.tried), "n_trials": cell.tuned.trials,
-            "budget": f"{common['metric']} {common['target']:g}", "eval_ratio": common["eval_ratio"],
-            "sampler": common["sampler"],
-        })  # fmt: skip
-    return rows
-
-
-def _means(cells):
-    """Batches and geometric means of the steps of the seeds that met the target, of cells where one did."""
-    pairs = [(c.batch, fit.gmean([s for s in c.steps if math.isfinite(s)])) for c in cells]
-    pairs = [(b, s) for b, s in pairs if math.isfinite(s)]
-    return [b for b, _ in pairs], [s for _, s in pairs]
-
-
-def _fit_row(name, cells, found):
-    batches, steps = _means(cells)
-    low, high = found.s_min_interval, found.b_crit_interval
-    return {
-        "optimizer": name, "S_min": found.fit.s_min, "S_min_lo": low[0], "S_min_hi": low[1],
-        "B_crit": found.fit.b_crit, "B_crit_lo": high[0], "B_crit_hi": high[1], "rmse_log": found.fit.rmse_log,
-        "cbs20": fit.useful_batch(batches, [b * s for b, s in zip(batches, steps)]),
-        "n_seeds": max(len(c.steps) for c in cells),
-    }  # fmt: skip
-
-
-def _halving(batches, steps):
-    """The largest batch tried up to which every doubling divides the steps by 1.8 (a slope of -0.85) or more."""
-    last = batches[0]
-    for batch, slope in zip(batches[1:], fit.slopes(batches, steps)):
-        if slope > -0.85:
-            break
-        last = batch
-    return last
-
-
-def _headline(name, cells, found):
-    batches, steps = _means(cells)
-    perfect = _halving(batches, steps)
-    low, high = found.b_crit_interval
-    begin = f"S falls as 1/B up to B = {perfect}" if perfect > batches[0] else "S falls slower than 1/B from the start"
-    gain = 100.0 * max(0.0, 1.0 - steps[-1] / steps[-2])
-    cells = [cell for cell in cells if cell.meets]
-    return (
-        f"{name}: {begin}; S_min = {found.fit.s_min:.3g}, B_crit = {found.fit.b_crit:.0f} [{low:.0f}, {high:.0f}]; "
-        f"from {batches[-2]} to {batches[-1]} the larger batch saves {gain:.0f} % of the steps; best rate "
-        f"{cells[0].tuned.lr:.2g} at B = {cells[0].batch}, {cells[-1].tuned.lr:.2g} at {cells[-1].batch}."
-    )
-
-
-def _missed(cells, found):
-    """At how many of how many batch sizes the fitted curve is outside the 95 % interval of the steps."""
-    ends = {cell.batch: fit.mean_interval(cell.steps) for cell in cells}
-    ends = {b: (low, high) for b, (low, high) in ends.items() if low < high and math.isfinite(found.fit.b_crit)}
-    return sum(not low <= found.fit(b) <= high for b, (low, high) in ends.items()), len(ends)
-
-
-def _advice(work, cells_of, fits, fit_rows, common, seeds):
-    """The setting, the batches to choose from with each optimizer, what doubling costs, and, last, what is not known.
-
-    A line each.
-    """
-    tried = sorted({cell.batch for cells in cells_of.values() for cell in cells})
-    lines = [
-        f"{work.name}, to {common['metric']} {common['target']:g}: batch sizes {tried[0]} to {tried[-1]}, each with "
-        f"its own tuned learning rate; {seeds} report seed{'s' * (seeds != 1)}."
-    ]
-    lines += [_choices(row, cells_of[row["optimizer"]], fits[row["optimizer"]]) for row in fit_rows]
-    if any(0.0 < row["B_crit"] < math.inf for row in fit_rows):
-        lines.append(
-            "On the fitted curve S_min (1 + B_crit / B) a doubling far below B_crit halves the steps; from B_crit to "
-            "twice it, it saves 25 % of the steps and costs 50 % more examples; every further one saves less for more."
-        )
-    unknown = "Not known from this: other data, models and targets, and more ranks than were timed."
-    return "\n".join([*lines, unknown])
-
-
-def _choices(row, cells, found):
-    """The cheapest batch of an optimizer, the compromise, and the fastest tried, each with its price."""
-    batches, steps = _means(cells)
-    examples = [b * s for b, s in zip(batches, steps)]
-    least, critical = min(examples), row["B_crit"]
-    if row["cbs20"] < batches[-1]:
-        cheap = (
-            f"cheapest up to about B = {row['cbs20']:.0f} (at most 20 % more examples than the fewest, {least:,.0f})"
-        )
-    else:
-        cheap = f"cheapest up to B = {batches[-1]} or more (20 % more examples than the fewest, {least:,.0f}, at most)"
-    perfect = _halving(batches, steps)
-    halved = f"up to {perfect} a doubling divides the steps by 1.8 or more" if perfect > batches[0] else (
-        f"from {batches[0]} on a doubling divides the steps by less than 1.8"
+    for f in found:
+        means = [fit.gmean([s for s in c.steps if math.isfinite(s)]) for c in f.cells]
+        least = min(b * e.value for b, e in f.steps.items())
+        for k, (c, s) in enumerate(zip(f.cells, means)):
+            slope = fit.slopes([f.cells[k - 1].batch, c.batch], [means[k - 1], s])[0] if k else math.nan
+            e = critical.cell(c.steps, c.tuned.doubt) if c.steps else Estimate(math.nan)
+            rows.append({
+                "optimizer": f.name, "B": c.batch, "lr": c.tuned.lr, "S": s, "ci_lo": e.low, "ci_hi": e.high,
+                "E": c.batch * s, "epochs": c.batch * s / n, "eff": least / (c.batch * s), "slope": slope,
+                "region": None if math.isnan(slope) else fit.region(slope), "n_seeds": len(c.steps),
+                "n_fail": c.tuned.failures, "at_edge": c.tuned.at_edge, "n_rates": len(c.tuned.tried),
+                "n_trials": c.tuned.trials, "budget": f"{common['metric']} {common['target']:g}",
+                "eval_ratio": common["eval_ratio"], "sampler": common["sampler"],
+            })  # fmt: skip
+    return Table(
+        "cells",
+        ["optimizer", "B", "lr", "S", "ci_lo", "ci_hi", "E", "epochs", "eff", "slope", "region", "n_seeds", "n_fail",
+         "at_edge", "n_rates", "n_trials", "budget", "eval_ratio", "sampler"],
+        rows, "Steps S and examples E = B S to the target: geometric means over the report seeds, with the 95 % "
+        "interval of S. Where a seed failed, S is the mean of the others and has no interval.",
+        {"n_rates": "learning rates tried", "budget": "what a run had to reach",
+         "eval_ratio": "distance of the steps at which a target may be met, after the first 20",
+         "sampler": "order of the samples: epoch (a new permutation each), once, iid (with replacement), never"},
     )  # fmt: skip
-    if 0.0 < critical < math.inf:
-        missed, n = _missed(cells, found)
-        doubt = f"; the curve misses {missed} of {n} points" if 5 * missed > n else ""
-        beyond = "" if batches[0] <= critical <= batches[-1] else ", an extrapolation"
-        middle = (
-            f"compromise B_crit = {critical:.0f} [{row['B_crit_lo']:.0f}, {row['B_crit_hi']:.0f}]{beyond} (on the "
-            f"fitted curve twice the fewest steps, S_min = {row['S_min']:.3g}, and twice the fewest examples{doubt})"
+
+
+def _fit_table(found):
+    def ends(name, e):
+        return {name: e.value, f"{name}_lo": e.low, f"{name}_hi": e.high}
+
+    rows = [
+        {"optimizer": f.name, **ends("S_min", f.curve.s_min), **ends("B_crit", f.curve.b_crit), "p_fit": f.curve.p,
+         "rmse_log": f.curve.rmse_log, "rho": f.curve.correlation, **ends("B_2x", f.b_2x), **ends("cbs20", f.cbs20),
+         "lead": f.lead, "n_batches": len(f.whole.batches), "n_seeds": f.whole.n}
+        for f in found
+    ]  # fmt: skip
+    return Table(
+        "fit",
+        ["optimizer", "lead", "B_2x", "B_2x_lo", "B_2x_hi", "B_crit", "B_crit_lo", "B_crit_hi", "S_min", "S_min_lo",
+         "S_min_hi", "p_fit", "rmse_log", "rho", "cbs20", "cbs20_lo", "cbs20_hi", "n_batches", "n_seeds"],
+        rows, "Critical batch sizes with 95 % intervals: B_2x without a model, B_crit and S_min of the curve "
+        "S(B) = S_min (1 + B_crit/B), and CBS-20 (Zhang et al. 2024).",
+        {"lead": "which of the two to believe: B_2x where the curve is rejected, or contradicts it",
+         "B_2x": "batch size (examples) with twice the steps of the largest batch tried",
+         "p_fit": "p-value of the test that the curve describes the steps; below 0.05 it is rejected",
+         "rho": "correlation of the errors of ln S_min and ln B_crit",
+         "cbs20": "largest batch size (examples) with at most 1.2 times the fewest examples, interpolated",
+         "n_batches": "batch sizes without a failed seed, which the numbers are made of"},
+    )  # fmt: skip
+
+
+def _ranges_table(found):
+    rows = [{"optimizer": f.name, **part._asdict()} for f in found for part in ranges(f.whole)]
+    return Table(
+        "ranges", ["optimizer", "first", "last", "b_crit", "b_2x"], rows,
+        "How much the critical batch sizes depend on which batch sizes were tried: the same from fewer of them.",
+        {"first": "smallest batch size used (examples)", "last": "largest batch size used (examples)",
+         "b_crit": "of the curve (examples)", "b_2x": "twice the steps of the largest used (examples)"},
+    )  # fmt: skip
+
+
+def _summary(found):
+    """A row for each choice that a reader has."""
+    rows = []
+    for f in found:
+        for choice, batch in f.choices.items():
+            steps = f.steps[batch]
+            row = {"optimizer": f.name, "choice": choice, "batch": batch, "rate": f.rate(batch),
+                   "steps": with_interval(steps), "examples": with_interval(steps.times(batch))}  # fmt: skip
+            if batch in f.seconds and f.seconds[batch].known:
+                row["seconds"] = with_interval(intervals.product(steps, f.seconds[batch]), 2)
+            rows.append(row)
+    return Table(
+        "choices", ["optimizer", "choice", "batch", "rate", "steps", "examples", "seconds"], rows,
+        "Which batch size to take: of those tried, with 95 % intervals.",
+        {"choice": "cheapest: the largest with at most 1.2 times the fewest examples; compromise: nearest to the "
+                   "critical batch size; fastest: the smallest that is not shown to need over 5 % more steps than the "
+                   "fewest",
+         "batch": "batch size (examples a step)", "rate": "learning rate tuned for it", "steps": "steps to the target",
+         "examples": "examples to the target", "seconds": "time to the target on one core, without evaluations (s)"},
+    )  # fmt: skip
+
+
+# --- sentences -------------------------------------------------------------------------------------------------------
+
+
+def _headline(found):
+    """The critical batch size of each optimizer, or that there is none."""
+    known = [f"{f.name} {with_interval(f.critical, 2)}" for f in found if f.critical.known]
+    unknown = [f"{f.name}: no critical batch size, {f.critical.why}." for f in found if not f.critical.known]
+    begin = "The largest batch that still pays (critical batch size, in examples; 95 % intervals)"
+    return " ".join([f"{begin}: {', '.join(known)}."] * bool(known) + unknown)
+
+
+def _p(p):
+    return f"p = {p:.2g}" if p >= 0.001 else "p < 0.001"
+
+
+def _findings(f):
+    """A line each, made of intervals."""
+    batches = [int(b) for b in f.whole.batches]
+    lines = [_proportional(f, batches)]
+    e = f.cbs20
+    open_end = " or more" if e.value >= batches[-1] else ""
+    within = with_interval(e, 2) if e.known else number(e.value, 2) + open_end
+    lines.append(f"{f.name}: at most 20 % more examples than the fewest up to a batch of {within} (CBS-20).")
+    saved = ratio(f.steps[batches[-1]], f.steps[batches[-2]])
+    lines.append(f"{f.name}: from {batches[-2]:,} to {batches[-1]:,} the steps are {compared(saved, 'more', 'fewer')}.")
+    if f.curve.b_crit.known:
+        fits = "not told apart from the steps" if not f.curve.rejected else "rejected"
+        others = [part.b_crit for part in ranges(f.whole)[1:] if 0.0 < part.b_crit < math.inf]
+        moves = (
+            f"; over other ranges of batch sizes {number(min(others), 2)} to {number(max(others), 2)}" if others else ""
         )
-    else:
-        middle = "no compromise, since the steps do not bend within the batch sizes tried"
-    k = min(range(len(steps)), key=steps.__getitem__)
-    near = min((c for c in cells if c.meets), key=lambda c: abs(math.log(c.batch / min(max(critical, 1.0), 1e9))))
+        tested = f" ({_p(f.curve.p)})" if math.isfinite(f.curve.p) else " (not tested: one seed)"
+        lines.append(
+            f"{f.name}: the curve S_min (1 + B_crit / B), {fits}{tested}, has B_crit {with_interval(f.curve.b_crit, 2)}"
+            f" and S_min {with_interval(f.curve.s_min)}{moves}."
+        )
+    return lines
+
+
+def _proportional(f, batches):
+    """Up to which batch size the steps are shown to fall as 1/B: with a slope that is -1 within a tenth."""
+    for k in range(len(batches), 1, -1):
+        groups = [c.steps for c in f.cells if c.batch in batches[:k]]
+        slope = intervals.slope(batches[:k], groups, "report seeds")
+        if slope.known and slope.low >= -1.1 and slope.high <= -0.9:
+            return (
+                f"{f.name}: from {batches[0]} to {batches[k - 1]} the steps fall as 1/B (slope of logarithms "
+                f"{with_interval(slope)}, within 0.1 of -1)."
+            )
+    slope = intervals.slope(batches[:2], [c.steps for c in f.cells if c.batch in batches[:2]], "report seeds")
     return (
-        f"{row['optimizer']}: {cheap}, {halved}; {middle}; fastest tried B = {batches[k]} ({steps[k]:.3g} steps, "
-        f"{examples[k] / least:.1f} times the fewest examples); best learning rate {near.tuned.lr:.2g} at "
-        f"B = {near.batch}, to be tuned anew for each batch."
+        f"{f.name}: not even from {batches[0]} to {batches[1]} are the steps shown to fall as 1/B (slope of logarithms "
+        f"{with_interval(slope)})."
     )
 
 
-def _checks(work, common, cells_of, fits, seeds):
-    reference = work.is_default and common["metric"] == "train_loss" and common["target"] == TARGETS["train_loss"]
-    spanned = all({4, 32, 1024} <= {cell.batch for cell in cells} for cells in cells_of.values())
-    reference = reference and common["sampler"] == "epoch" and spanned
-    checks = []
-    for name, cells in cells_of.items():
-        found, cells = fits[name], [cell for cell in cells if cell.meets]
-        low, high = found.b_crit_interval
-        known = reference and name == "sgd"
-        # On the hyperbola the slope is -1 / (1 + B / B_crit), -0.75 at a third of B_crit.
-        small = [c for c in cells if c.batch <= (32 if reference else found.fit.b_crit / 3.0)]
-        if len(small) > 1:
-            checks.append(
-                _slope(f"{name}: S falls as 1/B over B = {small[0].batch} to {small[-1].batch} (slope -1)", small,
-                       -1.1, -0.85 if reference else -0.7, seeds)
+def _claims(found):
+    """What the literature says of critical batch sizes of optimizers."""
+    by_name = {f.name: f for f in found}
+    known = (
+        ("sgd", "momentum", "Zhang et al. 2019 (arXiv 1907.04164): momentum extends the batch sizes that pay"),
+        ("momentum", "adam", "Zhang et al. 2019 (arXiv 1907.04164), abstract: preconditioning, Adam's included, "
+                             "results in much larger critical batch sizes than momentum"),
+    )  # fmt: skip
+    claims = []
+    for first, second, source in known:
+        if first in by_name and second in by_name:
+            a, b = by_name[first].b_2x, by_name[second].b_2x
+            claims.append(
+                Claim(f"{second} makes use of larger batches than {first} (ratio of B_2x)", source,
+                      "larger: a ratio above 1", [ratio(b, a)], least=1.0)
             )  # fmt: skip
-        if cells[-2].batch > 4.0 * found.fit.b_crit or known:
-            claim = (
-                f"{name}: beyond B_crit a larger batch saves few steps (slope {cells[-2].batch} to {cells[-1].batch})"
-            )
-            checks.append(_slope(claim, cells[-2:], -0.25, math.inf, seeds))
-        rmse = found.fit.rmse_log
-        checks.append(Check(f"{name}: the hyperbola describes S (rmse of log S)", rmse, rmse, rmse, most=0.12))
-        if reference and name in DIGITS:
-            least, most = DIGITS[name]
-            checks.append(Check(f"{name}: B_crit on digits", found.fit.b_crit, low, high, least, most, seeds))
-        if known:
-            s_low, s_high = found.s_min_interval
-            checks.append(Check("sgd: S_min on digits", found.fit.s_min, s_low, s_high, 10.0, 17.0, seeds))
-            checks += _rates(cells)
-    for first, second, least in (("sgd", "momentum", 1.2), ("momentum", "adam", 1.0)):
-        if first in cells_of and second in cells_of and (least > 1.0 or reference):
-            with np.errstate(divide="ignore", invalid="ignore"):  # B_crit is 0 or inf where the steps do not bend
-                ratio = float(np.divide(fits[second].fit.b_crit, fits[first].fit.b_crit))
-                low, high = fit.interval(fits[second].b_crit / fits[first].b_crit)
-            claim = f"{second} makes use of larger batches than {first} (ratio of B_crit)"
-            if not math.isnan(ratio):  # neither of them bends: nothing is known
-                checks.append(Check(claim, ratio, low, high, least, seeds=seeds))
-    return checks
+    return claims
 
 
-def _slope(claim, cells, least, most, seeds):
-    batches, steps = _means(cells)
-    finite = {c.batch: [s for s in c.steps if math.isfinite(s)] for c in cells}
-    drawn = fit.resampled({b: finite[b] for b in batches})
-    low, high = fit.interval([fit.slope(batches, row) for row in np.exp(drawn)])
-    return Check(claim, fit.slope(batches, steps), low, high, least, most, seeds)
+def _advice(work, found, common, seeds):
+    """The setting, what to take with each optimizer, and, last, what is not known; a line each."""
+    tried = sorted({cell.batch for f in found for cell in f.cells})
+    lines = [
+        f"{work.name}, to {common['metric']} {common['target']:g}: batch sizes {tried[0]:,} to {tried[-1]:,}, each "
+        f"with its own tuned learning rate; {seeds} report seed{'s' * (seeds != 1)}."
+    ]
+    lines += [_choices(f) for f in found]
+    return "\n".join([*lines, "Not known from this: other data, models and targets, and time on more ranks."])
 
 
-def _rates(cells):
-    rate = {c.batch: c.tuned.lr for c in cells}
-    checks = []
-    if {4, 32} <= rate.keys():
-        value = (rate[32] / rate[4]) ** (1.0 / 3.0)
-        claim = "sgd: the best rate grows with B up to 32 (factor per doubling)"
-        checks.append(Check(claim, value, value, value, 1.4))
-    if {128, 1024} <= rate.keys():
-        value = rate[1024] / rate[128]
-        claim = "sgd: the best rate hardly grows from B = 128 to 1024 (factor in all)"
-        checks.append(Check(claim, value, value, value, most=2.0))
-    return checks
+def _choices(f):
+    cheap, fast, last = f.choices["cheapest"], f.choices.get("fastest"), int(f.whole.batches[-1])
+    if fast is None:
+        return f"{f.name}: batch sizes are not told apart with {f.whole.n} report seed: give --report-seeds 3 or more."
+    said = [f"a batch of up to {cheap:,} wastes hardly any examples (at most 20 %)"]
+    if f.critical.known:
+        beyond = "" if "compromise" in f.choices else ", an extrapolation"
+        said.append(f"with about {number(f.critical.value, 2)} a run takes twice the fewest steps{beyond}")
+    if fast < last:
+        said.append(f"above {fast:,} no larger batch tried is shown to save more than 5 % of the steps")
+    else:
+        said.append(f"the steps still fall at the largest batch tried, {last:,}")
+    return f"{f.name}: {'; '.join(said)}. {_why(f)}"
 
 
-def _notes(work, common, cells_of, fits, n):
+def _why(f):
+    """Where the critical batch size comes from."""
+    last, curve = int(f.whole.batches[-1]), f.curve
+    if f.lead == "B_crit":
+        of_2x = f"{with_interval(f.b_2x, 2)} takes twice the steps of {last:,}" if f.b_2x.known else f.b_2x.why
+        return (
+            f"It is that of the curve S_min (1 + B_crit / B), which describes the steps ({_p(curve.p)} of a misfit by "
+            f"chance); without it, {of_2x}."
+        )
+    if not f.b_2x.known:
+        return "No number is given, since none is to be had from these batch sizes."
+    if curve.rejected:
+        why = f"No curve S_min (1 + B_crit / B) describes the steps ({_p(curve.p)})"
+    elif f.disagree:
+        why = "The curve S_min (1 + B_crit / B) says otherwise"
+    else:
+        why = f"There is no curve ({curve.b_crit.why})"
+    return (
+        f"{why}: the number is read off the measured points, as the batch with twice the steps of the largest tried, "
+        f"{last:,}, which takes {with_interval(f.steps[last])}."
+    )
+
+
+def _notes(work, common, found, n):
     notes = []
-    for name, cells in cells_of.items():
-        for cell in cells:
-            notes += cell.tuned.remarks(f"{name} at B = {cell.batch}")
-        _, steps = _means(cells)
+    for f in found:
+        for cell in f.cells:
+            notes += cell.tuned.remarks(f"{f.name} at B = {cell.batch}")
+        steps = f.whole.steps
         if steps[0] < 20.0:
-            notes.append(f"{name}: the smallest batch needs {steps[0]:.0f} steps only: give a harder target.")
-        if fits[name].fit.s_min < 30.0:
+            notes.append(f"{f.name}: the smallest batch needs {steps[0]:.0f} steps only: give a harder target.")
+        if steps[-1] < 30.0:
             notes.append(
-                f"{name}: S_min is {fits[name].fit.s_min:.3g} steps, so that S is coarse at large batches; a harder "
-                f"target resolves it better."
+                f"{f.name}: the largest batch needs {steps[-1]:.3g} steps only, so that steps are coarse there; a "
+                f"harder target is resolved better."
             )
-        missed, of_all = _missed(cells, fits[name])
-        if 5 * missed > of_all:  # far more than by chance
+        if f.curve.b_crit.why and len(f.whole.batches) < critical.LEAST_BATCHES:
             notes.append(
-                f"{name}: the fitted curve misses {missed} of {of_all} points (it is outside their 95 % intervals): "
-                f"the interval of B_crit is that of the seeds, without misfit and rate grid."
+                f"{f.name}: {f.curve.b_crit.why}: two numbers through three points leave hardly any misfit to judge a "
+                f"curve by."
             )
-        low, high = fits[name].b_crit_interval
-        if cells[0].batch > 0.2 * fits[name].fit.b_crit:  # on the hyperbola, 20 % more than the fewest examples
+        if f.curve.rejected:
             notes.append(
-                f"{name}: the smallest batch tried, {cells[0].batch}, is above a fifth of B_crit, so that smaller ones "
-                f"should be cheaper still: give some, to see S fall as 1/B and which is the largest at little cost."
+                f"{f.name}: B_crit and S_min of the curve are numbers of a shape that the steps do not have; their "
+                f"intervals hold the misfit, but there is no such truth for them to hold. B_2x needs no shape, and is "
+                f"measured by the largest batch tried: with larger ones it grows as long as the steps fall."
             )
-        if not cells[0].batch < low <= high < cells[-1].batch:
-            notes.append(f"{name}: the interval of B_crit reaches beyond the batches tried: an extrapolation.")
-    if cells[-1].batch > n / 4 and common["sampler"] != "iid":
+    if max(c.batch for f in found for c in f.cells) > n / 4 and common["sampler"] != "iid":
         notes.append(
-            f"The sampler is part of what B_crit means: with {common['sampler']} and {n:,} samples the largest batches "
-            f"are much of an epoch, while the theory draws samples independently (--sampler iid)."
+            f"The sampler is part of what a critical batch size means: with {common['sampler']} and {n:,} samples the "
+            f"largest batches are much of an epoch, while the theory draws samples independently (--sampler iid)."
         )
     if work.loaded.vocabulary is not None:
         length = work.loaded.features[0]
@@ -407,65 +415,61 @@ def _notes(work, common, cells_of, fits, n):
 # --- figures ---------------------------------------------------------------------------------------------------------
 
 
-def _figures(cells_of, fits, common):
-    goal = f"{common['metric'].replace('_', ' ')} {common['target']:g}"
+def _figures(found, goal):
+    n = max(f.whole.n for f in found)
     return [
-        Figure("steps", f"Steps to {goal} against batch size: geometric means and 95 % intervals over seeds, and the "
-               "fitted hyperbola in its interval. Along the thin line every doubling of the batch halves the steps; "
-               "crosses: batch sizes at which a seed failed.",
-               lambda: _draw_steps(cells_of, fits, goal)),
-        Figure("pareto", f"The price of speed: examples against steps to {goal}; each point is a batch size.",
-               lambda: _draw_pareto(cells_of, goal)),
-        Figure("rates", "The best learning rate of each batch size, on a grid of factor sqrt 2. Thin lines: "
-               "proportional to B, and to its root; hollow: at the edge of what was tried.",
-               lambda: _draw_rates(cells_of)),
+        Figure("steps", f"Steps to {goal} against batch size: geometric means and 95 % intervals over {n} seeds. Along "
+               "the thin line every doubling of the batch halves the steps. Curves: S_min (1 + B_crit / B) with 95 % "
+               "bands, where it is not rejected; else the points are joined. Shaded upright: the critical batch size. "
+               "Crosses: batch sizes at which a seed failed.", lambda: _draw_steps(found, goal)),
+        Figure("pareto", f"The price of speed: examples against steps to {goal}, means and 95 % intervals over {n} "
+               "seeds; the batch size stands at each point.", lambda: _draw_pareto(found, goal)),
+        Figure("rates", "The learning rate that was tuned for each batch size. Thin lines: proportional to B, and to "
+               "its root; hollow: at the edge of what was tried.", lambda: _draw_rates(found)),
     ]  # fmt: skip
 
 
-def _draw_steps(cells_of, fits, goal):
+def _draw_steps(found, goal):
     figure, axes = figures.new(x=figures.batches, y=figures.logarithmic)
-    for i, (name, cells) in enumerate(cells_of.items()):
-        batches, steps = _means(cells)
-        low, high = zip(*(fit.mean_interval(cell.steps) for cell in cells if cell.batch in batches))
-        figures.points_with_interval(axes, batches, steps, low, high, i=i, label=name)
-        x = np.geomspace(batches[0], batches[-1], 100)
-        found = fits[name]
-        if math.isfinite(found.fit.b_crit):
-            drawn = [s * (1.0 + b / x) for s, b in zip(found.s_min, found.b_crit) if math.isfinite(b)]
-            figures.line_with_interval(axes, x, found.fit(x), *np.quantile(drawn, (0.025, 0.975), axis=0), i=i)
-    batches, steps = _means(next(iter(cells_of.values())))
+    for i, f in enumerate(found):
+        steps = f.steps
+        ends = ([getattr(e, end) for e in steps.values()] for end in ("value", "low", "high"))
+        fitted = f.curve.b_crit.known and not f.curve.rejected
+        figures.points_with_interval(axes, [*steps], *ends, i=i, label=f.name, join=not fitted)
+        if fitted:
+            x = np.geomspace(min(steps), max(steps), 100)
+            figures.line_with_interval(axes, x, f.curve(x), *f.curve.band(x), i=i)
+    first = found[0]
     axes.set(xlabel="batch size B (examples)", ylabel=f"steps to {goal}")
-    figures.guide(axes, -1.0, (batches[0], steps[0]), "1/B", at=0.7, below=True)
-    for i, cells in enumerate(cells_of.values()):
-        figures.failed(axes, [c.batch for c in cells if c.tuned.failures or not c.steps], i=i)
+    figures.guide(axes, -1.0, (first.whole.batches[0], first.whole.steps[0]), "1/B", at=0.7, below=True)
+    for i, f in enumerate(found):
+        if f.critical.known:
+            figures.band(axes, f.critical.low, min(f.critical.high, f.whole.batches[-1]), axis="x", i=i)
+        figures.failed(axes, [c.batch for c in f.cells if c.tuned.failures or not c.steps], i=i)
     figures.legend(figure, 3)
     return figure
 
 
-def _draw_pareto(cells_of, goal):
+def _draw_pareto(found, goal):
     figure, axes = figures.new(x=figures.logarithmic, y=figures.logarithmic)
-    for i, (name, cells) in enumerate(cells_of.items()):
-        batches, steps = _means(cells)
-        examples = [b * s for b, s in zip(batches, steps)]
-        ends = list(zip(*(fit.mean_interval(cell.steps) for cell in cells if cell.batch in batches)))
-        low, high = ([b * s for b, s in zip(batches, end)] for end in ends)
-        figures.points_with_interval(axes, steps, examples, low, high, i=i, label=name, join=True)
+    for i, f in enumerate(found):
+        steps = f.steps
+        x, low, high = ([getattr(e, end) for e in steps.values()] for end in ("value", "low", "high"))
+        y = ([b * s for b, s in zip(steps, end)] for end in (x, low, high))
+        figures.points_with_interval(axes, x, *y, i=i, label=f.name, join=True)
     axes.set(xlabel=f"steps to {goal}", ylabel="examples seen")
     figures.legend(figure, 3)
     return figure
 
 
-def _draw_rates(cells_of):
+def _draw_rates(found):
     figure, axes = figures.new(x=figures.batches, y=figures.logarithmic)
-    for i, (name, cells) in enumerate(cells_of.items()):
-        found = [cell for cell in cells if cell.steps]
-        rates = [cell.tuned.lr for cell in found]
-        hollow = [cell.tuned.at_edge for cell in found]
-        figures.points_with_interval(
-            axes, [cell.batch for cell in found], rates, i=i, label=name, hollow=hollow, join=True
-        )
-    axes.set(xlabel="batch size B (examples)", ylabel="best learning rate")
-    first = next(iter(cells_of.values()))[0]
+    for i, f in enumerate(found):
+        cells = [cell for cell in f.cells if cell.steps]
+        rates, hollow = [cell.tuned.lr for cell in cells], [cell.tuned.at_edge for cell in cells]
+        figures.points_with_interval(axes, [c.batch for c in cells], rates, i=i, label=f.name, hollow=hollow, join=True)
+    axes.set(xlabel="batch size B (examples)", ylabel="tuned learning rate")
+    first = found[0].cells[0]
     figures.guide(axes, 1.0, (first.batch, first.tuned.lr), "B", at=0.4)
     figures.guide(axes, 0.5, (first.batch, first.tuned.lr), "√B", at=0.6, below=True)
     figures.legend(figure, 3)

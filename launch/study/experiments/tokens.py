@@ -62,7 +62,9 @@ def run(
         raise ConfigurationError(f"--budgets of allgrad study tokens are examples, as {wrong[0]}samples, or epochs")
     samples, batches = len(work.loaded.train_x), sorted(batches)
     sizes = sorted({(steps_of(budget, Sampler(samples, 1, "epoch", 0, "carry")), budget) for budget in budgets})
-    common = {"kind": "tokens", "target": None, "metric": metric, "sampler": sampler, "schedule": schedule, **more}
+    common = {
+        "target": None, "metric": metric, "sampler": sampler, "schedule": schedule, "eval_ratio": 2.0, **more,
+    }  # fmt: skip
 
     def measure(row):
         return row[f"final_{metric}"]
@@ -93,24 +95,6 @@ def run(
     tasks = [(o, m, size) for o in optimizers for m in models or (work.model,) for size in sizes]
     cells = [cell for found in lab.map(chain, tasks) for cell in found]
     return summarize(work, cells, common, seeds, report_seeds)
-
-
-def execute(config, comm):
-    """Train for the whole budget, and evaluate once."""
-    run = runner.Run(config, comm)
-    (initial, _), loss = run.start, 0.0
-    while run.t < run.budget and math.isfinite(loss):
-        loss = run.step()
-        run.t += 1
-    train = run.evaluate("train") if math.isfinite(loss) else {"loss": math.nan}
-    good = not run.diverged(train["loss"])
-    val = run.evaluate("val") if good else {}
-    return {
-        "status": "ok" if good else "diverged", "steps_to_target": None, "censored_at": None if good else run.t,
-        "steps": run.t, "examples": run.examples, "epochs": run.examples / len(run.data.train_x),
-        "initial_train_loss": initial, **({f"final_train_{name}": v for name, v in train.items()} if good else {}),
-        **{f"final_val_{name}": v for name, v in val.items()},
-    }  # fmt: skip
 
 
 # --- what the cells say ----------------------------------------------------------------------------------------------

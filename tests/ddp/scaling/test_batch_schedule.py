@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from allgrad.ddp import ConfigurationError, Sampler
-from allgrad.ddp.scaling import FollowNoise, grow, seesaw
+from allgrad.ddp.scaling import FollowNoise, follow_batch, grow, ramp, seesaw
 
 
 def epochs_of(sampler, epochs):
@@ -23,6 +23,19 @@ def test_a_batch_grows_at_epochs_and_each_epoch_still_has_every_sample_once():
         assert sorted(epoch) == list(range(50))
     rate = seesaw(lambda step: 0.3, 4.0, [13, 24])
     assert [rate(step) for step in (12, 13, 24)] == pytest.approx([0.3, 0.15, 0.075])
+
+
+def test_a_ramp_has_the_batches_it_is_told_and_the_rate_follows():
+    sampler = Sampler(50, 4)
+    for step, batch in ((3, 10), (5, 6)):
+        ramp(sampler, step, batch)
+    assert [sampler.batch_at(step) for step in (0, 2, 3, 4, 5, 99)] == [4, 4, 10, 10, 6, 6]
+    for epoch in epochs_of(sampler, 3):
+        assert sorted(epoch) == list(range(50))
+    rate = follow_batch(lambda step: 0.1 * (step + 1), sampler, 0.5)
+    assert [rate(step) for step in (0, 3, 5)] == pytest.approx([0.1, 0.4 * 2.5**0.5, 0.6 * 1.5**0.5])
+    with pytest.raises(ConfigurationError, match="rising lengths after the first step, got 9 from step 5 on after 6"):
+        ramp(sampler, 5, 9)
 
 
 def test_a_batch_follows_the_noise_scale():

@@ -10,7 +10,7 @@ import pytest
 from allgrad import nn
 from allgrad.autograd.random import generator
 from allgrad.ddp import DataLoader, DistributedDataParallel, NoiseScale
-from allgrad.ddp.scaling import fieller
+from allgrad.ddp.scaling.noise_scale import Recent
 from allgrad.ddp.shards import shard_bounds
 
 SAMPLES, SIZE = 1000, 1000  # samples a step, numbers in a gradient
@@ -97,17 +97,6 @@ def test_where_it_is_undefined(updates):
     assert noise.value is None
 
 
-def test_a_restored_state_goes_on():
-    one, other = NoiseScale(), NoiseScale()
-    first, *rest = draws(8, "even", 5)
-    one.update(*first)
-    other.load_state_dict(one.state_dict())
-    for draw in rest:
-        one.update(*draw)
-        other.update(*draw)
-    assert one.report() == other.report() and one.value is not None
-
-
 def test_the_ratio_of_averages_and_the_average_of_ratios_by_enumeration():
     """g in {1, 3}, two samples, two shards: tr(Sigma) = 1, |G|^2 = 4, and the mean of the ratios is 1/3, not 1/4."""
     pairs, ratios, average = [], [], NoiseScale(decay=1.0)
@@ -138,22 +127,23 @@ def measured(seed, shards, size, samples, steps, truth=100.0, decay=0.95):
     return noise
 
 
-@pytest.mark.parametrize("size, each, steps", [(1000, 8, 20), (10, 32, 60), (50, 1, 60)])
+@pytest.mark.parametrize("size, each, steps", [(100, 16, 150), (10, 32, 100), (50, 1, 100)])
 @pytest.mark.parametrize("shards", [2, 8, 32])
 def test_the_interval_holds_the_truth_as_often_as_it_says(shards, size, each, steps):
+    """180 to 199 of 200 at coverages from 93 to 97 %, but for 1 case in 1000. More of it: test_intervals.py."""
     found = [measured(seed, shards, size, each * shards, steps) for seed in range(200)]
     intervals = [noise.interval for noise in found]
     assert 180 <= sum(low <= 100.0 <= high for low, high in intervals) <= 199
     assert all(low <= noise.value <= high for noise, (low, high) in zip(found, intervals) if noise.value)
-    if each * shards >= 200 or size == 1000:  # where it has an upper end, it is not there for show
-        assert np.median([high - low for low, high in intervals]) < 100.0
+    if each * shards >= 200:  # where it has an upper end, it is not there for show
+        assert np.median([high - low for low, high in intervals]) < 200.0
 
 
-@pytest.mark.parametrize("shards, each", [(2, 16), (8, 8), (32, 2)])
+@pytest.mark.parametrize("shards, each", [(2, 16), (8, 8)])
 def test_it_does_in_training_on_any_number_of_ranks(shards, each, simulate):
-    """The loss is linear, so that a sample is its own gradient: |G|^2 = 1 and tr(Sigma) = 100 at any weights."""
-    size, steps, batch = 100, 12, shards * each
-    deviations = np.sqrt(np.linspace(0.5, 1.5, size) * 100.0 / size)
+    """The loss is linear, so that a sample is its own gradient: |G|^2 = 1 and tr(Sigma) = 20 at any weights."""
+    size, steps, batch = 20, 100, shards * each
+    deviations = np.sqrt(np.linspace(0.5, 1.5, size) * 20.0 / size)
 
     def train(comm, seed):
         x = (
@@ -168,42 +158,89 @@ def test_it_does_in_training_on_any_number_of_ranks(shards, each, simulate):
             parallel.backward(loader.batch(step), lambda x: x @ model.w)
         return noise.interval
 
-    (intervals,) = simulate(1, lambda comm: [train(comm, seed) for seed in range(100)])
+    (intervals,) = simulate(1, lambda comm: [train(comm, seed) for seed in range(30)])
     for ranks in {2, min(3, shards)}:  # the same to the last bit
-        assert all(found == intervals[:4] for found in simulate(ranks, lambda comm: [train(comm, k) for k in range(4)]))
-    assert 90 <= sum(low <= 100.0 <= high for low, high in intervals) <= 99
-    assert sum(high < math.inf for _, high in intervals) >= 50
+        assert all(found == intervals[:2] for found in simulate(ranks, lambda comm: [train(comm, k) for k in range(2)]))
+    assert 24 <= sum(low <= 20.0 <= high for low, high in intervals) <= 30
+    assert sum(high < math.inf for _, high in intervals) >= 15
 
 
 def test_more_steps_narrow_the_interval_as_the_root_of_their_number():
-    lengths = {n: np.subtract(*measured(0, 8, 1000, 256, n, decay=1.0).interval[::-1]) for n in (100, 1600)}
-    assert lengths[100] / lengths[1600] == pytest.approx(4.0, rel=0.3)
+    """From 256 steps to 16 times as many; both have 5 contrasts at most, and 128 to 256 blocks."""
+    lengths = {
+        n: np.mean([np.subtract(*measured(i, 8, 20, 256, n, decay=1.0).interval[::-1]) for i in range(12)])
+        for n in (256, 4096)
+    }
+    assert lengths[256] / lengths[4096] == pytest.approx(4.0, rel=0.35)
 
 
 def test_a_signal_that_is_not_significant_leaves_the_interval_without_an_upper_end():
-    noise = measured(0, 4, 20, 8, 30, truth=1e4)
+    noise = measured(0, 4, 20, 64, 110, truth=1e5)
     low, high = noise.interval
-    assert high == math.inf and 0.0 <= low < 1e4
+    assert high == math.inf and 0.0 <= low < 1e5
+    assert "the signal is not significantly above the noise" in noise.remark
     assert noise.report()["noise_scale_ci"] == [low, None]
     json.dumps(noise.report(), allow_nan=False)
 
 
-@pytest.mark.parametrize(
-    "x, y, spread, interval",
-    [
-        (4.0, 2.0, (0.0, 0.0, 0.0), (2.0, 2.0)),  # no scatter
-        (4.0, -2.0, (0.0, 0.0, 1.0), (8.0, math.inf)),  # a signal of 0 is the nearest there is
-        (4.0, -0.1, (1e-4, 0.0, 1.0), (8.0, math.inf)),
-        (0.1, 0.1, (1.0, 0.0, 1.0), (0.0, math.inf)),  # nothing is known
-        (4.0, 2.0, (1.0, 0.0, 0.0), (1.75, 2.25)),
-        (4.0, 2.0, (0.0, 0.0, 1.0), (4 / 2.5, 4 / 1.5)),
-    ],
-)
-def test_fiellers_interval(x, y, spread, interval):
-    n, t = 101.0, 1.9839715
-    scale = 0.25 / t**2 * n * (n - 1.0)  # so that t times a standard error is the root of spread / 2
-    found = fieller(x, y, [s * scale for s in spread], (n, n))
-    assert found == pytest.approx(interval, rel=1e-2)
+def test_few_steps_or_samples_leave_an_end_open_and_say_so():
+    assert NoiseScale().report() == dict.fromkeys(
+        ("noise_scale", "noise_scale_ci", "noise_scale_drift", "noise_scale_remark")
+    )
+    noise = measured(0, 4, 20, 64, 99)
+    assert noise.value and noise.interval is noise.drift is None
+    assert noise.remark == "an interval takes 100 steps or more, there are 99"
+    few, many = (measured(0, 4, 20, samples, 100, truth=10.0) for samples in (24, 48))
+    assert few.interval[0] > 0.0 and few.interval[1] == math.inf and few.drift is None and many.drift is not None
+    assert "samples may miss rare ones with large gradients: an upper end takes 1,000" in few.remark
+    assert many.interval[1] < math.inf and "samples" not in (many.remark or "")
+
+
+def test_a_drift_is_told_and_the_interval_is_about_the_mean_of_the_last_steps():
+    noise, rng = NoiseScale(), generator("drift")
+    for i in range(100):
+        signal = 0.95**i * (1.0 + 0.1 * rng.standard_normal())
+        noise.update(4096, 8, 7 * 100.0 + 4096 * (signal + 100.0 / 4096), signal + 100.0 / 4096)
+    factor, low, high = noise.drift
+    assert low < 1.0 / 0.95 < high < 1.07 and factor == pytest.approx(1.0 / 0.95, rel=0.01)
+    weights = 0.95 ** np.arange(100)[::-1]
+    mean, present = (100.0 * np.sum(weights) / np.sum(weights * 0.95 ** np.arange(100)), 100.0 / 0.95**99)
+    assert noise.interval[0] < mean < noise.interval[1] < present
+    assert noise.remark.startswith("it drifts by +5.") and "not about the present one" in noise.remark
+    assert noise.report()["noise_scale_drift"] == [factor, low, high]
+
+
+@pytest.mark.parametrize("decay, length", [(0.95, 1), (0.99, 2), (1.0, 16)])
+def test_the_recent_steps_are_a_few_hundred_numbers_that_span_the_memory(decay, length):
+    recent = Recent(decay)
+    for i in range(2100):
+        recent.add(float(i), -float(i), 32)
+    x, y, samples = np.array(recent.blocks).T
+    assert (
+        recent.length == length and 128 <= len(x) <= 256 and len(x) * length >= min(2100 - length, 4 / (1.001 - decay))
+    )
+    assert (samples == 32).all() and (y == -x).all() and (np.diff(x) == length).all()
+    assert x[-1] == 2099 - recent.count - (length - 1) / 2
+
+
+@pytest.mark.parametrize("steps", [10, 300])
+@pytest.mark.parametrize("decay", [0.95, 0.99, 1.0])
+def test_a_restored_state_goes_on_to_the_same_bits(steps, decay):
+    one, other = measured(3, 4, 20, 64, steps, decay=decay), NoiseScale(decay)
+    other.load_state_dict(json.loads(json.dumps(one.state_dict())))
+    for draw in list(draws(8, "even", 5)) * 20:
+        one.update(*draw)
+        other.update(*draw)
+    assert one.state_dict() == other.state_dict() and one.report() == other.report()
+    assert one.interval is not None
+
+
+def test_a_state_without_recent_steps_begins_them_anew():
+    one, other = measured(3, 4, 20, 64, 100), NoiseScale()
+    state = one.state_dict()
+    del state["recent"]
+    other.load_state_dict({**state, "spread": [1.0, 0.0, 1.0]})  # as it was before there were any
+    assert other.value == one.value and other.interval is None
 
 
 def test_the_layers_have_noise_scales_of_their_own_which_add_up_on_any_number_of_ranks(simulate):

@@ -42,7 +42,7 @@ def saved_in(out, lazily=False):
 ALWAYS = {"step", "config", "samples_seen", "epochs", "fingerprint", "optimizer"} | {
     "noise_scale", "loss_scale", "best", "skipped", "plateau", "adascale", "batches",
 }  # fmt: skip
-NOISE = {"noise_scale": "signal spread trace weights"}
+NOISE = {"noise_scale": "recent signal trace weights"}
 PARTS = {  # arguments of trainer_of, and the keys of those parts that are then not None
     "plain": ({}, {}),
     "noise": ({"noise": True}, NOISE),

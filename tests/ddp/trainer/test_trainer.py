@@ -339,7 +339,7 @@ def test_gains_and_batches_that_follow_the_noise_scale_do_not_depend_on_the_rank
     def train(comm):
         trainer = trainer_of(comm, rule=rule, out=tmp_path / f"{comm.size}", **follow)
         summary = trainer.fit()
-        return summary["weights_sha256"], summary["steps"], summary["noise_scale_ci"]
+        return summary["weights_sha256"], summary["steps"], summary["noise_scale"]
 
     results = [result for ranks in (1, 2, 3) for result in simulate(ranks, train)]
     assert all(result == results[0] for result in results)

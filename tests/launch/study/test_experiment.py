@@ -24,6 +24,7 @@ from allgrad.launch.study import (
 )
 from allgrad.launch.study.experiment import PRESET, experiment
 from allgrad.launch.study.experiments import all as everything
+from allgrad.launch.study.kept import read
 from allgrad.launch.study.options import typed
 
 GRIDS = {
@@ -79,15 +80,15 @@ def test_fresh_seeds_that_are_not_are_told():
 @pytest.mark.parametrize(
     "options, said",
     [({"preset": "huge"}, "--preset huge is not one of quick, full"),
-     ({"seeds": 0}, "seeds = 0: expected at least 1 seed, or the seeds with commas between them"),
-     ({"seeds": 2.5}, "seeds = 2.5: expected numbers with commas between them"),
-     ({"seeds": "some"}, "seeds = 'some': expected numbers with commas between them"),
-     ({"report_seeds": [1, 1]}, "report_seeds = [1, 1]: expected each of them once"),
-     ({"batches": [0, 4]}, "batches = [0, 4]: expected numbers of at least 1"),
-     ({"batches": []}, "batches = []: expected numbers with commas between them"),
-     ({"weight_decay": "much"}, "weight_decay = 'much': expected a number"),
-     ({"batchs": [4]}, "--batchs has no effect on allgrad study test-experiment"),
-     ({"trials": 4}, "--trials has no effect on allgrad study test-experiment")],
+     ({"seeds": 0}, "--seeds takes at least 1 seed, or the seeds with commas between them, got '0'"),
+     ({"seeds": 2.5}, "--seeds takes numbers with commas between them, got '2.5'"),
+     ({"seeds": "some"}, "--seeds takes numbers with commas between them, got 'some'"),
+     ({"report_seeds": [1, 1]}, "--report-seeds takes values that differ, each of them once, got '1,1'"),
+     ({"batches": [0, 4]}, "--batches takes numbers of at least 1, got '0,4'"),
+     ({"batches": []}, "--batches takes numbers with commas between them, got ''"),
+     ({"weight_decay": "much"}, "--weight-decay takes a number, got 'much'"),
+     ({"batchs": [4]}, "--batchs has no effect on allgrad study test-experiment: is --batches meant?"),
+     ({"trials": 4}, "--trials has no effect on allgrad study test-experiment: it is for tune")],
 )  # fmt: skip
 def test_what_cannot_be_is_said_in_one_sentence(options, said):
     with pytest.raises(ConfigurationError) as raised:
@@ -99,15 +100,15 @@ def test_what_cannot_be_is_said_in_one_sentence(options, said):
     "run, options, said",
     [(steps, {"preset": "huge"}, "--preset huge is not one of quick, full"),
      (steps, {"batches": "8,16"}, "--batches: steps against batch size need at least 3 batch sizes, got 2"),
-     (steps, {"trials": 3}, "--trials has no effect on allgrad study steps"),
-     (noise, {"trials": 3}, "--trials has no effect on allgrad study steps"),
+     (steps, {"trials": 3}, "--trials has no effect on allgrad study steps: it is for tune"),
+     (noise, {"trials": 3}, "--trials has no effect on allgrad study noise: it is for tune"),
      (init, {"optimizers": "sgd,adam"}, "init takes one optimizer, got sgd, adam"),
      (sharp, {"batches": 8}, "--batches: sharpness is compared between 2 batch sizes or more, got 1"),
      (search, {"eta": 4}, "--eta has no effect on --search quasi: leave it out, or give --search halving"),
      (search, {"search": "grid", "search_seed": 1}, "--search-seed has no effect on --search grid, which draws "
                                                     "nothing: leave it out"),
      (search, {"search_seed": -1}, "--search-seed is at least 0, got -1"),
-     (project, {"size": 0}, "size = 0: expected an integer above 0"),
+     (project, {"size": 0}, "--size is at least 1, got 0"),
      (branch, {"checkpoints": (-5, 2)}, "--checkpoints are numbers of steps, 0 or more, got -5")],
 )  # fmt: skip
 def test_experiments_from_python(run, options, said, tmp_path):
@@ -156,6 +157,7 @@ def test_a_file_and_a_row_make_one_more_experiment(tmp_path, monkeypatch, capsys
     assert re.match(r"A seed moves the loss by 0\.\d+\.\n", capsys.readouterr().out)
     assert [line.split(",")[0] for line in (out / "luck.csv").read_text().splitlines()] == ["seed", "4", "7"]
     assert "What does the seed alone do?" in (out / "report.html").read_text()
+    assert [(one.result.name, one.workload) for one in read(out)[0]] == [("luck", "digits, mlp:128")]
     assert main(["study", "luck", "--batches", "4", "--out", str(out)]) == 2
     assert "allgrad: --batches has no effect on allgrad study luck" in capsys.readouterr().err
     sys.modules.pop(f"{experiments.__name__}.luck")

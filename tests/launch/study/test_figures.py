@@ -139,6 +139,79 @@ def test_a_band_covers_its_values(axis):
     figure.draw_without_rendering()
 
 
+def test_a_band_has_its_number_and_one_without_ends_is_a_line():
+    _, axes = figures.new()
+    figures.points_with_interval(axes, [1, 1000], [1, 1000])
+    figures.band(axes, 80, 143, "B_crit", "x", i=1, value=107)
+    assert [*axes.lines[-1].get_xdata()] == [107, 107] and axes.lines[-1].get_color() == figures.COLORS[1]
+    count = len(axes.patches)
+    figures.band(axes, np.nan, np.inf, "B_crit", "x", value=107)
+    assert len(axes.patches) == count and axes.texts[-1].get_position()[0] == 107
+    before = len(axes.lines), len(axes.texts)
+    figures.band(axes, None, None, "nothing", value=np.nan)
+    assert (len(axes.lines), len(axes.texts)) == before
+
+
+def named(x, y, names, width=COLUMN, **more):
+    figure, axes = figures.new(x=figures.logarithmic, y=figures.logarithmic, width=width)
+    for i, level in enumerate(y):
+        figures.points_with_interval(axes, x, level, i=i, names=names, join=True, **more)
+    return figure, axes
+
+
+def test_names_stand_beside_their_points_and_cover_no_point_line_or_name(tmp_path):
+    sizes = [2**k for k in range(2, 11)]
+    steps = [[14 * (1 + c / b) for b in sizes] for c in (100, 130)]
+    figure, axes = named(steps[0], [[b * s for b, s in zip(sizes, one)] for one in steps], sizes)
+    figures.save(figure, tmp_path / "named")
+    figure.draw_without_rendering()
+    shown = [text for text in axes.texts if text.get_visible()]
+    boxes = [text.get_window_extent() for text in shown]
+    assert len(shown) >= 14  # of 18
+    assert not any(a.overlaps(b) for k, a in enumerate(boxes) for b in boxes[:k])
+    for line in axes.lines:
+        ends = axes.transData.transform(line.get_xydata())
+        along = np.concatenate([np.linspace(a, b, 200) for a, b in pairwise(ends)])
+        assert not any(box.contains(*point) for box in boxes for point in along)
+    near = [np.hypot(*(axes.transData.transform(t.xy) - np.mean(b.get_points(), 0))) for t, b in zip(shown, boxes)]
+    assert max(near) < 20 * figure.dpi / 72
+
+
+def test_a_name_without_room_is_left_out_and_a_point_that_is_not_there_has_none(tmp_path):
+    def draw():
+        figure, axes = named([1.0] * 30 + [9.0], [[1.0] * 30 + [None]], ["a long name"] * 31)
+        figures.save(figure, tmp_path / "crowd")
+        return axes.texts, (tmp_path / "crowd.svg").read_bytes()
+
+    names, svg = draw()
+    assert len(names) == 30 and 2 <= sum(text.get_visible() for text in names) <= 16  # around a single point
+    assert draw()[1] == svg and b"name-of-a-point" not in svg
+
+
+@pytest.mark.parametrize("axis", ["x", "y"])
+def test_a_second_scale_is_so_many_times_the_first(axis):
+    figure, axes = figures.new(x=figures.logarithmic, y=figures.logarithmic)
+    figures.points_with_interval(axes, [10, 500], [10, 500])
+    figures.second_scale(getattr(axes, f"{axis}axis"), 0.02, "seconds")
+    second = axes.child_axes[0]
+    figure.draw_without_rendering()
+    ends = np.array(getattr(axes, f"get_{axis}lim")())
+    assert np.allclose(getattr(second, f"get_{axis}lim")(), 0.02 * ends)
+    assert getattr(second, f"get_{axis}label")() == "seconds" and getattr(second, f"get_{axis}scale")() == "log"
+    assert labels(figure, getattr(second, f"{axis}axis"))[0] == ["0.2", "0.5", "1", "2", "5", "10"]
+
+
+def test_a_legend_has_as_many_columns_as_there_is_room_for():
+    for words, columns in ((["a", "b", "c"], 3), (["adam with decoupled decay", "momentum 0.9, nesterov", "sgd"], 2)):
+        figure, axes = figures.new()
+        for i, word in enumerate(words):
+            figures.points_with_interval(axes, [1, 2], [1, 2], i=i, label=word)
+        figures.legend(figure, 3)
+        figure.draw_without_rendering()
+        [made] = figure.legends
+        assert made._ncols == columns and made.get_window_extent().width <= figure.bbox.width
+
+
 def test_the_legend_names_each_series_once_and_lies_above_the_data():
     figure, (left, right) = figures.new(1, 2, PAGE)
     for axes in (left, right):

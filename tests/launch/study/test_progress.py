@@ -1,5 +1,6 @@
 """The progress of a sweep, on a clock that is set by hand."""
 
+import json
 import threading
 
 import pytest
@@ -112,3 +113,89 @@ def test_many_threads_lose_nothing(capsys):
         thread.join()
     assert (progress.known, progress.done, progress.ends["error"], progress.cached) == (1600, 1600, 800, 0)
     assert progress.left() == 0.0
+
+
+# --- what is forecast ------------------------------------------------------------------------------------------------
+
+CELLS = {("steps", "sgd", 4): (10, 14), ("steps", "sgd", 64): (20, 28)}
+
+
+def run_all(progress, clock, batch, count, seconds, first=0):
+    for seed in range(first, first + count):
+        progress.expect(1)
+        progress.started(config(batch, seed))
+        clock.now += seconds
+        progress.finished(row(batch, seconds, seed))
+
+
+def test_time_left_counts_the_runs_that_are_forecast_by_the_seconds_of_their_batch(clock):
+    progress = Progress("steps", speak=False, clock=clock)
+    with progress.under_way("steps", CELLS):
+        run_all(progress, clock, 4, 4, 10.0)
+        assert "left" not in progress.line()  # four runs say too little
+        run_all(progress, clock, 64, 5, 1.0)
+        assert progress.forecast_left([progress.stage]) == pytest.approx((6 * 10.0 + 15 * 1.0, 10 * 10.0 + 23 * 1.0))
+        assert progress.line() == "steps: 9 of about 36 runs, 0:45, about 1:15 to 2:03 left"
+        run_all(progress, clock, 4, 6, 10.0, 4)
+        run_all(progress, clock, 64, 15, 1.0, 5)
+        assert progress.forecast_left([progress.stage]) == pytest.approx((0.0, 4 * 10.0 + 8 * 1.0))
+    assert progress.forecast_left(progress.stages.values()) == (0.0, 0.0)  # whatever was forecast, it is done
+
+
+def test_a_batch_that_was_not_run_yet_takes_as_long_as_the_nearest(clock):
+    progress = Progress("steps", speak=False, clock=clock)
+    with progress.under_way("steps", {("steps", "sgd", 8): (1, 1), ("steps", "sgd", 32): (1, 1)}):
+        run_all(progress, clock, 4, 3, 10.0)
+        run_all(progress, clock, 64, 3, 1.0)
+        assert progress.forecast_left([progress.stage]) == pytest.approx((11.0, 11.0))
+
+
+def test_several_experiments_each_in_its_place_and_the_same_cells_once(clock):
+    progress = Progress("all", speak=False, clock=clock)
+    with progress.under_way("all", {}):
+        progress.plan({"steps": CELLS, "noise": {**CELLS, ("noise", "sgd", 64): (8, 8)}, "scaling": {}})
+        assert [(s["least"], s["most"]) for s in progress.status()["stages"]] == [(30, 42), (8, 8), (0, 0)]
+        with progress.under_way("steps", CELLS):
+            run_all(progress, clock, 64, 24, 2.0)  # of the noise, 8 runs of 40 s, and 1.5 times more or less of it
+            assert progress.line() == (
+                "steps (1 of 3): 24 of about 36 runs, 0:48, about 0:20 to 0:36 left; whole study about 3:53 to 8:36 "
+                "left and what scaling will take"
+            )
+        with progress.under_way("noise", {}), progress.under_way("steps", CELLS):  # the second is a part of the first
+            run_all(progress, clock, 64, 2, 2.0, 50)
+            assert progress.line().startswith("noise (2 of 3): 2 of about 8 runs, 0:52, about 0:08 to 0:18 left; whole")
+        assert [s["state"] for s in progress.status()["stages"]] == ["done", "done", "to come"]
+
+
+def test_more_runs_than_were_forecast_are_counted_as_they_become_known(clock):
+    progress = Progress("steps", speak=False, clock=clock)
+    with progress.under_way("steps", {("steps", "sgd", 4): (2, 3)}):
+        run_all(progress, clock, 4, 6, 1.0)
+        progress.expect(4)
+        assert progress.line() == "steps: 6 of 10 known runs, 0:06, about 0:04 left"
+
+
+def test_an_expensive_study_tells_its_runs_before_the_first(clock, capsys):
+    for most, told in ((199, ""), (260, "steps: about 180 to 260 runs, of which those that the directory has are not")):
+        progress = Progress("steps", speak=True, clock=clock)
+        with progress.under_way("steps", {("steps", "sgd", 4): (180, most)}):
+            assert capsys.readouterr().err == ""
+            progress.expect(1)
+            progress.expect(1)
+            err = capsys.readouterr().err
+            assert err.startswith(told) and err.count("\n") == bool(told)
+
+
+def test_the_file_for_others_is_written_once_a_second_and_at_the_end(clock, tmp_path):
+    read = lambda: json.loads((tmp_path / "progress.json").read_text())
+    progress = Progress("steps", speak=True, clock=clock, every=1e9, out=tmp_path)
+    with progress, progress.under_way("steps", CELLS):
+        assert read()["stages"] == [{"name": "steps", "state": "under way", "done": 0, "least": 30, "most": 42}]
+        run_all(progress, clock, 4, 3, 0.3)
+        assert read()["stages"][0]["done"] == 0
+        run_all(progress, clock, 4, 3, 0.3, 3)
+        assert read()["stages"][0]["done"] == 4 and not read()["ended"]
+    assert read()["ended"] and read()["stages"][0] | {"least": 0} == {
+        "name": "steps", "state": "done", "done": 6, "least": 0, "most": 6,
+    }  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == ["progress.json"]

@@ -9,7 +9,7 @@ import pytest
 import allgrad as ag
 from allgrad import ddp, nn
 from allgrad.autograd.random import generator
-from allgrad.launch.study import Lab
+from allgrad.launch.study import Lab, fit, runner
 from allgrad.launch.study.experiments import tune
 from allgrad.launch.study.runner import Run, configuration, execute, to_target
 from allgrad.launch.study.workload import Workload
@@ -68,6 +68,119 @@ def test_the_target_is_met_between_two_evaluations():
     assert later["n_evals"] == found["n_evals"] + 2 and later["steps_to_target"] == found["steps_to_target"]
     accuracy = row(metric="val_accuracy", target=0.9)
     assert accuracy["status"] == "ok" and accuracy["final_val_accuracy"] >= 0.9
+
+
+@pytest.mark.parametrize(
+    ("share", "given"),
+    [(0.6, {"target": 0.1, "batch": 16}), (0.6, {"target": 0.1, "batch": 16, "optimizer": "adam", "lr": 0.004}),
+     (0.9, {"metric": "val_loss", "target": 0.2, "lr": 0.05}),
+     (0.9, {"metric": "val_accuracy", "target": 0.95, "lr": 0.05}),
+     (0.7, {"target": 0.1, "cap": 40})],
+    ids=["sgd", "adam", "val_loss", "val_accuracy", "capped"],
+)  # fmt: skip
+def test_most_points_are_passed_over_and_the_row_is_the_same(share, given):
+    sparse, dense = row(**given), row(**given, trace=True)
+    assert sparse.pop("n_evals") < share * dense.pop("n_evals")
+    for key in ("trace", "wall_s"):
+        dense.pop(key), sparse.pop(key, None)
+    assert sparse == dense
+
+
+class Scripted(Run):
+    """A run whose batches have a loss of 10, and whose metric is told by the step that its weights are of."""
+
+    script: dict
+
+    def step(self):
+        self.arena.data[...] = self.t + 1
+        return 0.2 if self.t + 1 >= self.script["near"] else 10.0
+
+    def evaluate(self, part="train"):
+        t = int(self.arena.data[0])
+        return {"loss": self.script.get(t, 1.0 if t < self.script["met"] else 0.01)}
+
+    start = (10.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "script, at",
+    [({"met": 7, "near": 99}, 7), ({"met": 12, "near": 14}, 12), ({"met": 30, "near": 20}, 31),
+     ({"met": 30, "near": 99, 5: 0.5, 16: 0.05, 20: 0.08}, 31),
+     ({"met": 30, "near": 99, 1: 0.12, 16: 0.05, 21: 0.2}, 16),
+     ({"met": 1000, "near": 10, 12: 0.05}, 12)],
+    ids=["passed", "a-little", "not-passed", "falls-on", "back-after-a-rise", "seen"],
+)  # fmt: skip
+def test_the_search_goes_back_over_points_that_were_passed(script, at):
+    config = configuration(DIGITS, "sgd", target=0.1, batch=256)
+    run = Scripted(config)
+    run.arena.data[...] = 0.0
+    run.script = script
+    found = to_target(run)
+    points = [0]
+    while points[-1] < at:
+        points.append(fit.eval_steps(points[-1]))
+    assert found["status"] == "ok" and found["steps"] == run.t == at == int(run.arena.data[0])
+    assert points[-2] < found["steps_to_target"] <= at
+    assert found["n_evals"] <= 20
+
+
+def test_no_more_weights_are_kept_than_there_is_room_for(monkeypatch):
+    config = configuration(DIGITS, "sgd", target=0.1, batch=256)
+    kept = []
+    for room in (runner.KEPT_BYTES, 0):
+        monkeypatch.setattr(runner, "KEPT_BYTES", room)
+        run = Scripted(config)
+        run.arena.data[...], run.script = 0.0, {"met": 70, "near": 99}
+        run.weights = lambda run=run, weights=run.weights: kept.append(run.t) or weights()
+        kept.clear()
+        found = to_target(run)
+        assert found["steps"] == 70 and len(kept) == (1 if room == 0 else 45)
+
+
+@pytest.mark.parametrize(
+    ("work", "given", "captured"),
+    [({}, {}, True), ({"dtype": "float64"}, {"optimizer": "adam", "batch": 5}, True), ({"shards": 2}, {}, True),
+     ({"dropout": 0.2}, {}, False), ({"data": "text?context=8", "model": "lstm:8"}, {"batch": 4}, True)],
+    ids=["sgd", "adam", "shards", "dropout", "text"],
+)  # fmt: skip
+def test_captured_steps_have_the_same_bits(monkeypatch, work, given, captured):
+    config = configuration(Workload(**work), given.pop("optimizer", "sgd"), lr=0.01, steps=30, **given)
+    plain = Run(config)
+    losses = plain.advance(30)
+    monkeypatch.setattr(runner, "CAPTURE_AFTER", 5)
+    run = Run(config)
+    assert run.advance(30) == losses and run.arena.data.tobytes() == plain.arena.data.tobytes()
+    assert bool(run.parallel.shard_gradients.captured) is captured
+
+
+def test_what_cannot_be_captured_is_computed_itself(monkeypatch):
+    config = configuration(DIGITS, "sgd", lr=0.01, steps=9)
+    losses = Run(config).advance(9)
+    monkeypatch.setattr(runner, "CAPTURE_AFTER", 5)
+    run = Run(config)
+    loss, run.loss = run.loss, lambda x, y: loss(x, y) * float(ag.relu(run.model(x)).sum() * 0.0 + 1.0)
+    assert run.advance(9) == losses and not run.parallel.shard_gradients.capture
+    run.loss = lambda x, y: exec("raise RuntimeError('its own')")
+    with pytest.raises(RuntimeError, match="its own"):
+        run.advance(10)
+
+
+class Normalized(nn.Module):
+    def __init__(self, inputs, outputs):
+        self.norm, self.fc = nn.BatchNorm1d(inputs), nn.Linear(inputs, outputs)
+
+    def __call__(self, x):
+        return self.fc(self.norm(x))
+
+
+def test_running_statistics_go_back_too():
+    run = Run(configuration(Workload(model=Normalized), "sgd", lr=0.1, steps=20))
+    run.advance(3)
+    before, weights = run.evaluate(), run.weights()
+    run.advance(9)
+    assert run.t == 9 and run.evaluate() != before
+    run.go_back(3, weights)
+    assert run.t == 3 and run.evaluate() == before
 
 
 @pytest.mark.parametrize(

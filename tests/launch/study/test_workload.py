@@ -113,3 +113,33 @@ def test_arrays_that_no_model_can_learn(arrays, said):
         Workload(arrays, "softmax").config()
     message = str(raised.value)
     assert message.startswith(said) and ("finite" not in said or "the first in sample 4: mend" in message)
+
+
+def whole(different, each):
+    """Whole numbers as labels, so many different ones, each so often."""
+    labels = np.repeat(np.arange(different), each)
+    return np.ones((len(labels), 2)), labels, np.ones((3, 2)), labels[:3]
+
+
+@pytest.mark.parametrize(
+    "different, each, task, classes",
+    [(20, 1, None, 20), (21, 1, None, None), (21, 5, None, 21), (300, 4, None, None), (300, 4, "classification", 300),
+     (10, 9, "regression", None)],
+)  # fmt: skip
+def test_whole_numbers_are_classes_by_the_rule_of_tables_or_by_what_is_given(different, each, task, classes):
+    data = Workload(whole(different, each), "softmax", task=task).loaded
+    assert data.classes == classes and data.train_y.dtype == (np.float32 if classes is None else np.int64)
+    seen = f"train_y: {different} different whole numbers in {different * each:,} samples, taken as "
+    assert data.remarks == () if task else data.remarks[0].startswith(seen)
+
+
+@pytest.mark.parametrize(
+    "data, task, said",
+    [((X, WORDS, X, WORDS), "regression", "train_y holds words, and task='regression' needs numbers"),
+     ((X, Y + 0.5, X, Y + 0.5), "classification", "train_y has 0.5: task='classification' needs whole numbers"),
+     ("digits", "regression", "task='regression' is for arrays: of a table, say it in its name"),
+     ((X, Y, X, Y), "classes", "task 'classes' is not one of classification, regression")],
+)  # fmt: skip
+def test_a_task_that_the_labels_do_not_have(data, task, said):
+    with pytest.raises(ConfigurationError, match=f"^{said}"):
+        Workload(data, "softmax", task=task).config()

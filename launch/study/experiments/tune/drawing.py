@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from allgrad.launch.study import figures, fit
+from allgrad.launch.study import figures, intervals
 from allgrad.launch.study.result import Figure
 
 
@@ -52,9 +52,9 @@ def _draw_trials(setting, tried, finalists, groups, compared):
         for i in range(len(labels)):
             values = [setting.back(y) for g, y in zip(group, compared) if g == i and math.isfinite(y)]
             if values:
-                low, high = fit.mean_interval(values)
-                axes.fill_between(ends[i], low, high, color=figures.COLORS[0], alpha=0.25, linewidth=0)
-                axes.plot(ends[i], [fit.gmean(values)] * 2, color=figures.COLORS[0], linewidth=1.4)
+                mean = intervals.mean(values, "trials")
+                axes.fill_between(ends[i], mean.low, mean.high, color=figures.COLORS[0], alpha=0.25, linewidth=0)
+                axes.plot(ends[i], [mean.value] * 2, color=figures.COLORS[0], linewidth=1.4)
         k = finalists["winner"]
         if places[k] is not None:
             look = {"color": figures.COLORS[1], "markersize": 7, "markerfacecolor": "none"}

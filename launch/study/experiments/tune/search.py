@@ -38,6 +38,7 @@ GRIDS = {
 OF_A_GRID = "lr", "batch", "optimizer"  # all that a grid by default has room for
 SMALLEST = 27  # successive halving begins with at least this part of the budget
 CAP = 10**9  # a trial ends with its budget
+PLACES = "winner", "second", "third", "fourth", "fifth", "sixth"  # of the search, which are run on fresh seeds
 WORDS = {"accuracy": "error", "r2": "1 - R2"}  # what is the smaller the better, of metrics that rise
 SPARSE = 2.0  # factor between evaluations, which only look whether a trial has diverged
 WITH_MOMENTUM = "sgd", "momentum", "nesterov", "rmsprop", "lars"
@@ -82,7 +83,7 @@ def run(
     ranking = setting.confirm(tried, report_seeds)
     middle = designs.promoted(scores[0], len(scores[0]))
     middle = sorted(middle, key=lambda k: (scores[0][k], k))[len(middle) // 2]
-    finalists = dict(zip(("winner", "runner-up"), ranking)) | ({"median": middle} if middle != ranking[0] else {})
+    finalists = dict(zip(PLACES, ranking)) | ({"median": middle} if middle != ranking[0] else {})
     lab.map(lambda k: setting.again(tried[k], report_seeds), list(dict.fromkeys(finalists.values())))
     return summarize(setting, tried, levels, scores, finalists, report_seeds, eta)
 

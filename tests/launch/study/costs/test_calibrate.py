@@ -5,6 +5,7 @@ import pytest
 from pytest import approx
 
 from allgrad.launch.study.costs import calibrate, cost_model
+from allgrad.launch.study.costs.drawn import BlockErrors
 
 SIZES = calibrate.ALL_REDUCE_BYTES["quick"]
 NET = cost_model.Network("", 2e-5, 1e-9, 0.25e-9)
@@ -74,9 +75,14 @@ def test_adding_that_takes_all_the_time_leaves_none_for_the_wire():
     assert (found.A, found.B) == (0.0, 0.0)
 
 
+def timed(blocks, crowding=()):
+    """A rank that takes (200 + 3 b) us, in blocks that last so many times as long."""
+    steps = [[(200 + 3 * b) * 1e-6 * k for b in (8, 64, 256)] for k in blocks]
+    return calibrate.Timed((8, 64, 256), steps, crowding, [(0.9, 1.0, 1.0, 1.0, 1.4)] * len(blocks))
+
+
 def test_compute_of_a_step():
-    times = {b: [(200 + 3 * b) * 1e-6 * k for k in (0.9, 1.0, 1.0, 1.0, 1.4)] for b in (8, 64, 256)}
-    found = calibrate.compute(times)
+    found = timed([1.0, 1.0]).compute
     assert (found.line.a, found.line.b) == (approx(200e-6), approx(3e-6))
     assert found(100) == approx(500e-6)
     assert sorted({round(r, 9) for r in found.relative}) == [0.9, 1.0, 1.4]
@@ -84,4 +90,50 @@ def test_compute_of_a_step():
     assert found.straggling(1000) == approx(1.4)
     assert found.slowest_median(1) == approx(1.0)
     assert found.slowest_median(1000) == approx(1.4)
-    assert calibrate.compute(times, crowding=1.5)(100) == approx(750e-6)
+    assert timed([0.5, 2.0], crowding=[1.5, 1.5]).compute(100) == approx(750e-6)
+
+
+def test_edges_of_the_least_squares_are_those_of_scipy():
+    from scipy.optimize import nnls
+
+    rng = np.random.default_rng(0)
+    u, v, y = rng.standard_normal((3, 200, 6))
+    found = np.transpose(calibrate.least_squares(u, v, y))
+    expected = [nnls(np.stack(pair, 1), one)[0] for *pair, one in zip(u, v, y)]
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    assert all(np.sum(np.array(expected) == 0.0, axis=0) > 20)  # both edges, and the inside, are among them
+
+
+def test_draws_scatter_as_the_blocks_do():
+    """Blocks whose speed differs by 10 %: the mean of n has an error of 10 % / sqrt(n), of Student's t."""
+    rng = np.random.default_rng(1)
+    scale = np.exp(0.1 * rng.standard_normal(6))
+    one = timed(scale)
+    drawn = one.drawn_compute(BlockErrors(rng, 6, 20000), rng, [1, 64])
+    logs = np.log(drawn(100) / one.compute(100))
+    error = np.log(scale).std(ddof=1) / np.sqrt(6)
+    ends = np.quantile(logs, (0.025, 0.975)) / error
+    assert ends == approx([-2.571, 2.571], abs=0.12)  # Student's t of 5 degrees of freedom
+    assert np.ptp(np.log(drawn.line.a / drawn.line.b)) < 1e-9  # all points move together
+    assert np.ptp(drawn.late[64]) == approx(0.0, abs=1e-12)  # every block has the same stragglers
+
+
+def test_draws_know_that_times_bend():
+    bent = calibrate.Timed((8, 64, 256), [[1.0, 3.0, 4.0]] * 3, (), [(1.0,)] * 3)
+    rng = np.random.default_rng(0)
+    drawn = bent.drawn_compute(BlockErrors(rng, 3, 2000), rng)
+    assert np.quantile(drawn(64), 0.9) / np.quantile(drawn(64), 0.1) > 1.3
+    straight = calibrate.Timed((8, 64, 256), [[16.0, 72.0, 264.0]] * 3, (), [(1.0,)] * 3)
+    assert np.ptp(straight.drawn_compute(BlockErrors(rng, 3, 2000), rng)(64)) < 1e-9
+
+
+def test_the_networks_draws_lie_about_it():
+    rng = np.random.default_rng(0)
+    sizes, seconds = times_of(2)
+    scale = np.exp(0.05 * rng.standard_normal((8, 1)))
+    one = calibrate.Timed((1, 2, 4), np.ones((8, 3)), (), [(1.0,)] * 8, {2: (sizes, scale * seconds)}, [NET.C] * 8)
+    drawn, at = one.drawn_network(BlockErrors(rng, 8), rng), one.network()
+    for name in "AB":
+        low, high = np.quantile(getattr(drawn, name), (0.025, 0.975))
+        assert low < getattr(at, name) < high
+    assert np.ptp(drawn.C) == approx(0.0, abs=1e-20)

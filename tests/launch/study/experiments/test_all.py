@@ -9,6 +9,7 @@ import pytest
 from allgrad.ddp import ConfigurationError
 from allgrad.launch.__main__ import main
 from allgrad.launch.study import Check, Result, Table, Workload
+from allgrad.launch.study.experiment import PRESET, experiment
 from allgrad.launch.study.experiments import VERBS, all as everything
 
 
@@ -17,7 +18,7 @@ def verbs(monkeypatch):
     """Three experiments that only say with which options they were called."""
     called = {}
 
-    def steps(lab, work, preset, *, optimizers=None, target=None, **more):
+    def steps(lab, work, preset, *, optimizers=PRESET, target=None, **more):
         called["steps"] = {"optimizers": optimizers, "target": target, **more}
         checks = [Check("a", 2.0, 2.0, 2.0, 3.0), Check("b", 2.0, 1.0, 3.0, 0.0)]
         return Result("steps", "How?", "So.", checks, advice="Do.")
@@ -32,7 +33,8 @@ def verbs(monkeypatch):
     found = {"one": one, "steps": steps, "refuses": refuses}
     for name, run in found.items():
         module = ModuleType(name)
-        module.run = run
+        run.__module__ = f"allgrad.launch.study.experiments.{name}"
+        module.run = experiment({size: {"optimizers": ("sgd",)} for size in ("quick", "full")})(run)
         monkeypatch.setitem(sys.modules, f"allgrad.launch.study.experiments.{name}", module)
     kept = dict(VERBS)
     VERBS.clear()
@@ -54,7 +56,7 @@ def test_every_experiment_gets_the_options_it_takes(verbs):
 
 
 def test_an_option_that_none_of_them_takes_is_refused(verbs):
-    with pytest.raises(ConfigurationError, match=r"^--eta has no effect on any of these experiments$"):
+    with pytest.raises(ConfigurationError, match=r"^--eta has no effect on allgrad study all$"):
         everything.run(None, Workload(), "quick", eta=3)
     assert not verbs
 

@@ -73,4 +73,49 @@ def test_the_experiment(tmp_path, monkeypatch):
     assert rows["rounds", 4]["rounds"] == rows["large batch", 4]["rounds"] == 5 and rows["large batch", 4]["B"] == 128
     assert rows["by class", 8]["train_loss"] > 1.2 * rows["shards", 8]["train_loss"]
     assert all(row["n_fail"] == 0 and math.isfinite(row["ci_hi"]) for row in rows.values())
-    assert "momentum" in result.notes[0] and len(result.checks) == 5
+    assert "momentum" in result.notes[0] and [claim.least for claim in result.claims] == [0.0]
+    over = rows["rounds", 4]["train_loss"] / rows["large batch", 4]["train_loss"]
+    assert f"over that with the large batch of equal cost, is {over:.3g} [" in result.headline
+    assert [row["H"] for row in result.summary.rows] == [1, 8]
+
+
+def cell(part, every, losses, accuracies, optimizer="sgd"):
+    rows = [
+        {"status": "ok" if math.isfinite(loss) else "diverged", "final_train_loss": loss, "final_val_loss": loss,
+         "final_val_accuracy": accuracy, "steps": 64, "config": {"steps": "1ep", "sampler": "epoch"}}
+        for loss, accuracy in zip(losses, accuracies)
+    ]  # fmt: skip
+    return local.Cell(part, optimizer, 4, every, 32, 0.1, rows)
+
+
+def summarized(rare, apart=(0.91, 0.90, 0.92, 0.90)):
+    """Four seeds: averages every 4 steps cost nothing, every 16 steps end with the accuracies `rare`."""
+    loss, accuracy = [0.02, 0.021, 0.022, 0.02], [0.97, 0.975, 0.98, 0.972]
+    cells = [
+        cell("epochs", 1, loss, accuracy), cell("epochs", 4, loss, [a - 0.001 for a in accuracy]),
+        cell("epochs", 16, [math.inf if math.isnan(a) else v for v, a in zip(loss, rare)], rare),
+        cell("rounds", 4, [0.01, 0.011, 0.012, 0.01], accuracy), cell("large batch", 4, loss, accuracy),
+        *(cell("shards", every, loss, accuracy) for every in (1, 16)),
+        cell("by class", 1, loss, accuracy), cell("by class", 16, [0.1, 0.11, 0.12, 0.1], apart),
+    ]  # fmt: skip
+    setting = local.Setting(None, WORK, "epoch", (0,), (100, 101, 102, 103))  # pyright: ignore[reportArgumentType]
+    return local.summarize(WORK, cells, local.GRIDS["quick"], setting, ("sgd",))
+
+
+def test_what_is_said_follows_from_intervals():
+    result = summarized([0.95, 0.955, 0.96, 0.951])
+    assert result.verdicts[0].word == "PASS"  # 6.7 points lost, of 4 seeds
+    assert "2 [1.9, 2.1] points of validation accuracy lost; training loss equal within 5 %" in result.headline
+    assert "times if every worker has classes of its own, equal within 5 % with parts of all data" in result.headline
+    assert result.advice.startswith("sgd: average every 4 steps: at equal examples that costs at most a point")
+    near = summarized([0.97, 0.974, 0.981, 0.972], apart=(0.97, 0.975, 0.97, 0.976))
+    assert near.verdicts[0].word == "INCONCLUSIVE" and "not told apart" in near.headline
+    assert near.advice == "sgd: average every 16 steps: at equal examples that costs at most a point of validation " \
+        "accuracy."  # fmt: skip
+
+
+def test_survivors_decide_nothing():
+    result = summarized([0.97, 0.975, 0.98, math.nan])
+    assert "validation not compared (1 of 4 seeds failed); training loss not compared" in result.headline
+    assert result.advice.startswith("sgd: average every 4 steps")
+    assert "epochs, sgd, H = 16: 1 of 4 seeds failed, and the others decide nothing." in result.notes

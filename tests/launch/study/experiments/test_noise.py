@@ -1,5 +1,6 @@
 """`allgrad study noise`."""
 
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -58,17 +59,75 @@ def test_the_prediction_is_the_mean_over_steps():
     assert np.isnan(noise.predicted({"probes": probes[:1]}, "B"))
 
 
+def test_the_error_of_what_is_measured_is_that_of_its_interval():
+    found = {"B_crit": 107.0, "B_crit_lo": 80.0, "B_crit_hi": 143.0, "B_2x": None, "B_2x_lo": None, "B_2x_hi": None}
+    e = noise.measured(found, "B_crit", 9, 5)
+    assert (e.low, e.high) == pytest.approx((80.0, 143.0), rel=0.01) and (e.dof, e.n) == (7.0, 5)
+    unknown = noise.measured(found, "B_2x", 9, 5)
+    assert not unknown.known and unknown.why == "B_2x has no interval"
+    assert not noise.measured({"B_2x": 150.0, "B_2x_lo": 90.0, "B_2x_hi": math.inf}, "B_2x", 9, 5).known
+    assert not noise.measured({}, "B_2x", 9, 5).known
+
+
+def rows(simple, noisy=(90.0, 100.0, 110.0, 95.0)):
+    """Four runs, or as many as are given, whose noise scales are the same all along; nan: the run diverged."""
+    probes = [
+        [{"t": t, "B_simple": f * b, "B_noise": h, "B_ema": 2.0 * b, "corrected": 1.0}
+         for t, f in ((0, 0.5), (1, 1.0), (11, 1.0))]
+        for b, h in zip(simple, noisy)
+    ]  # fmt: skip
+    config = {"metric": "train_loss", "target": 0.05, "sampler": "epoch"}
+    return [
+        {"status": "ok" if math.isfinite(b) else "diverged", "steps_to_target": 11.0, "probes": p, "config": config}
+        for b, p in zip(simple, probes)
+    ]  # fmt: skip
+
+
+def summarized(simple, found):
+    cells = {("sgd", b): {"lr": 0.1, "n_seeds": 5, "S": 11.0} for b in (4, 8, 16, 32, 64, 128, 256, 512, 1024)}
+    first, grid = SimpleNamespace(methods=""), {"runs": (200, 201, 202, 203), "ratio": 1.5, "draws": 2}
+    common = {"metric": "train_loss", "target": 0.05}
+    return noise.summarize(Workload(), {("sgd", 16): rows(simple)}, {"sgd": found}, cells, common, first, grid)
+
+
+FOUND = {"B_2x": 150.0, "B_2x_lo": 120.0, "B_2x_hi": 187.5, "B_crit": 100.0, "B_crit_lo": 80.0, "B_crit_hi": 125.0}
+
+
+def test_what_is_said_follows_from_the_intervals_of_both_sides(monkeypatch):
+    monkeypatch.setattr(noise, "_traces", lambda rows_of: [])
+    result = summarized([190.0, 200.0, 210.0, 195.0], FOUND)
+    assert [verdict.word for verdict in result.verdicts] == ["PASS"]  # all runs end at twice what they begin with
+    exact = {(row["predictor"], row["measured"]): row for row in result.tables[1].rows}
+    for predictor, value in (("B_simple", 194.0), ("B_noise", 98.5)):
+        for name, critical in (("B_2x", 150.0), ("B_crit", 100.0)):
+            row = exact[predictor, name]
+            assert row["ratio"] == pytest.approx(value / critical, rel=0.02)
+            assert row["ratio_hi"] / row["ratio"] > 1.245  # the measured side alone has a factor of 1.25, at 7 dof
+    assert "B_2x is 150 [120, 188]; B_simple is 1.29 [" in result.headline
+    assert "B_crit is 100 [80, 125]" in summarized([190.0] * 4, {**FOUND, "lead": "B_crit"}).headline
+    none = dict.fromkeys(FOUND, None) | {"B_crit": 100.0}
+    assert "(no interval: B_crit has no interval); B_simple is not compared" in summarized([190.0] * 4, none).headline
+
+
+def test_survivors_decide_nothing(monkeypatch):
+    monkeypatch.setattr(noise, "_traces", lambda rows_of: [])
+    result = summarized([190.0, 200.0, 210.0, math.nan], FOUND)
+    assert "B_simple is not compared (1 of 4 runs failed)" in result.headline
+    assert result.notes[-1] == "1 of 4 runs failed: cells with such a run have no interval."
+
+
 def test_the_experiment(tmp_path, monkeypatch):
     grid = {"optimizers": ("sgd",), "at": (16,), "runs": (200, 201), "draws": 2, "ratio": 3.0}
     monkeypatch.setitem(noise.GRIDS, "quick", grid)
     with Lab(tmp_path, jobs=1) as lab:
         result = noise.run(lab, Workload(), target=0.5, batches=(16, 64, 256), seeds=(0,), report_seeds=(100, 101))
-    (row,), trace = (table.rows for table in result.tables)
+    (row,), ratios, trace = (table.rows for table in result.tables)
     assert row["B"] == 16 and row["n_seeds"] == 2 and row["n_fail"] == 0 and row["growth"] > 1.0
     assert row["B_simple_lo"] <= row["B_simple"] <= row["B_simple_hi"]
-    assert row["B_simple/B_crit"] == pytest.approx(row["B_simple"] / row["B_crit"])
+    assert ratios[1]["ratio"] == pytest.approx(row["B_simple"] / row["B_crit"])
     assert trace[0]["t"] == 0 and trace[0]["B_ema"] is None and trace[0]["n_seeds"] == 2
-    assert len(result.checks) == 3 and "measured B_crit" in result.headline
+    assert "the measured critical batch size" in result.headline
+    assert result.verdicts[0].why == "2 runs, and a verdict needs 3"
 
 
 @pytest.mark.parametrize("given, momentum", [({"momentum": 0}, 0.0), ({"momentum": 0.5}, 0.5), ({}, 0.9)])

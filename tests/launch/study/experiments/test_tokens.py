@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from allgrad.ddp.errors import ConfigurationError
-from allgrad.launch.study import Lab, Workload, configuration, execute
+from allgrad.launch.study import Lab, Workload
 from allgrad.launch.study.experiments import tokens
 from allgrad.launch.study.lr_tuning import Tuned
 from allgrad.launch.study.result import PASS
@@ -74,16 +74,6 @@ def test_what_two_numbers_of_examples_or_failed_seeds_leave_open_is_said():
 def test_two_seeds_have_no_verdict():
     result = said(planted(Planted(noise=0.002, seeds=2)), 2)
     assert {v.word for v in result.verdicts} <= {"NO VERDICT"}
-
-
-def test_a_run_ends_as_one_with_evaluations_on_its_way():
-    given = {"batch": 32, "lr": 0.1, "steps": "1ep", "schedule": "linear", "seed": 1}
-    one = execute(configuration(Workload(), "sgd", kind="tokens", **given))
-    other = execute(configuration(Workload(), "sgd", **given))
-    for key in ("status", "steps", "examples", "final_train_loss", "final_val_loss", "final_val_accuracy"):
-        assert one[key] == other[key]
-    lost = execute(configuration(Workload(), "sgd", kind="tokens", **given | {"lr": 1e6}))
-    assert lost["status"] == "diverged" and "final_train_loss" not in lost
 
 
 @pytest.mark.parametrize(

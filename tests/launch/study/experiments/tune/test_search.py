@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from allgrad.launch.study import Lab, Workload, search
-from allgrad.launch.study.experiments.tune.search import Setting, Trial, shaped
+from allgrad.launch.study.experiments.tune.search import PLACES, Setting, Trial, shaped
 
 
 def test_the_model_of_a_trial():
@@ -40,7 +40,13 @@ def whole(tmp_path_factory):
 def halved(out):
     with Lab(out, jobs=1) as lab:
         return search(
-            lab, Workload(model="mlp:8"), space=WORDS, search="halving", trials=12, steps="1ep", report_seeds=(100, 101)
+            lab,
+            Workload(model="mlp:8"),
+            space=WORDS,
+            search="halving",
+            trials=12,
+            steps="1ep",
+            report_seeds=(100, 101, 102),
         )
 
 
@@ -64,14 +70,18 @@ def test_all_trials_are_shown_and_the_best_go_on(whole):
     assert {row["trial"] for row in levels if row["level"] == 2} == {k for _, k in first[:4]}
     assert {row["trial"] for row in trials if row["n_seeds"] == 3} >= {row["trial"] for row in finalists[:2]}
     assert {row["budget"] for row in trials if row["n_seeds"] == 3} == {"1ep"} and len(pairs) <= 10
-    assert [row["finalist"] for row in finalists][:2] == ["winner", "runner-up"]
+    assert [row["finalist"] for row in finalists] == [*PLACES, "median"]
+    assert [row["finalist"] for row in result.summary.rows] == [row["finalist"] for row in finalists]
+    assert all(row["verdict"] for row in finalists[1:]) and finalists[0]["verdict"] == ""
     assert [row["rank"] for row in trials if row["trial"] == finalists[0]["trial"]] == [1]
     assert {row["name"] for row in shares} == {word.partition("=")[0] for word in WORDS}
     assert sum(row["n"] for row in effects if row["name"] == "lr") == 12
     assert any("failed: " in note and "diverged" in note for note in result.notes)
     assert "equal examples" in result.headline and all("equal examples" in f.caption for f in result.figures)
-    verdicts = {check.claim.split(" on fresh")[0]: check.verdict for check in result.checks}
-    assert verdicts["the winner is better than the median trial"] == "PASS"
+    assert result.claims == [] and finalists[-1]["verdict"] in ("worse", "not told apart")
+    for role in (row["finalist"] for row in finalists if row["verdict"] == "not told apart"):
+        assert role in result.headline.partition("not told apart from it: ")[2].partition(";")[0]
+    assert any(line.startswith("In the search the winner scored ") for line in result.findings)
 
 
 def test_its_command_trains_the_winner_again(whole, tmp_path, monkeypatch, capsys):

@@ -1,0 +1,341 @@
+"""The critical batch size, from the steps to a target at several batch sizes: by a curve, and without one.
+
+By a curve (McCandlish et al. 2018, arXiv 1812.06162): S(B) = S_min (1 + B_crit / B), so that at B_crit a run takes
+twice the least steps and twice the least examples. Its intervals hold what the curve misses, not only the scatter of
+seeds: they rest on how far the measured points lie from it.
+
+Without one: B_2x, at which a run takes twice the steps of the largest batch tried, and CBS-20 of Zhang et al. 2024
+(arXiv 2410.21676, Def. 1), the largest batch with at most 1.2 times the least examples, both interpolated between
+neighbouring batch sizes. Their intervals rest on the seeds, and on how rough the points are beyond what the seeds
+explain: each batch has a learning rate of its own, which was found by tuning and is never exactly the best.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from allgrad.launch.study import fit
+from allgrad.launch.study.intervals import LEVEL, Estimate, combined, mean, quantile
+from allgrad.launch.study.lr_tuning import DOUBT
+
+LEAST_BATCHES = 4  # of a curve with an interval, or a rejection
+FAR = 8.0  # factor between neighbouring batch sizes beyond which an interpolated crossing has no interval
+OVERHEAD = 0.2  # of examples: CBS-20
+GRID = 513  # batch sizes between the smallest and the largest tried at which an interval may end
+REJECT = 0.05  # p-value below which a curve is rejected
+
+
+class Cells(NamedTuple):
+    """Batch sizes, and means of the logarithms of their steps over n seeds, with the variances of these means.
+
+    chance      variances by the scatter of the seeds and the choice of the rates
+    variances   the same with the roughness of the points, and their degrees of freedom
+    """
+
+    batches: np.ndarray
+    logs: np.ndarray
+    chance: np.ndarray
+    variances: np.ndarray
+    dofs: np.ndarray
+    n: int
+
+    @property
+    def steps(self) -> np.ndarray:
+        """Geometric means of the steps."""
+        return np.exp(self.logs)
+
+    def within(self, first: int, last: int) -> "Cells":
+        """Those from one place to before another."""
+        part = slice(first, last)
+        return Cells(*(array[part] for array in self[:5]), self.n)
+
+
+def cells_of(steps: Mapping[int, Sequence[float]], doubts: Mapping[int, float] | None = None) -> Cells:
+    """The cells of {batch: steps of each seed}; a batch at which a seed failed is left out, as is one without seeds.
+
+    doubts   {batch: how far ln S may be from that of the best rate}, see `lr_tuning.Tuned`
+    """
+    whole = {b: np.log(np.asarray(s, float)) for b, s in sorted(steps.items()) if len(s) and np.all(np.isfinite(s))}
+    batches, logs = np.array([*whole], float), np.array([s.mean() for s in whole.values()])
+    n = min((len(s) for s in whole.values()), default=0)
+    if n < 2:
+        unknown = np.full(len(whole), math.nan)
+        return Cells(batches, logs, unknown, unknown, unknown, n)
+    seeds, dofs = moderated([s.var(ddof=1) for s in whole.values()], [len(s) - 1 for s in whole.values()], batches)
+    chance = seeds / [len(s) for s in whole.values()] + np.square([(doubts or {}).get(b, DOUBT) for b in whole])
+    return Cells(batches, logs, chance, chance + roughness(batches, logs, chance), dofs, n)
+
+
+def cell(steps: Sequence[float], doubt=DOUBT) -> Estimate:
+    """The steps of one batch size at its best rate: Student's t over the seeds, widened by the choice of the rate."""
+    e = mean(steps, "report seeds")
+    if not e.known:
+        return e
+    error, dof = combined([e.error, doubt], [e.dof, e.dof])
+    return replace(e, error=error, dof=max(dof, e.dof))
+
+
+def moderated(variances: Sequence[float], dofs: Sequence[float], x: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Variances of several small samples that have lent each other strength, and their degrees of freedom.
+
+    Smyth 2004, "Linear Models and Empirical Bayes Methods": true variances are taken to scatter as s0^2 d0 / chi2(d0)
+    about an s0^2 whose logarithm is a line over ln x, x being the batch sizes: runs of many steps differ less. s0 and
+    d0 are found from the samples' own scatter; where that is chance only, all lie on the line.
+    """
+    from scipy.optimize import brentq
+    from scipy.special import digamma, polygamma
+
+    s2, d, x = (np.asarray(values, float) for values in (variances, dofs, x))
+    if len(s2) < 5 or not np.all(s2 > 0.0):
+        return s2, d
+    e = np.log(s2) - digamma(d / 2.0) + np.log(d / 2.0)
+    line = np.polyval(np.polyfit(np.log(x), e, 1), np.log(x))
+    excess = float(((e - line) ** 2).sum() / (len(e) - 2.0)) - float(polygamma(1, d / 2.0).mean())
+    prior = 1e6 if excess <= 2e-6 else 2.0 * brentq(lambda half: float(polygamma(1, half)) - excess, 1e-3, 1e6)
+    s0 = np.exp(line + float(digamma(prior / 2.0)) - math.log(prior / 2.0))
+    return (prior * s0 + d * s2) / (prior + d), np.minimum(prior + d, d.sum() * (1.0 - 2.0 / len(s2)))
+
+
+def roughness(batches: np.ndarray, logs: np.ndarray, chance: np.ndarray) -> float:
+    """The variance of the points beyond chance, if they are rougher than that by more than chance (chi-squared, 0.95).
+
+    A smooth curve has small third differences over ln B; independent errors do not.
+    """
+    from scipy.special import chdtri
+
+    if len(batches) < 5:
+        return 0.0
+    x, found, expected = np.log(batches), [], []
+    for k in range(len(x) - 3):
+        part = x[k : k + 4]
+        w = np.array([1.0 / np.prod([part[i] - part[j] for j in range(4) if j != i]) for i in range(4)])
+        w /= math.sqrt(w @ w)  # of a quadratic nothing is left
+        found.append(float(w @ logs[k : k + 4]) ** 2)
+        expected.append(float(w * w @ chance[k : k + 4]))
+    independent = max(1.0, len(found) / 2.0)  # neighbouring differences share three of four points
+    rough = np.mean(found) > np.mean(expected) * float(chdtri(independent, 0.05)) / independent
+    return float(np.mean(found) - np.mean(expected)) if rough else 0.0
+
+
+class Curve(NamedTuple):
+    """S(B) = s_min (1 + b_crit / B), fitted to log S.
+
+    p          how likely so large a misfit is if the curve is true, given how far seeds scatter; nan if that is unknown
+    rmse_log   root of the mean squared difference of log S
+    correlation  of the errors of ln s_min and ln b_crit
+    """
+
+    s_min: Estimate
+    b_crit: Estimate
+    p: float
+    rmse_log: float
+    correlation: float
+
+    @property
+    def rejected(self) -> bool:
+        """Whether the points miss the curve by more than chance."""
+        return self.p < REJECT
+
+    def __call__(self, batch):
+        """Steps at a batch size."""
+        return self.s_min.value * (1.0 + self.b_crit.value / np.asarray(batch, float))
+
+    def band(self, batch):
+        """The ends of the 95 % intervals of the curve at batch sizes."""
+        slope = 1.0 / (1.0 + np.asarray(batch, float) / self.b_crit.value)
+        a, b = self.s_min.error, slope * self.b_crit.error
+        reach = quantile(self.b_crit.dof, 0.5 + LEVEL / 2.0) * np.sqrt(a * a + b * b + 2.0 * self.correlation * a * b)
+        return self(batch) * np.exp(-reach), self(batch) * np.exp(reach)
+
+
+def curve(cells: Cells) -> Curve:
+    """The curve of least squares, its intervals by Student's t on the residuals, and the test whether it fits.
+
+    Raises ValueError with fewer than three batch sizes; with three there are no intervals, since two numbers then
+    describe three.
+    """
+    found = fit.fit_hyperbola(cells.batches, cells.steps)
+    k, dof = len(cells.batches), len(cells.batches) - 2.0
+    about = {"n": cells.n, "of": "report seeds"}
+    if not 0.0 < found.b_crit < math.inf:
+        why = "the steps do not bend within the batch sizes tried"
+        return Curve(
+            Estimate(found.s_min, why=why, **about), Estimate(found.b_crit, why=why, **about), math.nan,
+            found.rmse_log, math.nan,
+        )  # fmt: skip
+    slopes = np.stack([np.ones(k), 1.0 / (1.0 + cells.batches / found.b_crit)], axis=1)  # by ln S_min and ln B_crit
+    inverse, misfit = np.linalg.inv(slopes.T @ slopes), found.rmse_log**2 * k / dof
+    chance = 0.0 if cells.n < 2 else float(np.mean(cells.chance))
+    scatter = max(misfit, (misfit + chance) / 2.0)  # points that lie on the curve by luck prove no precision
+    errors = np.sqrt(np.diag(inverse) * scatter)
+    why = f"{k} batch sizes are too few, give {LEAST_BATCHES}" if k < LEAST_BATCHES else ""
+    s_min, b_crit = (
+        Estimate(value, float(error), dof, True, why=why, **about)
+        for value, error in zip((found.s_min, found.b_crit), errors)
+    )
+    correlation = float(inverse[0, 1] / math.sqrt(inverse[0, 0] * inverse[1, 1]))
+    return Curve(
+        s_min,
+        b_crit,
+        math.nan if why or not chance else _p_of_misfit(cells, misfit / chance),
+        found.rmse_log,
+        correlation,
+    )
+
+
+def _p_of_misfit(cells, share):
+    """The p-value of the F-test of the residuals' mean square over that of the seeds."""
+    from scipy.special import fdtrc
+
+    k = len(cells.batches)
+    return float(fdtrc(k - 2.0, k * (cells.n - 1.0), share))
+
+
+@dataclass(frozen=True)
+class Crossing(Estimate):
+    """A batch size at which a curve through the cells passes a level, with the interval of all at which it may.
+
+    That is those at which the difference from the level is within Student's t of 0 (Fieller's way, for curves): it need
+    not be symmetric, and it has no end on the side where no batch size tried is surely beyond.
+
+    at     logarithms of batch sizes, close to each other
+    far    how far the curve is from the level there, negative below the crossing; `errors` and `dofs` of these
+    """
+
+    at: np.ndarray = field(default_factory=lambda: np.empty(0), compare=False)
+    far: np.ndarray = field(default_factory=lambda: np.empty(0), compare=False)
+    errors: np.ndarray = field(default_factory=lambda: np.empty(0), compare=False)
+    dofs: np.ndarray = field(default_factory=lambda: np.empty(0), compare=False)
+
+    def interval(self, level=LEVEL):
+        from scipy.special import stdtrit
+
+        inside = np.abs(self.far) <= stdtrit(self.dofs, 0.5 + level / 2.0) * self.errors
+        k = int(np.abs(self.at - math.log(self.value)).argmin())
+        outside = np.nonzero(~inside)[0]
+        before, after = outside[outside < k], outside[outside > k]
+        return (min(math.exp(self.at[before[-1]]), self.value) if before.size else 0.0,
+                max(math.exp(self.at[after[0]]), self.value) if after.size else math.inf)  # fmt: skip
+
+    def p_above(self, bound):
+        return self._p(bound, 1.0)
+
+    def p_below(self, bound):
+        return self._p(bound, -1.0)
+
+    def _p(self, bound, sign):
+        """How likely the difference at the bound, or at the batch size tried that is nearest, is if it is 0 there."""
+        from scipy.special import stdtr
+
+        k = int(np.abs(self.at - math.log(max(bound, 1e-300))).argmin())
+        return float(stdtr(self.dofs[k], sign * self.far[k] / self.errors[k])) if self.errors[k] else 0.5
+
+
+def doubling(cells: Cells) -> Estimate:
+    """B_2x: the batch size at which a run takes twice the steps of the largest batch tried, interpolated.
+
+    Undefined where none of them is too large, since it is then about half the largest, wherever that lies.
+    """
+    why = ""
+    if len(cells.batches) < 2 or cells.logs[0] - cells.logs[-1] <= math.log(2.0):
+        why = "already the smallest batch tried takes less than twice the steps of the largest"
+    elif not _too_large(cells, OVERHEAD):
+        why = f"the largest batch tried needs at most {1.0 + OVERHEAD:g} times the fewest examples: give larger ones"
+    if why:
+        return Estimate(math.nan, n=cells.n, of="report seeds", why=why)
+    at = np.linspace(*np.log(cells.batches[[0, -1]]), GRID)
+    return _crossing(cells, at, *_tested(cells, lambda logs: logs[-1] + math.log(2.0) - _between(cells, logs, at)))
+
+
+def useful(cells: Cells, overhead=OVERHEAD) -> Estimate:
+    """CBS-20: the largest batch size with at most 1.2 times the least examples, interpolated."""
+    if not _too_large(cells, overhead):
+        value = float(cells.batches[-1]) if len(cells.batches) else math.nan
+        return Estimate(value, n=cells.n, of="report seeds", why="no batch size tried costs more")
+    at = np.linspace(*np.log(cells.batches[[0, -1]]), GRID)
+
+    def beyond(k):
+        """How far examples are above those of cell k, with the overhead."""
+        return lambda logs: _between(cells, logs, at) + at - logs[k] - math.log(cells.batches[k]) - math.log1p(overhead)
+
+    examples = cells.logs + np.log(cells.batches)
+    far, errors, dofs = _tested(cells, beyond(int(examples.argmin())))
+    below = far < 0.0
+    for k in range(len(examples)):  # a batch size is surely cheap if it is, whichever cell is truly the cheapest
+        other = _tested(cells, beyond(k))
+        nearer = below & (other[0] + 2.0 * other[1] > far + 2.0 * errors)
+        far, errors, dofs = (np.where(nearer, new, old) for new, old in zip(other, (far, errors, dofs)))
+    return _crossing(cells, at, far, errors, dofs)
+
+
+def _too_large(cells, overhead):
+    """Whether the largest batch needs more examples than allowed."""
+    examples = cells.logs + np.log(cells.batches)
+    return len(examples) > 0 and bool(examples[-1] > examples.min() + math.log1p(overhead))
+
+
+def _between(cells, logs, at):
+    """ln S at ln B, in between by cubics that are monotonic where the points are (Fritsch and Butland 1984)."""
+    from scipy.interpolate import PchipInterpolator
+
+    return PchipInterpolator(np.log(cells.batches), logs)(at)
+
+
+def _tested(cells: Cells, difference: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A function of the cells' logarithms, an array, with the errors that theirs make of it and degrees of freedom."""
+    far = difference(cells.logs)
+    if cells.n < 2:
+        return far, np.zeros_like(far), np.ones_like(far)
+    nudges = np.diag(np.sqrt(cells.variances) + 1e-6)
+    slopes = [(difference(cells.logs + h) - difference(cells.logs - h)) / (2.0 * h.max()) for h in nudges]
+    terms = np.square(slopes) * cells.variances[:, None]  # (cells, GRID): the variance that each cell adds
+    total = terms.sum(axis=0)
+    shares = (terms**2 / cells.dofs[:, None]).sum(axis=0)
+    return far, np.sqrt(total), np.divide(total**2, shares, out=np.ones_like(total), where=shares > 0.0)
+
+
+def _crossing(cells: Cells, at, far, errors, dofs) -> Estimate:
+    """The last batch size at which `far`, over ln B in `at`, passes from below 0."""
+    k = int(np.nonzero(far <= 0.0)[0][-1])
+    value = math.exp(at[k] + (at[k + 1] - at[k]) * far[k] / (far[k] - far[k + 1]))
+    about: dict = {"n": cells.n, "of": "report seeds"}
+    i = int(np.searchsorted(cells.batches, value))
+    around = cells.batches[max(i - 1, 0) : i + 1]
+    if why := _no_interval(cells, around[-1] / around[0]):
+        return Estimate(value, why=why, **about)
+    steep = (far[k + 1] - far[k]) / (at[k + 1] - at[k])
+    error, dof = float(errors[k + 1] / steep), float(dofs[k + 1])  # near the crossing, where the interval is symmetric
+    return Crossing(value, error, dof, at=at, far=far, errors=errors, dofs=dofs, **about)
+
+
+def _no_interval(cells, apart):
+    """Why a crossing has no interval: seeds say nothing of the error of interpolating between few points."""
+    if cells.n < 2:
+        return "an interval needs 2 report seeds"
+    if (k := len(cells.batches)) < LEAST_BATCHES:
+        return f"{k} batch sizes are too few, give {LEAST_BATCHES}"
+    if apart > FAR * (1.0 + 1e-9):
+        return f"the batch sizes around it are a factor of {apart:.3g} apart, give some in between"
+    return ""
+
+
+class Range(NamedTuple):
+    """What a part of the batch sizes says: from `first` to `last`, B_crit of the curve, and B_2x; nan if undefined."""
+
+    first: float
+    last: float
+    b_crit: float
+    b_2x: float
+
+
+def ranges(cells: Cells) -> list[Range]:
+    """The critical batch sizes from fewer batch sizes: without the smallest or largest one, two or three."""
+    k, found = len(cells.batches), []
+    for first, last in [(0, k), (1, k), (2, k), (3, k), (0, k - 1), (0, k - 2), (0, k - 3), (1, k - 1)]:
+        if last - first >= LEAST_BATCHES:
+            part = cells.within(first, last)
+            found.append(Range(part.batches[0], part.batches[-1], curve(part).b_crit.value, doubling(part).value))
+    return found
