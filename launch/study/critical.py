@@ -169,7 +169,7 @@ def curve(cells: Cells) -> Curve:
     slopes = np.stack([np.ones(k), 1.0 / (1.0 + cells.batches / found.b_crit)], axis=1)  # by ln S_min and ln B_crit
     inverse, misfit = np.linalg.inv(slopes.T @ slopes), found.rmse_log**2 * k / dof
     chance = 0.0 if cells.n < 2 else float(np.mean(cells.chance))
-    scatter = max(misfit, (misfit + chance) / 2.0)  # points that lie on the curve by luck prove no precision
+    scatter = max(misfit, 0.75 * misfit + 0.25 * chance)  # points on the curve by luck prove no precision
     errors = np.sqrt(np.diag(inverse) * scatter)
     why = f"{k} batch sizes are too few, give {LEAST_BATCHES}" if k < LEAST_BATCHES else ""
     s_min, b_crit = (
