@@ -54,7 +54,8 @@ class Planted:
                 h = self.fall * math.log(MARGIN) / math.log(self.b_crit(d, n) / self.b_opt(d, n)) ** 2
                 means = 1.0 - self.fall * math.log(d) + h * far**2 + self.rate * rng.standard_normal(len(BATCHES))
                 noise = self.noise * rng.standard_normal((len(BATCHES), self.seeds))
-                curves.append(Cells(d, BATCHES, np.exp(means[:, None] + noise + seeds)))
+                doubts = [self.rate] * len(BATCHES)
+                curves.append(Cells(d, BATCHES, np.exp(means[:, None] + noise + seeds), doubts))
             found[n] = curves
         return found
 

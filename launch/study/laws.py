@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from allgrad.launch.study.intervals import LEVEL, Estimate, quantile
+from allgrad.launch.study.intervals import LEVEL, Estimate, combined, quantile
 
 MARGIN = 1.2  # by which B_crit may use more examples than the least
 WINDOW = 4.0  # a parabola is fitted to the batches within this factor of the best of those tried
@@ -22,11 +22,16 @@ LEAST_BUDGETS = 3  # of a power law of D
 
 
 class Cells(NamedTuple):
-    """Final losses at D examples: (batches, seeds), the same seeds at all batches, which rise; inf where one failed."""
+    """Final losses at D examples: (batches, seeds), the same seeds at all batches, which rise; inf where one failed.
+
+    doubts   how far ln of a batch's losses may be above that at its best rate, which tuning has not found exactly; a
+             standard deviation, see `Tuned.doubt`
+    """
 
     examples: float
     batches: Sequence[int]
     losses: np.ndarray
+    doubts: Sequence[float] = ()
 
 
 class Found(NamedTuple):
@@ -52,13 +57,14 @@ def found_in(curves: Sequence[Cells], margin=MARGIN) -> list[Found]:
     """B_opt and B_crit for each number of examples, all of one model, which rise.
 
     Errors are those of a jackknife over the seeds, whatever the losses of a seed have in common, with Student's t on
-    n - 1 degrees of freedom. They are of the rates as these were found: what tuning has missed is not in them.
+    n - 1 degrees of freedom, and of the doubts about the rates, to first order.
     """
     x = [np.log(np.asarray(cells.batches, float)) for cells in curves]
     with np.errstate(invalid="ignore", divide="ignore"):
         logs = [np.where(np.asarray(c.losses) > 0.0, np.log(np.asarray(c.losses, float)), math.nan) for c in curves]
     logs = [np.where(np.isfinite(y), y, math.nan) for y in logs]
     n = min(y.shape[1] for y in logs)
+    doubts = [np.asarray(c.doubts if len(c.doubts) else np.zeros(len(c.batches)), float) for c in curves]
     best = [_best_of(y.mean(axis=1)) for y in logs]
     size = np.log([cells.examples for cells in curves])
 
@@ -78,7 +84,7 @@ def found_in(curves: Sequence[Cells], margin=MARGIN) -> list[Found]:
 
     results = []
     for k, cells in enumerate(curves):
-        values = [_jackknife(lambda means, k=k, of=of: of(k, means), logs, n) for of in (opt, crit)]
+        values = [_estimate(lambda means, k=k, of=of: of(k, means), logs, n, doubts) for of in (opt, crit)]
         loss = math.exp(least([y.mean(axis=1) for y in logs])[k])
         results.append(Found(cells.examples, cells.batches[best[k]], *values, loss))
     return results
@@ -140,8 +146,8 @@ def _between(x, y, level):
     return low + float(inside.min())
 
 
-def _jackknife(value: Callable, logs, n) -> Estimate:
-    """exp of a function of the means over seeds, with its error by leaving out one seed after another."""
+def _estimate(value: Callable, logs, n, doubts) -> Estimate:
+    """exp of a function of the means over seeds, with its error: by leaving out seeds one by one, and of doubts."""
     failed = int(max(np.isnan(y).any(axis=0).sum() for y in logs))
     try:
         whole = value([y.mean(axis=1) for y in logs])
@@ -150,8 +156,19 @@ def _jackknife(value: Callable, logs, n) -> Estimate:
         parts = np.array([value([np.delete(y, s, axis=1).mean(axis=1) for y in logs]) for s in range(n)])
     except Unknown as error:
         return Estimate(math.nan, n=n, failed=failed if "failed" in str(error) else 0, why=str(error))
-    error = math.sqrt((n - 1.0) / n * float(((parts - parts.mean()) ** 2).sum()))
-    return Estimate(math.exp(whole), error, n - 1.0, True, n)
+    of_seeds = math.sqrt((n - 1.0) / n * float(((parts - parts.mean()) ** 2).sum()))
+    of_rates = [slope * doubt for slope, doubt in _slopes(value, [y.mean(axis=1) for y in logs], doubts, whole)]
+    error, dof = combined([of_seeds, *of_rates], [n - 1.0, *[math.inf] * len(of_rates)])
+    return Estimate(math.exp(whole), error, dof, True, n)
+
+
+def _slopes(value, means, doubts, whole, nudge=1e-5):
+    """(the derivative of a function by a mean, the doubt about that mean), of all means with a doubt."""
+    for k, of_batches in enumerate(doubts):
+        for b in np.nonzero((of_batches > 0.0) & ~np.isnan(means[k]))[0]:
+            nudged = [y.copy() for y in means]
+            nudged[k][b] += nudge
+            yield (value(nudged) - whole) / nudge, of_batches[b]
 
 
 # --- power laws ------------------------------------------------------------------------------------------------------

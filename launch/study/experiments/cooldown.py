@@ -296,7 +296,7 @@ def summarize(work, arms, steps, common, seeds, report_seeds) -> Result:
         f"intervals by Student's t on logarithms."
     )
     result.advice = " ".join(_advice(name, of, ratios) for name, of in arms.items())
-    result.notes = _notes(arms, steps, metric)
+    result.notes = _notes(arms, steps, metric, ratios)
     return result
 
 
@@ -380,13 +380,18 @@ def _table(arms, steps, common):
     )  # fmt: skip
 
 
-def _notes(arms, steps, metric):
+def _notes(arms, steps, metric, ratios):
     notes = [
         "The interval of a ratio is over seeds at the rates found: what tuning has missed of the best rate, in each "
         "arm, is not in it.",
         "Steps are those of the final runs; tuning costs each arm as many times more as it took runs.",
     ]
     for name, of in arms.items():
+        if CONSTANT in of and not ratios[name, CONSTANT].low > 1.0:
+            notes.append(
+                f"{name}: the constant rate as it is does not lose to separate runs: there was little noise that a "
+                f"decay or an average could remove, and the comparison says little (--label-noise 0.2 adds some)."
+            )
         for arm in of.values():
             seen = {id(t): (budget, t) for budget, t in arm.tuned.items()}
             for budget, tuned in seen.values():

@@ -30,7 +30,7 @@ def test_batches_of_planted_parabolas_are_found_and_what_seeds_share_is_no_error
     for found in found_in(curves):
         assert found.b_opt.value == pytest.approx(case.b_opt(found.examples, 1), rel=1e-6)
         assert found.b_crit.value == pytest.approx(case.b_crit(found.examples, 1), rel=1e-6)
-        assert found.b_opt.error == pytest.approx(0.0, abs=1e-6) and found.b_opt.dof == 2.0
+        assert found.b_opt.error == pytest.approx(0.0, abs=1e-6) and found.b_opt.dof == pytest.approx(2.0)
 
 
 def test_the_critical_batch_needs_the_margin_times_the_least_examples():
@@ -136,8 +136,23 @@ def test_too_few_points_are_refused(points, why):
         power_law(points)
 
 
-@pytest.mark.parametrize("case", ["5 seeds", "rates that scatter"])
-def test_planted_exponents_lie_in_their_intervals(case):
-    found = hits(CASES[case], 100, 0)
-    for name in ("B_opt: power of D", "B_crit: power of D"):
-        assert share(*found[name]).interval(0.999)[1] > 0.93 and share(*found[name]).interval(0.999)[0] < 0.97
+@pytest.mark.parametrize("case, simulations", [("5 seeds", 100), ("rates that scatter", 40)])
+def test_intervals_hold_what_was_planted(case, simulations):
+    found = hits(CASES[case], simulations, 0)
+    assert len(found) == 4
+    for held, of in found.values():  # shares between 93 and 97 %, as far as so few simulations can tell
+        low, high = share(held, of).interval(0.999)
+        assert high > 0.93 and low < 0.97
+
+
+def test_a_doubt_about_the_rate_adds_to_the_error():
+    _, (cells, *others) = planted(noise=0.001)
+    sure, doubtful = (found_in([cells._replace(doubts=d), *others])[0] for d in ((), [0.02] * len(BATCHES)))
+    case, x = Planted(), np.log(BATCHES)
+    near = np.abs(x - x[BATCHES.index(sure.best)]) < math.log(4.5)
+    far, h = x[near] - math.log(case.b_opt(1000, 1)), case.fall * math.log(MARGIN)
+    h /= math.log(case.b_crit(1000, 1) / case.b_opt(1000, 1)) ** 2
+    covariance = np.linalg.inv(np.vander(far, 3).T @ np.vander(far, 3))  # of c, b, a at the lowest point
+    added = 0.02 * math.sqrt(covariance[1, 1]) / (2.0 * h)
+    assert doubtful.b_opt.error**2 - sure.b_opt.error**2 == pytest.approx(added**2, rel=0.05)
+    assert doubtful.b_crit.error > 2.0 * sure.b_crit.error and doubtful.b_crit.value == sure.b_crit.value
