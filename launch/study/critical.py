@@ -13,7 +13,7 @@ explain: each batch has a learning rate of its own, which was found by tuning an
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -49,8 +49,8 @@ class Cells(NamedTuple):
 
     def within(self, first: int, last: int) -> "Cells":
         """Those from one place to before another."""
-        part = slice(first, last)
-        return Cells(*(array[part] for array in self[:5]), self.n)
+        batches, logs, chance, variances, dofs = (array[first:last] for array in self[:5])
+        return Cells(batches, logs, chance, variances, dofs, self.n)
 
 
 def cells_of(steps: Mapping[int, Sequence[float]], doubts: Mapping[int, float] | None = None) -> Cells:
@@ -78,7 +78,7 @@ def cell(steps: Sequence[float], doubt=DOUBT) -> Estimate:
     return replace(e, error=error, dof=max(dof, e.dof))
 
 
-def moderated(variances: Sequence[float], dofs: Sequence[float], x: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+def moderated(variances: Sequence[float], dofs: Sequence[float], x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Variances of several small samples that have lent each other strength, and their degrees of freedom.
 
     Smyth 2004, "Linear Models and Empirical Bayes Methods": true variances are taken to scatter as s0^2 d0 / chi2(d0)
@@ -88,13 +88,14 @@ def moderated(variances: Sequence[float], dofs: Sequence[float], x: Sequence[flo
     from scipy.optimize import brentq
     from scipy.special import digamma, polygamma
 
-    s2, d, x = (np.asarray(values, float) for values in (variances, dofs, x))
+    s2, d = np.asarray(variances, float), np.asarray(dofs, float)
     if len(s2) < 5 or not np.all(s2 > 0.0):
         return s2, d
     e = np.log(s2) - digamma(d / 2.0) + np.log(d / 2.0)
     line = np.polyval(np.polyfit(np.log(x), e, 1), np.log(x))
     excess = float(((e - line) ** 2).sum() / (len(e) - 2.0)) - float(polygamma(1, d / 2.0).mean())
-    prior = 1e6 if excess <= 2e-6 else 2.0 * brentq(lambda half: float(polygamma(1, half)) - excess, 1e-3, 1e6)
+    half: Any = 5e5 if excess <= 2e-6 else brentq(lambda half: float(polygamma(1, half)) - excess, 1e-3, 1e6)
+    prior = 2.0 * half
     s0 = np.exp(line + float(digamma(prior / 2.0)) - math.log(prior / 2.0))
     return (prior * s0 + d * s2) / (prior + d), np.minimum(prior + d, d.sum() * (1.0 - 2.0 / len(s2)))
 
@@ -246,7 +247,7 @@ def doubling(cells: Cells) -> Estimate:
         why = f"the largest batch tried needs at most {1.0 + OVERHEAD:g} times the fewest examples: give larger ones"
     if why:
         return Estimate(math.nan, n=cells.n, of="report seeds", why=why)
-    at = np.linspace(*np.log(cells.batches[[0, -1]]), GRID)
+    at = np.linspace(math.log(cells.batches[0]), math.log(cells.batches[-1]), GRID)
     return _crossing(cells, at, *_tested(cells, lambda logs: logs[-1] + math.log(2.0) - _between(cells, logs, at)))
 
 
@@ -255,7 +256,7 @@ def useful(cells: Cells, overhead=OVERHEAD) -> Estimate:
     if not _too_large(cells, overhead):
         value = float(cells.batches[-1]) if len(cells.batches) else math.nan
         return Estimate(value, n=cells.n, of="report seeds", why="no batch size tried costs more")
-    at = np.linspace(*np.log(cells.batches[[0, -1]]), GRID)
+    at = np.linspace(math.log(cells.batches[0]), math.log(cells.batches[-1]), GRID)
 
     def beyond(k):
         """How far examples are above those of cell k, with the overhead."""

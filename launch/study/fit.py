@@ -42,7 +42,7 @@ class Hyperbola(NamedTuple):
         return self.s_min * (1.0 + self.b_crit / np.asarray(batch, float))
 
 
-def fit_hyperbola(batches: Sequence[float], steps: Sequence[float]) -> Hyperbola:
+def fit_hyperbola(batches: Sequence[float] | np.ndarray, steps: Sequence[float] | np.ndarray) -> Hyperbola:
     """Least squares of log S; needs three batch sizes with finite steps. ValueError otherwise.
 
     b_crit is 0 or inf if the steps do not bend within the batches' reach: they do not change, or all fall as 1/B.
