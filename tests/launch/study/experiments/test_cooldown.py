@@ -144,7 +144,7 @@ def test_planted_ratios_are_said_as_their_intervals_have_them():
     result = said(found)
     assert "one run cooled down, 50 % of the steps: equal within 1 %" in result.headline
     assert "averages of one run, 50 % of the steps: 4.9 to 5 % more loss" in result.headline
-    assert "one run cooled down serves all budgets in 50 %" in result.advice
+    assert "one run cooled down: all budgets in 50 %" in result.advice
     ratios = {row["arm"]: row for row in result.summary.rows}
     for name, factor in (("cooled", 1.002), ("averaged", 1.05), ("constant", 1.5)):
         assert ratios[name]["ratio"] == pytest.approx(factor, rel=1e-3)
