@@ -169,7 +169,7 @@ def curve(cells: Cells) -> Curve:
     slopes = np.stack([np.ones(k), 1.0 / (1.0 + cells.batches / found.b_crit)], axis=1)  # by ln S_min and ln B_crit
     inverse, misfit = np.linalg.inv(slopes.T @ slopes), found.rmse_log**2 * k / dof
     chance = 0.0 if cells.n < 2 else float(np.mean(cells.chance))
-    scatter = max(misfit, (misfit + chance) / 2.0)  # points that lie on the curve by luck prove no precision
+    scatter = max(misfit, 0.75 * misfit + 0.25 * chance)  # points on the curve by luck prove no precision
     errors = np.sqrt(np.diag(inverse) * scatter)
     why = f"{k} batch sizes are too few, give {LEAST_BATCHES}" if k < LEAST_BATCHES else ""
     s_min, b_crit = (
@@ -264,7 +264,8 @@ def useful(cells: Cells, overhead=OVERHEAD) -> Estimate:
     examples = cells.logs + np.log(cells.batches)
     far, errors, dofs = _tested(cells, beyond(int(examples.argmin())))
     below = far < 0.0
-    for k in range(len(examples)):  # a batch size is surely cheap if it is, whichever cell is truly the cheapest
+    near = examples - examples.min() < 4.0 * np.sqrt(2.0 * np.nan_to_num(cells.variances).max())
+    for k in np.nonzero(near)[0]:  # a batch size is surely cheap if it is, whichever cell is truly the cheapest
         other = _tested(cells, beyond(k))
         nearer = below & (other[0] + 2.0 * other[1] > far + 2.0 * errors)
         far, errors, dofs = (np.where(nearer, new, old) for new, old in zip(other, (far, errors, dofs)))

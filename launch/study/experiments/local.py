@@ -300,14 +300,12 @@ def _methods(work, cells_of, grid, setting, first):
         f"mean, while the optimizer's state, momentum too, stays each worker's own. Equal examples: W = "
         f"{a['workers']}, b = {a['each']}, {a['budget']}; the rate, for any H, is the one with which `study steps` is "
         f"fastest at B = {a['each']}. Equal rounds: W = {b['workers']}, b = {b['each']}, {b['rounds']} averages, "
-        f"against {b['rounds']} steps of B = W b H; rates of both tuned on the final training loss, "
-        f"{len(setting.seeds)} seeds, factor sqrt 2."
+        f"against {b['rounds']} steps of B = W b H; both rates tuned on the final loss, {len(setting.seeds)} seeds."
     )
     if ("by class", first) in cells_of:
         c = grid["shards"]
         text += (
-            f" By class: W = {c['workers']}, b = {c['each']}, {c['budget']}; the data sorted by label and cut into W "
-            f"equal parts."
+            f" By class: W = {c['workers']}, b = {c['each']}, {c['budget']}; data sorted by label, in W equal parts."
         )
     return (
         f"{text} {len(setting.report_seeds)} fresh seeds; 95 % intervals by Student's t over seeds, of logarithms but "
