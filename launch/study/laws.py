@@ -79,7 +79,7 @@ def found_in(curves: Sequence[Cells], margin=MARGIN) -> list[Found]:
         return place
 
     def crit(k, means):
-        level = _at(size, least(means), size[k] - math.log(margin))
+        level = _with_fewer(size, least(means), k, margin)
         return _last_within(x[k], means[k], best[k], level, curves[k].batches)
 
     results = []
@@ -114,15 +114,18 @@ def _why_no_lowest(batches, means, best):
     return "the losses do not bend about their least"
 
 
-def _at(sizes, least, size):
-    """ln L of the best batch at ln D = size, linear between the numbers of examples tried and on below the first."""
-    if len(sizes) < 2:
+def _with_fewer(sizes, least, k, margin):
+    """ln L of the best batch with D / margin examples: by the slope over ln D between the neighbours of the k-th D.
+
+    Between both neighbours, so that the errors of neighbouring critical batch sizes have nothing in common.
+    """
+    before, after = max(k - 1, 0), min(k + 1, len(sizes) - 1)
+    if before == after:
         raise Unknown("one number of examples does not tell what fewer would reach")
-    k = max(int(np.searchsorted(sizes, size)), 1)
-    slope = (least[k] - least[k - 1]) / (sizes[k] - sizes[k - 1])
+    slope = (least[after] - least[before]) / (sizes[after] - sizes[before])
     if not slope < 0.0:
         raise Unknown("more examples do not lower the loss")
-    return least[k] + slope * (size - sizes[k])
+    return least[k] - slope * math.log(margin)
 
 
 def _last_within(x, y, best, level, batches):

@@ -7,7 +7,7 @@ train on an average.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from allgrad.launch.plan import schedule_of, steps_of
 from allgrad.launch.study import figures, runner
 from allgrad.launch.study.experiment import PRESET, experiment
 from allgrad.launch.study.experiments.branch import restore, state
-from allgrad.launch.study.intervals import Estimate, mean, paired
+from allgrad.launch.study.intervals import Estimate, combined, mean, paired
 from allgrad.launch.study.lr_tuning import SEEDS, Tuned, first_rate, tune
 from allgrad.launch.study.result import Figure, Result, Table
 from allgrad.launch.study.wording import compared, with_interval
@@ -243,11 +243,20 @@ class Arm:
         return sum(tuned.trials for tuned in {id(t): t for t in self.tuned.values()}.values())
 
 
-def over_all(arm, other, budgets, metric) -> Estimate:
-    """The losses of an arm over another's on the same seeds, geometric means over all budgets."""
+def over(arm, base, budgets, metric) -> Estimate:
+    """The losses of an arm over those of separate runs with the same seeds, geometric means over these budgets.
+
+    In its error are the scatter of the seeds' ratios, and the doubts about the rates: one of the arm, and one of each
+    separate run.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
-        logs = [np.log([one.losses(budget, metric) for budget in budgets]).mean(axis=0) for one in (arm, other)]
-    return paired(*(np.exp(x) for x in logs))
+        logs = [np.log([one.losses(budget, metric) for budget in budgets]).mean(axis=0) for one in (arm, base)]
+    found = paired(*(np.exp(x) for x in logs))
+    if not found.known:
+        return found
+    doubts = [arm.tuned[budgets[0]].doubt, *(base.tuned[budget].doubt / len(budgets) for budget in budgets)]
+    error, dof = combined([found.error, *doubts], [found.dof, *[math.inf] * len(doubts)])
+    return replace(found, error=error, dof=dof)
 
 
 MEANT = {
@@ -266,7 +275,7 @@ def summarize(work, arms, steps, common, seeds, report_seeds) -> Result:
     metric = common["metric"]
     part = "validation" if metric.startswith("val") else "training"
     ratios = {
-        (name, arm.name): over_all(arm, of[SEPARATE], steps, metric)
+        (name, arm.name): over(arm, of[SEPARATE], [*steps], metric)
         for name, of in arms.items() for arm in of.values() if arm.name != SEPARATE
     }  # fmt: skip
     n = f"{len(report_seeds)} seeds, batch {common['batch']}"
@@ -275,7 +284,8 @@ def summarize(work, arms, steps, common, seeds, report_seeds) -> Result:
         " ".join(_headline(name, of, ratios) for name, of in arms.items()), [],
         [_table(arms, steps, common)],
         [Figure(f"ratio_{name}", f"Final {part} loss with {name} over that of a separate run with the same seed, at "
-                f"each budget; {n}, bars are 95 % intervals of the paired ratio (t on logarithms); the band is "
+                f"each budget; {n}, bars are 95 % intervals of the paired ratio (t on logarithms, "
+                f"and the doubt about the rates); the band is "
                 f"{MARGIN:.0%} to both sides of equality.".replace("1%", "1 %"),
                 lambda of=of: _draw_ratios(of, steps, metric, part)) for name, of in arms.items()]
         + [Figure(f"loss_{name}", f"Final {part} loss with {name} against the budget; {n}, geometric means with 95 % "
@@ -293,7 +303,7 @@ def summarize(work, arms, steps, common, seeds, report_seeds) -> Result:
         f"{', '.join(f'{d:g}' for d in AVERAGES)} run beside the weights, the best for each budget chosen on the "
         f"tuning seeds. Rates on a grid of factor sqrt 2, {len(seeds)} tuning seeds, {len(report_seeds)} fresh ones, "
         f"the same in all arms, so that losses are compared in pairs; {part} loss; sampler {common['sampler']}; 95 % "
-        f"intervals by Student's t on logarithms."
+        f"intervals by Student's t on logarithms, of ratios with a quarter of how much worse neighbouring rates are."
     )
     result.advice = " ".join(_advice(name, of, ratios) for name, of in arms.items())
     result.notes = _notes(arms, steps, metric, ratios)
@@ -329,8 +339,8 @@ def _advice(name, of, ratios):
     if good:
         best = min(good, key=lambda key: of[key].steps)
         return (
-            f"With {name}, {SAID[best]} serves all budgets in {_share(of[best], of)} of separate runs, at no more than "
-            f"1 % more loss."
+            f"With {name}, {SAID[best]}: all budgets in {_share(of[best], of)} of separate runs, at no more than 1 % "
+            f"more loss."
         )
     worse = [key for key in (COOLED, AVERAGED, SCHEDULE_FREE) if key in of and ratios[name, key].low > 1.0 + MARGIN]
     open_ = [key for key in (COOLED, AVERAGED, SCHEDULE_FREE) if key in of and key not in worse]
@@ -360,8 +370,9 @@ def _table(arms, steps, common):
     for name, of in arms.items():
         for arm in of.values():
             for budget, count in steps.items():
-                losses, base = (one.losses(budget, common["metric"]) for one in (arm, of[SEPARATE]))
-                loss, ratio, tuned = mean(losses), paired(losses, base), arm.tuned[budget]
+                losses = arm.losses(budget, common["metric"])
+                ratio = over(arm, of[SEPARATE], [budget], common["metric"])
+                loss, tuned = mean(losses), arm.tuned[budget]
                 own = arm.name == SEPARATE
                 rows.append({
                     "optimizer": name, "arm": arm.name, "budget": budget, "steps": count, "lr": tuned.lr,
@@ -382,8 +393,6 @@ def _table(arms, steps, common):
 
 def _notes(arms, steps, metric, ratios):
     notes = [
-        "The interval of a ratio is over seeds at the rates found: what tuning has missed of the best rate, in each "
-        "arm, is not in it.",
         "Steps are those of the final runs; tuning costs each arm as many times more as it took runs.",
     ]
     for name, of in arms.items():
@@ -406,7 +415,7 @@ def _notes(arms, steps, metric, ratios):
 def _draw_ratios(of, steps, metric, part):
     figure, axes = figures.new(x=figures.logarithmic)
     for i, arm in enumerate(arm for arm in of.values() if arm.name not in (SEPARATE, CONSTANT)):
-        found = [paired(arm.losses(b, metric), of[SEPARATE].losses(b, metric)) for b in steps]
+        found = [over(arm, of[SEPARATE], [b], metric) for b in steps]
         figures.points_with_interval(
             axes, [n * 1.02**i for n in steps.values()], [e.value for e in found], [e.low for e in found],
             [e.high for e in found], i=i, label=arm.name, join=True, hollow=[not e.known for e in found],

@@ -24,11 +24,11 @@ from allgrad.launch.study.wording import number, with_interval
 GRIDS = {
     "quick": {
         "optimizers": ("adamw",), "batches": tuple(2**i for i in range(9)),
-        "budgets": ("0.25ep", "0.5ep", "1ep", "2ep", "4ep"), "seeds": SEEDS, "report_seeds": tuple(range(100, 108)),
+        "budgets": ("0.125ep", "0.25ep", "0.5ep", "1ep", "2ep"), "seeds": SEEDS, "report_seeds": tuple(range(100, 108)),
     },
     "full": {
         "optimizers": ("sgd", "adamw"), "batches": tuple(2**i for i in range(10)),
-        "budgets": ("0.25ep", "0.5ep", "1ep", "2ep", "4ep", "8ep"), "seeds": (*SEEDS, 3),
+        "budgets": ("0.125ep", "0.25ep", "0.5ep", "1ep", "2ep", "4ep"), "seeds": (*SEEDS, 3),
         "report_seeds": tuple(range(100, 116)),
     },
 }  # fmt: skip
@@ -297,7 +297,7 @@ def _advice(name, series):
             said.append(f"{where} take a batch of about {with_interval(f.b_opt)}")
         else:
             said.append(f"{where} the best batch is not known ({f.b_opt.why})")
-        if f.b_crit.known:
+        if f.b_crit.known and f.b_crit.low > f.best:
             said.append(f"a larger one, up to {number(f.b_crit.low)}, costs at most {laws.MARGIN:g} times the examples")
     text = "; ".join(said)
     return f"{text[:1].upper()}{text[1:]}."

@@ -115,11 +115,12 @@ STEPS = {"10": 10, "20": 20}
 COMMON = {"metric": "val_loss", "schedule": "cosine", "decay": 0.2, "batch": 32, "sampler": "epoch"}
 
 
-def arms(**factors):
+def arms(doubt=0.0, **factors):
     """Arms whose losses are those of separate runs times a factor, within 0.1 %; nan: a seed failed."""
     rng = np.random.default_rng(0)
     base = {budget: 0.1 * np.exp(0.1 * rng.standard_normal(6)) for budget in STEPS}
-    tuned = {b: Tuned(0.1, 1.0, False, {}, 20, [{"status": "ok", "final_val_loss": x} for x in base[b]]) for b in STEPS}
+    rows = {b: [{"status": "ok", "final_val_loss": x} for x in base[b]] for b in STEPS}
+    tuned = {b: Tuned(0.1, 1.0, False, {}, 20, rows[b], doubt=doubt) for b in STEPS}
     found = {"separate": cooldown.Arm("separate", tuned, {}, 30)}
     for name, factor in factors.items():
         rows = []
@@ -129,7 +130,7 @@ def arms(**factors):
                 losses = [1.0 if seed else None, 1.0]
             budgets = [{"budget": b, "loss": x, "cooled": x, "averages": [9.0, x]} for b, x in zip(STEPS, losses)]
             rows.append({"status": "ok", "budgets": budgets})
-        one = Tuned(0.1, 1.0, False, {}, 20, rows)
+        one = Tuned(0.1, 1.0, False, {}, 20, rows, doubt=doubt)
         chosen = dict.fromkeys(STEPS, 1) if name == "averaged" else {}
         found[name] = cooldown.Arm(name, dict.fromkeys(STEPS, one), chosen, 15)
     return {"adamw": found}
@@ -144,12 +145,18 @@ def test_planted_ratios_are_said_as_their_intervals_have_them():
     result = said(found)
     assert "one run cooled down, 50 % of the steps: equal within 1 %" in result.headline
     assert "averages of one run, 50 % of the steps: 4.9 to 5 % more loss" in result.headline
-    assert "one run cooled down serves all budgets in 50 %" in result.advice
+    assert "one run cooled down: all budgets in 50 %" in result.advice
     ratios = {row["arm"]: row for row in result.summary.rows}
     for name, factor in (("cooled", 1.002), ("averaged", 1.05), ("constant", 1.5)):
         assert ratios[name]["ratio"] == pytest.approx(factor, rel=1e-3)
         assert ratios[name]["ratio_lo"] < ratios[name]["ratio"] < ratios[name]["ratio_hi"]
     assert all(figure.draw().axes for figure in result.figures) and len(result.tables[0].rows) == 8
+
+
+def test_doubts_about_rates_add_to_the_error_of_a_ratio():
+    sure, doubtful = (arms(doubt=doubt, cooled=1.002)["adamw"] for doubt in (0.0, 0.02))
+    a, b = (cooldown.over(of["cooled"], of["separate"], [*STEPS], "val_loss") for of in (sure, doubtful))
+    assert b.value == a.value and b.error**2 - a.error**2 == pytest.approx(0.02**2 * (1.0 + 1.0 / len(STEPS)))
 
 
 def test_a_failed_seed_is_not_compared():
