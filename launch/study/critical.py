@@ -4,7 +4,7 @@ By a curve (McCandlish et al. 2018, arXiv 1812.06162): S(B) = S_min (1 + B_crit 
 twice the least steps and twice the least examples. Its intervals hold what the curve misses, not only the scatter of
 seeds: they rest on how far the measured points lie from it.
 
-Without one: B_2x, at which a run takes twice the steps of the largest batch tried, and CBS-20 of Zhang et al. 2024
+Without one: B_2x, at which a run takes twice the fewest steps of all batch sizes tried, and CBS-20 of Zhang et al. 2024
 (arXiv 2410.21676, Def. 1), the largest batch with at most 1.2 times the least examples, both interpolated between
 neighbouring batch sizes. Their intervals rest on the seeds, and on how rough the points are beyond what the seeds
 explain: each batch has a learning rate of its own, which was found by tuning and is never exactly the best.
@@ -125,7 +125,7 @@ class Curve(NamedTuple):
     """S(B) = s_min (1 + b_crit / B), fitted to log S.
 
     p          how likely so large a misfit is if the curve is true, given how far seeds scatter; nan if that is unknown
-    rmse_log   root of the mean squared difference of log S
+    rmse_log   root of the mean squared difference of log S, weighted as in the fit
     correlation  of the errors of ln s_min and ln b_crit
     """
 
@@ -155,40 +155,36 @@ class Curve(NamedTuple):
 def curve(cells: Cells) -> Curve:
     """The curve of least squares, its intervals by Student's t on the residuals, and the test whether it fits.
 
-    Raises ValueError with fewer than three batch sizes; with three there are no intervals, since two numbers then
-    describe three.
+    Batch sizes at which seeds differ more weigh less, by their variances. Raises ValueError with fewer than three batch
+    sizes; with three there are no intervals, since two numbers then describe three.
     """
-    found = fit.fit_hyperbola(cells.batches, cells.steps)
-    k, dof = len(cells.batches), len(cells.batches) - 2.0
-    about = {"n": cells.n, "of": "report seeds"}
+    k, about = len(cells.batches), {"n": cells.n, "of": "report seeds"}
+    weights = 1.0 / cells.chance if cells.n > 1 else np.ones(k)
+    found = fit.fit_hyperbola(cells.batches, cells.steps, weights)
+    why = ""
     if not 0.0 < found.b_crit < math.inf:
         why = "the steps do not bend within the batch sizes tried"
-        return Curve(
-            Estimate(found.s_min, why=why, **about), Estimate(found.b_crit, why=why, **about), math.nan,
-            found.rmse_log, math.nan,
-        )  # fmt: skip
+    elif k < LEAST_BATCHES:
+        why = f"{k} batch sizes are too few, give {LEAST_BATCHES}"
+    elif cells.n < 2:
+        why = "an interval needs 2 report seeds"
+    if why:
+        ends = (Estimate(value, why=why, **about) for value in (found.s_min, found.b_crit))
+        return Curve(*ends, math.nan, found.rmse_log, math.nan)
     slopes = np.stack([np.ones(k), 1.0 / (1.0 + cells.batches / found.b_crit)], axis=1)  # by ln S_min and ln B_crit
-    inverse, misfit = np.linalg.inv(slopes.T @ slopes), found.rmse_log**2 * k / dof
-    chance = 0.0 if cells.n < 2 else float(np.mean(cells.chance))
-    scatter = max(misfit, 0.75 * misfit + 0.25 * chance)  # points on the curve by luck prove no precision
-    errors = np.sqrt(np.diag(inverse) * scatter)
-    why = f"{k} batch sizes are too few, give {LEAST_BATCHES}" if k < LEAST_BATCHES else ""
+    inverse = np.linalg.inv(slopes.T @ (weights[:, None] * slopes))
+    misfit = found.rmse_log**2 * float(weights.sum()) / (k - 2.0)  # 1 by chance alone
+    errors = np.sqrt(np.diag(inverse) * max(misfit, 0.75 * misfit + 0.25))  # luck with the points proves no precision
     s_min, b_crit = (
-        Estimate(value, float(error), dof, True, why=why, **about)
+        Estimate(value, float(error), k - 2.0, True, **about)
         for value, error in zip((found.s_min, found.b_crit), errors)
     )
     correlation = float(inverse[0, 1] / math.sqrt(inverse[0, 0] * inverse[1, 1]))
-    return Curve(
-        s_min,
-        b_crit,
-        math.nan if why or not chance else _p_of_misfit(cells, misfit / chance),
-        found.rmse_log,
-        correlation,
-    )
+    return Curve(s_min, b_crit, _p_of_misfit(cells, misfit), found.rmse_log, correlation)
 
 
 def _p_of_misfit(cells, share):
-    """The p-value of the F-test of the residuals' mean square over that of the seeds."""
+    """The p-value of the F-test of the residuals' mean square over that of chance."""
     from scipy.special import fdtrc
 
     k = len(cells.batches)
@@ -236,19 +232,32 @@ class Crossing(Estimate):
 
 
 def doubling(cells: Cells) -> Estimate:
-    """B_2x: the batch size at which a run takes twice the steps of the largest batch tried, interpolated.
+    """B_2x: the batch size from which on a run takes at most twice the fewest steps of all tried, interpolated.
 
-    Undefined where none of them is too large, since it is then about half the largest, wherever that lies.
+    Undefined where no batch tried is surely too large (more than 1.2 times the fewest examples): steps that go on falling
+    as 1/B put it at half the largest batch, wherever that lies.
     """
     why = ""
-    if len(cells.batches) < 2 or cells.logs[0] - cells.logs[-1] <= math.log(2.0):
-        why = "already the smallest batch tried takes less than twice the steps of the largest"
-    elif not _too_large(cells, OVERHEAD):
-        why = f"the largest batch tried needs at most {1.0 + OVERHEAD:g} times the fewest examples: give larger ones"
+    if len(cells.batches) < 2 or cells.logs[0] - cells.logs.min() <= math.log(2.0):
+        why = "already the smallest batch tried takes less than twice the fewest steps"
+    elif not _too_large(cells, OVERHEAD, surely=True):
+        why = f"no batch tried surely needs over {1.0 + OVERHEAD:g} times the fewest examples: give larger ones"
     if why:
         return Estimate(math.nan, n=cells.n, of="report seeds", why=why)
     at = np.linspace(math.log(cells.batches[0]), math.log(cells.batches[-1]), GRID)
-    return _crossing(cells, at, *_tested(cells, lambda logs: logs[-1] + math.log(2.0) - _between(cells, logs, at)))
+
+    def below(k):
+        """How far steps are below twice those of cell k."""
+        return lambda logs: logs[k] + math.log(2.0) - _between(cells, logs, at)
+
+    fewest = int(cells.logs.argmin())
+    far, errors, dofs = _tested(cells, below(fewest))
+    beyond = far > 0.0
+    for k in _near(cells, cells.logs):  # a batch size is surely beyond if it is, whichever cell truly has the fewest
+        other = _tested(cells, below(k))
+        nearer = beyond & (other[0] - 2.0 * other[1] < far - 2.0 * errors)
+        far, errors, dofs = (np.where(nearer, new, old) for new, old in zip(other, (far, errors, dofs)))
+    return _crossing(cells, at, far, errors, dofs, int(np.nonzero(far > 0.0)[0][0]) - 1)
 
 
 def useful(cells: Cells, overhead=OVERHEAD) -> Estimate:
@@ -265,18 +274,30 @@ def useful(cells: Cells, overhead=OVERHEAD) -> Estimate:
     examples = cells.logs + np.log(cells.batches)
     far, errors, dofs = _tested(cells, beyond(int(examples.argmin())))
     below = far < 0.0
-    near = examples - examples.min() < 4.0 * np.sqrt(2.0 * np.nan_to_num(cells.variances).max())
-    for k in np.nonzero(near)[0]:  # a batch size is surely cheap if it is, whichever cell is truly the cheapest
+    for k in _near(cells, examples):  # a batch size is surely cheap if it is, whichever cell is truly the cheapest
         other = _tested(cells, beyond(k))
         nearer = below & (other[0] + 2.0 * other[1] > far + 2.0 * errors)
         far, errors, dofs = (np.where(nearer, new, old) for new, old in zip(other, (far, errors, dofs)))
-    return _crossing(cells, at, far, errors, dofs)
+    return _crossing(cells, at, far, errors, dofs, int(np.nonzero(far <= 0.0)[0][-1]))
 
 
-def _too_large(cells, overhead):
-    """Whether the largest batch needs more examples than allowed."""
+def _near(cells, values):
+    """Which cells may truly have the least of these values."""
+    most = 4.0 * np.sqrt(2.0 * np.nan_to_num(cells.variances).max())
+    return np.nonzero(values - values.min() < most)[0]
+
+
+def _too_large(cells, overhead, surely=False):
+    """Whether the largest batch needs more examples than allowed; surely: beyond chance, in 19 of 20 cases."""
+    if not len(cells.batches):
+        return False
     examples = cells.logs + np.log(cells.batches)
-    return len(examples) > 0 and bool(examples[-1] > examples.min() + math.log1p(overhead))
+    k = int(examples.argmin())
+    far = float(examples[-1] - examples[k] - math.log1p(overhead))
+    if not surely or cells.n < 2 or far <= 0.0:
+        return far > 0.0
+    error, dof = combined(np.sqrt(cells.variances[[k, -1]]), cells.dofs[[k, -1]])
+    return far > quantile(dof, 0.95) * error
 
 
 def _between(cells, logs, at):
@@ -299,9 +320,8 @@ def _tested(cells: Cells, difference: Callable[[np.ndarray], np.ndarray]) -> tup
     return far, np.sqrt(total), np.divide(total**2, shares, out=np.ones_like(total), where=shares > 0.0)
 
 
-def _crossing(cells: Cells, at, far, errors, dofs) -> Estimate:
-    """The last batch size at which `far`, over ln B in `at`, passes from below 0."""
-    k = int(np.nonzero(far <= 0.0)[0][-1])
+def _crossing(cells: Cells, at, far, errors, dofs, k) -> Estimate:
+    """The batch size after point k of ln B in `at`, where `far` passes from below 0."""
     value = math.exp(at[k] + (at[k + 1] - at[k]) * far[k] / (far[k] - far[k + 1]))
     about: dict = {"n": cells.n, "of": "report seeds"}
     i = int(np.searchsorted(cells.batches, value))
@@ -338,6 +358,6 @@ def ranges(cells: Cells) -> list[Range]:
     k, found = len(cells.batches), []
     for first, last in [(0, k), (1, k), (2, k), (3, k), (0, k - 1), (0, k - 2), (0, k - 3), (1, k - 1)]:
         if last - first >= LEAST_BATCHES:
-            part = cells.within(first, last)
+            part = cells.only(cells.batches[first:last])
             found.append(Range(part.batches[0], part.batches[-1], curve(part).b_crit.value, doubling(part).value))
     return found
