@@ -106,6 +106,21 @@ class Finding:
         return next(c.tuned.lr for c in self.cells if c.batch == batch)
 
 
+def against(found: list[Finding], name="adamw") -> dict[str, tuple[str, Estimate]]:
+    """{optimizer: (which, its critical batch size over that of another)}, none if the other is not among them.
+
+    Both are read alike: as B_crit if the curve is to be believed for both, or else as B_2x.
+    """
+    base = next((f for f in found if f.name == name), None)
+    ratios = {}
+    for f in found if base is not None else ():
+        if f is not base:
+            by_curve = f.lead == base.lead == "B_crit"
+            pair = (f.curve.b_crit, base.curve.b_crit) if by_curve else (f.b_2x, base.b_2x)
+            ratios[f.name] = "B_crit" if by_curve else "B_2x", ratio(*pair)
+    return ratios
+
+
 def findings(cells, common) -> list[Finding]:
     """Those of each optimizer. Raises ConfigurationError where fewer than 3 batch sizes met the target on all seeds."""
     optimizers = list(dict.fromkeys(cell.optimizer for cell in cells))

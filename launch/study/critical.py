@@ -172,7 +172,7 @@ def curve(cells: Cells) -> Curve:
     slopes = np.stack([np.ones(k), 1.0 / (1.0 + cells.batches / found.b_crit)], axis=1)  # by ln S_min and ln B_crit
     inverse, misfit = np.linalg.inv(slopes.T @ slopes), found.rmse_log**2 * k / dof
     chance = 0.0 if cells.n < 2 else float(np.mean(cells.chance))
-    scatter = max(misfit, (misfit + chance) / 2.0)  # points that lie on the curve by luck prove no precision
+    scatter = max(misfit, 0.75 * misfit + 0.25 * chance)  # points on the curve by luck prove no precision
     errors = np.sqrt(np.diag(inverse) * scatter)
     why = f"{k} batch sizes are too few, give {LEAST_BATCHES}" if k < LEAST_BATCHES else ""
     s_min, b_crit = (
@@ -249,7 +249,8 @@ def doubling(cells: Cells) -> Estimate:
         why = f"the largest batch tried needs at most {1.0 + OVERHEAD:g} times the fewest examples: give larger ones"
     if why:
         return Estimate(math.nan, n=cells.n, of="report seeds", why=why)
-    return _crossing(cells, lambda logs, at: logs[-1] + math.log(2.0) - _between(cells.batches, logs, at))
+    at = np.linspace(math.log(cells.batches[0]), math.log(cells.batches[-1]), GRID)
+    return _crossing(cells, at, *_tested(cells, lambda logs: logs[-1] + math.log(2.0) - _between(cells, logs, at)))
 
 
 def useful(cells: Cells, overhead=OVERHEAD) -> Estimate:
@@ -257,12 +258,21 @@ def useful(cells: Cells, overhead=OVERHEAD) -> Estimate:
     if not _too_large(cells, overhead):
         value = float(cells.batches[-1]) if len(cells.batches) else math.nan
         return Estimate(value, n=cells.n, of="report seeds", why="no batch size tried costs more")
+    at = np.linspace(math.log(cells.batches[0]), math.log(cells.batches[-1]), GRID)
 
-    def beyond(logs, at):
-        examples = logs + np.log(cells.batches)
-        return _between(cells.batches, examples, at) - examples.min() - math.log1p(overhead)
+    def beyond(k):
+        """How far examples are above those of cell k, with the overhead."""
+        return lambda logs: _between(cells, logs, at) + at - logs[k] - math.log(cells.batches[k]) - math.log1p(overhead)
 
-    return _crossing(cells, beyond)
+    examples = cells.logs + np.log(cells.batches)
+    far, errors, dofs = _tested(cells, beyond(int(examples.argmin())))
+    below = far < 0.0
+    near = examples - examples.min() < 4.0 * np.sqrt(2.0 * np.nan_to_num(cells.variances).max())
+    for k in np.nonzero(near)[0]:  # a batch size is surely cheap if it is, whichever cell is truly the cheapest
+        other = _tested(cells, beyond(k))
+        nearer = below & (other[0] + 2.0 * other[1] > far + 2.0 * errors)
+        far, errors, dofs = (np.where(nearer, new, old) for new, old in zip(other, (far, errors, dofs)))
+    return _crossing(cells, at, far, errors, dofs)
 
 
 def _too_large(cells, overhead):
@@ -271,17 +281,28 @@ def _too_large(cells, overhead):
     return len(examples) > 0 and bool(examples[-1] > examples.min() + math.log1p(overhead))
 
 
-def _between(batches, values, at):
-    """Values over ln B, in between by cubics that are monotonic where the values are (Fritsch and Butland 1984)."""
+def _between(cells, logs, at):
+    """ln S at ln B, in between by cubics that are monotonic where the points are (Fritsch and Butland 1984)."""
     from scipy.interpolate import PchipInterpolator
 
-    return PchipInterpolator(np.log(batches), values)(at)
+    return PchipInterpolator(np.log(cells.batches), logs)(at)
 
 
-def _crossing(cells: Cells, difference: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Estimate:
-    """The last batch size at which a difference, of the cells' logarithms and at many ln B, passes from below 0."""
-    at = np.linspace(math.log(cells.batches[0]), math.log(cells.batches[-1]), GRID)
-    far = difference(cells.logs, at)
+def _tested(cells: Cells, difference: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A function of the cells' logarithms, an array, with the errors that theirs make of it and degrees of freedom."""
+    far = difference(cells.logs)
+    if cells.n < 2:
+        return far, np.zeros_like(far), np.ones_like(far)
+    nudges = np.diag(np.sqrt(cells.variances) + 1e-6)
+    slopes = [(difference(cells.logs + h) - difference(cells.logs - h)) / (2.0 * h.max()) for h in nudges]
+    terms = np.square(slopes) * cells.variances[:, None]  # (cells, GRID): the variance that each cell adds
+    total = terms.sum(axis=0)
+    shares = (terms**2 / cells.dofs[:, None]).sum(axis=0)
+    return far, np.sqrt(total), np.divide(total**2, shares, out=np.ones_like(total), where=shares > 0.0)
+
+
+def _crossing(cells: Cells, at, far, errors, dofs) -> Estimate:
+    """The last batch size at which `far`, over ln B in `at`, passes from below 0."""
     k = int(np.nonzero(far <= 0.0)[0][-1])
     value = math.exp(at[k] + (at[k + 1] - at[k]) * far[k] / (far[k] - far[k + 1]))
     about: dict = {"n": cells.n, "of": "report seeds"}
@@ -289,14 +310,9 @@ def _crossing(cells: Cells, difference: Callable[[np.ndarray, np.ndarray], np.nd
     around = cells.batches[max(i - 1, 0) : i + 1]
     if why := _no_interval(cells, around[-1] / around[0]):
         return Estimate(value, why=why, **about)
-    nudges = np.diag(np.sqrt(cells.variances) + 1e-6)
-    slopes = [(difference(cells.logs + h, at) - difference(cells.logs - h, at)) / (2.0 * h.max()) for h in nudges]
-    terms = np.square(slopes) * cells.variances[:, None]  # (cells, GRID): the variance that each cell adds
-    total = terms.sum(axis=0)
-    dofs = np.divide(total**2, (terms**2 / cells.dofs[:, None]).sum(axis=0), out=np.full(GRID, 1.0), where=total > 0.0)
     steep = (far[k + 1] - far[k]) / (at[k + 1] - at[k])
-    error, dof = math.sqrt(total[k]) / steep, float(dofs[k])  # near the crossing, where the interval is symmetric
-    return Crossing(value, error, dof, at=at, far=far, errors=np.sqrt(total), dofs=dofs, **about)
+    error, dof = float(errors[k + 1] / steep), float(dofs[k + 1])  # near the crossing, where the interval is symmetric
+    return Crossing(value, error, dof, at=at, far=far, errors=errors, dofs=dofs, **about)
 
 
 def _no_interval(cells, apart):

@@ -56,6 +56,14 @@ def _lr_rules(o, grid):
     return found
 
 
+def _tokens(o, grid):
+    return tuned("tokens", o, times=len(o.get("budgets") or grid["budgets"]) * len(o.get("models") or (None,)))
+
+
+def _cooldown(o, grid):  # a run for each budget, and four that serve all
+    return tuned("cooldown", o, o.get("batches") or (32,), times=len(o.get("budgets") or grid["budgets"]) + 4)
+
+
 def _schedule(o, grid):
     return tuned("schedule", {**o, "report_seeds": 4 * (o["report_seeds"] or ())}, o.get("batches") or (8,))
 
@@ -98,6 +106,8 @@ FORECASTS: dict[str, Callable[[Mapping, Mapping], Cells]] = {
     "noise": _noise,
     "lr-rules": _lr_rules,
     "budgets": lambda o, grid: tuned("budgets", o, times=len(o.get("budgets") or grid["budgets"])),
+    "tokens": _tokens,
+    "cooldown": _cooldown,
     "schedule": _schedule,
     "shuffle": _shuffle,
     "local": _local,

@@ -12,7 +12,7 @@ import numpy as np
 
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.launch.study import critical, figures, fit, intervals, runner
-from allgrad.launch.study.choices import Cell, findings
+from allgrad.launch.study.choices import Cell, against, findings
 from allgrad.launch.study.critical import ranges
 from allgrad.launch.study.experiment import PRESET, experiment
 from allgrad.launch.study.intervals import Estimate, ratio
@@ -139,7 +139,9 @@ def summarize(work, found, common, seeds, report_seeds, preset) -> Result:
         "steps", "How many steps does it take to reach the target, and up to which batch does doubling it pay?",
         _headline(found), _claims(found),
         [_cells_table(found, common, n), _fit_table(found), _ranges_table(found)], _figures(found, goal),
-        summary=_summary(found), findings=[line for f in found for line in _findings(f)],
+        summary=_summary(found), findings=[line for f in found for line in _findings(f)]
+        + [f"{name}: its critical batch size ({which}) is {with_interval(e, 2)} times that of adamw "
+           f"({compared(e, 'larger', 'smaller')})." for name, (which, e) in against(found).items()],
     )  # fmt: skip
     result.methods = _methods(work, common, seeds, report_seeds, preset, n)
     result.advice = _advice(work, found, common, len(report_seeds))

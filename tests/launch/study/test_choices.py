@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import brentq
 
 from allgrad.ddp.errors import ConfigurationError
-from allgrad.launch.study.choices import Cell, findings
+from allgrad.launch.study.choices import Cell, against, findings
 from allgrad.launch.study.intervals import Estimate
 from allgrad.launch.study.lr_tuning import Tuned
 from tests.launch.study.planted import BATCHES, COMMON, FALLING, FLAT, HYPERBOLA, REGRESSION, cells, with_failures
@@ -109,3 +109,26 @@ def test_too_few_batch_sizes_without_a_failed_seed_are_refused():
 
 def test_optimizers_are_apart():
     assert [f.name for f in findings(cells(HYPERBOLA) + cells(REGRESSION, name="adam"), COMMON)] == ["sgd", "adam"]
+
+
+# --- two optimizers --------------------------------------------------------------------------------------------------
+
+
+def test_the_ratio_of_critical_batch_sizes_is_in_its_interval():
+    twice = {b: 10.0 * (1.0 + 256.0 / b) for b in BATCHES}
+    found = findings(cells(HYPERBOLA, name="adamw") + cells(twice, name="muon") + cells(HYPERBOLA, name="lion"), COMMON)
+    ratios = against(found)
+    assert ratios.keys() == {"muon", "lion"} and {which for which, _ in ratios.values()} == {"B_crit"}
+    assert holds(ratios["muon"][1], 2.0) and ratios["muon"][1].low > 1.2 and holds(ratios["lion"][1], 1.0)
+
+
+def test_where_a_curve_is_rejected_both_are_read_without_one():
+    adamw, soap = findings(cells(HYPERBOLA, name="adamw") + cells(REGRESSION, name="soap"), COMMON)
+    which, ratio = against([adamw, soap])["soap"]
+    assert which == "B_2x" and ratio.value == pytest.approx(soap.b_2x.value / adamw.b_2x.value)
+
+
+def test_without_the_other_or_its_interval_nothing_is_compared():
+    assert against(findings(cells(HYPERBOLA, name="muon"), COMMON)) == {}
+    (_, ratio) = against(findings(cells(HYPERBOLA, name="adamw") + cells(FLAT, name="muon"), COMMON))["muon"]
+    assert not ratio.known and ratio.why.startswith("already the smallest batch")
