@@ -78,7 +78,9 @@ def cell(steps: Sequence[float], doubt=DOUBT) -> Estimate:
     return replace(e, error=error, dof=max(dof, e.dof))
 
 
-def moderated(variances: Sequence[float], dofs: Sequence[float], x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def moderated(
+    variances: Sequence[float], dofs: Sequence[float], x: Sequence[float] | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Variances of several small samples that have lent each other strength, and their degrees of freedom.
 
     Smyth 2004, "Linear Models and Empirical Bayes Methods": true variances are taken to scatter as s0^2 d0 / chi2(d0)

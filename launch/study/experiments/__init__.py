@@ -40,9 +40,11 @@ EXAMPLES = {  # options of each, for its --help
     "local": "--optimizer sgd --out studies/a",
     "init": "--model mlp:64,64 --target 0.1 --out studies/a",
     "branch": "--checkpoints 0,100,400 --batches 8,32,128 --out studies/a",
+    "ramp": "--optimizer sgd --checkpoints 0,100,400 --batches 8,32,128 --out studies/a",
     "sharp": "--batches 8,512 --target 0.02 --out studies/a",
     "scaling": "--ranks 1,2 --strong 256 --weak 64 --out studies/a",
     "project": "--net infiniband-hdr --optimizer sgd --out studies/a",
+    "pareto": "--net infiniband-hdr --price 2.5 --out studies/a",
     "all": "--preset quick --out studies/a",
     "tune": "--search halving --space lr=log:1e-3..1 --space batch=16,64 --out studies/a",
 }

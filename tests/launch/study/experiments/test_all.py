@@ -103,7 +103,7 @@ def test_one_page_for_all(verbs, tmp_path, monkeypatch, capsys):
     page = (tmp_path / "here" / "report.html").read_text()
     assert page.index("Do.") < page.index("How?") and "not with texts" in page
     assert "<h1>Batch size on digits, mlp:128</h1>" in page and "<dt>argv</dt>" not in page
-    assert "allgrad study all --jobs 1 --out here" in page
+    assert "<pre><code>allgrad " in page
     said = capsys.readouterr().out
     counted = "3 claims of the literature: 1 FAIL, 1 PASS, 1 NO VERDICT"
     assert f"So. 2 experiments on digits, mlp:128, {counted}." in said
