@@ -398,8 +398,8 @@ def _notes(arms, steps, metric, ratios):
     for name, of in arms.items():
         if CONSTANT in of and not ratios[name, CONSTANT].low > 1.0:
             notes.append(
-                f"{name}: the plain constant rate is not shown to lose to separate runs: there may be little noise that "
-                f"a decay or an average could remove, and then this says little (--label-noise 0.2 adds some)."
+                f"{name}: the plain constant rate is not shown to lose to separate runs: there may be little noise "
+                f"that a decay or an average could remove, and then this says little (--label-noise 0.2 adds some)."
             )
         for arm in of.values():
             seen = {id(t): (budget, t) for budget, t in arm.tuned.items()}
