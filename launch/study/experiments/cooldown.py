@@ -79,7 +79,7 @@ def run(
             rate = near.lr
         return found
 
-    def one(rule, name, averages=AVERAGES, share=decay):
+    def one(rule, name, averages: tuple = AVERAGES, share: float | None = decay):
         """(Tuned, {budget: the place of the best average}) of one run for all budgets, by its mean of ln loss."""
 
         def configure(**given):
@@ -136,7 +136,7 @@ def _losses(row, budget, name):
 class Cooling(runner.Run):
     """A run at a constant rate, which falls at the end of a budget while `cools_for` is that budget, in steps."""
 
-    cools_for = None
+    cools_for: int | None = None
 
     def learning_rate(self):
         config, sampler = self.config, self.loader.sampler
