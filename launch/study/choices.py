@@ -112,8 +112,10 @@ def against(found: list[Finding], name="adamw") -> dict[str, tuple[str, Estimate
     Both are read alike: as B_crit if the curve is to be believed for both, or else as B_2x.
     """
     base = next((f for f in found if f.name == name), None)
-    ratios = {}
-    for f in found if base is not None else ():
+    ratios: dict[str, tuple[str, Estimate]] = {}
+    if base is None:
+        return ratios
+    for f in found:
         if f is not base:
             by_curve = f.lead == base.lead == "B_crit"
             pair = (f.curve.b_crit, base.curve.b_crit) if by_curve else (f.b_2x, base.b_2x)

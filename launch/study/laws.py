@@ -10,6 +10,7 @@ al. 2024, arXiv 2410.21676, Def. 1). Both as power laws of D, and of the number 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -84,9 +85,9 @@ def found_in(curves: Sequence[Cells], margin=MARGIN) -> list[Found]:
 
     results = []
     for k, cells in enumerate(curves):
-        values = [_estimate(lambda means, k=k, of=of: of(k, means), logs, n, doubts) for of in (opt, crit)]
+        b_opt, b_crit = (_estimate(partial(of, k), logs, n, doubts) for of in (opt, crit))
         loss = math.exp(least([y.mean(axis=1) for y in logs])[k])
-        results.append(Found(cells.examples, cells.batches[best[k]], *values, loss))
+        results.append(Found(cells.examples, cells.batches[best[k]], b_opt, b_crit, loss))
     return results
 
 

@@ -79,7 +79,7 @@ def run(
             rate = near.lr
         return found
 
-    def one(rule, name, averages=AVERAGES, share=decay):
+    def one(rule, name, averages: tuple = AVERAGES, share: float | None = decay):
         """(Tuned, {budget: the place of the best average}) of one run for all budgets, by its mean of ln loss."""
 
         def configure(**given):
@@ -136,7 +136,7 @@ def _losses(row, budget, name):
 class Cooling(runner.Run):
     """A run at a constant rate, which falls at the end of a budget while `cools_for` is that budget, in steps."""
 
-    cools_for = None
+    cools_for: int | None = None
 
     def learning_rate(self):
         config, sampler = self.config, self.loader.sampler
@@ -398,8 +398,8 @@ def _notes(arms, steps, metric, ratios):
     for name, of in arms.items():
         if CONSTANT in of and not ratios[name, CONSTANT].low > 1.0:
             notes.append(
-                f"{name}: the constant rate as it is does not lose to separate runs: there was little noise that a "
-                f"decay or an average could remove, and the comparison says little (--label-noise 0.2 adds some)."
+                f"{name}: the plain constant rate is not shown to lose to separate runs: there may be little noise "
+                f"that a decay or an average could remove, and then this says little (--label-noise 0.2 adds some)."
             )
         for arm in of.values():
             seen = {id(t): (budget, t) for budget, t in arm.tuned.items()}

@@ -152,7 +152,7 @@ def summarize(work, cells, common, seeds, report_seeds) -> Result:
         f"sides were worse, the winner run on {len(report_seeds)} fresh seeds; sampler {common['sampler']}. B_opt: "
         f"lowest point of a parabola of ln loss over ln B, fitted to the batches within a factor {laws.WINDOW:g} of "
         f"the best; B_crit: the largest B whose loss after D examples is at most that of the best batch after "
-        f"D / {laws.MARGIN:g}, that loss interpolated between numbers of examples, linear in logarithms; errors by a "
+        f"D / {laws.MARGIN:g}, that loss by the slope of ln loss over ln D between the neighbouring D; errors by a "
         f"jackknife over seeds, and, for the choice of a rate, of a quarter of how much worse its neighbours are; laws "
         f"by weighted least squares of logarithms, their intervals by Student's t on the residuals."
     )

@@ -136,13 +136,13 @@ def test_too_few_points_are_refused(points, why):
         power_law(points)
 
 
-@pytest.mark.parametrize("case, simulations", [("5 seeds", 100), ("rates that scatter", 40)])
-def test_intervals_hold_what_was_planted(case, simulations):
+@pytest.mark.parametrize("case, simulations, names", [("5 seeds", 100, 4), ("rates that scatter", 40, 2)])
+def test_intervals_hold_what_was_planted(case, simulations, names):
     found = hits(CASES[case], simulations, 0)
     assert len(found) == 4
-    for held, of in found.values():  # shares between 93 and 97 %, as far as so few simulations can tell
-        low, high = share(held, of).interval(0.999)
-        assert high > 0.93 and low < 0.97
+    for name in sorted(found, key=len)[-names:]:  # where rates scatter this much, only exponents: see the benchmark
+        low, high = share(*found[name]).interval(0.999)  # 93 to 97 %, as far as so few simulations can tell
+        assert high > 0.93 and low < 0.97, name
 
 
 def test_a_doubt_about_the_rate_adds_to_the_error():

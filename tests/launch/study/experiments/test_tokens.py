@@ -10,6 +10,7 @@ from allgrad.ddp.errors import ConfigurationError
 from allgrad.launch.study import Lab, Workload
 from allgrad.launch.study.experiments import tokens
 from allgrad.launch.study.lr_tuning import Tuned
+from allgrad.launch.study.options import typed
 from allgrad.launch.study.result import PASS
 from benchmarks.coverage_laws import Planted
 
@@ -84,6 +85,21 @@ def test_two_seeds_have_no_verdict():
 def test_refusals(given, text, tmp_path):
     with Lab(tmp_path, jobs=1) as lab, pytest.raises(ConfigurationError, match=text):
         tokens.run(lab, Workload(), **given)
+
+
+@pytest.mark.parametrize(
+    "given, names",
+    [("mlp:{32,128}", ("mlp:32", "mlp:128")), ("mlp:64,32,cnn:8,16", ("mlp:64,32", "cnn:8,16")),
+     (["mlp:8", "mlp:16,8"], ("mlp:8", "mlp:16,8")), ("mlp:{8,16}:tanh", ("mlp:8:tanh", "mlp:16:tanh"))],
+)  # fmt: skip
+def test_names_of_models(given, names):
+    assert typed("models", given) == names
+
+
+@pytest.mark.parametrize("given", ["mlp:{8", "mlp:8,mlp:{8,16}"])
+def test_names_of_models_that_are_none(given):
+    with pytest.raises(ConfigurationError, match="models"):
+        typed("models", given)
 
 
 def test_it_runs(tmp_path):
