@@ -47,10 +47,12 @@ class Cells(NamedTuple):
         """Geometric means of the steps."""
         return np.exp(self.logs)
 
-    def within(self, first: int, last: int) -> "Cells":
-        """Those from one place to before another."""
-        batches, logs, chance, variances, dofs = (array[first:last] for array in self[:5])
-        return Cells(batches, logs, chance, variances, dofs, self.n)
+    def only(self, batches) -> "Cells":
+        """Those of some of the batch sizes."""
+        part = np.isin(self.batches, np.asarray([*batches], float))
+        return Cells(
+            self.batches[part], self.logs[part], self.chance[part], self.variances[part], self.dofs[part], self.n
+        )
 
 
 def cells_of(steps: Mapping[int, Sequence[float]], doubts: Mapping[int, float] | None = None) -> Cells:
@@ -236,8 +238,8 @@ class Crossing(Estimate):
 def doubling(cells: Cells) -> Estimate:
     """B_2x: the batch size from which on a run takes at most twice the fewest steps of all tried, interpolated.
 
-    Undefined where no batch tried is surely too large (more than 1.2 times the fewest examples): steps that go on falling
-    as 1/B put it at half the largest batch, wherever that lies.
+    Undefined where no batch tried is surely too large (more than 1.2 times the fewest examples): steps that go on
+    falling as 1/B put it at half the largest batch, wherever that lies.
     """
     why = ""
     if len(cells.batches) < 2 or cells.logs[0] - cells.logs.min() <= math.log(2.0):

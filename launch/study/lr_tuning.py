@@ -26,6 +26,7 @@ FARTHEST = 24
 FINEST = 1.0 / 8.0  # distance, in powers of FACTOR, at which rates are no longer told apart
 NEAR = 0.05  # neighbours of the best that are at most so much worse are near enough
 OFF = 0.3  # neighbours that are worse by so much are no part of the parabola
+STEPS_BACK = 3  # from rates with which a fresh seed fails
 DOUBT, MOST_DOUBT = 0.005, 0.1  # the least and the most that is reckoned with for the choice of a rate
 BETTER = 2.0  # standard errors of a difference beyond which neighbours are worse
 SEEDS = (0, 1, 2)
@@ -43,6 +44,7 @@ class Tuned:
     trials      how many runs that took
     rows        those of the winner on the report's seeds
     why         what is wrong if no rate works; `lr` is nan then, and `score` inf
+    failed_rates  rates with which a fresh seed failed, and from which the next lower one was taken
     doubt       about how far the logarithm of the score may be from that of the very best rate: a quarter of how much
                 worse its neighbours are; where these cannot be told apart, that is the scatter of the seeds
     """
@@ -55,6 +57,7 @@ class Tuned:
     rows: list[dict] = field(default_factory=list)
     why: str = ""
     doubt: float = DOUBT
+    failed_rates: list[float] = field(default_factory=list)
 
     @property
     def steps(self) -> list[float]:
@@ -76,7 +79,12 @@ class Tuned:
             f"it is at the edge of stability: the mean is that of the others, has no interval, and decides nothing."
         )
         edge = f"{where}: the best rate is the last one tried; a better one may exist."
-        return [failed] * bool(self.failures) + [edge] * self.at_edge
+        back = (
+            f"{where}: the rates {', '.join(f'{rate:.3g}' for rate in self.failed_rates)} were best in tuning, but a "
+            f"fresh seed failed with them: {self.lr:.3g} was taken, the next lower one that worked."
+        )
+        said = [failed] * bool(self.failures) + [edge] * self.at_edge
+        return [back] * bool(self.failed_rates and not self.failures) + said
 
 
 class NothingWorks(ConfigurationError):
@@ -104,7 +112,7 @@ def tune_batches(
     """Tune every batch size, from the smallest, `lr` being where to look first, to larger ones from their neighbour's.
 
     configure(batch, lr=, seed=, cap=, prune=) -> the configuration of a run; options: those of `tune`.
-    Raises NothingWorks if no rate does at the smallest.
+    A batch size at which no rate works has a `why`. Raises NothingWorks if that is all of them.
     """
     found: dict[int, Tuned] = {}
     rate, before, near = lr or first_rate(optimizer, batches[0]), batches[0], None
@@ -115,7 +123,7 @@ def tune_batches(
             found[batch] = near = tune(lab, partial(configure, batch), rate, neighbour=near, **options)
             rate = near.lr
         except NothingWorks as error:
-            if near is None:
+            if near is None and batch == batches[-1]:
                 raise
             found[batch] = Tuned(math.nan, math.inf, True, {}, 0, why=str(error))
     return found
@@ -171,9 +179,19 @@ def tune(
 def run_report_seeds(
     lab, configure, tuned: Tuned, seeds: Sequence[int] = REPORT_SEEDS, cap=None, experiment=""
 ) -> Tuned:
-    """Run a cell's best rate on fresh seeds, by default until 10 times its score: who fails then is at the edge."""
+    """Run a cell's best rate on fresh seeds, by default until 10 times its score.
+
+    A rate with which one of them fails is at the edge of stability, and not the best that can be used: the next lower
+    one that worked is taken, at most three times.
+    """
     cap = cap or 10 * math.ceil(tuned.score)
-    tuned.rows = lab.run([configure(lr=tuned.lr, seed=seed, cap=cap, prune=None) for seed in seeds], experiment)
+    for _ in range(STEPS_BACK + 1):
+        tuned.rows = lab.run([configure(lr=tuned.lr, seed=seed, cap=cap, prune=None) for seed in seeds], experiment)
+        lower = [rate for rate, score in tuned.tried.items() if rate < 0.95 * tuned.lr and math.isfinite(score)]
+        if not (tuned.failures and lower and len(tuned.failed_rates) < STEPS_BACK):
+            break
+        tuned.failed_rates.append(tuned.lr)
+        tuned.lr = max(lower)
     return tuned
 
 
@@ -222,12 +240,16 @@ class _Search:
         return best + self._vertex(best, 2.0 * step)
 
     def doubt(self):
-        """A quarter of how much worse the neighbours of the best are, on average of those that work."""
+        """A quarter of how much worse the neighbours of the best are, on average.
+
+        Where one of them fails the best rate may lie anywhere up to it, on one side: more than half of the other's.
+        """
         best, order = self.best(), sorted(self.found)
         k = order.index(best)
         near = [self._relative(other, best) for other in (*order[max(k - 1, 0) : k], *order[k + 1 : k + 2])]
         near = [gap for gap in near if math.isfinite(gap)]
-        return float(min(max(sum(near) / len(near) / 4.0, DOUBT), MOST_DOUBT)) if near else MOST_DOUBT
+        share = 0.25 if len(near) > 1 else 0.6
+        return float(min(max(share * sum(near) / len(near), DOUBT), MOST_DOUBT)) if near else MOST_DOUBT
 
     def _relative(self, k, best):
         """How much worse a rate is than the best: the logarithm of the ratio of scores.

@@ -12,7 +12,7 @@ import numpy as np
 
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.launch.study import critical, figures, fit, intervals, runner
-from allgrad.launch.study.choices import Cell, against, findings
+from allgrad.launch.study.choices import Cell, against, findings, ratio_of_2x
 from allgrad.launch.study.critical import ranges
 from allgrad.launch.study.experiment import PRESET, experiment
 from allgrad.launch.study.intervals import Estimate, ratio
@@ -54,12 +54,14 @@ def run(
     chains = lab.map(lambda optimizer: setting.tune_batches(optimizer, batches), optimizers)
     cells = [cell for chain in chains for cell in chain]
     lab.map(lambda cell: setting.run_report_seeds(cell, report_seeds), cells)
-    found = findings(cells, common)
+    found, left_out = findings(cells, common)
     chosen = [(f, batch) for f in found for batch in dict.fromkeys(f.choices.values())]
     configs = [setting.configure(f.name, b, kind="steps", lr=f.rate(b), seed=seeds[0]) for f, b in chosen]
     for (f, batch), row in zip(chosen, lab.run(configs, "steps")):
         f.seconds[batch] = intervals.mean(row.get("seconds_a_step", []), "timings")
-    return summarize(work, found, common, seeds, report_seeds, preset)
+    result = summarize(work, found, common, seeds, report_seeds, preset)
+    result.notes += [f"Left out: {why}." for why in left_out]
+    return result
 
 
 def execute(config, comm):
@@ -217,7 +219,7 @@ def _fit_table(found):
         rows, "Critical batch sizes with 95 % intervals: B_2x without a model, B_crit and S_min of the curve "
         "S(B) = S_min (1 + B_crit/B), and CBS-20 (Zhang et al. 2024).",
         {"lead": "which of the two to believe: B_2x where the curve is rejected, or contradicts it",
-         "B_2x": "batch size (examples) with twice the steps of the largest batch tried",
+         "B_2x": "batch size (examples) with twice the fewest steps of all tried, interpolated",
          "p_fit": "p-value of the test that the curve describes the steps; below 0.05 it is rejected",
          "rho": "correlation of the errors of ln S_min and ln B_crit",
          "cbs20": "largest batch size (examples) with at most 1.2 times the fewest examples, interpolated",
@@ -231,7 +233,7 @@ def _ranges_table(found):
         "ranges", ["optimizer", "first", "last", "b_crit", "b_2x"], rows,
         "How much the critical batch sizes depend on which batch sizes were tried: the same from fewer of them.",
         {"first": "smallest batch size used (examples)", "last": "largest batch size used (examples)",
-         "b_crit": "of the curve (examples)", "b_2x": "twice the steps of the largest used (examples)"},
+         "b_crit": "of the curve (examples)", "b_2x": "twice the fewest steps of those used (examples)"},
     )  # fmt: skip
 
 
@@ -243,17 +245,17 @@ def _summary(found):
             steps = f.steps[batch]
             row = {"optimizer": f.name, "choice": choice, "batch": batch, "rate": f.rate(batch),
                    "steps": with_interval(steps), "examples": with_interval(steps.times(batch))}  # fmt: skip
-            if batch in f.seconds and f.seconds[batch].known:
-                row["seconds"] = with_interval(intervals.product(steps, f.seconds[batch]), 2)
+            if batch in f.seconds:
+                row["seconds"] = steps.value * f.seconds[batch].value
             rows.append(row)
     return Table(
         "choices", ["optimizer", "choice", "batch", "rate", "steps", "examples", "seconds"], rows,
         "Which batch size to take: of those tried, with 95 % intervals.",
-        {"choice": "cheapest: the largest with at most 1.2 times the fewest examples; compromise: nearest to the "
-                   "critical batch size; fastest: the smallest that is not shown to need over 5 % more steps than the "
-                   "fewest",
+        {"choice": "cheapest: the largest that surely needs at most 1.2 times the fewest examples; compromise: nearest "
+                   "to the critical batch size; fewest steps: the smallest that is not shown to need over 5 % more",
          "batch": "batch size (examples a step)", "rate": "learning rate tuned for it", "steps": "steps to the target",
-         "examples": "examples to the target", "seconds": "time to the target on one core, without evaluations (s)"},
+         "examples": "examples to the target",
+         "seconds": "about, on one core: time to the target without evaluations (s)"},
     )  # fmt: skip
 
 
@@ -261,10 +263,13 @@ def _summary(found):
 
 
 def _headline(found):
-    """The critical batch size of each optimizer, or that there is none."""
-    known = [f"{f.name} {with_interval(f.critical, 2)}" for f in found if f.critical.known]
-    unknown = [f"{f.name}: no critical batch size, {f.critical.why}." for f in found if not f.critical.known]
-    begin = "The largest batch that still pays (critical batch size, in examples; 95 % intervals)"
+    """The critical batch size of each optimizer, of all in the same way, or that there is none."""
+    by_curve = all(f.lead == "B_crit" for f in found)
+    pairs = [(f, f.curve.b_crit if by_curve else f.b_2x) for f in found]
+    known = [f"{f.name} {with_interval(e, 2)}{'' if by_curve or f.flat else ' or more'}" for f, e in pairs if e.known]
+    unknown = [f"{f.name}: not known, {e.why}." for f, e in pairs if not e.known]
+    how = "by the curve S_min (1 + B_crit / B)" if by_curve else "read off the measured points"
+    begin = f"Critical batch size, with which a run takes twice the fewest steps ({how}; examples, 95 % intervals)"
     return " ".join([f"{begin}: {', '.join(known)}."] * bool(known) + unknown)
 
 
@@ -277,59 +282,64 @@ def _findings(f):
     batches = [int(b) for b in f.whole.batches]
     lines = [_proportional(f, batches)]
     e = f.cbs20
-    open_end = " or more" if e.value >= batches[-1] else ""
-    within = with_interval(e, 2) if e.known else number(e.value, 2) + open_end
-    lines.append(f"{f.name}: at most 20 % more examples than the fewest up to a batch of {within} (CBS-20).")
+    if e.known:
+        lines.append(f"{f.name}: at most 20 % more examples than the fewest up to {with_interval(e, 2)} (CBS-20).")
+    else:
+        lines.append(f"{f.name}: up to which batch 20 % more examples are enough (CBS-20) is not known: {e.why}.")
     saved = ratio(f.steps[batches[-1]], f.steps[batches[-2]])
     lines.append(f"{f.name}: from {batches[-2]:,} to {batches[-1]:,} the steps are {compared(saved, 'more', 'fewer')}.")
-    if f.curve.b_crit.known:
-        fits = "not told apart from the steps" if not f.curve.rejected else "rejected"
-        others = [part.b_crit for part in ranges(f.whole)[1:] if 0.0 < part.b_crit < math.inf]
-        moves = (
-            f"; over other ranges of batch sizes {number(min(others), 2)} to {number(max(others), 2)}" if others else ""
-        )
-        tested = f" ({_p(f.curve.p)})" if math.isfinite(f.curve.p) else " (not tested: one seed)"
+    parts = ranges(f.whole)[1:]
+    if f.b_2x.known:
         lines.append(
-            f"{f.name}: the curve S_min (1 + B_crit / B), {fits}{tested}, has B_crit {with_interval(f.curve.b_crit, 2)}"
-            f" and S_min {with_interval(f.curve.s_min)}{moves}."
+            f"{f.name}: read off the measured points (B_2x), the critical batch size is {with_interval(f.b_2x, 2)}"
+            f"{_moves([part.b_2x for part in parts])}."
+        )
+    if f.curve.b_crit.known:
+        fits = "is rejected" if f.curve.rejected else "is not rejected"
+        lines.append(
+            f"{f.name}: the curve S_min (1 + B_crit / B) {fits} ({_p(f.curve.p)}); its B_crit is "
+            f"{with_interval(f.curve.b_crit, 2)}{_moves([part.b_crit for part in parts])}, its S_min "
+            f"{with_interval(f.curve.s_min)} steps."
         )
     return lines
 
 
+def _moves(others):
+    """How much a number depends on the batch sizes tried."""
+    finite = [value for value in others if 0.0 < value < math.inf]
+    if not finite:
+        return ""
+    known = number(min(finite), 2), number(max(finite), 2)
+    return f" (without some of the smallest or largest batch sizes {known[0]} to {known[1]})"
+
+
 def _proportional(f, batches):
-    """Up to which batch size the steps are shown to fall as 1/B: with a slope that is -1 within a tenth."""
+    """Up to which batch size each doubling is shown to halve the steps: with slopes that are -1 within a tenth."""
+    groups = {c.batch: c.steps for c in f.cells}
     for k in range(len(batches), 1, -1):
-        groups = [c.steps for c in f.cells if c.batch in batches[:k]]
-        slope = intervals.slope(batches[:k], groups, "report seeds")
-        if slope.known and slope.low >= -1.1 and slope.high <= -0.9:
+        slope = intervals.slope(batches[:k], [groups[b] for b in batches[:k]], "report seeds")
+        last = intervals.slope(batches[k - 2 : k], [groups[b] for b in batches[k - 2 : k]], "report seeds")
+        if slope.known and slope.low >= -1.1 and slope.high <= -0.9 and last.low <= -0.9:
             return (
                 f"{f.name}: from {batches[0]} to {batches[k - 1]} the steps fall as 1/B (slope of logarithms "
                 f"{with_interval(slope)}, within 0.1 of -1)."
             )
-    slope = intervals.slope(batches[:2], [c.steps for c in f.cells if c.batch in batches[:2]], "report seeds")
-    return (
-        f"{f.name}: not even from {batches[0]} to {batches[1]} are the steps shown to fall as 1/B (slope of logarithms "
-        f"{with_interval(slope)})."
-    )
+    return f"{f.name}: whether the steps fall as 1/B anywhere cannot be told within a tenth of the slope."
 
 
 def _claims(found):
     """What the literature says of critical batch sizes of optimizers."""
     by_name = {f.name: f for f in found}
     known = (
-        ("sgd", "momentum", "Zhang et al. 2019 (arXiv 1907.04164): momentum extends the batch sizes that pay"),
+        ("sgd", "momentum", "Shallue et al. 2019 (JMLR 20:112): momentum makes use of larger batches than plain SGD"),
         ("momentum", "adam", "Zhang et al. 2019 (arXiv 1907.04164), abstract: preconditioning, Adam's included, "
                              "results in much larger critical batch sizes than momentum"),
     )  # fmt: skip
-    claims = []
-    for first, second, source in known:
-        if first in by_name and second in by_name:
-            a, b = by_name[first].b_2x, by_name[second].b_2x
-            claims.append(
-                Claim(f"{second} makes use of larger batches than {first} (ratio of B_2x)", source,
-                      "larger: a ratio above 1", [ratio(b, a)], least=1.0)
-            )  # fmt: skip
-    return claims
+    return [
+        Claim(f"{second} makes use of larger batches than {first} (ratio of B_2x)", source,
+              "larger: a ratio above 1", [ratio_of_2x(by_name[second], by_name[first])], least=1.0)
+        for first, second, source in known if first in by_name and second in by_name
+    ]  # fmt: skip
 
 
 def _advice(work, found, common, seeds):
@@ -344,41 +354,33 @@ def _advice(work, found, common, seeds):
 
 
 def _choices(f):
-    cheap, fast, last = f.choices["cheapest"], f.choices.get("fastest"), int(f.whole.batches[-1])
-    if fast is None:
-        return f"{f.name}: batch sizes are not told apart with {f.whole.n} report seed: give --report-seeds 3 or more."
-    said = [f"a batch of up to {cheap:,} wastes hardly any examples (at most 20 %)"]
-    if f.critical.known:
-        beyond = "" if "compromise" in f.choices else ", an extrapolation"
-        said.append(f"with about {number(f.critical.value, 2)} a run takes twice the fewest steps{beyond}")
-    if fast < last:
-        said.append(f"above {fast:,} no larger batch tried is shown to save more than 5 % of the steps")
-    else:
-        said.append(f"the steps still fall at the largest batch tried, {last:,}")
+    """What each choice costs, one after the other."""
+    cheap, fewest, last = f.choices.get("cheapest"), f.choices.get("fewest steps"), int(f.whole.batches[-1])
+    if fewest is None:
+        return f"{f.name}: with {f.whole.n} report seed nothing can be told apart: give --report-seeds 3 or more."
+    said = []
+    if cheap is not None:
+        said.append(f"up to a batch of {cheap:,} at most 20 % more examples than the fewest are needed, surely")
+    if cheap is not None and cheap < fewest:
+        saved, times = ratio(f.steps[fewest], f.steps[cheap]), fewest / cheap
+        paid = f"{number(times * saved.low, 2)} to {number(times * saved.high, 2)} times the examples"
+        said.append(f"from there to {fewest:,} the steps are {compared(saved, 'more', 'fewer')}, for {paid}")
+    if fewest < last:
+        said.append(f"beyond {fewest:,} no batch tried is shown to save more than 5 % of the steps")
+    elif not f.flat:
+        said.append(f"at {last:,}, the largest tried, the steps may still fall, and with larger ones this number grows")
     return f"{f.name}: {'; '.join(said)}. {_why(f)}"
 
 
 def _why(f):
-    """Where the critical batch size comes from."""
-    last, curve = int(f.whole.batches[-1]), f.curve
+    """Which of the two critical batch sizes to believe."""
     if f.lead == "B_crit":
-        of_2x = f"{with_interval(f.b_2x, 2)} takes twice the steps of {last:,}" if f.b_2x.known else f.b_2x.why
-        return (
-            f"It is that of the curve S_min (1 + B_crit / B), which describes the steps ({_p(curve.p)} of a misfit by "
-            f"chance); without it, {of_2x}."
-        )
-    if not f.b_2x.known:
-        return "No number is given, since none is to be had from these batch sizes."
-    if curve.rejected:
-        why = f"No curve S_min (1 + B_crit / B) describes the steps ({_p(curve.p)})"
-    elif f.disagree:
-        why = "The curve S_min (1 + B_crit / B) says otherwise"
-    else:
-        why = f"There is no curve ({curve.b_crit.why})"
-    return (
-        f"{why}: the number is read off the measured points, as the batch with twice the steps of the largest tried, "
-        f"{last:,}, which takes {with_interval(f.steps[last])}."
-    )
+        return f"A curve is not rejected by the steps ({_p(f.curve.p)}): its B_crit is {with_interval(f.critical, 2)}."
+    if f.curve.rejected:
+        return f"No curve S_min (1 + B_crit / B) describes the steps ({_p(f.curve.p)})."
+    if f.disagree:
+        return f"The curve S_min (1 + B_crit / B) says otherwise: {with_interval(f.curve.b_crit, 2)}."
+    return "From a curve nothing can be said." if f.b_2x.known else "No number is to be had from these batch sizes."
 
 
 def _notes(work, common, found, n):
@@ -403,7 +405,7 @@ def _notes(work, common, found, n):
             notes.append(
                 f"{f.name}: B_crit and S_min of the curve are numbers of a shape that the steps do not have; their "
                 f"intervals hold the misfit, but there is no such truth for them to hold. B_2x needs no shape, and is "
-                f"measured by the largest batch tried: with larger ones it grows as long as the steps fall."
+                f"measured by the fewest steps of those tried: with larger ones it grows as long as the steps fall."
             )
     if max(c.batch for f in found for c in f.cells) > n / 4 and common["sampler"] != "iid":
         notes.append(
