@@ -102,8 +102,9 @@ OPTIONS = (
     Option("freeze", str, None, "parameters that are not trained: patterns of names, such as '0.*,layer1.*'"),
     Option("optimizer", str, "sgd", "update rule", among=tuple(OPTIMIZERS)),
     Option("lr", float, 0.1, "learning rate (at --base-batch, if an --lr-rule is given)", least=0.0),
-    Option("momentum", float, 0.0, "momentum of sgd, rmsprop and lars", least=0.0),
-    Option("nesterov", bool, False, "Nesterov's form of momentum, for sgd"),
+    Option("momentum", float, None, "momentum of sgd, rmsprop, lars and muon (default: 0, lars 0.9, muon 0.95)",
+           least=0.0),
+    Option("nesterov", bool, None, "Nesterov's form of momentum, for sgd; muon has it anyway"),
     Option("weight_decay", float, 0.0, "weight decay", least=0.0),
     Option("l1", float, 0.0, "L1 regularisation: l1 sign(w) is added to the gradient", least=0.0),
     Option("no_decay", bool, False, "no weight decay, L1, LARS or LAMB for biases and normalisation (parameters of "
@@ -307,6 +308,12 @@ def _noun(option):
 def defaults() -> dict:
     """Every option at its default."""
     return {option.name: option.default for option in OPTIONS}
+
+
+def completed(config: dict) -> dict:
+    """The configuration, with the momentum that the optimizer's constructor has where none is given."""
+    usual = {name: takers(name).get(config["optimizer"], takers(name)["sgd"]) for name in ("momentum", "nesterov")}
+    return {**config, **{name: value for name, value in usual.items() if config[name] is None}}
 
 
 def resumed(saved: dict, asked: dict) -> dict:

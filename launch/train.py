@@ -21,7 +21,7 @@ from allgrad.ddp.process import pin_threads
 from allgrad.ddp.scaling import lr_rules
 from allgrad.ddp.trainer import LOCK, checkpoint, interrupting, locked
 from allgrad.launch import data as datasets, models, transfer
-from allgrad.launch.options import OPTIMIZERS, OPTIONS, defaults, resumed, takers
+from allgrad.launch.options import OPTIMIZERS, OPTIONS, completed, defaults, resumed, takers
 from allgrad.launch.plan import measures_noise, plan
 
 STARTED_BY = "started_by"  # of config.json: [which torchrun, the options given]
@@ -50,6 +50,7 @@ def _train(asked, locks):
     config, saved = comm.broadcast_object(
         comm.agree_or_raise(lambda: _configuration(asked, comm, locks) if comm.rank == 0 else None)
     )
+    config = completed(config)
     if saved is not None:
         checkpoint.read_by_rank_0(comm, saved)
     pin_threads(config["threads"])

@@ -14,8 +14,8 @@ or with classes' weights), b_v is the shard's share of the n samples by weight: 
 How far both can be trusted: see `intervals`.
 """
 
+import array
 import math
-from collections import deque
 
 import numpy as np
 
@@ -62,8 +62,12 @@ class Recent:
 
     def __init__(self, decay):
         self.decay, self.length = decay, 1
-        self.blocks: deque = deque(maxlen=RECENT)
+        self.numbers = array.array("d")  # three of each block
         self.sums, self.count = [0.0, 0.0, 0.0], 0  # of the steps of the next block
+
+    def blocks(self):
+        """(number, 3)."""
+        return np.array(self.numbers).reshape(-1, 3)
 
     def add(self, *step):
         if self.length > 1:
@@ -73,23 +77,22 @@ class Recent:
                 return
             step = tuple(a / self.length for a in self.sums)
             self.sums, self.count = [0.0, 0.0, 0.0], 0
-        if len(self.blocks) == RECENT and RECENT * self.length * (1.0 - self.decay) < MEMORIES:
-            old = list(self.blocks)
-            self.blocks = deque(
-                (tuple((a + b) / 2.0 for a, b in zip(*two)) for two in zip(old[::2], old[1::2])), RECENT
-            )
-            self.sums, self.count = [a * self.length for a in step], self.length
-            self.length *= 2
-            return
-        self.blocks.append(step)
+        if len(self.numbers) == 3 * RECENT:
+            if RECENT * self.length * (1.0 - self.decay) < MEMORIES:
+                self.numbers = array.array("d", self.blocks().reshape(-1, 2, 3).mean(1).ravel())
+                self.sums, self.count = [a * self.length for a in step], self.length
+                self.length *= 2
+                return
+            del self.numbers[:3]
+        self.numbers.extend(step)
 
     def state_dict(self):
         """As JSON values."""
-        return {"length": self.length, "blocks": list(map(list, self.blocks)), "sums": self.sums, "count": self.count}
+        return {"length": self.length, "blocks": self.blocks().tolist(), "sums": self.sums, "count": self.count}
 
     def load_state_dict(self, state):
         self.length, self.count, self.sums = state["length"], state["count"], list(state["sums"])
-        self.blocks = deque(map(tuple, state["blocks"]), RECENT)
+        self.numbers = array.array("d", np.ravel(state["blocks"]))
 
 
 class NoiseScale:
@@ -191,7 +194,7 @@ class NoiseScale:
 
         None before the 100th step. It allows for steps that depend on one another, with an autocorrelation of
         e^(-steps / 5), and for a drift. Where few samples have been seen, high is inf and low a bound that the truth is
-        above in 95 % of all cases. How often it holds the truth: `python -m benchmarks.coverage_noise`.
+        above in 95 % of all cases. How often it holds the truth: benchmarks/coverage_noise.md.
         """
         return self.known()[0]
 
@@ -211,7 +214,7 @@ class NoiseScale:
 
     def known(self):
         """(interval, drift, remark)."""
-        pairs, length = np.array(self.recent.blocks).reshape(-1, 3), self.recent.length
+        pairs, length = self.recent.blocks(), self.recent.length
         found = course(pairs[:, :2], self.averages.decay**length)
         if found is None:
             least, steps = STEPS_A_CONTRAST * LEAST_CONTRASTS, len(pairs)

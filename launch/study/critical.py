@@ -13,7 +13,7 @@ explain: each batch has a learning rate of its own, which was found by tuning an
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,8 @@ from allgrad.launch.study.intervals import LEVEL, Estimate, combined, mean, quan
 from allgrad.launch.study.lr_tuning import DOUBT
 
 LEAST_BATCHES = 4  # of a curve with an interval, or a rejection
+FAR = 8.0  # factor between neighbouring batch sizes beyond which an interpolated crossing has no interval
+OVERHEAD = 0.2  # of examples: CBS-20
 GRID = 513  # batch sizes between the smallest and the largest tried at which an interval may end
 REJECT = 0.05  # p-value below which a curve is rejected
 
@@ -47,8 +49,8 @@ class Cells(NamedTuple):
 
     def within(self, first: int, last: int) -> "Cells":
         """Those from one place to before another."""
-        part = slice(first, last)
-        return Cells(*(array[part] for array in self[:5]), self.n)
+        batches, logs, chance, variances, dofs = (array[first:last] for array in self[:5])
+        return Cells(batches, logs, chance, variances, dofs, self.n)
 
 
 def cells_of(steps: Mapping[int, Sequence[float]], doubts: Mapping[int, float] | None = None) -> Cells:
@@ -76,7 +78,7 @@ def cell(steps: Sequence[float], doubt=DOUBT) -> Estimate:
     return replace(e, error=error, dof=max(dof, e.dof))
 
 
-def moderated(variances: Sequence[float], dofs: Sequence[float], x: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+def moderated(variances: Sequence[float], dofs: Sequence[float], x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Variances of several small samples that have lent each other strength, and their degrees of freedom.
 
     Smyth 2004, "Linear Models and Empirical Bayes Methods": true variances are taken to scatter as s0^2 d0 / chi2(d0)
@@ -86,13 +88,14 @@ def moderated(variances: Sequence[float], dofs: Sequence[float], x: Sequence[flo
     from scipy.optimize import brentq
     from scipy.special import digamma, polygamma
 
-    s2, d, x = (np.asarray(values, float) for values in (variances, dofs, x))
+    s2, d = np.asarray(variances, float), np.asarray(dofs, float)
     if len(s2) < 5 or not np.all(s2 > 0.0):
         return s2, d
     e = np.log(s2) - digamma(d / 2.0) + np.log(d / 2.0)
     line = np.polyval(np.polyfit(np.log(x), e, 1), np.log(x))
     excess = float(((e - line) ** 2).sum() / (len(e) - 2.0)) - float(polygamma(1, d / 2.0).mean())
-    prior = 1e6 if excess <= 2e-6 else 2.0 * brentq(lambda half: float(polygamma(1, half)) - excess, 1e-3, 1e6)
+    half: Any = 5e5 if excess <= 2e-6 else brentq(lambda half: float(polygamma(1, half)) - excess, 1e-3, 1e6)
+    prior = 2.0 * half
     s0 = np.exp(line + float(digamma(prior / 2.0)) - math.log(prior / 2.0))
     return (prior * s0 + d * s2) / (prior + d), np.minimum(prior + d, d.sum() * (1.0 - 2.0 / len(s2)))
 
@@ -167,7 +170,7 @@ def curve(cells: Cells) -> Curve:
     slopes = np.stack([np.ones(k), 1.0 / (1.0 + cells.batches / found.b_crit)], axis=1)  # by ln S_min and ln B_crit
     inverse, misfit = np.linalg.inv(slopes.T @ slopes), found.rmse_log**2 * k / dof
     chance = 0.0 if cells.n < 2 else float(np.mean(cells.chance))
-    scatter = max(misfit, (misfit + chance) / 2.0)  # points that lie on the curve by luck prove no precision
+    scatter = max(misfit, 0.75 * misfit + 0.25 * chance)  # points on the curve by luck prove no precision
     errors = np.sqrt(np.diag(inverse) * scatter)
     why = f"{k} batch sizes are too few, give {LEAST_BATCHES}" if k < LEAST_BATCHES else ""
     s_min, b_crit = (
@@ -233,51 +236,92 @@ class Crossing(Estimate):
 
 
 def doubling(cells: Cells) -> Estimate:
-    """B_2x: the batch size at which a run takes twice the steps of the largest batch tried, interpolated."""
+    """B_2x: the batch size at which a run takes twice the steps of the largest batch tried, interpolated.
+
+    Undefined where none of them is too large, since it is then about half the largest, wherever that lies.
+    """
+    why = ""
     if len(cells.batches) < 2 or cells.logs[0] - cells.logs[-1] <= math.log(2.0):
         why = "already the smallest batch tried takes less than twice the steps of the largest"
+    elif not _too_large(cells, OVERHEAD):
+        why = f"the largest batch tried needs at most {1.0 + OVERHEAD:g} times the fewest examples: give larger ones"
+    if why:
         return Estimate(math.nan, n=cells.n, of="report seeds", why=why)
-    return _crossing(cells, lambda logs, at: logs[-1] + math.log(2.0) - _between(cells.batches, logs, at))
+    at = np.linspace(math.log(cells.batches[0]), math.log(cells.batches[-1]), GRID)
+    return _crossing(cells, at, *_tested(cells, lambda logs: logs[-1] + math.log(2.0) - _between(cells, logs, at)))
 
 
-def useful(cells: Cells, overhead=0.2) -> Estimate:
+def useful(cells: Cells, overhead=OVERHEAD) -> Estimate:
     """CBS-20: the largest batch size with at most 1.2 times the least examples, interpolated."""
-    examples = cells.logs + np.log(cells.batches)
-    if not len(examples) or examples[-1] <= examples.min() + math.log1p(overhead):
-        value = float(cells.batches[-1]) if len(examples) else math.nan
+    if not _too_large(cells, overhead):
+        value = float(cells.batches[-1]) if len(cells.batches) else math.nan
         return Estimate(value, n=cells.n, of="report seeds", why="no batch size tried costs more")
+    at = np.linspace(math.log(cells.batches[0]), math.log(cells.batches[-1]), GRID)
 
-    def beyond(logs, at):
-        examples = logs + np.log(cells.batches)
-        return _between(cells.batches, examples, at) - examples.min() - math.log1p(overhead)
+    def beyond(k):
+        """How far examples are above those of cell k, with the overhead."""
+        return lambda logs: _between(cells, logs, at) + at - logs[k] - math.log(cells.batches[k]) - math.log1p(overhead)
 
-    return _crossing(cells, beyond)
+    examples = cells.logs + np.log(cells.batches)
+    far, errors, dofs = _tested(cells, beyond(int(examples.argmin())))
+    below = far < 0.0
+    near = examples - examples.min() < 4.0 * np.sqrt(2.0 * np.nan_to_num(cells.variances).max())
+    for k in np.nonzero(near)[0]:  # a batch size is surely cheap if it is, whichever cell is truly the cheapest
+        other = _tested(cells, beyond(k))
+        nearer = below & (other[0] + 2.0 * other[1] > far + 2.0 * errors)
+        far, errors, dofs = (np.where(nearer, new, old) for new, old in zip(other, (far, errors, dofs)))
+    return _crossing(cells, at, far, errors, dofs)
 
 
-def _between(batches, values, at):
-    """Values over ln B, in between by cubics that are monotonic where the values are (Fritsch and Butland 1984)."""
+def _too_large(cells, overhead):
+    """Whether the largest batch needs more examples than allowed."""
+    examples = cells.logs + np.log(cells.batches)
+    return len(examples) > 0 and bool(examples[-1] > examples.min() + math.log1p(overhead))
+
+
+def _between(cells, logs, at):
+    """ln S at ln B, in between by cubics that are monotonic where the points are (Fritsch and Butland 1984)."""
     from scipy.interpolate import PchipInterpolator
 
-    return PchipInterpolator(np.log(batches), values)(at)
+    return PchipInterpolator(np.log(cells.batches), logs)(at)
 
 
-def _crossing(cells: Cells, difference: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Estimate:
-    """The last batch size at which a difference, of the cells' logarithms and at many ln B, passes from below 0."""
-    at = np.linspace(*np.log(cells.batches[[0, -1]]), GRID)
-    far = difference(cells.logs, at)
+def _tested(cells: Cells, difference: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A function of the cells' logarithms, an array, with the errors that theirs make of it and degrees of freedom."""
+    far = difference(cells.logs)
+    if cells.n < 2:
+        return far, np.zeros_like(far), np.ones_like(far)
+    nudges = np.diag(np.sqrt(cells.variances) + 1e-6)
+    slopes = [(difference(cells.logs + h) - difference(cells.logs - h)) / (2.0 * h.max()) for h in nudges]
+    terms = np.square(slopes) * cells.variances[:, None]  # (cells, GRID): the variance that each cell adds
+    total = terms.sum(axis=0)
+    shares = (terms**2 / cells.dofs[:, None]).sum(axis=0)
+    return far, np.sqrt(total), np.divide(total**2, shares, out=np.ones_like(total), where=shares > 0.0)
+
+
+def _crossing(cells: Cells, at, far, errors, dofs) -> Estimate:
+    """The last batch size at which `far`, over ln B in `at`, passes from below 0."""
     k = int(np.nonzero(far <= 0.0)[0][-1])
     value = math.exp(at[k] + (at[k + 1] - at[k]) * far[k] / (far[k] - far[k + 1]))
     about: dict = {"n": cells.n, "of": "report seeds"}
-    if cells.n < 2:
-        return Estimate(value, why="an interval needs 2 report seeds", **about)
-    nudges = np.diag(np.sqrt(cells.variances) + 1e-6)
-    slopes = [(difference(cells.logs + h, at) - difference(cells.logs - h, at)) / (2.0 * h.max()) for h in nudges]
-    terms = np.square(slopes) * cells.variances[:, None]  # (cells, GRID): the variance that each cell adds
-    total = terms.sum(axis=0)
-    dofs = np.divide(total**2, (terms**2 / cells.dofs[:, None]).sum(axis=0), out=np.full(GRID, 1.0), where=total > 0.0)
+    i = int(np.searchsorted(cells.batches, value))
+    around = cells.batches[max(i - 1, 0) : i + 1]
+    if why := _no_interval(cells, around[-1] / around[0]):
+        return Estimate(value, why=why, **about)
     steep = (far[k + 1] - far[k]) / (at[k + 1] - at[k])
-    error, dof = math.sqrt(total[k]) / steep, float(dofs[k])  # near the crossing, where the interval is symmetric
-    return Crossing(value, error, dof, at=at, far=far, errors=np.sqrt(total), dofs=dofs, **about)
+    error, dof = float(errors[k + 1] / steep), float(dofs[k + 1])  # near the crossing, where the interval is symmetric
+    return Crossing(value, error, dof, at=at, far=far, errors=errors, dofs=dofs, **about)
+
+
+def _no_interval(cells, apart):
+    """Why a crossing has no interval: seeds say nothing of the error of interpolating between few points."""
+    if cells.n < 2:
+        return "an interval needs 2 report seeds"
+    if (k := len(cells.batches)) < LEAST_BATCHES:
+        return f"{k} batch sizes are too few, give {LEAST_BATCHES}"
+    if apart > FAR * (1.0 + 1e-9):
+        return f"the batch sizes around it are a factor of {apart:.3g} apart, give some in between"
+    return ""
 
 
 class Range(NamedTuple):

@@ -56,6 +56,14 @@ def _lr_rules(o, grid):
     return found
 
 
+def _tokens(o, grid):
+    return tuned("tokens", o, times=len(o.get("budgets") or grid["budgets"]) * len(o.get("models") or (None,)))
+
+
+def _cooldown(o, grid):  # a run for each budget, and four that serve all
+    return tuned("cooldown", o, o.get("batches") or (32,), times=len(o.get("budgets") or grid["budgets"]) + 4)
+
+
 def _schedule(o, grid):
     return tuned("schedule", {**o, "report_seeds": 4 * (o["report_seeds"] or ())}, o.get("batches") or (8,))
 
@@ -85,6 +93,10 @@ def _branch(o, grid):
     return tuned("steps", {**o, "report_seeds": ()}, (first,)) | exactly("branch", o, _count(o, "report_seeds"))
 
 
+def _ramp(o, grid):
+    return _branch(o, grid) | exactly("ramp", o, 3 * len(grid["runs"]))  # three plans
+
+
 def _tune(o, grid):
     runs = (o.get("trials") or grid["trials"]) * _count(o, "seeds") + 3 * _count(o, "report_seeds")
     return {("tune", "", None): (runs, 2 * runs)}
@@ -94,12 +106,16 @@ FORECASTS: dict[str, Callable[[Mapping, Mapping], Cells]] = {
     "noise": _noise,
     "lr-rules": _lr_rules,
     "budgets": lambda o, grid: tuned("budgets", o, times=len(o.get("budgets") or grid["budgets"])),
+    "tokens": _tokens,
+    "cooldown": _cooldown,
     "schedule": _schedule,
     "shuffle": _shuffle,
     "local": _local,
     "init": _init,
     "branch": _branch,
+    "ramp": _ramp,
     "scaling": lambda o, grid: {},  # starts ranks of its own
     "project": lambda o, grid: {},
+    "pareto": lambda o, grid: {},
     "tune": _tune,
 }

@@ -138,7 +138,7 @@ def share(hits: int, n: int, of="seeds") -> Share:
     return Share(hits / n if n else math.nan, math.nan, math.nan, False, n, of, hits=hits)
 
 
-def mean(values: Sequence[float], of="seeds", log: bool | None = None) -> Estimate:
+def mean(values: Sequence[float] | np.ndarray, of="seeds", log: bool | None = None) -> Estimate:
     """The mean of independent values: the geometric one of values above 0, else, or with log=False, the arithmetic one.
 
     Values that are inf or nan have failed: the mean is that of the others then, and has no interval.

@@ -72,8 +72,8 @@ class Tuned:
             return [f"{where}: no learning rate works: {self.why}."]
         endings = ", ".join(sorted({row["status"] for row in self.rows} - {"ok"}))
         failed = (
-            f"{where}: {self.failures} of {len(self.rows)} fresh seeds failed with the tuned rate ({endings}): it is "
-            f"at the edge of stability, and means are those of the others."
+            f"{where}: {self.failures} of {len(self.rows)} fresh seeds failed with the tuned rate ({endings}), so that "
+            f"it is at the edge of stability: the mean is that of the others, has no interval, and decides nothing."
         )
         edge = f"{where}: the best rate is the last one tried; a better one may exist."
         return [failed] * bool(self.failures) + [edge] * self.at_edge
@@ -226,8 +226,8 @@ class _Search:
         best, order = self.best(), sorted(self.found)
         k = order.index(best)
         near = [self._relative(other, best) for other in (*order[max(k - 1, 0) : k], *order[k + 1 : k + 2])]
-        near = [gap for gap in near if math.isfinite(gap)] or [NEAR]
-        return float(min(max(sum(near) / len(near) / 4.0, DOUBT), MOST_DOUBT))
+        near = [gap for gap in near if math.isfinite(gap)]
+        return float(min(max(sum(near) / len(near) / 4.0, DOUBT), MOST_DOUBT)) if near else MOST_DOUBT
 
     def _relative(self, k, best):
         """How much worse a rate is than the best: the logarithm of the ratio of scores.

@@ -3,6 +3,7 @@
 Those that `allgrad train` has too are its own, out of its table. Which experiment takes which, its function says.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -57,6 +58,18 @@ def with_ends(text):
 def words(text):
     """A type: different words with commas between them."""
     return _different(tuple(part.strip() for part in text.removesuffix(",").split(",")))
+
+
+def models(text):
+    """A type: different names of models with commas between them; mlp:{32,128} means mlp:32 and mlp:128."""
+    found = []
+    for name in re.split(r",(?=[A-Za-z./~])", text.removesuffix(",")):
+        before, brace, rest = name.strip().partition("{")
+        inside, closed, after = rest.partition("}")
+        if bool(brace) != bool(closed):
+            raise Expected("names as mlp:32,mlp:128 or mlp:{32,128}")
+        found += [f"{before}{size.strip()}{after}" for size in inside.split(",")] if brace else [before]
+    return _different(tuple(found))
 
 
 def sizes(text):
@@ -118,6 +131,8 @@ COMPARED = (
     Option("sampler", str, None, "order of the samples: epoch, once, iid or never"),
     Option("steps", str, None, "budget of a run: steps, 10ep or 20000samples"),
     Option("budgets", words, None, "budgets, as of --steps, with commas between them"),
+    Option("models", models, None, "models of several sizes, as mlp:{32,128,512} (default: --model)"),
+    Option("decay", float, None, "share of a budget over which the rate of one run falls", least=0.0),
     Option("checkpoints", several(int), None, "steps after which runs branch, with commas between them"),
     Option("space", str, None, "what is searched, as NAME=log:A..B, NAME=A..B or NAME=A,B,C; once for each of lr, "
            "batch, depth, width, activation, optimizer, momentum, weight_decay, l1, dropout, init, schedule, warmup, "

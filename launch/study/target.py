@@ -60,7 +60,7 @@ class Aim:
 
     def measured(self, run) -> float:
         """The metric, or what it lacks to 1, so that less is better; inf if it is not finite."""
-        value = run.measure(self.metric)
+        value = run.named(self.metric, run.evaluate(self.metric.partition("_")[0]))
         value = 1.0 - value if self.rising else value
         return value if math.isfinite(value) else math.inf
 

@@ -185,6 +185,21 @@ def test_accumulating_is_having_more_shards(train):
 
 # --- going on ----------------------------------------------------------------------------------------------------
 
+
+@pytest.mark.parametrize(
+    "optimizer, momentum, nesterov",
+    [("sgd", 0.0, False), ("rmsprop", 0.0, False), ("lars", 0.9, False), ("muon", 0.95, True), ("adam", 0.0, False)],
+)
+def test_a_momentum_that_is_not_given_is_that_of_the_optimizer(optimizer, momentum, nesterov, tmp_path, train):
+    flags = f"{SMALL} --global-batch 50 --optimizer {optimizer} --lr 0.01"
+    train(f"{flags} --steps 3", out=tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text("utf-8"))
+    assert (config["momentum"], config["nesterov"]) == (momentum, nesterov)
+    resumed = train(f"{flags} --steps 6 --resume", out=tmp_path / "run")
+    given = f" --momentum {momentum}" * (momentum > 0.0)
+    assert resumed["weights_sha256"] == train(f"{flags} --steps 6{given}")["weights_sha256"]
+
+
 ENDLESS = f"{SMALL} --global-batch 50 --shards 6 --dropout 0.3 --momentum 0.9"  # a run of any length
 
 

@@ -1,16 +1,18 @@
 """All experiments in one directory, each reading the runs of those before it, and one report that begins with what to
 do."""
 
-import math
 from dataclasses import replace
 
 from allgrad.ddp.errors import ConfigurationError
+from allgrad.launch.study import cells
 from allgrad.launch.study.experiment import experiment
 from allgrad.launch.study.experiments import VERBS, module_of
 from allgrad.launch.study.experiments.noise import PREDICTORS
-from allgrad.launch.study.result import FAIL, INCONCLUSIVE, PASS, Result, Table
+from allgrad.launch.study.result import FAIL, INCONCLUSIVE, NONE, PASS, VERDICTS, Result, Table
+from allgrad.launch.study.wording import number
 
 NOT_HERE = "all", "tune"  # the second searches a space that only its user can give
+LATER = {"project": "On more ranks", "pareto": "At what cost"}  # whose headlines are advice
 GRIDS = {"quick": {}, "full": {}}  # those of the experiments
 
 
@@ -51,23 +53,20 @@ def summary(work, preset, results, missing) -> Result:
     by_name = {result.name: result for result in results}
     rows = []
     for result in results:
-        verdicts = [check.verdict for check in result.checks]
-        counts = {word: verdicts.count(word) for word in (FAIL, INCONCLUSIVE, PASS)}
-        rows.append({"experiment": result.name, **counts, "headline": result.headline})
-    rows += [
-        {"experiment": verb, FAIL: 0, INCONCLUSIVE: 0, PASS: 0, "headline": f"not done: {why}"}
-        for verb, why in missing.items()
-    ]
-    total = {word: sum(row[word] for row in rows) for word in (FAIL, INCONCLUSIVE, PASS)}
+        words = [verdict.word for verdict in result.verdicts]
+        rows.append({"experiment": result.name, **_counted(words), "headline": result.headline})
+    rows += [{"experiment": verb, **_counted([]), "headline": f"not done: {why}"} for verb, why in missing.items()]
+    answer = f"{by_name['steps'].headline} " if "steps" in by_name else ""
+    every = [verdict for result in results for verdict in result.verdicts]
     return Result(
         "all", "Which batch size, learning rate and length of training does this workload want, and why?",
-        f"{len(results)} experiments on {work.name}: {total[PASS]} checks PASS, {total[INCONCLUSIVE]} INCONCLUSIVE, "
-        f"{total[FAIL]} FAIL.",
-        [], [Table("experiments", ["experiment", FAIL, INCONCLUSIVE, PASS, "headline"], rows,
-                   "What each experiment says, and its checks by verdict.",
-                   {"experiment": "the word of allgrad study", "headline": "its answer",
-                    FAIL: "claims that do not hold here", INCONCLUSIVE: "intervals that straddle the threshold",
-                    PASS: "claims that hold"})],
+        f"{answer}{len(results)} experiments on {work.name}, {cells.counts(every)}.",
+        tables=[Table(
+            "experiments", ["experiment", *VERDICTS, "headline"], rows,
+            "What each experiment says, and its verdicts on claims of the literature.",
+            {"experiment": "the word of allgrad study", "headline": "its answer",
+             FAIL: "claims that do not hold here", INCONCLUSIVE: "claims that these runs do not decide",
+             PASS: "claims that hold here", NONE: "claims with too few seeds, or seeds that failed"})],
         methods=f"{work.name}, preset {preset}; all runs are in one directory, and the later experiments use the rates "
         f"and fits of `study steps`.",
         notes=[f"{verb} was not done: {why}" for verb, why in missing.items()],
@@ -75,17 +74,36 @@ def summary(work, preset, results, missing) -> Result:
     )  # fmt: skip
 
 
+def _counted(words):
+    return {word: words.count(word) for word in VERDICTS}
+
+
 def _advice(by_name):
-    """The advice of `steps`, with what the noise and the projection add before its last line: what is not known."""
+    """The advice of `steps`, with what others add before its last line: what is not known."""
     if "steps" not in by_name:
         return ""
     *lines, unknown = by_name["steps"].advice.splitlines()
     if "noise" in by_name:
-        rows = by_name["noise"].tables[0].rows
-        spans = {p: [v for row in rows if math.isfinite(v := row[f"{p}/B_crit"])] for p in PREDICTORS}
-        said = [f"{p} is {min(found):.2g} to {max(found):.2g} times B_crit" for p, found in spans.items() if found]
-        names = ", ".join(dict.fromkeys(row["optimizer"] for row in rows))
-        lines += [f"Predicted from the gradient noise along single runs ({names}): {', '.join(said)}."] * bool(said)
-    if "project" in by_name:
-        lines.append(f"On more ranks: {by_name['project'].headline}")
+        lines.append(_predicted(by_name["noise"]))
+    lines += by_name["ramp"].advice.splitlines() if "ramp" in by_name else []
+    lines += [f"{what}: {by_name[name].headline}" for name, what in LATER.items() if name in by_name]
     return "\n".join([*lines, unknown])
+
+
+def _predicted(noise):
+    """How far the noise scales are from the critical batch size that leads: the reach of all intervals there are."""
+    leads = {row["optimizer"]: row["measured"] for row in noise.summary.rows}
+    (ratios,) = (table.rows for table in noise.tables if table.name == "ratios")
+    known = [row for row in ratios if row["measured"] == leads[row["optimizer"]] and row["ratio_lo"] > 0.0]
+    if not known:
+        return "Whether the gradient noise of a single run predicts the critical batch size is not known from this."
+    said = []
+    for predictor in PREDICTORS:
+        if found := [row for row in known if row["predictor"] == predictor]:
+            low, high = min(row["ratio_lo"] for row in found), max(row["ratio_hi"] for row in found)
+            said.append(f"{predictor} is between {number(low, 2)} and {number(high, 2)} times as large")
+    names = ", ".join(dict.fromkeys(row["optimizer"] for row in known))
+    return (
+        f"Predicted from the gradient noise along single runs, beside the critical batch size ({names}; all 95 % "
+        f"intervals together): {', '.join(said)}."
+    )

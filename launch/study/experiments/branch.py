@@ -96,7 +96,7 @@ def execute(config, comm):
         if not _train(run, checkpoint):
             status = "diverged"
             break
-        before, kept = run.evaluate()["loss"], _state(run)
+        before, kept = run.evaluate()["loss"], state(run)
         for batch in config["branches"]:
             sampler.resize(run.t, batch)
             run.factor = (batch / base) ** config["power"]
@@ -106,7 +106,7 @@ def execute(config, comm):
             good = good and not run.diverged(loss)
             found.append({"checkpoint": checkpoint, "batch": batch, "steps": length, "before": before,
                           "loss": loss if good else None})  # fmt: skip
-            _restore(run, kept, checkpoint)
+            restore(run, kept, checkpoint)
             sampler.pieces[:], run.factor = pieces, 1.0
     return {"status": status, "steps_to_target": None, "censored_at": None if status == "ok" else run.t,
             "steps": run.t, "examples": run.examples, "epochs": run.examples / len(run.data.train_x),
@@ -127,19 +127,22 @@ def _sampler_of(run, batch):
     return type(run.loader.sampler)(run.loader.sampler.samples, batch, boundary="carry")
 
 
-def _state(run):
+def state(run):
+    """A copy of all that a run goes on from, for `restore`."""
     buffers = {name: np.array(buffer.numpy()) for name, buffer in run.model.named_buffers()}
-    state = run.optimizer.state_dict()
-    return run.arena.data.copy(), buffers, {k: np.copy(v) if isinstance(v, np.ndarray) else v for k, v in state.items()}
+    of_optimizer = run.optimizer.state_dict()
+    kept = {k: np.copy(v) if isinstance(v, np.ndarray) else v for k, v in of_optimizer.items()}
+    return run.arena.data.copy(), buffers, kept
 
 
-def _restore(run, kept, step):
-    data, buffers, state = kept
+def restore(run, kept, step):
+    """Be at a step again, as the run was when `state` returned this."""
+    data, buffers, of_optimizer = kept
     run.arena.data[:] = data
     run.arena.bump_versions()
     for name, buffer in run.model.named_buffers():
         buffer.assign(buffers[name])
-    run.optimizer.load_state_dict(state)
+    run.optimizer.load_state_dict(of_optimizer)
     run.t = step
 
 

@@ -65,7 +65,7 @@ class Local(runner.Run):
         self.workers, self.every = config["workers"], config["every"]
         self.each = config["batch"] // self.workers
         self.own: list = []
-        self.weights = [self.arena.data.copy() for _ in range(self.workers)]
+        self.apart = [self.arena.data.copy() for _ in range(self.workers)]
         self.kept = [{name: a.copy() for name, a in self.optimizer.state.items()} for _ in range(self.workers)]
 
     def load(self):
@@ -79,7 +79,7 @@ class Local(runner.Run):
         """One step of every worker, each with b samples."""
         losses = []
         for w, samples in enumerate(self._samples()):
-            self.arena.data[...] = self.weights[w]
+            self.arena.data[...] = self.apart[w]
             self.arena.bump_versions()
             for name, values in self.optimizer.state.items():
                 values[...] = self.kept[w][name]
@@ -90,12 +90,12 @@ class Local(runner.Run):
                 return losses[-1]
             self.optimizer.steps = self.t
             self.optimizer.step()
-            self.weights[w][...] = self.arena.data
+            self.apart[w][...] = self.arena.data
             for name, values in self.optimizer.state.items():
                 self.kept[w][name][...] = values
         if (self.t + 1) % self.every == 0:
             mean = self._mean()
-            for weights in self.weights:
+            for weights in self.apart:
                 weights[...] = mean
         return math.fsum(losses) / len(losses)
 
@@ -105,7 +105,7 @@ class Local(runner.Run):
         return super().evaluate(part)
 
     def _mean(self):
-        return np.mean(self.weights, axis=0)
+        return np.mean(self.apart, axis=0)
 
     def _samples(self):
         """Those of each worker: a slice of the batch, or of a permutation of its own part of the sorted classes."""
@@ -300,14 +300,12 @@ def _methods(work, cells_of, grid, setting, first):
         f"mean, while the optimizer's state, momentum too, stays each worker's own. Equal examples: W = "
         f"{a['workers']}, b = {a['each']}, {a['budget']}; the rate, for any H, is the one with which `study steps` is "
         f"fastest at B = {a['each']}. Equal rounds: W = {b['workers']}, b = {b['each']}, {b['rounds']} averages, "
-        f"against {b['rounds']} steps of B = W b H; rates of both tuned on the final training loss, "
-        f"{len(setting.seeds)} seeds, factor sqrt 2."
+        f"against {b['rounds']} steps of B = W b H; both rates tuned on the final loss, {len(setting.seeds)} seeds."
     )
     if ("by class", first) in cells_of:
         c = grid["shards"]
         text += (
-            f" By class: W = {c['workers']}, b = {c['each']}, {c['budget']}; the data sorted by label and cut into W "
-            f"equal parts."
+            f" By class: W = {c['workers']}, b = {c['each']}, {c['budget']}; data sorted by label, in W equal parts."
         )
     return (
         f"{text} {len(setting.report_seeds)} fresh seeds; 95 % intervals by Student's t over seeds, of logarithms but "

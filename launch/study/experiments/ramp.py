@@ -179,7 +179,7 @@ def execute(config: dict, comm) -> dict:
 # --- the experiment --------------------------------------------------------------------------------------------------
 
 
-@experiment(GRIDS)
+@experiment(GRIDS, others=lambda first=branch.run: [first])
 def run(lab, work, preset="quick", *, optimizers=("sgd",), **options) -> Result:
     """Measure the critical batch size along a run by `branch` with these options, design the ramp, and run it."""
     grid, (name,) = GRIDS[preset], optimizers

@@ -5,21 +5,22 @@ Shallue et al. 2019 (JMLR 20:112) for the measurement, McCandlish et al. 2018 fo
 
 import math
 import time
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.launch.study import critical, figures, fit, intervals, runner
-from allgrad.launch.study.critical import Cells, Curve, cells_of, curve, doubling, ranges, useful
+from allgrad.launch.study.choices import Cell, against, findings
+from allgrad.launch.study.critical import ranges
 from allgrad.launch.study.experiment import PRESET, experiment
 from allgrad.launch.study.intervals import Estimate, ratio
 from allgrad.launch.study.lab import Lab
-from allgrad.launch.study.lr_tuning import REPORT_SEEDS, SEEDS, Tuned, run_report_seeds, tune_batches
+from allgrad.launch.study.lr_tuning import REPORT_SEEDS, SEEDS, run_report_seeds, tune_batches
 from allgrad.launch.study.result import Claim, Figure, Result, Table
 from allgrad.launch.study.target import Missing
-from allgrad.launch.study.wording import MARGIN, compared, number, with_interval
+from allgrad.launch.study.wording import compared, number, with_interval
 from allgrad.launch.study.workload import Workload
 
 GRIDS = {
@@ -32,21 +33,8 @@ GRIDS = {
         "seeds": (*SEEDS, 3), "report_seeds": tuple(range(100, 108)), "eval_ratio": 1.02,
     },
 }  # fmt: skip
-TIMED_BLOCKS, TIMED_SECONDS = 5, 0.02
+TIMED_BLOCKS, TIMED_SECONDS, LEAST_TIMED = 5, 0.02, 3  # of steps
 TARGETS = {"train_loss": 0.05, "val_loss": 0.15, "train_accuracy": 0.99, "val_accuracy": 0.97}  # on digits
-
-
-@dataclass
-class Cell:
-    """What one optimizer needs with one batch size; `steps` of the report's seeds, inf where one failed."""
-
-    optimizer: str
-    batch: int
-    tuned: Tuned
-
-    @property
-    def steps(self):
-        return self.tuned.steps
 
 
 @experiment(GRIDS)
@@ -76,14 +64,18 @@ def run(
 
 def execute(config, comm):
     """Time steps: the row has seconds a step of several blocks, without evaluations."""
-    run, found = runner.Run(config, comm), []
-    for block in range(TIMED_BLOCKS + 1):
-        began, taken = time.perf_counter(), 0
-        while taken < 3 or time.perf_counter() - began < TIMED_SECONDS:
+    run = runner.Run(config, comm)
+
+    def seconds_of(steps):
+        began = time.perf_counter()
+        for _ in range(steps):
             run.step()
-            run.t, taken = run.t + 1, taken + 1
-        if block:  # the first one warms up
-            found.append((time.perf_counter() - began) / taken)
+            run.t += 1
+        return (time.perf_counter() - began) / steps
+
+    first = seconds_of(LEAST_TIMED)  # warms up, and says how many steps a block has, on all ranks alike
+    steps = comm.broadcast_object(max(LEAST_TIMED, math.ceil(TIMED_SECONDS / first)))
+    found = [seconds_of(steps) for _ in range(TIMED_BLOCKS)]
     return {"status": "ok", "steps_to_target": None, "steps": run.t, "seconds_a_step": found}
 
 
@@ -136,95 +128,7 @@ class Setting:
         run_report_seeds(self.lab, configure, cell.tuned, seeds, experiment="steps")
 
 
-# --- what the cells say ----------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Finding:
-    """What the cells of one optimizer say, with and without a curve."""
-
-    name: str
-    cells: list[Cell]
-    whole: Cells
-    curve: Curve
-    b_2x: Estimate
-    cbs20: Estimate
-    seconds: dict[int, Estimate] = field(default_factory=dict)  # a step, by batch size
-
-    @classmethod
-    def of(cls, name, cells) -> "Finding":
-        whole = cells_of({c.batch: c.steps for c in cells}, {c.batch: c.tuned.doubt for c in cells})
-        return cls(name, cells, whole, curve(whole), doubling(whole), useful(whole))
-
-    @cached_property
-    def curve_2x(self) -> Estimate:
-        """B_2x as the curve has it, with the same largest batch."""
-        critical = self.curve.b_crit
-        return critical.times(1.0 / (1.0 + 2.0 * critical.value / self.whole.batches[-1]))
-
-    @property
-    def disagree(self) -> bool:
-        """Whether the curve and what needs none contradict each other: neither lies in the other's interval."""
-        a, b = self.b_2x, self.curve_2x
-        return a.known and b.known and not (a.low <= b.value <= a.high or b.low <= a.value <= b.high)
-
-    @property
-    def lead(self) -> str:
-        """Which of the two is to be believed: "B_crit" of the curve, if it may well be true, or "B_2x"."""
-        return "B_crit" if self.curve.b_crit.known and not self.curve.rejected and not self.disagree else "B_2x"
-
-    @property
-    def critical(self) -> Estimate:
-        """The one that leads."""
-        return self.curve.b_crit if self.lead == "B_crit" else self.b_2x
-
-    @cached_property
-    def steps(self) -> dict[int, Estimate]:
-        """{B: steps}, of batch sizes with which no seed failed."""
-        return {c.batch: critical.cell(c.steps, c.tuned.doubt) for c in self.cells if c.steps and not c.tuned.failures}
-
-    def fastest(self) -> int:
-        """The smallest batch size that is not shown to need more steps than another, beyond the margin of equality."""
-        least = min(self.steps.values(), key=lambda e: e.value)
-        near = [b for b, e in self.steps.items() if not ratio(e, least).low > 1.0 + MARGIN]
-        return min(near)
-
-    def cheapest(self) -> int:
-        """The largest batch size tried with at most 1.2 times the least examples."""
-        return max(b for b in self.steps if b <= self.cbs20.value * (1.0 + 1e-9))
-
-    def compromise(self) -> int | None:
-        """The batch size tried that is nearest to the critical one; None if that is unknown, or beyond those tried."""
-        at = self.critical.value
-        if not min(self.steps) <= at <= max(self.steps):
-            return None
-        return min(self.steps, key=lambda b: abs(math.log(b / at)))
-
-    @cached_property
-    def choices(self) -> dict[str, int]:
-        """{what a reader may want: the batch size to take}."""
-        found = {"cheapest": self.cheapest(), "compromise": self.compromise(), "fastest": self.fastest()}
-        return {choice: batch for choice, batch in found.items() if batch is not None}
-
-    def rate(self, batch) -> float:
-        """The learning rate that was tuned for a batch size."""
-        return next(c.tuned.lr for c in self.cells if c.batch == batch)
-
-
-def findings(cells, common) -> list[Finding]:
-    """Those of each optimizer. Raises ConfigurationError where fewer than 3 batch sizes met the target on all seeds."""
-    optimizers = list(dict.fromkeys(cell.optimizer for cell in cells))
-    found = []
-    for name in optimizers:
-        own = [cell for cell in cells if cell.optimizer == name]
-        if (n := sum(bool(cell.steps) and not cell.tuned.failures for cell in own)) < 3:
-            why = next((f"; {c.tuned.why}" for c in own if c.tuned.why), ": give other --batches or a larger --cap")
-            raise ConfigurationError(
-                f"{name} meets {common['metric']} {common['target']:g} on all seeds with {n} of {len(own)} batch "
-                f"sizes, where 3 are needed{why}"
-            )
-        found.append(Finding.of(name, own))
-    return found
+# --- what the cells say -----------------------------------------------------------------------------------------------
 
 
 def summarize(work, found, common, seeds, report_seeds, preset) -> Result:
@@ -235,7 +139,9 @@ def summarize(work, found, common, seeds, report_seeds, preset) -> Result:
         "steps", "How many steps does it take to reach the target, and up to which batch does doubling it pay?",
         _headline(found), _claims(found),
         [_cells_table(found, common, n), _fit_table(found), _ranges_table(found)], _figures(found, goal),
-        summary=_summary(found), findings=[line for f in found for line in _findings(f)],
+        summary=_summary(found), findings=[line for f in found for line in _findings(f)]
+        + [f"{name}: its critical batch size ({which}) is {with_interval(e, 2)} times that of adamw "
+           f"({compared(e, 'larger', 'smaller')})." for name, (which, e) in against(found).items()],
     )  # fmt: skip
     result.methods = _methods(work, common, seeds, report_seeds, preset, n)
     result.advice = _advice(work, found, common, len(report_seeds))
@@ -438,7 +344,9 @@ def _advice(work, found, common, seeds):
 
 
 def _choices(f):
-    cheap, fast, last = f.choices["cheapest"], f.choices["fastest"], int(f.whole.batches[-1])
+    cheap, fast, last = f.choices["cheapest"], f.choices.get("fastest"), int(f.whole.batches[-1])
+    if fast is None:
+        return f"{f.name}: batch sizes are not told apart with {f.whole.n} report seed: give --report-seeds 3 or more."
     said = [f"a batch of up to {cheap:,} wastes hardly any examples (at most 20 %)"]
     if f.critical.known:
         beyond = "" if "compromise" in f.choices else ", an extrapolation"
@@ -454,9 +362,10 @@ def _why(f):
     """Where the critical batch size comes from."""
     last, curve = int(f.whole.batches[-1]), f.curve
     if f.lead == "B_crit":
+        of_2x = f"{with_interval(f.b_2x, 2)} takes twice the steps of {last:,}" if f.b_2x.known else f.b_2x.why
         return (
             f"It is that of the curve S_min (1 + B_crit / B), which describes the steps ({_p(curve.p)} of a misfit by "
-            f"chance); without it, {with_interval(f.b_2x, 2)} takes twice the steps of {last:,}."
+            f"chance); without it, {of_2x}."
         )
     if not f.b_2x.known:
         return "No number is given, since none is to be had from these batch sizes."
@@ -487,13 +396,14 @@ def _notes(work, common, found, n):
             )
         if f.curve.b_crit.why and len(f.whole.batches) < critical.LEAST_BATCHES:
             notes.append(
-                f"{f.name}: {f.curve.b_crit.why}: a curve with two numbers through three points has no misfit."
+                f"{f.name}: {f.curve.b_crit.why}: two numbers through three points leave hardly any misfit to judge a "
+                f"curve by."
             )
         if f.curve.rejected:
             notes.append(
                 f"{f.name}: B_crit and S_min of the curve are numbers of a shape that the steps do not have; their "
-                f"intervals hold the misfit, but a truth they could miss there is none. B_2x needs no shape, and is "
-                f"about the largest batch tried: with larger ones it grows as long as the steps fall."
+                f"intervals hold the misfit, but there is no such truth for them to hold. B_2x needs no shape, and is "
+                f"measured by the largest batch tried: with larger ones it grows as long as the steps fall."
             )
     if max(c.batch for f in found for c in f.cells) > n / 4 and common["sampler"] != "iid":
         notes.append(

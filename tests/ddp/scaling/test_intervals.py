@@ -8,7 +8,7 @@ from scipy import stats
 
 from allgrad.autograd.random import generator
 from allgrad.ddp.scaling import fieller
-from allgrad.ddp.scaling.intervals import contrasts, course, of_parts, student, tail, too_few, trend
+from allgrad.ddp.scaling.intervals import contrasts, course, of_parts, seen, student, tail, too_few, trend
 from allgrad.ddp.scaling.probe import analysis
 from benchmarks.coverage_noise import autoregression, cases, probe, running
 
@@ -19,6 +19,12 @@ def assert_covers(held, least=0.93, most=0.97):
     """That a coverage between these two may hold so many truths: each bound fails 1 time in 2000 where it is true."""
     n = len(held)
     assert stats.binom.ppf(5e-4, n, least) <= sum(held) <= stats.binom.ppf(1.0 - 5e-4, n, most)
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 5, 30, 127, 1023])
+@pytest.mark.parametrize("level", [0.5, 0.6, 0.95, 0.975, 0.9995])
+def test_students_quantile_is_scipys(degrees, level):
+    assert student(degrees, level) == pytest.approx(stats.t.ppf(level, degrees), rel=1e-11, abs=1e-15)
 
 
 # --- Fieller -------------------------------------------------------------------------------------------------------
@@ -51,6 +57,13 @@ def test_contrasts_are_orthonormal_and_see_none_of_the_columns():
     np.testing.assert_allclose([column @ q / np.linalg.norm(column) for column in columns], 0.0, atol=1e-12)
     turns = np.sum(np.diff(np.sign(q), axis=0) != 0, axis=0)
     assert (turns <= np.arange(5) + 5).all(), "slow"
+
+
+def test_what_contrasts_see_is_the_same_without_making_them():
+    rng = generator("seen")
+    columns, values = [np.ones(120), np.arange(120.0), 0.98 ** np.arange(120.0)], rng.standard_normal((3, 120))
+    found, expected = seen(columns, 4, values), values @ contrasts(columns, 4)
+    np.testing.assert_allclose(found * np.sign(found[:1]), expected * np.sign(expected[:1]), rtol=1e-11)
 
 
 @pytest.mark.parametrize("rate", [-0.05, 0.0, 0.02])
@@ -92,6 +105,33 @@ def test_a_trend_is_no_scatter_and_what_lasts_is():
     # Of 1.02^age noise the weights are 0.95 1.02 to the age: sum of their squares over the squared sum of 0.95^age.
     assert np.mean(falling) == pytest.approx(0.01 * 0.05**2 / (1.0 - (0.95 * math.exp(0.02)) ** 2), rel=0.15)
     assert np.mean(lasting) == pytest.approx(mean * (1.0 + 0.95 * 0.8) / (1.0 - 0.95 * 0.8), rel=0.35)
+
+
+@pytest.mark.parametrize(
+    "n, decay, fall, grow, covariance, drift, exact",
+    [
+        (120, 0.95, 0.0, 0.0,
+         (0.00011442955686330505, 0.00020742042532039987, 0.0013886405111070207),
+         (0.0008491539702457845, 0.0006309160056991078), 1e-12),
+        (256, 0.95, 0.0, 0.0,
+         (0.0004260922786973154, -0.0001901855586089183, 0.0006404377270068818),
+         (0.000387540146571298, 0.00021396040374027233), 1e-12),
+        (256, 0.95, 0.01, 0.0,
+         (0.0002946507718569799, 6.844212844631244e-05, 0.0006550733736554592),
+         (0.013356282000557971, 0.0018547046066776849), 1e-10),
+        (180, 0.95, -0.005, 0.02,
+         (1.0514932500904963, 0.015876261561728024, 0.0007088035421118703),
+         (-0.006768144222717791, 0.0016705177816684685), 1e-10),
+    ],
+)  # fmt: skip
+def test_a_course_to_the_last_digits(n, decay, fall, grow, covariance, drift, exact):
+    """Numbers that the formulas gave when each contrast and each power was made anew; less exact with more columns."""
+    i = np.arange(n)
+    x = 1.0 + 0.2 * np.exp(grow * i) * np.sin(i * i)
+    y = np.exp(-fall * i) + 0.3 * np.sin(1.0 + 1.7 * i * i)
+    found = course(np.stack([x, y], axis=1), decay)
+    assert found.covariance == pytest.approx(covariance, rel=exact)
+    assert found.drift == pytest.approx(drift, rel=exact)
 
 
 def test_few_steps_say_nothing():

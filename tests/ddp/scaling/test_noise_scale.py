@@ -215,7 +215,7 @@ def test_the_recent_steps_are_a_few_hundred_numbers_that_span_the_memory(decay, 
     recent = Recent(decay)
     for i in range(2100):
         recent.add(float(i), -float(i), 32)
-    x, y, samples = np.array(recent.blocks).T
+    x, y, samples = recent.blocks().T
     assert (
         recent.length == length and 128 <= len(x) <= 256 and len(x) * length >= min(2100 - length, 4 / (1.001 - decay))
     )

@@ -1,4 +1,4 @@
-"""Numbers out of runs: the hyperbola, crossings, intervals, verdicts."""
+"""Numbers out of runs: the hyperbola, crossings, slopes, means."""
 
 import math
 
@@ -42,19 +42,6 @@ def test_steps_that_do_not_bend_have_no_critical_batch():
         fit.fit_hyperbola([4, 8, 16], [10.0, math.inf, 5.0])
 
 
-def test_the_bootstrap_covers_the_truth_and_leaves_failures_out():
-    rng = np.random.default_rng(1)
-    covered = 0
-    for _ in range(100):
-        cells = {b: s * np.exp(0.05 * rng.standard_normal(5)) for b, s in zip(BATCHES, hyperbola(13.0, 100.0))}
-        low, high = fit.bootstrap(cells).b_crit_interval
-        covered += low <= 100.0 <= high
-    assert covered >= 85
-    exact = {b: [s, s, math.inf] for b, s in zip(BATCHES, hyperbola(13.0, 100.0))} | {2048: [math.inf]}
-    found = fit.bootstrap(exact)
-    assert found.fit.b_crit == pytest.approx(100.0) and found.b_crit_interval == pytest.approx((100.0, 100.0))
-
-
 def test_evaluations_and_the_crossing_between_two_of_them():
     steps = [0]
     while steps[-1] < 100:
@@ -66,11 +53,12 @@ def test_evaluations_and_the_crossing_between_two_of_them():
     assert fit.crossing((0, 3.0), (1, 0.1), 0.5) == 1.0
 
 
-def test_regions_and_the_largest_useful_batch():
+def test_regions_by_the_slope_between_neighbours():
     steps = hyperbola(13.0, 1000.0, batches := [1, 2**7, 2**10, 2**13, 2**20, 2**21])
     regions = [fit.region(s) for s in fit.slopes(batches, steps)]
     assert regions == ["perfect", "diminishing", "diminishing", "flat", "flat"]
-    fine = np.geomspace(1, 4096, 400).tolist()
-    examples = [b * s for b, s in zip(fine, hyperbola(13.0, 1000.0, fine))]
-    assert fit.useful_batch(fine, examples) == pytest.approx(0.2 * 1001.0 + 0.2, rel=0.01)  # of a hyperbola
-    assert fit.useful_batch([4, 8], [100.0, 101.0]) == 8.0
+
+
+def test_means_over_seeds():
+    assert fit.gmean([1.0, 4.0, 16.0]) == pytest.approx(4.0)
+    assert fit.gmean([-1.0, 3.0]) == 1.0 and fit.gmean([1.0, math.inf]) == math.inf and math.isnan(fit.gmean([]))

@@ -1,10 +1,11 @@
 """The protocol by which a learning rate is tuned, on runs that a formula stands in for."""
 
 import math
+from itertools import pairwise
 
 import pytest
 
-from allgrad.launch.study.lr_tuning import FACTOR, NothingWorks, first_rate, tune
+from allgrad.launch.study.lr_tuning import DOUBT, FACTOR, MOST_DOUBT, NothingWorks, Tuned, first_rate, tune
 
 
 @pytest.mark.parametrize(
@@ -19,15 +20,15 @@ def test_where_to_look_first(optimizer, at_4, at_64):
 class Formula:
     """A laboratory whose runs take steps(lr) and diverge where that is inf; it notes what was asked for."""
 
-    def __init__(self, steps):
-        self.steps, self.configs = steps, []
+    def __init__(self, steps, scatter=0.01):
+        self.steps, self.scatter, self.configs = steps, scatter, []
 
     def run(self, configs, experiment=""):
         self.configs += configs
         return [self.row(config) for config in configs]
 
     def row(self, config):
-        taken = self.steps(config["lr"]) * (1.0 + 0.01 * (config["seed"] % 3))
+        taken = self.steps(config["lr"]) * (1.0 + self.scatter * (config["seed"] % 3))
         limit = min(x for x in (config["cap"], config["prune"]) if x is not None)
         status = "diverged" if math.isinf(taken) else "ok" if taken <= limit else "pruned"
         found = {"config": config, "status": status, "steps_to_target": taken if status == "ok" else None}
@@ -44,12 +45,63 @@ def configure(**given):
 
 @pytest.mark.parametrize("start", [1e-3, 0.02, 0.1, 0.7, 3.0])
 def test_the_best_rate_is_found_from_afar(start):
-    lab = Formula(bowl(0.1, stable=0.5))
-    tuned = tune(lab, configure, start)
-    assert abs(math.log(tuned.lr / 0.1)) <= math.log(FACTOR) / 2 + 1e-5 and not tuned.at_edge
+    tuned = tune(Formula(bowl(0.1, stable=0.5)), configure, start)
+    assert tuned.lr == pytest.approx(0.1, rel=0.01) and not tuned.at_edge
     rates = sorted(tuned.tried)
-    k = rates.index(tuned.lr)
-    assert 2 <= k < len(rates) - 2 and tuned.score == min(tuned.tried.values())  # two that are worse on both sides
+    k = min(range(len(rates)), key=lambda k: tuned.tried[rates[k]])
+    assert tuned.score == tuned.tried[rates[k]] and 0 < k < len(rates) - 1  # with worse ones on both sides
+
+
+def test_the_rate_is_the_vertex_of_a_parabola_and_no_grid_point():
+    alike = [tune(Formula(bowl(0.1)), configure, 0.1 * FACTOR**offset).lr for offset in (0.0, 0.11, 0.26, 0.4)]
+    assert alike == pytest.approx([0.1] * 4, rel=0.01)  # where the nearest rates tried are up to 9 % away
+
+
+def distances(tuned):
+    """Distances between neighbouring rates that were tried, in steps of sqrt 2."""
+    pairs = pairwise(sorted(tuned.tried))
+    return sorted({round(8.0 * math.log(b / a) / math.log(FACTOR)) / 8.0 for a, b in pairs})
+
+
+@pytest.mark.parametrize(
+    "steps, finest",
+    [(lambda lr: 100.0 * (1.0 + 0.01 * math.log(lr / 0.1) ** 2), 0.5),  # not 5 % worse at half a step
+     (lambda lr: 100.0 * math.exp(3.0 * math.log(lr / 0.1) ** 2), 0.25),  # 9 % worse at a half, 2 % at a quarter
+     (lambda lr: 10.0 / lr if lr < 0.11 else math.inf, 0.125)],  # up to the edge of stability
+    ids=["flat", "steep", "up to an edge"],
+)  # fmt: skip
+def test_rates_get_finer_as_long_as_neighbours_are_worse(steps, finest):
+    tuned = tune(Formula(steps), configure, 0.1, report_seeds=())
+    assert min(distances(tuned)) == finest
+    if finest == 0.125:
+        assert 0.11 / FACTOR**0.125 <= tuned.lr < 0.11
+
+
+def test_rates_that_chance_hides_get_no_finer():
+    steep = lambda lr: 100.0 * math.exp(3.0 * math.log(lr / 0.1) ** 2)
+    noisy = Formula(steep, scatter=0.3)
+    assert min(distances(tune(noisy, configure, 0.1, report_seeds=()))) == 0.5
+
+
+@pytest.mark.parametrize(
+    "steps, doubt",
+    [(lambda lr: 100.0, DOUBT), (bowl(0.1), math.log(1.0 + (math.log(FACTOR) / 2.0) ** 2) / 4.0),
+     (lambda lr: 10.0 / lr if lr < 0.1001 else math.inf, math.log(FACTOR) / 8.0 / 4.0),
+     (lambda lr: 100.0 * (lr / 0.1) ** -14.0 if lr < 0.1001 else math.inf, MOST_DOUBT),
+     (lambda lr: 100.0 if abs(lr - 0.1) < 1e-4 else math.inf, MOST_DOUBT)],
+    ids=["flat", "bowl", "up to an edge", "cliff", "no neighbour works"],
+)  # fmt: skip
+def test_the_doubt_is_a_quarter_of_how_much_worse_the_neighbours_are(steps, doubt):
+    assert tune(Formula(steps), configure, 0.1, report_seeds=()).doubt == pytest.approx(doubt, rel=1e-3)
+
+
+def test_a_cell_with_failed_seeds_says_that_it_decides_nothing():
+    rows = [{"status": "ok", "steps_to_target": 9.0}, {"status": "diverged", "steps_to_target": None}]
+    (said,) = Tuned(0.1, 9.0, False, {}, 1, rows).remarks("sgd at B = 8")
+    assert said.startswith("sgd at B = 8: 1 of 2 fresh seeds failed with the tuned rate (diverged)")
+    assert said.endswith("has no interval, and decides nothing.")
+    assert Tuned(0.1, 9.0, False, {}, 1, rows[:1]).remarks("here") == []
+    assert "a better one may exist" in Tuned(0.1, 9.0, True, {}, 1, rows[:1]).remarks("here")[0]
 
 
 def test_a_neighbour_saves_the_search_and_sets_the_limit():

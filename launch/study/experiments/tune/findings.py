@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from allgrad.launch import data as datasets
-from allgrad.launch.options import defaults
+from allgrad.launch.options import completed, defaults
 from allgrad.launch.study import intervals, runner
 from allgrad.launch.study.costs.drawn import columns
 from allgrad.launch.study.experiments.tune import designs, drawing, importance
@@ -459,7 +459,7 @@ def command(work, row) -> str | None:
     given |= {"warmup": config["warmup"], "global_batch": config["batch"], "steps": row["steps"]}
     given |= {"shuffle": runner.SAMPLERS[config["sampler"]], "boundary": "carry", "seed": config["seed"]}
     given |= {"shards": config["shards"] if config["shards"] > 1 else None}
-    usual, words = defaults(), ["allgrad", "train"]
+    usual, words = completed({**defaults(), "optimizer": config["optimizer"]}), ["allgrad", "train"]
     for name, value in given.items():
         if value != usual[name] or name in ("data", "model", "optimizer", "lr", "global_batch"):
             words += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])

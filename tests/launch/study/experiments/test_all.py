@@ -8,7 +8,7 @@ import pytest
 
 from allgrad.ddp import ConfigurationError
 from allgrad.launch.__main__ import main
-from allgrad.launch.study import Check, Result, Table, Workload
+from allgrad.launch.study import Claim, Estimate, Result, Table, Workload
 from allgrad.launch.study.experiment import PRESET, experiment
 from allgrad.launch.study.experiments import VERBS, all as everything
 
@@ -20,8 +20,10 @@ def verbs(monkeypatch):
 
     def steps(lab, work, preset, *, optimizers=PRESET, target=None, **more):
         called["steps"] = {"optimizers": optimizers, "target": target, **more}
-        checks = [Check("a", 2.0, 2.0, 2.0, 3.0), Check("b", 2.0, 1.0, 3.0, 0.0)]
-        return Result("steps", "How?", "So.", checks, advice="Do.")
+        sure, few = Estimate(2.0, 0.01, 4.0, n=5), Estimate(2.0, 0.01, 1.0, n=2)
+        claims = [Claim("a", "A 2019", "", [sure], least=1.0), Claim("b", "B 2019", "", [sure], least=3.0),
+                  Claim("c", "C 2019", "", [few], least=1.0)]  # fmt: skip
+        return Result("steps", "How?", "So.", claims, advice="Do.")
 
     def one(lab, work, preset, *, optimizers=("sgd",), target=None):
         called["one"] = {"optimizers": optimizers, "target": target}
@@ -51,8 +53,11 @@ def test_every_experiment_gets_the_options_it_takes(verbs):
                      "one": {"optimizers": ("adam",), "target": 0.3}}  # fmt: skip
     assert [result.name for result in others] == ["steps", "one"]  # steps is first, whatever the order of the verbs
     assert first.notes == ["refuses was not done: not with texts"]
-    counts = {row["experiment"]: (row["FAIL"], row["INCONCLUSIVE"], row["PASS"]) for row in first.tables[0].rows}
-    assert counts == {"steps": (1, 0, 1), "one": (0, 0, 0), "refuses": (0, 0, 0)}
+    words = "FAIL", "INCONCLUSIVE", "PASS", "NO VERDICT"
+    counts = {row["experiment"]: tuple(row[word] for word in words) for row in first.tables[0].rows}
+    assert counts == {"steps": (1, 0, 1, 1), "one": (0, 0, 0, 0), "refuses": (0, 0, 0, 0)}
+    assert first.headline.startswith("So. 2 experiments on digits, mlp:128, 3 claims of the literature")
+    assert {row["experiment"]: row["headline"] for row in first.tables[0].rows}["refuses"].startswith("not done: not w")
 
 
 def test_an_option_that_none_of_them_takes_is_refused(verbs):
@@ -61,24 +66,44 @@ def test_an_option_that_none_of_them_takes_is_refused(verbs):
     assert not verbs
 
 
-def test_the_advice_is_that_of_steps_with_noise_and_ranks_before_what_is_not_known():
-    rows = [{"optimizer": name, "B_simple/B_crit": x, "B_noise/B_crit": y} for name, x, y in
-            (("sgd", 2.64, 0.98), ("adam", 1.2, math.nan))]  # fmt: skip
-    of = {"steps": Result("steps", "", "", advice="Setting.\nadam: cheapest.\nNot known."),
-          "noise": Result("noise", "", "", tables=[Table("predicted", [], rows)]),
+def noise(ratios):
+    """A result of `noise` with {(optimizer, predictor, measured): ends of the ratio's interval}, at B_2x for all."""
+    rows = [{"optimizer": name, "B": 16, "predictor": p, "measured": m, "ratio": 1.0, "ratio_lo": low, "ratio_hi": high}
+            for (name, p, m), (low, high) in ratios.items()]  # fmt: skip
+    leads = [{"optimizer": name, "measured": "B_2x"} for name in ("sgd", "adam")]
+    return Result("noise", "", "", tables=[Table("predicted", [], []), Table("ratios", [], rows)],
+                  summary=Table("summary", [], leads))  # fmt: skip
+
+
+def test_the_advice_is_that_of_steps_with_what_others_add_before_what_is_not_known():
+    ratios = {("sgd", "B_simple", "B_2x"): (2.1, 3.4), ("sgd", "B_simple", "B_crit"): (0.01, 99.0),
+              ("adam", "B_simple", "B_2x"): (0.8, 1.9), ("adam", "B_noise", "B_2x"): (math.nan, math.nan)}  # fmt: skip
+    of = {"steps": Result("steps", "", "", advice="Setting.\nadam: cheapest.\nNot known."), "noise": noise(ratios),
+          "ramp": Result("ramp", "", "", advice="Double."), "pareto": Result("pareto", "", "Dear."),
           "project": Result("project", "", "Modelled.")}  # fmt: skip
     lines = everything._advice(of).splitlines()
-    assert lines[:2] == ["Setting.", "adam: cheapest."] and lines[3:] == ["On more ranks: Modelled.", "Not known."]
-    assert "(sgd, adam): B_simple is 1.2 to 2.6 times B_crit, B_noise is 0.98 to 0.98 times" in lines[2]
+    assert lines[:2] == ["Setting.", "adam: cheapest."]
+    assert lines[3:] == ["Double.", "On more ranks: Modelled.", "At what cost: Dear.", "Not known."]
+    assert "(sgd, adam; all 95 % intervals together)" in lines[2] and lines[2].endswith(
+        ": B_simple is between 0.8 and 3.4 times as large."
+    )
     assert everything._advice({}) == "" and everything._advice({"steps": of["steps"]}) == of["steps"].advice
+
+
+def test_noise_without_intervals_predicts_nothing():
+    steps = Result("steps", "", "", advice="Setting.\nNot known.")
+    silent = noise({("sgd", "B_simple", "B_2x"): (math.nan, math.nan), ("sgd", "B_noise", "B_crit"): (1.0, 2.0)})
+    _, said, _ = everything._advice({"steps": steps, "noise": silent}).splitlines()
+    assert said == "Whether the gradient noise of a single run predicts the critical batch size is not known from this."
 
 
 def test_one_page_for_all(verbs, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["study", "all", "--jobs", "1", "--out", "here"]) == 0
     page = (tmp_path / "here" / "report.html").read_text()
-    assert page.index("<p>Do.</p>") < page.index("How?") and "not with texts" in page
+    assert page.index("Do.") < page.index("How?") and "not with texts" in page
     assert "<h1>Batch size on digits, mlp:128</h1>" in page and "<dt>argv</dt>" not in page
-    assert "<dt>command</dt>" in page
+    assert "allgrad study all --jobs 1 --out here" in page
     said = capsys.readouterr().out
-    assert "2 experiments on digits, mlp:128: 1 checks PASS, 0 INCONCLUSIVE, 1 FAIL." in said and "So." in said
+    counted = "3 claims of the literature: 1 FAIL, 1 PASS, 1 NO VERDICT"
+    assert f"So. 2 experiments on digits, mlp:128, {counted}." in said

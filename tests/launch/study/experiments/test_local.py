@@ -49,7 +49,7 @@ def test_evaluation_changes_nothing():
     unseen = local.Local({**seen.config})
     for unseen.t in range(7):
         unseen.step()
-    for a, b in zip(seen.weights, unseen.weights):
+    for a, b in zip(seen.apart, unseen.apart):
         np.testing.assert_array_equal(a, b)
 
 

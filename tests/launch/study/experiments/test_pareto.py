@@ -89,7 +89,7 @@ def test_money(lab):
         assert row["money"] == approx(1000.0 * row["rank_seconds"])
     assert "rank-seconds, 2.56 [2." in result.headline and "in money" in result.headline
     assert result.figures[0].draw().axes[0].get_ylabel() == "money"
-    with pytest.raises(ConfigurationError, match="price = -1: expected a number above 0"):
+    with pytest.raises(ConfigurationError, match="--price takes a number above 0, got '-1'"):
         pareto.run(lab, WORK, net="ib", price=-1, **GIVEN)
 
 

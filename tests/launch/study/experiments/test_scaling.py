@@ -157,7 +157,7 @@ def test_numbers_of_ranks(lab, monkeypatch):
         ({"weak": 0}, "--weak is at least 1, got 0"),
         ({"ranks": (2,), "strong": 1}, "2 ranks cannot share a batch of 1"),
         ({"s_min": 3.0}, "give both or none"),
-        ({"s_min": "3:4", "b_crit": 1.0}, "expected a number or VALUE:LOW:HIGH"),
+        ({"s_min": "3:4", "b_crit": 1.0}, "--s-min takes a number, or VALUE:LOW:HIGH, got '3:4'"),
     ],
 )
 def test_refusals(lab, options, message):

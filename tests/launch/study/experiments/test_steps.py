@@ -1,15 +1,18 @@
 """`allgrad study steps`."""
 
+import json
 import math
-from dataclasses import replace
+import re
 
 import pytest
 
-from allgrad.ddp.errors import ConfigurationError
 from allgrad.launch.study import Lab, Workload, steps
+from allgrad.launch.study.choices import Cell, findings
 from allgrad.launch.study.command import status, table
-from allgrad.launch.study.experiments.steps import Cell, summarize
+from allgrad.launch.study.experiments.steps import TIMED_BLOCKS, summarize
 from allgrad.launch.study.lr_tuning import Tuned
+from allgrad.launch.study.result import FAIL, INCONCLUSIVE, NONE, PASS
+from tests.launch.study.planted import BATCHES, COMMON, FALLING, FLAT, HYPERBOLA, REGRESSION, cells, with_failures
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +33,22 @@ def test_digits_scale_perfectly_first_and_then_no_more(small):
     assert rows[0]["region"] is None and rows[1]["slope"] < rows[2]["slope"] < -0.1
     assert all(row["E"] == row["B"] * row["S"] and row["n_fail"] == 0 and not row["at_edge"] for row in rows)
     assert all(row["ci_lo"] <= row["S"] <= row["ci_hi"] for row in rows)
-    assert all(check.verdict == "PASS" for check in small[0].checks)
-    assert "B_crit = " in small[0].headline and not any("digits" in check.claim for check in small[0].checks)
-    assert "sampler epoch" in small[0].methods and "S_min is" in " ".join(small[0].notes)
+    assert small[0].claims == [] and "sampler epoch" in small[0].methods
+    (fit,) = small[0].tables[1].rows
+    assert fit["n_batches"] == 3 and math.isnan(fit["B_crit_lo"]) and math.isnan(fit["B_2x_lo"])
+    assert small[0].headline == "sgd: no critical batch size, 3 batch sizes are too few, give 4."
+
+
+def test_the_choices_are_timed(small):
+    result, out = small
+    assert {row["choice"] for row in result.summary.rows} >= {"cheapest", "fastest"}
+    rows = [json.loads(line) for line in (out / "runs.jsonl").read_text().splitlines()]
+    timed = [row for row in rows if row["config"]["kind"] == "steps"]
+    assert {row["config"]["batch"] for row in timed} == {row["batch"] for row in result.summary.rows}
+    for row in timed:
+        assert row["status"] == "ok" and len(row["seconds_a_step"]) == TIMED_BLOCKS
+        assert all(seconds > 0.0 for seconds in row["seconds_a_step"]) and row["steps"] >= 3 * (TIMED_BLOCKS + 1)
+    assert all("[" in row["seconds"] for row in result.summary.rows)
 
 
 def test_its_figures_are_drawn(small):
@@ -57,65 +73,124 @@ def test_what_a_directory_holds(small):
     assert len(every) == runs + 1 and "config.lr" in every[0] and "wall_s" in every[0]
 
 
+# --- what is said, of cells whose law is known ------------------------------------------------------------------------
+
+
+def told(found, seeds=5):
+    """The result of planted cells."""
+    found = findings(found, COMMON)
+    return summarize(Workload(), found, COMMON, (0, 1, 2), tuple(range(100, 100 + seeds)), "quick")
+
+
 def test_batch_sizes_at_which_nothing_works():
-    row = {"status": "ok", "steps_to_target": 9.0, "config": {}}
-    works, fails = (
-        Tuned(0.1, 9.0, False, {0.1: 9.0}, 1, [row]),
-        Tuned(math.nan, math.inf, True, {}, 0, why="it diverges"),
-    )
-    cells = [Cell("sgd", batch, works) for batch in (8, 16, 32)] + [Cell("sgd", 64, fails)]
-    common = {"target": 0.5, "metric": "train_loss", "sampler": "epoch", "eval_ratio": 1.05}
-    result = summarize(Workload(), cells, common, (0,), (100,), "quick")
-    assert "best rate 0.1 at B = 8, 0.1 at 32." in result.headline
-    assert "sgd at B = 64: no learning rate works: it diverges." in result.notes
-    with pytest.raises(ConfigurationError, match="with 2 of 3 batch sizes, where 3 are needed; it diverges"):
-        summarize(Workload(), cells[1:], common, (0,), (100,), "quick")
+    fails = Cell("sgd", 2048, Tuned(math.nan, math.inf, True, {}, 0, why="it diverges"))
+    result = told([*cells(HYPERBOLA), fails])
+    assert "sgd at B = 2048: no learning rate works: it diverges." in result.notes
+    assert result.headline == told(cells(HYPERBOLA)).headline
+    assert math.isnan(result.tables[0].rows[-1]["S"]) and result.tables[0].rows[-1]["n_seeds"] == 0
 
 
-def _cells(steps, rate=0.1):
-    rows = [[{"status": "ok", "steps_to_target": s, "config": {}} for s in some] for some in steps.values()]
-    return [Cell("sgd", b, Tuned(rate, 9.0, False, {rate: 9.0}, 1, found)) for b, found in zip(steps, rows)]
+def test_of_a_hyperbola_the_curve_leads():
+    result = told(cells(HYPERBOLA))
+    (row,) = result.tables[1].rows
+    assert row["lead"] == "B_crit" and row["B_crit_lo"] <= 128.0 <= row["B_crit_hi"] and row["p_fit"] >= 0.05
+    (said,) = re.findall(r"sgd (\d+) \[(\d+), (\d+)\]", result.headline)
+    assert [*map(int, said)] == [round(row[column]) for column in ("B_crit", "B_crit_lo", "B_crit_hi")]
+    assert "which describes the steps (p = " in result.advice and "rejected" not in " ".join(result.findings)
+    assert {round(row["b_crit"] / 128.0, 1) for row in result.tables[2].rows} == {1.0}  # whichever batches are used
 
 
-def test_the_advice_gives_the_setting_the_choices_and_what_is_not_known():
-    common = {"target": 0.5, "metric": "train_loss", "sampler": "epoch", "eval_ratio": 1.05}
-    curve = {b: 10.0 * (1.0 + 128.0 / b) for b in (4, 8, 16, 32, 64, 128, 256, 512)}
-    cells = _cells({b: (0.99 * s, s, 1.01 * s) for b, s in curve.items()})
-    result = summarize(Workload(), cells, common, (0,), (100, 101, 102), "quick")
-    first, choices, doubling, last = result.advice.splitlines()
-    assert first.startswith("digits, mlp:128, to train_loss 0.5: batch sizes 4 to 512") and "3 report seeds" in first
-    assert "B_crit = 128 [" in choices and "S_min = 10," in choices and "misses" not in choices
-    assert "fastest tried B = 512 (12.5 steps, 4.8 times" in choices and "0.1 at B = 128" in choices
-    assert (
-        "up to 16 a doubling divides the steps by 1.8" in choices
-        and "25 %" in doubling
-        and last.startswith("Not known")
-    )
-    bent = {b: s * (1.3 if b in (8, 64) else 1.0) for b, s in curve.items()}
-    cells = _cells({b: (0.99 * s, s, 1.01 * s) for b, s in bent.items()})
-    result = summarize(Workload(), cells, common, (0,), (100, 101, 102), "quick")
-    (said,) = [note for note in result.notes if "misses" in note]
-    assert "of 8 points" in said and "without misfit and rate grid" in said and "of 8 points" in result.advice
+def test_of_linear_regression_no_curve_does():
+    result = told(cells(REGRESSION))
+    (row,) = result.tables[1].rows
+    assert row["lead"] == "B_2x" and row["p_fit"] < 0.05 and f"sgd {row['B_2x']:.0f} [" in result.headline
+    assert "No curve S_min (1 + B_crit / B) describes the steps (p < 0.001)" in result.advice
+    assert "describes the steps (p = " not in result.advice and f"{row['B_crit']:.0f}" not in result.headline
+    assert any("rejected (p < 0.001)" in line for line in result.findings)
+    assert any("a shape that the steps do not have" in note for note in result.notes)
 
 
-@pytest.mark.parametrize("steps", [dict.fromkeys((4, 8, 16), 10.0), {b: 4000.0 / b for b in (4, 8, 16)}])
-def test_steps_that_do_not_bend_have_no_compromise(steps):
-    common = {"target": 0.5, "metric": "train_loss", "sampler": "epoch", "eval_ratio": 1.05}
-    advice = summarize(Workload(), _cells({b: (s,) for b, s in steps.items()}), common, (0,), (100,), "quick").advice
-    assert "no compromise" in advice and "25 %" not in advice and "misses" not in advice
+def test_one_seed_decides_nothing():
+    result = told([*cells(HYPERBOLA, seeds=1), *cells(REGRESSION, seeds=1, name="momentum")], 1)
+    assert result.headline.count("no critical batch size, an interval needs 2 report seeds") == 2
+    assert [verdict.word for verdict in result.verdicts] == [NONE]
+    assert "batch sizes are not told apart with 1 report seed: give --report-seeds 3 or more" in result.advice
+    assert not any(word in result.advice for word in ("fewest", "wastes", "fall"))
+    assert all("no interval" in row["steps"] for row in result.summary.rows)
+
+
+def test_two_seeds_have_no_verdict():
+    slow, fast = ({b: 10.0 * (1.0 + critical / b) for b in BATCHES} for critical in (30.0, 90.0))
+    result = told([*cells(slow, seeds=2), *cells(fast, seeds=2, name="momentum", draw=1)], 2)
+    (verdict,) = result.verdicts
+    assert verdict.word == NONE and verdict.why == "2 report seeds, and a verdict needs 3"
+
+
+def test_cells_with_failed_seeds_are_left_out_and_said():
+    result = told(with_failures(cells(HYPERBOLA), 64))
+    (row,) = (row for row in result.tables[0].rows if row["B"] == 64)
+    assert row["n_fail"] == 1 and math.isnan(row["ci_lo"]) and math.isfinite(row["S"])
+    assert result.tables[1].rows[0]["n_batches"] == 8
+    (said,) = [note for note in result.notes if note.startswith("sgd at B = 64: 1 of 5 fresh seeds failed")]
+    assert said.endswith("has no interval, and decides nothing.")
+
+
+def test_three_batch_sizes_have_no_interval_and_say_so():
+    result = told(cells({b: HYPERBOLA[b] for b in (4, 64, 1024)}))
+    assert result.headline == "sgd: no critical batch size, 3 batch sizes are too few, give 4."
+    assert "No number is given" in result.advice and "twice the fewest" not in result.advice
+    assert any("two numbers through three points" in note for note in result.notes)
+
+
+@pytest.mark.parametrize(
+    "steps, why, last",
+    [(FLAT, "already the smallest batch tried takes less than twice", "above 4 no larger batch tried is shown to save"),
+     (FALLING, "the largest batch tried needs at most 1.2 times the fewest examples", "the steps still fall at the")],
+    ids=["flat", "1/B"],
+)  # fmt: skip
+def test_steps_that_do_not_bend_have_no_compromise(steps, why, last):
+    result = told(cells(steps))
+    assert result.headline.startswith(f"sgd: no critical batch size, {why}") and last in result.advice
+    assert [row["choice"] for row in result.summary.rows] == ["cheapest", "fastest"]
+
+
+def test_the_words_are_those_of_the_intervals():
+    quiet, loud = told(cells(HYPERBOLA)), told(cells(HYPERBOLA, scatter=0.5))
+    assert "the steps still fall at the largest batch tried, 1,024" in quiet.advice
+    assert "no larger batch tried is shown to save more than 5 % of the steps" in loud.advice
+    falls = "the steps fall as 1/B (slope of logarithms -0.9"
+    assert falls in quiet.findings[0] and falls not in loud.findings[0]
+    saved = re.findall(r"from 512 to 1,024 the steps are (.*)\.", " ".join(quiet.findings))[0]
+    assert re.match(r"\d+(\.\d+)? to \d+(\.\d+)? % fewer", saved)
+    assert re.search(r"the steps are between \d+ % fewer and \d+ % more", " ".join(loud.findings))
+
+
+def test_the_advice_begins_with_the_setting_and_ends_with_what_is_not_known():
+    first, choices, last = told(cells(HYPERBOLA)).advice.splitlines()
+    assert first.startswith("digits, mlp:128, to train_loss 0.5: batch sizes 4 to 1,024") and "5 report seeds" in first
+    assert choices.startswith("sgd: a batch of up to 16 wastes hardly any examples") and last.startswith("Not known")
 
 
 @pytest.mark.parametrize(
     "sgd, momentum, verdict",
-    [(30, 90, "PASS"), (30, 30, "FAIL"), (math.inf, 90, "FAIL"), (90, 0, "FAIL"), (0, 90, "INCONCLUSIVE"),
-     (90, math.inf, "INCONCLUSIVE"), (0, 0, None), (math.inf, math.inf, None)],
+    [(30.0, 90.0, PASS), (90.0, 30.0, FAIL), (60.0, 61.0, INCONCLUSIVE), (math.inf, 90.0, NONE), (0.0, 90.0, NONE)],
 )  # fmt: skip
-def test_batches_of_two_optimizers_are_compared_also_where_steps_do_not_bend(sgd, momentum, verdict):
-    common = {"target": 0.5, "metric": "train_loss", "sampler": "epoch", "eval_ratio": 1.05}
-    cells = []
-    for name, critical in (("sgd", sgd), ("momentum", momentum)):
-        curve = {b: 4000.0 / b if math.isinf(critical) else 10.0 * (1.0 + critical / b) for b in (4, 16, 64, 256)}
-        cells += [replace(cell, optimizer=name) for cell in _cells({b: (s, s) for b, s in curve.items()})]
-    checks = summarize(Workload(), cells, common, (0,), (100, 101), "quick").checks
-    found = [check.verdict for check in checks if "makes use of larger batches" in check.claim]
-    assert found == ([verdict] if verdict else [])
+def test_batches_of_two_optimizers_are_compared(sgd, momentum, verdict):
+    found = []
+    for i, (name, critical) in enumerate((("sgd", sgd), ("momentum", momentum))):
+        law = {b: 4000.0 / b if math.isinf(critical) else 10.0 * (1.0 + critical / b) for b in BATCHES}
+        found += cells(law, name=name, draw=i, scatter=0.05)
+    result = told(found)
+    (claim,) = result.claims
+    assert "momentum makes use of larger batches than sgd" in claim.claim and "1907.04164" in claim.source
+    assert [one.word for one in result.verdicts] == [verdict]
+
+
+@pytest.mark.parametrize("law", [HYPERBOLA, REGRESSION, FLAT], ids=["hyperbola", "regression", "flat"])
+def test_figures_of_all_cases_are_drawn(law):
+    plt = pytest.importorskip("matplotlib.pyplot")
+    for figure in told(with_failures(cells(law), 8)).figures:
+        drawn = figure.draw()
+        drawn.canvas.draw()
+        assert drawn.axes[0].get_xlabel()
+        plt.close(drawn)
