@@ -21,7 +21,7 @@ from allgrad.autograd.arrays import LONG_SUM, mask_grad, maxima_of_rows, ones
 from allgrad.launch.study import runner, workload
 
 UNLIKE = "seed", "lr", "cap", "prune"  # in which runs may differ
-MOST_PRODUCTS = 1_250_000  # multiplications of a forward pass: with more the arithmetic outweighs the calls
+MOST_PRODUCTS = 2_500_000  # multiplications of a forward pass: with more the arithmetic outweighs the calls
 MODEL = re.compile(r"softmax|mlp:([\d,]+)(:relu)?")
 
 
