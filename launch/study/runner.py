@@ -297,10 +297,7 @@ class Run:
         return copied
 
     def go_back(self, t, weights):
-        """Have the weights of step t again, to be evaluated: not to go on from, as the optimizer does not go back.
-
-        Of a schedule-free rule they are the average; what training goes on from is `arena.data` itself.
-        """
+        """Have the weights of step t again, to be evaluated: not to go on from, as the optimizer does not go back."""
         data, buffers = weights
         self.went_back = True
         self.arena.data[...] = data
@@ -308,6 +305,15 @@ class Run:
         for buffer, values in zip(self.buffers, buffers):
             buffer.assign(values)
         self.t = t
+
+    def training(self):
+        """A copy of all that training goes on from but the optimizer's state, for `go_on`: no average of weights."""
+        return self.arena.data.copy(), [buffer.numpy().copy() for buffer in self.buffers]
+
+    def go_on(self, t, training):
+        """Be at step t again, the last that was taken, after having gone back."""
+        self.go_back(t, training)
+        self.went_back = False
 
     def snapshot(self):
         """A copy of the model as it is, outside of training, for what works on one of its own: see `scaling.probe`.
@@ -408,7 +414,7 @@ def course_of(run: Run, at_evaluation: Callable[[Run], Any] | None = None) -> Ge
         stop = min(fit.eval_steps(run.t, config["eval_ratio"]), limit)
         losses = (yield stop) if math.isfinite(initial) else [initial]
         finite = math.isfinite(losses[-1])
-        if outlook is not None and (passed := outlook.passes(losses, len(kept))) and run.t < limit:
+        if outlook is not None and (passed := outlook.passes(losses, kept)) and run.t < limit:
             if passed == FAR:
                 kept.append((run.t, run.weights()))
             else:  # above the target, and known to be so
@@ -475,32 +481,38 @@ class Outlook:
         self.most = KEPT_BYTES // run.arena.data.nbytes
 
     def passes(self, losses, kept):
-        """Whether a point of the grid, to which steps have led with these losses, may be passed over, as `kept` were.
+        """Whether a point of the grid, to which steps have led with these losses, may be passed over, as those kept.
 
         FAR: as the losses say that it is far above the target; ABOVE: it is above, as some samples prove; else None.
         """
         self.recent.extend(losses)
         loss, run = self.loss(), self.run
-        if run.diverged(loss) or kept >= self.most or min(self.scale, loss, self.target) <= 0.0:
+        if run.diverged(loss) or len(kept) >= self.most or min(self.scale, loss, self.target) <= 0.0:
             return None
         if fit.eval_steps(run.t, run.config["eval_ratio"]) > APART * self.last_step + 1:
             return None
         near = (RESTLESS if self.restless else NEAR) * self.target
         if self.scale * loss > near:
             return FAR
-        return ABOVE if not (self.restless and kept) and self._is_above() else None
-
-    def _is_above(self):
-        """Whether some samples prove that the metric is above the target."""
-        found = self.run.least(self.run.config["metric"])
-        if found is None or not math.isfinite(found):
-            return False
-        least = found
-        if least <= ROUNDING * self.target:
-            return False
-        self.last_step, self.restless = self.run.t, True  # or it is not known to be otherwise
+        least = run.least(run.config["metric"])
+        if not is_above(least, self.target) or (self.restless and not self._were_above(kept)):
+            return None
+        self.last_step, self.restless = run.t, True  # or it is not known to be otherwise
         self._scale_by(least)
-        return True
+        return ABOVE
+
+    def _were_above(self, kept):
+        """Whether some samples prove the same of the points that were passed over as far."""
+        run = self.run
+        t, training = run.t, run.training()
+        metric, above = run.config["metric"], True
+        for point in kept:
+            run.go_back(*point)
+            if not (above := is_above(run.least(metric), self.target)):
+                break
+        if kept:
+            run.go_on(t, training)
+        return above
 
     def observe(self, step, value):
         """Take note of an evaluation; returns whether the metric has risen from one to the next so far."""
@@ -517,6 +529,11 @@ class Outlook:
         return math.fsum(self.recent) / len(self.recent)
 
 
+def is_above(least, target):
+    """Whether a value that a metric is not below (`Run.least`) proves that the metric is above a target."""
+    return least is not None and math.isfinite(least) and least > ROUNDING * target
+
+
 def _first_crossing(run, before, kept, last, target, falling, restless):
     """The step at which the target was met between two points of the grid; None if it was not.
 
@@ -524,7 +541,7 @@ def _first_crossing(run, before, kept, last, target, falling, restless):
     the weights kept between them, one after the other if the metric is restless and else by bisection, and leaves the
     run where it met the target.
     """
-    training = run.arena.data.copy(), [buffer.numpy().copy() for buffer in run.buffers]
+    training, metric = run.training(), run.config["metric"]
     points = [(before[0], before[2]), *kept, (last[0], run.weights())]
     values = {len(points) - 1: last[1]} if before[1] is None else {0: before[1], len(points) - 1: last[1]}
 
@@ -534,16 +551,22 @@ def _first_crossing(run, before, kept, last, target, falling, restless):
             values[k] = falling()
         return values[k]
 
+    def is_met(k):
+        if k not in values:
+            run.go_back(*points[k])
+            if is_above(run.least(metric), target):
+                return False
+        return value(k) <= target
+
     low, high = 0, len(points) - 1
     if restless:
-        high = next((k for k in range(1, len(points)) if value(k) <= target), None)
+        high = next((k for k in range(1, len(points)) if is_met(k)), None)
     else:
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (low, middle) if value(middle) <= target else (middle, high)
+            low, high = (low, middle) if is_met(middle) else (middle, high)
     if high is None:
-        run.go_back(last[0], training)
-        run.went_back = False
+        run.go_on(last[0], training)
         return None
     crossing = fit.crossing((points[high - 1][0], value(high - 1)), (points[high][0], value(high)), target)
     run.go_back(*points[high])
