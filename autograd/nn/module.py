@@ -13,6 +13,8 @@ from allgrad.autograd.arrays import astype, is_torch, kind, to_backend_of, to_de
 from allgrad.autograd.engine import Leaf, Tensor, get_default_dtype, shape_of, unwrap
 from allgrad.autograd.nn.hidden import hidden_parameters
 
+PLAIN = frozenset({type(None), bool, int, float, str, np.ndarray})  # types of attributes that hold no module or tensor
+
 
 class _ParameterType(type):
     def __instancecheck__(cls, x):
@@ -186,7 +188,8 @@ class Module(metaclass=_ModuleType):
         stack: list = [("", self, None, "", ())]
         while stack:
             path, value, owner, local, above = stack.pop()
-            if isinstance(value, Module):
+            is_module = Module in type(value).__mro__  # `isinstance` asks the abstract base class, which takes longer
+            if is_module:
                 children = value._attributes()
             elif isinstance(value, (list, tuple)):
                 children = enumerate(value)
@@ -196,22 +199,23 @@ class Module(metaclass=_ModuleType):
                 children = ()
             if id(value) in above:  # a container or module that holds itself
                 continue
-            if isinstance(value, (Module, Tensor)):
+            if is_module or isinstance(value, Tensor):
                 again = id(value) in seen
                 if again and not shared and not (tied and isinstance(value, Tensor)):
                     continue
                 seen.add(id(value))
                 yield path, value, owner, local
-            if children:
-                above = (*above, id(value))
-            if isinstance(value, Module):
-                below = [(str(name), value, str(name), child) for name, child in children]
-            else:
-                below = [(str(name), owner, f"{local}.{name}", child) for name, child in children]
-            stack.extend(
-                (f"{path}.{name}" if path else name, child, of, local, above)
-                for name, of, local, child in reversed(below)
-            )
+            if not children:
+                continue
+            above = (*above, id(value))
+            for name, child in reversed([*children]):
+                if type(child) in PLAIN:
+                    continue
+                below = f"{path}.{name}" if path else str(name)
+                if is_module:
+                    stack.append((below, child, value, str(name), above))
+                else:
+                    stack.append((below, child, owner, f"{local}.{name}", above))
 
     def _tensors(self, prefix="", recurse=True, tied=False):
         """(name, tensor, whether it is a parameter, or a buffer that the state has or not, or None of these)."""

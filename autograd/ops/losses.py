@@ -21,6 +21,7 @@ from allgrad.autograd.arrays import (
     integers,
     kind,
     logistic,
+    maxima_of_rows,
     namespace,
     ones,
     to_backend_of,
@@ -266,7 +267,7 @@ def _softmax_cross_entropy(z, *, labels, reduction):  # z (N, C), labels (N,)
     n, classes = z.shape
     if type(z) is Tensor:
         return unfused(lambda z: _reduce(logsumexp(z, 1) - z[np.arange(n), labels], reduction), z)
-    z = np.subtract(z, np.maximum.reduce(z, axis=1, keepdims=True), order="C")
+    z = np.subtract(z, maxima_of_rows(z), order="C")
     at = _starts(n, classes) + labels  # in the flat z
     e = np.exp(z)
     s = e.dot(ones(classes, e.dtype))

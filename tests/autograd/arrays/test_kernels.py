@@ -15,6 +15,7 @@ from allgrad.autograd.arrays import (
     logistic,
     mask_grad,
     max_keepdims,
+    maxima_of_rows,
     mean_over,
     normalize_axes,
     normalize_axis,
@@ -36,6 +37,13 @@ def test_unbroadcast_is_the_transpose_of_broadcasting(shapes):
     back = unbroadcast(g, small)
     assert back.shape == small
     np.testing.assert_allclose(np.sum(back * a), np.sum(g * np.broadcast_to(a, whole)), atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(5, 10), (100, 10), (3, 40, 10), (100, 40), (0, 10)], ids=str)
+def test_maxima_of_rows(shape):
+    a = np.cos(np.arange(float(np.prod(shape)))).reshape(shape)
+    a[..., 1:2, 3] = np.nan
+    np.testing.assert_array_equal(maxima_of_rows(a), a.max(axis=-1, keepdims=True))
 
 
 @both

@@ -86,6 +86,36 @@ def test_most_points_are_passed_over_and_the_row_is_the_same(share, given):
     assert sparse == dense
 
 
+@pytest.mark.parametrize("metric", ["train_loss", "val_loss", "train_accuracy", "val_accuracy"])
+@pytest.mark.parametrize("optimizer", ["sgd", "schedulefree-sgd"])
+def test_a_few_samples_say_what_a_metric_is_not_below(metric, optimizer):
+    run = Run(configuration(DIGITS, optimizer, lr=0.1, steps=60, seed=1))
+    part, _, name = metric.partition("_")
+    assert run.least(metric) is None
+    run.advance(20)
+    run.evaluate(part)
+    run.advance(30)
+    before, least, found = run.arena.sha256(), run.least(metric), run.evaluate(part)[name]
+    value = 1.0 - found if name == "accuracy" else found
+    assert 0.4 * value < least < value and run.arena.sha256() == before
+    assert least <= run.least(metric) * 1.001 and run.least(metric) <= value  # of the samples that are hardest by now
+
+
+def test_training_goes_on_from_where_it_was_after_a_search_in_vain():
+    losses = []
+    for searches in (True, False):
+        run = Run(configuration(DIGITS, "schedulefree-sgd", lr=2.0, steps=60, seed=1))
+        assert run.start[0] > 2.0
+        run.advance(10)
+        kept = run.t, run.weights()
+        run.advance(20)
+        if searches:
+            falling = lambda run=run: run.evaluate()["loss"]
+            assert runner._first_crossing(run, (0, 2.5, None), [kept], (20, falling()), 0.0, falling, True) is None
+        losses.append((run.advance(30), run.t, run.evaluate()["loss"]))
+    assert losses[0] == losses[1]
+
+
 class Scripted(Run):
     """A run whose batches have a loss of 10, and whose metric is told by the step that its weights are of."""
 
