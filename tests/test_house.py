@@ -111,6 +111,7 @@ TESTED_BY = {  # module without a test file of its own: where it is tested, and 
     "launch.study.experiments.tune.drawing": (
         "launch/study/experiments/tune/test_search.py", "figures need a whole search",
     ),
+    "launch.study.outlook": ("launch/study/test_runner.py", "a run that looks for its target"),
     "launch.study.options": ("launch/study/test_experiment.py", "an experiment gets its options by its decorator"),
     "launch.study.watch_page": ("launch/study/test_watch.py", "a page, seen by way of its server"),
 }  # fmt: skip

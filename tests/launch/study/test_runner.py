@@ -9,7 +9,7 @@ import pytest
 import allgrad as ag
 from allgrad import ddp, nn
 from allgrad.autograd.random import generator
-from allgrad.launch.study import Lab, fit, runner
+from allgrad.launch.study import Lab, fit, outlook, runner
 from allgrad.launch.study.experiments import tune
 from allgrad.launch.study.runner import Run, configuration, execute, to_target
 from allgrad.launch.study.workload import Workload
@@ -111,7 +111,7 @@ def test_training_goes_on_from_where_it_was_after_a_search_in_vain():
         run.advance(20)
         if searches:
             falling = lambda run=run: run.evaluate()["loss"]
-            assert runner._first_crossing(run, (0, 2.5, None), [kept], (20, falling()), 0.0, falling, True) is None
+            assert outlook.first_crossing(run, (0, 2.5, None), [kept], (20, falling()), 0.0, falling, True) is None
         losses.append((run.advance(30), run.t, run.evaluate()["loss"]))
     assert losses[0] == losses[1]
 
@@ -157,8 +157,8 @@ def test_the_search_goes_back_over_points_that_were_passed(script, at):
 def test_no_more_weights_are_kept_than_there_is_room_for(monkeypatch):
     config = configuration(DIGITS, "sgd", target=0.1, batch=256)
     kept = []
-    for room in (runner.KEPT_BYTES, 0):
-        monkeypatch.setattr(runner, "KEPT_BYTES", room)
+    for room in (outlook.KEPT_BYTES, 0):
+        monkeypatch.setattr(outlook, "KEPT_BYTES", room)
         run = Scripted(config)
         run.arena.data[...], run.script = 0.0, {"met": 70, "near": 99}
         run.weights = lambda run=run, weights=run.weights: kept.append(run.t) or weights()
