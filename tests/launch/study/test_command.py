@@ -68,6 +68,7 @@ def test_what_is_wrong_is_said_in_one_sentence(flags, message, tmp_path, monkeyp
         ("--init zeroes", "--init zeroes is not one of"),
         ("--dtype float8", "--dtype float8 is not one of float32, float64"),
         ("--model nowhere.py:Net", "--model nowhere.py:Net: there is no file nowhere.py"),
+        ("--target -1", "train_loss is never below 0: give a --target above 0, got -1"),
         ("--metric val_accuracy --target 97", "an accuracy is a share: give a --target up to 1, got 97.0"),
     ],
 )

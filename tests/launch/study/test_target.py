@@ -9,7 +9,7 @@ import pytest
 
 from allgrad.ddp import ConfigurationError
 from allgrad.launch.__main__ import main
-from allgrad.launch.study import Lab, Workload, steps
+from allgrad.launch.study import Lab, Workload, runner, steps
 from allgrad.launch.study.target import Aim, checked, propose
 
 SOFTMAX = Workload("digits", "softmax")
@@ -87,6 +87,21 @@ def test_a_target_that_is_met_before_training_is_refused(rising, goal, met):
         return
     with pytest.raises(ConfigurationError, match=rf"^--target {goal:g} is met before training, when {aim.metric} is "):
         checked(Workload(), aim)
+
+
+def test_what_a_metric_before_training_raises_is_not_hidden(monkeypatch):
+    monkeypatch.delattr(runner.Run, "evaluate")
+    with pytest.raises(AttributeError, match="evaluate"):
+        checked(Workload(), Aim(target=0.5))
+
+
+@pytest.mark.parametrize("metric", ["train_loss", "val_loss", "val_mse"])
+def test_a_target_that_a_loss_cannot_have_is_refused(metric):
+    work = line() if metric == "val_mse" else Workload()
+    with pytest.raises(ConfigurationError, match=rf"^{metric} is never below 0: give a --target above 0, got -1$"):
+        runner.configuration(work, target=-1.0, metric=metric)
+    own = Workload("digits", "softmax", objective=lambda model, data: None)
+    assert runner.configuration(own, target=-1.0, metric="train_loss")["target"] == -1.0  # of the user's own loss
 
 
 def test_batches_beyond_the_training_samples_are_refused_or_said():
