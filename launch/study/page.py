@@ -47,7 +47,7 @@ def render(kept: Sequence[Kept], remarks: Sequence[str] = ()) -> str:
     environment.globals |= {
         "accepted": cells.accepted, "counts": cells.counts, "in_order": cells.in_order, "measured": cells.measured,
         "picture": Pictures(), "MOST": MOST, "HOLM": HOLM, "VERDICT_MEANINGS": VERDICT_MEANINGS, "isnan": math.isnan,
-        "false_verdicts": false_verdicts,
+        "false_verdicts": false_verdicts, "undrawn": undrawn,
     }  # fmt: skip
     template, style = environment.get_template("page.html.j2"), (TEMPLATES / "style.css").read_text(encoding="utf-8")
     text = template.render(studies=studies(kept), remarks=remarks, style=style).lstrip()
@@ -82,6 +82,11 @@ def false_verdicts(kept: Sequence[Kept]) -> str:
         f"{judged} experiment{'s' * (judged != 1)} on this page {'have' if judged != 1 else 'has'} verdicts: at most "
         f"{ALPHA * judged:.2g} of them {'are' if judged != 1 else 'is'} expected to hold a false one."
     )
+
+
+def undrawn(figure: Figure) -> str:
+    """What stands in the place of a figure that could not be drawn; "" if it could."""
+    return f"The figure {figure.name} could not be drawn ({figure.undrawn})." * bool(figure.undrawn)
 
 
 class Pictures:

@@ -76,6 +76,22 @@ def test_bars_in_a_claim_do_not_break_the_table_of_the_short_report(tmp_path):
     assert len(re.findall(r"(?<!\\)\|", row)) == 7
 
 
+def test_a_figure_that_cannot_be_drawn_costs_nothing_else(tmp_path, capsys):
+    def fail():
+        raise OverflowError("cannot convert float infinity to integer")
+
+    report.write([samples.steps()], tmp_path)
+    result = samples.steps()
+    result.figures[1] = replace(result.figures[1], draw=fail)
+    text = report.write([result], tmp_path).read_text()
+    said = "The figure pareto could not be drawn (OverflowError: cannot convert float infinity to integer)."
+    report.show(result, tmp_path)
+    assert text.count(said) == 1 == (tmp_path / "report.md").read_text().count(said) == capsys.readouterr().out.count(said)
+    assert (tmp_path / "steps.svg").exists() and "<svg" in text
+    assert not (tmp_path / "steps_pareto.svg").exists() and not (tmp_path / "steps_pareto.png").exists()
+    assert said not in report.write([samples.steps()], tmp_path).read_text()
+
+
 @pytest.mark.parametrize("missing", ["matplotlib", "jinja2"])
 def test_what_is_there_without_an_extra_and_in_one_sentence_what_is_not(missing, tmp_path, monkeypatch, capsys):
     import importlib.util
