@@ -106,7 +106,8 @@ def _plain(value):
     """JSON's own types, with everything else as {"type": its kind, ...}."""
     value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, parts.Table):  # what else its rows hold is for those who made it
-        value = dataclasses.replace(value, rows=[{k: v for k, v in r.items() if k in value.columns} for r in value.rows])
+        shown = [{key: cell for key, cell in row.items() if key in value.columns} for row in value.rows]
+        value = dataclasses.replace(value, rows=shown)
     if type(value).__name__ in KINDS:
         names = (f.name for f in dataclasses.fields(value) if f.name != "draw")
         return {"type": type(value).__name__, **{name: _plain(getattr(value, name)) for name in names}}

@@ -17,9 +17,9 @@ from allgrad.launch.study.result import ALPHA, NONE, Figure
 
 TEMPLATES = Path(__file__).with_name("templates")
 HOLM = (
-    "The verdicts on the claims of one experiment are corrected together (Holm 1979), so that any of them is false in "
-    f"at most {ALPHA:.0%} of experiments."
-).replace("%", " %")
+    "Verdicts of one experiment are corrected together (Holm 1979): in at most "
+    f"1 of {round(1 / ALPHA)} experiments is any of its verdicts wrong by chance."
+)
 VERDICT_MEANINGS = (
     "PASS: the numbers lie inside what is accepted, beyond chance. FAIL: outside, beyond chance: what the source says "
     "is not so here. INCONCLUSIVE: that cannot be told. NO VERDICT: too few seeds, or some that failed. Intervals are "
@@ -74,13 +74,13 @@ def studies(kept: Sequence[Kept]) -> list[Study]:
 
 
 def false_verdicts(kept: Sequence[Kept]) -> str:
-    """How many verdicts of all these are false, if every experiment has as many false ones as it may."""
+    """How likely a wrong verdict is, in one experiment and in all these (Bonferroni); "" without verdicts."""
     judged = sum(any(v.word != NONE for v in one.result.verdicts) for one in kept)
-    if not judged:
-        return ""
+    if judged < 2:
+        return HOLM * judged
+    chance = f"{min(1.0, ALPHA * judged):.0%}".replace("%", " %")
     return (
-        f"{judged} experiment{'s' * (judged != 1)} on this page {'have' if judged != 1 else 'has'} verdicts: at most "
-        f"{ALPHA * judged:.2g} of them {'are' if judged != 1 else 'is'} expected to hold a false one."
+        f"{HOLM} In the {judged} experiments here that have verdicts, the chance of any wrong one is at most {chance}."
     )
 
 

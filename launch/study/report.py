@@ -139,8 +139,8 @@ def _markdown(kept, remarks, out):
             lines += [*_table(study.summary), ""]
         lines += [f"- {finding}" for finding in study.lead.findings]
         lines += ["", *(f"- {r.name}: {r.headline}" for r in study.results if r is not study.lead)]
-        if expected := page.false_verdicts(study.kept):
-            lines += ["", f"{page.HOLM} {expected} {page.VERDICT_MEANINGS}"]
+        if chance := page.false_verdicts(study.kept):
+            lines += ["", f"{chance} {page.VERDICT_MEANINGS}"]
         for one in study.kept:
             lines += _section(one, study, out)
     return "\n".join([*lines, *(f"\n{line}" for line in remarks), ""])

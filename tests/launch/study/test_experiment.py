@@ -69,7 +69,7 @@ def test_one_value_is_a_list_of_one_and_numbers_are_those_of_the_command_line():
 
 def test_optimizer_and_batch_are_other_words_as_in_a_file():
     assert given(optimizer="adam", batch=64) == given(optimizers="adam", batches=64)
-    with pytest.raises(ConfigurationError, match="^batch and batches are the same: give one of them$"):
+    with pytest.raises(ConfigurationError, match=r"^batch and batches are the same: give one of them$"):
         given(batch=64, batches=[64])
 
 

@@ -25,7 +25,7 @@ def labels(figure, axis):
 
 @pytest.mark.parametrize("low, high", [(1e-300, 1e300), (1.0, np.inf), (np.nan, 8.0), (0.0, 8.0)])
 def test_batch_sizes_on_an_axis_without_end_have_labels_or_none(low, high):
-    figure, axes = figures.new(x=figures.batches)
+    _, axes = figures.new(x=figures.batches)
     label = axes.xaxis.get_major_formatter()
     axes.xaxis.get_view_interval = lambda: (low, high)
     assert label(4.0) in ("", "4") and (label(4.0) == "" or high < np.inf)
