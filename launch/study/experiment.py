@@ -102,15 +102,16 @@ class Experiment(Generic[R]):
         self._refuse_optimizers(work, preset, given)
         aim = self._aim(work, preset, given)
         remarks = target.checked(work, aim)
-        told = ""
+        say = getattr(lab, "say", None)
         if aim.target == "auto":
-            given["target"], told = target.automatic(work, aim)
+            given["target"], told = target.automatic(work, aim, say)
+            remarks.insert(0, told)
         under_way = getattr(getattr(lab, "progress", None), "under_way", None)
         with under_way(self.name, self.expected(preset, given)) if under_way else contextlib.nullcontext():
             try:
                 found = self.run(lab, work, preset, **given)
             except target.Missing as missing:
-                raise ConfigurationError(target.refusal(missing, work, aim)) from None
+                raise ConfigurationError(target.refusal(missing, work, aim, say)) from None
         result: Any = found[0] if isinstance(found, list) else found
         twice = sorted({*given.get("seeds", ())} & {*given.get("report_seeds", ())})
         if twice and isinstance(found, Result):
@@ -121,7 +122,7 @@ class Experiment(Generic[R]):
         if isinstance(result, Result):
             result.notes += remarks
             own = [] if isinstance(work.data, str) else [f"{remark}." for remark in work.loaded.remarks]
-            result.methods = " ".join(filter(None, (result.methods, told, *own)))
+            result.methods = " ".join(filter(None, (result.methods, *own)))
         return found
 
     def _refuse_optimizers(self, work, preset, given):

@@ -182,6 +182,11 @@ class Progress:
             self.ends[row["status"]] += 1
             self._show()
 
+    def say(self, text: str):
+        """A line on stderr, above the bar if there is one, on the rank that leads only."""
+        if self.speak:
+            self.bar.console.print(text) if self.bar else print(text, file=sys.stderr, flush=True)
+
     # --- what can be said of it --------------------------------------------------------------------------------------
 
     def left(self) -> float | None:
@@ -264,10 +269,9 @@ class Progress:
 
     def _announce(self):
         least, most = (sum(stage.runs(end) for stage in self.stages.values()) for end in (0, 1))
-        if self.speak and most >= EXPENSIVE:
+        if most >= EXPENSIVE:
             many = f"{_two_digits(least)} to {_two_digits(most)}" if most > least * ROUGHLY else f"{_two_digits(most)}"
-            told = f"{self.name}: about {many} runs, of which those that the directory has are not done again"
-            self.bar.console.print(told) if self.bar else print(told, file=sys.stderr, flush=True)
+            self.say(f"{self.name}: about {many} runs, of which those that the directory has are not done again")
 
     def _all_runs(self):
         return max(self.known, sum(stage.runs(0) + stage.runs(1) for stage in self.stages.values()) // 2)

@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from allgrad.launch.study.lab import Lab
 from allgrad.launch.study.progress import Progress
 
 
@@ -199,3 +200,12 @@ def test_the_file_for_others_is_written_once_a_second_and_at_the_end(clock, tmp_
         "name": "steps", "state": "done", "done": 6, "least": 0, "most": 6,
     }  # fmt: skip
     assert [path.name for path in tmp_path.iterdir()] == ["progress.json"]
+
+
+def test_what_is_no_run_is_said_by_the_rank_that_leads(clock, capsys, tmp_path):
+    for speak in (True, False):
+        with Lab(tmp_path, jobs=1, progress=Progress(speak=speak, clock=clock)) as lab:
+            lab.say("looking ...")
+    with Lab(tmp_path, jobs=1) as lab:
+        lab.say("silence")
+    assert capsys.readouterr() == ("", "looking ...\n")

@@ -99,7 +99,7 @@ def test_noise_without_intervals_predicts_nothing():
 
 def test_one_page_for_all(verbs, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["allgrad", *"study all --jobs 1 --out here".split()])
+    monkeypatch.setattr("sys.argv", ["allgrad", "study", "all", "--jobs", "1", "--out", "here"])
     assert main() == 0
     page = (tmp_path / "here" / "report.html").read_text()
     assert page.index("Do.") < page.index("How?") and "not with texts" in page
