@@ -68,6 +68,29 @@ def read(out: Path) -> tuple[list[Kept], list[str]]:
     return found, lost
 
 
+def replaced(result: Result, out: Path, workload: str) -> str:
+    """What a directory's result of this name and workload has that the new one lacks, before it is kept; or ""."""
+    found, _ = read(out)
+    for old in (one.result for one in found if (one.result.name, one.workload) == (result.name, workload)):
+        before, now = _compared(old), _compared(result)
+        lacks = [key for key in before if before[key] - now[key]]
+        if lacks:
+            was, becomes = (" and ".join(_listed(key, each[key]) for key in lacks) for each in (before, now))
+            again = f"; its runs are kept, and {old.command} brings it back" * bool(old.command)
+            return f"replaces the {result.name} study of {was} by one of {becomes}{again}"
+    return ""
+
+
+def _compared(result):
+    """The optimizers and batch sizes of a result's main table, where it has both."""
+    rows = [row for row in result.tables[0].rows if {"optimizer", "B"} <= row.keys()] if result.tables else []
+    return {key: {row[key] for row in rows} for key in ("optimizer", "B")}
+
+
+def _listed(key, values):
+    return ("batch size " if key == "B" else "") + (", ".join(map(str, sorted(values))) or "none")
+
+
 def folder_of(out: Path, workload: str) -> Path:
     """Where the results of a workload go: OUT for the first one there, a folder in it with its name for another."""
     slug = re.sub(r"[^A-Za-z0-9.]+", "-", workload).strip("-.") or "other"
