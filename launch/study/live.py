@@ -1,6 +1,7 @@
 """What can be seen of a study while it runs: its runs so far, from the ledger, and what its progress file says."""
 
 import json
+import math
 import os
 import re
 import threading
@@ -15,6 +16,7 @@ from allgrad.launch.study.ledger import Ledger
 
 OUTCOMES = "ok", "diverged", "capped", "pruned", "error"
 SERVED = re.compile(r"[A-Za-z0-9][\w.-]*\.(html|csv|svg)")  # files of the directory that a reader may get
+SILENT_SECONDS = 90.0  # after which a study may have been stopped, and another one may write here
 FEW_SEEDS = 3  # below which a point is drawn hollow
 SETTING = "data", "model", "metric", "target", "sampler", "steps"  # runs that differ in none of these are compared
 
@@ -34,17 +36,21 @@ class Live:
         self._seen, self._said = -1, {}
 
     def status(self) -> dict:
-        """All that the page shows, as JSON values."""
+        """All that the page shows, as JSON values: while a study is under way, the runs that it has told of."""
         with self._lock:
+            told = self._under_way()
+            most = math.inf
+            if told["progress"] and not told["progress"].get("ended") and told["silent_s"] < SILENT_SECONDS:
+                most = told["progress"].get("ledger_bytes", math.inf)
             if self._ledger is None and (self.directory / "runs.jsonl").is_file():
-                self._ledger = Ledger(self.directory, create=False)
+                self._ledger = Ledger(self.directory, create=False, most=most)
             if self._ledger is not None:
-                self._ledger.refresh()
+                self._ledger.refresh(most)
             rows = [] if self._ledger is None else list(self._ledger.rows.values())
-            size = 0 if self._ledger is None else self._ledger.path.stat().st_size
+            size = 0 if self._ledger is None else min(self._ledger.path.stat().st_size, most)
             if size != self._seen:  # also where a run was done again
                 self._seen, self._said = size, of_runs(rows)
-        return {"directory": str(self.directory), **self._said, **self._under_way(), "files": self.files()}
+        return {"directory": str(self.directory), **self._said, **told, "files": self.files()}
 
     def files(self) -> list[str]:
         """The names of the files of the directory that may be read, report.html first."""

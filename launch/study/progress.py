@@ -86,6 +86,7 @@ class Progress:
         self.lock = threading.RLock()
         self.began = self.said = clock()
         self.written = -math.inf
+        self.later: threading.Timer | None = None  # writes the file of what has come since
         self.bar = None
 
     def __enter__(self):
@@ -111,7 +112,11 @@ class Progress:
             self.bar.stop()
         elif self.done:
             self._say()
-        self._write(ended=True)
+        with self.lock:
+            if self.later:
+                self.later.cancel()
+                self.later = None
+            self._write(ended=True)
 
     # --- what is under way -------------------------------------------------------------------------------------------
 
@@ -309,7 +314,23 @@ class Progress:
         if at_once or ended or now - self.written >= 1.0:
             self.written = now
             with contextlib.suppress(OSError):  # what is shown must not end what is done
-                files.replace(self.out / FILE, json.dumps({**self.status(), "ended": ended}) + "\n")
+                told = {**self.status(), "ended": ended, "ledger_bytes": self._ledger_bytes()}
+                files.replace(self.out / FILE, json.dumps(told) + "\n")
+        elif self.later is None:
+            self.later = threading.Timer(1.0, self._write_later)
+            self.later.daemon = True
+            self.later.start()
+
+    def _write_later(self):
+        with self.lock:
+            if self.later is not None:  # and it has not ended meanwhile
+                self.later = None
+                self._write(at_once=True)
+
+    def _ledger_bytes(self):
+        """How much of the ledger these counts are of, so that a reader sees the same runs in both."""
+        path = self.out / "runs.jsonl"
+        return path.stat().st_size if path.is_file() else 0
 
 
 def _like(config):
