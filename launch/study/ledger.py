@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import json
-import math
 import os
 import platform
 import socket
@@ -36,7 +35,7 @@ class Ledger:
     loses the line he was writing, and nobody else's. What is no whole row is passed over.
     """
 
-    def __init__(self, out: str | Path, create=True, most: float = math.inf):
+    def __init__(self, out: str | Path, create=True, most: int | None = None):
         self.out = Path(out)
         self.path = self.out / "runs.jsonl"
         self.rows: dict[str, dict] = {}
@@ -55,9 +54,10 @@ class Ledger:
             raise ConfigurationError(f"--out {out} cannot be used ({error.strerror}): give another directory") from None
         self.refresh(most)
 
-    def refresh(self, most: float = math.inf):
+    def refresh(self, most: int | None = None):
         """Read what has been appended, by anybody, since the last time; no more than the first so many bytes."""
-        size = min(os.fstat(self.file).st_size, most)
+        size = os.fstat(self.file).st_size
+        size = size if most is None else min(size, most)
         if size <= self._read:
             return
         new = os.pread(self.file, size - self._read, self._read)

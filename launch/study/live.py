@@ -1,7 +1,6 @@
 """What can be seen of a study while it runs: its runs so far, from the ledger, and what its progress file says."""
 
 import json
-import math
 import os
 import re
 import threading
@@ -33,23 +32,23 @@ class Live:
             raise ConfigurationError(f"{directory} is no directory: give --out of a study")
         self._ledger: Ledger | None = None
         self._lock = threading.Lock()
-        self._seen, self._said = -1, {}
+        self._seen, self._said = None, {}
 
     def status(self) -> dict:
         """All that the page shows, as JSON values: while a study is under way, the runs that it has told of."""
         with self._lock:
             told = self._under_way()
-            most = math.inf
-            if told["progress"] and not told["progress"].get("ended") and told["silent_s"] < SILENT_SECONDS:
-                most = told["progress"].get("ledger_bytes", math.inf)
+            said, silent = told["progress"] or {"ended": True}, told["silent_s"] or 0.0
+            under_way = not said.get("ended") and silent < SILENT_SECONDS
+            most = said.get("ledger_bytes") if under_way else None
             if self._ledger is None and (self.directory / "runs.jsonl").is_file():
                 self._ledger = Ledger(self.directory, create=False, most=most)
             if self._ledger is not None:
                 self._ledger.refresh(most)
             rows = [] if self._ledger is None else list(self._ledger.rows.values())
-            size = 0 if self._ledger is None else min(self._ledger.path.stat().st_size, most)
-            if size != self._seen:  # also where a run was done again
-                self._seen, self._said = size, of_runs(rows)
+            size = 0 if self._ledger is None else self._ledger.path.stat().st_size
+            if (size, most) != self._seen:  # also where a run was done again
+                self._seen, self._said = (size, most), of_runs(rows)
         return {"directory": str(self.directory), **self._said, **told, "files": self.files()}
 
     def files(self) -> list[str]:

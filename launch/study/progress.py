@@ -314,7 +314,8 @@ class Progress:
         if at_once or ended or now - self.written >= 1.0:
             self.written = now
             with contextlib.suppress(OSError):  # what is shown must not end what is done
-                told = {**self.status(), "ended": ended, "ledger_bytes": self._ledger_bytes()}
+                path = self.out / "runs.jsonl"  # as long as it is when these runs are done, for a reader of both
+                told = {**self.status(), "ended": ended, "ledger_bytes": path.stat().st_size if path.is_file() else 0}
                 files.replace(self.out / FILE, json.dumps(told) + "\n")
         elif self.later is None:
             self.later = threading.Timer(1.0, self._write_later)
@@ -326,11 +327,6 @@ class Progress:
             if self.later is not None:  # and it has not ended meanwhile
                 self.later = None
                 self._write(at_once=True)
-
-    def _ledger_bytes(self):
-        """How much of the ledger these counts are of, so that a reader sees the same runs in both."""
-        path = self.out / "runs.jsonl"
-        return path.stat().st_size if path.is_file() else 0
 
 
 def _like(config):
