@@ -164,7 +164,7 @@ def spanned(value, low, high) -> str:
 
 
 def measured(claim: Claim) -> str:
-    """What speaks most against a claim: "1.06 [1.01, 1.12] (5 seeds), worst of 8 from 0.9 to 1.1"."""
+    """What speaks most against a claim: "1.06 [1.01, 1.12] (5 seeds), the least favourable of 8 from 0.9 to 1.1"."""
     if not claim.estimates:
         return "nothing"
     e = claim.worst
@@ -175,7 +175,8 @@ def measured(claim: Claim) -> str:
     several = ""
     if len(claim.estimates) > 1:
         ends = min(known := [x.value for x in claim.estimates if not math.isnan(x.value)] or [math.nan]), max(known)
-        several = f", worst of {len(claim.estimates)} from {wording.number(ends[0])} to {wording.number(ends[1])}"
+        least, most = map(wording.number, ends)
+        several = f", the least favourable of {len(claim.estimates)} from {least} to {most}"
     return _sided(e, claim) + count + several
 
 

@@ -80,6 +80,9 @@ def _shown(run, option):
         values = [run.default(option.name, preset) for preset in SIZE_OF_GRIDS.among]
         if run.others() and option.name not in run.parameters and len(run.others()) > 1:
             return None  # each of the others has its own
+    if option.name == "target" and set(values) == {None}:
+        known = getattr(module_of(run.name), "TARGETS", module_of("steps").TARGETS)
+        return f"{known[run.default('metric', SIZE_OF_GRIDS.default) or 'train_loss']:g} on digits with mlp:128"
     values = [option.default if value is None else value for value in values]
     if all(value in (None, False) for value in values):
         return None
@@ -122,6 +125,7 @@ def _of_directory(verb, directory, csv, port):
 
 def _experiment(verb, given):
     from allgrad.ddp.comm import speaks
+    from allgrad.launch.study.kept import replaced
     from allgrad.launch.study.lab import Lab
     from allgrad.launch.study.ledger import hardware, software
     from allgrad.launch.study.progress import Progress
@@ -160,9 +164,12 @@ def _experiment(verb, given):
     about = "Batch size" if verb in ("steps", "all") else f"Study {verb}"
     ran = {"command": results[0].command, **software(), **hardware()}
     where = {key: value for key, value in ran.items() if key != "argv"}
-    write(results, out, where, f"{about} on {work.name}", work.name)
+    lost = [replaced(result, out, work.name) for result in results]
+    page = write(results, out, where, f"{about} on {work.name}", work.name)
     for result in results:
         show(result, out)
+    if speaks():
+        print(*(f"{page.name}: {words}\n" for words in lost if words), sep="", end="", flush=True)
     return 0
 
 
@@ -179,6 +186,12 @@ def _from_file(path):
         return {}
     names = {word: name for name, word in ALIASES.items()}
     words: dict[str, Any] = from_toml(path)
+    if sections := sorted(key for key, value in words.items() if isinstance(value, dict) and key not in REPEATED):
+        key = next(iter(words[sections[0]]), "target")
+        raise ConfigurationError(
+            f"--config {path} has a section [{sections[0]}], and a file of options has no sections: write {key} = ... "
+            f"without it"
+        )
     found = {names.get(word, word): value for word, value in words.items()}
     if unknown := sorted(found.keys() - {*OPTIONS, SIZE_OF_GRIDS.name}):
         like = difflib.get_close_matches(unknown[0], OPTIONS, 1)
@@ -198,7 +211,10 @@ def status(directory) -> str:
     if not rows:
         return f"{directory}: no runs\n"
     outcomes = "ok", "diverged", "capped", "pruned", "error"
-    lines = [f"{directory}: {len(rows):,} runs, {_duration(sum(r.get('wall_s') or 0.0 for r in rows))} of training"]
+    seconds = sum(row.get("wall_s") or 0.0 for row in rows)
+    lines = [
+        f"{directory}: {len(rows):,} runs, which lasted {_duration(seconds)} in all (runs side by side count each)"
+    ]
     for name in dict.fromkeys(row["exp"] for row in rows):
         count = Counter(row["status"] for row in rows if row["exp"] == name)
         said = ", ".join(f"{count[outcome]:,} {outcome}" for outcome in outcomes if count[outcome])

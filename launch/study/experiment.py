@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.launch.study import experiments, runner, target, workload
 from allgrad.launch.study.forecast import Cells, forecast
-from allgrad.launch.study.options import GRID, REPEATED, SIZE_OF_GRIDS, typed
+from allgrad.launch.study.options import ALIASES, GRID, REPEATED, SIZE_OF_GRIDS, typed
 from allgrad.launch.study.result import Result
 
 PRESETS = SIZE_OF_GRIDS.among
@@ -55,11 +55,19 @@ class Experiment(Generic[R]):
         return runner.DEFAULTS.get(name)
 
     def chosen(self, preset, given) -> dict:
-        """The options that the function would get: those given, in their types, and the preset's."""
+        """The options that the function would get: those given, in their types, and the preset's.
+
+        As in a file, optimizer and batch are other words for optimizers and batches.
+        """
         if preset not in PRESETS:
             raise ConfigurationError(f"--preset {preset} is not one of {', '.join(PRESETS)}")
         default = {key: self.grids[preset][key] for key, p in self.parameters.items() if p.default is PRESET}
         takes = self.takes()
+        for name, alias in ALIASES.items():
+            if alias in given and name in takes:
+                if name in given:
+                    raise ConfigurationError(f"{alias} and {name} are the same: give one of them")
+                given = {name if key == alias else key: value for key, value in given.items()}
         if foreign := given.keys() - takes.keys():
             raise ConfigurationError(self._refusal(min(foreign), takes))
         plain = {key for key in GRID if key not in (*REPEATED, *self.as_given) and given.get(key) is not None}
@@ -91,17 +99,19 @@ class Experiment(Generic[R]):
         if not isinstance(work, workload.Workload):
             raise ConfigurationError(f"a study is of a Workload(data, model), got {type(work).__name__}")
         given = self.chosen(preset, given)
+        self._refuse_optimizers(work, preset, given)
         aim = self._aim(work, preset, given)
         remarks = target.checked(work, aim)
-        told = ""
+        say = getattr(lab, "say", None)
         if aim.target == "auto":
-            given["target"], told = target.automatic(work, aim)
+            given["target"], told = target.automatic(work, aim, say)
+            remarks.insert(0, told)
         under_way = getattr(getattr(lab, "progress", None), "under_way", None)
         with under_way(self.name, self.expected(preset, given)) if under_way else contextlib.nullcontext():
             try:
                 found = self.run(lab, work, preset, **given)
             except target.Missing as missing:
-                raise ConfigurationError(target.refusal(missing, work, aim)) from None
+                raise ConfigurationError(target.refusal(missing, work, aim, say)) from None
         result: Any = found[0] if isinstance(found, list) else found
         twice = sorted({*given.get("seeds", ())} & {*given.get("report_seeds", ())})
         if twice and isinstance(found, Result):
@@ -112,8 +122,18 @@ class Experiment(Generic[R]):
         if isinstance(result, Result):
             result.notes += remarks
             own = [] if isinstance(work.data, str) else [f"{remark}." for remark in work.loaded.remarks]
-            result.methods = " ".join(filter(None, (result.methods, told, *own)))
+            result.methods = " ".join(filter(None, (result.methods, *own)))
         return found
+
+    def _refuse_optimizers(self, work, preset, given):
+        """Raise what runs would say of an optimizer and its options, before the first of them."""
+        if "optimizers" not in self.takes() or "optimizers" in self.as_given:
+            return  # it has none, or one for each trial
+        more = {key: given[key] for key in target.PASSED_ON if given.get(key) is not None}
+        for optimizer in given.get("optimizers") or self.default("optimizers", preset) or ():
+            config = runner.configuration(work, optimizer, steps=1, batch=work.shards, **more)
+            if more:
+                runner.Run(config)
 
     def _aim(self, work, preset, given):
         """What its runs are to reach, and by which batches and optimizer, as far as it has a target and batches."""

@@ -71,9 +71,11 @@ def batches(axis):
 
     def label(value, _):
         low, high = axis.get_view_interval()
+        if not 0.0 < low <= high < math.inf:
+            return ""
         wide = 0.6 * len(f"{high:.0f}") + 0.5 if axis.axis_name == "x" else 1.6
         room = 72 * _inches(axis) / wide / SMALL
-        every = max(1, math.ceil(math.log2(high / low) / room))
+        every = max(1, math.ceil((math.log2(high) - math.log2(low)) / room))
         return f"{value:.0f}" if value >= 1 and round(math.log2(value)) % every == 0 else ""
 
     from matplotlib.ticker import LogLocator

@@ -68,6 +68,29 @@ def read(out: Path) -> tuple[list[Kept], list[str]]:
     return found, lost
 
 
+def replaced(result: Result, out: Path, workload: str) -> str:
+    """What a directory's result of this name and workload has that the new one lacks, before it is kept; or ""."""
+    found, _ = read(out)
+    for old in (one.result for one in found if (one.result.name, one.workload) == (result.name, workload)):
+        before, now = _compared(old), _compared(result)
+        lacks = [key for key in before if before[key] - now[key]]
+        if lacks:
+            was, becomes = (" and ".join(_listed(key, each[key]) for key in lacks) for each in (before, now))
+            again = f"; its runs are kept, and {old.command} brings it back" * bool(old.command)
+            return f"replaces the {result.name} study of {was} by one of {becomes}{again}"
+    return ""
+
+
+def _compared(result):
+    """The optimizers and batch sizes of a result's main table, where it has both."""
+    rows = [row for row in result.tables[0].rows if {"optimizer", "B"} <= row.keys()] if result.tables else []
+    return {key: {row[key] for row in rows} for key in ("optimizer", "B")}
+
+
+def _listed(key, values):
+    return ("batch size " if key == "B" else "") + (", ".join(map(str, sorted(values))) or "none")
+
+
 def folder_of(out: Path, workload: str) -> Path:
     """Where the results of a workload go: OUT for the first one there, a folder in it with its name for another."""
     slug = re.sub(r"[^A-Za-z0-9.]+", "-", workload).strip("-.") or "other"
@@ -106,8 +129,8 @@ def _plain(value):
     """JSON's own types, with everything else as {"type": its kind, ...}."""
     value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, parts.Table):  # what else its rows hold is for those who made it
-        rows = [{key: item for key, item in row.items() if key in value.columns} for row in value.rows]
-        value = dataclasses.replace(value, rows=rows)
+        shown = [{key: cell for key, cell in row.items() if key in value.columns} for row in value.rows]
+        value = dataclasses.replace(value, rows=shown)
     if type(value).__name__ in KINDS:
         names = (f.name for f in dataclasses.fields(value) if f.name != "draw")
         return {"type": type(value).__name__, **{name: _plain(getattr(value, name)) for name in names}}

@@ -31,7 +31,8 @@ class Lab:
     ranks_per_run  ranks that share one run, under a launcher
     retry          which of the rows found are run again: those of status "error", or "all"
     progress       None, or what is told of the runs: expect(count), started(config), finished(row); and of
-                   experiments, if it has the words: under_way(name, cells), plan(cells of each), see `Progress`
+                   experiments, if it has the words: under_way(name, cells), plan(cells of each), say(text), see
+                   `Progress`
 
     Under mpirun, torchrun or srun rank 0 leads and the others run. They do not return from this constructor: they end
     with the program when the laboratory closes.
@@ -120,6 +121,11 @@ class Lab:
             if error := finished.get():
                 raise error
         return results
+
+    def say(self, text: str):
+        """Let the progress say what is done that is no run, if it can."""
+        if hasattr(self.progress, "say"):
+            self._tell("say", text)
 
     def on_all_ranks(self, function: Callable[[ddp.Communicator], R]) -> R:
         """function(comm) on all ranks of this launch at once, while none does a run; returns rank 0's value.

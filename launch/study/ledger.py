@@ -35,7 +35,7 @@ class Ledger:
     loses the line he was writing, and nobody else's. What is no whole row is passed over.
     """
 
-    def __init__(self, out: str | Path, create=True):
+    def __init__(self, out: str | Path, create=True, most: int | None = None):
         self.out = Path(out)
         self.path = self.out / "runs.jsonl"
         self.rows: dict[str, dict] = {}
@@ -52,11 +52,12 @@ class Ledger:
             if not create:
                 raise ConfigurationError(f"{self.path} cannot be read: give the directory of a study") from None
             raise ConfigurationError(f"--out {out} cannot be used ({error.strerror}): give another directory") from None
-        self.refresh()
+        self.refresh(most)
 
-    def refresh(self):
-        """Read what has been appended, by anybody, since the last time."""
+    def refresh(self, most: int | None = None):
+        """Read what has been appended, by anybody, since the last time; no more than the first so many bytes."""
         size = os.fstat(self.file).st_size
+        size = size if most is None else min(size, most)
         if size <= self._read:
             return
         new = os.pread(self.file, size - self._read, self._read)

@@ -15,6 +15,7 @@ from allgrad.launch.study.ledger import Ledger
 
 OUTCOMES = "ok", "diverged", "capped", "pruned", "error"
 SERVED = re.compile(r"[A-Za-z0-9][\w.-]*\.(html|csv|svg)")  # files of the directory that a reader may get
+SILENT_SECONDS = 90.0  # after which a study may have been stopped, and another one may write here
 FEW_SEEDS = 3  # below which a point is drawn hollow
 SETTING = "data", "model", "metric", "target", "sampler", "steps"  # runs that differ in none of these are compared
 
@@ -31,20 +32,24 @@ class Live:
             raise ConfigurationError(f"{directory} is no directory: give --out of a study")
         self._ledger: Ledger | None = None
         self._lock = threading.Lock()
-        self._seen, self._said = -1, {}
+        self._seen, self._said = None, {}
 
     def status(self) -> dict:
-        """All that the page shows, as JSON values."""
+        """All that the page shows, as JSON values: while a study is under way, the runs that it has told of."""
         with self._lock:
+            told = self._under_way()
+            said, silent = told["progress"] or {"ended": True}, told["silent_s"] or 0.0
+            under_way = not said.get("ended") and silent < SILENT_SECONDS
+            most = said.get("ledger_bytes") if under_way else None
             if self._ledger is None and (self.directory / "runs.jsonl").is_file():
-                self._ledger = Ledger(self.directory, create=False)
+                self._ledger = Ledger(self.directory, create=False, most=most)
             if self._ledger is not None:
-                self._ledger.refresh()
+                self._ledger.refresh(most)
             rows = [] if self._ledger is None else list(self._ledger.rows.values())
             size = 0 if self._ledger is None else self._ledger.path.stat().st_size
-            if size != self._seen:  # also where a run was done again
-                self._seen, self._said = size, of_runs(rows)
-        return {"directory": str(self.directory), **self._said, **self._under_way(), "files": self.files()}
+            if (size, most) != self._seen:  # also where a run was done again
+                self._seen, self._said = (size, most), of_runs(rows)
+        return {"directory": str(self.directory), **self._said, **told, "files": self.files()}
 
     def files(self) -> list[str]:
         """The names of the files of the directory that may be read, report.html first."""

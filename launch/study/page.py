@@ -17,9 +17,9 @@ from allgrad.launch.study.result import ALPHA, NONE, Figure
 
 TEMPLATES = Path(__file__).with_name("templates")
 HOLM = (
-    "The verdicts on the claims of one experiment are corrected together (Holm 1979), so that any of them is false in "
-    f"at most {ALPHA:.0%} of experiments."
-).replace("%", " %")
+    "Verdicts of one experiment are corrected together (Holm 1979): in at most "
+    f"1 of {round(1 / ALPHA)} experiments is any of its verdicts wrong by chance."
+)
 VERDICT_MEANINGS = (
     "PASS: the numbers lie inside what is accepted, beyond chance. FAIL: outside, beyond chance: what the source says "
     "is not so here. INCONCLUSIVE: that cannot be told. NO VERDICT: too few seeds, or some that failed. Intervals are "
@@ -47,7 +47,7 @@ def render(kept: Sequence[Kept], remarks: Sequence[str] = ()) -> str:
     environment.globals |= {
         "accepted": cells.accepted, "counts": cells.counts, "in_order": cells.in_order, "measured": cells.measured,
         "picture": Pictures(), "MOST": MOST, "HOLM": HOLM, "VERDICT_MEANINGS": VERDICT_MEANINGS, "isnan": math.isnan,
-        "false_verdicts": false_verdicts,
+        "false_verdicts": false_verdicts, "undrawn": undrawn,
     }  # fmt: skip
     template, style = environment.get_template("page.html.j2"), (TEMPLATES / "style.css").read_text(encoding="utf-8")
     text = template.render(studies=studies(kept), remarks=remarks, style=style).lstrip()
@@ -74,14 +74,19 @@ def studies(kept: Sequence[Kept]) -> list[Study]:
 
 
 def false_verdicts(kept: Sequence[Kept]) -> str:
-    """How many verdicts of all these are false, if every experiment has as many false ones as it may."""
+    """How likely a wrong verdict is, in one experiment and in all these (Bonferroni); "" without verdicts."""
     judged = sum(any(v.word != NONE for v in one.result.verdicts) for one in kept)
-    if not judged:
-        return ""
+    if judged < 2:
+        return HOLM * judged
+    chance = f"{min(1.0, ALPHA * judged):.0%}".replace("%", " %")
     return (
-        f"{judged} experiment{'s' * (judged != 1)} on this page {'have' if judged != 1 else 'has'} verdicts: at most "
-        f"{ALPHA * judged:.2g} of them {'are' if judged != 1 else 'is'} expected to hold a false one."
+        f"{HOLM} In the {judged} experiments here that have verdicts, the chance of any wrong one is at most {chance}."
     )
+
+
+def undrawn(figure: Figure) -> str:
+    """What stands in the place of a figure that could not be drawn; "" if it could."""
+    return f"The figure {figure.name} could not be drawn ({figure.undrawn})." * bool(figure.undrawn)
 
 
 class Pictures:

@@ -86,6 +86,7 @@ class Progress:
         self.lock = threading.RLock()
         self.began = self.said = clock()
         self.written = -math.inf
+        self.later: threading.Timer | None = None  # writes the file of what has come since
         self.bar = None
 
     def __enter__(self):
@@ -111,7 +112,11 @@ class Progress:
             self.bar.stop()
         elif self.done:
             self._say()
-        self._write(ended=True)
+        with self.lock:
+            if self.later:
+                self.later.cancel()
+                self.later = None
+            self._write(ended=True)
 
     # --- what is under way -------------------------------------------------------------------------------------------
 
@@ -181,6 +186,11 @@ class Progress:
                 self.stage.done_at[batch if batch in self.stage.forecast else None] += 1
             self.ends[row["status"]] += 1
             self._show()
+
+    def say(self, text: str):
+        """A line on stderr, above the bar if there is one, on the rank that leads only."""
+        if self.speak:
+            self.bar.console.print(text) if self.bar else print(text, file=sys.stderr, flush=True)
 
     # --- what can be said of it --------------------------------------------------------------------------------------
 
@@ -264,10 +274,9 @@ class Progress:
 
     def _announce(self):
         least, most = (sum(stage.runs(end) for stage in self.stages.values()) for end in (0, 1))
-        if self.speak and most >= EXPENSIVE:
+        if most >= EXPENSIVE:
             many = f"{_two_digits(least)} to {_two_digits(most)}" if most > least * ROUGHLY else f"{_two_digits(most)}"
-            told = f"{self.name}: about {many} runs, of which those that the directory has are not done again"
-            self.bar.console.print(told) if self.bar else print(told, file=sys.stderr, flush=True)
+            self.say(f"{self.name}: about {many} runs, of which those that the directory has are not done again")
 
     def _all_runs(self):
         return max(self.known, sum(stage.runs(0) + stage.runs(1) for stage in self.stages.values()) // 2)
@@ -305,7 +314,19 @@ class Progress:
         if at_once or ended or now - self.written >= 1.0:
             self.written = now
             with contextlib.suppress(OSError):  # what is shown must not end what is done
-                files.replace(self.out / FILE, json.dumps({**self.status(), "ended": ended}) + "\n")
+                path = self.out / "runs.jsonl"  # as long as it is when these runs are done, for a reader of both
+                told = {**self.status(), "ended": ended, "ledger_bytes": path.stat().st_size if path.is_file() else 0}
+                files.replace(self.out / FILE, json.dumps(told) + "\n")
+        elif self.later is None:
+            self.later = threading.Timer(1.0, self._write_later)
+            self.later.daemon = True
+            self.later.start()
+
+    def _write_later(self):
+        with self.lock:
+            if self.later is not None:  # and it has not ended meanwhile
+                self.later = None
+                self._write(at_once=True)
 
 
 def _like(config):

@@ -42,13 +42,24 @@ def write(
         result.save_tables(folder)
         for figure in result.figures * drawn:
             if figure.draw is not None:
-                with figures.style():
-                    figures.save(figure.draw(), folder / result.stem(figure))
+                _draw(figure, folder / result.stem(figure))
         name = title or f"A study: {result.name}"
         keep(Kept(result, folder, workload, name, provenance or {}))
     if all(result.name != "all" for result in results):
         (folder / FOLDER / "all.json").unlink(missing_ok=True)
     return rebuild(out)
+
+
+def _draw(figure, stem):
+    """Write a figure's files; what is in the way of that costs the report this figure alone."""
+    try:
+        with figures.style():
+            figures.save(figure.draw(), stem)
+        figure.undrawn = ""
+    except Exception as error:
+        figure.undrawn = f"{type(error).__name__}: {error}".replace("\n", " ")
+        for path in (stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")):
+            path.unlink(missing_ok=True)  # one of an older result
 
 
 def rebuild(out: Path) -> Path:
@@ -85,6 +96,7 @@ def show(result: Result, out: Path | None = None):
         said = f"{claim.claim}: {cells.measured(claim)}, accepted {cells.accepted(claim)} ({claim.source}){why}"
         lines.append((f"{verdict.word:<12}  {said}", COLORS[verdict.word]))
     lines += [(f"note: {note}", "") for note in result.notes]
+    lines += [(undrawn, "yellow") for undrawn in map(page.undrawn, result.figures) if undrawn]
     if out is not None:
         files = [str(path) for name in ("report.html", "report.md") if (path := out / name).is_file()][:1]
         lines.append((f"files: {', '.join(files)}, tables and figures beside it", ""))
@@ -127,8 +139,8 @@ def _markdown(kept, remarks, out):
             lines += [*_table(study.summary), ""]
         lines += [f"- {finding}" for finding in study.lead.findings]
         lines += ["", *(f"- {r.name}: {r.headline}" for r in study.results if r is not study.lead)]
-        if expected := page.false_verdicts(study.kept):
-            lines += ["", f"{page.HOLM} {expected} {page.VERDICT_MEANINGS}"]
+        if chance := page.false_verdicts(study.kept):
+            lines += ["", f"{chance} {page.VERDICT_MEANINGS}"]
         for one in study.kept:
             lines += _section(one, study, out)
     return "\n".join([*lines, *(f"\n{line}" for line in remarks), ""])
@@ -142,6 +154,7 @@ def _section(one, study, out):
     lines += [f"- {note}" for note in result.notes]
     pictures = [(figure, one.folder / f"{result.stem(figure)}.png") for figure in result.figures]
     lines += ["", *(f"![{_cell(f.caption)}]({path.relative_to(out)})" for f, path in pictures if path.is_file())]
+    lines += [f"{undrawn}\n" for undrawn in map(page.undrawn, result.figures) if undrawn]
     if result.claims:
         lines += ["", f"{cells.counts(result.verdicts)}:", ""]
         lines += ["| verdict | claim | source | measured | accepted, and why | |", "|---|---|---|---|---|---|"]

@@ -164,11 +164,15 @@ def _cell(value):
 
 @dataclass
 class Figure:
-    """`draw()` returns a matplotlib figure; matplotlib is imported only there. None: already in its files."""
+    """`draw()` returns a matplotlib figure; matplotlib is imported only there. None: already in its files.
+
+    undrawn: why it could not be drawn, which a report says in its place; "" if nothing was in the way
+    """
 
     name: str
     caption: str
     draw: Callable[[], Any] | None = field(default=None, compare=False)
+    undrawn: str = ""
 
 
 @dataclass

@@ -76,9 +76,14 @@ def configuration(work: workload.Workload, optimizer: str | None = None, **given
         raise ConfigurationError(f"metric {config['metric']!r} is not one of {', '.join(METRICS)}")
     if config["target"] is None and config["steps"] is None:
         raise ConfigurationError("a run needs a target to reach, or a budget of steps")
-    if config["metric"].endswith(RISING) and config["target"] is not None and not 0.0 < config["target"] <= 1.0:
+    rising = config["metric"].endswith(RISING)
+    if rising and config["target"] is not None and not 0.0 < config["target"] <= 1.0:
         what = "an accuracy" if config["metric"].endswith("accuracy") else "R2"
         raise ConfigurationError(f"{what} is a share: give a --target up to 1, got {config['target']}")
+    if config["target"] is not None and config["target"] < 0.0 and config["objective"] is None and not rising:
+        raise ConfigurationError(
+            f"{config['metric']} is never below 0: give a --target above 0, got {config['target']:g}"
+        )
     for key, least in {"eval_ratio": 1.0, "sustain": 1, "batch": 1, "cap": 1, "lr": 0.0}.items():
         if not least <= config[key] < math.inf:
             raise ConfigurationError(f"{key} is at least {least}, got {config[key]}")

@@ -5,7 +5,7 @@ the largest after 30 or more; not before training; and soon, since every run of 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -116,7 +116,9 @@ def checked(work: Workload, aim: Aim) -> list[str]:
                 f"or --sampler iid, which draws each sample by itself"
             )
         remarks.append(f"The largest batch, {largest}, is more than the {n:,} training samples: it repeats some.")
-    if isinstance(aim.target, float) and (before := _before(work, aim)) is not None:
+    if isinstance(aim.target, float):
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # of weights that are too large
+            before = min(aim.measured(aim.run(work, work.shards, 0.1, seed=seed)) for seed in aim.seeds)
         goal = 1.0 - aim.target if aim.rising else aim.target
         if before <= goal:
             raise ConfigurationError(
@@ -126,18 +128,10 @@ def checked(work: Workload, aim: Aim) -> list[str]:
     return remarks
 
 
-def _before(work, aim):
-    """The best metric before training; None if it cannot be measured, which the runs of the study will say better."""
-    try:
-        return min(aim.measured(aim.run(work, 1, 0.1, seed=seed)) for seed in aim.seeds)
-    except Exception:
-        return None
-
-
-def refusal(missing: Missing, work: Workload, aim: Aim) -> str:
+def refusal(missing: Missing, work: Workload, aim: Aim, say=None) -> str:
     """What is said where a target is missing: which one would do."""
     try:
-        found = propose(work, aim)
+        found = propose(work, aim, say)
     except ConfigurationError as error:
         return f"{missing} give a number ({error})"
     return (
@@ -146,9 +140,9 @@ def refusal(missing: Missing, work: Workload, aim: Aim) -> str:
     )
 
 
-def automatic(work: Workload, aim: Aim) -> tuple[float, str]:
+def automatic(work: Workload, aim: Aim, say=None) -> tuple[float, str]:
     """The target that is proposed, and a sentence on where it comes from."""
-    found = propose(work, aim)
+    found = propose(work, aim, say)
     return found.target, (
         f"The target, {aim.metric} {found.target:g}, was chosen by a short run (--target auto): it is {found}, where "
         f"{aim.metric} is {found.course}."
@@ -158,15 +152,17 @@ def automatic(work: Workload, aim: Aim) -> tuple[float, str]:
 _proposed: dict[str, Proposal] = {}  # several experiments ask for the same
 
 
-def propose(work: Workload, aim: Aim) -> Proposal:
+def propose(work: Workload, aim: Aim, say: Callable[[str], object] | None = None) -> Proposal:
     """A target for these batches, by runs of some hundred steps: a function of its arguments.
 
     It is the easiest that the largest batch meets after 30 steps or more and the smallest after 20, or, where a batch
     of 64 does not come that far within 1,600 steps, 1.05 times what that comes to. ConfigurationError if nothing is
-    learned.
+    learned. say: what is told beforehand that this takes a while.
     """
     key = repr((work.config(), aim))
     if key not in _proposed:
+        if say is not None:
+            say(f"looking for a target of {aim.metric} by short runs of {aim.optimizer} on {work.name} ...")
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # of rates that are too high
             _proposed[key] = _propose(work, aim)
     return _proposed[key]

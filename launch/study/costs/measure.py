@@ -195,6 +195,23 @@ def times(lab, ranks: int, cells: list[dict], launcher: str | None = None) -> di
     return lab.on_all_ranks(function) if lab.comm.size > 1 else on_new_ranks(ranks, function, launcher)
 
 
+def in_turns(lab, asked: dict[int, list[dict]], blocks: int, launcher: str | None = None) -> dict[int, list]:
+    """{ranks: what they have measured of their cells, in each block}, and how long it will take said on the way.
+
+    The numbers of ranks take turns, as the machine is not always equally fast.
+    """
+    found: dict[int, list] = {W: [] for W in asked}
+    say = getattr(lab, "say", lambda text: None)
+    say(f"timing steps on {' and '.join(map(str, asked))} ranks, {blocks} times in turns ...")
+    began = time.perf_counter()
+    for block in range(blocks):
+        for W, cells in asked.items():
+            found[W].append(times(lab, W, cells, launcher))
+        if block == 0 and blocks > 1:
+            say(f"timing: 1 of {blocks} turns done, about {(blocks - 1) * (time.perf_counter() - began):.0f} s left")
+    return found
+
+
 def on_new_ranks(ranks: int, function, launcher: str | None = None):
     """Start so many ranks on this machine or in this Slurm job, and return function(comm) of their rank 0."""
     if launcher not in (None, *launchers.LAUNCHERS):

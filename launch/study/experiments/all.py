@@ -101,7 +101,7 @@ def _predicted(noise):
     for predictor in PREDICTORS:
         if found := [row for row in known if row["predictor"] == predictor]:
             low, high = min(row["ratio_lo"] for row in found), max(row["ratio_hi"] for row in found)
-            said.append(f"{predictor} is between {number(low, 2)} and {number(high, 2)} times as large")
+            said.append(f"{PREDICTORS[predictor]} is between {number(low, 2)} and {number(high, 2)} times as large")
     names = ", ".join(dict.fromkeys(row["optimizer"] for row in known))
     return (
         f"Predicted from the gradient noise along single runs, beside the critical batch size ({names}; all 95 % "

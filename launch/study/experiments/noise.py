@@ -36,7 +36,10 @@ DECAY = 0.9  # of the running estimate
 SHARDS = 4  # whose gradients the running estimate compares
 PARTS = 32  # micro-batches, where gradients of single samples are not to be had
 ITERATIONS = 10  # of the power method
-PREDICTORS = {"B_simple": "tr(Sigma)/|G|^2", "B_noise": "tr(H Sigma)/G'HG"}
+PREDICTORS = {  # in words: tr(Sigma)/|G|^2, and tr(H Sigma)/G'HG
+    "B_simple": "the noise scale (B_simple)",
+    "B_noise": "the noise scale weighted by the curvature (B_noise)",
+}
 MEASURED = "B_2x", "B_crit"  # critical batch sizes by `steps`: without a model, and of the fitted curve
 MEANINGS = {
     "growth": "last B_simple of a run over its first, geometric mean over runs",
@@ -331,8 +334,8 @@ def _headline(name, critical, lead, ratios):
         each = [f"{with_interval(e)} times that at B = {batch}" for batch, e in found.items() if e.known]
         if missing := [e.why for e in found.values() if not e.known]:
             each.append(f"not compared ({missing[0]})")
-        said.append(f"{predictor} is {', '.join(each)}")
-    return f"{name}: the measured critical batch size {lead} is {with_interval(critical)}; {'; '.join(said)}."
+        said.append(f"{PREDICTORS[predictor]} is {', '.join(each)}")
+    return f"{name}: the measured critical batch size ({lead}) is {with_interval(critical)}; {'; '.join(said)}."
 
 
 def _findings(rows_of, ratios, leads, growths):

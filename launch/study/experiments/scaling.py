@@ -74,11 +74,8 @@ def run(
     if lab.comm.size > 1 and ranks[-1] > lab.comm.size:
         raise ConfigurationError(f"this launch has {lab.comm.size} ranks and not {ranks[-1]}: start that many")
     cells = _cells(work, grid["steps"], strong, weak, large)
-    blocks = {W: [] for W in ranks}
-    for _ in range(grid["blocks"]):  # the numbers of ranks take turns, as the machine is not always equally fast
-        for W in ranks:
-            asked = [{"kind": "steps", **cell["asked"], "batch": cell["batch"](W)} for cell in cells]
-            blocks[W].append(measure.times(lab, W, asked, launcher))
+    asked = {W: [{"kind": "steps", **cell["asked"], "batch": cell["batch"](W)} for cell in cells] for W in ranks}
+    blocks = measure.in_turns(lab, asked, grid["blocks"], launcher)
     found = [scaled for k, cell in enumerate(cells) for scaled in _scaled(k, cell, blocks, steps_of)]
     result = summarize(found, _drift(cells, blocks), _disturbed(cells, blocks))
     steps = " or ".join(str(cell["asked"]["steps"]) for cell in cells[::2])

@@ -125,7 +125,7 @@ def test_rows_that_must_not_be_read_over_are_flagged():
         (
             [samples.estimate(v, 0.01) for v in (1.0, 1.3, 1.1)],
             (-math.inf, 1.2),
-            "1.300 [1.264, 1.337] (5 seeds), worst of 3 from 1 to 1.3",
+            "1.300 [1.264, 1.337] (5 seeds), the least favourable of 3 from 1 to 1.3",
         ),
     ],
 )

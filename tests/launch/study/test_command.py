@@ -8,7 +8,7 @@ import pytest
 
 from allgrad.launch.__main__ import _parser
 from allgrad.launch.options import OPTIONS as OF_TRAIN
-from allgrad.launch.study.command import OF_A_DIRECTORY
+from allgrad.launch.study.command import OF_A_DIRECTORY, status
 from allgrad.launch.study.experiments import VERBS, module_of
 from allgrad.launch.study.options import GRID, GROUPS, OPTIONS, REPEATED, typed
 
@@ -53,7 +53,8 @@ def test_what_is_wrong_is_said_in_one_sentence(flags, message, tmp_path, monkeyp
     assert main(["study", *flags.split()]) == 2
     *before, said = capsys.readouterr().err.splitlines()
     assert said.startswith("allgrad: ") and re.search(message, said), said
-    assert all(re.match(r"steps: (\d+ of )?(about )?\d+ (known |to \d+ )?runs", line) for line in before)
+    told = r"steps: (\d+ of )?(about )?\d+ (known |to \d+ )?runs|looking for a target"
+    assert all(re.match(told, line) for line in before)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +69,7 @@ def test_what_is_wrong_is_said_in_one_sentence(flags, message, tmp_path, monkeyp
         ("--init zeroes", "--init zeroes is not one of"),
         ("--dtype float8", "--dtype float8 is not one of float32, float64"),
         ("--model nowhere.py:Net", "--model nowhere.py:Net: there is no file nowhere.py"),
+        ("--target -1", "train_loss is never below 0: give a --target above 0, got -1"),
         ("--metric val_accuracy --target 97", "an accuracy is a share: give a --target up to 1, got 97.0"),
     ],
 )
@@ -113,6 +115,7 @@ def test_the_help_of_a_study_has_its_own_options_in_groups_and_an_example_that_i
 def test_the_help_shows_what_each_size_of_the_grids_has(capsys):
     text = " ".join(shown(["steps", "--preset", "full"], capsys).split())
     assert "[quick: sgd,momentum,adam; full: sgd,momentum,nesterov,adam,rmsprop]" in text
+    assert "one that a short run proposes [0.05 on digits with mlp:128]" in text
     assert "[quick: 4,8,...,1024; full: 2,4,...,1024]" in text and "steps after which a run has failed [6000]" in text
     assert "How many steps to a target does a batch size take" in text
 
@@ -141,6 +144,35 @@ def test_a_file_with_a_word_that_is_none_says_what_is_meant(tmp_path, capsys):
     (tmp_path / "a.toml").write_text("batchs = [4, 8]\n")
     assert main(["study", "steps", "--config", str(tmp_path / "a.toml")]) == 2
     assert capsys.readouterr().err.endswith("has unknown keys: batchs; is batches meant?\n")
+
+
+@pytest.mark.parametrize("head, key", [("[steps]\ntarget = 0.3", "target"), ("[noise]\njobs = 1", "jobs")])
+def test_a_file_with_sections_says_that_it_has_none(head, key, tmp_path, capsys):
+    from allgrad.launch.__main__ import main
+
+    (tmp_path / "a.toml").write_text(f"seeds = 1\n{head}\n")
+    assert main(["study", "steps", "--config", str(tmp_path / "a.toml")]) == 2
+    said = capsys.readouterr().err
+    assert f"has a section {head.split()[0]}, and a file of options has no sections: write {key} = ... without" in said
+
+
+def test_a_study_that_replaces_a_larger_one_says_so(tmp_path, capsys):
+    from allgrad.launch.__main__ import main
+
+    words = "--model mlp:8 --target 1.5 --seeds 1 --report-seeds 1 --jobs 1 --out"
+    for optimizers in ("sgd,adam", "sgd"):
+        given = [*words.split(), str(tmp_path), "--batches", "64,128,256", "--optimizers", optimizers]
+        assert main(["study", "steps", *given]) == 0
+    first, second = capsys.readouterr().out.split("files: ")[1:]
+    assert "replaces the" not in first
+    assert "report.html: replaces the steps study of adam, sgd by one of sgd; its runs are kept" in second
+
+
+def test_the_status_of_a_directory_counts_runs_side_by_side_each(tmp_path):
+    rows = [{"run_id": str(n), "exp": "steps", "config": {}, "status": "ok", "wall_s": 40.0} for n in range(2)]
+    (tmp_path / "runs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first, *_ = status(tmp_path).splitlines()
+    assert first == f"{tmp_path}: 2 runs, which lasted 80 s in all (runs side by side count each)"
 
 
 @pytest.mark.parametrize("name", [o.name for o in OF_TRAIN if o.name in OPTIONS and o.name not in NOT_THE_SAME])

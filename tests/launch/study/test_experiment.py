@@ -17,6 +17,7 @@ from allgrad.launch.study import (
     init,
     noise,
     project,
+    runner,
     schedule,
     search,
     sharp,
@@ -64,6 +65,25 @@ def test_one_value_is_a_list_of_one_and_numbers_are_those_of_the_command_line():
     assert given(batches=64)["batches"] == (64,) and given(batches=np.array([8.0, 16.0]))["batches"] == (8, 16)
     assert given(weight_decay="1e-3")["weight_decay"] == 1e-3 and given(momentum=0.9)["momentum"] == 0.9
     assert typed("compute", (1e-3, 2e-7)) == (1e-3, 2e-7) and typed("budgets", ["2ep", 50]) == ("2ep", "50")
+
+
+def test_optimizer_and_batch_are_other_words_as_in_a_file():
+    assert given(optimizer="adam", batch=64) == given(optimizers="adam", batches=64)
+    with pytest.raises(ConfigurationError, match=r"^batch and batches are the same: give one of them$"):
+        given(batch=64, batches=[64])
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [({"momentum": 0.5}, "--momentum belongs to sgd, rmsprop, lars, muon, not to adam"),
+     ({"no_decay": True}, "--no-decay has no effect on sgd without --weight-decay or --l1"),
+     ({"optimizers": "sgd,sdg"}, "optimizer 'sdg' is not one of ")],
+)  # fmt: skip
+def test_what_an_optimizer_does_not_take_is_said_before_the_first_run(options, said, tmp_path):
+    for run in (steps, everything.run):
+        with Lab(tmp_path, jobs=1) as lab, pytest.raises(ConfigurationError, match=re.escape(said)):
+            run(lab, Workload(), **options)
+        assert lab.asked == 0
 
 
 def test_all_experiments_get_several_optimizers():
@@ -124,9 +144,13 @@ def test_experiments_from_python(run, options, said, tmp_path):
     [(branch, {"batches": (8, 64), "checkpoints": (0, 2)}, "the branches of adam cannot be run"),
      (schedule, {}, "the arms of adam cannot be run")],
 )  # fmt: skip
-def test_runs_that_end_in_an_error_are_no_result(run, options, said, tmp_path):
-    with Lab(tmp_path, jobs=1) as lab, pytest.raises(ConfigurationError, match=f"^{said}: .*momentum belongs to"):
-        run(lab, Workload(), optimizers="adam", momentum=0.5, lr=0.01, report_seeds=[100], **options)
+def test_runs_that_end_in_an_error_are_no_result(run, options, said, tmp_path, monkeypatch):
+    def fail(*args):
+        raise RuntimeError("no memory left")
+
+    monkeypatch.setattr(runner, "make_optimizer", fail)
+    with Lab(tmp_path, jobs=1) as lab, pytest.raises(ConfigurationError, match=f"^{said}: .*no memory left"):
+        run(lab, Workload(), optimizers="adam", lr=0.01, report_seeds=[100], **options)
 
 
 # --- one more --------------------------------------------------------------------------------------------------------

@@ -23,6 +23,14 @@ def labels(figure, axis):
     return [t.get_text() for t in shown], [t.get_window_extent() for t in shown]
 
 
+@pytest.mark.parametrize("low, high", [(1e-300, 1e300), (1.0, np.inf), (np.nan, 8.0), (0.0, 8.0)])
+def test_batch_sizes_on_an_axis_without_end_have_labels_or_none(low, high):
+    _, axes = figures.new(x=figures.batches)
+    label = axes.xaxis.get_major_formatter()
+    axes.xaxis.get_view_interval = lambda: (low, high)
+    assert label(4.0) in ("", "4") and (label(4.0) == "" or high < np.inf)
+
+
 @pytest.mark.parametrize("columns", [1, 2, 3])
 @pytest.mark.parametrize("largest", [2, 1024, 4096, 2**24])
 def test_batch_sizes_are_powers_of_two_that_do_not_touch(columns, largest):

@@ -68,7 +68,7 @@ def test_a_study_is_seen_from_before_its_first_run(tmp_path):
     assert live.status()["runs"] == 1
     with (tmp_path / "runs.jsonl").open("a") as file:
         file.write(json.dumps(row(1, 8)) + "\n" + '{"half of a li')
-    (tmp_path / "progress.json").write_text('{"line": "steps: 2 of 3"}')
+    (tmp_path / "progress.json").write_text('{"line": "steps: 2 of 3"}')  # of an older version
     found = live.status()
     assert found["runs"] == 2 and len(found["tables"][0]["cells"]) == 2
     assert found["progress"] == {"line": "steps: 2 of 3"} and found["silent_s"] >= 0.0
@@ -77,3 +77,19 @@ def test_a_study_is_seen_from_before_its_first_run(tmp_path):
     assert live.status()["runs"] == 2 and live.status()["outcomes"][0]["diverged"] == 1
     with pytest.raises(ConfigurationError, match="is no directory"):
         Live(tmp_path / "nowhere")
+
+
+def test_the_runs_shown_are_those_that_the_progress_has_counted(tmp_path):
+    lines = [json.dumps(row(n)) + "\n" for n in range(3)]
+    (tmp_path / "runs.jsonl").write_text("".join(lines))
+
+    def told(bytes, ended=False):
+        (tmp_path / "progress.json").write_text(json.dumps({"ledger_bytes": bytes, "ended": ended}))
+
+    told(len(lines[0]))
+    live = Live(tmp_path)
+    assert live.status()["runs"] == 1
+    told(len("".join(lines[:2])))
+    assert live.status()["runs"] == 2 == live.status()["outcomes"][0]["runs"]
+    told(len("".join(lines[:2])), ended=True)
+    assert live.status()["runs"] == 3

@@ -122,12 +122,11 @@ def test_claims_are_folded_counted_and_each_has_its_source_bound_number_and_reas
 
 
 def test_how_many_false_verdicts_to_expect_is_said(html, tmp_path):
-    assert "any of them is false in at most 5 % of experiments" in html.unfolded
-    assert "2 experiments on this page have verdicts: at most 0.1 of them are expected to hold a" in html.unfolded
+    assert "in at most 1 of 20 experiments is any of its verdicts wrong by chance." in html.unfolded
+    assert "In the 2 experiments here that have verdicts, the chance of any wrong one is at most 10 %." in html.unfolded
     one = samples.noise()
     report.write([one], tmp_path)
-    said = page.false_verdicts(read(tmp_path)[0])
-    assert said == "1 experiment on this page has verdicts: at most 0.05 of them is expected to hold a false one."
+    assert page.false_verdicts(read(tmp_path)[0]) == page.HOLM
     one.claims = [Claim("two seeds", "nobody", "none", [samples.estimate(1.0, 0.1, n=2)], 0.5)]
     report.write([one], tmp_path)
     assert page.false_verdicts(read(tmp_path)[0]) == ""

@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from allgrad.launch.study.lab import Lab
 from allgrad.launch.study.progress import Progress
 
 
@@ -186,16 +187,45 @@ def test_an_expensive_study_tells_its_runs_before_the_first(clock, capsys):
             assert err.startswith(told) and err.count("\n") == bool(told)
 
 
-def test_the_file_for_others_is_written_once_a_second_and_at_the_end(clock, tmp_path):
+def test_the_file_for_others_is_written_once_a_second_and_at_the_end(clock, tmp_path, monkeypatch):
+    timers = []
+
+    class Timer:
+        def __init__(self, seconds, function):
+            assert seconds == 1.0
+            self.function, self.cancelled = function, False
+            timers.append(self)
+
+        def start(self):
+            assert self.daemon
+
+        def cancel(self):
+            self.cancelled = True
+
+    monkeypatch.setattr(threading, "Timer", Timer)
+    (tmp_path / "runs.jsonl").write_text("0123456789")
     read = lambda: json.loads((tmp_path / "progress.json").read_text())
     progress = Progress("steps", speak=True, clock=clock, every=1e9, out=tmp_path)
     with progress, progress.under_way("steps", CELLS):
         assert read()["stages"] == [{"name": "steps", "state": "under way", "done": 0, "least": 30, "most": 42}]
         run_all(progress, clock, 4, 3, 0.3)
-        assert read()["stages"][0]["done"] == 0
-        run_all(progress, clock, 4, 3, 0.3, 3)
-        assert read()["stages"][0]["done"] == 4 and not read()["ended"]
+        assert read()["stages"][0]["done"] == 0 and read()["ledger_bytes"] == 10 and len(timers) == 1
+        timers[0].function()  # a second later
+        assert read()["stages"][0]["done"] == 3
+        run_all(progress, clock, 4, 5, 0.3, 3)
+        assert 3 < read()["stages"][0]["done"] < 8 and not read()["ended"]
+    assert [timer.cancelled for timer in timers] == [False, True]
+    timers[1].function()  # too late to be cancelled
     assert read()["ended"] and read()["stages"][0] | {"least": 0} == {
-        "name": "steps", "state": "done", "done": 6, "least": 0, "most": 6,
+        "name": "steps", "state": "done", "done": 8, "least": 0, "most": 8,
     }  # fmt: skip
-    assert [path.name for path in tmp_path.iterdir()] == ["progress.json"]
+    assert {path.name for path in tmp_path.iterdir()} == {"progress.json", "runs.jsonl"}
+
+
+def test_what_is_no_run_is_said_by_the_rank_that_leads(clock, capsys, tmp_path):
+    for speak in (True, False):
+        with Lab(tmp_path, jobs=1, progress=Progress(speak=speak, clock=clock)) as lab:
+            lab.say("looking ...")
+    with Lab(tmp_path, jobs=1) as lab:
+        lab.say("silence")
+    assert capsys.readouterr() == ("", "looking ...\n")

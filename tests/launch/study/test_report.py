@@ -65,7 +65,7 @@ def test_the_short_report_has_the_answer_verdicts_and_files_that_exist(out):
     assert "| SGD | cheapest | 16 | 96.2, no interval |" in text and "- noise: Predicted 141 to 240" in text
     verdicts = re.findall(r"^\| (FAIL|INCONCLUSIVE|PASS|NO VERDICT) \|", text, re.MULTILINE)
     assert verdicts == ["FAIL", "INCONCLUSIVE", "PASS", "PASS", "NO VERDICT", "PASS"]
-    assert "any of them is false in at most 5 % of experiments. 2 experiments on this page have verdicts" in text
+    assert "in at most 1 of 20 experiments is any of its verdicts wrong by chance. In the 2 experiments here" in text
     pictures = re.findall(r"\]\((.*?)\)", text)
     assert len(pictures) == 3 and all((out / file).exists() for file in pictures)
 
@@ -74,6 +74,23 @@ def test_bars_in_a_claim_do_not_break_the_table_of_the_short_report(tmp_path):
     report.write([Result("x", "?", "!", [Claim("E[|g|]", "a", "b", [samples.estimate(1.0, 0.01)], 0.5)])], tmp_path)
     row = next(line for line in (tmp_path / "report.md").read_text().splitlines() if line.startswith("| PASS"))
     assert len(re.findall(r"(?<!\\)\|", row)) == 7
+
+
+def test_a_figure_that_cannot_be_drawn_costs_nothing_else(tmp_path, capsys):
+    def fail():
+        raise OverflowError("cannot convert float infinity to integer")
+
+    report.write([samples.steps()], tmp_path)
+    result = samples.steps()
+    result.figures[1] = replace(result.figures[1], draw=fail)
+    text = report.write([result], tmp_path).read_text()
+    said = "The figure pareto could not be drawn (OverflowError: cannot convert float infinity to integer)."
+    report.show(result, tmp_path)
+    assert [text.count(said), (tmp_path / "report.md").read_text().count(said)] == [1, 1]
+    assert capsys.readouterr().out.count(said) == 1
+    assert (tmp_path / "steps.svg").exists() and "<svg" in text
+    assert not (tmp_path / "steps_pareto.svg").exists() and not (tmp_path / "steps_pareto.png").exists()
+    assert said not in report.write([samples.steps()], tmp_path).read_text()
 
 
 @pytest.mark.parametrize("missing", ["matplotlib", "jinja2"])

@@ -9,7 +9,7 @@ import pytest
 
 from allgrad.ddp import ConfigurationError
 from allgrad.launch.__main__ import main
-from allgrad.launch.study import Lab, Workload, steps
+from allgrad.launch.study import Lab, Workload, runner, steps, target
 from allgrad.launch.study.target import Aim, checked, propose
 
 SOFTMAX = Workload("digits", "softmax")
@@ -51,13 +51,18 @@ def test_a_regression_is_not_asked_for_less_than_its_floor(tmp_path):
 
 
 def test_it_is_a_function_of_its_arguments():
-    from allgrad.launch.study import target
-
     first = propose(SOFTMAX, Aim("adam", (16, 256)))
     target._proposed.clear()
     again = propose(SOFTMAX, Aim("adam", (16, 256)))
     assert again is not first and (again.target, again.curve) == (first.target, first.curve)
     assert propose(SOFTMAX, Aim("adam", (16, 256))) is again
+
+
+def test_in_python_nothing_is_printed(tmp_path, capfd):
+    target._proposed.clear()
+    with Lab(tmp_path, jobs=1) as lab:
+        steps(lab, SOFTMAX, optimizers="sgd", batches=(16, 64, 256), target="auto", seeds=1, report_seeds=1)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_an_accuracy_is_met_from_below():
@@ -89,6 +94,21 @@ def test_a_target_that_is_met_before_training_is_refused(rising, goal, met):
         checked(Workload(), aim)
 
 
+def test_what_a_metric_before_training_raises_is_not_hidden(monkeypatch):
+    monkeypatch.delattr(runner.Run, "evaluate")
+    with pytest.raises(AttributeError, match="evaluate"):
+        checked(Workload(), Aim(target=0.5))
+
+
+@pytest.mark.parametrize("metric", ["train_loss", "val_loss", "val_mse"])
+def test_a_target_that_a_loss_cannot_have_is_refused(metric):
+    work = line() if metric == "val_mse" else Workload()
+    with pytest.raises(ConfigurationError, match=rf"^{metric} is never below 0: give a --target above 0, got -1$"):
+        runner.configuration(work, target=-1.0, metric=metric)
+    own = Workload("digits", "softmax", objective=lambda model, data: None)
+    assert runner.configuration(own, target=-1.0, metric="train_loss")["target"] == -1.0  # of the user's own loss
+
+
 def test_batches_beyond_the_training_samples_are_refused_or_said():
     work = line(samples=100)
     said = "--batches: 256 is more than the 100 training samples of own, softmax: give --batches 4,64, or --sampler iid"
@@ -110,17 +130,21 @@ WORDS = [
 def test_what_is_missing_is_proposed_and_auto_takes_it(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main([*WORDS, "--out", "a"]) == 2
-    said = capsys.readouterr().err
+    before, said = capsys.readouterr().err.splitlines(keepends=True)
+    assert before.startswith("looking for a target")
     found = re.search(
         r"on digits, softmax\? give --target ([\d.]+) \(what sgd with batch 64 reaches after about \d+", said
     )
     assert found and said.count("\n") == 1 and "or auto, which takes it" in said, said
+    target._proposed.clear()
     assert main([*WORDS, "--out", "a", "--target", "auto"]) == 0
+    shown, told = capsys.readouterr()
+    assert told.startswith("looking for a target of train_loss by short runs of sgd on digits, softmax ...\n")
     rows = [json.loads(text) for text in (tmp_path / "a" / "runs.jsonl").read_text().splitlines()]
     assert {row["config"]["target"] for row in rows} == {float(found[1])}
-    assert (
-        f"The target, train_loss {found[1]}, was chosen by a short run" in (tmp_path / "a" / "report.html").read_text()
-    )
+    chosen = f"The target, train_loss {found[1]}, was chosen by a short run (--target auto): it is what sgd with"
+    for text in (shown, *((tmp_path / "a" / name).read_text() for name in ("report.html", "report.md"))):
+        assert text.count(chosen) == 1
 
 
 def test_a_target_of_auto_in_a_file_and_a_word_that_is_none(tmp_path, monkeypatch, capsys):

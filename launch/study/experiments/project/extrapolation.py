@@ -187,10 +187,7 @@ def measured(lab, work, grid, launcher, network) -> Measured:
     for W in ranks[1:]:
         asked[W] = [step("alone", m, b, 1) for m, b in many] + [step("steps", m, b, W) for m, b in many]
         asked[W].append({"kind": "all-reduce", "sizes": sizes, "repeats": repeats})
-    blocks: dict[int, list] = {W: [] for W in ranks}
-    for _ in range(grid["blocks"]):
-        for W in ranks:
-            blocks[W].append(measure.times(lab, W, asked[W], launcher))
+    blocks = measure.in_turns(lab, asked, grid["blocks"], launcher)
     return gathered(blocks, alone, many, sizes)
 
 

@@ -1,5 +1,6 @@
 """Times of ranks: what is measured has the right shape and meaning; no test looks at how long anything took."""
 
+import re
 import sys
 import time
 from functools import partial
@@ -101,3 +102,13 @@ def test_what_the_ranks_say_is_passed_on(monkeypatch, tmp_path):
         measure.on_new_ranks(2, partial(len, ()))
     with pytest.raises(ConfigurationError, match="--launcher is one of mpirun, torchrun, srun, got 'lsf'"):
         measure.on_new_ranks(2, partial(len, ()), "lsf")
+
+
+def test_numbers_of_ranks_take_turns_and_what_is_left_is_told_after_the_first(monkeypatch):
+    seen, said = [], []
+    monkeypatch.setattr(measure, "times", lambda lab, W, cells, launcher: seen.append(W) or (W, cells, launcher))
+    found = measure.in_turns(SimpleNamespace(say=said.append), {1: ["a"], 4: ["b"]}, 3, "mpirun")
+    assert seen == [1, 4] * 3 and found == {1: [(1, ["a"], "mpirun")] * 3, 4: [(4, ["b"], "mpirun")] * 3}
+    assert said[0] == "timing steps on 1 and 4 ranks, 3 times in turns ..." and len(said) == 2
+    assert re.fullmatch(r"timing: 1 of 3 turns done, about \d+ s left", said[1])
+    assert measure.in_turns(SimpleNamespace(), {1: []}, 1) == {1: [(1, [], None)]}

@@ -85,7 +85,7 @@ def test_the_advice_is_that_of_steps_with_what_others_add_before_what_is_not_kno
     assert lines[:2] == ["Setting.", "adam: cheapest."]
     assert lines[3:] == ["Double.", "On more ranks: Modelled.", "At what cost: Dear.", "Not known."]
     assert "(sgd, adam; all 95 % intervals together)" in lines[2] and lines[2].endswith(
-        ": B_simple is between 0.8 and 3.4 times as large."
+        ": the noise scale (B_simple) is between 0.8 and 3.4 times as large."
     )
     assert everything._advice({}) == "" and everything._advice({"steps": of["steps"]}) == of["steps"].advice
 
@@ -99,7 +99,8 @@ def test_noise_without_intervals_predicts_nothing():
 
 def test_one_page_for_all(verbs, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["study", "all", "--jobs", "1", "--out", "here"]) == 0
+    monkeypatch.setattr("sys.argv", ["allgrad", "study", "all", "--jobs", "1", "--out", "here"])
+    assert main() == 0
     page = (tmp_path / "here" / "report.html").read_text()
     assert page.index("Do.") < page.index("How?") and "not with texts" in page
     assert "<h1>Batch size on digits, mlp:128</h1>" in page and "<dt>argv</dt>" not in page

@@ -103,16 +103,17 @@ def test_what_is_said_follows_from_the_intervals_of_both_sides(monkeypatch):
             row = exact[predictor, name]
             assert row["ratio"] == pytest.approx(value / critical, rel=0.02)
             assert row["ratio_hi"] / row["ratio"] > 1.245  # the measured side alone has a factor of 1.25, at 7 dof
-    assert "B_2x is 150 [120, 188]; B_simple is 1.29 [" in result.headline
-    assert "B_crit is 100 [80, 125]" in summarized([190.0] * 4, {**FOUND, "lead": "B_crit"}).headline
+    assert "(B_2x) is 150 [120, 188]; the noise scale (B_simple) is 1.29 [" in result.headline
+    assert "(B_crit) is 100 [80, 125]" in summarized([190.0] * 4, {**FOUND, "lead": "B_crit"}).headline
     none = dict.fromkeys(FOUND, None) | {"B_crit": 100.0}
-    assert "(no interval: B_crit has no interval); B_simple is not compared" in summarized([190.0] * 4, none).headline
+    said = summarized([190.0] * 4, none).headline
+    assert "(no interval: B_crit has no interval); the noise scale (B_simple) is not compared" in said
 
 
 def test_survivors_decide_nothing(monkeypatch):
     monkeypatch.setattr(noise, "_traces", lambda rows_of: [])
     result = summarized([190.0, 200.0, 210.0, math.nan], FOUND)
-    assert "B_simple is not compared (1 of 4 runs failed)" in result.headline
+    assert "the noise scale (B_simple) is not compared (1 of 4 runs failed)" in result.headline
     assert result.notes[-1] == "1 of 4 runs failed: cells with such a run have no interval."
 
 
