@@ -80,7 +80,7 @@ GRID = {"rates": (0.02, 0.05, 0.2), "epochs": 40}
 def summarized(own=None, **times):
     """From floors that are so many times those of new permutations, a number or one for each seed."""
     usual = {"epoch": 1.0, "once": 1.0, "iid": 4.0, "never": 20.0, "same_perm_per_rank": 4.0, "small": 4.0, **times}
-    scatter = {"small": SEEDS[::-1]}
+    scatter = {"small": SEEDS[::-1], "epoch": SEEDS * [1.0, 1.001, 0.999, 1.0, 1.001]}
     n = min((np.size(value) for value in times.values() if np.size(value) > 1), default=5)
     excess = {
         (arm, rate): [*(0.01 * scatter.get(arm, SEEDS)[:n] * usual[arm])]
