@@ -159,8 +159,8 @@ def bounds(losses, tolerance=TOLERANCE, level=LEVEL) -> tuple[int, int]:
     one: shown by the upper ends of t-intervals over seeds, one batch after another from below, and of the base batch by
     definition. It is too large if one of them is beyond: shown by lower ends, from above. Both ends are those of
     intervals of this level, corrected for the number of smaller batches where one comparison is enough; batches tested
-    in order need no correction. A branch that diverged shows its batch to be too large, as no loss is the mean of its seeds;
-    with no batch too large, the second number is the number of batches.
+    in order need no correction. A branch that diverged shows its batch to be too large, as no loss is the mean of its
+    seeds; with no batch too large, the second number is the number of batches.
     """
     count = losses.shape[1]
 
