@@ -8,12 +8,14 @@ how far the seeds differ beyond their last digit, not that the truth is known.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
 LEVEL = 0.95  # of confidence
+Arm = TypeVar("Arm")
 ROUNDING = 1e-12  # up to which relative difference values are the same
 NEGATIVE = "a ratio needs values above 0"
 
@@ -241,6 +243,20 @@ def slope(x: Sequence[float], groups: Sequence[Sequence[float]], of="seeds") -> 
         return Estimate(value, log=False, n=n, of=of, why=why)
     error, dof = combined([abs(w) * m.error for w, m in zip(weights, means)], [m.dof for m in means])
     return _unless_all_alike(Estimate(value, error, dof, False, n, of))
+
+
+def not_beaten(arms: Sequence[Arm], over: Callable[[Arm, Arm], Estimate]) -> list[Arm]:
+    """The arms than which no other is surely smaller: the smallest is among them in 95 % of studies.
+
+    over   the ratio of one arm to another
+    Every pair is compared, each by a t-test at 5 % over the number of others, so that the smallest is beaten by chance
+    in 5 % at most.
+    """
+
+    def beaten(arm, other):
+        return over(arm, other).p_above(1.0) < (1.0 - LEVEL) / (len(arms) - 1)
+
+    return [arm for arm in arms if not any(beaten(arm, other) for other in arms if other is not arm)]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from allgrad.ddp import Sampler
 from allgrad.launch.plan import steps_of
-from allgrad.launch.study import figures, runner
+from allgrad.launch.study import figures, intervals, runner
 from allgrad.launch.study.experiment import PRESET, experiment
 from allgrad.launch.study.intervals import Estimate, mean, paired
 from allgrad.launch.study.lr_tuning import REPORT_SEEDS, SEEDS, Tuned, tune_batches
@@ -189,18 +189,8 @@ def _ends(found):
 
 
 def not_beaten(cells) -> list:
-    """The cells than which no other is surely better: the best is among them in 95 % of studies.
-
-    Every pair is compared seed by seed, each by a t-test at 5 % over the number of others, so that the best of them is
-    beaten by chance in 5 % at most. Cells with failed seeds or too few steps are left out.
-    """
-    cells = [cell for cell in cells if cell.counts]
-
-    def beaten(cell, other):
-        ratio = cell.over(other)
-        return ratio.p_above(1.0) < 0.05 / (len(cells) - 1)
-
-    return [cell for cell in cells if not any(beaten(cell, other) for other in cells if other is not cell)]
+    """The cells than which no other is surely better, seed by seed; those that do not count are left out."""
+    return intervals.not_beaten([cell for cell in cells if cell.counts], Cell.over)
 
 
 def _listed(cells):
