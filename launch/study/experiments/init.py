@@ -17,7 +17,7 @@ from allgrad.launch.study.experiment import PRESET, experiment
 from allgrad.launch.study.experiments import steps
 from allgrad.launch.study.intervals import holm, mean, not_beaten, paired, share
 from allgrad.launch.study.lr_tuning import SEEDS, NothingWorks, Tuned, first_rate, tune
-from allgrad.launch.study.result import ALPHA, LEAST_SEEDS, Claim, Figure, Result, Table
+from allgrad.launch.study.result import ALPHA, LEAST_SEEDS, Figure, Result, Table
 from allgrad.launch.study.wording import compared, with_interval
 
 SCHEMES = {
@@ -169,7 +169,7 @@ def summarize(work, models, cells, common, name, seeds, report_seeds, cap) -> Re
     ]  # fmt: skip
     result = Result(
         "init", "Which initial weights let the network reach the target, and in how many steps?",
-        " ".join(_headline(depth, cells_of, goal) for depth in models), _claims(cells),
+        " ".join(_headline(depth, cells_of, goal) for depth in models), [],
         [Table("cells", ["scheme", "depth", "lr", "S", "ci_lo", "ci_hi", "over_he", "over_he_lo", "over_he_hi",
                          "init_loss", "n_seeds", "n_fail", "at_edge", "n_trials", "budget", "eval_ratio"], rows,
                f"Steps to {goal} from each scheme's weights, each with its best rate: geometric means over seeds with "
@@ -224,18 +224,6 @@ def _failed(cell):
     return share(sum(not math.isfinite(s) for s in cell.steps), len(cell.steps))
 
 
-def _claims(cells):
-    zero = [_failed(cell) for cell in cells if cell.scheme == "zero" and len(cell.rows[0].get("layers", ())) > 1]
-    if not zero:
-        return []
-    return [
-        Claim("from weights that are all zero the target is not met (share of seeds that fail)",
-              "Rumelhart, Hinton and Williams 1986, Learning Internal Representations, 'Symmetry Breaking'",
-              "'the system can never learn': of 'never', seeds can show that more than half of runs fail", zero,
-              least=0.5),
-    ]  # fmt: skip
-
-
 def _sorted_by(depth, cells_of):
     """(schemes of a depth that take more or fewer steps than he with their ratios, those not told apart, those that
     fail); told apart by Student's t, all schemes and depths together by Holm's correction"""
@@ -278,8 +266,16 @@ def _advice(depth, cells_of):
 
 
 def _findings(cells_of, models):
-    """What hidden layers do to the scale of what they get, before the first step."""
+    """Whether weights that are all zero learn, and what hidden layers do to the scale of what they get at first."""
     found = []
+    for (depth, scheme), cell in cells_of.items():
+        if scheme == "zero" and len(cell.rows[0].get("layers", ())) > 1:
+            lost = _failed(cell)
+            found.append(
+                f"Depth {depth}: from weights that are all zero {lost.hits} of {lost.n} seeds do not meet the target, "
+                f"a share of {with_interval(lost, 2)}; of equal weights Rumelhart, Hinton and Williams 1986, 'Symmetry "
+                f"Breaking', say that 'the system can never learn'."
+            )
     for depth in models:
         factors = {}
         for (at, scheme), cell in cells_of.items():
