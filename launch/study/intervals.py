@@ -3,16 +3,21 @@
 An `Estimate` is a mean over independent values, mostly over seeds, on a scale where their scatter is about the same
 everywhere (logarithms for steps and losses), with Student's t for its error. A share of seeds is a `Share`, with the
 exact binomial interval of Clopper and Pearson 1934. A seed that failed has no value that a mean could take: what it is
-part of is censored, and has no interval.
+part of is censored, and has no interval. Neither have values without scatter, such as steps that are all 16: they say
+how far the seeds differ beyond their last digit, not that the truth is known.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
 LEVEL = 0.95  # of confidence
+Arm = TypeVar("Arm")
+ROUNDING = 1e-12  # up to which relative difference values are the same
+NEGATIVE = "a ratio needs values above 0"
 
 
 @dataclass(frozen=True)
@@ -141,7 +146,8 @@ def share(hits: int, n: int, of="seeds") -> Share:
 def mean(values: Sequence[float] | np.ndarray, of="seeds", log: bool | None = None) -> Estimate:
     """The mean of independent values: the geometric one of values above 0, else, or with log=False, the arithmetic one.
 
-    Values that are inf or nan have failed: the mean is that of the others then, and has no interval.
+    Values that are inf or nan have failed: the mean is that of the others then, and has no interval. Without scatter it
+    has an error of 0, for those who know of other errors, and no interval either.
     """
     x = np.asarray(values, float)
     met = x[np.isfinite(x)]
@@ -156,23 +162,39 @@ def mean(values: Sequence[float] | np.ndarray, of="seeds", log: bool | None = No
     )
     if why:
         return Estimate(value, math.nan, math.nan, log, len(x), of, failed, why)
-    return Estimate(value, float(y.std(ddof=1)) / math.sqrt(len(y)), len(y) - 1.0, log, len(y), of)
+    alike = np.ptp(y) <= ROUNDING * (1.0 if log else np.abs(y).max())
+    error = 0.0 if alike else float(y.std(ddof=1)) / math.sqrt(len(y))
+    return _unless_all_alike(Estimate(value, error, len(y) - 1.0, log, len(y), of))
+
+
+def _unless_all_alike(e):
+    """The estimate; without scatter, why it has no interval."""
+    return replace(e, why=f"the {e.of} do not differ") if e.error == 0.0 else e
 
 
 def ratio(first: Estimate, second: Estimate) -> Estimate:
-    """One mean over another, of independent values: Welch's t on logarithms."""
-    value = first.value / second.value if second.value else math.nan
-    n, failed = min(first.n, second.n), first.failed + second.failed
-    if why := first.why or second.why:
-        return Estimate(value, n=n, of=first.of, failed=failed, why=why)
-    pairs = [(e.error if e.log else e.error / e.value, e.dof) for e in (first, second) if e.dof > 0.0]
-    error, dof = combined([e for e, _ in pairs], [d for _, d in pairs])
-    return Estimate(value, error, dof, True, n, first.of)
+    """One mean over another, of independent values above 0: Welch's t on logarithms."""
+    return _together(first.value / second.value if second.value else math.nan, first, second)
 
 
 def product(first: Estimate, second: Estimate) -> Estimate:
     """One mean times another, of independent values above 0."""
-    return ratio(first, replace(second, value=1.0 / second.value)) if second.log else ratio(first, Estimate(math.nan))
+    return _together(first.value * second.value, first, second)
+
+
+def _together(value, *means):
+    """A product or quotient of means, whose relative errors add up; one of them may be without scatter."""
+    n, worst = min(e.n for e in means), max(means, key=lambda e: e.failed)
+    if worst.failed:
+        return Estimate(value, n=worst.n, of=worst.of, failed=worst.failed, why=worst.why)
+    why = next((e.why for e in means if e.why and e.error != 0.0), "")
+    if why or any(e.value <= 0.0 for e in means):
+        return Estimate(value, n=n, of=means[0].of, why=why or NEGATIVE)
+    pairs = [(e.error if e.log else e.error / e.value, e.dof) for e in means if e.dof > 0.0]
+    error, dof = combined([e for e, _ in pairs], [d for _, d in pairs])
+    exact = all(e.error == 0.0 and not e.why for e in means)
+    e = Estimate(value, error, dof, True, n, means[0].of)
+    return e if exact else _unless_all_alike(e)
 
 
 def combined(errors: Sequence[float], dofs: Sequence[float]) -> tuple[float, float]:
@@ -183,15 +205,19 @@ def combined(errors: Sequence[float], dofs: Sequence[float]) -> tuple[float, flo
     return math.sqrt(total), total * total / max(math.fsum(e**4 / d for e, d in zip(errors, dofs)), 1e-300)
 
 
-def paired(first: Sequence[float], second: Sequence[float], of="seeds", log: bool | None = None) -> Estimate:
+def paired(first: Sequence[float], second: Sequence[float], of="seeds", log=True) -> Estimate:
     """The ratio of values that belong together, such as losses of two arms with the same seeds: t on its logarithm.
 
-    With log=False, or where a value is not above 0, their difference. A pair of which one has failed has failed.
+    With log=False their difference. A pair of which one has failed has failed; values that are not above 0 have no
+    ratio, and no interval. Raises ValueError if they are not as many.
     """
     a, b = np.asarray(first, float), np.asarray(second, float)
+    if len(a) != len(b):
+        raise ValueError(f"values that belong together come in pairs, and there are {len(a)} of one and {len(b)} of "
+                         f"the other: give both the same {of}")  # fmt: skip
     met = np.isfinite(a) & np.isfinite(b)
-    positive = bool(np.all(a[met] > 0.0) and np.all(b[met] > 0.0))
-    log = positive if log is None else log and positive
+    if log and np.any(np.minimum(a, b)[met] <= 0.0):
+        return Estimate(math.nan, n=len(a), of=of, failed=int((~met).sum()), why=NEGATIVE)
     with np.errstate(all="ignore"):
         return mean(np.where(met, a / b if log else a - b, math.nan), of, log)
 
@@ -199,18 +225,38 @@ def paired(first: Sequence[float], second: Sequence[float], of="seeds", log: boo
 def slope(x: Sequence[float], groups: Sequence[Sequence[float]], of="seeds") -> Estimate:
     """The slope of the least-squares line of ln y by ln x; groups: the values of y at each x, a seed each.
 
-    Its error is that of the groups' means, pooled over the groups; the line need not fit.
+    Its error is that of the groups' means, pooled over the groups; the line need not fit. Values that are not above 0
+    have no logarithm, and no slope.
     """
     means = [mean(group, of) for group in groups]
+    n, worst = min(m.n for m in means), max(means, key=lambda m: m.failed)
+    if not all(m.log for m in means):
+        why = "a slope of logarithms needs values above 0"
+        return Estimate(math.nan, log=False, n=n, of=of, failed=worst.failed, why=why)
     bent = np.log(np.asarray(x, float))
     away = bent - bent.mean()
     weights = away / (away @ away)
     value = float(weights @ np.log([m.value for m in means]))
-    n, failed = min(m.n for m in means), sum(m.failed for m in means)
-    if why := next((m.why for m in means if m.why), ""):
-        return Estimate(value, log=False, n=n, of=of, failed=failed, why=why)
+    if worst.failed:
+        return Estimate(value, log=False, n=worst.n, of=of, failed=worst.failed, why=worst.why)
+    if why := next((m.why for m in means if m.why and m.error != 0.0), ""):
+        return Estimate(value, log=False, n=n, of=of, why=why)
     error, dof = combined([abs(w) * m.error for w, m in zip(weights, means)], [m.dof for m in means])
-    return Estimate(value, error, dof, False, n, of)
+    return _unless_all_alike(Estimate(value, error, dof, False, n, of))
+
+
+def not_beaten(arms: Sequence[Arm], over: Callable[[Arm, Arm], Estimate]) -> list[Arm]:
+    """The arms than which no other is surely smaller: the smallest is among them in 95 % of studies.
+
+    over   the ratio of one arm to another
+    Every pair is compared, each by a t-test at 5 % over the number of others, so that the smallest is beaten by chance
+    in 5 % at most.
+    """
+
+    def beaten(arm, other):
+        return over(arm, other).p_above(1.0) < (1.0 - LEVEL) / (len(arms) - 1)
+
+    return [arm for arm in arms if not any(beaten(arm, other) for other in arms if other is not arm)]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

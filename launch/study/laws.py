@@ -226,7 +226,9 @@ def power_law(points: Sequence[Point]) -> Law:
     do not show, such as the rate, added that much: the errors of few seeds alone would make intervals too short.
 
     Intervals by Student's t on the residuals, which hold the seeds, the rates and what the law misses. Raises
-    ValueError if there are too few points with an interval to fit a law and to say how well it is known.
+    ValueError if there are too few points with an interval to fit a law and to say how well it is known, or if the
+    first or last point of a model has none: where its batch size is near the largest or smallest one tried, it would be
+    in the law only if chance has moved it inwards.
     """
     known = [p for p in points if p.batch.known]
     sizes = {p.examples for p in known}
@@ -235,6 +237,13 @@ def power_law(points: Sequence[Point]) -> Law:
             f"a power law of the examples needs {LEAST_BUDGETS} numbers of them at which the batch size is known, "
             f"there {'is' if len(sizes) == 1 else 'are'} {len(sizes) or 'none'}"
         )
+    for parameters in {p.parameters: 0 for p in points}:
+        of_one = sorted((p for p in points if p.parameters == parameters), key=lambda p: p.examples)
+        if lost := [p for p in (of_one[0], of_one[-1]) if not p.batch.known]:
+            raise ValueError(
+                f"the batch size at {lost[0].examples:,.0f} examples, where the law would begin or end, is not known "
+                f"({lost[0].batch.why or 'no interval'})"
+            )
     several = len({p.parameters for p in known}) > 1
     x = np.log([[p.examples, p.parameters] for p in known])[:, : 1 + several]
     y, squares = np.log([p.batch.value for p in known]), np.array([p.batch.error for p in known]) ** 2

@@ -1,5 +1,6 @@
 """What an experiment says: one headline, findings, claims of the literature with verdicts, tables and figures."""
 
+import bisect
 import csv
 import io
 import math
@@ -10,12 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from allgrad.launch.study.intervals import Estimate, holm
+from allgrad.launch.study.intervals import Estimate, holm, quantile
 
 PASS, FAIL, INCONCLUSIVE, NONE = "PASS", "FAIL", "INCONCLUSIVE", "NO VERDICT"
 VERDICTS = FAIL, INCONCLUSIVE, PASS, NONE  # in the order of reading
 ALPHA = 0.05  # of an experiment's claims together: how likely it is that any verdict is false
 LEAST_SEEDS = 3  # with fewer there is no verdict
+POWER = 0.8  # in how many studies, of 1, as many seeds as are named decide a claim
 MOST_SEEDS = 1000  # more than so many decide nothing that matters
 
 
@@ -115,21 +117,46 @@ def _undecided(claim, family):
     e = claim.worst
     if claim.p <= ALPHA:
         return f"decided by itself, but not as one of {family} claims"
-    needed = seeds_needed(claim)
+    needed, said = seeds_needed(claim), f"undecided with {e.n} {e.of}"
     if needed is None:
-        return f"undecided with {e.n} {e.of}: the number lies at the bound"
-    return f"undecided with {e.n} {e.of}; about {needed:,} would decide it"
+        return f"{said}: the number lies at the bound" if math.isfinite(e.value) else said
+    return f"{said}; about {needed:,} would decide it in {100 * POWER:g} % of studies, if the number is what it seems"
 
 
 def seeds_needed(claim: Claim) -> int | None:
-    """With how many seeds the interval, which narrows by their root, would lie on one side; None beyond 1,000."""
-    e, (low, high) = claim.worst, claim.worst.interval()
-    ends = [(low, edge) if edge < e.value else (high, edge) for edge in (claim.least, claim.most)]
-    needed = [
-        e.n * ((e.value - end) / (e.value - edge)) ** 2 for end, edge in ends if low <= edge <= high and edge != e.value
-    ]
-    most = max((n for n in needed if math.isfinite(n)), default=math.inf)
-    return math.ceil(most) if most <= MOST_SEEDS else None
+    """With how many seeds a study decides the claim in 80 % of cases, if the number is what was measured.
+
+    By the noncentral t distribution, the error falling as the root of the seeds; None beyond 1,000.
+    """
+    from scipy.special import nctdtr
+
+    e, edges = claim.worst, [edge for edge in (claim.least, claim.most) if math.isfinite(edge)]
+    inside, tests = claim.least < e.value < claim.most, 1
+    if not inside:  # one bound is enough to fail by
+        tests = len(edges) * len(claim.estimates)
+        edges = [claim.least if e.value <= claim.least else claim.most]
+    dof = e.dof if e.dof < math.inf else 1e6
+    effects = []  # of one seed: how far from the edges, in standard deviations
+    for edge in edges:
+        end, bound, at = (_on_scale(e, x) for x in (e.low if edge < e.value else e.high, edge, e.value))
+        if at in (end, bound):
+            return None
+        effects.append(abs(at - bound) / abs(at - end) * quantile(dof, 1.0 - ALPHA / 2.0) / math.sqrt(e.n))
+
+    def missed(n):
+        """How likely n seeds decide nothing."""
+        of_n = dof * (n - 1.0) / (e.n - 1.0)
+        line = quantile(of_n, 1.0 - ALPHA / 2.0 / tests)
+        return sum(float(nctdtr(of_n, effect * math.sqrt(n), line)) for effect in effects)
+
+    if not all(map(math.isfinite, effects)) or missed(MOST_SEEDS) > 1.0 - POWER:
+        return None
+    return bisect.bisect_left(range(MOST_SEEDS), True, lo=e.n, key=lambda n: missed(n) <= 1.0 - POWER)
+
+
+def _on_scale(e, x):
+    """A number on the scale of an estimate's error."""
+    return x if not e.log else math.log(x) if x > 0.0 else -math.inf
 
 
 @dataclass

@@ -26,23 +26,32 @@ def with_interval(e: Estimate, digits=3) -> str:
 def compared(ratio: Estimate, more="more", less="less", margin=MARGIN) -> str:
     """What a ratio says: "equal within 5 %", "12 to 30 % more", "between 3 % less and 12 % more", "2 to 4 times".
 
-    Equal: the whole interval is at most `margin` from 1. More or less: the whole interval is on one side of it.
+    Equal: the whole interval is at most `margin` from 1. More or less: the whole interval is on one side of it. What
+    has the interval of a difference is not compared.
     """
     if not ratio.known:
         return f"not compared ({ratio.why or 'no interval'})"
+    if not (ratio.log and ratio.value > 0.0):
+        return f"not compared ({with_interval(ratio)} is a difference, and no ratio)"
     low, high = ratio.low, ratio.high
     if 1.0 / (1.0 + margin) <= low and high <= 1.0 + margin:
         return f"equal within {margin:.0%}".replace("%", " %")
     if low > 1.0:
-        return f"{number(low)} to {number(high)} times" if low >= 2.0 else f"{_span(low, high)} {more}"
+        return f"{_span(number(low), number(high))} times" if low >= 2.0 else f"{_percents(low, high)} {more}"
     if high < 1.0:
-        return f"{_span(high, low)} {less}"
-    return f"between {_percent(low)} {less} and {_percent(high)} {more}"
+        return f"{_percents(high, low)} {less}"
+    return f"between {_percent(low)} % {less} and {_percent(high)} % {more}"
+
+
+def _percents(near, far):
+    return f"{_span(_percent(near), _percent(far))} %"
 
 
 def _span(near, far):
-    return f"{_percent(near).removesuffix(' %')} to {_percent(far)}"
+    return near if near == far else f"{near} to {far}"
 
 
 def _percent(ratio):
-    return f"{number(100.0 * abs(ratio - 1.0), 2)} %" if ratio < 10.0 else f"{number(100.0 * ratio, 2)} %"
+    """How far a ratio is from 1, in percent; less than a hundredth is 0."""
+    away = 100.0 * abs(ratio - 1.0)
+    return number(away, 2) if away >= 0.01 else "0"

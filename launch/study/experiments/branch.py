@@ -6,6 +6,8 @@ whose loss is within a tolerance of those of all smaller ones.
 """
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -16,7 +18,7 @@ from allgrad.launch.study.experiments import steps
 from allgrad.launch.study.intervals import LEVEL, Estimate, mean, paired, share
 from allgrad.launch.study.lr_tuning import SEEDS, lr_exponent
 from allgrad.launch.study.result import Claim, Figure, Result, Table
-from allgrad.launch.study.wording import with_interval
+from allgrad.launch.study.wording import number
 
 GRIDS = {
     "quick": {
@@ -149,16 +151,16 @@ def restore(run, kept, step):
 # --- what the branches say -------------------------------------------------------------------------------------------
 
 
-def bounds(losses, tolerance=TOLERANCE) -> tuple[int, int]:
+def bounds(losses, tolerance=TOLERANCE, level=LEVEL) -> tuple[int, int]:
     """(the largest batch that is surely small enough, the smallest that is surely too large), as columns of `losses`.
 
     losses   (seeds, batches) of the branches from one checkpoint, by rising batch; inf where a branch diverged
     A batch is small enough if it and all smaller ones end with at most (1 + tolerance) times the loss of each smaller
     one: shown by the upper ends of t-intervals over seeds, one batch after another from below, and of the base batch by
-    definition. It is too large if one of them is beyond: shown by lower ends, from above. Both ends are those of 95 %
-    intervals, corrected for the number of smaller batches where one comparison is enough; batches tested in order
-    need no correction. A branch that diverged shows its batch to be too large, as no loss is the mean of its seeds;
-    with no batch too large, the second number is the number of batches.
+    definition. It is too large if one of them is beyond: shown by lower ends, from above. Both ends are those of
+    intervals of this level, corrected for the number of smaller batches where one comparison is enough; batches tested
+    in order need no correction. A branch that diverged shows its batch to be too large, as no loss is the mean of its
+    seeds; with no batch too large, the second number is the number of batches.
     """
     count = losses.shape[1]
 
@@ -166,11 +168,11 @@ def bounds(losses, tolerance=TOLERANCE) -> tuple[int, int]:
         return [_over(losses[:, k], losses[:, j]) for j in range(k) if np.isfinite(losses[:, j]).all()]
 
     small, large = 0, count
-    while small + 1 < count and all(e.high <= 1.0 + tolerance for e in over(small + 1)):
+    while small + 1 < count and all(e.interval(level)[1] <= 1.0 + tolerance for e in over(small + 1)):
         small += 1
     for k in reversed(range(small + 1, count)):
-        level = 1.0 - (1.0 - LEVEL) / k
-        if not (np.isinf(losses[:, k]).any() or any(e.interval(level)[0] > 1.0 + tolerance for e in over(k))):
+        of_one = 1.0 - (1.0 - level) / k
+        if not (np.isinf(losses[:, k]).any() or any(e.interval(of_one)[0] > 1.0 + tolerance for e in over(k))):
             break
         large = k
     return small, large
@@ -200,6 +202,49 @@ def crossing(losses, batches, tolerance=TOLERANCE) -> float:
             return batches[k - 1] * (batches[k] / batches[k - 1]) ** ((tolerance - before) / (here - before))
         least = min(least, losses[k])
     return float(batches[-1])
+
+
+@dataclass(frozen=True)
+class Growth(Estimate):
+    """How many times larger the critical batch size is at one checkpoint than at an earlier one.
+
+    At least the largest batch that is surely small enough later over the smallest that is surely too large before, each
+    by `bounds` at half the error that the interval may have. Where runs cross the tolerance says nothing of it: noise
+    makes them cross early, and its scatter falls along a run.
+
+    first, last   losses (seeds, batches) of the branches from both checkpoints
+    """
+
+    batches: Sequence[int] = ()
+    first: np.ndarray = field(default_factory=lambda: np.empty(0), compare=False)
+    last: np.ndarray = field(default_factory=lambda: np.empty(0), compare=False)
+
+    def interval(self, level=LEVEL):
+        if self.why:
+            return math.nan, math.nan
+        sizes = [*self.batches, math.inf]
+        (small, large), (small_later, large_later) = (
+            bounds(losses, level=1.0 - (1.0 - level) / 2.0) for losses in (self.first, self.last)
+        )
+        return sizes[small_later] / sizes[large], sizes[large_later] / sizes[small]
+
+    def p_above(self, bound):
+        return self._p(lambda low, high: low >= bound)
+
+    def p_below(self, bound):
+        return self._p(lambda low, high: high <= bound)
+
+    def _p(self, shown):
+        """Half of what the widest interval that shows it leaves out: by halving the range of its logarithm."""
+        if self.why:
+            return math.nan
+        least, most = math.log(1e-6), math.log(0.5)
+        if not shown(*self.interval(1.0 - 2.0 * math.exp(most) + 1e-9)):
+            return 1.0
+        for _ in range(12):
+            middle = (least + most) / 2.0
+            least, most = (least, middle) if shown(*self.interval(1.0 - 2.0 * math.exp(middle))) else (middle, most)
+        return math.exp(most)
 
 
 def _losses(rows, checkpoint, batches):
@@ -305,9 +350,27 @@ def _branches(cell, batches, work):
 
 
 def _growth(cells, batches):
-    """The critical batch size at the last checkpoint over that at the first, run by run."""
-    first, last = ([crossing(losses, batches) for losses in cells[k]["losses"]] for k in (0, -1))
-    return paired(first=last, second=first)
+    """The critical batch size at the last checkpoint over that at the first; no number if one is beyond the grid."""
+    first, last = cells[0], cells[-1]
+    n, failed = len(last["losses"]), last["n_fail"]
+    if failed or n < 2:
+        why = f"{failed} of {n} seeds failed" if failed else f"an interval needs 2 seeds, there are {n}"
+        return Estimate(math.nan, n=n, failed=failed, why=why)
+    inside = max(first["cbs"], last["cbs"]) < batches[-1]
+    value = last["cbs"] / first["cbs"] if inside else math.nan
+    return Growth(value, n=n, batches=batches, first=first["losses"], last=last["losses"])
+
+
+def _times(growth):
+    """The growth in words."""
+    low, high = growth.low, growth.high
+    if not growth.known or (low <= 0.0 and math.isinf(high)):
+        return f"not compared with ({growth.why or 'beyond the batches tried'})"
+    if low <= 0.0:
+        return f"less than {number(high)} times"
+    if math.isinf(high):
+        return f"more than {number(low)} times"
+    return f"{number(low)} to {number(high)} times"
 
 
 def _between(cell):
@@ -332,7 +395,7 @@ def _claims(cells_of, growth):
         if len(cells) > 1 and first == 0:
             claims.append(Claim(
                 f"{name}: the critical batch size increases from initialization (that at step {last} over that at step "
-                "0, run by run)", "Merrill et al. 2025 (2505.23971), abstract, of language models",
+                "0)", "Merrill et al. 2025 (2505.23971), abstract, of language models",
                 "'near 0 at initialization, increases rapidly at first, and then plateaus': above 1", [growth[name]],
                 least=1.0,
             ))  # fmt: skip
@@ -343,8 +406,7 @@ def _findings(name, cells, growth, batches):
     found = []
     if len(cells) > 1:
         first, last = (cells[k]["checkpoint"] for k in (0, -1))
-        found.append(f"{name}: the critical batch size at step {last} is {with_interval(growth, 2)} times that at step "
-                     f"{first}, run by run.")  # fmt: skip
+        found.append(f"{name}: the critical batch size at step {last} is {_times(growth)} that at step {first}.")
     for tolerance in (TOLERANCE / 2.0, TOLERANCE * 2.0):
         along = []
         for cell in cells:
@@ -364,7 +426,7 @@ def _advice(name, cells, growth):
     if not known:
         return f"{name}: no advice: the base batch itself fails."
     everywhere = f"{name}: a batch of {min(known)} is small enough wherever it was looked"
-    if len(known) < 2 or not growth.low > 1.0:
+    if len(known) < 2 or not growth.p_above(1.0) <= (1.0 - LEVEL) / 2.0:
         return f"{everywhere}; that larger ones are later on is not shown."
     last = next(c for c in cells if c["ci_lo"] == max(known))
     return (

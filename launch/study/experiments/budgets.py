@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from allgrad.ddp import Sampler
 from allgrad.launch.plan import steps_of
-from allgrad.launch.study import figures, runner
+from allgrad.launch.study import figures, intervals, runner
 from allgrad.launch.study.experiment import PRESET, experiment
 from allgrad.launch.study.intervals import Estimate, mean, paired
 from allgrad.launch.study.lr_tuning import REPORT_SEEDS, SEEDS, Tuned, tune_batches
-from allgrad.launch.study.result import FAIL, PASS, Claim, Figure, Result, Table, judge
-from allgrad.launch.study.wording import compared, with_interval
+from allgrad.launch.study.result import FAIL, LEAST_SEEDS, PASS, Claim, Figure, Result, Table, judge
+from allgrad.launch.study.wording import MARGIN, compared, with_interval
 
 GRIDS = {
     "quick": {
@@ -51,8 +51,8 @@ class Cell:
 
     @property
     def counts(self):
-        """Whether it says something about training: it took steps, and no seed failed."""
-        return self.steps >= FEW_STEPS and self.loss.known
+        """Whether it says something about training: it took steps, with seeds enough, of which none failed."""
+        return self.steps >= FEW_STEPS and self.loss.known and self.loss.n >= LEAST_SEEDS
 
     def average(self, key):
         """The mean of a row's value over the seeds that did not fail; nan if it has none."""
@@ -189,18 +189,8 @@ def _ends(found):
 
 
 def not_beaten(cells) -> list:
-    """The cells than which no other is surely better: the best is among them in 95 % of studies.
-
-    Every pair is compared seed by seed, each by a t-test at 5 % over the number of others, so that the best of them is
-    beaten by chance in 5 % at most. Cells with failed seeds or too few steps are left out.
-    """
-    cells = [cell for cell in cells if cell.counts]
-
-    def beaten(cell, other):
-        ratio = cell.over(other)
-        return ratio.p_above(1.0) < 0.05 / (len(cells) - 1)
-
-    return [cell for cell in cells if not any(beaten(cell, other) for other in cells if other is not cell)]
+    """The cells than which no other is surely better, seed by seed; those that do not count are left out."""
+    return intervals.not_beaten([cell for cell in cells if cell.counts], Cell.over)
 
 
 def _listed(cells):
@@ -232,10 +222,10 @@ def _claim(name, budget, found):
             [large.over(small)], least=1.0,
         )  # fmt: skip
     return Claim(
-        f"{name}: at equal steps the large batch does not end worse ({what})", HOFFER,
+        f"{name}: at equal steps the large batch does not end worse, up to {100 * MARGIN:g} % ({what})", HOFFER,
         'the gap "stems from the relatively small number of updates rather than the batch size, and can be completely '
-        'eliminated": a ratio of 1 at most',
-        [large.over(small)], most=1.0,
+        f'eliminated": a ratio of 1 at most, with {100 * MARGIN:g} % so that equal losses can be shown to be so',
+        [large.over(small)], most=1.0 + MARGIN,
     )  # fmt: skip
 
 
@@ -259,7 +249,8 @@ def _meaning(claims):
     if not at_epochs or set(at_epochs) != {PASS} or not at_steps:
         return ""
     if set(at_steps) == {PASS}:
-        return " The large batch loses at equal epochs and wins at equal steps: the gap is one of the budget."
+        return (f" The large batch loses at equal epochs, and not at equal steps, up to {100 * MARGIN:g} %: the gap is "
+                "one of the budget.")  # fmt: skip
     if FAIL in at_steps:
         return " The large batch loses at equal epochs, and in some budgets at equal steps too."
     return " The large batch loses at equal epochs; that it loses at equal steps is not shown."

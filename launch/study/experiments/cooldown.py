@@ -18,7 +18,7 @@ from allgrad.launch.plan import schedule_of, steps_of
 from allgrad.launch.study import figures, runner
 from allgrad.launch.study.experiment import PRESET, experiment
 from allgrad.launch.study.experiments.branch import restore, state
-from allgrad.launch.study.intervals import Estimate, combined, mean, paired
+from allgrad.launch.study.intervals import NEGATIVE, Estimate, combined, mean, paired
 from allgrad.launch.study.lr_tuning import SEEDS, Tuned, first_rate, tune
 from allgrad.launch.study.result import Figure, Result, Table
 from allgrad.launch.study.wording import compared, with_interval
@@ -249,14 +249,15 @@ def over(arm, base, budgets, metric) -> Estimate:
     In its error are the scatter of the seeds' ratios, and the doubts about the rates: one of the arm, and one of each
     separate run.
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logs = [np.log([one.losses(budget, metric) for budget in budgets]).mean(axis=0) for one in (arm, base)]
-    found = paired(*(np.exp(x) for x in logs))
-    if not found.known:
+    losses = [np.array([one.losses(budget, metric) for budget in budgets], float) for one in (arm, base)]
+    if any((x <= 0.0).any() for x in losses):
+        return Estimate(math.nan, n=losses[0].shape[1], why=NEGATIVE)
+    found = paired(*(np.exp(np.log(x).mean(axis=0)) for x in losses))
+    if math.isnan(found.error):
         return found
     doubts = [arm.tuned[budgets[0]].doubt, *(base.tuned[budget].doubt / len(budgets) for budget in budgets)]
     error, dof = combined([found.error, *doubts], [found.dof, *[math.inf] * len(doubts)])
-    return replace(found, error=error, dof=dof)
+    return replace(found, error=error, dof=dof, why="" if error else found.why)
 
 
 MEANT = {

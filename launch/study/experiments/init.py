@@ -15,9 +15,9 @@ from allgrad.autograd.arrays import to_numpy
 from allgrad.launch.study import figures, runner
 from allgrad.launch.study.experiment import PRESET, experiment
 from allgrad.launch.study.experiments import steps
-from allgrad.launch.study.intervals import mean, paired, share
+from allgrad.launch.study.intervals import holm, mean, not_beaten, paired, share
 from allgrad.launch.study.lr_tuning import SEEDS, NothingWorks, Tuned, first_rate, tune
-from allgrad.launch.study.result import Claim, Figure, Result, Table
+from allgrad.launch.study.result import ALPHA, LEAST_SEEDS, Figure, Result, Table
 from allgrad.launch.study.wording import compared, with_interval
 
 SCHEMES = {
@@ -169,7 +169,7 @@ def summarize(work, models, cells, common, name, seeds, report_seeds, cap) -> Re
     ]  # fmt: skip
     result = Result(
         "init", "Which initial weights let the network reach the target, and in how many steps?",
-        " ".join(_headline(depth, cells_of, goal) for depth in models), _claims(cells),
+        " ".join(_headline(depth, cells_of, goal) for depth in models), [],
         [Table("cells", ["scheme", "depth", "lr", "S", "ci_lo", "ci_hi", "over_he", "over_he_lo", "over_he_hi",
                          "init_loss", "n_seeds", "n_fail", "at_edge", "n_trials", "budget", "eval_ratio"], rows,
                f"Steps to {goal} from each scheme's weights, each with its best rate: geometric means over seeds with "
@@ -187,7 +187,8 @@ def summarize(work, models, cells, common, name, seeds, report_seeds, cap) -> Re
         f"sampler {common['sampler']}; weights of two axes and more drawn anew by each scheme, all else as the model "
         f"has it; constant rate tuned for each scheme on a grid of factor sqrt 2 with {len(seeds)} seeds, run on "
         f"{n} fresh seeds; 95 % intervals by Student's t over seeds, of logarithms. Schemes are compared seed by "
-        f"seed: a seed has the same orders of samples and, scaled, the same weights."
+        f"seed: a seed has the same orders of samples and, scaled, the same weights. Schemes are told apart from he by "
+        f"Student's t with Holm's correction for all of them, and from each other at 5 % over the number of others."
     )
     result.advice = " ".join(_advice(depth, cells_of) for depth in models)
     result.notes = [f"A run has failed if it needs more than {cap} steps, or its loss rises by more than "
@@ -223,31 +224,22 @@ def _failed(cell):
     return share(sum(not math.isfinite(s) for s in cell.steps), len(cell.steps))
 
 
-def _claims(cells):
-    zero = [_failed(cell) for cell in cells if cell.scheme == "zero" and len(cell.rows[0].get("layers", ())) > 1]
-    if not zero:
-        return []
-    return [
-        Claim("from weights that are all zero the target is not met (share of seeds that fail)",
-              "Rumelhart, Hinton and Williams 1986, Learning Internal Representations, 'Symmetry Breaking'",
-              "'the system can never learn': of 'never', seeds can show that more than half of runs fail", zero,
-              least=0.5),
-    ]  # fmt: skip
-
-
 def _sorted_by(depth, cells_of):
     """(schemes of a depth that take more or fewer steps than he with their ratios, those not told apart, those that
-    fail)"""
+    fail); told apart by Student's t, all schemes and depths together by Holm's correction"""
     apart, same, failed = {}, [], []
-    for (at, scheme), cell in cells_of.items():
-        if at == depth and scheme != "he":
-            over = _over_he(cell, cells_of)
+    others = [cell for (_, scheme), cell in cells_of.items() if scheme != "he"]
+    ratios = [_over_he(cell, cells_of) for cell in others]
+    p_values = [2.0 * min(over.p_above(1.0), over.p_below(1.0)) if over.n >= LEAST_SEEDS else math.nan
+                for over in ratios]  # fmt: skip
+    for cell, over, p in zip(others, ratios, holm(p_values)):
+        if cell.depth == depth:
             if _failed(cell).hits:
                 failed.append(cell)
-            elif over.low > 1.0 or over.high < 1.0:
-                apart[scheme] = over
+            elif p <= ALPHA:
+                apart[cell.scheme] = over
             else:
-                same.append(scheme)
+                same.append(cell.scheme)
     return apart, same, failed
 
 
@@ -263,18 +255,27 @@ def _headline(depth, cells_of, goal):
 
 def _advice(depth, cells_of):
     """The schemes of which none is shown to need more steps than another."""
-    apart, same, failed = _sorted_by(depth, cells_of)
-    if _failed(cells_of[depth, "he"]).hits:
-        return f"Depth {depth}: no advice: he itself fails."
-    fewer = [scheme for scheme, over in apart.items() if over.high < 1.0]
-    worse = [scheme for scheme in apart if scheme not in fewer] + [cell.scheme for cell in failed]
-    why = f": {', '.join(worse)} need more steps, or fail" * bool(worse)
-    return f"Depth {depth}: {' or '.join(fewer or ['he', *same])}{why}."
+    cells = [cell for (at, _), cell in cells_of.items() if at == depth]
+    whole = [cell for cell in cells if not _failed(cell).hits]
+    if not whole or len(whole[0].steps) < LEAST_SEEDS:
+        return f"Depth {depth}: no advice: it needs {LEAST_SEEDS} seeds that do not fail."
+    best = [cell.scheme for cell in not_beaten(whole, lambda cell, other: paired(cell.steps, other.steps))]
+    worse = [cell.scheme for cell in cells if cell.scheme not in best]
+    why = f": {', '.join(worse)} need more steps than another, or fail" * bool(worse)
+    return f"Depth {depth}: {' or '.join(best)}{why}."
 
 
 def _findings(cells_of, models):
-    """What hidden layers do to the scale of what they get, before the first step."""
+    """Whether weights that are all zero learn, and what hidden layers do to the scale of what they get at first."""
     found = []
+    for (depth, scheme), cell in cells_of.items():
+        if scheme == "zero" and len(cell.rows[0].get("layers", ())) > 1:
+            lost = _failed(cell)
+            found.append(
+                f"Depth {depth}: from weights that are all zero {lost.hits} of {lost.n} seeds do not meet the target, "
+                f"a share of {with_interval(lost, 2)}; of equal weights Rumelhart, Hinton and Williams 1986, 'Symmetry "
+                f"Breaking', say that 'the system can never learn'."
+            )
     for depth in models:
         factors = {}
         for (at, scheme), cell in cells_of.items():

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from allgrad.launch.study.intervals import Estimate, combined, holm, mean, paired, ratio, share, slope
+from allgrad.launch.study.intervals import Estimate, combined, holm, mean, paired, product, ratio, share, slope
+from allgrad.launch.study.result import Claim, judge
 
 SIMULATIONS = 2000
 FEWEST, MOST = 1867, 1932  # of 2,000 with probability 0.95 each, in all but 0.2 % of cases (binomial)
@@ -61,6 +62,45 @@ def test_failed_seeds_leave_no_interval():
     assert not slope([1, 2], [[3.0, math.inf], [1.0, 2.0]]).known
     assert mean([4.0]).why == "an interval needs 2 seeds, there are 1" and math.isnan(mean([]).value)
     assert math.isnan(e.p_above(1.0)) and math.isnan(e.p_below(1.0))
+
+
+def test_without_scatter_there_is_no_interval_and_the_error_is_left_to_others():
+    same, pair = mean([1.1, 1.1, 1.1]), paired([0.3, 0.6, 0.9], [0.1, 0.2, 0.3])
+    flat = slope([1, 2, 4], [[8.0, 8.0], [4.0, 4.0], [2.0, 2.0]])
+    for e in (same, pair, flat, ratio(same, same), mean([0.0, 0.0]), mean([-0.1, -0.1, -0.1])):
+        assert not e.known and e.why == "the seeds do not differ" and e.error == 0.0
+        assert math.isnan(e.p_above(1.0)) and math.isnan(e.p_below(1.0))
+    assert judge([Claim("", "", "", [same], least=1.0)])[0].word == "NO VERDICT"
+    other = mean([1.0, 1.2, 1.1])
+    assert ratio(same, other).error == other.error == ratio(other, same).error and ratio(same, other).known
+    assert slope([1, 2], [[8.0, 8.0], [4.0, 5.0]]).known
+    sure = Estimate(1.1, 0.0, 2.0, n=3)
+    assert sure.interval() == (1.1, 1.1) and ratio(sure, sure).known
+
+
+def test_failures_of_two_arms_are_counted_by_arm():
+    few, many = mean([1.0, 2.0, 3.0, math.inf, 1.0]), mean([1.0, math.inf, math.inf, math.inf, math.inf])
+    for e in (ratio(few, many), ratio(many, few), product(few, many)):
+        assert (e.failed, e.n, e.why) == (4, 5, "4 of 5 seeds failed")
+    e = slope([1, 2], [[1.0, math.inf], [math.inf, 2.0]])
+    assert (e.failed, e.n, e.why) == (1, 2, "1 of 2 seeds failed")
+
+
+def test_what_is_not_above_0_has_no_ratio():
+    zero, some = mean([-1.0, 1.0]), mean([1.0, 1.2, 1.1])
+    for e in (ratio(zero, some), ratio(some, zero), product(zero, some), product(some, zero),
+              ratio(some, mean([-1.0, -1.2])), paired([1.0, 0.0], [1.0, 2.0])):  # fmt: skip
+        assert not e.known and e.why == "a ratio needs values above 0"
+    assert "needs values above 0" in slope([1, 2], [[1.0, 2.0], [0.5, -0.1]]).why
+    assert paired([1.0, 0.0], [1.0, 2.0], log=False).value == -1.0
+    with pytest.raises(ValueError, match="there are 2 of one and 3 of the other: give both the same seeds"):
+        paired([1.0, 2.0], [1.0, 2.0, 3.0])
+
+
+def test_products_are_of_logarithms():
+    a, b = mean([2.0, 3.0, 4.0]), mean([0.5, 0.6, 0.7, 0.8])
+    inverse = mean([1.0 / v for v in (0.5, 0.6, 0.7, 0.8)])
+    assert product(a, b).interval() == pytest.approx(ratio(a, inverse).interval())
 
 
 def test_a_slope_is_that_of_least_squares():

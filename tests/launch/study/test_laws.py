@@ -123,12 +123,27 @@ def test_a_point_that_is_less_known_weighs_less():
     assert equal == pytest.approx(0.6)
 
 
+LOST = Point(0, 1.0, Estimate(4.0, why="at the edge"))
+
+
+def test_a_point_in_the_middle_may_be_unknown():
+    points = [point(d, d**0.5) for d in SIZES]
+    law = power_law([*points, Point(3000, 1.0, Estimate(4.0, why="a seed failed"))])
+    assert law.points == 4 and law.of_examples.value == pytest.approx(0.5)
+
+
 @pytest.mark.parametrize(
     "points, why",
     [
         ([point(1, 1.0), point(2, 1.0)], "needs 3 numbers of them"),
         ([point(1, 1.0), point(2, 1.0), Point(3, 1.0, Estimate(2.0, why="lost"))], "there are 2"),
         ([point(1, 1.0), point(2, 1.0), point(3, 1.0, parameters=2.0)], "needs 4 batch sizes"),
+        (
+            [LOST, point(1, 1.0), point(2, 1.0), point(3, 1.0)],
+            r"at 0 examples, where .* begin or end, .*\(at the edge\)",
+        ),
+        ([point(-1, 1.0), point(-2, 1.0), point(-3, 1.0), LOST], "at 0 examples"),
+        ([*(point(k, 1.0, parameters=n) for n in (1, 2) for k in (1, 2, 3)), LOST._replace(parameters=2)], "at 0 ex"),
     ],
 )
 def test_too_few_points_are_refused(points, why):

@@ -37,7 +37,10 @@ def judged(finalists, values) -> dict[str, Finalist]:
     finalists: {role: number of the trial}; values: {role: the metric on each fresh seed}, the smaller the better
     """
     means = {role: intervals.mean(found) for role, found in values.items()}
-    over = {role: intervals.paired(found, values["winner"]) for role, found in values.items() if role != "winner"}
+    log = all(mean.log for mean in means.values())  # else a metric has values that are not above 0, and no ratios
+    over = {
+        role: intervals.paired(found, values["winner"], log=log) for role, found in values.items() if role != "winner"
+    }
     p_values = []
     for e in over.values():
         equal = 1.0 if e.log else 0.0

@@ -7,6 +7,7 @@ import pytest
 
 from allgrad.launch.study import Lab, Workload, configuration, execute
 from allgrad.launch.study.experiments import branch
+from allgrad.launch.study.result import judge
 
 BATCHES = [4 * 2**k for k in range(6)]
 
@@ -110,6 +111,45 @@ def test_what_is_said_follows_from_intervals():
     assert grown.headline == "sgd: the local critical batch size is 8 to 16 at step 0, 32 to 64 at step 100."
     assert grown.verdicts[0].word == "PASS" and "up to 32 at step 100" in grown.advice
     assert same.verdicts[0].word != "PASS" and "that larger ones are later on is not shown" in same.advice
+
+
+def cells_with(first, last, rng, scatter=(0.3, 0.005), seeds=8):
+    """What is made of branches from two checkpoints with these true losses, whose seeds scatter so much."""
+    rows = [{"status": "ok", "branches": []} for _ in range(seeds)]
+    for at, truth, spread in zip((0, 100), (first, last), scatter):
+        for row, losses in zip(rows, drawn(truth, rng, seeds, spread)):
+            row["branches"] += [{"checkpoint": at, "batch": b, "before": 2.0, "loss": loss}
+                                for b, loss in zip(BATCHES, losses)]  # fmt: skip
+    one = {"lr": 0.1, "trials": 0, "at_edge": None, "rows": rows}
+    return [branch._cell("sgd", one, at, BATCHES) for at in (0, 100)]
+
+
+@pytest.mark.parametrize("seeds", [5, 16])
+def test_scatter_that_falls_along_the_run_is_no_growth(seeds):
+    """The same true critical batch, 16 to 32, at both checkpoints; crossings run by run would say it grows in most."""
+    rng, truth = np.random.default_rng(11), (1.0, 1.0, 1.05, 1.3, 1.6, 2.0)
+    grown = held = 0
+    for _ in range(30):
+        cells = cells_with(truth, truth, rng, seeds=seeds)
+        growth = branch._growth(cells, BATCHES)
+        (claim,) = branch._claims({"sgd": cells}, {"sgd": growth})
+        grown += judge([claim])[0].word == "PASS"
+        held += growth.low <= 1.0 <= growth.high
+    assert grown <= 4 and held >= 26  # 1.5 expected at most; more than 4 in 1.6 % of cases (binomial)
+
+
+def test_growth_is_between_what_is_surely_small_enough_and_surely_too_large():
+    rng, scatter = np.random.default_rng(4), (0.01, 0.01)
+    at_8, at_32 = (1.0, 1.0, 1.6, 2.0, 3.0, 4.0), (1.0, 1.0, 1.0, 1.0, 1.6, 2.0)
+    growth = branch._growth(cells_with(at_8, at_32, rng, scatter), BATCHES)
+    assert growth.interval() == (32 / 16, 64 / 8) and growth.low < growth.value < growth.high
+    assert growth.p_above(1.0) < 0.001 and growth.p_above(8.0) == 1.0 and growth.p_below(8.0) < 0.001
+    assert branch._times(growth) == "2 to 8 times"
+    beyond = branch._growth(cells_with(at_8, (1.0,) * 6, rng, scatter), BATCHES)
+    assert math.isnan(beyond.value) and beyond.interval() == (128 / 16, math.inf)
+    assert branch._times(beyond) == "more than 8 times"
+    both = branch._growth(cells_with((1.0,) * 6, (1.0,) * 6, rng, scatter), BATCHES)
+    assert both.p_above(1.0) == 1.0 and "beyond the batches tried" in branch._times(both)
 
 
 def test_survivors_decide_nothing():

@@ -159,6 +159,16 @@ def test_doubts_about_rates_add_to_the_error_of_a_ratio():
     assert b.value == a.value and b.error**2 - a.error**2 == pytest.approx(0.02**2 * (1.0 + 1.0 / len(STEPS)))
 
 
+def test_losses_below_0_have_no_ratio_and_equal_ones_have_the_error_of_the_rates():
+    below = arms(cooled=-1.0)["adamw"]
+    assert cooldown.over(below["cooled"], below["separate"], [*STEPS], "val_loss").why == "a ratio needs values above 0"
+    sure, doubtful = (
+        cooldown.over(base, base, [*STEPS], "val_loss") for base in (arms(d)["adamw"]["separate"] for d in (0.0, 0.02))
+    )
+    assert sure.why == "the seeds do not differ" and not sure.known
+    assert doubtful.known and doubtful.error == pytest.approx(0.02 * math.sqrt(1.0 + 1.0 / len(STEPS)))
+
+
 def test_a_failed_seed_is_not_compared():
     result = said(arms(cooled=math.nan, averaged=1.05))
     assert "one run cooled down, 50 % of the steps: not compared (1 of 6 seeds failed)" in result.headline

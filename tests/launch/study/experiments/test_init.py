@@ -53,11 +53,10 @@ def test_the_experiment(tmp_path, monkeypatch):
     rows = {(row["scheme"], row["depth"]): row for row in result.tables[0].rows}
     assert {*rows} == {("he", "1"), ("zero", "1"), ("he", "2"), ("zero", "2")}
     assert rows["zero", "1"]["n_fail"] == 2 and rows["he", "1"]["n_fail"] == 0 and rows["he", "1"]["over_he"] == 1.0
-    (claim,) = result.claims
-    assert [share.value for share in claim.estimates] == [1.0, 1.0] and claim.least == 0.5
-    assert result.verdicts[0].why == "2 seeds, and a verdict needs 3"
+    assert result.claims == []
+    assert any("Depth 1: from weights that are all zero 2 of 2 seeds do not meet" in said for said in result.findings)
     assert "Depth 1: he takes " in result.headline and "zero fails with 2 of 2 seeds" in result.headline
-    assert math.isnan(rows["he", "1"]["over_he_lo"]) is False and math.isnan(rows["zero", "1"]["ci_lo"])
+    assert math.isnan(rows["he", "1"]["over_he_lo"]) and math.isnan(rows["zero", "1"]["ci_lo"])
     assert any("no learning rate" in note for note in result.notes)
 
 
@@ -79,8 +78,25 @@ def of(scheme, steps, hidden=True):
     return init.Cell(scheme, "1", tuned, rows)
 
 
-@pytest.mark.parametrize("hidden, verdicts", [(True, ["PASS"]), (False, [])])
-def test_what_is_said_follows_from_intervals(hidden, verdicts):
+def test_of_equal_schemes_hardly_any_is_told_apart_or_left_out():
+    """Six schemes that are all alike, 12 seeds: any apart, or he not advised, in 5 % of studies at most."""
+    rng, apart, left_out = np.random.default_rng(6), 0, 0
+    for _ in range(100):
+        cells = {("1", name): of(name, 100.0 * np.exp(0.1 * rng.standard_normal(12)))
+                 for name in ("he", "xavier", "lecun", "torch", "small", "unit-normal")}  # fmt: skip
+        apart += bool(init._sorted_by("1", cells)[0])
+        left_out += "he" not in init._advice("1", cells).split(": ")[1].rstrip(".").split(" or ")
+    assert apart <= 10 and left_out <= 10  # 5 expected at most; more than 10 in 1.1 % of cases (binomial)
+
+
+def test_two_seeds_tell_nothing_apart():
+    cells = {("1", "he"): of("he", [30.0, 31.0]), ("1", "small"): of("small", [60.0, 62.1])}
+    assert init._sorted_by("1", cells) == ({}, ["small"], [])
+    assert init._advice("1", cells) == "Depth 1: no advice: it needs 3 seeds that do not fail."
+
+
+@pytest.mark.parametrize("hidden", [True, False])
+def test_what_is_said_follows_from_intervals(hidden):
     he = [30.0, 31.0, 29.0, 30.0, 32.0, 30.0]
     cells = [
         of("he", he, hidden), of("xavier", [30.5, 30.0, 30.0, 29.0, 33.0, 31.0]),
@@ -89,7 +105,8 @@ def test_what_is_said_follows_from_intervals(hidden, verdicts):
     ]  # fmt: skip
     common = {"metric": "train_loss", "target": 0.1, "sampler": "epoch", "eval_ratio": 1.05}
     result = init.summarize(Workload(), {"1": Workload()}, cells, common, "sgd", (0,), tuple(range(6)), 600)
-    assert [verdict.word for verdict in result.verdicts] == verdicts
+    shares = [said for said in result.findings if "6 of 6 seeds do not meet the target, a share of 1 [0.54, 1]" in said]
+    assert len(shares) == hidden and result.claims == []  # a single layer is convex, and learns from zero
     said = result.headline
     assert "small 67 to 77 % more, xavier not told apart from he, torch fails with 1 of 6 seeds" in said
-    assert result.advice == "Depth 1: he or xavier: small, torch, zero need more steps, or fail."
+    assert result.advice == "Depth 1: he or xavier: small, torch, zero need more steps than another, or fail."

@@ -91,11 +91,12 @@ def cell(part, every, losses, accuracies, optimizer="sgd"):
 def summarized(rare, apart=(0.91, 0.90, 0.92, 0.90)):
     """Four seeds: averages every 4 steps cost nothing, every 16 steps end with the accuracies `rare`."""
     loss, accuracy = [0.02, 0.021, 0.022, 0.02], [0.97, 0.975, 0.98, 0.972]
+    near = [0.0201, 0.021, 0.0219, 0.0201]
     cells = [
-        cell("epochs", 1, loss, accuracy), cell("epochs", 4, loss, [a - 0.001 for a in accuracy]),
-        cell("epochs", 16, [math.inf if math.isnan(a) else v for v, a in zip(loss, rare)], rare),
+        cell("epochs", 1, loss, accuracy), cell("epochs", 4, near, [0.969, 0.974, 0.979, 0.972]),
+        cell("epochs", 16, [math.inf if math.isnan(a) else v for v, a in zip(near, rare)], rare),
         cell("rounds", 4, [0.01, 0.011, 0.012, 0.01], accuracy), cell("large batch", 4, loss, accuracy),
-        *(cell("shards", every, loss, accuracy) for every in (1, 16)),
+        cell("shards", 1, loss, accuracy), cell("shards", 16, near, accuracy),
         cell("by class", 1, loss, accuracy), cell("by class", 16, [0.1, 0.11, 0.12, 0.1], apart),
     ]  # fmt: skip
     setting = local.Setting(None, WORK, "epoch", (0,), (100, 101, 102, 103))  # pyright: ignore[reportArgumentType]

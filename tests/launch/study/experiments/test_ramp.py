@@ -160,15 +160,19 @@ def summarized(ratios, large=1.0):
 
 
 def test_what_is_said_follows_from_intervals():
-    near, far = summarized([1.0, 1.02, 0.99, 1.01]), summarized([1.4, 1.5, 1.6, 1.4])
+    near, far = summarized([1.0, 1.002, 0.999, 1.001]), summarized([1.12, 1.125, 1.115, 1.12])
     assert near.verdicts[0].word == "PASS" and far.verdicts[0].word == "FAIL"
     assert "4 at first, 8 after 1,000 samples, 16 after 2,000 samples, 32 after 4,000 samples" in near.headline
     # 1000 / 4 + 1000 / 8 + 2000 / 16 + 2000 / 32 steps in place of 1500
     assert "62 % fewer steps than with 4 all along" in near.headline and "equal within 5 %" in near.headline
-    assert far.headline.endswith("% higher.")
-    assert near.advice.splitlines()[0] == "sgd: let the batch grow: " + ramp._ramp_in_words(
-        ramp.design([(0, 4), (1000, 8), (4000, 32)], 4, 6000)) + "."  # fmt: skip
-    assert "is not shown to end with a loss within 15 %" in far.advice
+    assert far.headline.endswith(": 1.12 [1.11, 1.13], 11 to 13 % higher.")
+    words = ramp._ramp_in_words(ramp.design([(0, 4), (1000, 8), (4000, 32)], 4, 6000))
+    paid = "the final training loss is 1 [0.998, 1] times that with B = 4 all along"
+    assert near.advice.splitlines()[0] == f"sgd: let the batch grow: {words}. It takes 62 % fewer steps, and {paid}."
+    assert "let the batch grow" not in far.advice
+    assert "costs loss: the final training loss is 1.12 [1.11, 1.13] times that with B = 4 all along" in far.advice
+    unsure = summarized([1.0, 1.02, 0.99, 1.01])
+    assert unsure.verdicts[0].word == "INCONCLUSIVE" and "sgd: keep B = 4: the ramp" in unsure.advice
     assert [row["B"] for row in near.tables[0].rows] == [4, 8, 16, 32]
 
 
@@ -182,7 +186,9 @@ def test_survivors_decide_nothing():
 def test_the_experiment(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     monkeypatch.setitem(ramp.GRIDS, "quick", {"runs": (300, 301, 302)})
-    monkeypatch.setattr(branch, "bounds", lambda losses, tolerance=0.15: (int(losses[:, 0].mean() < 0.04), 2))
+    monkeypatch.setattr(
+        branch, "bounds", lambda losses, tolerance=0.15, level=0.95: (int(losses[:, 0].mean() < 0.04), 2)
+    )
     with Lab(tmp_path, jobs=1) as lab:
         result = ramp.run(lab, Workload(), lr=0.1, batches=(8, 16, 512), checkpoints=(0, 200), report_seeds=(100, 101))
         runs = [row for row in lab.ledger.rows.values() if row["config"]["kind"] == "ramp"]

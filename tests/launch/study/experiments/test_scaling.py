@@ -47,7 +47,7 @@ STEPS = {"s_min": (10.0, 9.0, 11.0), "b_crit": (64.0, 60.0, 68.0)}
 
 
 def test_speedup_and_efficiency(lab, monkeypatch):
-    answers = {1: [block(1, (1.0, 0.25))] * 3, 2: [block(2, (s, 0.3)) for s in (0.625, 0.6, 0.65)]}
+    answers = {1: [block(1, (1.0, 0.25))] * 3, 2: [block(2, (s, 0.48 * s)) for s in (0.625, 0.6, 0.65)]}
     result = run(lab, monkeypatch, answers, **STEPS)
     rows = {(row["mode"], row["W"]): row for row in result.tables[0].rows}
     strong, weak = rows["strong", 2], rows["weak", 2]
@@ -61,14 +61,14 @@ def test_speedup_and_efficiency(lab, monkeypatch):
     assert sum(strong[part] for part in scaling.PARTS.values()) == approx(strong["t_step"])
     assert strong["eff_target"] == strong["eff"]
     assert (weak["b"], weak["B"], weak["karp_flatt"]) == (64, 128, None)
-    assert weak["eff"] == approx(0.25 / 0.3)
-    # S(64) = 20, S(128) = 15: 20 * .25 / (2 * 15 * .3)
-    assert weak["eff_target"] == approx(20 * 0.25 / (2 * 15 * 0.3), rel=1e-3)
+    assert weak["eff"] == approx(0.25 / weak["t_step"])
+    # S(64) = 20, S(128) = 15
+    assert weak["eff_target"] == approx(20 * 0.25 / (2 * 15 * weak["t_step"]), rel=0.01)
     assert weak["eff_target_lo"] < weak["eff_target"] < weak["eff_target_hi"]
-    assert result.claims == [] and result.headline.startswith("Strong scaling 1.6 [1.45, 1.77] times at W = 2, 30 [30,")
+    assert result.claims == [] and result.headline.startswith("Strong scaling 1.6 [1.45, 1.77] times at W = 2, 30 (no")
     assert (
-        "times the examples a second of one rank; exchange is 30 [30, 30] % of the step: more ranks are faster."
-        in (result.findings[0])
+        "times the examples a second of one rank; exchange is 30 (no interval: the blocks do not differ) % of the step"
+        ": more ranks are faster." in result.findings[0]
     )
     assert result.findings[-1].endswith("differ by less than 0.0001 between numbers of ranks (largest relative "
                                         "difference 0).")  # fmt: skip
@@ -88,7 +88,7 @@ def test_a_share_has_the_interval_of_its_odds():
 
 
 def test_what_is_not_told_apart_is_not_called_faster(lab, monkeypatch):
-    answers = {1: [block(1, (1.0, 0.25))] * 3, 2: [block(2, (s, 1.0)) for s in (0.96, 0.98, 1.03)]}
+    answers = {1: [block(1, (1.0, 0.25))] * 3, 2: [block(2, (s, s)) for s in (0.96, 0.98, 1.03)]}
     result = run(lab, monkeypatch, answers)
     strong, weak = result.findings[:2]
     assert strong.endswith("not told apart from one rank.") and weak.endswith("more ranks are slower.")

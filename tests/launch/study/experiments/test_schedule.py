@@ -62,7 +62,8 @@ def test_every_arm_is_tuned_by_itself_for_the_validation_loss_of_noisy_labels(tm
 
         def row(self, config):
             arm = config["fall"], config["rise"]
-            loss = 0.4 * math.exp(math.log(config["lr"] / best[arm]) ** 2 / 10.0) * (1.0 + config["seed"] / 1e4)
+            seed = 1.0 + config["seed"] / 1e4 + 1e-3 * math.sin(config["seed"] * (1.0 + arm[0] + 2.0 * arm[1]))
+            loss = 0.4 * math.exp(math.log(config["lr"] / best[arm]) ** 2 / 10.0) * seed
             phases = [{"updates": 1, "examples": 1, "batch": 8, "train_loss": 1.0, "val_loss": loss}]
             return {"status": "ok", "steps": 100, "final_val_loss": loss, "final_train_loss": config["lr"],
                     "phases": phases, "config": config}  # fmt: skip

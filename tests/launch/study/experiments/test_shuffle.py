@@ -9,7 +9,6 @@ from allgrad.ddp import ConfigurationError
 from allgrad.launch.study import Lab, Workload, runner
 from allgrad.launch.study.experiments import shuffle
 from allgrad.launch.study.lr_tuning import Tuned
-from allgrad.launch.study.result import FAIL, INCONCLUSIVE, NONE, PASS
 
 CONVEX = Workload(model="softmax", label_noise=0.2)
 
@@ -65,9 +64,8 @@ def test_the_experiment(tmp_path, monkeypatch):
     assert of["never", 0.05]["excess"] > 1.5 * of["iid", 0.05]["excess"] > 1.5 * of["epoch", 0.05]["excess"] > 0.0
     assert of["epoch", 0.05]["over_epoch"] == 1.0 and of["small", 0.05]["B"] == 4
     assert all(row["n_seeds"] == 2 and row["n_fail"] == 0 for row in floors.rows)
-    (claim,), (verdict,) = result.claims, result.verdicts
-    assert claim.estimates[0].value == pytest.approx(of["iid", 0.05]["excess"] / of["epoch", 0.05]["excess"])
-    assert verdict.word == NONE, "with two seeds"
+    assert of["iid", 0.05]["over_epoch"] == pytest.approx(of["iid", 0.05]["excess"] / of["epoch", 0.05]["excess"])
+    assert result.claims == [] and any("here it is constant" in said for said in result.findings)
     assert "Excess loss at rate 0.05" in result.headline and "drawn anew" in result.methods
     pytest.importorskip("matplotlib")
     assert len(result.figures[0].draw().axes[0].lines) >= len(shuffle.ARMS)
@@ -80,7 +78,7 @@ GRID = {"rates": (0.02, 0.05, 0.2), "epochs": 40}
 def summarized(own=None, **times):
     """From floors that are so many times those of new permutations, a number or one for each seed."""
     usual = {"epoch": 1.0, "once": 1.0, "iid": 4.0, "never": 20.0, "same_perm_per_rank": 4.0, "small": 4.0, **times}
-    scatter = {"small": SEEDS[::-1]}
+    scatter = {"small": SEEDS[::-1], "epoch": SEEDS * [1.0, 1.001, 0.999, 1.0, 1.001]}
     n = min((np.size(value) for value in times.values() if np.size(value) > 1), default=5)
     excess = {
         (arm, rate): [*(0.01 * scatter.get(arm, SEEDS)[:n] * usual[arm])]
@@ -93,7 +91,6 @@ def summarized(own=None, **times):
 
 def test_what_the_orders_cost_by_intervals():
     result = summarized(once=np.array([1.0, 1.01, 0.99, 1.01, 1.0]), iid=np.array([4.0, 4.1, 3.9, 4.0, 4.1]))
-    assert [verdict.word for verdict in result.verdicts] == [PASS]
     assert "one permutation for all epochs equal within 5 %" in result.headline
     assert "drawing with replacement 3.92 to 4.12 times" in result.headline
     assert "At most 5 % worse: one permutation for all epochs." in result.advice
@@ -101,17 +98,14 @@ def test_what_the_orders_cost_by_intervals():
     alone = next(line for line in result.findings if "one of them alone" in line)
     assert "between" in alone, "other seeds, whose scatter of 8 % is in the interval"
     less = summarized(iid=np.array([0.5, 0.51, 0.49, 0.5, 0.5]))
-    assert [verdict.word for verdict in less.verdicts] == [FAIL]
     assert "Surely better, by more than 5 % in excess or in steps: drawing with replacement." in less.advice
     assert "Draw a new permutation" not in less.advice
     unknown = summarized(iid=np.array([0.8, 1.3, 1.0, 1.2, 0.9]))
-    assert [verdict.word for verdict in unknown.verdicts] == [INCONCLUSIVE]
     assert "Not told apart from it: drawing with replacement." in unknown.advice
 
 
 def test_survivors_decide_nothing():
     result = summarized(iid=np.array([4.0, 4.1, np.inf, 4.0, 4.1]))
-    assert [verdict.word for verdict in result.verdicts] == [NONE]
     assert "drawing with replacement not compared (1 of 5 seeds failed)" in result.headline
     assert "Not told apart from it: drawing with replacement." in result.advice
     assert "iid at rate 0.05: 1 of 5 seeds diverged, and the others decide nothing." in result.notes
@@ -119,8 +113,22 @@ def test_survivors_decide_nothing():
     assert row["n_fail"] == 1 and np.isnan(row["ci_lo"]) and np.isnan(row["over_lo"])
 
 
-def test_with_two_seeds_there_is_no_verdict_and_5_percent_is_hardly_ever_called_equal():
-    assert [verdict.word for verdict in summarized(iid=np.array([4.0, 4.1])).verdicts] == [NONE]
+def test_the_advice_is_about_what_was_shown_to_cost():
+    permute, shuffled, apart = (
+        "Draw a new permutation",
+        "Shuffle the samples.",
+        "Let no two ranks draw the same samples.",
+    )
+    equal = {"once": np.array([1.0, 1.001, 0.999, 1.001, 1.0]), "iid": np.array([1.0, 1.001, 0.999, 1.001, 1.0])}
+    for times, said in (
+        ({}, [permute, apart]), (equal, [shuffled, apart]), ({**equal, "same_perm_per_rank": 1.0}, [shuffled]),
+        ({**equal, "never": 1.0}, [apart]),
+    ):  # fmt: skip
+        advice = summarized(**times).advice
+        assert [line for line in (permute, shuffled, apart) if line in advice] == said
+
+
+def test_with_two_seeds_5_percent_is_hardly_ever_called_equal():
     rng = np.random.default_rng(2)
     drawn = [summarized(once=1.05 * np.exp(0.05 * rng.standard_normal(2))).headline for _ in range(200)]
     assert sum("for all epochs equal within" in headline for headline in drawn) <= 10, "5 expected at 2.5 %"
