@@ -190,7 +190,7 @@ def test_an_optimizer_that_is_left_out_costs_the_others_nothing():
     assert left_out == ["adam meets train_loss 0.5 on all seeds with 2 of 3 batch sizes, where 3 are needed: give "
                         "other --batches or a larger --cap"]  # fmt: skip
     alike = cells({4: 9.0, 8: 5.0}, name="lion")
-    with pytest.raises(ConfigurationError, match="^adam meets .*; lion meets .* with 2 of 2 batch sizes"):
+    with pytest.raises(ConfigurationError, match=r"^adam meets .*; lion meets .* with 2 of 2 batch sizes"):
         findings(fails + alike, COMMON)
 
 
