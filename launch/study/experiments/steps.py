@@ -267,7 +267,7 @@ def _headline(found):
     by_curve = all(f.lead == "B_crit" for f in found)
     pairs = [(f, f.curve.b_crit if by_curve else f.b_2x) for f in found]
     known = [f"{f.name} {with_interval(e, 2)}{'' if by_curve or f.flat else ' or more'}" for f, e in pairs if e.known]
-    unknown = [f"{f.name}: not known, {e.why}." for f, e in pairs if not e.known]
+    unknown = [f"{f.name}: critical batch size not known, {e.why}." for f, e in pairs if not e.known]
     how = "by the curve S_min (1 + B_crit / B)" if by_curve else "read off the measured points"
     begin = f"Critical batch size, with which a run takes twice the fewest steps ({how}; examples, 95 % intervals)"
     return " ".join([f"{begin}: {', '.join(known)}."] * bool(known) + unknown)

@@ -18,7 +18,7 @@ from allgrad.launch.study import figures, laws, runner
 from allgrad.launch.study.experiment import PRESET, experiment
 from allgrad.launch.study.intervals import mean
 from allgrad.launch.study.lr_tuning import SEEDS, Tuned, tune_batches
-from allgrad.launch.study.result import LEAST_SEEDS, Claim, Figure, Result, Table
+from allgrad.launch.study.result import Figure, Result, Table
 from allgrad.launch.study.wording import number, with_interval
 
 GRIDS = {
@@ -112,7 +112,10 @@ class Series:
 
 
 def summarize(work, cells, common, seeds, report_seeds) -> Result:
-    """Tables, claims, figures and sentences from the cells."""
+    """Tables, figures and sentences from the cells.
+
+    Without verdicts: the preset was chosen after runs on the digits, which can confirm nothing then.
+    """
     series = []
     for name, model in dict.fromkeys((cell.optimizer, cell.model) for cell in cells):
         by_size: dict = {}
@@ -132,17 +135,20 @@ def summarize(work, cells, common, seeds, report_seeds) -> Result:
     result = Result(
         "tokens", "Which batch size makes the most of a fixed number of examples, and how does it grow with them?",
         " ".join(_headline(name, series, fits[name]) for name in fits),
-        [claim for name in fits for claim in _claims(name, fits[name], len(report_seeds))],
-        [_cells_table(cells, common), _laws_table(fits)],
-        [Figure(f"loss_{s.optimizer}_{k}", f"Final {part} loss against batch size with {s.optimizer} and {s.model}, a "
-                f"line for each number of examples D: geometric means of {len(report_seeds)} seeds, bars their 95 % "
-                "intervals (t on logarithms), the rate tuned for every point; crosses: a seed, or every rate, failed. "
-                "Vertical dashes: the best batch size.", partial(_draw_losses, s, part)) for k, s in enumerate(series)]
-        + [Figure(f"laws_{name}", f"Best and critical batch size with {name} against the number of examples: bars are "
-                  f"95 % intervals over {len(report_seeds)} seeds (jackknife), lines the power laws with their 95 % "
-                  "bands; hollow: no interval.",
-                  partial(_draw_laws, [s for s in series if s.optimizer == name], fits[name]))
-           for name in fits],
+        tables=[_cells_table(cells, common), _laws_table(fits)],
+        figures=[
+            Figure(f"loss_{s.optimizer}_{k}", f"Final {part} loss against batch size with {s.optimizer} and {s.model}, "
+                   f"a line for each number of examples D: geometric means of {len(report_seeds)} seeds, bars their "
+                   "95 % intervals (t on logarithms), the rate tuned for every point; crosses: a seed, or every rate, "
+                   "failed. Vertical dashes: the best batch size.", partial(_draw_losses, s, part))
+            for k, s in enumerate(series)
+        ] + [
+            Figure(f"laws_{name}", f"Best and critical batch size with {name} against the number of examples: bars are "
+                   f"95 % intervals over {len(report_seeds)} seeds (jackknife), lines the power laws with their 95 % "
+                   "bands; hollow: no interval.",
+                   partial(_draw_laws, [s for s in series if s.optimizer == name], fits[name]))
+            for name in fits
+        ],
         summary=_summary(series), findings=[line for name in fits for line in _findings(name, series, fits[name])],
     )  # fmt: skip
     result.methods = (
@@ -232,6 +238,10 @@ def _laws_table(fits):
 
 
 WORDS = {"opt": "best batch size", "crit": "critical batch size"}
+LITERATURE = {  # exponents of D
+    "opt": "Bergsma et al. 2025 find about D^0.4",
+    "crit": "Zhang et al. 2024 and Bergsma et al. 2025 find about D^0.5",
+}
 
 
 def _law_in_words(kind, law):
@@ -256,19 +266,6 @@ def _headline(name, series, fits):
     return f"{name}: {', and '.join(said)}{'; at ' * bool(ends)}{'; at '.join(ends)}."
 
 
-def _claims(name, fits, seeds):
-    sources = {
-        "opt": ("Bergsma et al. 2025", "the source gives B_opt as a power of D with an exponent near 0.4: above 0"),
-        "crit": ("Zhang et al. 2024; Bergsma et al. 2025", "the sources have it grow with D (as about D^0.5): above 0"),
-    }
-    few = f"{seeds} seeds, and a verdict needs {LEAST_SEEDS}" * (seeds < LEAST_SEEDS)
-    return [
-        Claim(f"{name}: the {WORDS[kind]} grows with the number of examples (exponent of D)", *sources[kind],
-              [fits[kind].of_examples], least=0.0, why=few)
-        for kind in WORDS if isinstance(fits[kind], laws.Law)
-    ]  # fmt: skip
-
-
 def _findings(name, series, fits):
     lines = []
     for kind, law in fits.items():
@@ -282,8 +279,7 @@ def _findings(name, series, fits):
         lines.append(
             f"{name}: B_{kind} = {number(law.a.value, 2)} D^{number(law.of_examples.value, 2)}{of_n}, exponent of D "
             f"{with_interval(law.of_examples, 2)}{powers}; from {law.points} batch sizes{few}, which scatter by "
-            f"{number(100.0 * law.scatter, 2)} % about it. For language models Bergsma et al. 2025 find about "
-            f"D^{0.4 if kind == 'opt' else 0.5:g}."
+            f"{number(100.0 * law.scatter, 2)} % about it. For language models {LITERATURE[kind]}."
         )
     return lines
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from allgrad.launch.study.kept import Kept, folder_of, keep, read, replaced
+from allgrad.launch.study.kept import Kept, folder_of, keep, read
 from allgrad.launch.study.result import Result, Table
 from tests.launch.study import samples
 
@@ -42,7 +42,7 @@ def test_a_result_comes_back_as_it_was(make, tmp_path):
 
 def test_what_rows_hold_comes_back_in_its_type(tmp_path):
     row = {"a": math.inf, "b": (1, (2.5, None)), "c": [True, "x"], "d": {4: 0.1}, "e": {"type": "Share"}}
-    kept(tmp_path, Result("x", "?", "!", tables=[Table("t", [*row], [row])]))
+    kept(tmp_path, Result("x", "?", "!", tables=[Table("t", [*row], [row | {"not shown": 1}])]))
     assert read(tmp_path)[0][0].result.tables[0].rows == [row]
     json.loads((tmp_path / "results" / "x.json").read_text(), parse_constant=pytest.fail)  # as the standard has it
 
@@ -109,21 +109,3 @@ def test_a_file_of_another_version_or_half_of_one_is_left_out_and_said(tmp_path,
     found, lost = read(tmp_path)
     assert [one.result.name for one in found] == ["shuffle"]
     assert lost == ["results/steps.json is of another version or damaged, and left out: do it again."]
-
-
-def test_what_a_smaller_study_replaces_is_told(tmp_path):
-    def of(optimizers, batches, command=""):
-        rows = [{"optimizer": name, "B": batch} for name in optimizers for batch in batches]
-        return Result("steps", "?", "!", tables=[Table("cells", ["optimizer", "B"], rows)], command=command)
-
-    here = tmp_path, "digits, mlp:128"
-    assert replaced(of(["adam"], [4]), *here) == ""
-    kept(tmp_path, of(["sgd", "adam"], [4, 8], "allgrad study steps"))
-    assert replaced(of(["sgd", "adam", "lion"], [4, 8, 16]), *here) == ""
-    assert replaced(of(["adam"], [4]), tmp_path, "another") == ""
-    again = "; its runs are kept, and allgrad study steps brings it back"
-    assert replaced(of(["adam"], [4, 8]), *here) == f"replaces the steps study of adam, sgd by one of adam{again}"
-    assert replaced(of(["adam"], [8, 16]), *here) == (
-        f"replaces the steps study of adam, sgd and batch size 4, 8 by one of adam and batch size 8, 16{again}"
-    )
-    assert replaced(Result("steps", "?", "!"), *here).endswith(f"by one of none and batch size none{again}")

@@ -5,7 +5,18 @@ from itertools import pairwise
 
 import pytest
 
-from allgrad.launch.study.lr_tuning import DOUBT, FACTOR, MOST_DOUBT, NothingWorks, Tuned, first_rate, tune
+from allgrad.launch.study.lr_tuning import (
+    DOUBT,
+    FACTOR,
+    MOST_DOUBT,
+    STEPS_BACK,
+    NothingWorks,
+    Tuned,
+    first_rate,
+    run_report_seeds,
+    tune,
+    tune_batches,
+)
 
 
 @pytest.mark.parametrize(
@@ -86,12 +97,12 @@ def test_rates_that_chance_hides_get_no_finer():
 @pytest.mark.parametrize(
     "steps, doubt",
     [(lambda lr: 100.0, DOUBT), (bowl(0.1), math.log(1.0 + (math.log(FACTOR) / 2.0) ** 2) / 4.0),
-     (lambda lr: 10.0 / lr if lr < 0.1001 else math.inf, math.log(FACTOR) / 8.0 / 4.0),
+     (lambda lr: 10.0 / lr if lr < 0.1001 else math.inf, 0.6 * math.log(FACTOR) / 8.0),
      (lambda lr: 100.0 * (lr / 0.1) ** -14.0 if lr < 0.1001 else math.inf, MOST_DOUBT),
      (lambda lr: 100.0 if abs(lr - 0.1) < 1e-4 else math.inf, MOST_DOUBT)],
     ids=["flat", "bowl", "up to an edge", "cliff", "no neighbour works"],
 )  # fmt: skip
-def test_the_doubt_is_a_quarter_of_how_much_worse_the_neighbours_are(steps, doubt):
+def test_the_doubt_is_a_part_of_how_much_worse_the_neighbours_are(steps, doubt):
     assert tune(Formula(steps), configure, 0.1, report_seeds=()).doubt == pytest.approx(doubt, rel=1e-3)
 
 
@@ -130,6 +141,86 @@ def test_the_winner_is_run_on_fresh_seeds_for_longer():
     assert [c["seed"] for c in last] == [100, 101] and {c["lr"] for c in last} == {tuned.lr}
     assert {c["cap"] for c in last} == {10 * math.ceil(tuned.score)} and {c["prune"] for c in last} == {None}
     assert tuned.failures == 0 and len(tuned.steps) == 2
+
+
+class Unstable(Formula):
+    """Fresh seeds, from 100 on, diverge above some rate."""
+
+    def __init__(self, steps, stable):
+        super().__init__(steps)
+        self.stable = stable
+
+    def row(self, config):
+        row = super().row(config)
+        if config["seed"] >= 100 and config["lr"] > self.stable:
+            row.update(status="diverged", steps_to_target=None)
+        return row
+
+
+def test_a_rate_with_which_a_fresh_seed_fails_is_stepped_back_from_and_said():
+    best = tune(Formula(bowl(0.1)), configure, 0.1, report_seeds=())
+    below = sorted((rate for rate in best.tried if rate < 0.95 * best.lr), reverse=True)
+    for steps, stable in enumerate((1.0, 0.0999, *(rate * 0.999 for rate in below[:1]))):
+        lab = Unstable(bowl(0.1), stable)
+        tuned = tune(lab, configure, 0.1, report_seeds=(100, 101))
+        assert tuned.lr == pytest.approx([best.lr, *below][steps]) and tuned.failures == 0
+        assert tuned.failed_rates == pytest.approx([best.lr, *below][:steps])
+        assert [c["lr"] for c in lab.configs if c["seed"] == 101] == [*tuned.failed_rates, tuned.lr]
+        said = tuned.remarks("sgd at B = 8")
+        assert len(said) == (steps > 0)
+        if said:
+            assert said[0].startswith(f"sgd at B = 8: the rates {best.lr:.3g}") and "a fresh seed failed" in said[0]
+            assert f"{tuned.lr:.3g} was taken, the next lower one that worked." in said[0]
+
+
+def test_rates_that_failed_in_tuning_are_not_stepped_back_to():
+    tried = {0.02: 110.0, 0.05: math.inf, 0.1: 100.0}
+    tuned = Tuned(0.1, 100.0, False, tried, 9)
+    run_report_seeds(Unstable(bowl(0.1), 0.07), configure, tuned, (100, 101))
+    assert tuned.lr == 0.02 and tuned.failed_rates == [0.1] and not tuned.failures
+
+
+def test_after_three_steps_back_the_failures_stay_and_are_said():
+    tried = {0.1 / 2.0**k: 100.0 + k for k in range(6)}
+    tuned = Tuned(0.1, 100.0, False, tried, 9)
+    run_report_seeds(Unstable(bowl(0.1), 0.0), configure, tuned, (100, 101))
+    assert tuned.failures == 2 and tuned.failed_rates == [0.1, 0.05, 0.025] and len(tuned.failed_rates) == STEPS_BACK
+    (said,) = tuned.remarks("here")
+    assert "2 of 2 fresh seeds failed with the tuned rate" in said
+    only = Tuned(0.1, 100.0, False, {0.1: 100.0}, 3)  # no lower one
+    run_report_seeds(Unstable(bowl(0.1), 0.0), configure, only, (100, 101))
+    assert only.lr == 0.1 and only.failures == 2 and only.failed_rates == []
+
+
+def by_batch(batch, **given):
+    return configure(**given) | {"batch": batch}
+
+
+class Fails(Formula):
+    """No rate works with some batch sizes."""
+
+    def __init__(self, *batches):
+        super().__init__(bowl(0.1))
+        self.batches = batches
+
+    def row(self, config):
+        row = super().row(config)
+        return row | {"status": "diverged", "steps_to_target": None} if config["batch"] in self.batches else row
+
+
+@pytest.mark.parametrize("fails", [(4,), (4, 8), (8,), (16,)], ids=str)
+def test_batch_sizes_at_which_nothing_works_do_not_end_the_tuning(fails):
+    found = tune_batches(Fails(*fails), by_batch, "sgd", [4, 8, 16], 0.1, report_seeds=())
+    assert [*found] == [4, 8, 16]
+    assert {batch for batch, tuned in found.items() if tuned.why} == {*fails}
+    for batch, tuned in found.items():
+        assert math.isnan(tuned.lr) if batch in fails else tuned.lr == pytest.approx(0.1, rel=0.02)
+        assert ("no learning rate" in tuned.why) == (batch in fails)
+
+
+def test_a_tuning_in_which_no_batch_size_works_is_refused():
+    with pytest.raises(NothingWorks, match="sgd with batch 16 meets"):
+        tune_batches(Fails(4, 8, 16), by_batch, "sgd", [4, 8, 16], 0.1, report_seeds=())
 
 
 def test_a_rate_that_only_gets_better_is_given_up_at_the_edge():

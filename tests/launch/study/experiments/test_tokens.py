@@ -11,7 +11,6 @@ from allgrad.launch.study import Lab, Workload
 from allgrad.launch.study.experiments import tokens
 from allgrad.launch.study.lr_tuning import Tuned
 from allgrad.launch.study.options import typed
-from allgrad.launch.study.result import PASS
 from benchmarks.coverage_laws import Planted
 
 COMMON = {"metric": "train_loss", "schedule": "linear", "sampler": "epoch"}
@@ -35,12 +34,15 @@ def said(cells, seeds=5):
     return tokens.summarize(work, cells, COMMON, (0, 1, 2), tuple(range(seeds)))
 
 
-def test_planted_laws_are_found_and_judged():
+def test_planted_laws_are_found_and_stand_beside_those_of_the_literature():
     case = Planted(noise=0.002)
     result = said(planted(case))
-    for claim, power in zip(result.claims, (case.p, case.q)):
-        assert claim.estimates[0].low <= power <= claim.estimates[0].high
-    assert [v.word for v in result.verdicts] == [PASS, PASS]
+    assert result.claims == []  # the preset was chosen after runs on the digits
+    literature = ("Bergsma et al. 2025 find about D^0.4", "Zhang et al. 2024 and Bergsma et al. 2025 find about D^0.5")
+    for row, line, power, theirs in zip(result.tables[1].rows, result.findings, (case.p, case.q), literature):
+        assert row["power_D_lo"] <= power <= row["power_D_hi"]
+        interval = "[{:.2g}, {:.2g}]".format(row["power_D_lo"], row["power_D_hi"])
+        assert interval in line and line.endswith(f"For language models {theirs}.")
     assert "best batch size grows as D^p with p = 0.4" in result.headline
     assert all(row["B_opt_lo"] <= case.b_opt(row["D"], 1) <= row["B_opt_hi"] for row in result.summary.rows)
     assert result.summary.rows[0]["B_crit"] == pytest.approx(case.b_crit(1000, 1), rel=0.1)
@@ -57,24 +59,15 @@ def test_models_of_several_sizes_share_a_law():
 
 def test_what_two_numbers_of_examples_or_failed_seeds_leave_open_is_said():
     result = said(planted(Planted(noise=0.002, examples=(1000, 2000))))
-    assert (
-        not result.claims
-        and "no law of the best batch size" in result.headline
-        and "needs 3 numbers" in result.findings[0]
-    )
+    assert "no law of the best batch size" in result.headline and "needs 3 numbers" in result.findings[0]
     cells = planted(Planted(noise=0.002))
     for cell in cells:
         if cell.batch == 16:
             cell.losses[0] = math.inf
     result = said(cells)
-    assert not result.claims and "a seed failed" in " ".join(result.notes)
+    assert "a seed failed" in " ".join(result.notes)
     assert {row["n_fail"] for row in result.tables[0].rows if row["B"] == 16} == {1}
     assert result.figures[0].draw().axes
-
-
-def test_two_seeds_have_no_verdict():
-    result = said(planted(Planted(noise=0.002, seeds=2)), 2)
-    assert {v.word for v in result.verdicts} <= {"NO VERDICT"}
 
 
 @pytest.mark.parametrize(
