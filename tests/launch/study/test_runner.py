@@ -283,6 +283,7 @@ def test_trials_are_ranked_by_losses_below_zero():
     assert len({loss for _, loss in losses}) == 8 and [loss for _, loss in sorted(losses)] == sorted(
         x for _, x in losses
     )
-    assert "difference of the val loss" in found.checks[0].claim and "ln(" not in found.headline
+    assert found.findings[0].startswith("The second of the search") and " more than the winner" in found.findings[0]
+    assert "times" not in found.findings[0] and "ln(" not in found.headline
     for figure in found.figures:
         figure.draw()
