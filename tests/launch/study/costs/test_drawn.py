@@ -39,6 +39,7 @@ def test_means_over_blocks_have_the_interval_of_student_and_move_together():
 
 
 def test_cells_of_a_table():
-    assert columns("T", mean([1.0, 1.0])) == {"T": 1.0, "T_lo": 1.0, "T_hi": 1.0}
+    e = mean([1.0, 2.0])
+    assert columns("T", e) == {"T": e.value, "T_lo": e.low, "T_hi": e.high}
     assert columns("T", None) == {"T": None, "T_lo": None, "T_hi": None}
     assert math.isnan(columns("T", Estimate(3.0))["T_lo"])

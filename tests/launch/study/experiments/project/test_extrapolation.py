@@ -151,7 +151,7 @@ def test_steps_that_take_longer_than_predicted_are_said(lab, monkeypatch):
     monkeypatch.setattr(measure, "times", machine(slow=1.5))
     result = project.run(lab, WORK, s_min=13.0, b_crit=100.0)
     judged = [said for said in result.findings if "is predicted" in said]
-    assert len(judged) == 3 and all(said.endswith(": 33 to 33 % too short.") for said in judged)
+    assert len(judged) == 3 and all(said.endswith(": 33 % too short.") for said in judged)
     assert [row["ratio"] for row in result.tables[2].rows] == approx([1 / 1.5] * 3)
 
 
