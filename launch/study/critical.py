@@ -74,10 +74,10 @@ def cells_of(steps: Mapping[int, Sequence[float]], doubts: Mapping[int, float] |
 def cell(steps: Sequence[float], doubt=DOUBT) -> Estimate:
     """The steps of one batch size at its best rate: Student's t over the seeds, widened by the choice of the rate."""
     e = mean(steps, "report seeds")
-    if not e.known:
+    if math.isnan(e.error):
         return e
     error, dof = combined([e.error, doubt], [e.dof, e.dof])
-    return replace(e, error=error, dof=max(dof, e.dof))
+    return replace(e, error=error, dof=max(dof, e.dof), why="" if error else e.why)
 
 
 def moderated(
