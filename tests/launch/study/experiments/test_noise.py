@@ -70,11 +70,11 @@ def test_the_error_of_what_is_measured_is_that_of_its_interval():
 
 
 def rows(simple, noisy=(90.0, 100.0, 110.0, 95.0)):
-    """Four runs, or as many as are given, whose noise scales are the same all along; nan: the run diverged."""
+    """Four runs, or as many as are given, whose noise scales are the same but at the start; nan: the run diverged."""
     probes = [
         [{"t": t, "B_simple": f * b, "B_noise": h, "B_ema": 2.0 * b, "corrected": 1.0}
-         for t, f in ((0, 0.5), (1, 1.0), (11, 1.0))]
-        for b, h in zip(simple, noisy)
+         for t, f in ((0, 0.49 + 0.01 * k), (1, 1.0), (11, 1.0))]
+        for k, (b, h) in enumerate(zip(simple, noisy))
     ]  # fmt: skip
     config = {"metric": "train_loss", "target": 0.05, "sampler": "epoch"}
     return [
@@ -96,7 +96,7 @@ FOUND = {"B_2x": 150.0, "B_2x_lo": 120.0, "B_2x_hi": 187.5, "B_crit": 100.0, "B_
 def test_what_is_said_follows_from_the_intervals_of_both_sides(monkeypatch):
     monkeypatch.setattr(noise, "_traces", lambda rows_of: [])
     result = summarized([190.0, 200.0, 210.0, 195.0], FOUND)
-    assert [verdict.word for verdict in result.verdicts] == ["PASS"]  # all runs end at twice what they begin with
+    assert [verdict.word for verdict in result.verdicts] == ["PASS"]  # all runs end at about twice what they begin with
     exact = {(row["predictor"], row["measured"]): row for row in result.tables[1].rows}
     for predictor, value in (("B_simple", 194.0), ("B_noise", 98.5)):
         for name, critical in (("B_2x", 150.0), ("B_crit", 100.0)):
