@@ -173,8 +173,8 @@ def curve(cells: Cells) -> Curve:
     elif cells.n < 2:
         why = "an interval needs 2 report seeds"
     if why:
-        ends = (Estimate(value, why=why, **about) for value in (found.s_min, found.b_crit))
-        return Curve(*ends, math.nan, found.rmse_log, math.nan)
+        s_min, b_crit = (Estimate(value, why=why, **about) for value in (found.s_min, found.b_crit))
+        return Curve(s_min, b_crit, math.nan, found.rmse_log, math.nan)
     slopes = np.stack([np.ones(k), 1.0 / (1.0 + cells.batches / found.b_crit)], axis=1)  # by ln S_min and ln B_crit
     inverse = np.linalg.inv(slopes.T @ (weights[:, None] * slopes))
     misfit = found.rmse_log**2 * float(weights.sum()) / (k - 2.0)  # 1 by chance alone
