@@ -321,7 +321,7 @@ def _proportional(f, batches):
         last = intervals.slope(batches[k - 2 : k], [groups[b] for b in batches[k - 2 : k]], "report seeds")
         if slope.known and slope.low >= -1.1 and slope.high <= -0.9 and last.low <= -0.9:
             return (
-                f"{f.name}: from {batches[0]} to {batches[k - 1]} the steps fall as 1/B (slope of logarithms "
+                f"{f.name}: from {batches[0]:,} to {batches[k - 1]:,} the steps fall as 1/B (slope of logarithms "
                 f"{with_interval(slope)}, within 0.1 of -1)."
             )
     return f"{f.name}: whether the steps fall as 1/B anywhere cannot be told within a tenth of the slope."
