@@ -368,7 +368,8 @@ def _choices(f):
     if fewest < last:
         said.append(f"beyond {fewest:,} no batch tried is shown to save more than 5 % of the steps")
     elif not f.flat:
-        said.append(f"at {last:,}, the largest tried, the steps may still fall, and with larger ones this number grows")
+        grows = ", and with larger ones this critical batch size grows" if f.lead == "B_2x" else ""
+        said.append(f"at {last:,}, the largest tried, the steps may still fall{grows}")
     return f"{f.name}: {'; '.join(said)}. {_why(f)}"
 
 
