@@ -9,7 +9,7 @@ how far the seeds differ beyond their last digit, not that the truth is known.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
@@ -119,6 +119,36 @@ class Share(Estimate):
         from scipy.special import bdtr
 
         return math.nan if not self.n else float(bdtr(self.hits, self.n, bound))
+
+
+@dataclass(frozen=True)
+class Settled(Estimate):
+    """What is left of an estimate when it is only to be read: its 95 % interval, and the p-values at some bounds.
+
+    ends    of the 95 % interval
+    p       {bound: (p_above, p_below)}
+    """
+
+    ends: tuple[float, float] = (math.nan, math.nan)
+    p: dict[float, tuple[float, float]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, e: Estimate, bounds: Sequence[float]) -> "Settled":
+        """The reading of an estimate, for claims with these bounds."""
+        p = {bound: (e.p_above(bound), e.p_below(bound)) for bound in bounds}
+        about = (e.value, e.error, e.dof, e.log, e.n, e.of, e.failed, e.why)
+        return cls(*about, ends=e.interval(), p=p)
+
+    def interval(self, level=LEVEL):
+        if level != LEVEL:
+            raise ValueError(f"what was kept of an estimate is its {LEVEL:.0%} interval, and none of {level:.0%}")
+        return self.ends
+
+    def p_above(self, bound):
+        return self.p[bound][0]
+
+    def p_below(self, bound):
+        return self.p[bound][1]
 
 
 def quantile(dof: float, p: float) -> float:

@@ -24,7 +24,15 @@ FORMAT = 1  # of the files: those of another one are not read
 FOLDER = "results"
 KINDS = {  # what may stand in a file besides JSON's own, by name
     kind.__name__: kind
-    for kind in (intervals.Estimate, intervals.Share, parts.Claim, parts.Table, parts.Figure, parts.Result)
+    for kind in (
+        intervals.Estimate,
+        intervals.Share,
+        intervals.Settled,
+        parts.Claim,
+        parts.Table,
+        parts.Figure,
+        parts.Result,
+    )
 }
 
 
@@ -131,6 +139,10 @@ def _plain(value):
     if isinstance(value, parts.Table):  # what else its rows hold is for those who made it
         shown = [{key: cell for key, cell in row.items() if key in value.columns} for row in value.rows]
         value = dataclasses.replace(value, rows=shown)
+    if isinstance(value, parts.Claim):
+        bounds = [bound for bound in (value.least, value.most) if math.isfinite(bound)]
+        read = [e if type(e).__name__ in KINDS else intervals.Settled.of(e, bounds) for e in value.estimates]
+        value = dataclasses.replace(value, estimates=read)
     if type(value).__name__ in KINDS:
         names = (f.name for f in dataclasses.fields(value) if f.name != "draw")
         return {"type": type(value).__name__, **{name: _plain(getattr(value, name)) for name in names}}

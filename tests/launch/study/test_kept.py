@@ -2,13 +2,14 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
+from allgrad.launch.study.intervals import Estimate
 from allgrad.launch.study.kept import Kept, folder_of, keep, read
-from allgrad.launch.study.result import Result, Table
+from allgrad.launch.study.result import Claim, Result, Table, judge
 from tests.launch.study import samples
 
 
@@ -109,3 +110,22 @@ def test_a_file_of_another_version_or_half_of_one_is_left_out_and_said(tmp_path,
     found, lost = read(tmp_path)
     assert [one.result.name for one in found] == ["shuffle"]
     assert lost == ["results/steps.json is of another version or damaged, and left out: do it again."]
+
+
+def test_a_claim_on_an_estimate_of_a_kind_of_its_own_is_judged_alike_when_it_comes_back(tmp_path):
+    @dataclass(frozen=True)
+    class Odd(Estimate):
+        def interval(self, level=0.95):
+            return 2.0, 5.0
+
+        def p_above(self, bound):
+            return 0.001 if bound < 2.0 else 0.9
+
+        def p_below(self, bound):
+            return 0.999
+
+    claim = Claim("it is so", "Somebody 2020", "as they say", [Odd(3.0, n=5)], least=1.0)
+    kept(tmp_path, Result("x", "?", "!", claims=[claim]))
+    found = read(tmp_path)[0][0].result
+    assert found.verdicts == judge([claim]) and found.verdicts[0].word == "PASS"
+    assert found.claims[0].worst.interval() == (2.0, 5.0) and found.claims[0].worst.value == 3.0
