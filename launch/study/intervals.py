@@ -126,7 +126,7 @@ class Settled(Estimate):
     """What is left of an estimate when it is only to be read: its 95 % interval, and the p-values at some bounds.
 
     ends    of the 95 % interval
-    p       {bound: (p_above, p_below)}
+    p       {bound: (p_above, p_below)}; they are nan at others
     """
 
     ends: tuple[float, float] = (math.nan, math.nan)
@@ -145,10 +145,10 @@ class Settled(Estimate):
         return self.ends
 
     def p_above(self, bound):
-        return self.p[bound][0]
+        return self.p.get(bound, (math.nan, math.nan))[0]
 
     def p_below(self, bound):
-        return self.p[bound][1]
+        return self.p.get(bound, (math.nan, math.nan))[1]
 
 
 def quantile(dof: float, p: float) -> float:
