@@ -129,7 +129,7 @@ class Curve(NamedTuple):
     """S(B) = s_min (1 + b_crit / B), fitted to log S.
 
     p          how likely so large a misfit is if the curve is true, given how far seeds scatter; nan if that is unknown
-    rmse_log   root of the mean squared difference of log S, weighted as in the fit
+    rmse_log   root of the mean squared difference of log S
     correlation  of the errors of ln s_min and ln b_crit
     """
 
@@ -159,12 +159,13 @@ class Curve(NamedTuple):
 def curve(cells: Cells) -> Curve:
     """The curve of least squares, its intervals by Student's t on the residuals, and the test whether it fits.
 
-    Batch sizes at which seeds differ more weigh less, by their variances. Raises ValueError with fewer than three batch
-    sizes; with three there are no intervals, since two numbers then describe three.
+    All batch sizes weigh the same: what sets them apart from the curve in repeated studies is not the scatter of their
+    seeds alone. Where that is three times as large at one end, the interval of S_min holds the truth in about 89 %.
+    Raises ValueError with fewer than three batch sizes; with three there are no intervals, since two numbers then
+    describe three.
     """
     k, about = len(cells.batches), {"n": cells.n, "of": "report seeds"}
-    weights = 1.0 / cells.chance if cells.n > 1 else np.ones(k)
-    found = fit.fit_hyperbola(cells.batches, cells.steps, weights)
+    found = fit.fit_hyperbola(cells.batches, cells.steps)
     why = ""
     if not 0.0 < found.b_crit < math.inf:
         why = "the steps do not bend within the batch sizes tried"
@@ -176,15 +177,16 @@ def curve(cells: Cells) -> Curve:
         s_min, b_crit = (Estimate(value, why=why, **about) for value in (found.s_min, found.b_crit))
         return Curve(s_min, b_crit, math.nan, found.rmse_log, math.nan)
     slopes = np.stack([np.ones(k), 1.0 / (1.0 + cells.batches / found.b_crit)], axis=1)  # by ln S_min and ln B_crit
-    inverse = np.linalg.inv(slopes.T @ (weights[:, None] * slopes))
-    misfit = found.rmse_log**2 * float(weights.sum()) / (k - 2.0)  # 1 by chance alone
-    errors = np.sqrt(np.diag(inverse) * max(misfit, 0.75 * misfit + 0.25))  # luck with the points proves no precision
+    inverse, chance = np.linalg.inv(slopes.T @ slopes), float(np.mean(cells.chance))
+    misfit = found.rmse_log**2 * k / (k - 2.0)
+    scatter = max(misfit, 0.75 * misfit + 0.25 * chance)  # luck with the points proves no precision
+    errors = np.sqrt(np.diag(inverse) * scatter)
     s_min, b_crit = (
         Estimate(value, float(error), k - 2.0, True, **about)
         for value, error in zip((found.s_min, found.b_crit), errors)
     )
     correlation = float(inverse[0, 1] / math.sqrt(inverse[0, 0] * inverse[1, 1]))
-    return Curve(s_min, b_crit, _p_of_misfit(cells, misfit), found.rmse_log, correlation)
+    return Curve(s_min, b_crit, _p_of_misfit(cells, misfit / chance), found.rmse_log, correlation)
 
 
 def _p_of_misfit(cells, share):

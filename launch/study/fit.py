@@ -42,12 +42,9 @@ class Hyperbola(NamedTuple):
         return self.s_min * (1.0 + self.b_crit / np.asarray(batch, float))
 
 
-def fit_hyperbola(
-    batches: Sequence[float] | np.ndarray, steps: Sequence[float] | np.ndarray, weights: np.ndarray | None = None
-) -> Hyperbola:
+def fit_hyperbola(batches: Sequence[float] | np.ndarray, steps: Sequence[float] | np.ndarray) -> Hyperbola:
     """Least squares of log S; needs three batch sizes with finite steps. ValueError otherwise.
 
-    weights   of the squares, all the same if None
     b_crit is 0 or inf if the steps do not bend within the batches' reach: they do not change, or all fall as 1/B.
     """
     b, s = np.asarray(batches, float), np.asarray(steps, float)
@@ -55,23 +52,19 @@ def fit_hyperbola(
     if known.sum() < 3:
         raise ValueError(f"a hyperbola is fitted to steps at 3 batch sizes or more, got {known.sum()}")
     b, logs = b[known], np.log(s[known])
-    w = np.ones(len(s))[known] if weights is None else np.asarray(weights, float)[known]
-    w = w / w.sum()
     low, high = math.log(b.min() / REACH), math.log(b.max() * REACH)
     # With S_min at its best, ln B_crit is all there is to find: the best of a grid, then Gauss-Newton.
     grid = np.linspace(low, high, 61)
-    rests = logs - np.log1p(np.exp(grid)[:, None] / b)
-    beta = grid[((rests - (rests @ w)[:, None]) ** 2 @ w).argmin()]
+    beta = grid[(logs - np.log1p(np.exp(grid)[:, None] / b)).var(axis=1).argmin()]
     for _ in range(15):
         slope = 1.0 / (1.0 + b * np.exp(-beta))  # of the curve, by ln B_crit
-        slope -= slope @ w
+        slope -= slope.mean()
         rest = logs - np.log1p(np.exp(beta) / b)
-        move = slope @ (w * (rest - rest @ w)) / max(slope @ (w * slope), 1e-300)
+        move = slope @ (rest - rest.mean()) / max(slope @ slope, 1e-300)
         beta = np.clip(beta + np.clip(move, -1.0, 1.0), low, high)
     rest = logs - np.log1p(np.exp(beta) / b)
     b_crit = math.inf if beta >= high - 1e-9 else 0.0 if beta <= low + 1e-9 else math.exp(beta)
-    rmse = math.sqrt(float(w @ (rest - rest @ w) ** 2))
-    return Hyperbola(0.0 if math.isinf(b_crit) else math.exp(rest @ w), b_crit, rmse)
+    return Hyperbola(0.0 if math.isinf(b_crit) else math.exp(rest.mean()), b_crit, float(rest.std()))
 
 
 def gmean(values: Sequence[float]) -> float:

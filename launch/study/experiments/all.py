@@ -85,7 +85,7 @@ def _advice(by_name):
     *lines, unknown = by_name["steps"].advice.splitlines()
     if "noise" in by_name:
         lines.append(_predicted(by_name["noise"]))
-    lines += by_name["ramp"].advice.splitlines() if "ramp" in by_name else []
+    lines += by_name["ramp"].advice.splitlines()[:1] if "ramp" in by_name else []  # its syntaxes stand in its section
     lines += [f"{what}: {by_name[name].headline}" for name, what in LATER.items() if name in by_name]
     return "\n".join([*lines, unknown])
 

@@ -100,16 +100,6 @@ def test_a_batch_must_surely_be_too_large(overhead, known):
     assert sure.known == (overhead > 1.2)
 
 
-def test_batch_sizes_at_which_seeds_differ_weigh_less_in_the_curve():
-    steps = {b: [s * 0.99, s, s * 1.01] for b, s in EXACT.items()}
-    steps[4] = [2.0 * s for s in (EXACT[4] / 3.0, EXACT[4], EXACT[4] * 3.0)]  # twice too many, by seeds that differ
-    steps[8], steps[16] = ([s * f for f in (1 / 1.2, 1.0, 1.2)] for s in (EXACT[8], EXACT[16]))
-    cells = cells_of(steps)
-    alike = cells._replace(chance=np.full(9, cells.chance.mean()))
-    weighted, plain = (abs(math.log(curve(c).b_crit.value / 128.0)) for c in (cells, alike))
-    assert weighted < 0.5 * plain and plain > 0.1
-
-
 def test_variances_lend_each_other_strength():
     rng = np.random.default_rng(2)
     along = np.array(BATCHES, float) ** -0.5  # of true variances that fall with the batch
