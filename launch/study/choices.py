@@ -114,7 +114,7 @@ class Finding:
     @cached_property
     def choices(self) -> dict[str, int]:
         """{what a reader may want: the batch size to take}."""
-        found = {"cheapest": self.cheapest(), "compromise": self.compromise(), "fewest steps": self.fewest()}
+        found = {"cheap": self.cheapest(), "critical": self.compromise(), "fast": self.fewest()}
         return {choice: batch for choice, batch in found.items() if batch is not None}
 
     def rate(self, batch) -> float:

@@ -250,9 +250,11 @@ def _summary(found):
             rows.append(row)
     return Table(
         "choices", ["optimizer", "choice", "batch", "rate", "steps", "examples", "seconds"], rows,
-        "Which batch size to take: of those tried, with 95 % intervals.",
-        {"choice": "cheapest: the largest that surely needs at most 1.2 times the fewest examples; compromise: nearest "
-                   "to the critical batch size; fewest steps: the smallest that is not shown to need over 5 % more",
+        "Which batch size to take, of those tried: cheap, surely at most 20 % more examples than the fewest; critical, "
+        "nearest to the critical batch size; fast, beyond which nothing is shown to save over 5 % of the steps. Steps "
+        "and examples with 95 % intervals.",
+        {"choice": "cheap: the largest that surely needs at most 1.2 times the fewest examples; critical: nearest to "
+                   "the critical batch size; fast: the smallest that is not shown to need over 5 % more steps",
          "batch": "batch size (examples a step)", "rate": "learning rate tuned for it", "steps": "steps to the target",
          "examples": "examples to the target",
          "seconds": "about, on one core: time to the target without evaluations (s)"},
@@ -262,15 +264,23 @@ def _summary(found):
 # --- sentences -------------------------------------------------------------------------------------------------------
 
 
+def _by_curve(found):
+    """Whether the headline is that of the curves: those of all optimizers are to be believed."""
+    return all(f.lead == "B_crit" for f in found)
+
+
 def _headline(found):
     """The critical batch size of each optimizer, of all in the same way, or that there is none."""
-    by_curve = all(f.lead == "B_crit" for f in found)
+    by_curve = _by_curve(found)
     pairs = [(f, f.curve.b_crit if by_curve else f.b_2x) for f in found]
-    known = [f"{f.name} {with_interval(e, 2)}{'' if by_curve or f.flat else ' or more'}" for f, e in pairs if e.known]
+    known = [f"{f.name} {with_interval(e, 2)}" for f, e in pairs if e.known]
     unknown = [f"{f.name}: critical batch size not known, {e.why}." for f, e in pairs if not e.known]
-    how = "by the curve S_min (1 + B_crit / B)" if by_curve else "read off the measured points"
-    begin = f"Critical batch size, with which a run takes twice the fewest steps ({how}; examples, 95 % intervals)"
-    return " ".join([f"{begin}: {', '.join(known)}."] * bool(known) + unknown)
+    how = "by the curve" if by_curve else "read off the measured points"
+    begin = f"Critical batch size (with it a run takes twice the fewest steps; {how}; examples, 95 % intervals)"
+    falling = [f.name for f, e in pairs if e.known and not by_curve and not f.flat]
+    last = f"{max(int(f.whole.batches[-1]) for f in found):,}"
+    grows = f"At least so for {', '.join(falling)}: batches above {last}, not tried, may take fewer steps still."
+    return " ".join([f"{begin}: {', '.join(known)}."] * bool(known) + [grows] * bool(falling) + unknown)
 
 
 def _p(p):
@@ -350,38 +360,45 @@ def _advice(work, found, common, seeds):
         f"with its own tuned learning rate; {seeds} report seed{'s' * (seeds != 1)}."
     ]
     lines += [_choices(f) for f in found]
-    return "\n".join([*lines, "Not known from this: other data, models and targets, and time on more ranks."])
+    return "\n".join([*lines, "Not known from this: other data, models and targets, and time on more processors."])
 
 
 def _choices(f):
     """What each choice costs, one after the other."""
-    cheap, fewest, last = f.choices.get("cheapest"), f.choices.get("fewest steps"), int(f.whole.batches[-1])
-    if fewest is None:
+    cheap, fast, last = f.choices.get("cheap"), f.choices.get("fast"), int(f.whole.batches[-1])
+    if fast is None:
         return f"{f.name}: with {f.whole.n} report seed nothing can be told apart: give --report-seeds 3 or more."
     said = []
     if cheap is not None:
-        said.append(f"up to a batch of {cheap:,} at most 20 % more examples than the fewest are needed, surely")
-    if cheap is not None and cheap < fewest:
-        saved, times = ratio(f.steps[fewest], f.steps[cheap]), fewest / cheap
+        said.append(f"Up to a batch of {cheap:,} the examples are surely at most 20 % more than the fewest.")
+    if cheap is not None and cheap < fast:
+        saved, times = ratio(f.steps[fast], f.steps[cheap]), fast / cheap
         paid = f"{number(times * saved.low, 2)} to {number(times * saved.high, 2)} times the examples"
-        said.append(f"from there to {fewest:,} the steps are {compared(saved, 'more', 'fewer')}, for {paid}")
-    if fewest < last:
-        said.append(f"beyond {fewest:,} no batch tried is shown to save more than 5 % of the steps")
+        said.append(f"Going from {cheap:,} to {fast:,} takes {compared(saved, 'more', 'fewer')} steps and {paid}.")
+    if fast < last:
+        said.append(f"That a batch above {fast:,} saves more than 5 % of the steps is not shown.")
     elif not f.flat:
-        grows = ", and with larger ones this critical batch size grows" if f.lead == "B_2x" else ""
-        said.append(f"at {last:,}, the largest tried, the steps may still fall{grows}")
-    return f"{f.name}: {'; '.join(said)}. {_why(f)}"
+        said.append(f"At {last:,}, the largest tried, the steps may still fall.")
+    return f"{f.name}: {' '.join(said)} {_why(f)}"
 
 
 def _why(f):
-    """Which of the two critical batch sizes to believe."""
+    """Where the critical batch size comes from, and whether a curve says the same."""
     if f.lead == "B_crit":
-        return f"A curve is not rejected by the steps ({_p(f.curve.p)}): its B_crit is {with_interval(f.critical, 2)}."
+        return (
+            f"The curve S_min (1 + B_crit / B) is not rejected ({_p(f.curve.p)}), with B_crit "
+            f"{with_interval(f.critical, 2)}; read off the points it is "
+            f"{with_interval(f.b_2x, 2) if f.b_2x.known else 'not known'}."
+        )
+    if not f.b_2x.known:
+        return "No critical batch size is to be had from these batch sizes."
     if f.curve.rejected:
-        return f"No curve S_min (1 + B_crit / B) describes the steps ({_p(f.curve.p)})."
-    if f.disagree:
-        return f"The curve S_min (1 + B_crit / B) says otherwise: {with_interval(f.curve.b_crit, 2)}."
-    return "From a curve nothing can be said." if f.b_2x.known else "No number is to be had from these batch sizes."
+        why = f"no curve S_min (1 + B_crit / B) describes the steps ({_p(f.curve.p)})"
+    elif f.disagree:
+        why = f"the curve S_min (1 + B_crit / B) says otherwise, {with_interval(f.curve.b_crit, 2)}"
+    else:
+        why = "a curve says nothing sharp enough"
+    return f"The critical batch size is read off the measured points: {why}."
 
 
 def _notes(work, common, found, n):
@@ -430,7 +447,7 @@ def _figures(found, goal):
         Figure("steps", f"Steps to {goal} against batch size: geometric means and 95 % intervals over {n} seeds. Along "
                "the thin line every doubling of the batch halves the steps. Curves: S_min (1 + B_crit / B) with 95 % "
                "bands, where it is not rejected; else the points are joined. Shaded upright: the critical batch size. "
-               "Crosses: batch sizes at which a seed failed.", lambda: _draw_steps(found, goal)),
+               "Crosses above: batch sizes at which a seed failed.", lambda: _draw_steps(found, goal)),
         Figure("pareto", f"The price of speed: examples against steps to {goal}, means and 95 % intervals over {n} "
                "seeds; the batch size stands at each point.", lambda: _draw_pareto(found, goal)),
         Figure("rates", "The learning rate that was tuned for each batch size. Thin lines: proportional to B, and to "
@@ -452,8 +469,9 @@ def _draw_steps(found, goal):
     axes.set(xlabel="batch size B (examples)", ylabel=f"steps to {goal}")
     figures.guide(axes, -1.0, (first.whole.batches[0], first.whole.steps[0]), "1/B", at=0.7, below=True)
     for i, f in enumerate(found):
-        if f.critical.known:
-            figures.band(axes, f.critical.low, min(f.critical.high, f.whole.batches[-1]), axis="x", i=i)
+        critical = f.curve.b_crit if _by_curve(found) else f.b_2x
+        if critical.known:
+            figures.band(axes, critical.low, min(critical.high, f.whole.batches[-1]), axis="x", i=i)
         figures.failed(axes, [c.batch for c in f.cells if c.tuned.failures or not c.steps], i=i)
     figures.legend(figure, 3)
     return figure

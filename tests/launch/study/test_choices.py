@@ -39,7 +39,7 @@ def test_a_hyperbola_is_led_by_its_critical_batch_size():
     assert f.lead == "B_crit" and not f.curve.rejected and not f.disagree
     assert holds(f.critical, 128.0) and holds(f.curve.s_min, 10.0) and f.critical is f.curve.b_crit
     assert holds(f.b_2x, 128.0 / (1.0 + 2.0 * 128.0 / 1024.0)) and holds(f.cbs20, 30.4)
-    assert f.choices == {"cheapest": 16, "compromise": 128, "fewest steps": 1024} and f.rate(128) == 0.1
+    assert f.choices == {"cheap": 16, "critical": 128, "fast": 1024} and f.rate(128) == 0.1
     assert all(holds(f.steps[b], HYPERBOLA[b]) for b in (4, 128, 1024))
 
 
@@ -48,7 +48,7 @@ def test_steps_without_a_hyperbola_are_led_by_what_needs_none():
     half = math.log1p(1024.0 / 31.0) / 2.0  # of the logarithm that the steps of the largest batch are divided by
     truth = brentq(lambda b: math.log1p(b / 31.0) - half, 4.0, 1024.0)
     assert f.curve.rejected and f.lead == "B_2x" and f.critical is f.b_2x and holds(f.critical, truth)
-    assert abs(math.log(f.choices["compromise"] / truth)) <= math.log(2.0) / 2.0
+    assert abs(math.log(f.choices["critical"] / truth)) <= math.log(2.0) / 2.0
 
 
 def test_a_curve_that_says_otherwise_does_not_lead():
@@ -82,7 +82,7 @@ def test_steps_that_rise_again_are_measured_by_the_fewest():
     risen = {**HYPERBOLA, 1024: 20.0}  # 12.5 at 512
     f = finding(cells(risen))
     assert f.lead == "B_2x" and holds(f.b_2x, 128.0 / (1.0 + 2.0 * 128.0 / 512.0))
-    assert f.choices["fewest steps"] == 512 and f.flat
+    assert f.choices["fast"] == 512 and f.flat
     assert f.b_2x.high < finding(cells({b: 20.0 * s / 11.25 for b, s in HYPERBOLA.items()})).b_2x.value * 1.1
     (f,) = all_of(cells({b: s for b, s in risen.items() if b <= 512}))
     assert holds(f.b_2x, 128.0 / 1.5)  # with or without it
@@ -145,7 +145,7 @@ def test_two_seeds_have_wide_intervals():
 def test_three_batch_sizes_have_no_interval():
     f = finding(cells({b: HYPERBOLA[b] for b in (4, 64, 1024)}))
     assert f.critical.why == "3 batch sizes are too few, give 4" == f.curve.b_crit.why
-    assert not f.critical.known and not f.cbs20.known and "compromise" not in f.choices
+    assert not f.critical.known and not f.cbs20.known and "critical" not in f.choices
 
 
 def test_batch_sizes_that_are_far_apart_have_no_interval():
@@ -164,8 +164,8 @@ def test_batch_sizes_that_are_far_apart_have_no_interval():
 def test_steps_that_do_not_bend_have_no_critical_batch_size(steps, why, scatter):
     f = finding(cells(steps, scatter=scatter))
     assert f.lead == "B_2x" and not f.critical.known and f.critical.why.startswith(why)
-    assert "compromise" not in f.choices and f.choices["cheapest"] == (4 if steps is FLAT else 32)
-    assert f.choices["fewest steps"] == (4 if steps is FLAT else 32)
+    assert "critical" not in f.choices and f.choices["cheap"] == (4 if steps is FLAT else 32)
+    assert f.choices["fast"] == (4 if steps is FLAT else 32)
 
 
 def test_a_batch_with_a_failed_seed_is_left_out():
