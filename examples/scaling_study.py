@@ -26,7 +26,8 @@ def network(inputs, outputs):
 
 if __name__ == "__main__":
     with Lab("runs/scaling_study") as lab:
-        result = steps(lab, Workload(odd_or_even(), network), optimizers=["sgd"], batches=[16, 64, 256], target=0.2)
+        work = Workload(odd_or_even(), network)
+        result = steps(lab, work, optimizers=["sgd"], batches=[16, 32, 64, 128, 256], target=0.1)
     print(result.headline)
     for row in result.tables[0].rows:
         print(f"batch {row['B']:>3}: {row['S']:6.1f} steps with rate {row['lr']:.2g}")
