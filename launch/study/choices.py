@@ -122,6 +122,11 @@ class Finding:
         return next(c.tuned.lr for c in self.cells if c.batch == batch)
 
 
+def curves_lead(found: list[Finding]) -> bool:
+    """Whether critical batch sizes are said by the curves: those of all optimizers are to be believed."""
+    return all(f.lead == "B_crit" for f in found)
+
+
 def against(found: list[Finding], name="adamw") -> dict[str, tuple[str, Estimate]]:
     """{optimizer: (which, its critical batch size over that of another)}, none if the other is not among them.
 

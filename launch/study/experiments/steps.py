@@ -12,7 +12,7 @@ import numpy as np
 
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.launch.study import critical, figures, fit, intervals, runner
-from allgrad.launch.study.choices import Cell, against, findings, ratio_of_2x
+from allgrad.launch.study.choices import Cell, against, curves_lead, findings, ratio_of_2x
 from allgrad.launch.study.critical import ranges
 from allgrad.launch.study.experiment import PRESET, experiment
 from allgrad.launch.study.intervals import Estimate, ratio
@@ -264,14 +264,9 @@ def _summary(found):
 # --- sentences -------------------------------------------------------------------------------------------------------
 
 
-def _by_curve(found):
-    """Whether the headline is that of the curves: those of all optimizers are to be believed."""
-    return all(f.lead == "B_crit" for f in found)
-
-
 def _headline(found):
     """The critical batch size of each optimizer, of all in the same way, or that there is none."""
-    by_curve = _by_curve(found)
+    by_curve = curves_lead(found)
     pairs = [(f, f.curve.b_crit if by_curve else f.b_2x) for f in found]
     known = [f"{f.name} {with_interval(e, 2)}" for f, e in pairs if e.known]
     unknown = [f"{f.name}: critical batch size not known, {e.why}." for f, e in pairs if not e.known]
@@ -469,7 +464,7 @@ def _draw_steps(found, goal):
     axes.set(xlabel="batch size B (examples)", ylabel=f"steps to {goal}")
     figures.guide(axes, -1.0, (first.whole.batches[0], first.whole.steps[0]), "1/B", at=0.7, below=True)
     for i, f in enumerate(found):
-        critical = f.curve.b_crit if _by_curve(found) else f.b_2x
+        critical = f.curve.b_crit if curves_lead(found) else f.b_2x
         if critical.known:
             figures.band(axes, critical.low, min(critical.high, f.whole.batches[-1]), axis="x", i=i)
         figures.failed(axes, [c.batch for c in f.cells if c.tuned.failures or not c.steps], i=i)
