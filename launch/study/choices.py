@@ -6,7 +6,7 @@ from functools import cached_property
 
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.launch.study import critical
-from allgrad.launch.study.critical import Cells, Curve, cells_of, curve, doubling, useful
+from allgrad.launch.study.critical import Cells, Curve, Range, cells_of, curve, doubling, ranges, useful
 from allgrad.launch.study.intervals import Estimate, ratio
 from allgrad.launch.study.lr_tuning import Tuned
 from allgrad.launch.study.wording import MARGIN
@@ -45,6 +45,11 @@ class Finding:
     def of(cls, name, cells) -> "Finding":
         whole = cells_of({c.batch: c.steps for c in cells}, {c.batch: c.tuned.doubt for c in cells})
         return cls(name, cells, whole, curve(whole), doubling(whole), useful(whole))
+
+    @cached_property
+    def ranges(self) -> list[Range]:
+        """What parts of the batch sizes say, all of them first."""
+        return ranges(self.whole)
 
     @cached_property
     def curve_2x(self) -> Estimate:

@@ -250,19 +250,13 @@ def doubling(cells: Cells) -> Estimate:
         why = f"no batch tried surely needs over {1.0 + OVERHEAD:g} times the fewest examples: give larger ones"
     if why:
         return Estimate(math.nan, n=cells.n, of="report seeds", why=why)
-    at = np.linspace(math.log(cells.batches[0]), math.log(cells.batches[-1]), GRID)
+    at = _grid(cells)
 
     def below(k):
         """How far steps are below twice those of cell k."""
         return lambda logs: logs[k] + math.log(2.0) - _between(cells, logs, at)
 
-    fewest = int(cells.logs.argmin())
-    far, errors, dofs = _tested(cells, below(fewest))
-    beyond = far > 0.0
-    for k in _near(cells, cells.logs):  # a batch size is surely beyond if it is, whichever cell truly has the fewest
-        other = _tested(cells, below(k))
-        nearer = beyond & (other[0] - 2.0 * other[1] < far - 2.0 * errors)
-        far, errors, dofs = (np.where(nearer, new, old) for new, old in zip(other, (far, errors, dofs)))
+    far, errors, dofs = _over_the_least(cells, cells.logs, below, side=1.0)
     return _crossing(cells, at, far, errors, dofs, int(np.nonzero(far > 0.0)[0][0]) - 1)
 
 
@@ -271,26 +265,36 @@ def useful(cells: Cells, overhead=OVERHEAD) -> Estimate:
     if not _too_large(cells, overhead):
         value = float(cells.batches[-1]) if len(cells.batches) else math.nan
         return Estimate(value, n=cells.n, of="report seeds", why="no batch size tried costs more")
-    at = np.linspace(math.log(cells.batches[0]), math.log(cells.batches[-1]), GRID)
+    at = _grid(cells)
 
     def beyond(k):
         """How far examples are above those of cell k, with the overhead."""
         return lambda logs: _between(cells, logs, at) + at - logs[k] - math.log(cells.batches[k]) - math.log1p(overhead)
 
-    examples = cells.logs + np.log(cells.batches)
-    far, errors, dofs = _tested(cells, beyond(int(examples.argmin())))
-    below = far < 0.0
-    for k in _near(cells, examples):  # a batch size is surely cheap if it is, whichever cell is truly the cheapest
-        other = _tested(cells, beyond(k))
-        nearer = below & (other[0] + 2.0 * other[1] > far + 2.0 * errors)
-        far, errors, dofs = (np.where(nearer, new, old) for new, old in zip(other, (far, errors, dofs)))
+    far, errors, dofs = _over_the_least(cells, cells.logs + np.log(cells.batches), beyond, side=-1.0)
     return _crossing(cells, at, far, errors, dofs, int(np.nonzero(far <= 0.0)[0][-1]))
 
 
-def _near(cells, values):
-    """Which cells may truly have the least of these values."""
+def _grid(cells):
+    """Logarithms of batch sizes, from the smallest to the largest tried."""
+    return np.linspace(math.log(cells.batches[0]), math.log(cells.batches[-1]), GRID)
+
+
+def _over_the_least(cells, values, difference, side):
+    """`_tested` of difference(k), k being the cell with the least of these values.
+
+    Which one that truly is, is not sure. On one side of the level, where side times the difference is above 0, it is
+    that of the cell which says least surely, of all that may have the least: so that a batch size is surely on that
+    side if it is, whichever cell that is.
+    """
+    far, errors, dofs = _tested(cells, difference(int(values.argmin())))
+    here = side * far > 0.0
     most = 4.0 * np.sqrt(2.0 * np.nan_to_num(cells.variances).max())
-    return np.nonzero(values - values.min() < most)[0]
+    for k in np.nonzero(values - values.min() < most)[0]:
+        other = _tested(cells, difference(k))
+        nearer = here & (side * other[0] - 2.0 * other[1] < side * far - 2.0 * errors)
+        far, errors, dofs = (np.where(nearer, new, old) for new, old in zip(other, (far, errors, dofs)))
+    return far, errors, dofs
 
 
 def _too_large(cells, overhead, surely=False):

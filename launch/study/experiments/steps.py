@@ -13,7 +13,6 @@ import numpy as np
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.launch.study import critical, figures, fit, intervals, runner
 from allgrad.launch.study.choices import Cell, against, curves_lead, findings, ratio_of_2x
-from allgrad.launch.study.critical import ranges
 from allgrad.launch.study.experiment import PRESET, experiment
 from allgrad.launch.study.intervals import Estimate, ratio
 from allgrad.launch.study.lab import Lab
@@ -228,7 +227,7 @@ def _fit_table(found):
 
 
 def _ranges_table(found):
-    rows = [{"optimizer": f.name, **part._asdict()} for f in found for part in ranges(f.whole)]
+    rows = [{"optimizer": f.name, **part._asdict()} for f in found for part in f.ranges]
     return Table(
         "ranges", ["optimizer", "first", "last", "b_crit", "b_2x"], rows,
         "How much the critical batch sizes depend on which batch sizes were tried: the same from fewer of them.",
@@ -293,7 +292,7 @@ def _findings(f):
         lines.append(f"{f.name}: up to which batch 20 % more examples are enough (CBS-20) is not known: {e.why}.")
     saved = ratio(f.steps[batches[-1]], f.steps[batches[-2]])
     lines.append(f"{f.name}: from {batches[-2]:,} to {batches[-1]:,} the steps are {compared(saved, 'more', 'fewer')}.")
-    parts = ranges(f.whole)[1:]
+    parts = f.ranges[1:]
     if f.b_2x.known:
         lines.append(
             f"{f.name}: read off the measured points (B_2x), the critical batch size is {with_interval(f.b_2x, 2)}"
