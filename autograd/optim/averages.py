@@ -5,8 +5,8 @@ from contextlib import contextmanager
 import numpy as np
 
 from allgrad.autograd.arena import arena_of
-from allgrad.autograd.arrays import full, to_backend_of, to_numpy, xp
-from allgrad.autograd.optim.base import CHUNK_ELEMENTS
+from allgrad.autograd.arrays import full, to_numpy, xp
+from allgrad.autograd.optim.base import CHUNK_ELEMENTS, fill
 
 
 class EMA:
@@ -111,4 +111,4 @@ class EMA:
         self.train()
         self.updates = int(state["updates"])
         for key, view in views.items():
-            view[...] = to_backend_of(state["mean"][key], view)
+            fill(view, state["mean"][key])

@@ -236,11 +236,15 @@ class Optimizer:
         self.steps = int(state["steps"])
         for name, flat in self.state.items():
             for key, view in self.arena.unflatten(flat).items():
-                value = state[name][key]
-                if hasattr(value, "read_into"):  # an array that is still in a file
-                    value.read_into(view)
-                else:
-                    view[...] = to_backend_of(value, view)
+                fill(view, state[name][key])
+
+
+def fill(array, value):
+    """Write a value of a state into an array, in pieces if it is still in a file."""
+    if hasattr(value, "read_into"):
+        value.read_into(array)
+    else:
+        array[...] = to_backend_of(value, array)
 
 
 class ParamGroup(MutableMapping):

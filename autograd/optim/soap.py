@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from allgrad.autograd.arrays import cast_like, full, to_backend_of, to_numpy
-from allgrad.autograd.optim.base import Optimizer, safe_eps
+from allgrad.autograd.arrays import cast_like, full, to_numpy
+from allgrad.autograd.optim.base import Optimizer, fill, safe_eps
 
 FACTORS = "left", "right", "left_basis", "right_basis"
 
@@ -138,11 +138,7 @@ class SOAP(Optimizer):
         super().load_state_dict({name: value for name, value in state.items() if name not in FACTORS})
         for name, some in self.factors.items():
             for key, p in some.items():
-                value = given[name][key]
-                if hasattr(value, "read_into"):  # an array that is still in a file
-                    value.read_into(p)
-                else:
-                    p[...] = to_backend_of(value, p)
+                fill(p, given[name][key])
 
 
 def _sides(shape):
