@@ -22,6 +22,7 @@ from torch.special import erf
 from allgrad.autograd.arrays import xp
 
 permute_dims = permute
+TENSORS = {torch.Tensor}  # the classes whose tensors the kernels of `rules` and `optimizers` compute on
 
 
 def dtype_of(dtype):

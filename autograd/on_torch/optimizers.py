@@ -3,6 +3,7 @@
 import torch
 
 from allgrad.autograd import optim
+from allgrad.autograd.on_torch.namespace import TENSORS
 from allgrad.autograd.on_torch.rules import aten
 from allgrad.autograd.optim.base import safe_eps
 
@@ -16,7 +17,7 @@ def fused(optimizer):
         def chosen(self, lr, h, chunks):
             # torch's kernel of SGD leaves elements of half precision as they are, on the CPU
             halves = self.arena.data.itemsize == 2 and self.arena.on_cpu
-            by_kernel = type(self.arena.data) is torch.Tensor and not halves and not h.l1
+            by_kernel = type(self.arena.data) in TENSORS and not halves and not h.l1
             (update if by_kernel else usual)(self, lr, h, chunks)
 
         optimizer.update = chosen

@@ -10,6 +10,7 @@ import torch
 
 from allgrad.autograd.arrays import OuterProduct
 from allgrad.autograd.engine import Tensor, shared
+from allgrad.autograd.on_torch.namespace import TENSORS
 from allgrad.autograd.ops import activations, convolution, elementwise, indexing, linalg, losses, normalization, pooling
 
 aten = torch.ops.aten
@@ -34,14 +35,14 @@ def _chosen(rule, usual):
     """The rule for torch tensors, or the usual one for other arrays and if a Tensor is among the arguments."""
 
     def chosen(*args, **static):
-        if type(args[0]) is not torch.Tensor or Tensor in map(type, args):
+        if type(args[0]) not in TENSORS or Tensor in map(type, args):
             return usual(*args, **static)
         value, *vjps = rule(*args, **static)
         return value, *[guarded(i, vjp, args, static) for i, vjp in enumerate(vjps, 1)]
 
     def guarded(i, vjp, args, static):
         """The vjp; that of the usual rule if g is a Tensor, because the walk is itself being recorded."""
-        lifted = lambda: [Tensor(x) if type(x) is torch.Tensor else x for x in args]
+        lifted = lambda: [Tensor(x) if type(x) in TENSORS else x for x in args]
         return lambda g: usual(*lifted(), **static)[i](g) if type(g) is Tensor else vjp(g)
 
     return chosen
