@@ -48,7 +48,7 @@ def test_rows_of_the_tables(module, case, device):
         y.backward(ones_like(y))
         wanted.backward(np.ones(wanted.shape, np.float32))
     if module in NEVER_WAIT and not re.search(r"np\.|\[", case.ours):  # arrays of the host have to be copied
-        assert not device.waits
+        assert not [where for _, where in device.waits if where]  # in the project: rows make constants of their own
     compare(y.numpy(), wanted.numpy())
     for leaf, other in zip(leaves, wanted_leaves):
         assert (leaf.grad is None) == (other.grad is None)
