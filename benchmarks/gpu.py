@@ -1,7 +1,7 @@
 """How long a training step takes on a GPU, against torch, and whether it does what was predicted without one.
 
     python -m benchmarks.gpu --predict            on any machine: count what each step asks of a GPU
-    python -m benchmarks.gpu                      on a GPU: measure, beside the predictions in benchmarks/gpu_predicted.json
+    python -m benchmarks.gpu                      on a GPU: measure, beside the predictions of gpu_predicted.json
     python -m benchmarks.gpu --only GPT --seconds 120 --out DIR
 
 Competitors take turns in processes of their own, each with a limit of time, and print as they end. Both sides compute
