@@ -11,6 +11,7 @@ from allgrad.autograd.arrays import to_numpy
 from allgrad.ddp.comm import Communicator
 from allgrad.ddp.data.augment import Draws
 from allgrad.ddp.data.placement import Placement
+from allgrad.ddp.data.prefetch import Prefetcher
 from allgrad.ddp.data.sampler import Sampler
 from allgrad.ddp.errors import ConfigurationError, counted
 from allgrad.ddp.shards import shard_bounds, shards_of_rank
@@ -73,6 +74,10 @@ class DataLoader:
     augment       None, or augment(x, draws) -> array of as many samples, for the first array of the samples: a function
                   of these and of the uniform numbers `draws(k)` that belong to each sample and epoch, see `Draws`, and
                   of nothing else
+
+    On CUDA, arrays that are not augmented are copied to the device once, if they take at most a quarter of its free
+    memory, and batches are gathered there. Otherwise a thread gathers, augments and sends the batch of the next step
+    ahead. What fails in it is raised by `batch` when it is asked for that step.
     """
 
     def __init__(
@@ -100,12 +105,26 @@ class DataLoader:
     def origin(self) -> str:
         """The data and the order of their samples, in words: what ranks must have alike. Looks at three samples."""
         sampler = self.sampler
-        arrays = [to_numpy(a) for a in self.dataset[np.array([0, sampler.samples // 2, sampler.samples - 1])]]
+        with self.place.reading:
+            few = self.dataset[np.array([0, sampler.samples // 2, sampler.samples - 1])]
+        arrays = [to_numpy(a) for a in few]
         digest = hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)).hexdigest()[:8]
         return (
             f"{counted(sampler.samples, 'sample')} ({digest}) in batches of {sampler.global_batch}, shuffle "
             f"{sampler.shuffle!r}, seed {self.seed}, boundary {sampler.boundary!r}{', augmented' * bool(self.augment)}"
         )
+
+    @cached_property
+    def _resident(self):
+        """The whole data set on the device, or None."""
+        plain = self.augment is None and type(self.dataset) is ArrayDataset
+        return self.place.resident(self.dataset) if plain else None
+
+    @cached_property
+    def _prefetcher(self):
+        """What makes the next batch ahead, or None where that would not be faster: gathering takes microseconds."""
+        ahead = self.place.copies is not None and self._resident is None
+        return Prefetcher(self.place.copies) if ahead else None
 
     def epoch(self, epoch):
         """The batches of one epoch."""
@@ -114,22 +133,69 @@ class DataLoader:
     def steps(self, start, stop):
         """The batches of the steps start .. stop - 1, counted over all epochs."""
         for step in range(start, stop):
-            yield self.batch(step)
+            yield self._batch(step, step + 1 < stop)
 
     def batch(self, step):
         """The batch of a step, gathered for this rank's shards only."""
+        return self._batch(step, True)
+
+    def _batch(self, step, more):
+        """The batch of a step; `more`: the next step's will be asked for after it."""
+        origin = self.origin if self.comm.size > 1 else ""
+        size, shards = self._shards(*self._samples(step)) if self._prefetcher is None else self._prefetched(step, more)
+        return Batch(step, self.sampler.epoch_of(step), size, self.shards, self.seed, shards, origin)
+
+    def _samples(self, step):
+        """The samples of a step, and the epoch of each if anyone asks."""
         indices = self.sampler.indices(step)
+        return indices, self.sampler.epochs(step) if self.augment is not None else indices
+
+    def _shards(self, indices, epochs):
+        """(number of samples, this rank's shards of them)."""
         bounds = shard_bounds(len(indices), self.shards)
-        epochs = self.sampler.epochs(step) if self.augment is not None else indices
-        shards = []
-        for v in self.own_shards:
-            part = slice(bounds[v], bounds[v + 1])
+        gathered = self._gathered if self._resident is None else self._selected
+        parts = [slice(bounds[v], bounds[v + 1]) for v in self.own_shards]
+        return len(indices), [
+            Shard(v, indices[part], arrays)
+            for v, part, arrays in zip(self.own_shards, parts, gathered(indices, epochs, parts))
+        ]
+
+    def _gathered(self, indices, epochs, parts):
+        """The arrays of some parts of the samples, on the host and then where they are computed on."""
+        for part in parts:
             arrays = self.dataset[indices[part]]
             if self.augment is not None and part.start < part.stop:
                 arrays = augmented(self.augment, arrays, Draws(self.seed, indices[part], epochs[part]))
-            shards.append(Shard(v, indices[part], self.place(arrays)))
-        origin = self.origin if self.comm.size > 1 else ""
-        return Batch(step, self.sampler.epoch_of(step), len(indices), self.shards, self.seed, shards, origin)
+            yield self.place(arrays)
+
+    def _selected(self, indices, epochs, parts):
+        """The same from the data set that is on the device: only numbers of samples travel."""
+        first, last = parts[0].start, parts[-1].stop
+        (there,) = self.place((indices[first:last],))
+        for part in parts:  # each gets arrays of its own: kernels are chosen by how their operands are aligned
+            own = there[part.start - first : part.stop - first]
+            yield tuple([array.index_select(0, own) for array in self._resident])
+
+    def _prefetched(self, step, more):
+        """As `_shards` of a step, sent ahead if it could be foreseen; and let the next step's be made, if `more`."""
+        prefetcher = self._prefetcher
+        # A batch that has been resized meanwhile has other samples.
+        if not prefetcher.has((step, *self.sampler.span(step))):
+            self._begin(step)
+        (size, shards), event = prefetcher.take()
+        self.place.copies.receive([a for shard in shards for a in shard.arrays], event)
+        if more:
+            self._begin(step + 1)
+        return size, shards
+
+    def _begin(self, step):
+        indices, epochs = self._samples(step)
+
+        def make():
+            with self.place.reading:
+                return self._shards(indices, epochs)
+
+        self._prefetcher.begin((step, *self.sampler.span(step)), make)
 
 
 def augmented(augment, arrays, draws):
