@@ -400,6 +400,7 @@ def pretend(values=True, memory=H200_BYTES, devices=1):
     generator, empty = torch.Generator, torch.empty
 
     def run_with_device(thread):
+        torch._C._set_only_lift_cpu_tensors(True)  # of this thread
         with _Mode(device):
             run(thread)
 
