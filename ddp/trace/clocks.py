@@ -1,4 +1,106 @@
-"""The clocks of all ranks, brought together."""
+"""Clocks: of the host and of a device, which is asked for its times later; and those of all ranks, brought together."""
+
+import time
+from collections import deque
+
+
+class Lap:
+    """What the host does from here until `stop`: float(lap) are its seconds."""
+
+    __slots__ = ("began", "ended")
+    over = True  # once it is stopped
+
+    def __init__(self):
+        self.began = time.perf_counter()
+
+    def stop(self):
+        self.ended = time.perf_counter()
+        return self
+
+    def __float__(self):
+        return self.ended - self.began
+
+
+class DeviceLap:
+    """What a CUDA device does between two points of the current stream.
+
+    The host is over with it long before: it sets two events. float(lap) waits until the device has come to the second.
+    """
+
+    __slots__ = ("began", "ended")
+
+    def __init__(self):
+        self.began = event_now()
+
+    def stop(self):
+        self.ended = event_now()
+        return self
+
+    @property
+    def over(self):
+        return self.ended.query()
+
+    def __float__(self):
+        if not self.over:
+            self.ended.synchronize()
+        return self.began.elapsed_time(self.ended) / 1e3
+
+
+class Stopwatch:
+    """The seconds of laps one after the other, of the host or of a device, for which nobody waits.
+
+    lap = watch.start(); ...; seconds = watch.stop(lap)
+    """
+
+    def __init__(self, on_device=False):
+        self.start = DeviceLap if on_device else Lap
+        self.laps = deque()  # stopped, and not known to be over
+        self.latest, self._total = 0.0, 0.0
+
+    def stop(self, lap) -> float:
+        """The seconds of the latest lap that is over: this one, or on a device one before it; 0.0 if none is."""
+        self.laps.append(lap.stop())
+        self._collect()
+        return self.latest
+
+    @property
+    def total(self) -> float:
+        """The seconds of all laps that are over."""
+        self._collect()
+        return self._total
+
+    def _collect(self):
+        while self.laps and self.laps[0].over:
+            self.latest = float(self.laps.popleft())
+            self._total += self.latest
+
+
+class DeviceTimes:
+    """Points in the streams of a CUDA device, told as times of the host's clock when all is over."""
+
+    def __init__(self, host):
+        """Waits for the device. host() are the seconds of the host's clock."""
+        import torch
+
+        self.synchronize = torch.cuda.synchronize
+        self.synchronize()
+        before, self.zero = host(), event_now()
+        self.synchronize()
+        self.offset = (before + host()) / 2
+
+    def seconds(self, when):
+        """The time of an event, which is over; a time as it is."""
+        return when if isinstance(when, float) else self.offset + self.zero.elapsed_time(when) / 1e3
+
+
+def event_now():
+    """An event of CUDA at the end of what the current stream has been given so far."""
+    import torch
+
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
 
 
 def settled(clocks, one_host):
