@@ -4,46 +4,28 @@ import time
 from collections import deque
 
 
-class Lap:
-    """What the host does from here until `stop`: float(lap) are its seconds."""
-
-    __slots__ = ("began", "ended")
-    over = True  # once it is stopped
-
-    def __init__(self):
-        self.began = time.perf_counter()
-
-    def stop(self):
-        self.ended = time.perf_counter()
-        return self
-
-    def __float__(self):
-        return self.ended - self.began
-
-
 class DeviceLap:
-    """What a CUDA device does between two points of the current stream.
+    """What a CUDA device does between two points of the current stream, at which the host sets events.
 
-    The host is over with it long before: it sets two events. float(lap) waits until the device has come to the second.
+    float(lap) are its seconds, and waits until the device has come to the second one. `on_host` are those in which the
+    host has told it what to do.
     """
 
-    __slots__ = ("began", "ended")
-
     def __init__(self):
-        self.began = event_now()
+        self.began, self.first = time.perf_counter(), event_now()
 
     def stop(self):
-        self.ended = event_now()
+        self.last, self.on_host = event_now(), time.perf_counter() - self.began
         return self
 
     @property
     def over(self):
-        return self.ended.query()
+        return self.last.query()
 
     def __float__(self):
         if not self.over:
-            self.ended.synchronize()
-        return self.began.elapsed_time(self.ended) / 1e3
+            self.last.synchronize()
+        return self.first.elapsed_time(self.last) / 1e3
 
 
 class Stopwatch:
@@ -53,15 +35,26 @@ class Stopwatch:
     """
 
     def __init__(self, on_device=False):
-        self.start = DeviceLap if on_device else Lap
-        self.laps = deque()  # stopped, and not known to be over
-        self.latest, self._total = 0.0, 0.0
+        self.start = DeviceLap if on_device else time.perf_counter
+        self.laps = deque()  # of a device, stopped and not known to be over
+        self.latest, self._total = None, 0.0
+
+    def end(self, lap):
+        """The end of a lap that is not added up: float() of what is returned are its seconds, and may wait."""
+        return time.perf_counter() - lap if type(lap) is float else lap.stop()
 
     def stop(self, lap) -> float:
-        """The seconds of the latest lap that is over: this one, or on a device one before it; 0.0 if none is."""
-        self.laps.append(lap.stop())
+        """The seconds of the latest lap that is over: this one, or on a device one before it.
+
+        As long as none is, they are the seconds of this one on the host.
+        """
+        ended = self.end(lap)
+        if type(ended) is float:
+            self._total += ended
+            return ended
+        self.laps.append(ended)
         self._collect()
-        return self.latest
+        return ended.on_host if self.latest is None else self.latest
 
     @property
     def total(self) -> float:

@@ -23,7 +23,7 @@ class Late:
     """A lap whose device is not over with it until it is told so."""
 
     def __init__(self, seconds):
-        self.seconds, self.over = seconds, False
+        self.seconds, self.over, self.on_host = seconds, False, 0.5
 
     def stop(self):
         return self
@@ -35,7 +35,7 @@ class Late:
 
 def test_a_stopwatch_tells_what_a_device_is_over_with_and_waits_for_nothing():
     watch, laps = Stopwatch(), [Late(seconds) for seconds in (1.0, 2.0, 4.0, 8.0)]
-    assert watch.stop(laps[0]) == 0.0 == watch.total
+    assert watch.stop(laps[0]) == 0.5 and watch.total == 0.0
     laps[0].over = True
     assert watch.stop(laps[1]) == 1.0 == watch.total
     laps[2].over = True  # of a later one the host may hear first
@@ -50,6 +50,7 @@ def test_on_the_host_a_stopwatch_knows_at_once():
     watch = Stopwatch()
     found = [watch.stop(watch.start()) for _ in range(3)]
     assert min(found) > 0.0 and watch.total == pytest.approx(sum(found))
+    assert watch.end(watch.start()) > 0.0 and watch.total == pytest.approx(sum(found))
 
 
 def test_on_a_device_it_sets_events_and_waits_for_none_until_it_is_asked(monkeypatch):
@@ -59,7 +60,7 @@ def test_on_a_device_it_sets_events_and_waits_for_none_until_it_is_asked(monkeyp
             lap = watch.start()
             torch.ones(3, device="cuda").add_(1.0)
             assert watch.stop(lap) > 0.0 and watch.total > 0.0
-        lap = watch.start().stop()
+        lap = watch.end(watch.start())
         monkeypatch.setattr(torch.cuda.Event, "query", lambda event: False)
         watch.stop(watch.start())
         assert not device.waits and float(lap) > 0.0 and {what for what, _ in device.waits} == {"Event.synchronize"}
