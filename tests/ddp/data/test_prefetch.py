@@ -10,7 +10,9 @@ import torch
 from allgrad.autograd.random import generator
 from allgrad.ddp import ConfigurationError, DataLoader, Placement
 from allgrad.ddp.data import placement
+from allgrad.ddp.scaling import FollowNoise
 from tests.device.pretend import OnDevice, pretend
+from tests.device.workloads import trainer_of, WORKLOADS
 
 X = generator("prefetch").standard_normal((30, 3, 8, 8)).astype("f4")
 Y = np.arange(30) % 5
@@ -149,6 +151,28 @@ def test_one_thread_at_a_time_reads_a_data_set():
             loader.batch(step)
             other = DataLoader(data, 8, shards=3, place=loader.place)
             assert other.origin and len([*other.steps(0, 2)]) == 2
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+def test_training_does_not_depend_on_how_batches_come(shards, monkeypatch):
+    """Neither where the noise scale changes the batch on the way, nor from the middle of a run on."""
+    work = WORKLOADS["mlp 4 shards"]._replace(shards=shards, batch=8)
+
+    def weights(share, steps=12, **options):
+        monkeypatch.setattr(placement, "RESIDENT_SHARE", share)
+        trainer = trainer_of(work, "cuda", steps, **options)
+        sizes = []
+        monkeypatch.setattr(trainer.parallel, "backward", noting(sizes, trainer.parallel.backward))
+        trainer.fit()
+        return sizes, trainer.parallel.arena.sha256()
+
+    def noting(sizes, backward):
+        return lambda batch, loss: (sizes.append(batch.size), backward(batch, loss))[1]
+
+    with pretend():
+        options = {"batches": FollowNoise("0.5", 2, 32, 1e9)} if shards > 1 else {}
+        found = [weights(share, **options) for share in (0.25, 0.0)]
+        assert found[0] == found[1] and len({*found[0][0]}) == (1 if shards == 1 else 3)
 
 
 @pytest.mark.parametrize("device", ["numpy", "cpu"])
