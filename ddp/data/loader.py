@@ -114,18 +114,6 @@ class DataLoader:
             f"{sampler.shuffle!r}, seed {self.seed}, boundary {sampler.boundary!r}{', augmented' * bool(self.augment)}"
         )
 
-    @cached_property
-    def _resident(self):
-        """The whole data set on the device, or None."""
-        plain = self.augment is None and type(self.dataset) is ArrayDataset
-        return self.place.resident(self.dataset) if plain else None
-
-    @cached_property
-    def _prefetcher(self):
-        """What makes the next batch ahead, or None where that would not be faster: gathering takes microseconds."""
-        ahead = self.place.copies is not None and self._resident is None
-        return Prefetcher(self.place.copies) if ahead else None
-
     def epoch(self, epoch):
         """The batches of one epoch."""
         return self.steps(self.sampler.steps_in(epoch), self.sampler.steps_in(epoch + 1))
@@ -133,67 +121,78 @@ class DataLoader:
     def steps(self, start, stop):
         """The batches of the steps start .. stop - 1, counted over all epochs."""
         for step in range(start, stop):
-            yield self._batch(step, step + 1 < stop)
+            yield self.batch(step, step + 1 < stop)
 
-    def batch(self, step):
-        """The batch of a step, gathered for this rank's shards only."""
-        return self._batch(step, True)
-
-    def _batch(self, step, more):
-        """The batch of a step; `more`: the next step's will be asked for after it."""
+    def batch(self, step, more=True):
+        """The batch of a step, gathered for this rank's shards only. more: that of the next step may be asked for."""
         origin = self.origin if self.comm.size > 1 else ""
-        size, shards = self._shards(*self._samples(step)) if self._prefetcher is None else self._prefetched(step, more)
+        if self.place.copies is None:
+            indices = self.sampler.indices(step)
+            epochs = self.sampler.epochs(step) if self.augment is not None else indices
+            size, shards = len(indices), self._gathered(indices, epochs)
+        else:
+            size, shards = self._of_device(step, more)
         return Batch(step, self.sampler.epoch_of(step), size, self.shards, self.seed, shards, origin)
 
-    def _samples(self, step):
-        """The samples of a step, and the epoch of each if anyone asks."""
-        indices = self.sampler.indices(step)
-        return indices, self.sampler.epochs(step) if self.augment is not None else indices
-
-    def _shards(self, indices, epochs):
-        """(number of samples, this rank's shards of them)."""
+    def _gathered(self, indices, epochs):
+        """This rank's shards of these samples, which are from these epochs."""
         bounds = shard_bounds(len(indices), self.shards)
-        gathered = self._gathered if self._resident is None else self._selected
-        parts = [slice(bounds[v], bounds[v + 1]) for v in self.own_shards]
-        return len(indices), [
-            Shard(v, indices[part], arrays)
-            for v, part, arrays in zip(self.own_shards, parts, gathered(indices, epochs, parts))
-        ]
-
-    def _gathered(self, indices, epochs, parts):
-        """The arrays of some parts of the samples, on the host and then where they are computed on."""
-        for part in parts:
+        shards = []
+        for v in self.own_shards:
+            part = slice(bounds[v], bounds[v + 1])
             arrays = self.dataset[indices[part]]
             if self.augment is not None and part.start < part.stop:
                 arrays = augmented(self.augment, arrays, Draws(self.seed, indices[part], epochs[part]))
-            yield self.place(arrays)
+            shards.append(Shard(v, indices[part], self.place(arrays)))
+        return shards
 
-    def _selected(self, indices, epochs, parts):
-        """The same from the data set that is on the device: only numbers of samples travel."""
-        first, last = parts[0].start, parts[-1].stop
-        (there,) = self.place((indices[first:last],))
-        for part in parts:  # each gets arrays of its own: kernels are chosen by how their operands are aligned
-            own = there[part.start - first : part.stop - first]
-            yield tuple([array.index_select(0, own) for array in self._resident])
+    # --- on a device ---------------------------------------------------------------------------------------------
 
-    def _prefetched(self, step, more):
-        """As `_shards` of a step, sent ahead if it could be foreseen; and let the next step's be made, if `more`."""
-        prefetcher = self._prefetcher
-        # A batch that has been resized meanwhile has other samples.
-        if not prefetcher.has((step, *self.sampler.span(step))):
+    @cached_property
+    def _resident(self) -> Any:
+        """The whole data set on the device, or None."""
+        plain = self.augment is None and type(self.dataset) is ArrayDataset
+        return self.place.resident(self.dataset) if plain else None
+
+    @cached_property
+    def _prefetcher(self) -> Any:
+        return Prefetcher(self.place.copies)
+
+    def _of_device(self, step, more):
+        """(number of samples, this rank's shards) of a step, on the device or on their way to it."""
+        if self._resident is not None:
+            indices = self.sampler.indices(step)
+            return len(indices), self._selected(indices)
+        prefetcher, (start, stop) = self._prefetcher, self.sampler.span(step)
+        if not prefetcher.has((step, start, stop)):  # nobody foresaw it, or it has been resized meanwhile
             self._begin(step)
-        (size, shards), event = prefetcher.take()
-        self.place.copies.receive([a for shard in shards for a in shard.arrays], event)
+        shards, event = prefetcher.take()
+        prefetcher.copies.receive([a for shard in shards for a in shard.arrays], event)
         if more:
             self._begin(step + 1)
-        return size, shards
+        return stop - start, shards
+
+    def _selected(self, indices):
+        """This rank's shards, from the data set that is on the device: only numbers of samples travel."""
+        bounds = shard_bounds(len(indices), self.shards)
+        first, last = bounds[self.own_shards.start], bounds[self.own_shards.stop]
+        (there,) = self.place((indices[first:last],))
+        shards = []
+        for v in self.own_shards:
+            start, stop = bounds[v], bounds[v + 1]
+            own = there[start - first : stop - first]
+            # Each shard has arrays of its own: kernels are chosen by how their operands are aligned.
+            arrays = tuple([array.index_select(0, own) for array in self._resident])
+            shards.append(Shard(v, indices[start:stop], arrays))
+        return shards
 
     def _begin(self, step):
-        indices, epochs = self._samples(step)
+        """Let the thread make the batch of a step. Its samples are found here: the sampler may be asked by one only."""
+        indices, epochs = self.sampler.indices(step), self.sampler.epochs(step)
 
         def make():
             with self.place.reading:
-                return self._shards(indices, epochs)
+                return self._gathered(indices, epochs)
 
         self._prefetcher.begin((step, *self.sampler.span(step)), make)
 

@@ -95,7 +95,6 @@ def event_now():
     return event
 
 
-
 def settled(clocks, one_host):
     """What was found of a rank's clock, or nothing to correct where it may well be rank 0's, as on one host it is."""
     if one_host and all(abs(add) <= wrong for _, add, wrong in clocks):

@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from allgrad.ddp.files import replace
 from allgrad.ddp.reduce import BucketedExchange, ThreadedExchange
 from allgrad.ddp.trace.analysis import Event, layers, verdict, waits
 from allgrad.ddp.trace.chrome import chrome
-from allgrad.ddp.trace.clocks import aligned, DeviceTimes, event_now, settled
+from allgrad.ddp.trace.clocks import DeviceTimes, aligned, event_now, settled
 
 STEPS, WARM = 20, 2  # recorded by default, and passed by before
 PINGS = 20  # of which the quickest tells the difference of two clocks
@@ -36,7 +37,7 @@ class Timeline:
 
     Given to `DistributedDataParallel`, it records forward, backward and exchange. `Trainer` tells it the rest; a loop
     of one's own does so by `step` and `span`, and calls `finish`. Clocks are compared with rank 0's before and after
-    (Cristian 1989). On a device, the times are those at which it came to a span's begin and end, by events in its streams.
+    (Cristian 1989). On a device, the times are those at which it came to the begin and the end of a span.
     """
 
     clock = staticmethod(time.perf_counter)
@@ -157,7 +158,7 @@ class Timeline:
             first = max(number, min(first, self.total_steps - STEPS))
         return first, first + STEPS
 
-    def _now(self):
+    def _now(self) -> Any:
         """The time, or what tells it later."""
         return self.clock() if self.times is None else event_now()
 

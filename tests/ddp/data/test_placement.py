@@ -1,4 +1,4 @@
-"""Devices, dtypes and precisions that shards are placed on: what is refused, what torch is told, and the fingerprint."""
+"""Devices, dtypes and precisions that shards are placed on: what is refused, and what torch is told."""
 
 import pytest
 import torch

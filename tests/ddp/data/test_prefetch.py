@@ -1,4 +1,4 @@
-"""Batches that are sent ahead to a pretended device: the same as on the host, without a wait, and nothing overwritten."""
+"""Batches that are sent ahead to a pretended device: those of the host, without a wait, and nothing overwritten."""
 
 import threading
 import time
@@ -12,10 +12,11 @@ from allgrad.ddp import ConfigurationError, DataLoader, Placement
 from allgrad.ddp.data import placement
 from allgrad.ddp.scaling import FollowNoise
 from tests.device.pretend import OnDevice, pretend
-from tests.device.workloads import trainer_of, WORKLOADS
+from tests.device.workloads import WORKLOADS, trainer_of
 
 X = generator("prefetch").standard_normal((30, 3, 8, 8)).astype("f4")
 Y = np.arange(30) % 5
+
 
 class Samples:
     """A data set that is no tuple of arrays, and notes who reads it."""
