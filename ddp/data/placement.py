@@ -5,6 +5,7 @@ import re
 import threading
 import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +39,7 @@ class Placement:
         self, device="numpy", dtype="float32", local_rank=0, threads=1, deterministic=True, precision="ieee",
     ):  # fmt: skip
         self.device, self.dtype, self.deterministic, self.precision = device, dtype, deterministic, precision
-        self.copies: CopyStream | None = None  # if batches are to be sent ahead
+        self.copies: Any = None  # a CopyStream to a device that has memory of its own
         self.reading = threading.Lock()  # a data set is read by one thread at a time
         self._resident = weakref.WeakKeyDictionary()
         if precision not in PRECISIONS:
@@ -110,8 +111,6 @@ class Placement:
 
         They may take a quarter of it. A data set is copied once, and stays there as long as it exists.
         """
-        if self.copies is None:
-            return None
         if dataset not in self._resident:
             self._resident[dataset] = self._moved(dataset.arrays)
         return self._resident[dataset]
