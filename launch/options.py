@@ -12,7 +12,7 @@ from typing import Any
 
 from allgrad.autograd import optim
 from allgrad.ddp.comm import BACKENDS
-from allgrad.ddp.data import BOUNDARIES, HALVES, SHUFFLES
+from allgrad.ddp.data import BOUNDARIES, HALVES, PRECISIONS, SHUFFLES
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.ddp.parallel import BATCH_NORMS
 from allgrad.ddp.reduce import POLICIES, REDUCTIONS, WIRES
@@ -172,6 +172,8 @@ OPTIONS = (
     Option("arrays", str, "numpy", "array library", among=("numpy", "torch")),
     Option("device", str, "cpu", "where torch's arrays live: cpu, cuda (the GPU of the rank's number on its host), "
            "cuda:N"),
+    Option("precision", str, "ieee", "of float32 products and convolutions on CUDA: ieee, or tf32 (TensorFloat-32), "
+           "which rounds their factors to 10 bits and is faster", among=PRECISIONS),
     Option("nondeterministic", bool, False, "also kernels of torch that may give other bits every time"),
     Option("threads", int, 1, "BLAS threads of a rank; their number changes the bits of a product", least=1),
     Option("backend", str, "auto", "how ranks talk", among=BACKENDS, shapes_weights=False),

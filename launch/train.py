@@ -164,10 +164,13 @@ def _backend(asked):
 
 
 def _placement(asked, config, comm):
-    if config["arrays"] == "numpy" and (given := {"device", "nondeterministic"} & asked.keys()):
+    if config["arrays"] == "numpy" and (given := {"device", "nondeterministic", "precision"} & asked.keys()):
         raise ConfigurationError(f"--{min(given)} has no effect on NumPy's arrays: add --arrays torch")
     device = config["device"] if config["arrays"] == "torch" else "numpy"
-    return ddp.Placement(device, config["dtype"], comm.local_rank, config["threads"], not config["nondeterministic"])
+    return ddp.Placement(
+        device, config["dtype"], comm.local_rank, config["threads"], not config["nondeterministic"],
+        config["precision"],
+    )  # fmt: skip
 
 
 def _augmentation(config, data):

@@ -210,7 +210,7 @@ class Optimizer:
         And what was set in `param_groups`, as "groups": a list of dicts.
         """
         named = {
-            name: {key: np.array(to_numpy(a), order="C") for key, a in self.arena.unflatten(flat).items()}
+            name: {key: np.array(a, order="C") for key, a in self.arena.unflatten(to_numpy(flat)).items()}
             for name, flat in self.state.items()
         }
         given = [group.given for group in self.param_groups]

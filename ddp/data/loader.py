@@ -11,6 +11,7 @@ from allgrad.autograd.arrays import to_numpy
 from allgrad.ddp.comm import Communicator
 from allgrad.ddp.data.augment import Draws
 from allgrad.ddp.data.placement import Placement
+from allgrad.ddp.data.prefetch import Prefetcher
 from allgrad.ddp.data.sampler import Sampler
 from allgrad.ddp.errors import ConfigurationError, counted
 from allgrad.ddp.shards import shard_bounds, shards_of_rank
@@ -73,6 +74,10 @@ class DataLoader:
     augment       None, or augment(x, draws) -> array of as many samples, for the first array of the samples: a function
                   of these and of the uniform numbers `draws(k)` that belong to each sample and epoch, see `Draws`, and
                   of nothing else
+
+    On CUDA, arrays that are not augmented are copied to the device once, if they take at most a quarter of its free
+    memory, and batches are gathered there. Otherwise a thread gathers, augments and sends the batch of the next step
+    ahead. What fails in it is raised by `batch` when it is asked for that step.
     """
 
     def __init__(
@@ -100,7 +105,9 @@ class DataLoader:
     def origin(self) -> str:
         """The data and the order of their samples, in words: what ranks must have alike. Looks at three samples."""
         sampler = self.sampler
-        arrays = [to_numpy(a) for a in self.dataset[np.array([0, sampler.samples // 2, sampler.samples - 1])]]
+        with self.place.reading:
+            few = self.dataset[np.array([0, sampler.samples // 2, sampler.samples - 1])]
+        arrays = [to_numpy(a) for a in few]
         digest = hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)).hexdigest()[:8]
         return (
             f"{counted(sampler.samples, 'sample')} ({digest}) in batches of {sampler.global_batch}, shuffle "
@@ -114,13 +121,22 @@ class DataLoader:
     def steps(self, start, stop):
         """The batches of the steps start .. stop - 1, counted over all epochs."""
         for step in range(start, stop):
-            yield self.batch(step)
+            yield self.batch(step, step + 1 < stop)
 
-    def batch(self, step):
-        """The batch of a step, gathered for this rank's shards only."""
-        indices = self.sampler.indices(step)
+    def batch(self, step, more=True):
+        """The batch of a step, gathered for this rank's shards only. more: that of the next step may be asked for."""
+        origin = self.origin if self.comm.size > 1 else ""
+        if self.place.copies is None:
+            indices = self.sampler.indices(step)
+            epochs = self.sampler.epochs(step) if self.augment is not None else indices
+            size, shards = len(indices), self._gathered(indices, epochs)
+        else:
+            size, shards = self._of_device(step, more)
+        return Batch(step, self.sampler.epoch_of(step), size, self.shards, self.seed, shards, origin)
+
+    def _gathered(self, indices, epochs):
+        """This rank's shards of these samples, which are from these epochs."""
         bounds = shard_bounds(len(indices), self.shards)
-        epochs = self.sampler.epochs(step) if self.augment is not None else indices
         shards = []
         for v in self.own_shards:
             part = slice(bounds[v], bounds[v + 1])
@@ -128,8 +144,57 @@ class DataLoader:
             if self.augment is not None and part.start < part.stop:
                 arrays = augmented(self.augment, arrays, Draws(self.seed, indices[part], epochs[part]))
             shards.append(Shard(v, indices[part], self.place(arrays)))
-        origin = self.origin if self.comm.size > 1 else ""
-        return Batch(step, self.sampler.epoch_of(step), len(indices), self.shards, self.seed, shards, origin)
+        return shards
+
+    # --- on a device ---------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _resident(self) -> Any:
+        """The whole data set on the device, or None."""
+        plain = self.augment is None and type(self.dataset) is ArrayDataset
+        return self.place.resident(self.dataset) if plain else None
+
+    @cached_property
+    def _prefetcher(self) -> Any:
+        return Prefetcher(self.place.copies)
+
+    def _of_device(self, step, more):
+        """(number of samples, this rank's shards) of a step, on the device or on their way to it."""
+        if self._resident is not None:
+            indices = self.sampler.indices(step)
+            return len(indices), self._selected(indices)
+        prefetcher, (start, stop) = self._prefetcher, self.sampler.span(step)
+        if not prefetcher.has((step, start, stop)):  # nobody foresaw it, or it has been resized meanwhile
+            self._begin(step)
+        shards, event = prefetcher.take()
+        prefetcher.copies.receive([a for shard in shards for a in shard.arrays], event)
+        if more:
+            self._begin(step + 1)
+        return stop - start, shards
+
+    def _selected(self, indices):
+        """This rank's shards, from the data set that is on the device: only numbers of samples travel."""
+        bounds = shard_bounds(len(indices), self.shards)
+        first, last = bounds[self.own_shards.start], bounds[self.own_shards.stop]
+        (there,) = self.place((indices[first:last],))
+        shards = []
+        for v in self.own_shards:
+            start, stop = bounds[v], bounds[v + 1]
+            own = there[start - first : stop - first]
+            # Each shard has arrays of its own: kernels are chosen by how their operands are aligned.
+            arrays = tuple([array.index_select(0, own) for array in self._resident])
+            shards.append(Shard(v, indices[start:stop], arrays))
+        return shards
+
+    def _begin(self, step):
+        """Let the thread make the batch of a step. Its samples are found here: the sampler may be asked by one only."""
+        indices, epochs = self.sampler.indices(step), self.sampler.epochs(step)
+
+        def make():
+            with self.place.reading:
+                return self._gathered(indices, epochs)
+
+        self._prefetcher.begin((step, *self.sampler.span(step)), make)
 
 
 def augmented(augment, arrays, draws):

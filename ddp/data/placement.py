@@ -1,12 +1,21 @@
 """Where a rank computes: with NumPy arrays, or with torch tensors on the processor or on a GPU of its own."""
 
 import os
+import re
+import threading
+import weakref
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from allgrad.ddp.data.prefetch import CopyStream
 from allgrad.ddp.errors import ConfigurationError
 
 HALVES = ("bfloat16", "float16")  # dtypes to compute in, with parameters and optimizer in float32
+PRECISIONS = ("ieee", "tf32")  # of products in float32 on CUDA
+RESIDENT_SHARE = 0.25  # of a device's free memory, that a data set may take to stay there
+PIECE_BYTES = 1 << 24  # of such a data set that are copied at once
 
 
 def stored(dtype):
@@ -17,15 +26,29 @@ def stored(dtype):
 class Placement:
     """Calls itself on a shard's arrays: torch tensors on `device`, floating ones in `dtype`.
 
-    device  "numpy", "cpu", "cuda" (the GPU of the rank's number on its host) or "cuda:1"
-    dtype   "float32", "float64", "bfloat16" or "float16"; halves need torch tensors
+    device     "numpy", "cpu", "cuda" (the GPU of the rank's number on its host) or "cuda:1"
+    dtype      "float32", "float64", "bfloat16" or "float16"; halves need torch tensors
+    precision  of products of float32 matrices and convolutions on CUDA: "ieee", or "tf32" for TensorFloat-32, which
+               rounds their factors to 10 bits after the point and adds in float32
 
-    On CUDA, batches are copied from pinned memory while the host goes on, TensorFloat-32 is off, and kernels are
-    deterministic unless told otherwise. ConfigurationError if this host has no such device.
+    On CUDA, batches are copied from pinned memory while the host goes on, products of halves are added in float32, and
+    kernels are deterministic unless told otherwise. ConfigurationError if this host has no such device.
     """
 
-    def __init__(self, device="numpy", dtype="float32", local_rank=0, threads=1, deterministic=True):
-        self.device, self.dtype, self.deterministic = device, dtype, deterministic
+    def __init__(
+        self, device="numpy", dtype="float32", local_rank=0, threads=1, deterministic=True, precision="ieee",
+    ):  # fmt: skip
+        self.device, self.dtype, self.deterministic, self.precision = device, dtype, deterministic, precision
+        self.copies: Any = None  # a CopyStream to a device that has memory of its own
+        self.reading = threading.Lock()  # a data set is read by one thread at a time
+        self._resident = weakref.WeakKeyDictionary()
+        if precision not in PRECISIONS:
+            raise ConfigurationError("{precision} is not one of ieee, tf32", precision=precision)
+        if precision == "tf32" and device in ("numpy", "cpu"):
+            raise ConfigurationError(
+                "{precision} is for products on a GPU, and has no effect with {device}: leave it out",
+                precision=precision, device=device,
+            )  # fmt: skip
         if device == "numpy":
             if dtype in HALVES:
                 raise ConfigurationError(
@@ -40,7 +63,11 @@ class Placement:
         if device != "cpu":
             self.device = self._gpu(torch, local_rank)
             torch.cuda.set_device(self.device)
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+            cublas, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+            cublas.allow_tf32 = cudnn.allow_tf32 = precision == "tf32"
+            # Of a product that is cut into several sums, these would be added in half precision.
+            cublas.allow_bf16_reduced_precision_reduction = cublas.allow_fp16_reduced_precision_reduction = False
+            self.copies = CopyStream(self.device)
         torch.use_deterministic_algorithms(deterministic)
         torch.utils.deterministic.fill_uninitialized_memory = False  # of new arrays, with nan: a pass over each
 
@@ -73,9 +100,37 @@ class Placement:
 
         dtype = getattr(torch, self.dtype) if np.issubdtype(array.dtype, np.floating) else None
         tensor = torch.from_numpy(np.ascontiguousarray(array))
-        if self.device != "cpu":
-            return tensor.pin_memory().to(self.device, dtype=dtype, non_blocking=True)
-        return tensor.to(dtype=dtype)
+        if self.device == "cpu":
+            return tensor.to(dtype=dtype)
+        # Converted on the way: a copy that has to convert goes by pageable memory, and the host waits for it.
+        pinned = torch.empty(tensor.shape, dtype=dtype or tensor.dtype, pin_memory=True)
+        return pinned.copy_(tensor).to(self.device, non_blocking=True)
+
+    def resident(self, dataset) -> tuple | None:
+        """The arrays of an `ArrayDataset` on the device, where they stay, if it has much more free memory; else None.
+
+        They may take a quarter of it. A data set is copied once, and stays there as long as it exists.
+        """
+        if dataset not in self._resident:
+            self._resident[dataset] = self._moved(dataset.arrays)
+        return self._resident[dataset]
+
+    def _moved(self, arrays):
+        import torch
+
+        if not all(a.dtype.kind in "fib" or a.dtype == np.uint8 for a in arrays):  # what CUDA can select from
+            return None
+        dtypes = [getattr(torch, self.dtype if a.dtype.kind == "f" else str(a.dtype)) for a in arrays]
+        free, _ = torch.cuda.mem_get_info(self.device)
+        if sum(a.size * dtype.itemsize for a, dtype in zip(arrays, dtypes)) > RESIDENT_SHARE * free:
+            return None
+        found = []
+        for array, dtype in zip(arrays, dtypes):
+            found.append(torch.empty(array.shape, dtype=dtype, device=self.device))
+            rows = max(1, PIECE_BYTES // max(1, array.nbytes // len(array)))
+            for start in range(0, len(array), rows):
+                found[-1][start : start + rows] = self._placed(np.array(array[start : start + rows]))
+        return tuple(found)
 
     def fingerprint(self) -> dict:
         """What equal bits are claimed within, beside the processor and its libraries."""
@@ -84,6 +139,29 @@ class Placement:
         import torch
 
         found = {"torch": torch.__version__, "deterministic": self.deterministic}
-        if self.device != "cpu":
-            found |= {"gpu": torch.cuda.get_device_name(self.device), "cuda": torch.version.cuda}
-        return found
+        if self.device == "cpu":
+            return found
+        return found | {
+            "precision": self.precision,
+            "gpu": torch.cuda.get_device_name(self.device),
+            "multiprocessors": torch.cuda.get_device_properties(self.device).multi_processor_count,
+            "driver": _driver(),
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+            "nccl": _nccl(torch),
+            "cublas_workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+        }
+
+
+def _driver():
+    """The version of NVIDIA's driver, where Linux tells it."""
+    try:
+        found = re.search(r"\d+(\.\d+)+", Path("/proc/driver/nvidia/version").read_text())
+    except OSError:
+        return None
+    return found and found[0]
+
+
+def _nccl(torch):
+    """The version of NCCL that torch was built with, None if it was built without."""
+    return ".".join(map(str, torch.cuda.nccl.version())) if torch.distributed.is_nccl_available() else None

@@ -1,6 +1,7 @@
 """All of a rank's shards at once, layer by layer, for batch normalisation over the global batch."""
 
 import threading
+from contextlib import nullcontext
 
 import numpy as np
 
@@ -71,10 +72,11 @@ class SyncBatchNorm:
         for leaf, p in zip(leaves, self.arena.parameters.values()):
             leaf.stale, leaf.dtype = True, p.dtype
             own[p, "node"] = leaf
+        place = _current_stream(self.arena)
 
         def compute():
             activity.thread = threading.get_ident()
-            with part_of_batch(turns.wait):
+            with place, part_of_batch(turns.wait):
                 value = f(shard)
             refuse_other_parameters(self.arena)  # here, since a gradient is noted in the thread where it arrives
             return value
@@ -107,6 +109,15 @@ class SyncBatchNorm:
                 sums = np.array(found[shard.index]) if shard.index in found else np.zeros(length)
                 self.moment_sum.push(shard.index, sums)
             self.moment_sum.finish(sums)
+
+
+def _current_stream(arena):
+    """The context in which another thread computes on the device and in the stream of this one."""
+    if arena.on_cpu:
+        return nullcontext()
+    import torch
+
+    return torch.cuda.stream(torch.cuda.current_stream(arena.data.device))
 
 
 def _does(length):

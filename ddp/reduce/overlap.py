@@ -59,7 +59,10 @@ class Overlap:
         return 0 if self.policy else (ROUNDS + 1) * len(self.exchanges)
 
     def record_time(self, seconds):
-        """Take note of how long a step took on this rank, and come to a decision once enough are known. Collective."""
+        """Take note of how long a step took on this rank, and come to a decision once enough are known. Collective.
+
+        float(seconds) is asked for once the trial is over: a device need not know it before.
+        """
         if self.policy:
             return
         list(self.seconds.values())[self.steps % len(self.exchanges)].append(seconds)
@@ -68,7 +71,7 @@ class Overlap:
             self._decide()
 
     def _decide(self):
-        everyones = self.comm.all_gather_object(self.seconds)
+        everyones = self.comm.all_gather_object({name: [*map(float, steps)] for name, steps in self.seconds.items()})
         found = {
             name: median([max(step) for step in zip(*[theirs[name] for theirs in everyones])][1:])
             for name in self.exchanges

@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from allgrad.ddp.files import replace
 from allgrad.ddp.reduce import BucketedExchange, ThreadedExchange
 from allgrad.ddp.trace.analysis import Event, layers, verdict, waits
 from allgrad.ddp.trace.chrome import chrome
-from allgrad.ddp.trace.clocks import aligned, settled
+from allgrad.ddp.trace.clocks import DeviceTimes, aligned, event_now, settled
 
 STEPS, WARM = 20, 2  # recorded by default, and passed by before
 PINGS = 20  # of which the quickest tells the difference of two clocks
@@ -36,7 +37,7 @@ class Timeline:
 
     Given to `DistributedDataParallel`, it records forward, backward and exchange. `Trainer` tells it the rest; a loop
     of one's own does so by `step` and `span`, and calls `finish`. Clocks are compared with rank 0's before and after
-    (Cristian 1989). On a device, what is seen is when work is handed to it, not when it is done.
+    (Cristian 1989). On a device, the times are those at which it came to the begin and the end of a span.
     """
 
     clock = staticmethod(time.perf_counter)
@@ -50,6 +51,7 @@ class Timeline:
         self.events: list[Event] = []
         self.final: list = []  # (parameter, when its gradient was)
         self.clocks: list = []  # (when, what to add for rank 0's clock, by how much it may be wrong)
+        self.times: DeviceTimes | None = None  # if parameters are on a device
         self._originals: list = []  # of what is patched: (object, name, what it had of its own by this name)
 
     def watch(self, parallel):
@@ -78,9 +80,12 @@ class Timeline:
             self._begin()
         return self.span("step", step=number)
 
-    def span(self, kind, name=None, **args):
-        """A context whose time is recorded, in whatever thread: "data", "optimizer", "evaluation", "checkpoint"."""
-        return self._span(kind, name or kind, args) if self.recording else NOTHING
+    def span(self, kind, name=None, on_host=False, **args):
+        """A context whose time is recorded, in whatever thread: "data", "optimizer", "evaluation", "checkpoint".
+
+        on_host  whether it is something that the device has no part in
+        """
+        return self._span(kind, name or kind, args, on_host) if self.recording else NOTHING
 
     def finish(self) -> dict | None:
         """Write the trace, on rank 0: the numbers behind the verdict, on every rank, or None without any step.
@@ -153,8 +158,13 @@ class Timeline:
             first = max(number, min(first, self.total_steps - STEPS))
         return first, first + STEPS
 
+    def _now(self) -> Any:
+        """The time, or what tells it later."""
+        return self.clock() if self.times is None else event_now()
+
     def _begin(self):
         self._compare_clocks()
+        self.times = None if self.parallel.arena.on_cpu else DeviceTimes(self.clock)
         self.recording, self.main = True, threading.get_ident()
         self._listen()
 
@@ -165,6 +175,11 @@ class Timeline:
         for leaf, hook, before in self.hooks:
             if leaf.hook is hook:
                 leaf.hook = before
+        if self.times is not None:
+            self.times.synchronize()
+            for event in self.events:
+                event.begin, event.end = self.times.seconds(event.begin), self.times.seconds(event.end)
+            self.final = [(name, self.times.seconds(when)) for name, when in self.final]
         self._compare_clocks()
 
     def _compare_clocks(self):
@@ -187,12 +202,13 @@ class Timeline:
         self.clocks.append((when, add, doubt))
 
     @contextmanager
-    def _span(self, kind, name, args):
-        event = Event(kind, name, self._thread(), self.clock(), 0.0, args)
+    def _span(self, kind, name, args, on_host=False):
+        now = self.clock if on_host else self._now
+        event = Event(kind, name, self._thread(), now(), 0.0, args)
         try:
             yield
         finally:
-            event.end = self.clock()
+            event.end = now()
             self.events.append(event)
 
     def _thread(self):
@@ -226,7 +242,7 @@ class Timeline:
         for name, leaf in zip(arena.parameters, arena.leaves):
 
             def hook(leaf, name=name, before=leaf.hook):
-                self.final.append((name, self.clock()))
+                self.final.append((name, self._now()))
                 if before is not None:
                     before(leaf)
 
@@ -277,9 +293,9 @@ class Timeline:
 
         def recorded(array, few=False):
             args = {"bytes": array.nbytes, **({} if isinstance(exchange, ThreadedExchange) else {"flight": True})}
-            event = Event("bucket", f"bucket {number}", self._thread(), self.clock(), 0.0, args)
+            event = Event("bucket", f"bucket {number}", self._thread(), self._now(), 0.0, args)
             yield from steps(array, few)
-            event.end = self.clock()
+            event.end = self._now()
             self.events.append(event)
 
         return recorded

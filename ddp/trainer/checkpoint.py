@@ -103,7 +103,7 @@ class Writer:
         self.error = None
         try:
             assert self.directory is not None
-            with self.timeline.span("checkpoint", "write", step=step):
+            with self.timeline.span("checkpoint", "write", on_host=True, step=step):
                 save(self.directory, step, *contents)
         except OSError as error:
             tell(f"checkpoint of step {step} not written: {error}")

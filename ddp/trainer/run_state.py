@@ -13,6 +13,7 @@ import numpy as np
 
 from allgrad.autograd.arrays import is_torch, to_backend_of, to_numpy
 from allgrad.ddp.errors import ConfigurationError, tell
+from allgrad.ddp.parallel import Zero
 from allgrad.ddp.trainer.callbacks import Callback
 from allgrad.ddp.trainer.tensor_file import StoredArray
 
@@ -22,11 +23,16 @@ EXCHANGE, CALLBACK = "exchange_", "callback_"  # begin the names of what is not 
 
 
 def collect(trainer) -> tuple[dict, dict]:
-    """(optimizer, state) of a trainer at this step, as `checkpoint.save` wants them. Collective."""
+    """(optimizer, state) of a trainer at this step, as `checkpoint.save` wants them. Collective.
+
+    Of arrays, ranks that write nothing copy none but the parts that ZeRO puts together.
+    """
     parallel, sampler = trainer.parallel, trainer.loader.sampler
+    writes = trainer.writer.directory is not None
     parallel.show_mean()
-    exchange, optimizer = parallel.state_dict(trainer.optimizer), trainer.optimizer.state_dict()
-    if trainer.writer.directory is not None:  # copies, because training goes on while they are written
+    exchange = parallel.state_dict(trainer.optimizer)
+    optimizer = trainer.optimizer.state_dict() if writes or isinstance(trainer.optimizer, Zero) else {}
+    if writes:  # copies, because training goes on while they are written
         for name, arrays in exchange.items():
             optimizer[EXCHANGE + name] = {key: _copy(array) for key, array in arrays.items()}
     state = {
@@ -39,7 +45,8 @@ def collect(trainer) -> tuple[dict, dict]:
         "fingerprint": trainer.fingerprint,
     }
     if (ema := trainer.ema) is not None:
-        optimizer[EMA_WEIGHTS] = {key: _copy(array) for key, array in parallel.arena.unflatten(ema.weights).items()}
+        if writes:
+            optimizer[EMA_WEIGHTS] = {k: _copy(array) for k, array in parallel.arena.unflatten(ema.weights).items()}
         state["ema"] = {"decay": ema.decay, "updates": ema.updates}
     if trainer.callbacks:
         states = trainer.comm.agree_or_raise(_states_of, trainer.callbacks)

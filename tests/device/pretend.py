@@ -81,7 +81,8 @@ class OnDevice(torch.Tensor):
     def __torch_dispatch__(cls, func, kinds, args=(), kwargs=None):
         if not IN_FORCE:
             raise RuntimeError(f"{func} on a pretended device that is no more")
-        return IN_FORCE[-1].call(func, args, kwargs or {})
+        with IN_FORCE[-1].timeline.lock:
+            return IN_FORCE[-1].call(func, args, kwargs or {})
 
     def tolist(self):
         return self.cpu().tolist()
@@ -359,7 +360,8 @@ class _Mode(TorchDispatchMode):
         self.device = device
 
     def __torch_dispatch__(self, func, kinds, args=(), kwargs=None):
-        made = self.device.call(func, args, kwargs or {})
+        with self.device.timeline.lock:
+            made = self.device.call(func, args, kwargs or {})
         if (kwargs or {}).get("pin_memory") and type(made) is not OnDevice:
             self.device.pin(made)
         return made

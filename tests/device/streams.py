@@ -7,6 +7,7 @@ until then memory that is copied to has nan, and memory that is copied from must
 """
 
 import contextlib
+import threading
 import time
 
 import torch
@@ -85,18 +86,24 @@ class Timeline:
 
     def __init__(self, waited, behind):
         self.waited, self.behind = waited, behind
-        self.default = self.current = Stream()
+        self.default, self.chosen = Stream(), threading.local()
+        self.lock = threading.RLock()  # of what threads change: the device does one operation at a time
         self.touched = {}  # storage: (stream and number of the last write, {stream: number of its last read})
         self.under_way = []  # (stream, number, deliver) of copies
 
+    @property
+    def current(self):
+        """The stream of this thread: each begins with the default one."""
+        return getattr(self.chosen, "stream", self.default)
+
     @contextlib.contextmanager
     def on(self, stream):
-        """Context in which operations go to this stream."""
-        before, self.current = self.current, stream or self.current
+        """Context in which operations of this thread go to this stream."""
+        before, self.chosen.stream = self.current, stream or self.current
         try:
             yield
         finally:
-            self.current = before
+            self.chosen.stream = before
 
     def check(self, reads, writes, name):
         """Whether an operation may begin on the current stream, of storages that it reads and writes."""
@@ -148,16 +155,18 @@ class Timeline:
         if what is not None:
             more = any(stream.count > count for stream, count in clock.items())
             (self.behind if more else self.waited)(what)
-        over = [deliver for stream, count, deliver in self.under_way if clock.get(stream, 0) >= count]
-        self.under_way = [one for one in self.under_way if clock.get(one[0], 0) < one[1]]
-        for deliver in over:
-            deliver()
+        with self.lock:
+            over = [deliver for stream, count, deliver in self.under_way if clock.get(stream, 0) >= count]
+            self.under_way = [one for one in self.under_way if clock.get(one[0], 0) < one[1]]
+            for deliver in over:
+                deliver()
 
     def deliver_all(self):
         """The host has waited for the whole device."""
-        left, self.under_way = self.under_way, []
-        for _, _, deliver in left:
-            deliver()
+        with self.lock:
+            left, self.under_way = self.under_way, []
+            for _, _, deliver in left:
+                deliver()
 
 
 IN_FORCE: list[Timeline] = []

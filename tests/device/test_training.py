@@ -84,6 +84,16 @@ def test_a_run_goes_on_with_the_same_bits(name, data, device, tmp_path):
     assert parts["weights_sha256"] == whole["weights_sha256"]
 
 
+def test_the_precision_belongs_to_a_run(device, tmp_path, capsys):
+    summary = run(f"{MLP} {CUDA} --precision tf32", {}, tmp_path / "out")
+    assert summary["config"]["precision"] == summary["fingerprint"]["precision"] == "tf32"
+    assert torch.backends.cuda.matmul.allow_tf32
+    assert main(["train", *f"--resume --precision ieee --out {tmp_path}/out".split()]) == 2
+    assert "--precision ieee contradicts the checkpoint, which was trained with tf32" in capsys.readouterr().err
+    run(f"{MLP} {CUDA}", {}, tmp_path / "ieee")
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
 @pytest.mark.parametrize(
     "more, told",
     [

@@ -73,6 +73,11 @@ BAD = [
     ("--accumulate 0", "--accumulate is at least 1, got 0"),
     ("--accumulate 2 --shards 2", "--accumulate and --shards both say how many logical shards: give one of them"),
     ("--device cuda", "--device has no effect on NumPy's arrays: add --arrays torch"),
+    ("--precision tf32", "--precision has no effect on NumPy's arrays: add --arrays torch"),
+    (
+        "--arrays torch --precision tf32",
+        "--precision tf32 is for products on a GPU, and has no effect with --device cpu: leave it out",
+    ),
     ("--arrays torch --device tpu", "--device tpu is not cpu, cuda or cuda:N"),
     ("--arrays torch --device cuda:99", "--device cuda:99 asks for GPU 99 of this host, and torch finds"),
     ("--dtype bfloat16", "NumPy does not compute in bfloat16: give --arrays torch, or --dtype float32"),

@@ -4,9 +4,12 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 import allgrad as ag
 from allgrad import nn, optim
+from allgrad.autograd.arena import arena_of
+from allgrad.autograd.random import generator
 from allgrad.ddp import (
     ArrayDataset,
     ConfigurationError,
@@ -20,7 +23,10 @@ from allgrad.ddp import (
     evaluate,
 )
 from allgrad.ddp.comm import Communicator
+from allgrad.ddp.parallel import consistency
+from allgrad.ddp.parallel.consistency import checksum_on_device, compare_parameters
 from allgrad.ddp.trainer import checkpoint
+from tests.device.pretend import pretend
 
 # --- parameters --------------------------------------------------------------------------------------------------
 
@@ -134,6 +140,54 @@ def test_a_rank_whose_parameters_differ_is_named(ranks, wrong, of, name, simulat
     (text,) = {*simulate(ranks, run)}
     assert f"the parameters of rank {wrong} differ from those of {of}" in text
     assert f"first in {name!r}, after step 3" in text
+
+
+def split_mix(values):
+    """The checksum again, with NumPy's unsigned integers."""
+    z = values.view(f"i{values.itemsize}").astype(np.uint64)
+    z += np.arange(1, len(z) + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return int((z ^ (z >> np.uint64(31))).sum().astype(np.int64))
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_a_checksum_changes_with_every_bit_and_every_order(dtype, monkeypatch):
+    values = generator("checksum").standard_normal(100).astype(dtype)
+    monkeypatch.setattr(consistency, "CHECKED_ELEMENTS", 37)  # not all at once
+    checksum = lambda a: checksum_on_device(torch.tensor(a))
+    found = {checksum(values)}
+    assert found == {split_mix(values)}
+    for at in (0, 36, 37, 99):
+        for bit in range(8 * values.itemsize):
+            changed = values.copy()
+            changed.view(f"u{values.itemsize}")[at] ^= 1 << bit
+            found.add(checksum(changed))
+    for swapped in ((0, 1), (36, 37), (5, 99)):
+        changed = values.copy()
+        changed[[*swapped]] = values[[*swapped][::-1]]
+        found.add(checksum(changed))
+    changed = values.copy()
+    changed[[3, 50]] *= -1.0  # two changes that a plain sum would not see
+    assert len({*found, checksum(changed)}) == 1 + 4 * 8 * values.itemsize + 3 + 1
+    zeros = np.zeros(3, dtype)
+    assert checksum(zeros) != checksum(-zeros) and checksum(zeros) != checksum(zeros[:2])
+
+
+def test_on_a_device_parameters_are_compared_there(simulate):
+    def run(comm):
+        arena = arena_of(nn.Linear(2, 3).to(device="cuda"))
+        arena.data[...] = 1.0
+        device.reset()
+        compare_parameters(comm, arena)
+        waits = [*device.waits]
+        arena.data[arena.spans["bias"]] += float(comm.rank)
+        with pytest.raises(OutOfStep, match="rank 1 differ from those of rank 0, first in 'bias'"):
+            compare_parameters(comm, arena)
+        return waits
+
+    with pretend() as device:
+        assert all({what for what, _ in waits} == {"_local_scalar_dense"} for waits in simulate(2, run))
 
 
 def test_comparisons_are_as_often_as_asked_and_change_nothing(simulate):

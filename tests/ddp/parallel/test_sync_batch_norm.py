@@ -22,6 +22,7 @@ from allgrad.ddp import (
 )
 from allgrad.ddp.data import Batch, Shard
 from allgrad.ddp.shards import shards_of_rank
+from tests.device.pretend import pretend
 
 X = generator("sync").standard_normal((53, 6)) * 3.0 + 1.0
 LABELS = np.arange(53) % 3
@@ -162,6 +163,15 @@ def test_torch_arrays_and_halves(dtype, simulate):
     assert all(one == found[0] for one in found)
     exact = trained(Communicator(), 5, 25, rule=optim.SGD)
     assert found[0][2] == pytest.approx(exact[2], rel=1e-4 if dtype == "float32" else 0.05)
+
+
+def test_shards_compute_in_the_stream_of_the_thread_that_gives_them_their_turns():
+    with pretend() as device:
+        expected = trained(Communicator(), 3, 10, device="cuda", rule=optim.SGD)
+        count = device.timeline.default.count
+        with torch.cuda.stream(torch.cuda.Stream()):
+            assert trained(Communicator(), 3, 10, device="cuda", rule=optim.SGD) == expected
+        assert device.timeline.default.count == count
 
 
 def test_torch_tensors_and_numpy_arrays_have_the_same_gradients():

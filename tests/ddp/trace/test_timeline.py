@@ -9,26 +9,37 @@ import pytest
 import allgrad as ag
 from allgrad import nn, optim
 from allgrad.autograd.random import generator
-from allgrad.ddp import Communicator, ConfigurationError, DataLoader, DistributedDataParallel, Timeline, Trainer, Zero
+from allgrad.ddp import (
+    Communicator,
+    ConfigurationError,
+    DataLoader,
+    DistributedDataParallel,
+    Placement,
+    Timeline,
+    Trainer,
+    Zero,
+)
 from allgrad.ddp.trace import PARTS
+from tests.device import streams
+from tests.device.pretend import pretend
 
 X = generator("timeline").standard_normal((40, 12)).astype("f4")
 LABELS = np.arange(40) % 3
 
 
-def trainer_of(comm, timeline, out=None, rule=optim.SGD, steps=9, shards=None, **options):
+def trainer_of(comm, timeline, out=None, rule=optim.SGD, steps=9, shards=None, device="numpy", **options):
     ag.manual_seed(1)
     layers = [nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 3)]
     if options.get("batch_norm") == "sync":
         layers.insert(1, nn.BatchNorm1d(16))
-    model = nn.Sequential(*layers)
+    model = nn.Sequential(*layers).to(device=device)
     parallel = DistributedDataParallel(model, comm, shards, **options, timeline=timeline)
 
     def metrics(x, y):
         return {"loss": ag.cross_entropy(model(x), y, "none")}
 
     return Trainer(
-        parallel, rule(parallel, 0.1), DataLoader((X, LABELS), 12, comm, shards),
+        parallel, rule(parallel, 0.1), DataLoader((X, LABELS), 12, comm, shards, place=Placement(device)),
         lambda x, y: ag.cross_entropy(model(x), y), metrics, validation=(X[:5], LABELS[:5]), steps=steps, out=out,
         checkpoint_every=5, eval_every=4,
     )  # fmt: skip
@@ -151,6 +162,37 @@ def test_a_file_that_cannot_be_written_in_the_end_is_reported(tmp_path):
     (tmp_path / "new").rmdir()
     told = trainer.fit()["timeline"]
     assert "the trace is lost" in told["verdict"][-1] and told["seconds"]["step"] > 0.0
+
+
+def test_on_a_device_spans_have_the_times_of_the_device(tmp_path, monkeypatch):
+    """This one does everything an hour later than it is told to."""
+    hour = 3600e3
+    elapsed = streams.Event.elapsed_time
+    monkeypatch.setattr(streams.Event, "elapsed_time", lambda a, b: elapsed(a, b) + hour)
+    with pretend() as device:
+        timeline = Timeline(tmp_path / "trace", (2, 5))
+        trainer = trainer_of(Communicator(), timeline, tmp_path / "out", shards=2, device="cuda", steps=6)
+        untraced = trainer_of(Communicator(), None, shards=2, device="cuda", steps=6).fit()["weights_sha256"]
+        waits = []
+        step = trainer._one_step
+
+        def counted():
+            before = sum(n for (what, _), n in device.waits.items() if what == "torch.cuda.synchronize")
+            try:
+                return step()
+            finally:
+                after = sum(n for (what, _), n in device.waits.items() if what == "torch.cuda.synchronize")
+                waits.append(after - before)
+
+        trainer._one_step = counted
+        assert trainer.fit()["weights_sha256"] == untraced
+    assert waits == [0, 0, 2, 0, 0, 1], "the device is waited for when recording begins and ends"
+    found, _ = read(tmp_path / "trace")
+    steps = found[0, "step"]
+    assert [row["args"]["step"] for row in steps] == [2, 3, 4] and len(found[0, "forward"]) == 6
+    (written,) = [row for row in found[0, "checkpoint"] if row["name"] == "write"]
+    assert written["ts"] < steps[-1]["ts"] - 0.9 * 1e3 * hour, "what a disk does is on the host's clock"
+    assert {row["name"] for row in found[0, "layer"]} == {"0", "2"}
 
 
 # --- clocks ------------------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from allgrad import ddp, nn, optim
 from allgrad.autograd.schedule import Plateau
 from allgrad.ddp import Callback, ConfigurationError
 from allgrad.ddp.scaling import AdaScale, FollowNoise
-from allgrad.ddp.trainer import checkpoint, tensor_file
+from allgrad.ddp.trainer import checkpoint, run_state, tensor_file
+from tests.device.pretend import pretend
 
 X = np.linspace(-1.0, 1.0, 32 * 4, dtype="f4").reshape(32, 4)
 LABELS = np.arange(32) % 3
@@ -36,6 +37,29 @@ def trainer_of(*callbacks, comm=None, model=None, rate=0.1, noise=False, shards=
 
 def saved_in(out, lazily=False):
     return checkpoint.load_latest(out / "checkpoints", lazily=lazily)
+
+
+@pytest.mark.parametrize("out", [True, False])
+@pytest.mark.parametrize("options", [{}, {"ema": 0.9}, {"exchange": {"compress": "topk:0.5"}}], ids=str)
+def test_ranks_that_write_nothing_copy_no_arrays(options, out, simulate, tmp_path):
+    def run(comm):
+        trainer = trainer_of(comm=comm, out=tmp_path / "out" if out else None, steps=2, **options)
+        trainer.fit()
+        optimizer, _ = run_state.collect(trainer)
+        return bool(optimizer)
+
+    assert simulate(2, run) == [out, False]
+
+
+def test_a_device_hands_over_each_array_of_an_optimizer_at_once():
+    with pretend() as device:
+        model = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3)).to(device="cuda")
+        optimizer = optim.Adam(model.parameters(), 0.1)
+        model(ag.tensor(X, device="cuda")).sum().backward()
+        optimizer.step()
+        device.reset()
+        optimizer.state_dict()
+        assert device.waits.total() == len(optimizer.state) == 2
 
 
 # What the reader of version 1 of state.json looks up, and when.
