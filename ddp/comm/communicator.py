@@ -39,6 +39,9 @@ class Communicator:
                              and bytes that the others have read of its shared memory
     tags                     the last of the tags that have been used for `start`
     name                     the same on all its ranks: "0" of all ranks of a run, "0.2" of the second split of them
+    timeout                  seconds that a rank may wait in one collective, or 0 for any time
+    through_host             why what is on a GPU goes by way of the processor's memory, in words, if it was to go by
+                             NCCL; else ""
     sent, asked              for each rank, how many messages this one has sent to it and asked from it
 
     The ranks compare what they are about to do: with every object, with every barrier, and before the first call of a
@@ -56,6 +59,7 @@ class Communicator:
         self.ranks: Any = range(self.size)
         self.threads = True
         self.fence: Callable[[], None] | None = None
+        self.timeout, self.through_host = 0.0, ""
         self.count = 0
         self._last: Any = None
         self._known: set = set()

@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 
+from allgrad.ddp.comm.devices import own_gpu
 from allgrad.ddp.errors import ConfigurationError
 
 HALVES = ("bfloat16", "float16")  # dtypes to compute in, with parameters and optimizer in float32
@@ -17,7 +18,7 @@ def stored(dtype):
 class Placement:
     """Calls itself on a shard's arrays: torch tensors on `device`, floating ones in `dtype`.
 
-    device  "numpy", "cpu", "cuda" (the GPU of the rank's number on its host) or "cuda:1"
+    device  "numpy", "cpu", "cuda" (the GPU of the rank's number on its host, or the only one it sees) or "cuda:1"
     dtype   "float32", "float64", "bfloat16" or "float16"; halves need torch tensors
 
     On CUDA, batches are copied from pinned memory while the host goes on, TensorFloat-32 is off, and kernels are
@@ -38,26 +39,13 @@ class Placement:
             raise ConfigurationError("{arrays} needs torch: pip install 'allgrad[torch]'", arrays="torch") from None
         torch.set_num_threads(threads)
         if device != "cpu":
-            self.device = self._gpu(torch, local_rank)
+            # cuBLAS reads this when it starts, and is not deterministic without.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            self.device = own_gpu(device, local_rank)
             torch.cuda.set_device(self.device)
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         torch.use_deterministic_algorithms(deterministic)
         torch.utils.deterministic.fill_uninitialized_memory = False  # of new arrays, with nan: a pass over each
-
-    def _gpu(self, torch, local_rank):
-        # cuBLAS reads this when it starts, and is not deterministic without.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        kind, _, number = self.device.partition(":")
-        if kind != "cuda" or (number and not number.isdecimal()):
-            raise ConfigurationError("{device} is not cpu, cuda or cuda:N", device=self.device)
-        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        index = int(number) if number else local_rank
-        if index >= found:
-            raise ConfigurationError(
-                "{device} asks for GPU {index.value} of this host, and torch finds {found.value} here: start at most "
-                "one rank a GPU, or give {device:cpu}", device=self.device, index=index, found=found,
-            )  # fmt: skip
-        return f"cuda:{index}"
 
     @property
     def arrays(self):
