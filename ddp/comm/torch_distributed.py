@@ -169,7 +169,9 @@ def _guarded(f, *args, **kwargs):
         return f(*args, **kwargs)
     except RuntimeError as error:
         text = str(error)
-        lost = not OWN.search(text) if isinstance(error, dist.DistError) else "gloo" in text.lower() and LOST.search(text)
+        lost = (
+            not OWN.search(text) if isinstance(error, dist.DistError) else "gloo" in text.lower() and LOST.search(text)
+        )
         if not lost:
             raise
         raise PeerLost(f"another rank is gone ({text.splitlines()[0]})") from error

@@ -14,7 +14,7 @@ from allgrad.ddp.comm.communicator import Communicator
 from allgrad.ddp.comm.devices import agreed_gpu
 from allgrad.ddp.comm.launcher import Launch, detect
 from allgrad.ddp.comm.watchdog import LEFT, Watchdog
-from allgrad.ddp.errors import ConfigurationError, PeerLost, counted, tell
+from allgrad.ddp.errors import ConfigurationError, OutOfMemory, PeerLost, counted, tell
 from allgrad.ddp.process import keep_memory, pin_threads
 
 _world: Communicator | None = None
@@ -181,7 +181,11 @@ def _report_and_end(kind, error, trace):
     elif not issubclass(kind, KeyboardInterrupt):
         wait_turn()
         cause = "".join(traceback.format_exception_only(kind, error)).strip()
-        where = "" if issubclass(kind, ConfigurationError) else "\n" + "".join(traceback.format_tb(trace)).rstrip()
+        where = (
+            ""
+            if issubclass(kind, (ConfigurationError, OutOfMemory))
+            else "\n" + "".join(traceback.format_tb(trace)).rstrip()
+        )
         tell(f"rank {_world.rank} of {_world.size} failed: {cause}{where}")
     end_all_ranks(1)
 
