@@ -8,8 +8,8 @@ from allgrad.ddp.errors import ConfigurationError
 def own_gpu(device: str, local_rank: int) -> str:
     """The GPU "cuda:N" that "cuda" stands for on the rank of this number on its host; "cuda:N" is taken as it is.
 
-    It is the one of that number, or the only one that the rank sees: a launcher may show each rank its own (srun
-    --gpus-per-task, CUDA_VISIBLE_DEVICES). ConfigurationError if this host has no such device.
+    It is the one of that number, or the only one that the rank sees: a launcher may show each rank its own, as Slurm
+    does with GPUs per task, by CUDA_VISIBLE_DEVICES. ConfigurationError if this host has no such device.
     """
     import torch
 
