@@ -51,7 +51,7 @@ class Communicator:
 
     adds = frozenset(("float32", "float64", "int8", "uint8", "int32", "int64", "complex64", "complex128"))
 
-    def __init__(self, launch: Launch | None = None):
+    def __init__(self, launch: Launch | None = None, name="0"):
         launch = launch or Launch("solo", "solo")
         self.launcher, self.backend = launch.launcher, launch.backend
         self.rank, self.size = launch.rank, launch.size
@@ -65,12 +65,8 @@ class Communicator:
         self._known: set = set()
         self.bytes_sent = self.tags = self.splits = 0
         self.sent, self.asked = [0] * self.size, [0] * self.size
-        self.call_itself("0")
-
-    def call_itself(self, name):
-        """Give this communicator its name, by which the watchdog finds what it has done."""
         self.name = name
-        activity.communicators[name] = self
+        activity.communicators[name] = self  # where the watchdog finds what it has done
 
     def exchange(self, sends, receives):
         """Send and receive at once: lists of (array, rank). Messages between two ranks pair up in list order.
@@ -246,7 +242,11 @@ class Communicator:
 
     def split(self, color, key=0):
         """A communicator of the ranks that gave the same color, ordered by key."""
-        return Communicator(Launch(self.launcher, self.backend))
+        return Communicator(Launch(self.launcher, self.backend), self._name_of_split())
+
+    def _name_of_split(self):
+        self.splits += 1
+        return f"{self.name}.{self.splits}"
 
     def abort(self, status=1):
         """End all ranks now, from any one of them, without their consent."""

@@ -29,8 +29,8 @@ TAGS = 1024  # more than there are messages of one exchange between two ranks
 class TorchCommunicator(Communicator):
     adds = Communicator.adds | {"float16", "bfloat16"}
 
-    def __init__(self, launch: Launch, group=None, object_group=None, timeout=0.0):
-        super().__init__(launch)
+    def __init__(self, launch: Launch, group=None, object_group=None, timeout=0.0, name="0"):
+        super().__init__(launch, name)
         torch.set_num_threads(1)
         self.timeout = timeout
         self.longer = datetime.timedelta(seconds=2 * timeout + 1800 if timeout else 1e7)  # than a watchdog waits
@@ -136,7 +136,7 @@ class TorchCommunicator(Communicator):
 
     def split(self, color, key=0):
         asked = self.all_gather_object((color, key))
-        mine = None
+        mine, name = None, self._name_of_split()
         for one in sorted({c for c, _ in asked}):  # every rank makes every group: torch asks for it
             members = sorted((r for r in range(self.size) if asked[r][0] == one), key=lambda r: (asked[r][1], r))
             world = [self.ranks[r] for r in members]
@@ -144,10 +144,8 @@ class TorchCommunicator(Communicator):
             object_group = dist.new_group(world, self.longer, "gloo", sort_ranks=False)
             if one == color:
                 launch = Launch(self.launcher, self.backend, members.index(self.rank), len(members))
-                mine = TorchCommunicator(launch, group, object_group, self.timeout)
+                mine = TorchCommunicator(launch, group, object_group, self.timeout, name)
                 mine.options = self.options
-                mine.call_itself(f"{self.name}.{self.splits + 1}")
-        self.splits += 1
         return mine
 
     def abort(self, status=1):
