@@ -51,8 +51,6 @@ def _train(asked, locks):
         comm.agree_or_raise(lambda: _configuration(asked, comm, locks) if comm.rank == 0 else None)
     )
     config = completed(config)
-    if saved is not None:
-        checkpoint.read_by_rank_0(comm, saved)
     pin_threads(config["threads"])
     data = comm.agree_or_raise(lambda: data_of(config))
     if len({*comm.all_gather_object(data.sha256)}) > 1:
@@ -60,12 +58,14 @@ def _train(asked, locks):
     placement = comm.agree_or_raise(lambda: _placement(asked, config, comm))
     if placement.device.startswith("cuda"):
         comm = use_gpus(config["device"], asked.get("backend", "auto"))
+    if saved is not None:
+        checkpoint.read_by_rank_0(comm, saved)
     model = comm.agree_or_raise(
         lambda: models.build(
             config["model"], data, config["seed"], config["init"], config["dropout"], stored(config["dtype"])
         )
     )
-    staged = f"arrays go from GPU to GPU through the host's memory, since {comm.through_host}" * bool(comm.through_host)
+    staged = f"ranks send arrays through the host's memory, since {comm.through_host}" * bool(comm.through_host)
     remarks = [staged, *data.remarks, data.size_remark, models.remark(model)]
     if config["init_from"] and saved is None:
         source = comm.agree_or_raise(lambda: transfer.read(Path(config["init_from"])) if comm.rank == 0 else None)

@@ -35,8 +35,10 @@ def init(backend="auto", threads=1, timeout=300.0, device=None) -> Communicator:
     So does a rank that ends by itself, as soon as another one waits for it. See `comm.watchdog`. The memory of arrays
     is kept for the next ones: see `process.keep_memory`.
     """
-    connect(backend, threads, timeout)
-    return use_gpus(device or "cuda", backend) if (device or backend == "nccl") and device != "cpu" else world()
+    comm = connect(backend, threads, timeout)
+    if device is None and backend == "nccl":
+        device = "cuda"
+    return comm if device in (None, "numpy", "cpu") else use_gpus(device, backend)
 
 
 def world() -> Communicator:

@@ -18,7 +18,7 @@ def stored(dtype):
 class Placement:
     """Calls itself on a shard's arrays: torch tensors on `device`, floating ones in `dtype`.
 
-    device  "numpy", "cpu", "cuda" (the GPU of the rank's number on its host, or the only one it sees) or "cuda:1"
+    device  "numpy", "cpu", "cuda" (the GPU of the rank's number on its host) or "cuda:1": see `comm.devices`
     dtype   "float32", "float64", "bfloat16" or "float16"; halves need torch tensors
 
     On CUDA, batches are copied from pinned memory while the host goes on, TensorFloat-32 is off, and kernels are
@@ -39,13 +39,16 @@ class Placement:
             raise ConfigurationError("{arrays} needs torch: pip install 'allgrad[torch]'", arrays="torch") from None
         torch.set_num_threads(threads)
         if device != "cpu":
-            # cuBLAS reads this when it starts, and is not deterministic without.
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            self.device = own_gpu(device, local_rank)
+            self.device = self._gpu(local_rank)
             torch.cuda.set_device(self.device)
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         torch.use_deterministic_algorithms(deterministic)
         torch.utils.deterministic.fill_uninitialized_memory = False  # of new arrays, with nan: a pass over each
+
+    def _gpu(self, local_rank):
+        # cuBLAS reads this when it starts, and is not deterministic without.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        return own_gpu(self.device, local_rank)
 
     @property
     def arrays(self):
