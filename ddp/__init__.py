@@ -12,7 +12,7 @@ if __name__ == "ddp":  # in a checkout, `import ddp` is `import allgrad.ddp`
 
 from allgrad.ddp.comm import Communicator, init
 from allgrad.ddp.data import ArrayDataset, Batch, DataLoader, Placement, Sampler, Shard
-from allgrad.ddp.errors import ConfigurationError, Diverged, OutOfStep, PeerLost
+from allgrad.ddp.errors import ConfigurationError, Diverged, OutOfMemory, OutOfStep, PeerLost
 from allgrad.ddp.parallel import DistributedDataParallel, evaluate, LocalSGD, LossScale, Zero
 from allgrad.ddp.reduce import Exchange, ShardSum
 from allgrad.ddp.scaling import NoiseScale
@@ -22,7 +22,7 @@ from allgrad.ddp.weighted import Weighted
 
 __all__ = [
     "ArrayDataset", "Batch", "Callback", "Communicator", "ConfigurationError", "DataLoader",
-    "DistributedDataParallel", "Diverged", "Exchange", "LocalSGD", "LossScale", "NoiseScale", "OutOfStep",
-    "PeerLost", "Placement", "Sampler", "Shard", "ShardSum", "StepRecord", "StopOnSignal", "Stopped", "Timeline",
-    "Trainer", "Weighted", "Zero", "evaluate", "init",
+    "DistributedDataParallel", "Diverged", "Exchange", "LocalSGD", "LossScale", "NoiseScale", "OutOfMemory",
+    "OutOfStep", "PeerLost", "Placement", "Sampler", "Shard", "ShardSum", "StepRecord", "StopOnSignal", "Stopped",
+    "Timeline", "Trainer", "Weighted", "Zero", "evaluate", "init",
 ]  # fmt: skip

@@ -89,6 +89,10 @@ class OutOfStep(Told, RuntimeError):
     """The ranks no longer have the same parameters. All ranks raise it at the same step."""
 
 
+class OutOfMemory(Told, MemoryError):
+    """The memory of a rank does not suffice for one of its shards. Only that rank raises it."""
+
+
 class PeerLost(RuntimeError):
     """Another rank has died; the cause is that rank's to tell."""
 

@@ -135,11 +135,11 @@ def main(argv=None) -> int:
     if words[:1] in (["-h"], ["--help"]):  # at once: what is imported below imports NumPy
         _parser(words).parse_args(words)
     from allgrad.ddp.comm import connected, end_all_ranks, on_rank, speaks, wait_turn
-    from allgrad.ddp.errors import ConfigurationError, Diverged, OutOfStep, tell
+    from allgrad.ddp.errors import ConfigurationError, Diverged, OutOfMemory, OutOfStep, tell
 
     try:
         return _command(vars(_parser(words).parse_args(words)))
-    except (ConfigurationError, Diverged, OutOfStep) as error:
+    except (ConfigurationError, Diverged, OutOfMemory, OutOfStep) as error:
         status = 2 if isinstance(error, ConfigurationError) else 1
         if not speaks():
             time.sleep(QUIET)

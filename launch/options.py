@@ -170,13 +170,14 @@ OPTIONS = (
     Option("dtype", str, "float32", "type to compute in; the halves keep parameters and optimizer in float32",
            among=("float32", "float64", *HALVES)),
     Option("arrays", str, "numpy", "array library", among=("numpy", "torch")),
-    Option("device", str, "cpu", "where torch's arrays live: cpu, cuda (the GPU of the rank's number on its host), "
-           "cuda:N"),
+    Option("device", str, "cpu", "where torch's arrays live: cpu, cuda (the GPU of the rank's number on its host, or "
+           "the only one it sees), cuda:N"),
     Option("precision", str, "ieee", "of float32 products and convolutions on CUDA: ieee, or tf32 (TensorFloat-32), "
            "which rounds their factors to 10 bits and is faster", among=PRECISIONS),
     Option("nondeterministic", bool, False, "also kernels of torch that may give other bits every time"),
     Option("threads", int, 1, "BLAS threads of a rank; their number changes the bits of a product", least=1),
-    Option("backend", str, "auto", "how ranks talk", among=BACKENDS, shapes_weights=False),
+    Option("backend", str, "auto", "how ranks talk; auto: by NCCL where each computes on a GPU of its own, else by "
+           "MPI, and by Gloo under torchrun", among=BACKENDS, shapes_weights=False),
     Option("timeout", float, 300.0, "seconds a rank waits for another in one step of their communication, before all "
            "end and say where each is; 0: any time", least=0.0, shapes_weights=False),
     Option("check_every", int, None, "steps between comparisons of the ranks' parameters, which must agree (default: "

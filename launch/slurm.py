@@ -9,6 +9,9 @@ from pathlib import Path
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.launch.launchers import ASKED, USAGE, parsed_command, program
 
+# A rank that computes on a GPU keeps more than one core busy: with Python, NCCL's threads, the watchdogs, the writer of
+# checkpoints and whatever prepares the next batch. If they share one, the GPU waits for the launch of its kernels.
+CORES_OF_A_GPU = 8
 SCRIPT = """\
 #!/bin/bash
 {directives}
@@ -36,6 +39,8 @@ def add_options(parser: argparse.ArgumentParser):
     parser.add_argument("--nodes", type=int, default=1, metavar="N", help="number of nodes [1]")
     parser.add_argument("--ntasks-per-node", type=int, metavar="N", help="ranks a node [--gpus-per-node, or 1]")
     parser.add_argument("--gpus-per-node", type=int, metavar="N", help="GPUs a node, one for each rank")
+    parser.add_argument("--cpus-per-task", type=int, metavar="N", help="cores a rank [--threads of train, and at least "
+                        f"{CORES_OF_A_GPU} with --gpus-per-node]")  # fmt: skip
     parser.add_argument("--time", metavar="TIME", help="limit, as sbatch takes it: minutes, or D-HH:MM:SS")
     parser.add_argument("--partition", metavar="NAME", help="partition of the cluster")
     parser.add_argument("--account", metavar="NAME", help="who is charged")
@@ -66,15 +71,21 @@ def slurm(out: str | None, **options) -> int:
 def script(
     arguments: list[str], nodes=1, ntasks_per_node: int | None = None, gpus_per_node: int | None = None,
     time: str | None = None, partition: str | None = None, account: str | None = None, job_name="allgrad", mpi="pmix",
-    max_restarts=0,
+    max_restarts=0, cpus_per_task: int | None = None,
 ) -> str:  # fmt: skip
     """The text of the batch file. Raises ConfigurationError.
 
-    With GPUs the ranks talk through NCCL and see all GPUs of their node: each takes that of its number there.
+    With GPUs the ranks talk through NCCL and see all GPUs of their node: each takes that of its number there, and has
+    cores for what runs beside its GPU.
     """
     arguments, given = parsed_command(arguments, "allgrad slurm --nodes 2 -- train --data digits ...")
     ranks = gpus_per_node or 1 if ntasks_per_node is None else ntasks_per_node
-    for flag, value in (("--nodes", nodes), ("--ntasks-per-node", ranks), ("--gpus-per-node", gpus_per_node)):
+    for flag, value in (
+        ("--nodes", nodes),
+        ("--ntasks-per-node", ranks),
+        ("--gpus-per-node", gpus_per_node),
+        ("--cpus-per-task", cpus_per_task),
+    ):
         if value is not None and value < 1:
             raise ConfigurationError(f"{flag} is at least 1, got {value}")
     if max_restarts < 0:
@@ -94,8 +105,12 @@ def script(
                     )
             arguments += [w for name, value in wanted.items() if name not in given for w in (f"--{name}", value)]
             given = {**wanted, **given}
+    threads = given.get("threads") or 1
+    cpus = cpus_per_task or max(threads, CORES_OF_A_GPU if gpus_per_node else 1)
+    if cpus < threads:
+        raise ConfigurationError(f"--cpus-per-task {cpus} does not fit --threads {threads}: give each thread a core")
     directives = {
-        "job-name": job_name, "nodes": nodes, "ntasks-per-node": ranks, "cpus-per-task": given.get("threads") or 1,
+        "job-name": job_name, "nodes": nodes, "ntasks-per-node": ranks, "cpus-per-task": cpus,
         "gpus-per-node": gpus_per_node, "time": time, "partition": partition, "account": account,
     }  # fmt: skip
     for name, value in directives.items():
@@ -113,10 +128,9 @@ def script(
         end = RESTARTED.format(usage=USAGE, asked="|".join(map(str, ASKED)), most=max_restarts)
         if "--resume" in arguments:
             arguments.remove("--resume")
-    cpus = directives["cpus-per-task"]
     return SCRIPT.format(
         directives="\n".join(lines),
-        threads=" ".join(f"{name}={cpus}" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")),
+        threads=" ".join(f"{library}_NUM_THREADS={threads}" for library in ("OMP", "OPENBLAS", "MKL")),
         cpus=cpus, restarts=restarts, mpi="" if given.get("backend") in ("gloo", "nccl") else f" --mpi={mpi}",
         command=shlex.join(program(arguments)), end=end,
     )  # fmt: skip

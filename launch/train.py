@@ -13,7 +13,7 @@ from allgrad import autograd as ag, ddp
 from allgrad.autograd import optim
 from allgrad.autograd.arrays import to_numpy
 from allgrad.autograd.engine import unwrap
-from allgrad.ddp.comm import detect, refuse_to_share, torchrun
+from allgrad.ddp.comm import connect, refuse_to_share, torchrun, use_gpus
 from allgrad.ddp.compatibility import check
 from allgrad.ddp.data import HALVES, augmentation, stored
 from allgrad.ddp.errors import ConfigurationError, counted
@@ -45,25 +45,28 @@ def _train(asked, locks):
     for name in ("out", "trace") if asked.get("backend") == "solo" else ():
         if asked.get(name):
             refuse_to_share(name, asked[name])
-    comm = ddp.init(_backend(asked), timeout=asked.get("timeout", 300.0))
+    comm = connect(asked.get("backend", "auto"), timeout=asked.get("timeout", 300.0))
     _same_options(comm.all_gather_object(asked))
     config, saved = comm.broadcast_object(
         comm.agree_or_raise(lambda: _configuration(asked, comm, locks) if comm.rank == 0 else None)
     )
     config = completed(config)
-    if saved is not None:
-        checkpoint.read_by_rank_0(comm, saved)
     pin_threads(config["threads"])
     data = comm.agree_or_raise(lambda: data_of(config))
     if len({*comm.all_gather_object(data.sha256)}) > 1:
         raise ConfigurationError(f"--data {config['data']} differs between ranks: copy one version to every host")
     placement = comm.agree_or_raise(lambda: _placement(asked, config, comm))
+    if placement.device.startswith("cuda"):
+        comm = use_gpus(config["device"], asked.get("backend", "auto"))
+    if saved is not None:
+        checkpoint.read_by_rank_0(comm, saved)
     model = comm.agree_or_raise(
         lambda: models.build(
             config["model"], data, config["seed"], config["init"], config["dropout"], stored(config["dtype"])
         )
     )
-    remarks = [*data.remarks, data.size_remark, models.remark(model)]
+    staged = f"ranks send arrays through the host's memory, since {comm.through_host}" * bool(comm.through_host)
+    remarks = [staged, *data.remarks, data.size_remark, models.remark(model)]
     if config["init_from"] and saved is None:
         source = comm.agree_or_raise(lambda: transfer.read(Path(config["init_from"])) if comm.rank == 0 else None)
         tensors, digest = comm.broadcast_object(source)
@@ -150,23 +153,15 @@ def _same_options(everyones):
                 )
 
 
-def _backend(asked):
-    """How ranks talk: from GPU to GPU, if torchrun started them and nothing else was asked for.
-
-    A run to go on with may be one on GPUs; it is read when ranks can talk, and this backend takes both.
-    """
-    backend, device = asked.get("backend", "auto"), asked.get("device", "cuda" if asked.get("resume") else "cpu")
-    if backend == "auto" and device.startswith("cuda") and detect().launcher == "torchrun":
-        from torch import cuda
-
-        return "nccl" if cuda.is_available() else "gloo"
-    return backend
-
-
 def _placement(asked, config, comm):
     if config["arrays"] == "numpy" and (given := {"device", "nondeterministic", "precision"} & asked.keys()):
         raise ConfigurationError(f"--{min(given)} has no effect on NumPy's arrays: add --arrays torch")
     device = config["device"] if config["arrays"] == "torch" else "numpy"
+    if asked.get("backend") == "nccl" and not device.startswith("cuda"):
+        raise ConfigurationError(
+            "--backend nccl is for GPUs, and this run computes on the processor: add --arrays torch --device cuda, or "
+            "give --backend gloo"
+        )
     return ddp.Placement(
         device, config["dtype"], comm.local_rank, config["threads"], not config["nondeterministic"],
         config["precision"],

@@ -39,6 +39,9 @@ class Communicator:
                              and bytes that the others have read of its shared memory
     tags                     the last of the tags that have been used for `start`
     name                     the same on all its ranks: "0" of all ranks of a run, "0.2" of the second split of them
+    timeout                  seconds that a rank may wait in one collective, or 0 for any time
+    through_host             why what is on a GPU goes by way of the processor's memory, in words, if it was to go by
+                             NCCL; else ""
     sent, asked              for each rank, how many messages this one has sent to it and asked from it
 
     The ranks compare what they are about to do: with every object, with every barrier, and before the first call of a
@@ -48,7 +51,7 @@ class Communicator:
 
     adds = frozenset(("float32", "float64", "int8", "uint8", "int32", "int64", "complex64", "complex128"))
 
-    def __init__(self, launch: Launch | None = None):
+    def __init__(self, launch: Launch | None = None, name="0"):
         launch = launch or Launch("solo", "solo")
         self.launcher, self.backend = launch.launcher, launch.backend
         self.rank, self.size = launch.rank, launch.size
@@ -56,17 +59,14 @@ class Communicator:
         self.ranks: Any = range(self.size)
         self.threads = True
         self.fence: Callable[[], None] | None = None
+        self.timeout, self.through_host = 0.0, ""
         self.count = 0
         self._last: Any = None
         self._known: set = set()
         self.bytes_sent = self.tags = self.splits = 0
         self.sent, self.asked = [0] * self.size, [0] * self.size
-        self.call_itself("0")
-
-    def call_itself(self, name):
-        """Give this communicator its name, by which the watchdog finds what it has done."""
         self.name = name
-        activity.communicators[name] = self
+        activity.communicators[name] = self  # where the watchdog finds what it has done
 
     def exchange(self, sends, receives):
         """Send and receive at once: lists of (array, rank). Messages between two ranks pair up in list order.
@@ -242,7 +242,11 @@ class Communicator:
 
     def split(self, color, key=0):
         """A communicator of the ranks that gave the same color, ordered by key."""
-        return Communicator(Launch(self.launcher, self.backend))
+        return Communicator(Launch(self.launcher, self.backend), self._name_of_split())
+
+    def _name_of_split(self):
+        self.splits += 1
+        return f"{self.name}.{self.splits}"
 
     def abort(self, status=1):
         """End all ranks now, from any one of them, without their consent."""

@@ -37,8 +37,8 @@ def _start(launch):
 class MPICommunicator(Communicator):
     adds = Communicator.adds | {"float16", "int16", "uint16", "uint32", "uint64", "longdouble", "float128", "bfloat16"}
 
-    def __init__(self, launch: Launch, comm: MPI.Comm | None = None):
-        super().__init__(launch)
+    def __init__(self, launch: Launch, comm: MPI.Comm | None = None, name="0"):
+        super().__init__(launch, name)
         if not MPI.Is_initialized():
             _start(launch)
         self.comm = MPI.COMM_WORLD.Dup() if comm is None else comm
@@ -107,9 +107,8 @@ class MPICommunicator(Communicator):
 
     def split(self, color, key=0):
         part = self.comm.Split(color, key)
-        mine = MPICommunicator(Launch(self.launcher, self.backend, part.Get_rank(), part.Get_size()), part)
-        self.splits += 1
-        mine.call_itself(f"{self.name}.{self.splits}")
+        launch = Launch(self.launcher, self.backend, part.Get_rank(), part.Get_size())
+        mine = MPICommunicator(launch, part, self._name_of_split())
         mine.ranks = mine.all_gather_object(self.ranks[self.rank])
         return mine
 

@@ -4,16 +4,21 @@ NumPy arrays are wrapped, not copied. Gloo gets what is on a device by way of th
 """
 
 import datetime
+import inspect
 import os
+import re
 import secrets
+import socket
 import subprocess
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore
 
+from allgrad.ddp.comm.activity import activity
 from allgrad.ddp.comm.communicator import Communicator, write_back
 from allgrad.ddp.comm.launcher import Launch
 from allgrad.ddp.errors import ConfigurationError, PeerLost
@@ -24,27 +29,49 @@ TAGS = 1024  # more than there are messages of one exchange between two ranks
 class TorchCommunicator(Communicator):
     adds = Communicator.adds | {"float16", "bfloat16"}
 
-    def __init__(self, launch: Launch, group=None, object_group=None, timeout=0.0):
-        super().__init__(launch)
+    def __init__(self, launch: Launch, group=None, object_group=None, timeout=0.0, name="0"):
+        super().__init__(launch, name)
         torch.set_num_threads(1)
         self.timeout = timeout
         self.longer = datetime.timedelta(seconds=2 * timeout + 1800 if timeout else 1e7)  # than a watchdog waits
+        self.options: dict = {"timeout": self.longer}  # of a group of ranks
         if group is None:
-            if launch.backend == "nccl" and not (dist.is_nccl_available() and torch.cuda.is_available()):
-                raise ConfigurationError(
-                    "{backend} needs a GPU and a torch with NCCL, and finds none here: give {backend:gloo}",
-                    backend="nccl",
-                )  # fmt: skip
+            self.backend = "gloo"  # until `connect_gpus`
             _rendezvous(launch)
-            kind = "cpu:gloo,cuda:nccl" if launch.backend == "nccl" else "gloo"
             meeting = {}
             if launch.launcher == "torchrun" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
                 store = _fresh_store(launch, self.longer)
                 meeting = {"store": store, "rank": launch.rank, "world_size": launch.size}
-            dist.init_process_group(kind, timeout=self.longer, **meeting)
+            dist.init_process_group("gloo", timeout=self.longer, **meeting)
             group, object_group = dist.group.WORLD, dist.new_group(backend="gloo", timeout=self.longer)
         self.group, self.object_comm = group, object_group  # two: so that a comparison never meets another operation
         self.ranks = dist.get_process_group_ranks(group)  # of the group's members in the whole job
+
+    def connect_gpus(self, gpu: str):
+        """Let arrays on this rank's GPU go from GPU to GPU, through NCCL. Collective; no two ranks have the same GPU.
+
+        The watchdog tells of a hanging collective before NCCL does, which would end the process by SIGABRT.
+        """
+        os.environ.setdefault("TORCH_NCCL_DUMP_ON_TIMEOUT", "1")
+        longer = datetime.timedelta(seconds=self.timeout + 60) if self.timeout else self.longer
+        self.options = {"backend": "cpu:gloo,cuda:nccl", "timeout": longer}
+        if "device_id" in inspect.signature(dist.new_group).parameters:  # NCCL connects now, and on this GPU
+            self.options["device_id"] = torch.device(gpu)
+        self.group = self._in_collective("connecting the GPUs", (), _guarded, lambda: dist.new_group(**self.options))
+        self.backend = "nccl"
+
+    def _in_collective(self, name, args, f, *given):
+        found = super()._in_collective(name, args, f, *given)
+        if self._only_enqueued(name, args):
+            activity.enqueued = name, self, args
+        return found
+
+    def _only_enqueued(self, name, args):
+        """Whether a collective that has returned may still run: NCCL's does, on the device."""
+        if self.backend != "nccl" or not args:
+            return False
+        array = (args[0] or args[1])[0][0] if name == "exchange" else args[0]
+        return isinstance(array, torch.Tensor) and array.is_cuda
 
     def _exchange(self, sends, receives):
         given, taken = [self._tensor(a) for a, _ in sends], [self._tensor(a) for a, _ in receives]
@@ -109,17 +136,16 @@ class TorchCommunicator(Communicator):
 
     def split(self, color, key=0):
         asked = self.all_gather_object((color, key))
-        mine = None
+        mine, name = None, self._name_of_split()
         for one in sorted({c for c, _ in asked}):  # every rank makes every group: torch asks for it
             members = sorted((r for r in range(self.size) if asked[r][0] == one), key=lambda r: (asked[r][1], r))
             world = [self.ranks[r] for r in members]
-            group = dist.new_group(world, self.longer, sort_ranks=False)
+            group = dist.new_group(world, sort_ranks=False, **self.options)
             object_group = dist.new_group(world, self.longer, "gloo", sort_ranks=False)
             if one == color:
                 launch = Launch(self.launcher, self.backend, members.index(self.rank), len(members))
-                mine = TorchCommunicator(launch, group, object_group, self.timeout)
-                mine.call_itself(f"{self.name}.{self.splits + 1}")
-        self.splits += 1
+                mine = TorchCommunicator(launch, group, object_group, self.timeout, name)
+                mine.options = self.options
         return mine
 
     def abort(self, status=1):
@@ -131,16 +157,26 @@ class TorchCommunicator(Communicator):
             dist.destroy_process_group()
 
 
+LOST = re.compile("connect|timed out|timeout|broken pipe", re.IGNORECASE)  # what Gloo says of a peer that is gone
+OWN = re.compile("ncclUnhandledCudaError|ncclInvalid|ncclInternalError")  # of NCCL: nobody else's
+
+
 def _guarded(f, *args, **kwargs):
-    """Name what Gloo reports as "Connection reset by peer" when another rank has died."""
+    """Name what Gloo reports as "Connection closed by peer" when another rank has died; errors of this rank go on."""
     try:
         return f(*args, **kwargs)
     except RuntimeError as error:
-        raise PeerLost(f"another rank is gone ({str(error).splitlines()[0]})") from error
+        text = str(error)
+        lost = (
+            not OWN.search(text) if isinstance(error, dist.DistError) else "gloo" in text.lower() and LOST.search(text)
+        )
+        if not lost:
+            raise
+        raise PeerLost(f"another rank is gone ({text.splitlines()[0]})") from error
 
 
 def _rendezvous(launch):
-    """Where the ranks meet: torchrun says so; for srun and mpirun it follows from the job, or must be given."""
+    """Where the ranks meet: torchrun says so; for srun and mpirun it follows from the job or from MPI, or is given."""
     if launch.launcher == "torchrun":
         missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
         if missing:
@@ -149,16 +185,31 @@ def _rendezvous(launch):
     os.environ["RANK"], os.environ["WORLD_SIZE"] = str(launch.rank), str(launch.size)
     if "MASTER_ADDR" not in os.environ:
         nodes = os.environ.get("SLURM_STEP_NODELIST", os.environ.get("SLURM_JOB_NODELIST"))
-        if nodes:
+        if launch.launcher == "srun" and nodes:
             hosts = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
             os.environ["MASTER_ADDR"] = hosts.stdout.split()[0]
         elif launch.local_size == launch.size:
             os.environ["MASTER_ADDR"] = "127.0.0.1"
         else:
-            raise ConfigurationError(
-                "{backend} over several hosts needs MASTER_ADDR in the environment", backend="gloo"
-            )
+            host, port = _told_by_mpi(launch)
+            os.environ["MASTER_ADDR"] = host
+            os.environ.setdefault("MASTER_PORT", port)
     os.environ.setdefault("MASTER_PORT", str(20_000 + int(os.environ.get("SLURM_JOB_ID", os.getppid())) % 20_000))
+
+
+def _told_by_mpi(launch):
+    """Rank 0's host and a port that is free there, as all ranks of an mpirun hear it through MPI."""
+    try:
+        from allgrad.ddp.comm.mpi import MPICommunicator
+
+        comm = MPICommunicator(replace(launch, backend="mpi"))
+    except (ImportError, RuntimeError):
+        raise ConfigurationError(
+            "{backend} over several hosts needs MASTER_ADDR in the environment, or mpi4py", backend="gloo"
+        ) from None
+    with socket.socket() as free:
+        free.bind(("", 0))
+        return comm.broadcast_object((socket.gethostname(), str(free.getsockname()[1])))
 
 
 def _fresh_store(launch, timeout):

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 
-from allgrad.ddp.comm.activity import COMPARISON, EXCHANGE, activity, described, user_location
+from allgrad.ddp.comm.activity import COMPARISON, DEVICE, EXCHANGE, activity, described, user_location
 from allgrad.ddp.errors import tell
 
 TICK = 0.2  # seconds between two looks at the main thread
@@ -128,7 +128,7 @@ class Watchdog:
         """How this rank and another wait in different calls of the same number, in words, or None."""
         mine = states[self.rank]
         for rank, state in sorted(states.items()):
-            if mine["doing"] and state["doing"] and state["waited"] >= 1.0 and state["of"] == mine["of"]:
+            if mine["doing"] and state["doing"] and state["waited"] >= 1.0 and state["ranks"] == mine["ranks"]:
                 calls = [one["doing"].removeprefix(COMPARISON) for one in (state, mine)]
                 if state["count"] == mine["count"] and calls[0] != calls[1] and EXCHANGE not in "".join(calls):
                     return (
@@ -151,7 +151,8 @@ class Watchdog:
             return f"{step} is not in a collective, but at {state['place']}"
         missing = [r for r in state["of"] if r != rank and _apart(state, states.get(r), rank)]
         whom = f"rank{'s' if len(missing) > 1 else ''} {_listed(missing)}" if missing else "nobody: all are in it"
-        return f"{step} waits in {state['doing']} for {whom}, since {state['waited']:.1f} s, at {state['place']}"
+        where = " on the device" if state["on_device"] else ""
+        return f"{step} waits in {state['doing']}{where} for {whom}, since {state['waited']:.1f} s, at {state['place']}"
 
     def _state(self):
         """Where this rank is, as JSON values."""
@@ -164,8 +165,10 @@ class Watchdog:
             "waited": self.waited,
         }
         if inside is not None:
-            name, comm, args = inside
+            on_device = inside[0] == DEVICE
+            name, comm, args = inside[2] if on_device else inside
             state |= {"doing": _described(name, args), "of": _partners(inside), "count": comm.count}
+            state |= {"ranks": [*comm.ranks], "on_device": on_device}
         return state
 
     # --- datagrams -----------------------------------------------------------------------------------------------
@@ -219,10 +222,17 @@ class Watchdog:
 
 
 def _partners(inside):
-    """The ranks, counted in the whole job, that take part in a collective."""
+    """The ranks, counted in the whole job, that take part in a collective, or in any that a device was given."""
     name, comm, args = inside
+    if name == DEVICE:
+        return sorted({rank for one in _communicators() for rank in one.ranks})
     among = {rank for messages in args for _, rank in messages} if name == "exchange" else range(comm.size)
     return sorted(comm.ranks[rank] for rank in among)
+
+
+def _communicators():
+    """Those in use, also where another thread makes one at this moment."""
+    return [comm for ref in activity.communicators.valuerefs() if (comm := ref()) is not None]
 
 
 def _calls(rank):
@@ -240,11 +250,17 @@ def _owes(calls, inside, rank):
     name, comm, _ = inside
     if calls is None:  # it failed
         return True
-    if comm.name not in calls:
-        return False
-    count, sent, asked = calls[comm.name]
-    if name != "exchange":
-        return count < comm.count
+    return any(
+        (name != "exchange" and calls[one.name][0] < one.count)
+        or (name in ("exchange", DEVICE) and _messages_missing(calls[one.name], one, rank))
+        for one in (_communicators() if name == DEVICE else [comm])
+        if rank in one.ranks and one.name in calls
+    )
+
+
+def _messages_missing(calls, comm, rank):
+    """Whether messages between this rank and another one, which had made these calls in the end, never come."""
+    _, sent, asked = calls
     number = [*comm.ranks].index(rank)
     return sent < comm.asked[number] or asked < comm.sent[number]
 
@@ -260,6 +276,8 @@ def _apart(state, other, rank):
     """Whether another rank is somewhere else than in this rank's collective."""
     if other is None or not other["doing"]:
         return True
+    if state["on_device"]:  # where each waits for all that it was given
+        return not other["on_device"]
     if state["doing"].startswith(EXCHANGE):
         return rank not in other["of"] or not other["doing"].startswith(EXCHANGE)
     return (other["doing"], other["count"]) != (state["doing"], state["count"])

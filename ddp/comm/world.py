@@ -11,26 +11,44 @@ from typing import NoReturn
 
 from allgrad.ddp.comm.activity import activity, user_location
 from allgrad.ddp.comm.communicator import Communicator
+from allgrad.ddp.comm.devices import agreed_gpu
 from allgrad.ddp.comm.launcher import Launch, detect
 from allgrad.ddp.comm.watchdog import LEFT, Watchdog
-from allgrad.ddp.errors import ConfigurationError, PeerLost, counted, tell
+from allgrad.ddp.errors import ConfigurationError, OutOfMemory, PeerLost, counted, tell
 from allgrad.ddp.process import keep_memory, pin_threads
 
 _world: Communicator | None = None
 _watchdog: Watchdog | None = None
 
 
-def init(backend="auto", threads=1, timeout=300.0) -> Communicator:
+def init(backend="auto", threads=1, timeout=300.0, device=None) -> Communicator:
     """The communicator of all ranks that the launcher started; this process alone if none did.
 
-    backend   "auto" (MPI under mpirun and srun, Gloo under torchrun), "mpi", "gloo", "nccl" or "solo"
+    backend   "auto" (NCCL for a device that is a GPU, if it can; else MPI under mpirun and srun, Gloo under torchrun),
+              "mpi", "gloo", "nccl" or "solo"
     threads   BLAS threads of this rank. The number changes the bits of a product: keep it for runs to be compared.
     timeout   seconds a rank may wait in one collective; then it is told where each rank is, and all end. 0: any time
+    device    where arrays will be that the ranks send each other, as in `Placement`: "cuda" is made torch's current
+              device. None: in the processor's memory, or with backend "nccl" on "cuda"
 
     An exception that nobody catches, in any thread of any rank, is printed once and ends all ranks with status 1.
     So does a rank that ends by itself, as soon as another one waits for it. See `comm.watchdog`. The memory of arrays
     is kept for the next ones: see `process.keep_memory`.
     """
+    comm = connect(backend, threads, timeout)
+    if device is None and backend == "nccl":
+        device = "cuda"
+    return comm if device in (None, "numpy", "cpu") else use_gpus(device, backend)
+
+
+def world() -> Communicator:
+    """The communicator of all ranks, once they are connected."""
+    assert _world is not None
+    return _world
+
+
+def connect(backend="auto", threads=1, timeout=300.0) -> Communicator:
+    """`init` of ranks that do not know yet where they compute: see `use_gpus`."""
     global _world, _watchdog
     if not 0.0 <= timeout < float("inf"):
         raise ConfigurationError(f"timeout is a number of seconds, 0 for no limit, got {timeout}")
@@ -42,6 +60,8 @@ def init(backend="auto", threads=1, timeout=300.0) -> Communicator:
             _world = _connect(launch, timeout)
         except (ImportError, RuntimeError) as error:
             _world = _without_library(launch, backend, error)
+        _world.timeout = timeout
+        atexit.register(_world.close)
         if connected():
             _watchdog = Watchdog(_world, timeout)
             atexit.register(_watchdog.leave)
@@ -50,6 +70,33 @@ def init(backend="auto", threads=1, timeout=300.0) -> Communicator:
             sys.excepthook = _report_and_end
             threading.excepthook = lambda args: _report_and_end(args.exc_type, args.exc_value, args.exc_traceback)
     return _world
+
+
+def use_gpus(device: str, backend="auto") -> Communicator:
+    """Let the ranks, which are connected, compute on this device ("cuda" or "cuda:N") and talk from GPU to GPU.
+
+    Returns the communicator to use from now on. Collective. ConfigurationError on every rank if any has no such
+    device, if "cuda" gives two ranks the same GPU, or if the backend "nccl" cannot be used. Where "auto" cannot use
+    it, arrays go through the host's memory: `through_host` of the communicator says why.
+    """
+    global _world
+    comm = world()
+    gpu, why = agreed_gpu(comm, device, backend)
+    if comm.size == 1 or comm.backend == "nccl":
+        return comm
+    if why:
+        comm.through_host = why
+        return comm
+    if comm.backend != "gloo":
+        from allgrad.ddp.comm.torch_distributed import TorchCommunicator
+
+        launch = Launch(comm.launcher, "nccl", comm.rank, comm.size, comm.local_rank, comm.local_size)
+        comm = TorchCommunicator(launch, timeout=comm.timeout)
+    comm.connect_gpus(gpu)
+    if comm is not _world:
+        atexit.register(comm.close)
+        _world = comm
+    return comm
 
 
 def connected() -> bool:
@@ -94,9 +141,7 @@ def _connect(launch: Launch, timeout) -> Communicator:
     if launch.backend in ("gloo", "nccl"):
         from allgrad.ddp.comm.torch_distributed import TorchCommunicator
 
-        comm = TorchCommunicator(launch, timeout=timeout)
-        atexit.register(comm.close)
-        return comm
+        return TorchCommunicator(launch, timeout=timeout)
     return Communicator(launch)
 
 
@@ -138,7 +183,11 @@ def _report_and_end(kind, error, trace):
     elif not issubclass(kind, KeyboardInterrupt):
         wait_turn()
         cause = "".join(traceback.format_exception_only(kind, error)).strip()
-        where = "" if issubclass(kind, ConfigurationError) else "\n" + "".join(traceback.format_tb(trace)).rstrip()
+        where = (
+            ""
+            if issubclass(kind, (ConfigurationError, OutOfMemory))
+            else "\n" + "".join(traceback.format_tb(trace)).rstrip()
+        )
         tell(f"rank {_world.rank} of {_world.size} failed: {cause}{where}")
     end_all_ranks(1)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from allgrad.ddp.comm.devices import own_gpu
 from allgrad.ddp.data.prefetch import CopyStream
 from allgrad.ddp.errors import ConfigurationError
 
@@ -26,7 +27,7 @@ def stored(dtype):
 class Placement:
     """Calls itself on a shard's arrays: torch tensors on `device`, floating ones in `dtype`.
 
-    device     "numpy", "cpu", "cuda" (the GPU of the rank's number on its host) or "cuda:1"
+    device     "numpy", "cpu", "cuda" (the GPU of the rank's number on its host) or "cuda:1": see `comm.devices`
     dtype      "float32", "float64", "bfloat16" or "float16"; halves need torch tensors
     precision  of products of float32 matrices and convolutions on CUDA: "ieee", or "tf32" for TensorFloat-32, which
                rounds their factors to 10 bits after the point and adds in float32
@@ -61,7 +62,7 @@ class Placement:
             raise ConfigurationError("{arrays} needs torch: pip install 'allgrad[torch]'", arrays="torch") from None
         torch.set_num_threads(threads)
         if device != "cpu":
-            self.device = self._gpu(torch, local_rank)
+            self.device = self._gpu(local_rank)
             torch.cuda.set_device(self.device)
             cublas, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
             cublas.allow_tf32 = cudnn.allow_tf32 = precision == "tf32"
@@ -71,20 +72,10 @@ class Placement:
         torch.use_deterministic_algorithms(deterministic)
         torch.utils.deterministic.fill_uninitialized_memory = False  # of new arrays, with nan: a pass over each
 
-    def _gpu(self, torch, local_rank):
+    def _gpu(self, local_rank):
         # cuBLAS reads this when it starts, and is not deterministic without.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        kind, _, number = self.device.partition(":")
-        if kind != "cuda" or (number and not number.isdecimal()):
-            raise ConfigurationError("{device} is not cpu, cuda or cuda:N", device=self.device)
-        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        index = int(number) if number else local_rank
-        if index >= found:
-            raise ConfigurationError(
-                "{device} asks for GPU {index.value} of this host, and torch finds {found.value} here: start at most "
-                "one rank a GPU, or give {device:cpu}", device=self.device, index=index, found=found,
-            )  # fmt: skip
-        return f"cuda:{index}"
+        return own_gpu(self.device, local_rank)
 
     @property
     def arrays(self):

@@ -9,6 +9,7 @@ from allgrad.autograd.engine import unwrap
 from allgrad.autograd.ops import NoVarianceError
 from allgrad.autograd.replay import capture
 from allgrad.ddp.errors import ConfigurationError, counted
+from allgrad.ddp.parallel.out_of_memory import out_of_memory
 from allgrad.ddp.weighted import weighted
 
 MOST_CAPTURED = 8  # functions, each for shards of one size and weight, that are kept
@@ -65,7 +66,17 @@ class ShardGradients:
 
         count      None stands for the shard's own weight
         listening  the context of the backward
+
+        Raises OutOfMemory.
         """
+        try:
+            return self._of_shard(batch, shard, loss, count, listening)
+        except (MemoryError, RuntimeError) as error:
+            if (found := out_of_memory(error, batch, shard)) is None:
+                raise
+        raise found
+
+    def _of_shard(self, batch, shard, loss, count, listening):
         samples, span = len(shard), self.timeline.span
         scale = 1.0 if self.scale is None else self.scale.value
         if self.capture:

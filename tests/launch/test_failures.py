@@ -223,6 +223,22 @@ def test_a_stall_while_gradients_are_on_their_way_tells_where_each_rank_is(start
     assert second.startswith("1 at step 4 is not in a collective, but at net.py:") and second.endswith(" in hook")
 
 
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_gpu_without_memory_for_a_shard_ends_all_and_accuses_nobody(launcher, start, tmp_path):
+    fault = (
+        "import torch; raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total "
+    )
+    fault += "capacity of 79.10 GiB')"
+    (tmp_path / "net.py").write_text(FAULTY_NET.format(fault=fault))
+    done = start("train --model net.py:Net --steps 20 --shards 2 --timeout 30", tmp_path, 2, launcher)
+    (told,) = done.told()
+    assert done.status == 1 and not done.told("rank ") and "Traceback" not in done.err.partition(told)[0]
+    assert told == (
+        "out of memory on rank 1 at step 4, in shard 1 with 32 samples: 2 GiB more could not be had of the 79.1 GiB of "
+        "its GPU: start anew with more --shards, or with --dtype bfloat16"
+    )
+
+
 SCRIPT = """
 import os, sys, threading, time
 import numpy as np

@@ -111,7 +111,10 @@ def correct(text):
         ({}, "train", {"nodes": "1", "ntasks-per-node": "1", "cpus-per-task": "1"}),
         ({"nodes": 2, "ntasks_per_node": 4}, "train", {"nodes": "2", "ntasks-per-node": "4"}),
         ({}, "train --threads 3", {"cpus-per-task": "3"}),
-        ({"gpus_per_node": 4}, "train", {"ntasks-per-node": "4", "gpus-per-node": "4"}),
+        ({"gpus_per_node": 4}, "train", {"ntasks-per-node": "4", "gpus-per-node": "4", "cpus-per-task": "8"}),
+        ({"gpus_per_node": 1}, "train --threads 9", {"gpus-per-node": "1", "cpus-per-task": "9"}),
+        ({"gpus_per_node": 1, "cpus_per_task": 5}, "train", {"gpus-per-node": "1", "cpus-per-task": "5"}),
+        ({"cpus_per_task": 5}, "train --threads 3", {"cpus-per-task": "5"}),
         ({"time": "1-02:03:04", "partition": "a,b"}, "train", {"time": "1-02:03:04", "partition": "a,b"}),
         ({"max_restarts": 2}, "train --out o", {"requeue": None, "open-mode": "append"}),
         ({"job_name": "x", "account": "me"}, "train", {"job-name": "x", "account": "me"}),
@@ -121,9 +124,10 @@ def test_directives(options, words, wanted):
     text = script(["--", *words.split()], **options)
     always = {"job-name": "allgrad", "nodes": "1", "ntasks-per-node": "1", "cpus-per-task": "1"}
     assert directives(text) == always | wanted and correct(text)
-    threads = wanted.get("cpus-per-task", "1")
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "SRUN_CPUS_PER_TASK"):
+    threads = words.partition("--threads ")[2] or "1"
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         assert re.search(rf"\b{name}={threads}\b", text)
+    assert re.search(rf"\bSRUN_CPUS_PER_TASK={wanted.get('cpus-per-task', '1')}\b", text)
     assert len(re.findall(r"^\s*srun ", text, re.M)) == 1
 
 
@@ -160,6 +164,8 @@ def test_a_rank_for_each_gpu(words, added, tmp_path, monkeypatch):
         ({"gpus_per_node": 2}, "train --arrays numpy", "--arrays numpy does not fit --gpus-per-node"),
         ({"gpus_per_node": 2}, "train --device cuda:0", "--device cuda:0 does not fit --gpus-per-node"),
         ({"max_restarts": 2}, "train", "--max-restarts needs a run that leaves checkpoints: give it an --out"),
+        ({"cpus_per_task": 0}, "train", "--cpus-per-task is at least 1, got 0"),
+        ({"cpus_per_task": 2}, "train --threads 3", "--cpus-per-task 2 does not fit --threads 3"),
         ({"max_restarts": -1}, "train", "--max-restarts is at least 0, got -1"),
         ({"time": "1\n#"}, "train", "--time .* is not a word that sbatch takes"),
         ({}, "train --threads two", "--threads takes a whole number, got 'two'"),

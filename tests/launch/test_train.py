@@ -442,3 +442,52 @@ def test_names_in_every_alphabet_in_every_locale(variables, placed, start):
 def test_the_perplexity_of_a_text_is_that_of_a_character(loss, perplexity):
     found = train.Text(None).finish({"loss": float(loss), "accuracy": 0.5})
     assert found["accuracy"] == 0.5 and found["perplexity"] == pytest.approx(perplexity, nan_ok=True)
+
+
+ON_GPUS = """
+import inspect, sys
+import torch
+import torch.distributed as dist
+from allgrad.ddp.comm import detect, torch_distributed
+from allgrad.launch.__main__ import main
+from tests.device.pretend import pretend
+
+make = dist.new_group
+
+def new_group(*args, backend=None, device_id=None, **more):  # Gloo in NCCL's place
+    return make(*args, backend="gloo" if backend else None, **more)
+
+new_group.__signature__ = inspect.signature(make)
+dist.new_group, dist.is_nccl_available = new_group, lambda: True
+on_host = lambda self, array: array.cpu() if isinstance(array, torch.Tensor) else torch.from_numpy(array)
+torch_distributed.TorchCommunicator._tensor = on_host
+with pretend():
+    if "--distinct" in sys.argv:
+        torch.cuda.get_device_properties(0).uuid = detect().rank
+    status = main([word for word in sys.argv[1:] if word != "--distinct"])
+sys.exit(status)
+"""
+
+
+@pytest.mark.parametrize("launcher, backend", [("mpirun", "mpi"), ("torchrun", "gloo")])
+def test_ranks_on_gpus_of_their_own_talk_by_nccl_and_others_through_the_host(launcher, backend, start, train, tmp_path):
+    (tmp_path / "script.py").write_text(ON_GPUS)
+    flags = "--model mlp:16 --arrays torch --shards 2 --checkpoint-every 3"
+    run = lambda words: start(f"train {words}", tmp_path, 2, launcher, script="script.py")
+    shared, own = (
+        run(f"{flags} --steps 6 --device cuda:0 --out a"),
+        run(f"{flags} --steps 3 --device cuda --out b --distinct"),
+    )
+    first, second = shared.out.splitlines()[:2]
+    assert f"on 2 ranks ({launcher}, {backend}, torch on cuda:0 in float32)" in first, shared.err
+    assert second.startswith("ranks send arrays through the host's memory, since ranks 0 and 1 have the same GPU of ")
+    assert f"on 2 ranks ({launcher}, nccl, torch on cuda in float32)" in own.out and "through the host" not in own.out
+    again = run("--resume --out b --steps 6 --distinct")
+    assert f"({launcher}, nccl, torch on cuda in float32)" in again.out and "steps 3 to 6" in again.out, again.err
+    alone = train("--model mlp:16 --arrays torch --shards 2 --steps 6")
+    assert {json.loads((tmp_path / out / "summary.json").read_text())["weights_sha256"] for out in "ab"} == {
+        alone["weights_sha256"]
+    }
+    refused = run(f"{flags} --steps 6 --device cuda")
+    (told,) = refused.told()
+    assert refused.status in (1, 2) and told.startswith("--device cuda: ranks 0 and 1 have the same GPU of ")

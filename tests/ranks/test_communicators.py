@@ -9,7 +9,7 @@ import torch
 
 from allgrad.autograd.random import generator
 from allgrad.ddp import ConfigurationError, ShardSum
-from allgrad.ddp.comm import messages
+from allgrad.ddp.comm import activity, messages
 
 
 def test_ranks_are_numbered(comm):
@@ -75,6 +75,7 @@ def test_a_split_has_the_ranks_of_one_color_ordered_by_key(comm):
     members = [rank for rank in reversed(range(comm.size)) if rank % 2 == comm.rank % 2]
     assert (part.rank, part.size) == (members.index(comm.rank), len(members))
     assert part.all_gather_object(comm.rank) == members
+    assert activity.communicators[comm.name] is comm and activity.communicators[part.name] is part
     array = np.array([float(comm.rank)])
     part.broadcast(array)
     assert array[0] == members[0]
