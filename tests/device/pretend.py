@@ -218,12 +218,13 @@ class Device:
         self.moved[name] += sum(x.numel() * x.element_size() for x in distinct)
         if (count := flop_registry.get(packet)) is not None:
             self.flops[name] += count(*args, **kwargs, out_val=result)
-        key = lambda x: x.inner.untyped_storage()._cdata
         mutable = {a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write}
         named = dict(zip((a.name for a in func._schema.arguments), args)) | kwargs
         changed = [x for n in mutable for x in tree_leaves(named.get(n)) if type(x) is OnDevice]
-        reads = {key(x) for x in given} - {key(x) for x in changed}
-        writes = {key(x) for x in changed} | {key(x) for x in made if all(x is not y for y in given)}
+        if func.namespace == "c10d":  # of which the schemas do not tell what they change
+            changed = given
+        reads = {memory_of(x) for x in given} - {memory_of(x) for x in changed}
+        writes = {memory_of(x) for x in changed} | {memory_of(x) for x in made if all(x is not y for y in given)}
         place = self.timeline.run(reads, writes - reads, name)
         if packet in rules.COPIES and not out_of and not waits:
             for x in host:
@@ -325,6 +326,14 @@ class Device:
         """Take note that a host tensor was made in pinned memory."""
         self._pinned.add(x.untyped_storage().data_ptr())
         return x
+
+
+def memory_of(x):
+    """(storage, first byte, stop) of what a tensor of the device may touch."""
+    x, size = x.inner, x.inner.element_size()
+    last = sum((n - 1) * stride for n, stride in zip(x.shape, x.stride())) if x.numel() else -1
+    start = x.storage_offset() * size
+    return x.untyped_storage()._cdata, start, start + (last + 1) * size
 
 
 def where_in_project():
