@@ -41,8 +41,8 @@ class Communicator:
     tags                     the last of the tags that have been used for `start`
     name                     the same on all its ranks: "0" of all ranks of a run, "0.2" of the second split of them
     sent, asked              for each rank, how many messages this one has sent to it and asked from it
-    collective_sums          whether a `ShardSum` goes by `all_to_all` and `all_gather`, and not by messages, also
-                             where it need not; between devices NCCL always does
+    collectives              whether sums go by `all_to_all` and `all_gather`, and not by messages or shared memory, also
+                             of arrays in the processor's memory; see `uses_collectives`
 
     The ranks compare what they are about to do: with every object, with every barrier, and before the first call of a
     kind that follows one of another kind. They differ in a ConfigurationError on all ranks. What is not compared, since
@@ -64,7 +64,7 @@ class Communicator:
         self._known: set = set()
         self.bytes_sent = self.tags = self.splits = 0
         self.sent, self.asked = [0] * self.size, [0] * self.size
-        self.collective_sums = False
+        self.collectives = False
         self._by_host: Any = ()
         self.call_itself("0")
 
@@ -153,6 +153,13 @@ class Communicator:
         self.compare("all_gather", whole)
         self.bytes_sent += part.nbytes * (self.size - 1)
         self._in_collective("all_gather", (whole,), self._all_gather, part, whole)
+
+    def uses_collectives(self, array) -> bool:
+        """Whether what is built of exchanges takes `all_to_all` and `all_gather` for such an array.
+
+        Between devices, for NCCL makes of each message a kernel of its own.
+        """
+        return self.collectives or (self.backend == "nccl" and is_torch(array) and array.device.type != "cpu")
 
     def shared_memory_step(self, name, array, f):
         """Call f, in which all ranks meet in the memory that they share, as one collective over the array."""

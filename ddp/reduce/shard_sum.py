@@ -3,7 +3,8 @@
 A global batch is cut into V logical shards, whose arrays are added up in the order of a binary tree: see `reduce.tree`.
 A rank has consecutive shards, and adds them up to the largest nodes of the tree that are its own. Then each rank
 finishes the tree for a slice of the elements, and the slices are gathered: by messages, by collectives of the library
-(`reduce.collective_sum`), or on one host in memory that all ranks see. Every element is added in the order of the tree, so slices and buckets cannot change it.
+(`reduce.collective_sum`), or on one host in memory that all ranks see. Every element is added in the order of the tree,
+so slices and buckets cannot change it.
 """
 
 from typing import Any
@@ -101,18 +102,14 @@ class ShardSum:
             self.comm.exchange(sends, receives)
 
     def by_collectives(self, array):
-        """Whether `finish` adds up such an array by all-to-all and all-gather.
-
-        Between devices messages would be many small kernels. Two ranks with siblings have the library's all-reduce.
-        """
+        """Whether `finish` adds up such an array by all-to-all and all-gather. Two siblings have an all-reduce."""
         return (
             self.canonical and self.elementwise and self.comm.size > 1 and len(array) > 0
-            and (self.comm.collective_sums or (self.comm.backend == "nccl" and not on_cpu(array)))
+            and self.comm.uses_collectives(array)
             and not (self.siblings and self.comm.size == 2 and self.wire is None)
         )  # fmt: skip
 
-    def collectives(self):
-        """What adds up by them. Collective."""
+    def _collectives(self):
         if self.collective_sum is None:
             self.collective_sum = CollectiveSum(self.comm, self.shards, self.nodes, self.wire)
         return self.collective_sum
@@ -120,7 +117,7 @@ class ShardSum:
     def _add_up(self, array):
         """`finish` by collectives."""
         parts = [part for _, _, part in self._accumulator.stack]
-        self.collectives().add_up(parts, array)
+        self._collectives().add_up(parts, array)
         self._free.extend(parts[:-1])
         self._accumulator.stack.clear()
 
@@ -130,7 +127,7 @@ class ShardSum:
         Where all ranks see the memory, no messages are needed; where collectives add up, no copies.
         """
         if self.by_collectives(array):
-            return self.collectives().place(array)
+            return self._collectives().place(array)
         if not on_cpu(array):
             return array
         all_reduce = self.comm.size == 2 and self.comm.backend == "mpi" and array.nbytes < SHARED_MEMORY_BYTES

@@ -52,7 +52,7 @@ def test_each_rank_holds_a_part(simulate):
         found = simulate(ranks, held)
         for i in range(2):
             assert sum(lengths[i] for lengths, _ in found) == found[0][1]
-            assert all(lengths[i] <= found[0][1] / ranks + 64 for lengths, _ in found)
+            assert all(lengths[i] <= found[0][1] / ranks + 64 * ranks for lengths, _ in found)
 
 
 @pytest.mark.parametrize("before, after", [((2, True), (3, True)), ((3, True), (1, False)), ((1, False), (2, True))])

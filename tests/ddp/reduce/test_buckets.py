@@ -258,8 +258,8 @@ def test_a_device_takes_all_gradients_at_once(monkeypatch):
     expected = train(Communicator(), "mlp", 2)
     monkeypatch.setattr(Arena, "on_cpu", False)
     assert train(Communicator(), "mlp", 2)[:3] == expected[:3]
-    with pytest.raises(ConfigurationError, match=r"overlap='bucket' .*, and device='cuda' takes them all at once"):
-        ddp_of(Communicator(), overlap="bucket")
+    with pytest.raises(ConfigurationError, match=r"overlap='thread' is for .*, and on device='cuda' a stream"):
+        ddp_of(Communicator(), overlap="thread")
 
 
 def test_ranks_that_must_not_talk_in_a_thread_are_refused(simulate):
