@@ -20,7 +20,7 @@ T = TypeVar("T")
 def write_back(arrays, hosts):
     """Overwrite torch tensors by what has been received into copies of them: those on a device, and in bfloat16."""
     for array, host in zip(arrays, hosts):
-        if is_torch(array) and (array.device.type != "cpu" or host.itemsize != array.itemsize):
+        if array is not host and is_torch(array) and (array.device.type != "cpu" or host.itemsize != array.itemsize):
             array[...] = to_backend_of(host, array)
 
 
