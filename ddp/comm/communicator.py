@@ -41,8 +41,8 @@ class Communicator:
     tags                     the last of the tags that have been used for `start`
     name                     the same on all its ranks: "0" of all ranks of a run, "0.2" of the second split of them
     sent, asked              for each rank, how many messages this one has sent to it and asked from it
-    collectives              whether sums go by `all_to_all` and `all_gather`, and not by messages or shared memory, also
-                             of arrays in the processor's memory; see `uses_collectives`
+    collectives              whether sums of arrays in the processor's memory, too, go by `all_to_all` and `all_gather`,
+                             and not by messages or shared memory; see `uses_collectives`
 
     The ranks compare what they are about to do: with every object, with every barrier, and before the first call of a
     kind that follows one of another kind. They differ in a ConfigurationError on all ranks. What is not compared, since

@@ -1,9 +1,9 @@
 """The exchange of a step's gradients: after backward, or in buckets while it goes on.
 
-A bucket has consecutive whole parameters, and so is a slice of the arena (but see `StreamedExchange`). The last layers come first, as backward
-reaches them first, and the extras behind the gradients come last. Every rank exchanges its buckets in this order, in
-whatever order they become final, and each element is added up in the order of the tree: neither the size of the buckets
-nor the moment of their exchange changes a bit.
+A bucket has consecutive whole parameters (but see `StreamedExchange`), and so is a slice of the arena. The last layers
+come first, as backward reaches them first, and the extras behind the gradients come last. Every rank exchanges its
+buckets in this order, in whatever order they become final, and each element is added up in the order of the tree:
+neither the size of the buckets nor the moment of their exchange changes a bit.
 """
 
 import contextvars
@@ -48,6 +48,10 @@ class ExchangeAfterBackward:
             direct,
         )
         self.views: dict[int, tuple] = {}  # id of a buffer -> (the buffer, the parameters' gradients in it)
+
+    def way(self) -> str:
+        """What the gradients go by, in words."""
+        return self.gradient_sum.way(self.arena.message)
 
     def begin(self, shard):
         """Before a shard's backward."""
@@ -104,6 +108,11 @@ class BucketedExchange(ExchangeAfterBackward):
         self.waiting: list[set] = []
         self.hooks: list = []
         self.pending: list[PendingExchange] = []
+
+    few = True  # steps of an exchange, as of `ShardSum.steps`
+
+    def way(self):
+        return self.parts[0][1].way(self.arena.message[self.parts[0][0]], self.few)
 
     def _unit(self, shards, wire):
         """Of elements: buckets begin and end at multiples of it."""
@@ -173,7 +182,7 @@ class BucketedExchange(ExchangeAfterBackward):
     def _sum(self, shard_sum, array):
         """Begin to add up a bucket over all ranks."""
         shard_sum.push(self.shard, array)
-        self.pending.append(PendingExchange(self.comm, shard_sum.steps(array, few=True), self.tag + self.launched))
+        self.pending.append(PendingExchange(self.comm, shard_sum.steps(array, self.few), self.tag + self.launched))
         for exchange in self.pending:
             exchange.go_on()
 
@@ -216,6 +225,7 @@ class ThreadedExchange(BucketedExchange):
     The main thread does not talk to other ranks meanwhile, and raises what the other one has failed with.
     """
 
+    few = False
     thread: threading.Thread | None = None
     error: BaseException | None = None
 
@@ -257,6 +267,8 @@ class StreamedExchange(BucketedExchange):
     Where collectives add up, a bucket begins at a multiple of their unit, and needs no copy; what of its parameters is
     before that goes with the next one.
     """
+
+    few = False
 
     def __init__(self, arena, comm, shards, wire, bucket_bytes, finish_gradients):
         super().__init__(arena, comm, shards, wire, bucket_bytes, finish_gradients)

@@ -166,7 +166,7 @@ def _rows(run):
 
 
 def _pack(parts, given):
-    """given[r, k] = the slice for rank r of the k-th part; what is missing at the end of a part is zero there already."""
+    """given[r, k] = the slice for rank r of the k-th part; what a part lacks at its end is of no meaning."""
     size = given.shape[2]
     for k, part in enumerate(parts):
         whole = len(part) // size

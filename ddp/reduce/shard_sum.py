@@ -114,6 +114,15 @@ class ShardSum:
             self.collective_sum = CollectiveSum(self.comm, self.shards, self.nodes, self.wire)
         return self.collective_sum
 
+    def way(self, array, few=False) -> str:
+        """What sums of this array over several ranks go by, in words; few as in `steps`."""
+        if self.shared_sum is not None and array is self.shared_sum.array:
+            return "shared memory"
+        if not few and self.by_collectives(array):
+            return self._collectives().description
+        two = self.siblings and self.comm.size == 2 and self.elementwise and self.wire is None and not few
+        return "all-reduce" if not self.canonical or two else "messages"
+
     def _add_up(self, array):
         """`finish` by collectives."""
         parts = [part for _, _, part in self._accumulator.stack]

@@ -19,7 +19,7 @@ class SideStream:
             self._cuda, self._stream = cuda, cuda.Stream(like.device, priority=-1)  # small kernels, before large ones
 
     def run(self, f, *args):
-        """f(*args), whose work on the device begins when all that the current stream was asked for until now is done."""
+        """f(*args), whose work on the device begins when that is done which the current stream has been asked for."""
         if self._cuda is None:
             return f(*args)
         self._stream.wait_stream(self._cuda.current_stream())

@@ -64,9 +64,10 @@ class SimulatedRank(Communicator):
             while waiting:
                 array, source = waiting[0]
                 self.looks += 1  # not every look finds what is there, and every rank finds other things
-                if not wait and (self.looks % (self.rank + 2) or not self.post.messages.get((self.name, tag, source, self.rank))):
+                key = (self.name, tag, source, self.rank)
+                if not wait and (self.looks % (self.rank + 2) or not self.post.messages.get(key)):
                     return False
-                message = self.post.receive((self.name, tag, source, self.rank))
+                message = self.post.receive(key)
                 assert (message.shape, message.dtype) == (array.shape, array.dtype)
                 array[...] = message
                 waiting.pop(0)

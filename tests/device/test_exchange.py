@@ -39,10 +39,10 @@ def rank_of(rank, ranks, local=None):
         comm = FakeRank(launch, dist.group.WORLD, dist.group.WORLD)
         comm._by_host = None
         if local < ranks:
-            host, rail = [*range(rank - rank % local, rank - rank % local + local)], [*range(rank % local, ranks, local)]
+            first, place = rank - rank % local, rank % local
             comm._by_host = tuple(
-                FakeRank(Launch("torchrun", "nccl", some.index(rank), len(some)), dist.new_group(some), None)
-                for some in (host, rail)
+                FakeRank(Launch("torchrun", "nccl", some.index(rank), len(some)), dist.new_group([*some]), None)
+                for some in (range(first, first + local), range(place, ranks, local))
             )
         yield comm
     finally:
