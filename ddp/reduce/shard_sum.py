@@ -109,7 +109,7 @@ class ShardSum:
             and not (self.siblings and self.comm.size == 2 and self.wire is None)
         )  # fmt: skip
 
-    def _collectives(self):
+    def _collectives(self) -> CollectiveSum:
         if self.collective_sum is None:
             self.collective_sum = CollectiveSum(self.comm, self.shards, self.nodes, self.wire)
         return self.collective_sum

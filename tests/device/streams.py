@@ -99,27 +99,28 @@ class Timeline:
         finally:
             self.current = before
 
-    def run(self, reads, writes, name):
-        """One operation on the current stream; memory that it reads and writes as (storage, first byte, stop)."""
+    def check(self, reads, writes, name):
+        """Whether an operation may begin on the current stream; memory as (storage, first byte, stop)."""
         stream = self.current
-        stream.count += 1
         over = lambda place: place is None or place[0] is stream or stream.clock.get(place[0], 0) >= place[1]
         for memory in {*reads, *writes}:
             for _, _, written, read in self._parts(*memory)[0]:
                 if not over(written):
                     raise Race(f"{name} uses memory that another stream writes: let this one wait for an event of it")
                 if memory in writes and not all(map(over, read.items())):
-                    raise Race(
-                        f"{name} overwrites memory that another stream reads: let this one wait for an event of it"
-                    )
-        place = (stream, stream.count)
+                    raise Race(f"{name} overwrites memory that another stream reads: let this one wait for it")
+
+    def note(self, reads, writes):
+        """Take note of an operation on the current stream."""
+        stream = self.current
+        stream.count += 1
         for memory in reads:
             parts, rest = self._parts(*memory)
-            read = [(start, stop, written, {**read, stream: stream.count}) for start, stop, written, read in parts]
-            self.touched[memory[0]] = rest + read
+            self.touched[memory[0]] = [
+                *rest, *((a, b, written, {**read, stream: stream.count}) for a, b, written, read in parts)
+            ]  # fmt: skip
         for key, start, stop in writes:
-            self.touched[key] = [*self._parts(key, start, stop)[1], (start, stop, place, {})]
-        return place
+            self.touched[key] = [*self._parts(key, start, stop)[1], (start, stop, (stream, stream.count), {})]
 
     def _parts(self, key, start, stop):
         """What is known of these bytes of a storage, and of its others."""
@@ -130,6 +131,10 @@ class Timeline:
                 if low < high:
                     found.append((low, high, *who))
         return inside, rest
+
+    def now(self):
+        """The place of the last operation of the current stream."""
+        return self.current, self.current.count
 
     def forget(self, key):
         self.touched.pop(key, None)
