@@ -132,6 +132,7 @@ class Timeline:
                     found.append((low, high, *who))
         return inside, rest
 
+    @property
     def now(self):
         """The place of the last operation of the current stream."""
         return self.current, self.current.count
