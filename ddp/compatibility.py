@@ -33,7 +33,7 @@ def name_of(option: str) -> str:
     return option.removeprefix("no ").partition("=")[0]
 
 
-ALL_AT_ONCE = ("compress", "reduce", "sync_every", "batch_norm=sync", "device=cuda")  # take all gradients of a step
+ALL_AT_ONCE = ("compress", "reduce", "sync_every", "batch_norm=sync")  # take all gradients of a step
 OVERLAPS = ("overlap=bucket", "overlap=thread")
 
 TABLE: tuple[Row, ...] = (
@@ -78,7 +78,11 @@ TABLE: tuple[Row, ...] = (
         "one",
     )),
     *_rows(
-        "bucket_bytes", [*ALL_AT_ONCE[:-1], "overlap=after"],
+        "overlap=thread", ["device=cuda"],
+        "{option} is for the processor, and on {other} a stream exchanges gradients: give {overlap:bucket}",
+    ),
+    *_rows(
+        "bucket_bytes", [*ALL_AT_ONCE, "overlap=after"],
         "{option.name} has no effect with {other}, where all gradients are exchanged at once: leave it out",
     ),
     *_rows(

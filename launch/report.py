@@ -30,11 +30,11 @@ def print_summary(summary: dict):
 
 
 def _remark(key, summary):
-    """Why the overlap is what it is; the interval of the noise scale, or why there is none."""
+    """Why the overlap is what it is, and what sums go by; the interval of the noise scale, or why there is none."""
     if key == "overlap":
         from allgrad.launch.flags import told
 
-        return f" ({told(summary['overlap_why'])})"
+        return f" ({'; '.join(filter(None, (told(summary['overlap_why']), summary.get('exchange'))))})"
     if key != "noise_scale":
         return ""
     if summary[key] is not None:

@@ -1,6 +1,7 @@
 """What ranks say to each other. This class is one rank alone; `mpi` and `torch_distributed` are many."""
 
 from collections.abc import Callable
+from itertools import accumulate, pairwise
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -19,7 +20,7 @@ T = TypeVar("T")
 def write_back(arrays, hosts):
     """Overwrite torch tensors by what has been received into copies of them: those on a device, and in bfloat16."""
     for array, host in zip(arrays, hosts):
-        if is_torch(array) and (array.device.type != "cpu" or host.itemsize != array.itemsize):
+        if array is not host and is_torch(array) and (array.device.type != "cpu" or host.itemsize != array.itemsize):
             array[...] = to_backend_of(host, array)
 
 
@@ -35,14 +36,16 @@ class Communicator:
     count                    calls so far in which all ranks take part
     fence                    a function that returns when every rank has called it, and sees what the others have
                              written to shared memory until then; None if there is none
-    bytes_sent               bytes this rank has given to `exchange`, for each receiver, and to `all_reduce`, once,
-                             and bytes that the others have read of its shared memory
+    bytes_sent               bytes this rank has given to `exchange`, `all_to_all` and `all_gather`, for each other
+                             rank, and to `all_reduce`, once, and bytes that the others have read of its shared memory
     tags                     the last of the tags that have been used for `start`
     name                     the same on all its ranks: "0" of all ranks of a run, "0.2" of the second split of them
     timeout                  seconds that a rank may wait in one collective, or 0 for any time
     through_host             why what is on a GPU goes by way of the processor's memory, in words, if it was to go by
                              NCCL; else ""
     sent, asked              for each rank, how many messages this one has sent to it and asked from it
+    collectives              whether sums of arrays in the processor's memory, too, go by `all_to_all` and `all_gather`,
+                             and not by messages or shared memory; see `uses_collectives`
 
     The ranks compare what they are about to do: with every object, with every barrier, and before the first call of a
     kind that follows one of another kind. They differ in a ConfigurationError on all ranks. What is not compared, since
@@ -65,6 +68,8 @@ class Communicator:
         self._known: set = set()
         self.bytes_sent = self.tags = self.splits = 0
         self.sent, self.asked = [0] * self.size, [0] * self.size
+        self.collectives = False
+        self._by_host: Any = ()
         self.name = name
         activity.communicators[name] = self  # where the watchdog finds what it has done
 
@@ -129,6 +134,32 @@ class Communicator:
         for piece in pieces(flat):
             self._in_collective("all_reduce", (piece,), self._all_reduce, piece)
         put_back(array, raw(flat))
+
+    def all_to_all(self, given, received, counts):
+        """Each rank r gives counts[r] elements to every rank: the first of `given` to rank 0, the next to rank 1.
+
+        received: those from rank 0, then those from rank 1, and so on; sum(counts) elements. Both are flat and
+        contiguous, of one dtype, and lie apart.
+        """
+        self.compare("all_to_all", received, f" in parts of {counts}")
+        self.bytes_sent += counts[self.rank] * (self.size - 1) * given.itemsize
+        self._in_collective("all_to_all", (received,), self._all_to_all, given, received, counts)
+
+    def all_gather(self, part, whole):
+        """Put the parts of all ranks, equal in length, one after the other: flat, contiguous, and of one dtype.
+
+        part may be this rank's part of `whole`.
+        """
+        self.compare("all_gather", whole)
+        self.bytes_sent += part.nbytes * (self.size - 1)
+        self._in_collective("all_gather", (whole,), self._all_gather, part, whole)
+
+    def uses_collectives(self, array) -> bool:
+        """Whether what is built of exchanges takes `all_to_all` and `all_gather` for such an array.
+
+        Between devices, for NCCL makes of each message a kernel of its own.
+        """
+        return self.collectives or (self.backend == "nccl" and is_torch(array) and array.device.type != "cpu")
 
     def shared_memory_step(self, name, array, f):
         """Call f, in which all ranks meet in the memory that they share, as one collective over the array."""
@@ -227,11 +258,28 @@ class Communicator:
             activity.inside = None
 
     def _exchange(self, sends, receives):
-        """What `exchange` does, and the next four do what all others are made of."""
+        """What `exchange` does, and the next ones do what all others are made of."""
 
     def _start(self, sends, receives, tag) -> Callable[[bool], bool]:
         self._exchange(sends, receives)
         return lambda wait: True
+
+    def _all_to_all(self, given, received, counts):
+        """By messages, where the library has nothing better."""
+        stops = [*accumulate(counts, initial=0)]
+        rows = [received[start:stop] for start, stop in pairwise(stops)]
+        self._all_pairs([given[r * counts[self.rank] :][: counts[self.rank]] for r in range(self.size)], rows)
+
+    def _all_gather(self, part, whole):
+        """By messages, where the library has nothing better."""
+        self._all_pairs([part] * self.size, [whole[r * len(part) : (r + 1) * len(part)] for r in range(self.size)])
+
+    def _all_pairs(self, given, received):
+        """Send one array to each rank, and receive one from each; this rank's own is copied."""
+        received[self.rank][...] = given[self.rank]
+        others = [r for r in range(self.size) if r != self.rank]
+        sends, receives = ([(raw(arrays[r]), r) for r in others if len(arrays[r])] for arrays in (given, received))
+        self._exchange(in_pieces(sends), in_pieces(receives))
 
     def _all_reduce(self, array): ...
 
@@ -247,6 +295,20 @@ class Communicator:
     def _name_of_split(self):
         self.splits += 1
         return f"{self.name}.{self.splits}"
+
+    def by_host(self):
+        """Communicators of the ranks of this host, and of those with this local rank on all hosts.
+
+        None with one host or one rank a host, and where the ranks of a host have not consecutive numbers, or hosts
+        different numbers of ranks. Collective when it is called first.
+        """
+        if self._by_host == ():
+            places, here = self.all_gather_object((self.local_rank, self.local_size)), self.local_size
+            regular = all(place == (rank % here, here) for rank, place in enumerate(places)) and self.size % here == 0
+            self._by_host = None
+            if regular and 1 < here < self.size:
+                self._by_host = self.split(self.rank // here, self.rank), self.split(self.local_rank, self.rank)
+        return self._by_host
 
     def abort(self, status=1):
         """End all ranks now, from any one of them, without their consent."""

@@ -24,6 +24,7 @@ from allgrad.ddp.comm.launcher import Launch
 from allgrad.ddp.errors import ConfigurationError, PeerLost
 
 TAGS = 1024  # more than there are messages of one exchange between two ranks
+GATHER = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # the second until torch 2.12
 
 
 class TorchCommunicator(Communicator):
@@ -118,6 +119,16 @@ class TorchCommunicator(Communicator):
         if not isinstance(array, torch.Tensor):
             return torch.from_numpy(array)
         return array if self.backend == "nccl" else array.cpu()
+
+    def _all_to_all(self, given, received, counts):
+        sent, got, own = self._tensor(given), self._tensor(received), counts[self.rank]
+        _guarded(dist.all_to_all_single, got, sent, [*counts], [own] * self.size, self.group)
+        write_back([received], [got])
+
+    def _all_gather(self, part, whole):
+        own, got = self._tensor(part), self._tensor(whole)
+        _guarded(GATHER, got, own, self.group)
+        write_back([whole], [got])
 
     def _all_reduce(self, array):
         tensor = self._tensor(array)

@@ -34,9 +34,11 @@ from allgrad.ddp.reduce import (
     ExchangeAfterBackward,
     Overlap,
     ShardSum,
+    StreamedExchange,
     ThreadedExchange,
     bucket_size,
     gradient_sum,
+    on_device,
     wire_of,
     without_trial,
 )
@@ -112,7 +114,7 @@ class DistributedDataParallel:
         self.stop_asked = False  # whether this rank asks all to end training: they hear of it with its gradients
         self.stop_agreed = False  # whether any rank has asked before its last `backward`: the same on all ranks
         self.gradient_sum = gradient_sum(self.arena, self.comm, self.shards, exchange)
-        if type(self.gradient_sum) is ShardSum and self.arena.on_cpu:
+        if type(self.gradient_sum) is ShardSum:
             message = self.gradient_sum.share(self.arena.message)
             if message is not self.arena.message:
                 self.arena.adopt_buffer(message)
@@ -125,8 +127,8 @@ class DistributedDataParallel:
         self.shard_gradients = ShardGradients(
             self.arena, self.timeline, scale, capture, exchange.reduce == "adasum", self.sync_batch_norm
         )
-        self._attach()
         self.overlap = self._overlap(exchange)
+        self._attach()
         self.timeline.watch(self)
         self.comm.broadcast(self.arena.data)
         self.arena.bump_versions()
@@ -139,12 +141,11 @@ class DistributedDataParallel:
     def _attach(self):
         """Take the gradients from where they lie: another model of the same parameters may have moved them."""
         self.gradients = self.arena.grad
-        # What is finished one by one; on a device, where nothing overlaps, all at once.
-        self.pieces = [self.arena.grad[span] for span in self.arena.spans.values()]
-        if not self.arena.on_cpu:
-            self.pieces = [self.arena.grad]
+        # What is finished one by one; on a device all at once, unless it is exchanged meanwhile.
+        one_by_one = self.arena.on_cpu or self.overlap.policy == "bucket"
+        self.pieces = [self.arena.grad[span] for span in self.arena.spans.values()] if one_by_one else [self.arena.grad]
         if self.noise is not None:
-            self.noise.attach(self.arena)
+            self.noise.attach(self.arena, one_by_one)
 
     def _overlap(self, exchange):
         """The policy that was asked for, or the trial of several."""
@@ -162,13 +163,16 @@ class DistributedDataParallel:
         def exchange_by(policy):
             if policy == "after":
                 return ExchangeAfterBackward(arena, self.gradient_sum, self._finish_gradients, direct)
-            kind = BucketedExchange if policy == "bucket" else ThreadedExchange
+            kind = ThreadedExchange if policy == "thread" else BucketedExchange if arena.on_cpu else StreamedExchange
             return kind(arena, comm, self.shards, wire_of(exchange.wire), bucket_bytes, self._finish_gradients)
 
         if exchange.overlap != "auto":
             return Overlap(comm, {exchange.overlap: exchange_by(exchange.overlap)}, "as asked for")
         if why := without_trial(comm, self.all_at_once, message_bytes, bucket_bytes):
             return Overlap(comm, {"after": exchange_by("after")}, why)
+        if not arena.on_cpu:  # where the clock of the host tells little
+            policy, why = on_device(comm, self.noise is not None)
+            return Overlap(comm, {policy: exchange_by(policy)}, why)
         return Overlap(comm, {name: exchange_by(name) for name in POLICIES[1:] if name != "thread" or comm.threads})
 
     def backward(self, batch, loss):

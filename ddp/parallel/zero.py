@@ -1,5 +1,7 @@
 """ZeRO, stage 1: what an optimizer keeps is shared out over the ranks. Rajbhandari et al. 2020."""
 
+from itertools import pairwise
+
 from allgrad.autograd import optim
 from allgrad.autograd.arrays import full
 from allgrad.ddp.comm import Communicator
@@ -18,9 +20,8 @@ class Zero:
     def __init__(self, optimizer: optim.Optimizer, comm: Communicator):
         self.optimizer, self.comm, self.arena = optimizer, comm, optimizer.arena
         size = len(self.arena.data)
-        unit = ALIGNMENT_ELEMENTS
-        bounds = [min(size, -(-size * r // comm.size // unit) * unit) for r in range(comm.size + 1)]
-        self.parts = [slice(*pair) for pair in zip(bounds, [*bounds[1:-1], size])]
+        self.each = size // comm.size // ALIGNMENT_ELEMENTS * ALIGNMENT_ELEMENTS  # elements; the last part has more
+        self.parts = [slice(*pair) for pair in pairwise([*(r * self.each for r in range(comm.size)), size])]
         try:
             optimizer.shard_state(self.parts[comm.rank])
         except ValueError as error:
@@ -96,8 +97,15 @@ class Zero:
 
     def _gather(self, flat):
         """Every rank's part of a flat array, on all of them."""
-        rank = self.comm.rank
-        others = [r for r in range(self.comm.size) if r != rank]
+        rank, size = self.comm.rank, self.comm.size
+        if size > 1 and self.comm.uses_collectives(flat):
+            whole = size * self.each
+            if whole:
+                self.comm.all_gather(flat[rank * self.each :][: self.each], flat[:whole])
+            if whole < len(flat):
+                self.comm.broadcast(flat[whole:], size - 1)
+            return
+        others = [r for r in range(size) if r != rank]
         own = flat[self.parts[rank]]
         sends = [(own, r) for r in others if len(own)]
         receives = [(part, r) for r in others if len(part := flat[self.parts[r]])]

@@ -29,6 +29,8 @@ class Adasum(ShardSum):
     the tree, which comes to size - 1 times the bytes of the array or more. What is outside of the spans is added.
     """
 
+    elementwise = False
+
     def __init__(self, spans, comm, shards, wire=None):
         super().__init__(comm, shards, wire=wire)
         self.spans = list(spans)

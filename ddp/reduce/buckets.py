@@ -1,9 +1,9 @@
 """The exchange of a step's gradients: after backward, or in buckets while it goes on.
 
-A bucket has consecutive whole parameters, and so is a slice of the arena. The last layers come first, as backward
-reaches them first, and the extras behind the gradients come last. Every rank exchanges its buckets in this order, in
-whatever order they become final, and each element is added up in the order of the tree: neither the size of the buckets
-nor the moment of their exchange changes a bit.
+A bucket has consecutive whole parameters (but see `StreamedExchange`), and so is a slice of the arena. The last layers
+come first, as backward reaches them first, and the extras behind the gradients come last. Every rank exchanges its
+buckets in this order, in whatever order they become final, and each element is added up in the order of the tree:
+neither the size of the buckets nor the moment of their exchange changes a bit.
 """
 
 import contextvars
@@ -12,7 +12,9 @@ from contextlib import contextmanager, nullcontext
 from queue import SimpleQueue
 from typing import Any
 
+from allgrad.ddp.reduce.collective_sum import ALIGNMENT_ELEMENTS
 from allgrad.ddp.reduce.shard_sum import ShardSum
+from allgrad.ddp.reduce.side_stream import SideStream
 
 _left_alone: list = []  # exchanges that a failure cut short: what they send and receive must stay in memory
 
@@ -46,6 +48,10 @@ class ExchangeAfterBackward:
             direct,
         )
         self.views: dict[int, tuple] = {}  # id of a buffer -> (the buffer, the parameters' gradients in it)
+
+    def way(self) -> str:
+        """What the gradients go by, in words."""
+        return self.gradient_sum.way(self.arena.message)
 
     def begin(self, shard):
         """Before a shard's backward."""
@@ -88,9 +94,11 @@ class BucketedExchange(ExchangeAfterBackward):
     def __init__(self, arena, comm, shards, wire, bucket_bytes, finish_gradients):
         self.arena, self.comm, self.finish_gradients = arena, comm, finish_gradients
         self.runs = cut(arena, bucket_bytes)
-        starts = [span.start for span in arena.spans.values()] + [len(arena.grad)]
+        unit, size = self._unit(shards, wire), len(arena.grad)
+        end = size // unit * unit  # what is behind it goes with the extras
+        starts = [min(end, -(-i // unit) * unit) for i in (*(span.start for span in arena.spans.values()), size)]
         spans = [slice(starts[first], starts[stop]) for first, stop in self.runs]
-        extras = slice(len(arena.grad), len(arena.message))
+        extras = slice(end, len(arena.message))
         self.parts = [(span, ShardSum(comm, shards, wire=wire)) for span in spans] + [(extras, ShardSum(comm, shards))]
         self.first, self.last = self.parts[0][1].first, self.parts[0][1].stop - 1
         self.description = f"{self.parts[0][1].description}, in {len(spans)} buckets of {bucket_bytes} bytes"
@@ -100,6 +108,15 @@ class BucketedExchange(ExchangeAfterBackward):
         self.waiting: list[set] = []
         self.hooks: list = []
         self.pending: list[PendingExchange] = []
+
+    few = True  # steps of an exchange, as of `ShardSum.steps`
+
+    def way(self):
+        return self.parts[0][1].way(self.arena.message[self.parts[0][0]], self.few)
+
+    def _unit(self, shards, wire):
+        """Of elements: buckets begin and end at multiples of it."""
+        return 1
 
     def begin(self, shard):
         self.shard, self.launched = shard, 0
@@ -165,7 +182,7 @@ class BucketedExchange(ExchangeAfterBackward):
     def _sum(self, shard_sum, array):
         """Begin to add up a bucket over all ranks."""
         shard_sum.push(self.shard, array)
-        self.pending.append(PendingExchange(self.comm, shard_sum.steps(array, few=True), self.tag + self.launched))
+        self.pending.append(PendingExchange(self.comm, shard_sum.steps(array, self.few), self.tag + self.launched))
         for exchange in self.pending:
             exchange.go_on()
 
@@ -208,6 +225,7 @@ class ThreadedExchange(BucketedExchange):
     The main thread does not talk to other ranks meanwhile, and raises what the other one has failed with.
     """
 
+    few = False
     thread: threading.Thread | None = None
     error: BaseException | None = None
 
@@ -241,3 +259,34 @@ class ThreadedExchange(BucketedExchange):
             self.tasks.put(None)
             self.thread.join()
             self.thread = None
+
+
+class StreamedExchange(BucketedExchange):
+    """Exchanges by a stream of the device, one bucket after the other, while backward goes on in the main one.
+
+    Where collectives add up, a bucket begins at a multiple of their unit, and needs no copy; what of its parameters is
+    before that goes with the next one.
+    """
+
+    few = False
+
+    def __init__(self, arena, comm, shards, wire, bucket_bytes, finish_gradients):
+        super().__init__(arena, comm, shards, wire, bucket_bytes, finish_gradients)
+        self.side = SideStream(arena.message)
+
+    def _unit(self, shards, wire):
+        in_place = wire is None and ShardSum(self.comm, shards).by_collectives(self.arena.message)
+        return ALIGNMENT_ELEMENTS * self.comm.size if in_place else 1
+
+    def _sum(self, shard_sum, array):
+        self.side.run(self._add_up, shard_sum, array)
+
+    def _add_up(self, shard_sum, array):
+        shard_sum.push(self.shard, array)
+        shard_sum.finish(array)
+
+    def finish(self):
+        self.side.join()
+
+    def _forget(self):
+        self.side.join()

@@ -65,6 +65,10 @@ class Compression:
         """A residual, or anything laid out like it, as its matrices."""
         return [row[part].reshape(shape) for part, (_, *shape) in zip(self.parts, self.chosen.values())]
 
+    def way(self, message) -> str:
+        """What gradients go by, as of `ShardSum`."""
+        return "messages"
+
     def state_dict(self):
         """The residuals of all shards, complete on rank 0. Collective."""
         rows = gathered(self.comm, self.shards, list(self.residuals))

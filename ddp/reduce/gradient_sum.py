@@ -13,6 +13,10 @@ class SplitSum:
     def __init__(self, gradients, extras, size):
         self.gradients, self.extras, self.size = gradients, extras, size
 
+    def way(self, message) -> str:
+        """What the gradients go by, as of `ShardSum`."""
+        return self.gradients.way(message[: self.size])
+
     def push(self, shard, message):
         self.gradients.push(shard, message[: self.size])
         self.extras.push(shard, message[self.size :])

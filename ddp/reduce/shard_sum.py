@@ -2,8 +2,9 @@
 
 A global batch is cut into V logical shards, whose arrays are added up in the order of a binary tree: see `reduce.tree`.
 A rank has consecutive shards, and adds them up to the largest nodes of the tree that are its own. Then each rank
-finishes the tree for a slice of the elements, and the slices are gathered: by messages, or on one host in memory that
-all ranks see. Every element is added in the order of the tree, so slices and buckets cannot change it.
+finishes the tree for a slice of the elements, and the slices are gathered: by messages, by collectives of the library
+(`reduce.collective_sum`), or on one host in memory that all ranks see. Every element is added in the order of the tree,
+so slices and buckets cannot change it.
 """
 
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 from allgrad.autograd.arrays import ALIGNMENT_BYTES, full
 from allgrad.ddp.comm import Communicator, share
 from allgrad.ddp.errors import ConfigurationError, counted
+from allgrad.ddp.reduce.collective_sum import CollectiveSum
 from allgrad.ddp.reduce.half_precision import Wire
 from allgrad.ddp.reduce.shared_sum import SharedMemorySum
 from allgrad.ddp.reduce.tree import TreeAccumulator, subtrees
@@ -34,6 +36,8 @@ class ShardSum:
     bytes an element and lose nothing by it: the sum remains a function of the arrays, not of the ranks.
     """
 
+    elementwise = True  # whether a node of the tree can be formed for a slice of the elements by itself
+
     def __init__(self, comm: Communicator, shards: int, canonical=True, wire: Wire | None = None):
         if not 1 <= comm.size <= shards:
             raise ConfigurationError(
@@ -46,6 +50,7 @@ class ShardSum:
         self.siblings = self._has_siblings()
         self.description = f" over {shards} shards, {'canonical' if canonical else 'native'}"
         self.shared_sum: SharedMemorySum | None = None
+        self.collective_sum: CollectiveSum | None = None
         self._free: list = []
         self._scratch: Any = np.empty(0)
         self._accumulator = TreeAccumulator(shards, self._free.append, self._add)
@@ -91,14 +96,49 @@ class ShardSum:
             self._accumulator.stack.clear()
             self.comm.bytes_sent += shared.bytes_read
             return self.comm.shared_memory_step("a sum", array, lambda: shared.add_up(TreeAccumulator(self.shards)))
+        if self.by_collectives(array):
+            return self._add_up(array)
         for sends, receives in self.steps(array):
             self.comm.exchange(sends, receives)
 
-    def share(self, array):
-        """The array, to be summed step after step, in memory that all ranks see; itself if that cannot be. Collective.
+    def by_collectives(self, array):
+        """Whether `finish` adds up such an array by all-to-all and all-gather. Two siblings have an all-reduce."""
+        return (
+            self.canonical and self.elementwise and self.comm.size > 1 and len(array) > 0
+            and self.comm.uses_collectives(array)
+            and not (self.siblings and self.comm.size == 2 and self.wire is None)
+        )  # fmt: skip
 
-        Its sum then needs no messages, and has the same bits.
+    def _collectives(self) -> CollectiveSum:
+        if self.collective_sum is None:
+            self.collective_sum = CollectiveSum(self.comm, self.shards, self.nodes, self.wire)
+        return self.collective_sum
+
+    def way(self, array, few=False) -> str:
+        """What sums of this array over several ranks go by, in words; few as in `steps`."""
+        if self.shared_sum is not None and array is self.shared_sum.array:
+            return "shared memory"
+        if not few and self.by_collectives(array):
+            return self._collectives().description
+        two = self.siblings and self.comm.size == 2 and self.elementwise and self.wire is None and not few
+        return "all-reduce" if not self.canonical or two else "messages"
+
+    def _add_up(self, array):
+        """`finish` by collectives."""
+        parts = [part for _, _, part in self._accumulator.stack]
+        self._collectives().add_up(parts, array)
+        self._free.extend(parts[:-1])
+        self._accumulator.stack.clear()
+
+    def share(self, array):
+        """The array, to be summed step after step, where that is fastest, with the same bits; or itself. Collective.
+
+        Where all ranks see the memory, no messages are needed; where collectives add up, no copies.
         """
+        if self.by_collectives(array):
+            return self._collectives().place(array)
+        if not on_cpu(array):
+            return array
         all_reduce = self.comm.size == 2 and self.comm.backend == "mpi" and array.nbytes < SHARED_MEMORY_BYTES
         if self.canonical and self.wire is None and not all_reduce:
             stride = -(-array.nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
@@ -224,6 +264,11 @@ class ShardSum:
         if len(self._scratch) < length or (type(self._scratch), self._scratch.dtype) != (type(like), like.dtype):
             self._scratch = full((length,), 0, like)
         return self._scratch[:length]
+
+
+def on_cpu(array) -> bool:
+    """Whether an array of either library is in the memory of the CPU."""
+    return str(getattr(array, "device", "cpu")) == "cpu"
 
 
 def _alike(a, b):

@@ -121,11 +121,14 @@ class NoiseScale:
 
     # --- measuring ------------------------------------------------------------------------------------------------
 
-    def attach(self, arena):
-        """Measure the gradients of this arena."""
+    def attach(self, arena, one_by_one=True):
+        """Measure the gradients of this arena; those of each parameter by themselves, or all at once.
+
+        The latter is done on a device, where each number that is read from it is waited for.
+        """
         self.names, parts = list(arena.spans), [arena.grad[span] for span in arena.spans.values()]
-        if not arena.on_cpu and self.layer_averages is None:
-            parts = [arena.grad]  # a device waits for each number that is read from it
+        if not one_by_one and self.layer_averages is None:
+            parts = [arena.grad]
         size = CHUNK if arena.on_cpu else max(1, len(arena.grad))
         self.chunks = [[g[i : i + size] for i in range(0, len(g), size)] for g in parts]
         self.squares = [0.0] * len(parts)

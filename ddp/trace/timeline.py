@@ -224,6 +224,7 @@ class Timeline:
             patches += [
                 (comm, "exchange", self._exchange), (comm, "start", self._start),
                 (comm, "all_reduce", self._collective), (comm, "broadcast", self._collective),
+                (comm, "all_to_all", self._collective), (comm, "all_gather", self._collective),
                 (comm, "shared_memory_step", self._collective), (comm, "_checked_all_gather", self._collective),
             ]  # fmt: skip
         for exchange in self.parallel.overlap.exchanges.values():

@@ -26,6 +26,7 @@ def summary_of(trainer, wall_seconds: float) -> dict:
         "logical_shards": parallel.shards,
         "overlap": parallel.overlap.policy or "auto",
         "overlap_why": parallel.overlap.why,
+        "exchange": parallel.overlap.current().way() if comm.size > 1 else None,
         "global_batch": sampler.global_batch,
         "steps": trainer.step,
         "epochs": seen / sampler.samples,

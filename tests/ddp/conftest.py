@@ -39,33 +39,35 @@ def copied(array):
 
 
 class SimulatedRank(Communicator):
-    def __init__(self, post, rank, size):
-        local = size if size < 4 else 2  # as if on one host with memory to share, or on several
+    def __init__(self, post, rank, size, local=None, name="0"):
+        local = local or (size if size < 4 else 2)  # as if on one host with memory to share, or on several
         super().__init__(Launch("simulated", "simulated", rank, size, rank % local, local))
         self.post, self.looks = post, 0
+        self.call_itself(name)
         self.fence = self._meet
         self.threads = size == 1
 
     def _exchange(self, sends, receives):
         for array, target in sends:
-            self.post.send(("array", self.rank, target), copied(array))
+            self.post.send((self.name, self.rank, target), copied(array))
         for array, source in receives:
-            message = self.post.receive(("array", source, self.rank))
+            message = self.post.receive((self.name, source, self.rank))
             assert (message.shape, message.dtype) == (array.shape, array.dtype)
             array[...] = message
 
     def _start(self, sends, receives, tag):
         for array, target in sends:
-            self.post.send((tag, self.rank, target), copied(array))
+            self.post.send((self.name, tag, self.rank, target), copied(array))
         waiting = list(receives)
 
         def over(wait):
             while waiting:
                 array, source = waiting[0]
                 self.looks += 1  # not every look finds what is there, and every rank finds other things
-                if not wait and (self.looks % (self.rank + 2) or not self.post.messages.get((tag, source, self.rank))):
+                key = (self.name, tag, source, self.rank)
+                if not wait and (self.looks % (self.rank + 2) or not self.post.messages.get(key)):
                     return False
-                message = self.post.receive((tag, source, self.rank))
+                message = self.post.receive(key)
                 assert (message.shape, message.dtype) == (array.shape, array.dtype)
                 array[...] = message
                 waiting.pop(0)
@@ -75,11 +77,18 @@ class SimulatedRank(Communicator):
 
     def _gather(self, value):
         for rank in range(self.size):
-            self.post.send(("object", self.rank, rank), value)
-        return [self.post.receive(("object", rank, self.rank)) for rank in range(self.size)]
+            self.post.send((self.name, "object", self.rank, rank), value)
+        return [self.post.receive((self.name, "object", rank, self.rank)) for rank in range(self.size)]
 
     def _meet(self):
         self._gather(None)
+
+    def split(self, color, key=0):
+        asked = self.all_gather_object((color, key))
+        members = sorted((r for r in range(self.size) if asked[r][0] == color), key=lambda r: (asked[r][1], r))
+        self.splits += 1
+        name = f"{self.name}.{self.splits} {color}"
+        return SimulatedRank(self.post, members.index(self.rank), len(members), len(members), name)
 
     def _all_reduce(self, array):
         array[...] = sum(self._gather(copied(array)))
@@ -88,15 +97,15 @@ class SimulatedRank(Communicator):
         array[...] = self._gather(copied(array))[root]
 
 
-def simulate(size, f):
-    """[f(comm) of every rank]; the first error of any rank is raised."""
+def simulate(size, f, local=None):
+    """[f(comm) of every rank]; the first error of any rank is raised. local: how many there are on a host."""
     post = Post()
     errors = []
 
     def rank(r):
         with post.turn:
             try:
-                return f(SimulatedRank(post, r, size))
+                return f(SimulatedRank(post, r, size, local))
             except Exception as error:
                 errors.append(error)
                 post.failed = True

@@ -165,7 +165,7 @@ class Device:
         values = self._values(func, packet, args, kwargs, out_of, to_device)
         result, made = self._wrapped(values, flat)
         if launches:
-            self.timeline.note(reads, {*writes, *(_storage(x) for x in made if all(x is not y for y in given))})
+            self.timeline.note(reads, {*writes, *(_memory(x) for x in made if all(x is not y for y in given))})
             self._count(packet, name, args, kwargs, {id(x): x for x in (*given, *made)}.values(), result)
         if packet in rules.COPIES and not out_of and not waits:
             for x in host:
@@ -324,16 +324,21 @@ class Device:
         return x
 
 
-def _storage(x):
-    return x.inner.untyped_storage()._cdata
+def _memory(x):
+    """(storage, first byte, stop) of what a tensor of the device may touch."""
+    x, size = x.inner, x.inner.element_size()
+    last = sum((n - 1) * stride for n, stride in zip(x.shape, x.stride())) if x.numel() else -1
+    return x.untyped_storage()._cdata, x.storage_offset() * size, (x.storage_offset() + last + 1) * size
 
 
 def _touched(func, args, kwargs, given):
-    """The storages that an operation reads, and those that it writes, of tensors that it is given."""
+    """The memory that an operation reads, and what it writes, of tensors that it is given."""
     named = dict(zip((a.name for a in func._schema.arguments), args)) | kwargs
     changed = [a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
-    writes = {_storage(x) for name in changed for x in tree_leaves(named.get(name)) if type(x) is OnDevice}
-    return {_storage(x) for x in given} - writes, writes
+    writes = {_memory(x) for name in changed for x in tree_leaves(named.get(name)) if type(x) is OnDevice}
+    if func.namespace == "c10d":  # whose schemas do not tell what they change
+        writes = {_memory(x) for x in given}
+    return {_memory(x) for x in given} - writes, writes
 
 
 def where_in_project():

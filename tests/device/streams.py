@@ -88,7 +88,8 @@ class Timeline:
         self.waited, self.behind = waited, behind
         self.default, self.chosen = Stream(), threading.local()
         self.lock = threading.RLock()  # of what threads change: the device does one operation at a time
-        self.touched = {}  # storage: (stream and number of the last write, {stream: number of its last read})
+        # storage: [(start, stop, stream and number of the last write, {stream: number of its last read})] of its bytes
+        self.touched = {}
         self.under_way = []  # (stream, number, deliver) of copies
 
     @property
@@ -106,25 +107,37 @@ class Timeline:
             self.chosen.stream = before
 
     def check(self, reads, writes, name):
-        """Whether an operation may begin on the current stream, of storages that it reads and writes."""
+        """Whether an operation may begin on the current stream; memory as (storage, first byte, stop)."""
         stream = self.current
         over = lambda place: place is None or place[0] is stream or stream.clock.get(place[0], 0) >= place[1]
-        for key in {*reads, *writes}:
-            written, read = self.touched.get(key, (None, {}))
-            if not over(written):
-                raise Race(f"{name} uses memory that another stream writes: let this one wait for an event of it")
-            if key in writes and not all(map(over, read.items())):
-                raise Race(f"{name} overwrites memory that another stream reads: let this one wait for an event of it")
+        for memory in {*reads, *writes}:
+            for _, _, written, read in self._parts(*memory)[0]:
+                if not over(written):
+                    raise Race(f"{name} uses memory that another stream writes: let this one wait for an event of it")
+                if memory in writes and not all(map(over, read.items())):
+                    raise Race(f"{name} overwrites memory that another stream reads: let this one wait for it")
 
     def note(self, reads, writes):
         """Take note of an operation on the current stream."""
         stream = self.current
         stream.count += 1
-        for key in reads:
-            written, read = self.touched.get(key, (None, {}))
-            self.touched[key] = written, {**read, stream: stream.count}
-        for key in writes:
-            self.touched[key] = (stream, stream.count), {}
+        for memory in reads:
+            parts, rest = self._parts(*memory)
+            self.touched[memory[0]] = [
+                *rest, *((a, b, written, {**read, stream: stream.count}) for a, b, written, read in parts)
+            ]  # fmt: skip
+        for key, start, stop in writes:
+            self.touched[key] = [*self._parts(key, start, stop)[1], (start, stop, (stream, stream.count), {})]
+
+    def _parts(self, key, start, stop):
+        """What is known of these bytes of a storage, and of its others."""
+        inside, rest = [], []
+        for first, last, *who in self.touched.get(key, [(0, 1 << 62, None, {})]):
+            cuts = (first, min(last, start)), (max(first, start), min(last, stop)), (max(first, stop), last)
+            for (low, high), found in zip(cuts, (rest, inside, rest)):
+                if low < high:
+                    found.append((low, high, *who))
+        return inside, rest
 
     @property
     def now(self):

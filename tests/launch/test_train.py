@@ -30,7 +30,7 @@ LAUNCHES = [
 ]
 UNLIKE = {
     "world_size", "launcher", "backend", "bytes_per_step", "samples_per_second", "wall_seconds", "oversubscribed",
-    "config", "overlap_why",
+    "config", "overlap_why", "exchange",
 }  # fmt: skip
 
 

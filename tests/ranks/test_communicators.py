@@ -63,6 +63,39 @@ def test_all_reduce_adds(comm):
     assert array.tolist() == [comm.size, sum(range(comm.size))]
 
 
+COUNTS = [3, 0, 1, 5, 2, 2, 4, 1]
+
+
+@pytest.mark.parametrize("make", [np.full, torch.full], ids=["numpy", "torch"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "uint8", "bfloat16"])
+def test_each_rank_gives_as_many_elements_to_every_rank(comm, make, dtype):
+    if make is np.full and dtype == "bfloat16":
+        return
+    counts, kind = (COUNTS * comm.size)[: comm.size], np.dtype(dtype) if make is np.full else getattr(torch, dtype)
+    own, before = counts[comm.rank], comm.bytes_sent
+    given, received = (make((n,), 9, dtype=kind) for n in (own * comm.size, sum(counts)))
+    for rank in range(comm.size):
+        given[rank * own : (rank + 1) * own] = 10 * comm.rank + rank
+    comm.all_to_all(given, received, counts)
+    assert received.tolist() == [10 * rank + comm.rank for rank in range(comm.size) for _ in range(counts[rank])]
+    assert comm.bytes_sent - before == own * (comm.size - 1) * given.itemsize
+    whole = make((4 * comm.size,), 0, dtype=kind)
+    part = whole[4 * comm.rank :][:4]
+    part[...] = comm.rank + 1
+    comm.all_gather(part, whole)
+    assert whole.tolist() == [rank + 1 for rank in range(comm.size) for _ in range(4)]
+    assert comm.bytes_sent - before == (own + 4) * (comm.size - 1) * given.itemsize
+
+
+def test_sums_by_collectives_have_the_bits_of_the_tree(comm, tree):
+    part = comm.split(0, comm.rank)  # a communicator of its own, of all ranks
+    part.collectives = True
+    for shards in (comm.size, 2 * comm.size + 3):
+        for length in (1, 1000):
+            leaves = leaves_of(shards, length, "float32")
+            assert reduced(part, leaves, canonical=True).tobytes() == tree(leaves).tobytes()
+
+
 def test_objects_of_any_kind_are_gathered(comm):
     mine = {"rank": comm.rank, "array": np.arange(comm.rank), "none": None, "long": "x" * 10_000 * comm.rank}
     for rank, theirs in enumerate(comm.all_gather_object(mine)):

@@ -43,6 +43,18 @@ def test_the_bits_are_those_without(rule, hidden, simulate):
         assert {*simulate(ranks, run)} == {plain}
 
 
+@pytest.mark.parametrize("ranks, hidden", [(2, 40), (3, 41), (5, 300), (7, 1)])
+def test_the_bits_are_those_without_by_collectives(ranks, hidden, simulate):
+    """Parts of equal length, a rest, and less than a part for each rank."""
+
+    def run(comm):
+        comm.collectives = True
+        return trainer_of(comm, "adam", True, hidden=hidden).fit()["weights_sha256"]
+
+    plain = trainer_of(Communicator(), "adam", False, hidden=hidden).fit()["weights_sha256"]
+    assert {*simulate(ranks, run)} == {plain}
+
+
 def test_each_rank_holds_a_part(simulate):
     def held(comm):
         trainer = trainer_of(comm, "adam", True, hidden=400)
@@ -52,7 +64,7 @@ def test_each_rank_holds_a_part(simulate):
         found = simulate(ranks, held)
         for i in range(2):
             assert sum(lengths[i] for lengths, _ in found) == found[0][1]
-            assert all(lengths[i] <= found[0][1] / ranks + 64 for lengths, _ in found)
+            assert all(lengths[i] <= found[0][1] / ranks + 64 * ranks for lengths, _ in found)
 
 
 @pytest.mark.parametrize("before, after", [((2, True), (3, True)), ((3, True), (1, False)), ((1, False), (2, True))])

@@ -1,5 +1,7 @@
 """Gradients exchanged in buckets while backward goes on: the same bits as afterwards, whatever is sent when."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -16,7 +18,8 @@ from allgrad.ddp import (
     NoiseScale,
     Zero,
 )
-from allgrad.ddp.reduce import cut
+from allgrad.ddp.reduce import buckets, cut
+from allgrad.ddp.reduce.side_stream import SideStream
 
 X = generator("overlap").standard_normal((40, 36)).astype("f4")
 CODES = generator("codes").integers(0, 9, (40, 5))
@@ -120,6 +123,41 @@ def test_torch_tensors_are_exchanged_in_buckets_too(ranks, simulate):
         return parallel.arena.grad.numpy().tobytes(), float(parallel.noise.trace)
 
     assert simulate(ranks, lambda comm: run(comm, "bucket")) == [run(Communicator(), "after")] * ranks
+
+
+class Deferred(SideStream):
+    """A stream that begins with nothing until it is joined."""
+
+    def __init__(self, like):
+        self.tasks = []
+
+    def run(self, f, *args):
+        self.tasks.append(partial(f, *args))
+
+    def join(self):
+        while self.tasks:
+            self.tasks.pop(0)()
+
+
+@pytest.mark.parametrize("stream", [SideStream, Deferred])
+@pytest.mark.parametrize("way", [{}, *WAYS], ids=["plain", "float16", "bfloat16", "scale", "zero"])
+@pytest.mark.parametrize("ranks, shards", [(1, 3), (2, 2), (2, 5), (3, 3), (4, 4), (6, 9)])
+def test_a_stream_exchanges_buckets_by_collectives(stream, way, ranks, shards, simulate, monkeypatch):
+    """As soon as they are there, or not before all are; with buckets that are cut at multiples of a unit."""
+
+    def run(comm, **options):
+        options |= {**way, "scale": LossScale(64.0)} if "scale" in way else way
+        return train(comm, "mlp", shards, noise="wire" not in way, **options)
+
+    def on_device(comm, size):
+        comm.collectives = True
+        return run(comm, overlap="bucket", bucket=size)
+
+    expected = run(Communicator(), overlap="after")
+    monkeypatch.setattr(buckets, "SideStream", stream)
+    monkeypatch.setattr(Arena, "on_cpu", False)
+    for size in SIZES[1:4]:
+        assert simulate(ranks, lambda comm: on_device(comm, size), 3 if ranks == 6 else None) == [expected] * ranks
 
 
 # --- what is used, and how often ---------------------------------------------------------------------------------
@@ -258,8 +296,8 @@ def test_a_device_takes_all_gradients_at_once(monkeypatch):
     expected = train(Communicator(), "mlp", 2)
     monkeypatch.setattr(Arena, "on_cpu", False)
     assert train(Communicator(), "mlp", 2)[:3] == expected[:3]
-    with pytest.raises(ConfigurationError, match=r"overlap='bucket' .*, and device='cuda' takes them all at once"):
-        ddp_of(Communicator(), overlap="bucket")
+    with pytest.raises(ConfigurationError, match=r"overlap='thread' is for .*, and on device='cuda' a stream"):
+        ddp_of(Communicator(), overlap="thread")
 
 
 def test_ranks_that_must_not_talk_in_a_thread_are_refused(simulate):
