@@ -11,6 +11,7 @@ from allgrad.autograd.arrays.kernels import (
     sum_keepdims, sum_over, sum_rows, unbroadcast, widen,
 )  # fmt: skip
 from allgrad.autograd.arrays.namespace import (
-    as_operand, astype, beside_torch, cast_like, full, integers, is_torch, kind, like_arg, load_imported_backends,
-    namespace, NUMPY_TYPES, OPERAND_TYPES, promoted, to_backend_of, to_device, to_numpy, xp,
+    as_operand, astype, beside_torch, cast_like, counted, full, integers, is_torch, kind, like_arg,
+    load_imported_backends, lower_triangle, namespace, NUMPY_TYPES, on_cpu, OPERAND_TYPES, promoted, to_backend_of,
+    to_device, to_numpy, xp,
 )  # fmt: skip
