@@ -255,7 +255,7 @@ def softmax_cross_entropy(z, *, labels, reduction):
     try:
         loss, total = aten.nll_loss_forward.default(p, *options)
     except IndexError:
-        raise losses._not_a_class("cross_entropy", labels, z.shape[1]) from None
+        raise losses._first_unknown("cross_entropy", labels, z.shape[1]) from None
 
     def vjp(g):
         d = aten.nll_loss_backward.default(g, p, *options, total)
