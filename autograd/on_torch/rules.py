@@ -21,7 +21,7 @@ def torch_rule(operation):
     """Decorator of a rule: the operation, a primitive, computes by it whenever its first argument is a torch tensor.
 
     The rule has the arguments and vjps of the operation's own, which stays in force for other arrays and inside nested
-    derivatives: this one need not work on Tensors.
+    derivatives: this one need not work on Tensors. It returns NotImplemented where torch has no kernel.
     """
 
     def register(rule):
@@ -37,7 +37,10 @@ def _chosen(rule, usual):
     def chosen(*args, **static):
         if type(args[0]) not in TENSORS or Tensor in map(type, args):
             return usual(*args, **static)
-        value, *vjps = rule(*args, **static)
+        found = rule(*args, **static)
+        if found is NotImplemented:
+            return usual(*args, **static)
+        value, *vjps = found
         return value, *[guarded(i, vjp, args, static) for i, vjp in enumerate(vjps, 1)]
 
     def guarded(i, vjp, args, static):

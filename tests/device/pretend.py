@@ -36,8 +36,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
 
 from allgrad.autograd.on_torch.namespace import TENSORS
-from allgrad.autograd.ops import labels
-from tests.device import cuda_rules as rules, streams
+from allgrad.autograd.ops.labels import _out_of_range
+from tests.device import cuda_rules as rules, stand_ins, streams
 
 aten = torch.ops.aten
 ROOT = f"{Path(__file__).parents[2]}/"
@@ -190,7 +190,8 @@ class Device:
             return x
 
         args, kwargs = tree_map(inner, (args, kwargs))
-        y = func(*args, **kwargs)
+        stand_in = (stand_ins.OF_SHAPES if meta else stand_ins.WITH_VALUES).get(func, func)
+        y = stand_in(*args, **kwargs)
         copied = packet is aten._to_copy and isinstance(y, torch.Tensor)
         return y.clone() if copied and y is args[0] else y
 
@@ -254,8 +255,8 @@ class Device:
             if packet in rules.NOT_DETERMINISTIC or (packet in rules.NOT_DETERMINISTIC_FOR_FLOATS and floats):
                 raise NotDeterministic(f"{packet} has no deterministic kernel, at {where_in_project()}")
         if packet in (aten.nll_loss_forward, aten.nll_loss2d_forward) and self.inside.type == "cpu":
-            given, ignored, classes = args[1].inner, args[4], args[0].shape[1 if args[0].dim() > 1 else 0]
-            if bool(((given != ignored) & ((given < 0) | (given >= classes))).any()):
+            labels, ignored, classes = args[1].inner, args[4], args[0].shape[1 if args[0].dim() > 1 else 0]
+            if bool(((labels != ignored) & ((labels < 0) | (labels >= classes))).any()):
                 raise DeviceAssert(f"{packet}: a label is not below {classes}, at {where_in_project()}")
 
     def _leaves(self, packet, args, asked):
@@ -448,6 +449,6 @@ def pretend(values=True, memory=H200_BYTES, devices=1):
             torch._C._set_only_lift_cpu_tensors(lifted)
             torch.set_rng_state(random_state)
             torch.use_deterministic_algorithms(strict)
-            labels._out_of_range.clear()
+            _out_of_range.clear()
             if not IN_FORCE:
                 TENSORS.discard(OnDevice)
