@@ -12,7 +12,7 @@ def _check_rows(*arrays):
         assert x.shape[-1] % 8 == 0 and all(s % 8 == 0 for s in x.stride()[:-1]), "rows that begin on 16 bytes"
 
 
-def _flash(q, k, v, dropout, causal, debug, *, scale):
+def _flash(q, k, v, dropout=0.0, causal=False, debug=False, *, scale=None):
     _check_rows(q, k, v)
     assert q.dtype in HALVES and q.shape[-1] == v.shape[-1] <= 256
     assert not causal or q.shape[-2] == k.shape[-2], "flash attention counts from the last query and key"
@@ -21,12 +21,12 @@ def _flash(q, k, v, dropout, causal, debug, *, scale):
     return y, log, None, None, q.shape[-2], k.shape[-2], state, state.clone(), y.new_empty(0)
 
 
-def _flash_back(g, q, k, v, y, log, cum_q, cum_k, longest_q, longest_k, dropout, causal, state, unused, *, scale):
+def _flash_back(g, q, k, v, y, log, cum_q, cum_k, m, n, dropout, causal, state, unused, *, scale=None):
     back = aten._scaled_dot_product_flash_attention_for_cpu_backward
     return back(g, q, k, v, y, log, dropout, causal, scale=scale)
 
 
-def _efficient(q, k, v, bias, log, dropout, causal, *, scale):
+def _efficient(q, k, v, bias, log, dropout=0.0, causal=False, *, scale=None):
     _check_rows(q, k, v)
     assert log and q.dtype != torch.float64
     if bias is not None:
@@ -36,7 +36,7 @@ def _efficient(q, k, v, bias, log, dropout, causal, *, scale):
     return y, log, torch.zeros((), dtype=torch.int64), torch.zeros((), dtype=torch.int64)
 
 
-def _efficient_back(g, q, k, v, bias, y, log, seed, offset, dropout, wanted, causal, *, scale):
+def _efficient_back(g, q, k, v, bias, y, log, seed, offset, dropout, wanted, causal=False, *, scale=None):
     back = aten._scaled_dot_product_flash_attention_for_cpu_backward
     return *back(g, q, k, v, y, log, dropout, causal, attn_mask=bias, scale=scale), None
 

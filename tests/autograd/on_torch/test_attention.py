@@ -106,7 +106,8 @@ def test_other_cases_go_by_the_formula():
     [
         (torch.bfloat16, L, None, False, "flash"), (torch.float16, S, None, True, "flash"),
         (torch.bfloat16, L, None, True, "efficient"), (torch.float32, S, None, True, "efficient"),
-        (torch.bfloat16, L, "numbers", False, "efficient"), (torch.float32, L, f"booleans {(L, 1)}", False, "efficient"),
+        (torch.bfloat16, L, "numbers", False, "efficient"),
+        (torch.float32, L, f"booleans {(L, 1)}", False, "efficient"),
         (torch.float32, L, f"booleans {(2, 1, 1, S)}", False, "efficient"),
     ],
 )  # fmt: skip
