@@ -4,7 +4,7 @@ Rules of operations call these functions, and so work on NumPy arrays, torch ten
 `namespace` (which library computes on an array: `xp`), then `kernels`; `deferred` is an optimisation of `backward`.
 """
 
-from allgrad.autograd.arrays.deferred import OuterProduct, Scattered
+from allgrad.autograd.arrays.deferred import INTO_AN_ARRAY, OuterProduct, RowSum, Scattered
 from allgrad.autograd.arrays.kernels import (
     aligned_zeros, ALIGNMENT_BYTES, cache_blocks, erf, logistic, LONG_SUM, mask_grad, max_keepdims, maxima_of_rows,
     mean_over, narrow, normalize_axes, normalize_axis, ones, positive_part, record_as_one_step, running_sum, sign,

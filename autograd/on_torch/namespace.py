@@ -112,6 +112,21 @@ def sum_by_doubling(a, axis):
     return y.to(a.dtype)
 
 
+def widening_product(a, b, out):
+    """Compute a @ b, of matrices of half precision, into a float32 array; False where torch has no kernel for it."""
+    kernel = getattr(torch.ops.aten.mm, "dtype_out", None)
+    halves = a.dtype == b.dtype and a.dtype.itemsize == 2 and a.is_floating_point()
+    if kernel is None or out.device.type != "cuda" or out.dtype is not torch.float32 or not halves:
+        return False
+    kernel(a, b, torch.float32, out=out)
+    return True
+
+
+def sum_rows_into(out, a):
+    """Add the rows of a in the dtype of `out`."""
+    torch.sum(a, 0, dtype=out.dtype, out=out)
+
+
 def flip(a, axis):
     return torch.flip(a, (axis,) if isinstance(axis, int) else axis)
 

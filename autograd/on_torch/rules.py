@@ -8,7 +8,7 @@ import math
 
 import torch
 
-from allgrad.autograd.arrays import OuterProduct
+from allgrad.autograd.arrays import OuterProduct, RowSum
 from allgrad.autograd.engine import Tensor, shared
 from allgrad.autograd.on_torch.namespace import TENSORS
 from allgrad.autograd.ops import activations, convolution, elementwise, indexing, linalg, losses, normalization, pooling
@@ -107,7 +107,8 @@ def linear(x, weight, bias=None):
     if weight.ndim != 2:
         raise ValueError("the weight (out, in)")
     y = torch.nn.functional.linear(x, weight, bias)
-    return (y, lambda g: g @ weight, lambda g: OuterProduct(_rows(x), _rows(g)), lambda g: _rows(g).sum(0))
+    by_bias = RowSum if x.dtype.itemsize == 2 and not x.is_cpu else lambda rows: rows.sum(0)
+    return y, lambda g: g @ weight, lambda g: OuterProduct(_rows(x), _rows(g)), lambda g: by_bias(_rows(g))
 
 
 def _rows(x):

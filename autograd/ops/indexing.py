@@ -97,7 +97,7 @@ def gather(a, dim, index):
 
     index has as many axes as a, none longer than a's, except axis dim; the result has its shape.
     """
-    if np.size(unwrap(index)) == 0:  # of any rank, as in torch
+    if not math.prod(shape_of(index)):  # of any rank, as in torch
         return getitem(a.reshape(-1), index)
     return _along("gather", a, dim, index, shape_of(index))
 
