@@ -14,6 +14,9 @@ from allgrad.autograd.on_torch.namespace import TENSORS
 from allgrad.autograd.ops import activations, convolution, elementwise, indexing, linalg, losses, normalization, pooling
 
 aten = torch.ops.aten
+IGNORED = -100  # the label that counts for nothing
+# (elements that logits may have before they are computed in chunks, elements of a chunk)
+ON_CPU, ON_DEVICE = (1 << 22, 1 << 18), (1 << 25, 1 << 25)
 MEAN_SUM_NONE = {"none": 0, "mean": 1, "sum": 2}  # how the kernels of losses number them
 
 
@@ -254,8 +257,10 @@ def layer_norm(x, weight, bias, *, shape, eps):
 
 @torch_rule(losses._softmax_cross_entropy)
 def softmax_cross_entropy(z, *, labels, reduction):
+    if z.numel() > (ON_CPU if z.is_cpu else ON_DEVICE)[0]:
+        return _cross_entropy_in_chunks(z, labels, reduction)
     p = aten._log_softmax.default(z.float() if z.dtype.itemsize < 4 else z, 1, False)
-    options = (labels, None, MEAN_SUM_NONE[reduction], -100)
+    options = (labels, None, MEAN_SUM_NONE[reduction], IGNORED)
     try:
         loss, total = aten.nll_loss_forward.default(p, *options)
     except IndexError:
@@ -266,3 +271,37 @@ def softmax_cross_entropy(z, *, labels, reduction):
         return aten._log_softmax_backward_data.default(d, p, 1, p.dtype).to(z.dtype)
 
     return loss, vjp
+
+
+def _cross_entropy_in_chunks(z, labels, reduction):
+    """The same in chunks of rows: beside the logits there are their gradient and a chunk of log-probabilities.
+
+    They are computed again for the gradient. So no array of float32 is as large as the logits of half precision.
+    """
+    rows = max(1, (ON_CPU if z.is_cpu else ON_DEVICE)[1] // z.shape[1])
+    dtype = torch.float32 if z.dtype.itemsize < 4 else z.dtype
+
+    def chunks():
+        """Slices of the rows, their log-probabilities and as much memory again."""
+        memory = z.new_empty((2, rows, z.shape[1]), dtype=dtype)
+        for start in range(0, len(z), rows):
+            part = z[start : start + rows]
+            p, d = memory[:, : len(part)]
+            aten._log_softmax.out(part.to(dtype), 1, False, out=p)
+            yield slice(start, start + rows), p, d
+
+    loss = z.new_empty(len(z), dtype=dtype)
+    for here, p, _ in chunks():
+        loss[here] = aten.nll_loss_forward.default(p, labels[here], None, MEAN_SUM_NONE["none"], IGNORED)[0]
+    total = (labels != IGNORED).sum().to(dtype)
+
+    def vjp(g):
+        g, by_logits = g / total if reduction == "mean" else g, torch.empty_like(z)
+        kind = MEAN_SUM_NONE["none" if reduction == "none" else "sum"]
+        for here, p, d in chunks():
+            by_loss = g[here] if reduction == "none" else g
+            aten.nll_loss_backward.grad_input(by_loss, p, labels[here], None, kind, IGNORED, total, grad_input=d)
+            by_logits[here] = aten._log_softmax_backward_data.default(d, p, 1, dtype)
+        return by_logits
+
+    return (loss.sum() / total if reduction == "mean" else loss.sum() if reduction == "sum" else loss), vjp
