@@ -142,10 +142,18 @@ def tri(rows, columns, device):
     return torch.ones((rows, columns), dtype=torch.bool, device=device).tril()
 
 
-def random_bits(stream, n, device):
-    """n random 16-bit integers in int32, drawn on the device by a generator whose seed comes from the bit generator."""
-    generator = torch.Generator(device).manual_seed(int(stream.random_raw()) >> 1)
-    return torch.randint(1 << 16, (n,), generator=generator, device=device, dtype=torch.int32)
+def generator_on(device):
+    """The default generator of a CUDA device, which graphs of captured kernels know; None of another device."""
+    return torch.cuda.default_generators[device.index] if device.type == "cuda" else None
+
+
+def drop_out(a, p):
+    """a with each element 0 with probability p, or else divided by 1 - p; and which are not 0, in booleans."""
+    return torch.ops.aten.native_dropout.default(a, p, True)
+
+
+def masked_times(a, mask, factor):
+    return torch.ops.aten.native_dropout_backward.default(a, mask, factor)
 
 
 def getitem(a, index):
