@@ -72,3 +72,18 @@ def test_large_logits_need_memory_for_their_gradient_and_a_chunk(monkeypatch):
         logits = 2 * tokens * vocabulary
         # the product z * 1.0, its gradient, that of z, and of a chunk: in bfloat16, and twice or thrice in float32
         assert device.peak_bytes - before < 3 * logits + 4 * 4 * chunk + (1 << 20)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tf32", "innermost"),
+    [(torch.bfloat16, False, True), (torch.float32, True, True), (torch.float32, False, False)],
+    ids=str,
+)
+def test_tensor_cores_get_images_with_the_channels_innermost(dtype, tf32, innermost, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
+    x, w = torch.ones(2, 3, 4, 4, dtype=dtype), torch.ones(5, 3, 3, 3, dtype=dtype)
+    with pretend():
+        y = ag.conv2d(ag.tensor(x.to("cuda"), requires_grad=True), ag.tensor(w.to("cuda")), padding=1)
+        z = ag.relu(ag.max_pool2d(y, 2)).data
+        for image in (y.data, z):
+            assert image.is_contiguous(memory_format=torch.channels_last) == innermost
