@@ -79,10 +79,9 @@ def test_large_logits_need_memory_for_their_gradient_and_a_chunk(monkeypatch):
     [(torch.bfloat16, False, True), (torch.float32, True, True), (torch.float32, False, False)],
     ids=str,
 )
-def test_tensor_cores_get_images_with_the_channels_innermost(dtype, tf32, innermost, monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
+def test_tensor_cores_get_images_with_the_channels_innermost(dtype, tf32, innermost):
     x, w = torch.ones(2, 3, 4, 4, dtype=dtype), torch.ones(5, 3, 3, 3, dtype=dtype)
-    with pretend():
+    with pretend(), torch.backends.cudnn.flags(allow_tf32=tf32):
         y = ag.conv2d(ag.tensor(x.to("cuda"), requires_grad=True), ag.tensor(w.to("cuda")), padding=1)
         z = ag.relu(ag.max_pool2d(y, 2)).data
         for image in (y.data, z):
