@@ -5,7 +5,7 @@
 
 Steps run on a device that computes shapes only (`tests/device/pretend.py`). A row is a training step, from the third
 on: kernels that are launched, how often the host waits for the device, copies that it does not wait for, the peak of
-the device's memory, and times that no step of these kernels can fall below on the machine of `--peak` and `--bandwidth`:
+the device's memory, and times that no step of these kernels falls below, on a machine of `--peak` and `--bandwidth`:
 "device" is each kernel's bytes at the memory's bandwidth or its operations at the units' peak, whichever takes longer,
 and "host" its launches at `--launch` microseconds each, which a captured graph saves. With more than one shard a noise
 scale is kept.
