@@ -46,6 +46,10 @@ TABLE: tuple[Row, ...] = (
         "{option} replays forward and backward as one list of NumPy's functions, which {other} does not allow: "
         "leave one out",
     ),
+    *_rows(
+        "checkpoint_activations", ["batch_norm=sync"],
+        "{option} runs blocks again in backward, where shards do not take turns as {other} needs it: leave one out",
+    ),
     *_rows("sync_after", ["no sync_every"], "{option} has no effect without {other}"),
     *_rows(
         "sync_every", ["compress", "reduce=adasum", "wire"],

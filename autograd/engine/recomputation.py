@@ -13,7 +13,7 @@ from allgrad.autograd.arrays import Scattered, namespace
 from allgrad.autograd.engine import graph, modes
 from allgrad.autograd.engine.graph import Leaf, Node
 from allgrad.autograd.engine.instrument import in_this_thread, patched
-from allgrad.autograd.engine.modes import copy_modes, here, setting
+from allgrad.autograd.engine.modes import copy_modes, declare_modes, here, setting
 from allgrad.autograd.engine.primitive import primitive, shared
 from allgrad.autograd.engine.tensor import Tensor
 
@@ -26,8 +26,8 @@ def checkpoint(function, *args, use_reentrant=False, preserve_rng_state=True, **
     Values and gradients are the bits of the function itself: it draws the same random numbers the second time, unless
     preserve_rng_state is False. Memory is exchanged for time: that of one forward more. The function returns a tensor,
     or a tuple or list in which those that need a gradient have one dtype (TypeError); it may use parameters and other
-    tensors that are no arguments. What it does besides, it does twice, such as updating running averages. RuntimeError
-    in backward if it computes something else then. Inside nested derivatives nothing is let go. torch's
+    tensors that are no arguments. What it does besides, it does twice, but running averages move once. RuntimeError in
+    backward if it computes something else then. Inside nested derivatives nothing is let go. torch's
     use_reentrant=True is refused (ValueError). Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
     """
     if use_reentrant:
@@ -35,8 +35,9 @@ def checkpoint(function, *args, use_reentrant=False, preserve_rng_state=True, **
     compute = lambda: function(*args, **kwargs)
     if (modes.pauses and not here.recording) or any(type(a) is Tensor and type(a.data) is Tensor for a in args):
         return compute()
-    before = copy_modes()
-    result, y, inside = _recorded(compute)
+    before, kept = copy_modes(), _Kept(here.kept) if preserve_rng_state else here.kept
+    with setting(kept=kept):
+        result, y, inside = _recorded(compute)
     if y is None:
         return result
     if type(y.data) is Tensor:  # the graph of the level below keeps the arrays anyway
@@ -50,7 +51,8 @@ def checkpoint(function, *args, use_reentrant=False, preserve_rng_state=True, **
                 outside[parent] = version
 
     def pullback(g):
-        with _modes_of(before, preserve_rng_state):
+        again_kept = kept.again() if preserve_rng_state else None
+        with _modes_of(before, preserve_rng_state), setting(kept=again_kept, second_run=True):
             again: Any
             _, again, inside = _recorded(compute)
         leaves = {node: _Gradient("outside", node.shape, None) for node in outside}
@@ -68,13 +70,47 @@ def checkpoint(function, *args, use_reentrant=False, preserve_rng_state=True, **
     return _with_parts_of(whole, result, inside)
 
 
+# What `checkpoint` keeps of the function that is being run, and whether this runs for the second time.
+declare_modes(kept=None, second_run=False)
+
+
+class _Kept:
+    """What a function has made by chance on a device, whose generator cannot be asked for it a second time.
+
+    values  in the order in which they were made
+    taken   how many of them have been taken again; None in the first run
+    outer   that of the function around
+    """
+
+    def __init__(self, outer):
+        self.outer, self.values, self.taken = outer, [], None
+
+    def again(self):
+        """The same for one more run."""
+        run = copy(self)
+        run.taken = 0
+        return run
+
+    def next(self, make):
+        if self.taken is None:
+            self.values.append(make() if self.outer is None else self.outer.next(make))
+            return self.values[-1]
+        self.taken += 1
+        return self.values[self.taken - 1]
+
+
+def remembered(make):
+    """What make() returns; when `checkpoint` runs a function again, what it returned in the first run."""
+    return make() if here.kept is None else here.kept.next(make)
+
+
 class _Gradient(Leaf):
     """A leaf that takes the gradient as it comes."""
 
     __slots__ = ()
 
     def grad_buffer(self):
-        return None
+        return self  # so that what can be computed into an array later is left as it is
 
     def accumulate(self, g):
         self.grad = g

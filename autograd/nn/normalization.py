@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from allgrad.autograd.engine import Tensor, get_default_dtype
+from allgrad.autograd.engine import Tensor, get_default_dtype, here
 from allgrad.autograd.nn.module import Module, Parameter
 from allgrad.autograd.nn.placement import placed
 from allgrad.autograd.ops import batch_norm, group_norm, instance_norm, layer_norm, rms_norm, unsqueeze
@@ -82,7 +82,7 @@ class _BatchNorm(_Running):
         batches = 1 if counter is None else counter.item() + 1
         momentum = 1.0 / batches if self.momentum is None else self.momentum
         y = batch_norm(x, mean, var, self.weight, self.bias, self.training or mean is None, momentum, self.eps)
-        if self.training and counter is not None:
+        if self.training and counter is not None and not here.second_run:
             counter.assign(batches)
         return y
 

@@ -1,8 +1,8 @@
 """Character models: codes (N, T) to logits (N, T, vocabulary), each position seeing itself and those before it."""
 
-import numpy as np
-
 from allgrad.autograd import nn
+from allgrad.autograd.arrays import counted
+from allgrad.autograd.engine import checkpoint, unwrap
 from allgrad.ddp.errors import ConfigurationError
 
 
@@ -29,6 +29,8 @@ class Transformer(nn.Module):
     Radford et al. 2019 (GPT-2), whose standard deviation of 0.02 the embeddings have at first.
     """
 
+    checkpoints = False  # whether blocks go by `ag.checkpoint`
+
     def __init__(self, sizes, data, init, dropout):
         width, heads, layers = sizes
         if width % heads:
@@ -46,7 +48,7 @@ class Transformer(nn.Module):
         self.head = nn.Linear(width, data.classes)
 
     def __call__(self, x):
-        y = self.dropout(self.tokens(x) + self.positions(np.arange(x.shape[1])))
+        y = self.dropout(self.tokens(x) + self.positions(counted(x.shape[1], unwrap(self.positions.weight))))
         for block in self.blocks:
-            y = block(y, is_causal=True)
+            y = checkpoint(block, y, is_causal=True) if self.checkpoints else block(y, is_causal=True)
         return self.head(self.norm(y))

@@ -36,7 +36,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
 
 from allgrad.autograd.on_torch.namespace import TENSORS
-from tests.device import cuda_rules as rules, streams
+from allgrad.autograd.ops.labels import _out_of_range
+from tests.device import cuda_rules as rules, stand_ins, streams
 
 aten = torch.ops.aten
 ROOT = f"{Path(__file__).parents[2]}/"
@@ -201,7 +202,8 @@ class Device:
         if meta and not func._schema.returns:  # changes its arguments, and no shapes
             return None
         args, kwargs = tree_map(inner, (args, kwargs))
-        y = func(*args, **kwargs)
+        stand_in = (stand_ins.OF_SHAPES if meta else stand_ins.WITH_VALUES).get(func, func)
+        y = stand_in(*args, **kwargs)
         copied = packet is aten._to_copy and isinstance(y, torch.Tensor)
         return y.clone() if copied and y is args[0] else y
 
@@ -463,5 +465,6 @@ def pretend(values=True, memory=H200_BYTES, devices=1):
             torch._C._set_only_lift_cpu_tensors(lifted)
             torch.set_rng_state(random_state)
             torch.use_deterministic_algorithms(strict)
+            _out_of_range.clear()
             if not IN_FORCE:
                 TENSORS.discard(OnDevice)
