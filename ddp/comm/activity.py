@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 COMPARISON, EXCHANGE = "the comparison before ", "an exchange"
+DEVICE = "waiting for the device"
 ROOT = Path(__file__).parents[2]
 LIBRARIES = (*(str(ROOT / name) + os.sep for name in ("ddp", "autograd")), str(Path(os.__file__).parent), "<frozen")
 
@@ -16,6 +17,7 @@ class _Here:
     """What this process does.
 
     inside   the collective it is in, as (name, communicator, arguments), or None
+    enqueued the last collective that a device was given, and the host has not waited for, likewise
     step     of the training, or None
     leaving  how its program ends
     failing  whether that is a failure
@@ -24,18 +26,37 @@ class _Here:
     communicators  {name: communicator} of those that are in use
     """
 
-    __slots__ = "communicators", "failing", "inside", "interrupted", "leaving", "step", "thread"
+    __slots__ = "communicators", "enqueued", "failing", "inside", "interrupted", "leaving", "step", "thread"
 
     def __init__(self):
         self.inside: Any = None
+        self.enqueued: Any = None
         self.step: int | None = None
         self.leaving = "its program is over"
         self.failing = self.interrupted = False
         self.communicators: Any = weakref.WeakValueDictionary()
         self.thread = threading.main_thread().ident or 0
 
+    def waiting_for_device(self):
+        """The context in which the host waits for what it gave to a device, as it does where it reads a number there.
 
-activity = _Here()
+        Collectives are among it: one that hangs on the device is one that this rank is in.
+        """
+        return WAITING
+
+
+class _Waiting:
+    def __enter__(self):
+        if activity.inside is None and activity.enqueued is not None:
+            activity.inside = DEVICE, activity.enqueued[1], activity.enqueued  # a new tuple: a new wait
+
+    def __exit__(self, kind, error, trace):
+        if activity.inside is not None and activity.inside[0] == DEVICE:
+            activity.inside = None
+            activity.interrupted |= kind is not None
+
+
+activity, WAITING = _Here(), _Waiting()
 
 
 def user_location(frame=None, whole=False) -> str:

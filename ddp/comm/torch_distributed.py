@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore
 
+from allgrad.ddp.comm.activity import activity
 from allgrad.ddp.comm.communicator import Communicator, write_back
 from allgrad.ddp.comm.launcher import Launch
 from allgrad.ddp.errors import ConfigurationError, PeerLost
@@ -45,6 +46,19 @@ class TorchCommunicator(Communicator):
             group, object_group = dist.group.WORLD, dist.new_group(backend="gloo", timeout=self.longer)
         self.group, self.object_comm = group, object_group  # two: so that a comparison never meets another operation
         self.ranks = dist.get_process_group_ranks(group)  # of the group's members in the whole job
+
+    def _in_collective(self, name, args, f, *given):
+        found = super()._in_collective(name, args, f, *given)
+        if self._only_enqueued(name, args):
+            activity.enqueued = name, self, args
+        return found
+
+    def _only_enqueued(self, name, args):
+        """Whether a collective that has returned may still run: NCCL's does, on the device."""
+        if self.backend != "nccl" or not args:
+            return False
+        array = (args[0] or args[1])[0][0] if name == "exchange" else args[0]
+        return isinstance(array, torch.Tensor) and array.is_cuda
 
     def _exchange(self, sends, receives):
         given, taken = [self._tensor(a) for a, _ in sends], [self._tensor(a) for a, _ in receives]

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 
-from allgrad.ddp.comm.activity import COMPARISON, EXCHANGE, activity, described, user_location
+from allgrad.ddp.comm.activity import COMPARISON, DEVICE, EXCHANGE, activity, described, user_location
 from allgrad.ddp.errors import tell
 
 TICK = 0.2  # seconds between two looks at the main thread
@@ -151,7 +151,8 @@ class Watchdog:
             return f"{step} is not in a collective, but at {state['place']}"
         missing = [r for r in state["of"] if r != rank and _apart(state, states.get(r), rank)]
         whom = f"rank{'s' if len(missing) > 1 else ''} {_listed(missing)}" if missing else "nobody: all are in it"
-        return f"{step} waits in {state['doing']} for {whom}, since {state['waited']:.1f} s, at {state['place']}"
+        where = " on the device" if state["on_device"] else ""
+        return f"{step} waits in {state['doing']}{where} for {whom}, since {state['waited']:.1f} s, at {state['place']}"
 
     def _state(self):
         """Where this rank is, as JSON values."""
@@ -164,8 +165,10 @@ class Watchdog:
             "waited": self.waited,
         }
         if inside is not None:
-            name, comm, args = inside
+            on_device = inside[0] == DEVICE
+            name, comm, args = inside[2] if on_device else inside
             state |= {"doing": _described(name, args), "of": _partners(inside), "count": comm.count}
+            state["on_device"] = on_device
         return state
 
     # --- datagrams -----------------------------------------------------------------------------------------------
@@ -219,7 +222,7 @@ class Watchdog:
 
 
 def _partners(inside):
-    """The ranks, counted in the whole job, that take part in a collective."""
+    """The ranks, counted in the whole job, that take part in a collective, or in any that a device was given."""
     name, comm, args = inside
     among = {rank for messages in args for _, rank in messages} if name == "exchange" else range(comm.size)
     return sorted(comm.ranks[rank] for rank in among)
@@ -243,10 +246,9 @@ def _owes(calls, inside, rank):
     if comm.name not in calls:
         return False
     count, sent, asked = calls[comm.name]
-    if name != "exchange":
-        return count < comm.count
     number = [*comm.ranks].index(rank)
-    return sent < comm.asked[number] or asked < comm.sent[number]
+    called, exchanged = count >= comm.count, sent >= comm.asked[number] and asked >= comm.sent[number]
+    return not (called and exchanged if name == DEVICE else exchanged if name == "exchange" else called)
 
 
 def _described(name, args):
