@@ -100,6 +100,11 @@ def is_torch(a):
     return torch is not None and isinstance(a, torch.Tensor) and xp[type(a)] is not np
 
 
+def on_device(a):
+    """Whether a is a torch tensor in the memory of a device, whose numbers the host has to wait for."""
+    return not getattr(a, "is_cpu", True)
+
+
 def to_device(a, device):
     """An array of any library as a torch tensor on a device ("cpu", "cuda:0"), or as a NumPy array ("numpy")."""
     if device == "numpy":

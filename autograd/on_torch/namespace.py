@@ -97,6 +97,11 @@ def where(condition, a, b):
     return torch.where(condition, a, b)
 
 
+def copyto(a, b, where):
+    """Let a be b where this mask holds, in place."""
+    torch.where(where, b, a, out=a)
+
+
 def random_bits(stream, n, device):
     """n random 16-bit integers in int32, drawn on the device by a generator whose seed comes from the bit generator."""
     generator = torch.Generator(device).manual_seed(int(stream.random_raw()) >> 1)
