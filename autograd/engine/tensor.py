@@ -14,9 +14,11 @@ import numpy as np
 from allgrad.autograd.arrays import (
     as_operand,
     cast_like,
+    full,
     is_torch,
     kind,
     like_arg,
+    on_device,
     to_backend_of,
     to_device,
     to_numpy,
@@ -261,6 +263,8 @@ class Tensor:
             gradient = 1.0
         if type(gradient) is float and isinstance(like, np.generic):
             g = type(like)(gradient)
+        elif type(gradient) is float and on_device(like):
+            g = full((), gradient, like)  # and no copy from the host
         else:
             g = cast_like(unwrap(gradient), like)[()]  # a NumPy scalar for ()
         if g.shape != like.shape:

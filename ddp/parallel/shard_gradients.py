@@ -4,7 +4,7 @@ import math
 from contextlib import nullcontext
 
 from allgrad.autograd import random
-from allgrad.autograd.arrays import cast_like, full
+from allgrad.autograd.arrays import astype, cast_like, full, on_device, xp
 from allgrad.autograd.engine import unwrap
 from allgrad.autograd.ops import NoVarianceError
 from allgrad.autograd.replay import capture
@@ -108,6 +108,9 @@ def _backward(value, samples, scale, count):
     if is_mean:
         weighed = weight if isinstance(weight, int) else cast_like(weight, unwrap(tensor))
         tensor.backward(scale if count is None else scale * weighed / count)
+    elif count is None and on_device(weight):  # and the tensor is a total, of shape ()
+        factor = xp[type(weight)].where(weight != 0.0, scale / weight, full((), 0.0, weight, "float64"))
+        tensor.backward(cast_like(factor, unwrap(tensor)))
     else:
         divisor = weight if count is None else count
         tensor.backward(full(tensor.shape, scale / divisor if divisor else 0.0, unwrap(tensor)))
@@ -115,7 +118,11 @@ def _backward(value, samples, scale, count):
 
 
 def _numbers(tensor, weight, is_mean):
-    """(mean loss, weight) as Python numbers."""
+    """(mean loss, weight) as Python numbers; on a device float64 tensors of shape (), but for a weight known here."""
+    if on_device(value := unwrap(tensor)):
+        weight = astype(weight, "float64") if on_device(weight) else weight
+        value = astype(value.detach(), "float64")
+        return (value if is_mean else value.sum() / weight if on_device(weight) or weight else math.nan), weight
     weight = weight if isinstance(weight, int) else float(weight)
     if is_mean:
         return tensor.item(), weight

@@ -16,7 +16,7 @@ def sgd(owner):
 
 
 def adam(owner):
-    return optim.AdamW(owner, 1e-3, weight_decay=0.01, groups=optim.no_decay(owner))
+    return optim.AdamW(owner, 2.0**-10, weight_decay=0.01, groups=optim.no_decay(owner))
 
 
 def lamb(owner):
