@@ -395,7 +395,7 @@ def pretend(values=True, memory=H200_BYTES, devices=1):
     _give_cuda_a_guard()
     device = Device(values, memory)
     tl, run = device.timeline, threading.Thread.run
-    generator, empty = torch.Generator, torch.empty
+    generator, empty, seed = torch.Generator, torch.empty, torch.default_generator.manual_seed
 
     def run_with_device(thread):
         with _Mode(device):
@@ -417,7 +417,7 @@ def pretend(values=True, memory=H200_BYTES, devices=1):
         "memory_allocated": lambda d=None: device.live_bytes,
         "max_memory_allocated": lambda d=None: device.peak_bytes,
         "reset_peak_memory_stats": lambda d=None: setattr(device, "peak_bytes", device.live_bytes),
-        "empty_cache": lambda: None, "manual_seed": torch.manual_seed, "manual_seed_all": torch.manual_seed,
+        "empty_cache": lambda: None, "manual_seed": seed, "manual_seed_all": seed,
         "default_generators": (torch.default_generator,),
         "Stream": streams.Stream, "Event": streams.Event, "stream": tl.on, "StreamContext": tl.on,
         "current_stream": lambda d=None: tl.current, "default_stream": lambda d=None: tl.default,
