@@ -38,8 +38,14 @@ def form(self, packet, h, lr):
     """
     if self.arena.on_cpu:
         return packet.default, lr
-    number = self.on_device.setdefault(("lr", id(h)), Number(self.arena.data))
-    return packet.tensor_lr, number.written(lr)
+    return packet.tensor_lr, number(self, ("lr", id(h))).written(lr)
+
+
+def number(self, name):
+    """The number of this name that the optimizer keeps where its arrays are."""
+    if name not in self.on_device:
+        self.on_device[name] = Number(self.arena.data)
+    return self.on_device[name]
 
 
 class Number:
@@ -77,7 +83,7 @@ def sgd(self, lr, h, chunks):
 def adam(self, lr, h, chunks):
     w, g, m, v, largest, *_ = map(list, zip(*chunks))
     kernel, lr = form(self, aten._fused_adamw_ if self.decoupled else aten._fused_adam_, h, lr)
-    count = self.on_device.setdefault("steps", Number(self.arena.data)).counted(float(self.steps))
+    count = number(self, "steps").counted(float(self.steps))
     eps = safe_eps(h.eps, self.arena.dtype)  # the padding stays 0 = 0 / eps
     options = {"beta1": h.betas[0], "beta2": h.betas[1], "weight_decay": h.weight_decay, "eps": eps}
     options |= {"amsgrad": h.amsgrad, "maximize": h.maximize, "found_inf": self.skip}

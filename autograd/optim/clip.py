@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from allgrad.autograd.arena import existing_arena, named_parameters
-from allgrad.autograd.arrays import astype, is_torch, on_device, xp
+from allgrad.autograd.arrays import astype, full, is_torch, on_device, xp
 
 
 def grad_norm(owner, norm_type=2.0):
@@ -41,12 +41,14 @@ def clip_grads_with_norm(owner, max_norm, total_norm):
 
 def _scale_down(gradients, max_norm, norm):
     _at_least_zero("clip_grad_norm", "max_norm", max_norm)
-    factor = max_norm / (norm + 1e-6)
-    if is_torch(factor):
+    if is_torch(norm):
+        factor = full((), max_norm, norm) / (norm + 1e-6)
         factor = factor.clip(max=1.0)  # a product with 1 changes no bit
         for g in gradients:
             g *= factor
-    elif not factor >= 1.0:
+        return
+    factor = max_norm / (norm + 1e-6)
+    if not factor >= 1.0:
         with np.errstate(invalid="ignore"):  # infinity times 0
             for g in gradients:
                 g *= factor

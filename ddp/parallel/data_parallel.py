@@ -11,7 +11,7 @@ import numpy as np
 
 from allgrad.autograd import optim
 from allgrad.autograd.arena import arena_of
-from allgrad.autograd.arrays import is_torch
+from allgrad.autograd.arrays import full, is_torch
 from allgrad.ddp.comm import Communicator, activity
 from allgrad.ddp.compatibility import check, takes_all_at_once
 from allgrad.ddp.errors import ConfigurationError, counted
@@ -25,10 +25,10 @@ from allgrad.ddp.parallel.consistency import (
     refuse_other_parameters,
 )
 from allgrad.ddp.parallel.local_sgd import LocalSGD, LocalSteps
-from allgrad.ddp.parallel.step_on_device import StepOnDevice
 from allgrad.ddp.parallel.report import KEY, LOSS, NOISE, STOP, UNUSUAL, WEIGHT, WEIGHTY, Report
 from allgrad.ddp.parallel.running_statistics import RunningStatistics
 from allgrad.ddp.parallel.shard_gradients import ShardGradients
+from allgrad.ddp.parallel.step_on_device import StepOnDevice
 from allgrad.ddp.parallel.sync_batch_norm import SyncBatchNorm
 from allgrad.ddp.reduce import (
     POLICIES,
@@ -115,6 +115,7 @@ class DistributedDataParallel:
         # None, or on a device a float32 tensor of shape () which is 1 from the first step on whose loss or gradient is
         # not finite: then running statistics stay as they are, and `optimizer.step(skip=halt)` leaves the rest.
         self.halt: Any = None
+        self.zero = None if self.on_cpu else full((), 0.0, self.arena.data, "float64")  # for what is computed there
         self.gradient_sum = gradient_sum(self.arena, self.comm, self.shards, exchange)
         if type(self.gradient_sum) is ShardSum and self.arena.on_cpu:
             message = self.gradient_sum.share(self.arena.message)

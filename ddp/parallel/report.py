@@ -24,23 +24,29 @@ class Report:
 
     All are numbers after `read`, which waits for the device.
 
-    norm_there   the norm as a float64 tensor of shape () where the gradients are, if that is a device, else None
+    squared_there   the square of the norm as a tensor of shape () where the gradients are, if that is a device
     """
 
-    __slots__ = "_numbers", "_take", "halted", "loss", "norm", "norm_there"
+    __slots__ = "_numbers", "_take", "halted", "loss", "norm", "squared_there"
 
     def __init__(self, loss=math.nan, norm=math.nan):
         self.loss, self.norm, self.halted = loss, norm, False
-        self.norm_there: Any = None
+        self.squared_there: Any = None
         self._numbers: Any = None
         self._take: Callable | None = None
 
     def sent(self, parts, take):
-        """Have these float64 tensors of a device, of one axis or none, on their way to the host.
+        """Have these lists of tensors of a device, of one axis or none, on their way to the host.
 
-        take(*lists of numbers)  what `read` calls with their values
+        take(report, *lists of numbers)  what `read` calls with their values, one list for each
         """
         self._numbers, self._take = Underway(parts), take
+
+    @property
+    def norm_there(self):
+        """The norm as a float64 tensor of shape () where the gradients are, if that is a device."""
+        squared = astype(self.squared_there, "float64")
+        return xp[type(squared)].sqrt(squared)
 
     def read(self):
         """Wait until the numbers are known; returns the report itself. Collective."""
@@ -51,22 +57,20 @@ class Report:
 
 
 class Underway:
-    """Tensors of a device on their way to the host, in one copy to pinned memory, which nobody waits for."""
+    """Lists of tensors on their way from a device, in one copy to pinned memory, which nobody waits for."""
 
     def __init__(self, parts):
         import torch
 
-        n = xp[torch.Tensor]
-        parts = [astype(part, "float64").reshape(-1) for part in parts]
-        self.lengths = [len(part) for part in parts]
-        there = n.concatenate(parts)
+        self.lengths = [sum(tensor.numel() for tensor in part) for part in parts]
+        there = torch.cat([tensor.reshape(-1) for part in parts for tensor in part])  # in the widest of their dtypes
         self.host = torch.empty(len(there), dtype=there.dtype, pin_memory=True)
         self.host.copy_(there, non_blocking=True)
         self.arrived = torch.cuda.Event()
         self.arrived.record()
 
     def lists(self):
-        """The numbers of each, once they are there."""
+        """The numbers of each list, once they are there."""
         with activity.waiting_for_device():
             self.arrived.synchronize()
         numbers, stop, found = self.host.tolist(), 0, []

@@ -109,7 +109,8 @@ def _backward(value, samples, scale, count):
         weighed = weight if isinstance(weight, int) else cast_like(weight, unwrap(tensor))
         tensor.backward(scale if count is None else scale * weighed / count)
     elif count is None and on_device(weight):  # and the tensor is a total, of shape ()
-        factor = xp[type(weight)].where(weight != 0.0, scale / weight, full((), 0.0, weight, "float64"))
+        zero = full((), 0.0, weight, "float64")
+        factor = xp[type(weight)].where(weight != 0.0, (zero + scale) / weight, zero)
         tensor.backward(cast_like(factor, unwrap(tensor)))
     else:
         divisor = weight if count is None else count
@@ -118,11 +119,11 @@ def _backward(value, samples, scale, count):
 
 
 def _numbers(tensor, weight, is_mean):
-    """(mean loss, weight) as Python numbers; on a device float64 tensors of shape (), but for a weight known here."""
+    """(mean loss, weight) as Python numbers; on a device tensors of shape (), but for a weight known here."""
     if on_device(value := unwrap(tensor)):
-        weight = astype(weight, "float64") if on_device(weight) else weight
-        value = astype(value.detach(), "float64")
-        return (value if is_mean else value.sum() / weight if on_device(weight) or weight else math.nan), weight
+        if is_mean:
+            return value, weight
+        return (astype(value, "float64").sum() / weight if on_device(weight) or weight else math.nan), weight
     weight = weight if isinstance(weight, int) else float(weight)
     if is_mean:
         return tensor.item(), weight

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 from allgrad.autograd.arrays import astype, full, on_device, xp
 from allgrad.ddp.parallel.report import KEY, LOSS, NOISE, STOP, UNUSUAL, WEIGHT, WEIGHTY, Report
@@ -17,8 +18,11 @@ class StepOnDevice:
         self.parallel, self.unit, self.key = parallel, unit, key
         self.arena, self.extras, self.noise = parallel.arena, parallel.arena.extras, parallel.noise
         self.n = xp[type(self.arena.data)]
+        self.zero = parallel.zero
+        self.last_weight: Any = None  # that of the last shard, if the device knows it, and whether it is above 0
+        self.has_any: Any = None
         self.suspects = []  # of each shard a number that is finite if its loss and its gradient's square are
-        self.weight = 0  # of all shards; None if the host does not know
+        self.weight: float | None = 0  # of all shards; None if the host does not know
         self.unusual = False  # whether one of them has another weight than samples, as far as the host knows
         if parallel.comm.size > 1 or unit != 1:
             self.weight = None
@@ -31,16 +35,18 @@ class StepOnDevice:
             self._write(STOP, 1.0)
         if on_device(weight):
             self.weight = None
-            total = self.n.where(weight > 0.0, mean * (weight / self.unit), full((), 0.0, weight))
-            self._write(LOSS, total)
-            self._write(WEIGHT, weight / self.unit)
+            weight = self.last_weight = astype(weight, "float64")
+            self.has_any = weight > 0.0
+            part = weight if self.unit == 1 else weight / self.unit
+            self._write(LOSS, self.n.where(self.has_any, mean * part, self.zero))
+            self._write(WEIGHT, part)
             self._write(UNUSUAL, weight != samples)
             return
         if self.weight is not None:
             self.weight += weight
             self.unusual |= weight != samples
         if weight:
-            self._write(LOSS, mean * (weight / self.unit))
+            self._write(LOSS, astype(mean, "float64") * (weight / self.unit))
             self._write(WEIGHT, weight / self.unit)
         if weight != samples:
             self._write(UNUSUAL, 1.0)
@@ -48,14 +54,14 @@ class StepOnDevice:
     def note_noise(self, size, weight):
         """Write a shard's extras about the noise of a batch of this size, and what its gradient may be suspected of."""
         if self.noise is not None and on_device(weight):
-            has_any = weight > 0.0
-            self._write(WEIGHTY, has_any)
-            factor = self.n.where(has_any, size * size / weight, full((), 0.0, weight))
+            self._write(WEIGHTY, self.has_any)
+            factor = self.n.where(self.has_any, (self.zero + size * size) / self.last_weight, self.zero)
             self.noise.write_extras(self.extras[NOISE:], factor)
         elif self.noise is not None and weight:
             self._write(WEIGHTY, 1.0)
             self.noise.write_extras(self.extras[NOISE:], size * size / weight)
-        self.suspects.append(self.extras[LOSS] + self.extras[NOISE])
+        if self.parallel.halt is None:
+            self.suspects.append(self.extras[LOSS] + self.extras[NOISE])
 
     def _write(self, place, value):
         self.extras[place : place + 1] = value  # of a slice, a number is filled in and not copied from the host
@@ -78,44 +84,41 @@ class StepOnDevice:
             if self.noise is not None:
                 self.noise.observe(heard[NOISE:], squares, batch.size, parallel.weight, shards)
 
-        return self._report(heard[LOSS] / heard[WEIGHT], [heard, self.n.stack(self.suspects)], take)
+        return self._report(heard[LOSS] / heard[WEIGHT], [[heard], self.suspects], take)
 
     def report_alone(self, mean, weight):
         """The report of one shard, whose gradient is all there is."""
-        found = self.n.stack([self._there(mean), self._there(weight)])
+        mean, weight = (x if on_device(x) else full((), x, self.zero) for x in (mean, weight))
 
         def take(report, squares, halted, found):
             report.loss = self.parallel._hear_alone(*found)
 
-        return self._report(found[0], [found], take)
+        return self._report(mean, [[mean, weight]], take)
 
     def _share(self, heard, size):
         """The factor that makes the sum over the shards the mean, or None if the host knows that it is 1."""
         if self.weight is not None:
             return size / self.weight if self.unusual and self.weight else None
         weight = heard[WEIGHT] * self.unit
-        return self.n.where((heard[UNUSUAL] != 0.0) & (weight > 0.0), size / weight, full((), 1.0, weight))
+        known = (heard[UNUSUAL] != 0.0) & (weight > 0.0)
+        return self.n.where(known, (self.zero + size) / weight, self.zero + 1.0)
 
     def _report(self, mean, parts, take):
         """A report of these numbers and the gradient's norm; with `halt`, the step is undone if one is not finite."""
         parallel, grad = self.parallel, self.arena.grad
-        squares = self.noise.squares if self.noise is not None else [astype(grad @ grad, "float64")]
+        squares = self.noise.squares if self.noise is not None else [grad @ grad]
         squared = sum(squares[1:], squares[0])
         if parallel.halt is not None:
             doubt = mean + squared
             parallel.halt.logical_or_(doubt - doubt)  # 0 of a number, nan of what is not finite
             parallel.statistics.undo_if(parallel.halt)
         report = Report()
-        report.norm_there = self.n.sqrt(squared)
+        report.squared_there = squared
 
         def take_all(report, squares, halted, *numbers):
             report.norm = math.sqrt(sum(squares))
             report.halted = halted != [0.0]
             take(report, squares, halted, *numbers)
 
-        halt = self._there(0.0) if parallel.halt is None else parallel.halt
-        report.sent([self.n.stack(squares), halt, *parts], take_all)
+        report.sent([squares, [self.zero if parallel.halt is None else parallel.halt], *parts], take_all)
         return report
-
-    def _there(self, number):
-        return astype(number, "float64") if on_device(number) else full((), number, self.arena.data, "float64")

@@ -48,8 +48,8 @@ class Callback:
         trainer.should_stop = True       end training after this step
         trainer.evaluate(dataset)        compute the metrics of a data set; collective
 
-    On a device, training waits for each step before it goes on if a callback has an `on_step` or `on_gradient`; else the
-    next step is under way when the host reads the numbers of the one before it.
+    On a device, a callback with `on_step` or `on_gradient` lets training wait for each step; else the next one is under
+    way when the host reads the numbers of the one before it.
 
     Ranks have to do the same: whatever stops the run, changes parameters or is collective has to be decided alike on
     every rank, as follows from what the trainer passes on. What only one rank knows, such as the time, goes to all by

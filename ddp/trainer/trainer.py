@@ -264,7 +264,9 @@ class Trainer:
                 report = self.parallel.enqueue(batch, self.loss, norm=True).read()
                 loss, norm = report.loss, report.norm
                 if math.isfinite(norm):
-                    self._clip(norm)
+                    if self.clip is not None:
+                        optim.clip_grads_with_norm(self.parallel, self.clip, norm)
+                    self._clip_value()
             for callback in chain(self.built_in, self.callbacks):
                 callback.on_gradient(self, batch)
             lr, finite = self.optimizer.current_lr, math.isfinite(loss) and math.isfinite(norm)
@@ -284,9 +286,7 @@ class Trainer:
         seen = self.loader.sampler.samples_seen(self.step)
         return StepRecord(self.step, loss, norm, lr, samples, seen, seconds, finite)
 
-    def _clip(self, norm):
-        if self.clip is not None:
-            optim.clip_grads_with_norm(self.parallel, self.clip, norm)
+    def _clip_value(self):
         if self.clip_value is not None:
             optim.clip_grad_value(self.parallel, self.clip_value)
 
@@ -298,7 +298,9 @@ class Trainer:
                 batch = self.loader.batch(self.step)
             counted = self.optimizer.progress, self.ema and self.ema.updates
             report = self.parallel.enqueue(batch, self.loss)
-            self._clip(report.norm_there)
+            if self.clip is not None:
+                optim.clip_grads_with_norm(self.parallel, self.clip, report.norm_there)
+            self._clip_value()
             lr = self.optimizer.current_lr
             with self.timeline.span("optimizer"):
                 self.optimizer.step(skip=halt)
@@ -331,7 +333,9 @@ class Trainer:
         self.optimizer.progress, updates = one.counted
         if self.ema is not None:
             self.ema.updates = updates
+        self.parallel.halt = None
         self.parallel.enqueue(self.loader.batch(one.step), self.loss).read()
+        self.parallel.statistics.undo()
         self.skips.skip_or_raise(self, one.report.loss, one.report.norm, one.lr)
 
     def _tell_steps(self, records, log):
