@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from allgrad.autograd import Tensor
-from allgrad.autograd.arrays import full, is_torch, on_device, to_numpy, xp
+from allgrad.autograd.arrays import full, is_torch, on_cpu, to_numpy, xp
 from allgrad.autograd.engine import unwrap
 from allgrad.ddp.errors import ConfigurationError, counted
 
@@ -182,7 +182,7 @@ def _checked(weight):
     if type(weight) is Tensor and weight.requires_grad:
         raise ConfigurationError("a weight is a constant, got a tensor that requires a gradient: detach() it")
     weight = _number(weight, "weight")
-    if on_device(weight):  # and nobody waits for it: what is no weight makes the loss nan
+    if not on_cpu(weight):  # and nobody waits for it: what is no weight makes the loss nan
         n = xp[type(weight)]
         return n.where((weight >= 0.0) & (weight < math.inf), weight, full((), math.nan, weight, "float64"))
     if not 0.0 <= weight < math.inf:

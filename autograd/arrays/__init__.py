@@ -12,5 +12,5 @@ from allgrad.autograd.arrays.kernels import (
 )  # fmt: skip
 from allgrad.autograd.arrays.namespace import (
     as_operand, astype, beside_torch, cast_like, full, integers, is_torch, kind, like_arg, load_imported_backends,
-    namespace, NUMPY_TYPES, on_device, OPERAND_TYPES, promoted, to_backend_of, to_device, to_numpy, xp,
+    namespace, NUMPY_TYPES, on_cpu, OPERAND_TYPES, promoted, to_backend_of, to_device, to_numpy, xp,
 )  # fmt: skip

@@ -100,11 +100,6 @@ def is_torch(a):
     return torch is not None and isinstance(a, torch.Tensor) and xp[type(a)] is not np
 
 
-def on_device(a):
-    """Whether a is a torch tensor in the memory of a device, whose numbers the host has to wait for."""
-    return not getattr(a, "is_cpu", True)
-
-
 def to_device(a, device):
     """An array of any library as a torch tensor on a device ("cpu", "cuda:0"), or as a NumPy array ("numpy")."""
     if device == "numpy":
@@ -158,6 +153,11 @@ def full(shape, value, like, dtype=None):
         dtype, like = dtype or like.dtype, like_arg(like)
         return np.full(shape, value, dtype, like=like) if value else np.zeros(shape, dtype, like=like)
     return like.new_full(shape, value, dtype=xp[type(like)].dtype_of(dtype or like.dtype))
+
+
+def on_cpu(a):
+    """Whether the host can look at the elements at once; those on another device it would have to wait for."""
+    return getattr(a, "is_cpu", True)
 
 
 def like_arg(a) -> Any:

@@ -18,7 +18,6 @@ from allgrad.autograd.arrays import (
     is_torch,
     kind,
     like_arg,
-    on_device,
     to_backend_of,
     to_device,
     to_numpy,
@@ -263,8 +262,8 @@ class Tensor:
             gradient = 1.0
         if type(gradient) is float and isinstance(like, np.generic):
             g = type(like)(gradient)
-        elif type(gradient) is float and on_device(like):
-            g = full((), gradient, like)  # and no copy from the host
+        elif type(gradient) is float and is_torch(like):
+            g = full((), gradient, like)  # made where it is needed: a copy would make the host wait
         else:
             g = cast_like(unwrap(gradient), like)[()]  # a NumPy scalar for ()
         if g.shape != like.shape:

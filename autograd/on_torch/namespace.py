@@ -48,6 +48,11 @@ def array(a, dtype=None):
 copy = array
 
 
+def copyto(a, b, where):
+    """Let a be b where this mask holds, in place."""
+    torch.where(where, b, a, out=a)
+
+
 def to_numpy(a):
     """The values as a NumPy array, of shared memory on the CPU; bfloat16, which NumPy lacks, as float32."""
     a = a.detach().cpu()
@@ -95,11 +100,6 @@ def where(condition, a, b):
     if isinstance(a, (int, float)) and isinstance(b, (int, float)):
         a = torch.tensor(a, dtype=torch.float64, device=condition.device)  # as NumPy's: the caller knows the dtype
     return torch.where(condition, a, b)
-
-
-def copyto(a, b, where):
-    """Let a be b where this mask holds, in place."""
-    torch.where(where, b, a, out=a)
 
 
 def random_bits(stream, n, device):

@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from allgrad.autograd.arena import existing_arena, named_parameters
-from allgrad.autograd.arrays import astype, full, is_torch, on_device, xp
+from allgrad.autograd.arrays import astype, full, is_torch, on_cpu, xp
 
 
 def grad_norm(owner, norm_type=2.0):
@@ -63,7 +63,7 @@ def clip_grad_value(owner, limit):
 
 def length_of(array):
     """The Euclidean norm of one array: a number, or on a device a float64 tensor of shape (), to go on with there."""
-    if not on_device(array):
+    if on_cpu(array):
         return norm_of([array])
     flat = _flat(array)
     return xp[type(flat)].sqrt(astype(flat @ flat, "float64"))

@@ -7,7 +7,7 @@ orthogonal. `maximize` climbs: it takes -g for g.
 
 import math
 
-from allgrad.autograd.arrays import full, on_device, xp
+from allgrad.autograd.arrays import full, on_cpu, xp
 from allgrad.autograd.optim.base import Optimizer, at_least_zero, regularized, safe_eps
 from allgrad.autograd.optim.clip import length_of
 
@@ -380,7 +380,7 @@ class LAMB(Moments):
 
 def _quotient(a, b, norm, otherwise):
     """a / b, but `otherwise` where b or the norm is 0; numbers, or tensors of shape () on a device."""
-    if not on_device(b):
+    if on_cpu(b):
         return a / b if norm and b else otherwise
     return xp[type(b)].where((norm != 0.0) & (b != 0.0), a / b, full((), otherwise, b))
 
@@ -457,7 +457,7 @@ def orthogonal(x, steps, eps):
     a, b, c = 3.4445, -4.7750, 2.0315  # that bring small singular values up the fastest
     wide = x if x.shape[0] <= x.shape[1] else x.T
     norm = length_of(wide)
-    y = wide / (norm.clip(min=eps) if on_device(norm) else max(norm, eps))
+    y = wide / (norm.clip(min=eps) if not on_cpu(norm) else max(norm, eps))
     for _ in range(steps):
         p = y @ y.T  # (M, M)
         y = a * y + (b * p + c * (p @ p)) @ y

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from allgrad.autograd.arrays import full, kind, on_device, to_backend_of, xp
+from allgrad.autograd.arrays import full, kind, on_cpu, to_backend_of, xp
 from allgrad.ddp.reduce import ShardSum
 
 
@@ -77,7 +77,7 @@ class RunningStatistics:
             t.assign(values if kind(t.dtype) == "f" else np.rint(values))
 
     def _on_device(self):
-        return bool(self.tensors) and on_device(self.tensors[0].data)
+        return bool(self.tensors) and not on_cpu(self.tensors[0].data)
 
     def _parts(self, flat):
         """The views of the single tensors, each of its shape."""

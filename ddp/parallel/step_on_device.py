@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from allgrad.autograd.arrays import astype, full, on_device, xp
+from allgrad.autograd.arrays import astype, full, on_cpu, xp
 from allgrad.ddp.parallel.report import KEY, LOSS, NOISE, STOP, UNUSUAL, WEIGHT, WEIGHTY, Report
 
 
@@ -33,7 +33,7 @@ class StepOnDevice:
             self._write(KEY, self.key)
         if self.parallel.stop_asked:
             self._write(STOP, 1.0)
-        if on_device(weight):
+        if not on_cpu(weight):
             self.weight = None
             weight = self.last_weight = astype(weight, "float64")
             self.has_any = weight > 0.0
@@ -53,7 +53,7 @@ class StepOnDevice:
 
     def note_noise(self, size, weight):
         """Write a shard's extras about the noise of a batch of this size, and what its gradient may be suspected of."""
-        if self.noise is not None and on_device(weight):
+        if self.noise is not None and not on_cpu(weight):
             self._write(WEIGHTY, self.has_any)
             factor = self.n.where(self.has_any, (self.zero + size * size) / self.last_weight, self.zero)
             self.noise.write_extras(self.extras[NOISE:], factor)
@@ -88,7 +88,7 @@ class StepOnDevice:
 
     def report_alone(self, mean, weight):
         """The report of one shard, whose gradient is all there is."""
-        mean, weight = (x if on_device(x) else full((), x, self.zero) for x in (mean, weight))
+        mean, weight = (x if not on_cpu(x) else full((), x, self.zero) for x in (mean, weight))
 
         def take(report, squares, halted, found):
             report.loss = self.parallel._hear_alone(*found)
