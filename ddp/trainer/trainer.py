@@ -335,7 +335,6 @@ class Trainer:
             self.ema.updates = updates
         self.parallel.halt = None
         self.parallel.enqueue(self.loader.batch(one.step), self.loss).read()
-        self.parallel.statistics.undo()
         self.skips.skip_or_raise(self, one.report.loss, one.report.norm, one.lr)
 
     def _tell_steps(self, records, log):
