@@ -10,6 +10,7 @@ import allgrad as ag
 from allgrad import ddp, optim
 from allgrad.ddp.trainer import StepRecord
 from allgrad.ddp.trainer.callbacks import Callback
+from tests.ddp.conftest import simulate
 from tests.device import workloads
 from tests.device.pretend import pretend
 from tests.device.workloads import WORKLOADS, Workload, trainer_of
@@ -33,6 +34,7 @@ class Records(Callback):
 def trained(workload, device, at_once=False, **options):
     """(records, weights and running statistics, trainer) of a run."""
     trainer = trainer_of(workload, device, **options)
+    trainer.metrics = lambda x, y: {"zero": np.zeros(len(x))}  # of several ranks, each measures something
     if at_once:
         trainer.reads_late = False
     records = Records(trainer)
@@ -65,7 +67,8 @@ def test_no_step_waits(name):
         trainer = trainer_of(WORKLOADS[name], "cuda:0", steps=7)
         counted = watched(trainer, device)
         trainer.fit()
-    assert trainer.reads_late and counted == {"waits": {}, "behind": 4}  # reports, each while the next step is under way
+    assert trainer.reads_late
+    assert counted == {"waits": {}, "behind": 4}  # reports, each read while the next step is under way
 
 
 RULES = {
@@ -148,7 +151,7 @@ def test_what_a_run_leaves_is_the_same(tmp_path):
     assert [line["step"] for line in late[0]] == [2, 3, 4, 6, 8, 9, 10, 11] and late[2]
 
 
-def poisoned(workload, device, step, at_once=False, **options):
+def poisoned(workload, device, step, at_once=False, on_rank=0, **options):
     """What a run with an infinite sample in one step leaves: (message, steps, weights, state of the optimizer, EMA)."""
     x, y = workloads.arrays(workload, 64)
     with_nothing = trainer_of(workload, "numpy", data=(x, y))
@@ -164,7 +167,8 @@ def poisoned(workload, device, step, at_once=False, **options):
     arrays = {f"{kind} {name}": a for kind, some in state.items() if isinstance(some, dict) for name, a in some.items()}
     numbers = {kind: some for kind, some in state.items() if not isinstance(some, dict)}
     mean = None if trainer.ema is None else (trainer.ema.updates, bits(trainer.ema.state_dict()["mean"]))
-    return str(raised.value), trainer.step, bits(trainer.model.state_dict()), bits(arrays), numbers, mean
+    message = str(raised.value).replace("on rank 0", f"on rank {on_rank}") if on_rank else str(raised.value)
+    return message, trainer.step, bits(trainer.model.state_dict()), bits(arrays), numbers, mean
 
 
 @pytest.mark.parametrize("step", [0, 2, 3])
@@ -260,6 +264,61 @@ def test_a_signal_ends_training_after_the_step_under_way():
             trainer.fit()
         weights = bits(trainer.model.state_dict())
     assert (records.seen, weights) == trained(MLP, "cpu", steps=6)[:2] and trainer.step == 6
+
+
+@pytest.mark.parametrize("name, ignored", [("mlp 4 shards", False), ("mlp 4 shards", True), ("cnn 2 shards", False)])
+def test_ranks_make_the_same_of_it(name, ignored):
+    """Also of labels that do not count, and are not spread evenly."""
+    workload = WORKLOADS[name]
+    x, y = workloads.arrays(workload, 64)
+    y[:40:3] = -100 if ignored else y[:40:3]
+    run = lambda comm: trained(workload, "cuda:0", data=(x, y), comm=comm)[:2]
+    with pretend():
+        alone, together = run(None), simulate(2, run)
+    assert together == [alone] * 2
+    if name != "cnn 2 shards":
+        assert alone == trained(workload, "cpu", data=(x, y))[:2]
+
+
+@pytest.mark.parametrize("step", [0, 3])
+def test_all_ranks_raise_at_the_same_step(step):
+    with pretend():
+        found = simulate(2, lambda comm: poisoned(SHARDS, "cuda:0", step, comm=comm))
+    assert found[0] == found[1] == poisoned(SHARDS, "cpu", step, on_rank=1)
+
+
+def test_a_signal_of_one_rank_ends_all_after_the_same_step():
+    def run(comm):
+        trainer = trainer_of(SHARDS, "cuda:0", steps=20, comm=comm, signals=ddp.StopOnSignal())
+        records, loss = Records(trainer), trainer.loss
+
+        def asked(x, y):
+            if trainer.step == 5 and comm.rank == 1:
+                trainer.signals.heard, trainer.parallel.stop_asked = int(signal.SIGTERM), True
+            return loss(x, y)
+
+        trainer.loss = asked
+        with pytest.raises(ddp.Stopped):
+            trainer.fit()
+        return records.seen, bits(trainer.model.state_dict()), trainer.step
+
+    with pretend():
+        (first, weights, steps), other = simulate(2, run)
+    assert other == (first, weights, steps) and steps == 7  # the one after is under way when the ranks hear of it
+    assert (first, weights) == trained(SHARDS, "cpu", steps=7)[:2]
+
+
+def test_local_steps_wait_once_each():
+    def run(comm, device="cuda:0"):
+        trainer = trainer_of(SHARDS._replace(shards=2), device, steps=4, comm=comm, local_sgd=ddp.LocalSGD(2))
+        assert not trainer.reads_late
+        trainer.metrics = lambda x, y: {"zero": np.zeros(len(x))}
+        trainer.fit()
+        return bits(trainer.model.state_dict())
+
+    with pretend():
+        found = simulate(2, run)
+    assert found == simulate(2, lambda comm: run(comm, "cpu"))
 
 
 def test_float16_waits_once_a_step():
