@@ -305,6 +305,7 @@ class ParamGroup(MutableMapping):
 
     def __setitem__(self, key, value):
         name, before = type(self.optimizer).__name__, dict(vars(self.h))
+        had_kernel = self.optimizer.has_kernel(self.h)
         if key == "params" or key not in before:
             known = ", ".join(sorted(before))
             raise ValueError(f"{name}: a group's {key!r} cannot be set: it has {known}")
@@ -317,7 +318,8 @@ class ParamGroup(MutableMapping):
             vars(self.h).update(before)
             raise
         self.given[key] = vars(self.h)[key]
-        self.optimizer._chunks = None  # another rule may be needed for it
+        if self.optimizer.has_kernel(self.h) != had_kernel:
+            self.optimizer._chunks = None  # the rule takes others
 
     def __delitem__(self, key):
         raise ValueError(f"{type(self.optimizer).__name__}: a group keeps its {key!r}")
