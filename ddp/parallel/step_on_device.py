@@ -7,6 +7,8 @@ from typing import Any
 from allgrad.autograd.arrays import astype, full, on_cpu, xp
 from allgrad.ddp.parallel.report import KEY, LOSS, NOISE, STOP, UNUSUAL, WEIGHT, WEIGHTY, Report
 
+LONGEST_DOT = 1 << 30  # elements, which CUDA's products of vectors count in 32 bits
+
 
 class StepOnDevice:
     """What `DistributedDataParallel` does with numbers in the memory of the host, by tensors of shape ().
@@ -64,7 +66,8 @@ class StepOnDevice:
             self.suspects.append(self.extras[LOSS] + self.extras[NOISE])
 
     def _write(self, place, value):
-        self.extras[place : place + 1] = value  # of a slice, a number is filled in and not copied from the host
+        there = self.extras[place]
+        there.fill_(value) if isinstance(value, (int, float)) else there.copy_(value)
 
     def report(self, batch):
         """The report of the sum over all shards, of which the gradient is made the mean."""
@@ -106,7 +109,7 @@ class StepOnDevice:
     def _report(self, mean, parts, take):
         """A report of these numbers and the gradient's norm; with `halt`, the step is undone if one is not finite."""
         parallel, grad = self.parallel, self.arena.grad
-        squares = self.noise.squares if self.noise is not None else [grad @ grad]
+        squares = self.noise.squares if self.noise is not None else [g @ g for g in grad.split(LONGEST_DOT)]
         squared = sum(squares[1:], squares[0])
         if parallel.halt is not None:
             doubt = mean + squared

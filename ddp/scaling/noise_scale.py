@@ -23,6 +23,7 @@ from allgrad.autograd.arrays import astype
 from allgrad.ddp.scaling.intervals import LEAST_CONTRASTS, LEVEL, STEPS_A_CONTRAST, course, fieller, student, too_few
 
 CHUNK = 16_384  # elements whose squares are added up in the gradient's own precision
+DEVICE_CHUNK = 1 << 30  # the same on a device, which counts the elements in 32 bits
 RECENT = 256  # numbers of steps that are kept
 MEMORIES = 4.0  # of 1 / (1 - decay) steps, that they span at least
 
@@ -128,7 +129,7 @@ class NoiseScale:
         self.on_cpu = arena.on_cpu
         if not self.on_cpu and self.layer_averages is None:
             parts = [arena.grad]  # one kernel for all
-        size = CHUNK if self.on_cpu else max(1, len(arena.grad))
+        size = CHUNK if self.on_cpu else DEVICE_CHUNK
         self.chunks = [[g[i : i + size] for i in range(0, len(g), size)] for g in parts]
         self.squares = [0.0] * len(parts)
 

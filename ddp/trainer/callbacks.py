@@ -18,7 +18,7 @@ class StepRecord(NamedTuple):
     lr: float  # learning rate of the step
     samples: int  # in the step's batch, of all ranks together; the last batch of an epoch may be short
     samples_seen: int  # in all steps so far, with those of this one
-    seconds: float  # that the step took on this rank
+    seconds: float  # that the step took on this rank; of those read late, from one record to the next
     finite: bool  # whether loss and gradient were finite: if not, the step was skipped and no parameter has changed
 
 

@@ -207,18 +207,12 @@ class Trainer:
         began = time.perf_counter()
         self.should_stop = stopped = False
         self.unread.clear()
-        self.parallel.halt = full((), 0.0, self.parallel.arena.data, "float32") if self.reads_late else None
         for kept in self._averages:
             kept.train()
         self._tell_all("on_start")
         with MetricsLog(self) as log, self.writer:
             while not (self.finished or self.should_stop):
-                if self.reads_late:
-                    self._enqueue_step()
-                    steps = self._read(but=0 if self.finished or self._any_due() else 1)
-                else:
-                    steps = [self._one_step()]
-                self._tell_steps(steps, log)
+                self._tell_steps(self._take_step(), log)
                 if self.signals is not None and self.signals.agreed(self.parallel, self.step):
                     self.should_stop = stopped = True
                 if self.should_stop:
@@ -254,7 +248,15 @@ class Trainer:
         if checkpoint.steps_in(self.out / "checkpoints"):
             raise ConfigurationError(f"{self.out} holds checkpoints of another run: give a new directory")
 
+    def _take_step(self):
+        """Take a step; the records of the steps that are known then: this one, or those before it on a device."""
+        if not self.reads_late:
+            return [self._one_step()]
+        self._enqueue_step()
+        return self._read(but=0 if self.finished or self._any_due() else 1)
+
     def _one_step(self) -> StepRecord:
+        """Take a step, and wait for its numbers."""
         sent = self.comm.bytes_sent
         with self.timeline.step(self.step):
             began = time.perf_counter()
@@ -293,6 +295,8 @@ class Trainer:
     def _enqueue_step(self):
         """Give a whole step to the device, which leaves it out if it is not finite, or one before it was not."""
         began, sent, halt = time.perf_counter(), self.comm.bytes_sent, self.parallel.halt
+        if halt is None:
+            halt = self.parallel.halt = full((), 0.0, self.parallel.arena.data, "float32")
         with self.timeline.step(self.step):
             with self.timeline.span("data"):
                 batch = self.loader.batch(self.step)
