@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from allgrad.autograd import Tensor
-from allgrad.autograd.arrays import is_torch, to_numpy
+from allgrad.autograd.arrays import full, is_torch, on_cpu, to_numpy, xp
 from allgrad.autograd.engine import unwrap
 from allgrad.ddp.errors import ConfigurationError, counted
 
@@ -181,8 +181,11 @@ def _checked(weight):
     """A weight that is 0 or more; ConfigurationError for anything else."""
     if type(weight) is Tensor and weight.requires_grad:
         raise ConfigurationError("a weight is a constant, got a tensor that requires a gradient: detach() it")
-    weight = unwrap(weight)
-    if not 0.0 <= _number(weight, "weight") < math.inf:
+    weight = _number(weight, "weight")
+    if not on_cpu(weight):  # and nobody waits for it: what is no weight makes the loss nan
+        n = xp[type(weight)]
+        return n.where((weight >= 0.0) & (weight < math.inf), weight, full((), math.nan, weight, "float64"))
+    if not 0.0 <= weight < math.inf:
         raise ConfigurationError(f"a weight is 0 or more, and finite, got {float(weight):g}")
     return weight
 

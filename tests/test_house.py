@@ -99,6 +99,7 @@ TESTED_BY = {  # module without a test file of its own: where it is tested, and 
     "ddp.comm.torch_distributed": ("ranks/test_communicators.py", "needs ranks that torchrun has started"),
     "ddp.comm.watchdog": ("launch/test_failures.py", "ends processes: needs some that may be ended"),
     "ddp.comm.world": ("launch/test_failures.py", "ends processes: needs some that may be ended"),
+    "ddp.parallel.report": ("ddp/parallel/test_step_on_device.py", "what is written on a device, and read here"),
     "ddp.parallel.shard_gradients": ("ddp/parallel/test_data_parallel.py", "seen in the gradients of all shards"),
     "ddp.trainer.built_in": ("ddp/trainer/test_trainer.py", "seen in what runs do and in their checkpoints"),
     "ddp.trainer.run_summary": ("ddp/trainer/test_trainer.py", "the summaries of runs"),

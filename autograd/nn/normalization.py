@@ -79,11 +79,12 @@ class _BatchNorm(_Running):
     def __call__(self, x):
         self._check(x)
         mean, var, counter = self.running_mean, self.running_var, self.num_batches_tracked
-        batches = 1 if counter is None else counter.item() + 1
-        momentum = 1.0 / batches if self.momentum is None else self.momentum
+        momentum = self.momentum
+        if momentum is None:
+            momentum = 1.0 if counter is None else 1.0 / (counter.item() + 1)
         y = batch_norm(x, mean, var, self.weight, self.bias, self.training or mean is None, momentum, self.eps)
         if self.training and counter is not None and not here.second_run:
-            counter.assign(batches)
+            counter.assign(counter.data + 1)  # where it is: nobody waits for a device
         return y
 
 

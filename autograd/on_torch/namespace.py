@@ -61,6 +61,11 @@ def array(a, dtype=None):
 copy = array
 
 
+def copyto(a, b, where):
+    """Let a be b where this mask holds, in place."""
+    torch.where(where, b, a, out=a)
+
+
 def to_numpy(a):
     """The values as a NumPy array, of shared memory on the CPU; bfloat16, which NumPy lacks, as float32."""
     a = a.detach().cpu()

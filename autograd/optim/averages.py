@@ -6,7 +6,7 @@ import numpy as np
 
 from allgrad.autograd.arena import arena_of
 from allgrad.autograd.arrays import full, to_numpy, xp
-from allgrad.autograd.optim.base import CHUNK_ELEMENTS, fill
+from allgrad.autograd.optim.base import CHUNK_ELEMENTS, DEVICE_CHUNK_ELEMENTS, fill
 
 
 class EMA:
@@ -45,20 +45,26 @@ class EMA:
         self.mean = xp[type(self.arena.data)].zeros_like(self.arena.data)
         self.own = None  # the weights themselves, while the parameters are the average
 
-    def update(self):
-        """Take the weights as they are into the average; RuntimeError after `eval()`."""
+    def update(self, skip=None):
+        """Take the weights as they are into the average; RuntimeError after `eval()`.
+
+        skip: as of `Optimizer.step`: a tensor on the device which leaves the average as it is if it is 1.
+        """
         if self.own is not None:
             raise RuntimeError("EMA: the parameters are the average since eval(): call train() before update()")
         self.updates += 1
         share = (1.0 - self.decay) / (1.0 - self.decay**self.updates)
         data, mean, n = self.arena.data, self.mean, xp[type(self.mean)]
-        length = min(CHUNK_ELEMENTS if self.arena.on_cpu else len(data), len(data))
+        length = min(CHUNK_ELEMENTS if self.arena.on_cpu else DEVICE_CHUNK_ELEMENTS, len(data))
         scratch = full((length,), 0.0, data)
         for start in range(0, len(data), length):
             w, m = data[start : start + length], mean[start : start + length]
             difference = n.subtract(w, m, out=scratch[: len(w)])
             difference *= share
-            m += difference
+            if skip is None:
+                m += difference
+            else:
+                n.copyto(m, m + difference, where=skip == 0.0)
 
     def eval(self):
         """Let the parameters be the average, until `train()`; returns whether that has changed them."""

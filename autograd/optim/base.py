@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, MutableMapping
 from fnmatch import fnmatchcase
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from allgrad.autograd.engine import Tensor
 SMALLEST_NORMAL = {n: float(np.finfo(f"f{n}").tiny) for n in (2, 4, 8)}  # by the bytes of an element
 AT_LEAST_ZERO = "lr", "lr_scale", "weight_decay", "l1", "eps", "trust", "lr_decay"  # hyperparameters
 CHUNK_ELEMENTS = 131_072  # a few arrays of this length share the cache, and a call is worth its overhead
+DEVICE_CHUNK_ELEMENTS = 1 << 24  # there is no such cache, but scratch memory is not for nothing
 
 
 class Optimizer:
@@ -56,6 +58,8 @@ class Optimizer:
         self.runs = self._runs(hyperparameters, groups or {}, dicts)
         needed = {name for _, h in self.runs for name in self.needs(h)}
         self.state = {name: self.xp.zeros_like(self.arena.data) for name in self.arrays if name in needed}
+        self.skip: Any = None  # that of the step being taken, see `step`
+        self.on_device: dict = {}  # numbers of the host that kernels read on a device, by their names
         self._chunks: list | None = None
         self._chunks_of = None  # the gradients that the chunks are views of
 
@@ -85,31 +89,61 @@ class Optimizer:
         """Forget the gradients of all parameters; set_to_none, of torch, changes nothing."""
         self.arena.zero_grad()
 
-    def step(self, closure=None):
+    def step(self, closure=None, skip=None):
         """Update every parameter once, by the gradients accumulated since `zero_grad`.
 
         closure, if given, is called before: it computes the gradients, and what it returns is returned.
+        skip: None, or on a device a float32 tensor of shape (). If that is 1, no parameter and no state changes by a
+        bit, though the host, which does not look at it, counts the step: see `progress`.
         """
         loss = closure() if closure is not None else None
         chunks_of_runs = self.chunks()
         self.arena.zero_missing_grads()
         lr = self.scheduled_lr
         self.steps += 1
+        self.skip = skip
+        by_kernels = skip is None or all(self.has_kernel(h) for h, _ in chunks_of_runs)
+        before = [] if by_kernels else [self.xp.copy(array) for array in self._updated()]
         for h, chunks in chunks_of_runs:
             self.update(lr * h.lr_scale if h.lr is None else h.lr, h, chunks)
+        if before:
+            for array, kept in zip(self._updated(), before):
+                self.xp.copyto(array, kept, where=skip != 0.0)
         self.arena.bump_versions()
         return loss
+
+    def has_kernel(self, h) -> bool:
+        """Whether the arrays' library has a kernel for the whole rule with hyperparameters h.
+
+        It needs no scratch memory, and looks at `skip` itself.
+        """
+        takes = getattr(type(self).update, "has_kernel", None)
+        return takes is not None and takes(self, h)
+
+    def _updated(self):
+        """The arrays that a step changes."""
+        return [self.arena.data[self.part], *self.state.values()]
+
+    @property
+    def progress(self) -> Any:
+        """What steps have counted on the host: to be set again after steps that `skip` has undone."""
+        return self.steps
+
+    @progress.setter
+    def progress(self, counted):
+        self.steps = counted
 
     def update(self, lr, h, chunks) -> None:
         """Apply the rule to the chunks, all of which have hyperparameters h; lr includes their `lr_scale`.
 
         A chunk is a tuple (w, g, *state, t, u) of flat views of one length: values, which are to be updated in place,
-        gradients, which are not, the state in the order of `arrays` (None for what is not kept), and scratch memory.
+        gradients, which are not, the state in the order of `arrays` (None for what is not kept), and scratch memory
+        (None for a rule that has a kernel).
         """
         raise TypeError(f"{type(self).__name__} defines no update(self, lr, h, chunks)")
 
     def chunks(self) -> list:
-        """(hyperparameters, chunks) of each run; see `update`."""
+        """(hyperparameters, chunks) of each group; see `update`."""
         if self._chunks is None or self._chunks_of is not self.arena.grad:
             self._chunks, self._chunks_of = self._make_chunks(), self.arena.grad
         return self._chunks
@@ -180,26 +214,31 @@ class Optimizer:
     def _make_chunks(self):
         data, grad = (flat[self.part] for flat in (self.arena.data, self.arena.grad))
         arrays = (data, grad, *(self.state.get(name) for name in self.arrays))
-        spans = [self._spans(run) for run, _ in self.runs]
-        longest = max((span.stop - span.start for some in spans for span in some), default=0)
-        scratch = full((2, longest), 0.0, self.arena.data)
+        groups = [(group.h, spans) for group in self.param_groups if (spans := self._spans_of(group.h))]
+        lengths = [span.stop - span.start for h, some in groups if not self.has_kernel(h) for span in some]
+        scratch = full((2, max(lengths, default=0)), 0.0, self.arena.data)
 
-        def chunk(span):
+        def chunk(h, span):
             start, stop = span.start - self.part.start, span.stop - self.part.start
             views = [None if a is None else a[start:stop] for a in arrays]
-            return (*views, *scratch[:, : span.stop - span.start])
+            return (*views, *((None, None) if self.has_kernel(h) else scratch[:, : span.stop - span.start]))
 
-        return [(h, [chunk(span) for span in some]) for (_, h), some in zip(self.runs, spans)]
+        return [(h, [chunk(h, span) for span in some]) for h, some in groups]
 
-    def _spans(self, run):
+    def _spans_of(self, h):
+        """The spans of the chunks of all runs with hyperparameters h."""
+        runs = [run for run, its in self.runs if its is h]
         if self.layerwise:
-            return [span for span in self.arena.spans.values() if run.start <= span.start < run.stop]
-        length = CHUNK_ELEMENTS if self.arena.on_cpu else len(self.arena.data)  # a device has no such cache
-        start, stop = max(run.start, self.part.start), min(run.stop, self.part.stop)
-        return [slice(i, min(i + length, stop)) for i in range(start, stop, length)]
+            return [span for run in runs for span in self.arena.spans.values() if run.start <= span.start < run.stop]
+        length = CHUNK_ELEMENTS
+        if not self.arena.on_cpu:
+            length = len(self.arena.data) if self.has_kernel(h) else DEVICE_CHUNK_ELEMENTS
+        bounds = [(max(run.start, self.part.start), min(run.stop, self.part.stop)) for run in runs]
+        return [slice(i, min(i + length, stop)) for start, stop in bounds for i in range(start, stop, length)]
 
     def __getstate__(self):
-        return {**vars(self), "_chunks": None, "_chunks_of": None, "xp": None}  # views, which a copy has to cut anew
+        views = {"_chunks": None, "_chunks_of": None, "on_device": {}}  # which a copy has to make anew
+        return {**vars(self), **views, "skip": None, "xp": None}
 
     def __setstate__(self, state):
         vars(self).update(state, xp=xp[type(state["arena"].data)])
@@ -266,6 +305,7 @@ class ParamGroup(MutableMapping):
 
     def __setitem__(self, key, value):
         name, before = type(self.optimizer).__name__, dict(vars(self.h))
+        had_kernel = self.optimizer.has_kernel(self.h)
         if key == "params" or key not in before:
             known = ", ".join(sorted(before))
             raise ValueError(f"{name}: a group's {key!r} cannot be set: it has {known}")
@@ -278,6 +318,8 @@ class ParamGroup(MutableMapping):
             vars(self.h).update(before)
             raise
         self.given[key] = vars(self.h)[key]
+        if self.optimizer.has_kernel(self.h) != had_kernel:
+            self.optimizer._chunks = None  # the rule takes others
 
     def __delitem__(self, key):
         raise ValueError(f"{type(self.optimizer).__name__}: a group keeps its {key!r}")

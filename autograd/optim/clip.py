@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from allgrad.autograd.arena import existing_arena, named_parameters
+from allgrad.autograd.arrays import astype, full, is_torch, on_cpu, xp
 
 
 def grad_norm(owner, norm_type=2.0):
@@ -31,12 +32,21 @@ def clip_grad_norm(owner, max_norm, norm_type=2.0, error_if_nonfinite=False):
 
 
 def clip_grads_with_norm(owner, max_norm, total_norm):
-    """`clip_grad_norm` of gradients whose norm is known already."""
+    """`clip_grad_norm` of gradients whose norm is known already.
+
+    total_norm: a number, or a tensor of shape () where the gradients are: then nobody waits for a device.
+    """
     _scale_down(_gradients(owner), max_norm, total_norm)
 
 
 def _scale_down(gradients, max_norm, norm):
     _at_least_zero("clip_grad_norm", "max_norm", max_norm)
+    if is_torch(norm):
+        factor = full((), max_norm, norm) / (norm + 1e-6)
+        factor = factor.clip(max=1.0)  # a product with 1 changes no bit
+        for g in gradients:
+            g *= factor
+        return
     factor = max_norm / (norm + 1e-6)
     if not factor >= 1.0:
         with np.errstate(invalid="ignore"):  # infinity times 0
@@ -49,6 +59,14 @@ def clip_grad_value(owner, limit):
     _at_least_zero("clip_grad_value", "limit", limit)
     for g in _gradients(owner):
         g[...] = g.clip(-limit, limit)
+
+
+def length_of(array):
+    """The Euclidean norm of one array: a number, or on a device a float64 tensor of shape (), to go on with there."""
+    if on_cpu(array):
+        return norm_of([array])
+    flat = _flat(array)
+    return xp[type(flat)].sqrt(astype(flat @ flat, "float64"))
 
 
 def norm_of(gradients, p=2.0):

@@ -7,8 +7,9 @@ orthogonal. `maximize` climbs: it takes -g for g.
 
 import math
 
+from allgrad.autograd.arrays import full, on_cpu, xp
 from allgrad.autograd.optim.base import Optimizer, at_least_zero, regularized, safe_eps
-from allgrad.autograd.optim.clip import norm_of
+from allgrad.autograd.optim.clip import length_of
 
 
 class SGD(Optimizer):
@@ -330,9 +331,11 @@ class LARS(Optimizer):
         n = self.xp
         for w, g, v, t, u in chunks:
             g = regularized(g, w, 0.0, h.l1, u, t)
-            norm = norm_of([w])
-            divisor = norm_of([g]) + h.weight_decay * norm
-            r = h.trust * norm / divisor if h.adapt and norm and divisor else 1.0
+            r = 1.0
+            if h.adapt:
+                norm = length_of(w)
+                divisor = length_of(g) + h.weight_decay * norm
+                r = _quotient(h.trust * norm, divisor, norm, 1.0)
             n.multiply(w, h.weight_decay, out=t)
             t += g
             t *= lr * r
@@ -367,9 +370,19 @@ class LAMB(Moments):
             direction(regularized(g, w, 0.0, h.l1, u, d), m, v, d)
             d *= c2 / c1
             d += n.multiply(w, h.weight_decay, out=u)
-            norm, length = norm_of([w]), norm_of([d])
-            d *= lr * norm / length if h.adapt and norm and length else lr
+            if h.adapt:
+                norm = length_of(w)
+                d *= _quotient(lr * norm, length_of(d), norm, lr)
+            else:
+                d *= lr
             w -= d
+
+
+def _quotient(a, b, norm, otherwise):
+    """a / b, but `otherwise` where b or the norm is 0; numbers, or tensors of shape () on a device."""
+    if on_cpu(b):
+        return a / b if norm and b else otherwise
+    return xp[type(b)].where((norm != 0.0) & (b != 0.0), a / b, full((), otherwise, b))
 
 
 class Muon(Optimizer):
@@ -443,7 +456,8 @@ def orthogonal(x, steps, eps):
     """A matrix with the singular vectors of x (M, K) and singular values near 1: Newton-Schulz iterations."""
     a, b, c = 3.4445, -4.7750, 2.0315  # that bring small singular values up the fastest
     wide = x if x.shape[0] <= x.shape[1] else x.T
-    y = wide / max(norm_of([wide]), eps)
+    norm = length_of(wide)
+    y = wide / (norm.clip(min=eps) if not on_cpu(norm) else max(norm, eps))
     for _ in range(steps):
         p = y @ y.T  # (M, M)
         y = a * y + (b * p + c * (p @ p)) @ y

@@ -36,7 +36,7 @@ class ScheduleFree(Optimizer):
         """b: how near y is to x."""
         return h.beta
 
-    def step(self, closure=None):
+    def step(self, closure=None, skip=None):
         """Update every parameter once, see `Optimizer.step`; RuntimeError after `eval()`."""
         if not self.training:
             raise RuntimeError(f"{type(self).__name__}: the parameters are averages since eval(): call train() first")
@@ -48,8 +48,16 @@ class ScheduleFree(Optimizer):
             self.sums[i] += square
             self.shares.append(square / self.sums[i] if square else 0.0)
         self.steps -= 1
-        super().step()
+        super().step(skip=skip)
         return loss
+
+    @property
+    def progress(self):
+        return self.steps, [*self.sums]
+
+    @progress.setter
+    def progress(self, counted):
+        self.steps, self.sums = counted[0], [*counted[1]]
 
     def move(self, h, chunk, rate):
         """z - rate * direction(y), in place."""

@@ -56,6 +56,9 @@ class SOAP(Optimizer):
             for run, h in self.runs
         ]
 
+    def _updated(self):
+        return [*super()._updated(), *(p for some in self.factors.values() for p in some.values())]
+
     def update(self, lr, h, chunks):
         n, (b1, b2), eps = self.xp, h.betas, safe_eps(h.eps, self.arena.dtype)
         for key, w, g, m, v in chunks:

@@ -5,11 +5,13 @@ import math
 import time
 import zlib
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
+from allgrad.autograd import optim
 from allgrad.autograd.arena import arena_of
-from allgrad.autograd.arrays import is_torch
+from allgrad.autograd.arrays import full, is_torch
 from allgrad.ddp.comm import Communicator, activity
 from allgrad.ddp.compatibility import check, takes_all_at_once
 from allgrad.ddp.errors import ConfigurationError, counted
@@ -23,8 +25,10 @@ from allgrad.ddp.parallel.consistency import (
     refuse_other_parameters,
 )
 from allgrad.ddp.parallel.local_sgd import LocalSGD, LocalSteps
+from allgrad.ddp.parallel.report import KEY, LOSS, NOISE, STOP, UNUSUAL, WEIGHT, WEIGHTY, Report
 from allgrad.ddp.parallel.running_statistics import RunningStatistics
 from allgrad.ddp.parallel.shard_gradients import ShardGradients
+from allgrad.ddp.parallel.step_on_device import StepOnDevice
 from allgrad.ddp.parallel.sync_batch_norm import SyncBatchNorm
 from allgrad.ddp.reduce import (
     POLICIES,
@@ -46,9 +50,6 @@ from allgrad.ddp.shards import shards_of_rank
 from allgrad.ddp.trace import Timeline
 
 BATCH_NORMS = ("shard", "sync")
-# Of the extras behind the gradients: the sums of losses and of their weights; how many shards have another weight than
-# samples, and how many any; a number that stands for the batch; shards of ranks that ask to stop; the noise scale's.
-LOSS, WEIGHT, UNUSUAL, WEIGHTY, KEY, STOP, NOISE = range(7)
 SHORT_FORM = {  # keyword -> the field of `Exchange` that it sets
     "reduce": "reduce", "wire": "wire", "compress": "compress", "overlap": "overlap", "bucket": "bucket_bytes",
 }  # fmt: skip
@@ -105,7 +106,7 @@ class DistributedDataParallel:
             arrays="torch" if is_torch(self.arena.data) else "numpy", trace=timeline and timeline.path,
         )  # fmt: skip
         self.all_at_once = takes_all_at_once(**configuration)  # why no exchange can overlap with backward, or None
-        self.noise, self.scale = noise, scale
+        self.noise, self.scale, self.on_cpu = noise, scale, self.arena.on_cpu
         rounded = self.arena.dtype.itemsize == 2 or wire_of(exchange.wire) is not None  # sums, to half precision
         self.keys = max(1, min((2**8 if rounded else 2**24) // self.shards, 4093))  # how many `_key` tells apart
         self.compared = {""}  # origins of batches that ranks with local steps have compared
@@ -113,6 +114,10 @@ class DistributedDataParallel:
         self.suspect: int | None = None  # this rank's first shard of the batch whose loss or gradient is not finite
         self.stop_asked = False  # whether this rank asks all to end training: they hear of it with its gradients
         self.stop_agreed = False  # whether any rank has asked before its last `backward`: the same on all ranks
+        # None, or on a device a float32 tensor of shape () which is 1 from the first step on whose loss or gradient is
+        # not finite: then running statistics stay as they are, and `optimizer.step(skip=halt)` leaves the rest.
+        self.halt: Any = None
+        self.zero = None if self.on_cpu else full((), 0.0, self.arena.data, "float64")  # for what is computed there
         self.gradient_sum = gradient_sum(self.arena, self.comm, self.shards, exchange)
         if type(self.gradient_sum) is ShardSum:
             message = self.gradient_sum.share(self.arena.message)
@@ -187,6 +192,19 @@ class DistributedDataParallel:
 
         Where nothing in the batch has any weight, the mean is nan and the gradient 0.
         """
+        return self.enqueue(batch, loss).read().loss
+
+    def enqueue(self, batch, loss, norm=False) -> Report:
+        """`backward` that waits for no device: its numbers are those of the report, once that is read.
+
+        A step of one's own may so be given to a device before the one before it is over there:
+
+            report = parallel.enqueue(batch, loss)
+            optimizer.step()
+            print(earlier.read().loss)
+
+        norm: whether the report has the norm of the gradient; on a device it has it anyway.
+        """
         if batch.logical_shards != self.shards:
             raise ConfigurationError(
                 f"the batch is cut into {counted(batch.logical_shards, 'logical shard')} and the model expects "
@@ -197,12 +215,12 @@ class DistributedDataParallel:
                 f"rank {self.comm.rank} got the shards {[shard.index for shard in batch.shards]} of the batch, but it "
                 f"has to compute {self.own_shards}: give the same comm to DataLoader and DistributedDataParallel"
             )
-        began = time.perf_counter()
         activity.step = batch.step
         self.suspect = None
         if self.gradients is not self.arena.grad:
             self._attach()
         self.statistics.begin()
+        alone = self.shards == 1 and isinstance(self.gradient_sum, ShardSum)
         if self.local is not None:
             self.local.restore_own()
             if self.local.is_local(batch.step):
@@ -210,45 +228,76 @@ class DistributedDataParallel:
                     self.compared.add(batch.origin)
                     compare_data(self.comm, batch.origin)
                 self.local.count_samples(batch)
-                return self._without_exchange(batch, loss)
-        if self.shards == 1 and isinstance(self.gradient_sum, ShardSum):
-            return self._without_exchange(batch, loss)
+                alone = True
+        report = self._alone(batch, loss) if alone else self._together(batch, loss)
+        if norm and self.on_cpu:
+            report.norm = optim.grad_norm(self)
+        return report
+
+    def _together(self, batch, loss):
+        """The gradient of all shards, added up over all ranks."""
+        began = time.perf_counter()
         arena, extras, exchange, key = self.arena, self.arena.extras, self.overlap.current(), self._key(batch)
         unit = batch.size if self.arena.dtype.itemsize == 2 else 1  # of weights, which half precision has to hold
+        there = None if self.on_cpu else StepOnDevice(self, unit, key)
         for shard, mean, weight in self.shard_gradients.of_batch(batch, loss, exchange):
-            extras[KEY] = key  # the others are 0 so far
-            if weight:
-                extras[LOSS], extras[WEIGHT] = mean * (weight / unit), weight / unit
-            if weight != len(shard):
-                extras[UNUSUAL] = 1.0
-            if self.stop_asked:
-                extras[STOP] = 1.0
+            if there is not None:
+                there.note(len(shard), mean, weight)
+            else:
+                extras[KEY] = key  # the others are 0 so far
+                if weight:
+                    extras[LOSS], extras[WEIGHT] = mean * (weight / unit), weight / unit
+                if weight != len(shard):
+                    extras[UNUSUAL] = 1.0
+                if self.stop_asked:
+                    extras[STOP] = 1.0
             refuse_other_parameters(arena)
             arena.zero_missing_grads()
             exchange.complete()
-            if self.noise is not None and weight:
-                extras[WEIGHTY] = 1.0
-                self.noise.write_extras(extras[NOISE:], batch.size, weight)
-            if self.suspect is None and not math.isfinite(float(extras[LOSS]) + float(extras[NOISE])):
-                self.suspect = shard.index
+            if there is not None:
+                there.note_noise(batch.size, weight)
+            else:
+                if self.noise is not None and weight:
+                    extras[WEIGHTY] = 1.0
+                    self.noise.write_extras(extras[NOISE:], batch.size * batch.size / weight)
+                if self.suspect is None and not math.isfinite(float(extras[LOSS]) + float(extras[NOISE])):
+                    self.suspect = shard.index
             exchange.push()
             self.statistics.push(shard.index, len(shard) / batch.size)
         with self.timeline.span("exchange"):
             exchange.finish()
             self.statistics.finish()
-        total, weight, unusual, shards, keys, asked = extras[:NOISE].tolist()
+        if there is not None:
+            report = there.report(batch)
+        else:
+            heard = extras[: self.told].tolist()
+            mean, share, shards = self._hear(heard, batch, unit, key)
+            if self.stop_agreed:
+                extras[STOP] = 0.0
+            if share != 1.0 and not self.shard_gradients.mean_of_shard:
+                arena.grad *= share
+            if self.noise is not None:
+                self.noise.square()
+                self.noise.observe(heard[NOISE:], self.noise.squares, batch.size, self.weight, shards)
+            report = Report(mean)
+        self.overlap.record_time(time.perf_counter() - began)
+        return report
+
+    @property
+    def told(self):
+        """How many of the extras say anything."""
+        return NOISE + (self.noise.extras if self.noise is not None else 0)
+
+    def _hear(self, heard, batch, unit, key):
+        """(mean loss, factor of the gradient, shards with any weight), from the extras' sums. Collective."""
+        total, weight, unusual, shards, keys, asked = heard[:NOISE]
         self.stop_agreed = asked != 0.0
-        if self.stop_agreed:
-            extras[STOP] = 0.0
         if keys != key * self.shards:
             compare_batches(self.comm, batch)
         self.weight = weight * unit if unusual else batch.size
-        if unusual and self.weight and not self.shard_gradients.mean_of_shard:
-            arena.grad *= batch.size / self.weight
-        if self.noise is not None:
-            self.noise.observe(extras[NOISE:], batch.size, self.weight, int(shards))
-        self.overlap.record_time(time.perf_counter() - began)
-        return total * unit / self.weight if self.weight else math.nan
+        if not self.weight:
+            return math.nan, 1.0, int(shards)
+        return total * unit / self.weight, batch.size / self.weight if unusual else 1.0, int(shards)
 
     def _key(self, batch):
         """A number that stands for the batch, small enough for its sum over all shards to be exact in any precision."""
@@ -256,15 +305,22 @@ class DistributedDataParallel:
             return 0
         return zlib.crc32(f"{batch.step} {batch.size} {batch.seed} {batch.origin}".encode()) % self.keys
 
-    def _without_exchange(self, batch, loss):
+    def _alone(self, batch, loss):
         """The gradient of one shard, which is all there is or all that this step wants; its samples' mean loss."""
         (shard,) = batch.shards
         self.arena.zero_grad()
-        mean, self.weight = self.shard_gradients.of_shard(batch, shard, loss, None) if len(shard) else (0.0, 0)
+        mean, weight = self.shard_gradients.of_shard(batch, shard, loss, None) if len(shard) else (0.0, 0)
         refuse_other_parameters(self.arena)
         self.arena.zero_missing_grads()
         self._finish_gradients(slice(None))
-        if self.local is not None and not self.weight:  # of this rank, while others' samples may count
+        if not self.on_cpu:
+            return StepOnDevice(self).report_alone(mean, weight)
+        return Report(self._hear_alone(mean, weight))
+
+    def _hear_alone(self, mean, weight):
+        """The mean loss of one shard of this weight."""
+        self.weight = weight
+        if self.local is not None and not weight:  # of this rank, while others' samples may count
             return 0.0
         if not math.isfinite(mean):
             self.suspect = 0

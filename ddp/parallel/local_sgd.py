@@ -109,7 +109,7 @@ class LocalSteps:
             state[f"local_{kind}"] = {
                 f"{rank}/{name}": row[span] for rank, row in enumerate(rows) for name, span in self.arena.spans.items()
             }
-        rows = gathered(self.comm, self.comm.size, [np.append(statistics, [self.own_samples, self.samples])])
+        rows = gathered(self.comm, self.comm.size, [np.append(to_numpy(statistics), [self.own_samples, self.samples])])
         return {**state, "local_statistics": {str(rank): row for rank, row in enumerate(rows)}}
 
     def load_state_dict(self, state, optimizer):

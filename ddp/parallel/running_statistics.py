@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from allgrad.autograd.arrays import kind
+from allgrad.autograd.arrays import full, kind, on_cpu, to_backend_of, xp
 from allgrad.ddp.reduce import ShardSum
 
 
@@ -11,7 +11,8 @@ class RunningStatistics:
 
     Each logical shard is normalised by its own moments ("ghost batch norm", Hoffer et al. 2017), and moves the
     statistics from where the step found them. The step moves them by the mean of these moves, weighted by the shards'
-    samples and added up in the canonical tree: a function of the batch and its shards, not of the ranks.
+    samples and added up in the canonical tree: a function of the batch and its shards, not of the ranks. Statistics on
+    a device stay there.
     """
 
     def __init__(self, model, comm, shards, canonical):
@@ -42,6 +43,13 @@ class RunningStatistics:
         """Put back what `begin` found: a step is left out."""
         self.write(self.start)
 
+    def undo_if(self, skip):
+        """`undo` if skip, a tensor of shape () on the device, is not 0."""
+        if self.tensors:
+            flat = self.read()
+            xp[type(flat)].copyto(flat, self.start, where=skip != 0.0)
+            self.write(flat)
+
     def average(self, share):
         """Make them the mean of what the ranks, one shard each, have made of them, of which this one has this share."""
         if self.tensors:
@@ -51,11 +59,36 @@ class RunningStatistics:
             self.write(flat)
 
     def read(self):
-        return np.concatenate([np.zeros(0), *(t.numpy().reshape(-1) for t in self.tensors)], dtype=np.float64)
+        """A flat float64 copy of all, where they are; in the memory of the host a NumPy array."""
+        if not self._on_device():
+            return np.concatenate([np.zeros(0), *(t.numpy().reshape(-1) for t in self.tensors)], dtype=np.float64)
+        flat = full((sum(t.size for t in self.tensors),), 0.0, self.tensors[0].data, "float64")
+        _copy_all([t.data for t in self.tensors], self._parts(flat))
+        return flat
 
     def write(self, flat):
+        """Set all to what `read` returned."""
+        if self._on_device():
+            parts = self._parts(to_backend_of(flat, self.tensors[0].data))
+            parts = [p if kind(t.dtype) == "f" else p.round() for t, p in zip(self.tensors, parts)]
+            _copy_all(parts, [t.data for t in self.tensors])
+            return
+        for t, values in zip(self.tensors, self._parts(flat)):
+            t.assign(values if kind(t.dtype) == "f" else np.rint(values))
+
+    def _on_device(self):
+        return bool(self.tensors) and not on_cpu(self.tensors[0].data)
+
+    def _parts(self, flat):
+        """The views of the single tensors, each of its shape."""
         stop = 0
         for t in self.tensors:
             start, stop = stop, stop + t.size
-            values = flat[start:stop].reshape(t.shape)
-            t.assign(values if kind(t.dtype) == "f" else np.rint(values))
+            yield flat[start:stop].reshape(t.shape)
+
+
+def _copy_all(sources, targets):
+    """Copy torch tensors, of any dtypes, into others, by few kernels."""
+    import torch
+
+    torch._foreach_copy_([*targets], [*sources])

@@ -4,7 +4,7 @@ import math
 from contextlib import nullcontext
 
 from allgrad.autograd import random
-from allgrad.autograd.arrays import cast_like, full
+from allgrad.autograd.arrays import astype, cast_like, full, on_cpu, xp
 from allgrad.autograd.engine import unwrap
 from allgrad.autograd.ops import NoVarianceError
 from allgrad.autograd.replay import capture
@@ -119,6 +119,10 @@ def _backward(value, samples, scale, count):
     if is_mean:
         weighed = weight if isinstance(weight, int) else cast_like(weight, unwrap(tensor))
         tensor.backward(scale if count is None else scale * weighed / count)
+    elif count is None and not on_cpu(weight):  # and the tensor is a total, of shape ()
+        zero = full((), 0.0, weight, "float64")
+        factor = xp[type(weight)].where(weight != 0.0, (zero + scale) / weight, zero)
+        tensor.backward(cast_like(factor, unwrap(tensor)))
     else:
         divisor = weight if count is None else count
         tensor.backward(full(tensor.shape, scale / divisor if divisor else 0.0, unwrap(tensor)))
@@ -126,7 +130,11 @@ def _backward(value, samples, scale, count):
 
 
 def _numbers(tensor, weight, is_mean):
-    """(mean loss, weight) as Python numbers."""
+    """(mean loss, weight) as Python numbers; on a device tensors of shape (), but for a weight known here."""
+    if not on_cpu(value := unwrap(tensor)):
+        if is_mean:
+            return value, weight
+        return (astype(value, "float64").sum() / weight if not on_cpu(weight) or weight else math.nan), weight
     weight = weight if isinstance(weight, int) else float(weight)
     if is_mean:
         return tensor.item(), weight

@@ -47,10 +47,19 @@ class Zero:
         """The state arrays of this rank's part."""
         return self.optimizer.state
 
-    def step(self):
-        """Update every parameter once. Collective."""
-        self.optimizer.step()
+    def step(self, skip=None):
+        """Update every parameter once, see `Optimizer.step`. Collective."""
+        self.optimizer.step(skip=skip)
         self._gather_parameters()
+
+    @property
+    def progress(self):
+        """What the optimizer's steps have counted on the host."""
+        return self.optimizer.progress
+
+    @progress.setter
+    def progress(self, counted):
+        self.optimizer.progress = counted
 
     def eval(self) -> bool:
         """As of the optimizer. Collective."""

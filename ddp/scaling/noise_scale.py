@@ -19,10 +19,11 @@ import math
 
 import numpy as np
 
-from allgrad.autograd.arrays import to_numpy
+from allgrad.autograd.arrays import astype
 from allgrad.ddp.scaling.intervals import LEAST_CONTRASTS, LEVEL, STEPS_A_CONTRAST, course, fieller, student, too_few
 
 CHUNK = 16_384  # elements whose squares are added up in the gradient's own precision
+DEVICE_CHUNK = 1 << 30  # the same on a device, which counts the elements in 32 bits
 RECENT = 256  # numbers of steps that are kept
 MEMORIES = 4.0  # of 1 / (1 - decay) steps, that they span at least
 
@@ -118,6 +119,7 @@ class NoiseScale:
         self.recent = Recent(decay)
         self.last: tuple[float, float] | None = None  # (trace, signal) of the last step alone, if it has any
         self.names, self.chunks, self.squares = [], [], []
+        self.on_cpu = True
 
     # --- measuring ------------------------------------------------------------------------------------------------
 
@@ -127,43 +129,50 @@ class NoiseScale:
         The latter is done on a device, where each number that is read from it is waited for.
         """
         self.names, parts = list(arena.spans), [arena.grad[span] for span in arena.spans.values()]
+        self.on_cpu = arena.on_cpu
         if not one_by_one and self.layer_averages is None:
-            parts = [arena.grad]
-        size = CHUNK if arena.on_cpu else max(1, len(arena.grad))
+            parts = [arena.grad]  # one kernel for all
+        size = CHUNK if self.on_cpu else DEVICE_CHUNK
         self.chunks = [[g[i : i + size] for i in range(0, len(g), size)] for g in parts]
         self.squares = [0.0] * len(parts)
 
     def square(self, which=slice(None)):
         """Take note of |g|^2 of a slice of the parameters, whose gradients the arena holds.
 
-        One parameter at a time, so that the sum of all does not depend on what is exchanged when.
+        One parameter at a time, so that the sum of all does not depend on what is exchanged when. On a device, squares
+        are float64 tensors of shape () there.
         """
         for i in range(len(self.chunks))[which]:
-            self.squares[i] = sum([float(g @ g) for g in self.chunks[i]])
+            if self.on_cpu:
+                self.squares[i] = sum([float(g @ g) for g in self.chunks[i]])
+            else:
+                self.squares[i] = sum([astype(g @ g, "float64") for g in self.chunks[i]])
 
-    def write_extras(self, extras, samples, weight):
+    @property
+    def extras(self):
+        """How many numbers of a shard `write_extras` writes: one, and one for each layer."""
+        return 1 + (len(self.squares) if self.layer_averages is not None else 0)
+
+    def write_extras(self, extras, factor):
         """Write w_v |g_v|^2, for all layers together and each of them, of one squared shard of weight w_v.
 
-        The arena held the shard's gradient as w_v g_v / n, and n^2 / w_v times its square is w_v |g_v|^2.
+        The arena held the shard's gradient as w_v g_v / n, and n^2 / w_v, the factor, times its square is w_v |g_v|^2.
         """
-        factor = samples * samples / weight
-        extras[0] = sum(self.squares) * factor
-        if self.layer_averages is not None:
-            for i, squared in enumerate(self.squares, 1):
-                extras[i] = squared * factor
+        squares = [sum(self.squares), *(self.squares if self.layer_averages is not None else ())]
+        for i, squared in enumerate(squares):
+            extras[i : i + 1] = squared * factor
 
-    def observe(self, extras, samples, weight, shards):
-        """One step, from the extras' sums and the gradient of the batch that the arena holds.
+    def observe(self, weighted, squares, samples, weight, shards):
+        """One step, from the sums of the shards' extras, and the squares of the batch's gradient, as numbers.
 
         samples, weight   of the batch
         shards            those that have any weight
         """
-        self.square()
         share = samples / weight if weight else 0.0  # of a sample in one unit of weight
-        self.update(samples, shards, share * float(extras[0]), sum(self.squares))
+        self.update(samples, shards, share * weighted[0], sum(squares))
         if self.layer_averages is not None and self.last is not None:
-            weighted = share * to_numpy(extras)[1 : len(self.squares) + 1].astype(np.float64)
-            self.layer_averages.update(*_pair(samples, shards, weighted, np.array(self.squares)))
+            parts = share * np.array(weighted[1 : len(squares) + 1])
+            self.layer_averages.update(*_pair(samples, shards, parts, np.array(squares)))
 
     def update(self, samples, shards, weighted, squared):
         """One step: samples and non-empty shards of the batch, sum_v b_v |g_v|^2, and |g|^2."""

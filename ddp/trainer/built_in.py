@@ -77,8 +77,9 @@ class SkipSteps(Callback):
         self.count = self.in_a_row = 0
 
     def skip_or_raise(self, trainer, loss, norm, lr):
-        """Undo what the step has changed so far, or raise Diverged; on all ranks alike. Collective."""
+        """Undo what the step has changed so far, and raise Diverged unless it is left out. Collective."""
         parallel, scale = trainer.parallel, trainer.parallel.scale
+        parallel.statistics.undo()
         if not parallel.weight and self.on_nonfinite == "raise":
             seen = f"nothing in the batch of step {trainer.step} counts: all its labels are ignored, or of weight 0"
             raise Diverged("{seen.value}; take larger batches, or give {on_nonfinite:skip}", seen=seen)
@@ -92,7 +93,6 @@ class SkipSteps(Callback):
                 f"{lr:g}{f' ({found})' if found else ''}{skipped}"
             )
             raise Diverged("{seen.value}: lower {lr}, or give {clip} or {warmup}", seen=seen)
-        parallel.statistics.undo()
 
     def on_step(self, trainer, step: StepRecord):
         self.count += not step.finite

@@ -18,7 +18,7 @@ class StepRecord(NamedTuple):
     lr: float  # learning rate of the step
     samples: int  # in the step's batch, of all ranks together; the last batch of an epoch may be short
     samples_seen: int  # in all steps so far, with those of this one
-    seconds: float  # that the step took on this rank
+    seconds: float  # that the step took on this rank; of those read late, from one record to the next
     finite: bool  # whether loss and gradient were finite: if not, the step was skipped and no parameter has changed
 
 
@@ -47,6 +47,9 @@ class Callback:
         trainer.log({"name": number})    add numbers to the next line of metrics.jsonl
         trainer.should_stop = True       end training after this step
         trainer.evaluate(dataset)        compute the metrics of a data set; collective
+
+    On a device, a callback with `on_step` or `on_gradient` lets training wait for each step; else the next one is under
+    way when the host reads the numbers of the one before it.
 
     Ranks have to do the same: whatever stops the run, changes parameters or is collective has to be decided alike on
     every rank, as follows from what the trainer passes on. What only one rank knows, such as the time, goes to all by

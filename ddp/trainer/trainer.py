@@ -1,21 +1,25 @@
 """The training loop."""
 
+import inspect
 import math
 import time
+from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from allgrad.autograd import optim
+from allgrad.autograd.arrays import full
 from allgrad.autograd.schedule import Plateau
 from allgrad.ddp.compatibility import check
 from allgrad.ddp.data import DataLoader
 from allgrad.ddp.errors import ConfigurationError
-from allgrad.ddp.parallel import DistributedDataParallel, Zero, evaluate
+from allgrad.ddp.parallel import DistributedDataParallel, Report, Zero, evaluate
 from allgrad.ddp.scaling import AdaScale, FollowNoise
 from allgrad.ddp.trainer import checkpoint, run_state, run_summary
 from allgrad.ddp.trainer.built_in import KeepState, ResizeBatches, SkipSteps, UpdateAdaScale, UpdateLossScale
@@ -24,6 +28,16 @@ from allgrad.ddp.trainer.locks import locked
 from allgrad.ddp.trainer.metrics_log import MetricsLog, json_number
 from allgrad.ddp.trainer.signals import StopOnSignal
 from allgrad.ddp.trainer.validation import BestLoss, UpdatePlateau
+
+
+class _Unread(NamedTuple):
+    """A step that was given to a device and of which the host does not know yet what has come out."""
+
+    report: Report
+    step: int  # steps before it
+    lr: float
+    samples: int
+    counted: tuple  # what the optimizer's and the EMA's steps had counted before it
 
 
 class Trainer:
@@ -89,6 +103,9 @@ class Trainer:
         self.logged: dict = {}  # by callbacks, for the next line of metrics.jsonl
         self.bytes_sent = 0  # by this rank, in training
         self.seconds = 0.0  # spent in steps, without evaluations, checkpoints and what callbacks do after a step
+        self.unrecorded = 0.0  # of these, since the last step of which there is a record
+        self.unread: deque[_Unread] = deque()  # steps whose reports are still to be read, at most two
+        self.record: Any = None  # of the last step of which there is one
         self.best, self.skips = BestLoss(patience), SkipSteps(on_nonfinite)
         self._refuse_senseless()
         check(
@@ -151,6 +168,22 @@ class Trainer:
         """Whether there is nothing left to do."""
         return self.step >= self.total_steps or (self.adascale is not None and self.adascale.done)
 
+    @cached_property
+    def reads_late(self):
+        """Whether a step is given to the device before the host knows the numbers of the one before it.
+
+        So it is if the arrays are on a device and nothing needs the numbers at once.
+        """
+        parallel, follows_noise = self.parallel, any(isinstance(one, ResizeBatches) for one in self.built_in)
+        looks = any(
+            getattr(getattr(callback, event), "__func__", None) is not getattr(Callback, event)
+            for callback in self.callbacks
+            for event in ("on_step", "on_gradient")
+        )
+        at_once = looks or follows_noise or self.adascale or parallel.scale or parallel.local
+        may_skip = "skip" in inspect.signature(self.optimizer.step).parameters
+        return not (parallel.on_cpu or at_once or self.skips.on_nonfinite == "skip") and may_skip
+
     # --- the loop ------------------------------------------------------------------------------------------------
 
     def fit(self) -> dict:
@@ -166,30 +199,31 @@ class Trainer:
                 self.comm.agree_or_raise(lambda: self.comm.rank or stack.enter_context(locked(out)))
             if self.signals is not None:
                 stack.enter_context(self.signals.listening(self.parallel))
+            stack.callback(setattr, self.parallel, "halt", None)
             return self._fit()
 
     def _fit(self):
         self.comm.agree_or_raise(self._refuse_another_run)
         began = time.perf_counter()
         self.should_stop = stopped = False
+        self.unread.clear()
         for kept in self._averages:
             kept.train()
         self._tell_all("on_start")
         with MetricsLog(self) as log, self.writer:
             while not (self.finished or self.should_stop):
-                step = self._one_step()
-                for callback in chain(self.built_in, self.callbacks):
-                    callback.on_step(self, step)
+                self._tell_steps(self._take_step(), log)
                 if self.signals is not None and self.signals.agreed(self.parallel, self.step):
                     self.should_stop = stopped = True
-                log.add(step)
+                if self.should_stop:
+                    self._tell_steps(self._read(), log)
                 last = self.finished
                 if self.comm.size > 1 and self.check_every != 0 and (last or self._due(self.check_every)):
                     self.parallel.compare_parameters()
                 values = self._evaluate() if last or self._due(self.eval_every) else {}
                 last = last or self.should_stop
                 if last or values or self._due(self.log_every):
-                    log.write_line(step, values)
+                    log.write_line(self.record, values)
                 if not last and self._due(self.checkpoint_every or 0):
                     self.save()
             self.save()
@@ -214,19 +248,27 @@ class Trainer:
         if checkpoint.steps_in(self.out / "checkpoints"):
             raise ConfigurationError(f"{self.out} holds checkpoints of another run: give a new directory")
 
+    def _take_step(self):
+        """Take a step; the records of the steps that are known then: this one, or those before it on a device."""
+        if not self.reads_late:
+            return [self._one_step()]
+        self._enqueue_step()
+        return self._read(but=0 if self.finished or self._any_due() else 1)
+
     def _one_step(self) -> StepRecord:
+        """Take a step, and wait for its numbers."""
         sent = self.comm.bytes_sent
         with self.timeline.step(self.step):
             began = time.perf_counter()
             with self.timeline.span("data"):
                 batch = self.loader.batch(self.step)
             with np.errstate(over="ignore", invalid="ignore"):  # what they lead to is reported as Diverged
-                loss = self.parallel.backward(batch, self.loss)
-                norm = optim.grad_norm(self.parallel)
-                if self.clip is not None and math.isfinite(norm):
-                    optim.clip_grads_with_norm(self.parallel, self.clip, norm)
-                if self.clip_value is not None and math.isfinite(norm):
-                    optim.clip_grad_value(self.parallel, self.clip_value)
+                report = self.parallel.enqueue(batch, self.loss, norm=True).read()
+                loss, norm = report.loss, report.norm
+                if math.isfinite(norm):
+                    if self.clip is not None:
+                        optim.clip_grads_with_norm(self.parallel, self.clip, norm)
+                    self._clip_value()
             for callback in chain(self.built_in, self.callbacks):
                 callback.on_gradient(self, batch)
             lr, finite = self.optimizer.current_lr, math.isfinite(loss) and math.isfinite(norm)
@@ -245,6 +287,73 @@ class Trainer:
         samples = batch.size if self.parallel.local is None else sum(map(len, batch.shards))
         seen = self.loader.sampler.samples_seen(self.step)
         return StepRecord(self.step, loss, norm, lr, samples, seen, seconds, finite)
+
+    def _clip_value(self):
+        if self.clip_value is not None:
+            optim.clip_grad_value(self.parallel, self.clip_value)
+
+    def _enqueue_step(self):
+        """Give a whole step to the device, which leaves it out if it is not finite, or one before it was not."""
+        began, sent, halt = time.perf_counter(), self.comm.bytes_sent, self.parallel.halt
+        if halt is None:
+            halt = self.parallel.halt = full((), 0.0, self.parallel.arena.data, "float32")
+        with self.timeline.step(self.step):
+            with self.timeline.span("data"):
+                batch = self.loader.batch(self.step)
+            counted = self.optimizer.progress, self.ema and self.ema.updates
+            report = self.parallel.enqueue(batch, self.loss)
+            if self.clip is not None:
+                optim.clip_grads_with_norm(self.parallel, self.clip, report.norm_there)
+            self._clip_value()
+            lr = self.optimizer.current_lr
+            with self.timeline.span("optimizer"):
+                self.optimizer.step(skip=halt)
+                if self.ema is not None:
+                    self.ema.update(skip=halt)
+            self.unread.append(_Unread(report, self.step, lr, batch.size, counted))
+            self.unrecorded += time.perf_counter() - began
+        self.step += 1
+        self.bytes_sent += self.comm.bytes_sent - sent
+
+    def _read(self, but=0):
+        """Read the reports of the steps that were given to the device, but for so many of the last; their records."""
+        while len(self.unread) > but:
+            began, one = time.perf_counter(), self.unread.popleft()
+            report = one.report.read()
+            if report.halted:
+                self._end_before(one)
+            seconds, self.unrecorded = self.unrecorded + time.perf_counter() - began, 0.0
+            self.seconds += seconds
+            seen = self.loader.sampler.samples_seen(one.step + 1)
+            yield StepRecord(one.step + 1, report.loss, report.norm, one.lr, one.samples, seen, seconds, True)
+
+    def _end_before(self, one):
+        """Raise Diverged, of a step that was not finite, where the host hears of it late. Collective.
+
+        Nothing has changed since. So its gradient, which later ones have overwritten, is computed again and looked at.
+        """
+        self.unread.clear()
+        self.step = one.step
+        self.optimizer.progress, updates = one.counted
+        if self.ema is not None:
+            self.ema.updates = updates
+        self.parallel.halt = None
+        self.parallel.enqueue(self.loader.batch(one.step), self.loss).read()
+        self.skips.skip_or_raise(self, one.report.loss, one.report.norm, one.lr)
+
+    def _tell_steps(self, records, log):
+        """Let callbacks and the log know of steps."""
+        for record in records:
+            self.record = record
+            for callback in chain(self.built_in, self.callbacks):
+                callback.on_step(self, record)
+            log.add(record)
+
+    def _any_due(self):
+        """Whether anything is to be done after this step that needs its numbers, or the weights as it leaves them."""
+        every = [self.eval_every, self.log_every, self.checkpoint_every or 0]
+        every += [self.check_every] if self.comm.size > 1 else []
+        return any(map(self._due, every))
 
     def _due(self, every):
         """Whether to do after this step what is done every so many steps, never if 0, after each epoch if None."""

@@ -184,6 +184,8 @@ class Device:
             kwargs["device"] = self.inside
         if kwargs.get("pin_memory"):
             kwargs["pin_memory"] = False
+        if packet in (aten._fused_sgd_, aten._fused_adam_, aten._fused_adamw_) and meta:
+            return None  # they change what is given, and torch does not know them without values
         if packet is aten._local_scalar_dense and meta:
             kind = args[0].dtype
             return 1.0 if kind.is_floating_point else kind == torch.bool or 1

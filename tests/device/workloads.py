@@ -16,7 +16,7 @@ def sgd(owner):
 
 
 def adam(owner):
-    return optim.AdamW(owner, 1e-3, weight_decay=0.01, groups=optim.no_decay(owner))
+    return optim.AdamW(owner, 2.0**-10, weight_decay=0.01, groups=optim.no_decay(owner))
 
 
 def lamb(owner):
@@ -85,12 +85,14 @@ def model_of(workload):
         return family.make(given, form, ag.init.kaiming, workload.dropout)
 
 
-def trainer_of(workload, device, steps=6, samples=64, data=None, **options):
+def trainer_of(workload, device, steps=6, samples=64, data=None, comm=None, local_sgd=None, **options):
     """A trainer of this workload on a device: "cpu", "cuda:0" or "numpy"."""
     model = model_of(workload)
     model.to(device=device)
-    noise = ddp.NoiseScale() if workload.shards > 1 else None
-    parallel = ddp.DistributedDataParallel(model, ddp.Communicator(), workload.shards, noise=noise)
+    noise = ddp.NoiseScale() if workload.shards > 1 and local_sgd is None else None
+    parallel = ddp.DistributedDataParallel(
+        model, comm or ddp.Communicator(), workload.shards, noise=noise, local_sgd=local_sgd
+    )
     if workload.dtype != "float32":
         model.compute_in(workload.dtype)
     place = ddp.Placement(device, workload.dtype)
