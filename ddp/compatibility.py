@@ -42,7 +42,7 @@ TABLE: tuple[Row, ...] = (
         "{option} makes each shard's gradient depend on all others, and {other} takes each by itself: leave one out",
     ),
     *_rows(
-        "capture", ["batch_norm=sync", "running_statistics", "arrays=torch", "trace"],
+        "capture", ["batch_norm=sync", "arrays=torch", "trace"],
         "{option} replays forward and backward as one list of NumPy's functions, which {other} does not allow: "
         "leave one out",
     ),

@@ -1,8 +1,10 @@
 """Layers that normalise: over the batch, over a sample, over groups of channels."""
 
+from typing import Any
+
 import numpy as np
 
-from allgrad.autograd.engine import Tensor, get_default_dtype
+from allgrad.autograd.engine import Tensor, get_default_dtype, unwrap
 from allgrad.autograd.nn.module import Module, Parameter
 from allgrad.autograd.nn.placement import placed
 from allgrad.autograd.ops import batch_norm, group_norm, instance_norm, layer_norm, rms_norm, unsqueeze
@@ -79,11 +81,13 @@ class _BatchNorm(_Running):
     def __call__(self, x):
         self._check(x)
         mean, var, counter = self.running_mean, self.running_var, self.num_batches_tracked
-        batches = 1 if counter is None else counter.item() + 1
-        momentum = 1.0 / batches if self.momentum is None else self.momentum
+        momentum = self.momentum
+        if momentum is None:
+            momentum = 1.0 if counter is None else 1.0 / (counter.item() + 1)
         y = batch_norm(x, mean, var, self.weight, self.bias, self.training or mean is None, momentum, self.eps)
         if self.training and counter is not None:
-            counter.assign(batches)
+            tracked: Any = unwrap(counter)
+            tracked += 1
         return y
 
 

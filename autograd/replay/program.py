@@ -42,16 +42,18 @@ def capture(function):
     It is recorded again when a variable that it closes over or names, an element of a list or dict or an attribute that
     it reaches by them, or a parameter is another object, such as after a layer was replaced or `model.eval()`. Other
     things that it reads (an array that is no argument, by no operation; files) stay as they were, and nothing else that
-    it does, such as counting its calls, is repeated. Parameters are changed by `assign` or an optimizer, outside. Where
+    it does, such as counting its calls, is repeated. Dropout draws from the stream in force, and running statistics
+    move, as without. Parameters are changed by `assign` or an optimizer, outside. Where
     a decision by a value comes out otherwise (`if x.all()`, the check of labels) or an index is out of bounds, the
     function itself is called, and so for the ninth shape and the ninth recording and those after it, and for other
     values of an argument that no operation reads. Each thread has recordings of its own.
 
     The first call for a shape, and the first in which an argument has other values, are compared with the function
-    itself, which is called for that without effect on gradients. Raises TypeError for other arguments than NumPy
-    arrays, and RuntimeError for what cannot be replayed: random draws, running statistics, forgetting gradients,
-    changing or keeping tensors, values taken as Python numbers or printed, results whose shapes depend on values, torch
-    tensors, `detect_anomaly` around it, and a replay that gives other bits than the function.
+    itself, which is called for that without effect on gradients, draws and running statistics. Raises TypeError for
+    other arguments than NumPy arrays, and RuntimeError for what cannot be replayed: other random numbers than those of
+    dropout, forgetting gradients, changing leaves or arrays that are no constant tensor's, keeping tensors, values
+    taken as Python numbers or printed, results whose shapes depend on values, torch tensors, `detect_anomaly` around
+    it, and a replay that gives other bits than the function.
     """
     programs: dict = {}
     recordings: dict = {}  # how often each was made
@@ -88,6 +90,7 @@ class Program:
         self.inputs = [np.array(a) for a in arrays]
         self.recorded_inputs = {i: a.tobytes("A") for i, a in enumerate(self.inputs)}  # until others are compared
         recorder, result, failed = Recorder(), None, None
+        self.effects = recorder.effects
         try:
             result = recorder.run(function, self.inputs)
         except Exception as error:
@@ -137,10 +140,13 @@ class Program:
     def replay(self):
         """Run the steps and return the result; the function's own, if they do not hold for these values."""
         self.running = True
+        if self.effects:
+            self.effects.note()
         try:
             for function, args in self.undelivered:
                 function(*args)
         except (DecisionChanged, IndexError):
+            self.effects.restore()
             return self.function(*[a.copy() for a in self.inputs])
         else:
             for function, args in self.delivering:
@@ -161,18 +167,20 @@ class Program:
         return [i for i, a, before in now if memoryview(a) != before]
 
     def _alone(self, arrays):
-        """What the function itself delivers to leaves and returns, without effect on them."""
+        """What the function itself delivers to leaves, moves and returns, without effect on them."""
         delivered = []
         collect = in_this_thread(ACCUMULATE, lambda leaf, g: delivered.append(copy_grad(g)))
-        with lock, setting(capturing=True), patched("capture", Leaf, accumulate=collect):
+        with lock, setting(capturing=True), patched("capture", Leaf, accumulate=collect), self.effects.undone():
             result = self.function(*arrays)
-        return delivered, result
+            return delivered + self.effects.found(), result
 
     def _compare(self, delivered, result):
         """RuntimeError unless a replay gives these gradients and this result, bit for bit."""
         got, wanted = [], [x.copy() for x in arrays_of(result)]
-        for function, args in self.steps:
-            got.append(copy_grad(args[1])) if function is ACCUMULATE else function(*args)
+        with self.effects.undone():
+            for function, args in self.steps:
+                got.append(copy_grad(args[1])) if function is ACCUMULATE else function(*args)
+            got += self.effects.found()
         ours, theirs = got + arrays_of(self.result), delivered + wanted
         same = (a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes() for a, b in zip(ours, theirs))
         if len(ours) != len(theirs) or not all(same):

@@ -8,7 +8,9 @@ step. What capture records for `y = ag.relu(x @ w)`, with x (N, K) and w (K, M):
     np.greater(a, 0.0, m)       m, a mask of new memory, is where it is positive
     np.multiply(a, m, y)        y, the result
 
-The backward of a loss adds steps like these, and for each leaf `accumulate(leaf, g)` when its gradient is there.
+The backward of a loss adds steps like these, and for each leaf `accumulate(leaf, g)` when its gradient is there. Draws
+from the stream in force and changes of constants in place are steps too; the recording itself has no effect on them
+(`replay.effects`).
 """
 
 import operator
@@ -20,8 +22,19 @@ import numpy as np
 
 from allgrad.autograd import random
 from allgrad.autograd.arrays import is_torch
-from allgrad.autograd.engine import Leaf, Tensor, declare_modes, graph, in_this_thread, instrumented, patched, setting
+from allgrad.autograd.engine import (
+    Leaf,
+    Tensor,
+    declare_modes,
+    graph,
+    here,
+    in_this_thread,
+    instrumented,
+    patched,
+    setting,
+)
 from allgrad.autograd.replay import recorded
+from allgrad.autograd.replay.effects import Draw, Effects
 from allgrad.autograd.replay.recorded import Recorded, as_plain
 from allgrad.autograd.replay.steps import ACCUMULATE, assign_result, check_decision
 from allgrad.autograd.replay.structures import arrays_of, copy_grad, map_arrays, memory_owner
@@ -48,6 +61,7 @@ class Recorder:
     allocated  the part of it that was allocated while recording, which replays lay out anew (`replay.memory`)
     delivered  copies of the gradients that arrived; the leaves get none while recording
     tensors    {id: (tensor, its array)} of parameters and constants that were looked at
+    effects    what else the function changes, see `Effects`
     made       weak references to the arrays that the function was shown
     """
 
@@ -57,6 +71,8 @@ class Recorder:
         self.allocated: dict = {}
         self.delivered: list = []
         self.tensors: dict = {}
+        self.effects = Effects()
+        self.philox = random.philox
         self.operation = "the function"
         self.errors = np.geterr()
         self.made: list = []
@@ -84,7 +100,7 @@ class Recorder:
 
         def data(tensor):
             found = slot.__get__(tensor)
-            if type(found) is not np.ndarray or found.dtype.kind != "f":  # such as a counter of batches
+            if type(found) is not np.ndarray:
                 return found
             self.tensors[id(tensor)] = tensor, found
             return self.as_recorded(found)
@@ -106,7 +122,7 @@ class Recorder:
                 reset=in_this_thread(Leaf.reset, refusing("forgets gradients: do it outside")),
             ),
             patched("capture", np, **{name: self._reported(getattr(np, name)) for name in TO_ARRAY}),
-            patched("capture", random, philox=in_this_thread(random.philox, refusing("draws random numbers"))),
+            patched("capture", random, philox=in_this_thread(random.philox, self._draw)),
             patched(
                 "capture",
                 Tensor,
@@ -118,7 +134,11 @@ class Recorder:
         ):
             recorded.recorder = self
             try:
-                return function(*map(self.as_recorded, inputs))
+                with self.effects.undone():
+                    result = function(*map(self.as_recorded, inputs))
+                    if self.effects.seeds():
+                        self.refuse("seeds the stream of random numbers: do it outside")
+                    return result
             finally:
                 recorded.recorder = None
 
@@ -164,6 +184,16 @@ class Recorder:
                 if number and x.dtype != dtype and order(x.dtype.kind) <= order(dtype.kind):
                     operands[i] = x.astype(dtype)
         return operands
+
+    def _draw(self, *key):
+        """The bit generator of a key, if it is that of a draw from the stream in force: see `RecordedDraw`."""
+        stream = here.stream
+        if stream is not self.effects.stream or key != (*stream.key, stream.draws):
+            self.refuse("draws random numbers by a key of its own")
+        self.effects.draws += 1
+        draw = Draw(self.philox(*key))
+        self.add_step(draw.renew, ())
+        return RecordedDraw(self, draw)
 
     def _accumulate(self, leaf, g):
         g = self.as_plain(g)
@@ -240,6 +270,12 @@ class Recorder:
         shown.is_number = is_number
         return shown
 
+    def allocate(self, shape, dtype):
+        """A new array of the recording, which a step is to fill."""
+        x = np.empty(shape, dtype)
+        self.allocated[id(x)] = self.memory[id(x)] = x
+        return self._shown(x)
+
     def _shown(self, x):
         """The array as the function sees it."""
         shown = x.view(Recorded)
@@ -256,8 +292,12 @@ class Recorder:
         return bool(left)
 
     def _writes(self, target):
-        if id(memory_owner(target)) not in self.allocated:
-            self.refuse("writes to an array made elsewhere, such as running statistics")
+        if id(memory_owner(target)) in self.allocated or _shares(target, self.effects.arrays):
+            return
+        for tensor, data in self.tensors.values():
+            if np.may_share_memory(target, data) and tensor.node is None and not hasattr(tensor, "leaf"):
+                return self.effects.add(data)
+        self.refuse("writes to an array made elsewhere that is no constant tensor's")
 
     def _store(self, function, args, kwargs, out):
         """Append the step that computes into this array."""
@@ -285,3 +325,19 @@ class Recorder:
 
 def _shares(x, arrays):
     return isinstance(x, np.ndarray) and any(np.may_share_memory(x, a) for a in arrays)
+
+
+class RecordedDraw:
+    """What a function that is recorded gets in the place of the bit generator of a draw."""
+
+    def __init__(self, recorder, draw):
+        self.recorder, self.draw = recorder, draw
+
+    def random_raw(self, size):
+        out = self.recorder.allocate(size, np.uint64)
+        self.draw.fill(as_plain(out))
+        self.recorder.add_step(self.draw.fill, (as_plain(out),))
+        return out
+
+    def __getattr__(self, name):
+        self.recorder.refuse("draws random numbers by more than `random_raw`, as by a Generator of NumPy's")

@@ -99,8 +99,8 @@ class DistributedDataParallel:
         }  # fmt: skip
         check(
             **configuration, overlap=exchange.overlap, capture=capture, noise=noise is not None,
-            dtype=None if scale is None else "float16", running_statistics=bool(self.statistics.tensors),
-            arrays="torch" if is_torch(self.arena.data) else "numpy", trace=timeline and timeline.path,
+            dtype=None if scale is None else "float16", arrays="torch" if is_torch(self.arena.data) else "numpy",
+            trace=timeline and timeline.path,
         )  # fmt: skip
         self.all_at_once = takes_all_at_once(**configuration)  # why no exchange can overlap with backward, or None
         self.noise, self.scale = noise, scale

@@ -70,20 +70,26 @@ class ShardGradients:
         scale = 1.0 if self.scale is None else self.scale.value
         if self.capture:
             with random.keyed(batch.seed, "forward", batch.step, shard.index), listening:
-                return _numbers(*self._replayed(loss, samples, scale, count)(*shard.arrays))
+                try:
+                    return _numbers(*self._replayed(loss, samples, scale, count)(*shard.arrays))
+                except NoVarianceError as error:
+                    raise self._too_few(error, samples, batch) from None
         with random.keyed(batch.seed, "forward", batch.step, shard.index), span("forward", shard=shard.index):
             try:
                 value = loss(*shard.arrays)
             except NoVarianceError as error:
-                raise ConfigurationError(
-                    "{error.value} in a shard with {samples.value} of a batch of {size.value}: give {fewer.value}a "
-                    "larger global batch, or {boundary:carry} if it is the short last batch of an epoch",
-                    error=error, samples=samples, size=counted(batch.size, "sample"),
-                    fewer="fewer shards, " if self.sync_batch_norm is None else "",
-                ) from None  # fmt: skip
+                raise self._too_few(error, samples, batch) from None
         with listening, span("backward", shard=shard.index):
             found = _backward(value, samples, scale, count)
         return _numbers(*found)
+
+    def _too_few(self, error, samples, batch):
+        return ConfigurationError(
+            "{error.value} in a shard with {samples.value} of a batch of {size.value}: give {fewer.value}a larger "
+            "global batch, or {boundary:carry} if it is the short last batch of an epoch",
+            error=error, samples=samples, size=counted(batch.size, "sample"),
+            fewer="fewer shards, " if self.sync_batch_norm is None else "",
+        )  # fmt: skip
 
     def _replayed(self, loss, samples, scale, count):
         """Forward and backward of shards of so many samples as one captured function of their arrays."""

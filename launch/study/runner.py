@@ -207,9 +207,8 @@ class Run:
         return losses
 
     def _may_capture(self):
-        """Whether forward and backward may be replayed: of a model that draws, counts and keeps nothing."""
-        named = self.config["model_sha256"] is None and self.config["objective"] is None
-        return named and not self.config["dropout"] and not self.parallel.statistics.tensors
+        """Whether forward and backward may be replayed: of a model and a loss that do nothing else."""
+        return self.config["model_sha256"] is None and self.config["objective"] is None
 
     # --- what it can say ---------------------------------------------------------------------------------------------
 

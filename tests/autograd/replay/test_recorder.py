@@ -45,11 +45,9 @@ def test_values_and_gradients_have_the_same_bits(name):
         w.assign(w.data * 1.25)
 
 
-batch_norm, counter, kept = nn.BatchNorm1d(3), ag.tensor(0.0), []
+counter, kept = ag.tensor(0.0), []
 optimizer = optim.SGD(nn.Linear(2, 2), lr=0.1)
 REFUSED = {
-    "dropout draws random numbers": lambda x, w: ag.dropout(x @ w, 0.5),
-    "batch_norm writes to an array made elsewhere": lambda x, w: batch_norm(x @ w),
     "the function writes to an array made elsewhere": lambda x, w: x.__imul__(2.0) @ w,
     "sum takes values as Python numbers .*item": lambda x, w: x @ w * (x @ w).sum().item(),
     "the function takes values as Python numbers .*float": lambda x, w: float(x.sum()) * x @ w,

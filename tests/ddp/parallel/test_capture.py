@@ -6,7 +6,7 @@ import pytest
 import allgrad as ag
 from allgrad import nn, optim
 from allgrad.autograd.random import generator
-from allgrad.ddp import ConfigurationError, DataLoader, DistributedDataParallel, NoiseScale, Timeline
+from allgrad.ddp import Communicator, ConfigurationError, DataLoader, DistributedDataParallel, NoiseScale, Timeline
 from allgrad.ddp.data import Batch, Shard
 
 X = generator("captured").standard_normal((40, 36)).astype("f4")
@@ -18,9 +18,15 @@ def mlp():
     return nn.Sequential(nn.Linear(36, 16), nn.ReLU(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 3))
 
 
-def trained(comm, shards, capture, each=False, steps=8, noise=False, **options):
-    """Losses, gradients of the last step and parameters; batches of 13 from 40 samples, so that some are short."""
-    calls, model = [], mlp()
+def normalised():
+    """A network with running statistics and dropout."""
+    ag.manual_seed(5)
+    return nn.Sequential(nn.Linear(36, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 3))
+
+
+def trained(comm, shards, capture, each=False, steps=8, noise=False, make=mlp, size=13, **options):
+    """Losses, the last gradient, parameters and statistics; batches of `size` of 40 samples: some are short."""
+    calls, model = [], make()
     noise = NoiseScale(0.5) if noise else None
     parallel = DistributedDataParallel(model, comm, shards, noise=noise, capture=capture, **options)
     optimizer = optim.SGD(parallel, 0.1, momentum=0.9)
@@ -30,11 +36,12 @@ def trained(comm, shards, capture, each=False, steps=8, noise=False, **options):
         return ag.cross_entropy(model(x), y, reduction="none" if each else "mean")
 
     losses = []
-    for batch in DataLoader((X, LABELS), 13, comm, shards).steps(0, steps):
+    for batch in DataLoader((X, LABELS), size, comm, shards).steps(0, steps):
         losses.append(parallel.backward(batch, loss))
         optimizer.step()
-    found = losses, parallel.arena.grad.tobytes(), parallel.arena.sha256(), noise and (noise.trace, noise.signal)
-    return found, len(calls)
+    statistics = [b.numpy().tobytes() for _, b in model.named_buffers()]
+    found = losses, parallel.arena.grad.tobytes(), parallel.arena.sha256(), statistics
+    return (*found, noise and (noise.trace, noise.signal)), len(calls)
 
 
 WAYS = {
@@ -46,6 +53,9 @@ WAYS = {
     "adasum": (2, 2, {"reduce": "adasum"}),
     "halves on the wire": (2, 3, {"wire": "bfloat16"}),
     "local steps": (2, 2, {"sync_every": 3}),
+    "dropout and running statistics": (1, 1, {"make": normalised, "size": 14}),
+    "such of several shards": (2, 3, {"make": normalised, "size": 14}),
+    "such in local steps": (2, 2, {"make": normalised, "size": 14, "sync_every": 3}),
 }
 
 
@@ -56,6 +66,15 @@ def test_training_has_the_same_bits(way, simulate):
     captured = simulate(ranks, lambda comm: trained(comm, shards, True, **options))
     assert [found for found, _ in captured] == [found for found, _ in usual]
     assert all(few < many for (_, few), (_, many) in zip(captured, usual) if many > 12)
+
+
+def test_too_few_samples_for_a_variance_are_told_as_without():
+    found = []
+    for capture in (False, True):
+        with pytest.raises(ConfigurationError, match="no variance to train with in a shard with 1 of") as caught:
+            trained(Communicator(), 1, capture, make=normalised)
+        found.append(str(caught.value))
+    assert found[0] == found[1]
 
 
 def test_losses_made_anew_for_each_step_do_not_pile_up():
@@ -75,8 +94,6 @@ def refused(model, **options):
 
 def test_what_cannot_be_captured_is_refused(tmp_path):
     text = "capture=True replays forward and backward as one list of NumPy's functions, which {} does not allow"
-    normalised = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
-    assert refused(normalised).startswith(text.format("a model with running statistics"))
     assert refused(mlp(), batch_norm="sync").startswith(text.format("batch_norm='sync'"))
     assert refused(mlp(), timeline=Timeline(tmp_path / "t.json")).startswith(text.format("a Timeline"))
     assert refused(mlp().to(device="cpu")).startswith(text.format("a device of torch"))
