@@ -7,8 +7,8 @@ function does. To be compared with a replay, or recorded, the function runs with
 from contextlib import contextmanager
 
 from allgrad.autograd import random
-from allgrad.autograd.arrays import xp
 from allgrad.autograd.engine import here
+from allgrad.autograd.replay.structures import copy_of
 
 
 class Effects:
@@ -29,13 +29,13 @@ class Effects:
     def add(self, array):
         """Note an array that is about to be changed for the first time."""
         self.arrays.append(array)
-        self.before.append(xp[type(array)].copy(array))
+        self.before.append(copy_of(array))
 
     def note(self):
         """Note how things stand, for `restore`."""
         self.stream = here.stream
         self.key, self.count = self.stream.key, self.stream.draws
-        self.before = [xp[type(a)].copy(a) for a in self.arrays]
+        self.before = [copy_of(a) for a in self.arrays]
 
     def restore(self):
         """Put everything back to where `note` found it."""
@@ -58,7 +58,7 @@ class Effects:
 
     def found(self):
         """Copies of the arrays as they are now."""
-        return [xp[type(a)].copy(a) for a in self.arrays]
+        return [copy_of(a) for a in self.arrays]
 
 
 class Draw:

@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from allgrad.autograd.arrays import is_torch, xp
 from allgrad.autograd.engine import Leaf, get_default_dtype, here, in_this_thread, is_active, patched, setting
 from allgrad.autograd.replay.memory import plan
-from allgrad.autograd.replay.recorder import CannotReplay, Recorder, lock
+from allgrad.autograd.replay.recorder import Recorder
 from allgrad.autograd.replay.steps import ACCUMULATE, DecisionChanged, run_with_errstate
-from allgrad.autograd.replay.structures import arrays_of, copy_grad, map_arrays, memory_owner
+from allgrad.autograd.replay.structures import arrays_of, copy_grad, copy_of, map_arrays, memory_owner, same_bits
 from allgrad.autograd.replay.surroundings import Surroundings
+from allgrad.autograd.replay.watch import CannotReplay, lock
 
 PROGRAMS = 8  # for different shapes, of one captured function
 DATA, NODE = operator.attrgetter("data"), operator.attrgetter("node")
@@ -59,14 +61,13 @@ def capture(function):
     recordings: dict = {}  # how often each was made
 
     def captured(*arrays):
-        if any(not isinstance(a, np.ndarray) for a in arrays):
-            raise TypeError(f"capture: takes NumPy arrays, got {', '.join(type(a).__name__ for a in arrays)}")
+        kind = _namespace_of(arrays)
         if is_active("detect_anomaly"):
             raise RuntimeError("capture: detect_anomaly finds no operations in a replay: call the function itself")
         thread = threading.get_ident()
         if here.capturing:
             return function(*arrays)  # is part of the function around it
-        key = thread, here.recording, get_default_dtype(), *[(a.shape, a.dtype, a.strides) for a in arrays]
+        key = thread, here.recording, get_default_dtype(), kind, *[_layout(a) for a in arrays]
         program = programs.get(key)
         if program is not None and program.running:
             return function(*arrays)
@@ -75,21 +76,45 @@ def capture(function):
         others = sum(other[0] == thread for other in programs)
         if (program is None and others >= PROGRAMS) or recordings.get(key, 0) >= RECORDINGS:
             return function(*arrays)
-        program = programs[key] = Program(function, arrays)
+        program = programs[key] = PROGRAM_OF[kind](function, arrays)
         recordings[key] = recordings.get(key, 0) + 1
         return program.replay()
 
     return captured
 
 
+def _namespace_of(arrays):
+    """The namespace of arrays of one library; TypeError for anything else."""
+    kinds = {np if isinstance(a, np.ndarray) else xp[type(a)] if is_torch(a) else None for a in arrays} or {np}
+    if len(kinds) > 1 or None in kinds:
+        names = ", ".join(type(a).__name__ for a in arrays)
+        raise TypeError(f"capture: takes NumPy arrays, or tensors of torch, got {names}")
+    return kinds.pop()
+
+
+def _layout(a):
+    """What the arrays of one recording have in common."""
+    return (a.shape, a.dtype, a.strides) if isinstance(a, np.ndarray) else (a.shape, a.dtype, a.stride(), a.device)
+
+
 class Program:
-    """What a function did with arrays of some shapes: its steps (function, arguments), inputs and result."""
+    """What a function did with arrays of some shapes, to be done again for others of the same shapes.
+
+    inputs           the arrays that replays compute with
+    recorded_inputs  {i: copy of an input} of those that had the same values in all calls so far
+    unread           those of them that no operation reads
+    effects          what the function changes besides gradients
+
+    A form of it for a library defines what is abstract here.
+    """
+
+    recorder: Any = None  # the class of its recordings
 
     def __init__(self, function, arrays):
         self.function, self.running = function, False
-        self.inputs = [np.array(a) for a in arrays]
-        self.recorded_inputs = {i: a.tobytes("A") for i, a in enumerate(self.inputs)}  # until others are compared
-        recorder, result, failed = Recorder(), None, None
+        self.inputs = self.first_inputs(arrays)
+        self.recorded_inputs = {i: self.copy(a) for i, a in enumerate(self.inputs)}
+        recorder, result, failed = self.recorder(), None, None
         self.effects = recorder.effects
         try:
             result = recorder.run(function, self.inputs)
@@ -102,17 +127,8 @@ class Program:
         self.tensors = [t for t, _ in recorder.tensors.values()]
         self.found = [*[data for _, data in recorder.tensors.values()], *[t.node for t in self.tensors]]
         self.surroundings = Surroundings(function)
-        read = {id(memory_owner(a)) for a in arrays_of((recorder.steps, result))}
-        self.unread = {i: a for i, a in self.recorded_inputs.items() if id(self.inputs[i]) not in read}
-        move = plan(recorder, result)
-        self.result = map_arrays(move, result)
-        self.steps: list = []
-        for errors, some in groupby(map_arrays(move, recorder.steps), operator.itemgetter(3)):
-            bound = [step for step in map(_bound, some) if step]
-            self.steps += bound if errors is None else [(run_with_errstate, (errors, bound))]
-        delivers = [function is ACCUMULATE for function, _ in self.steps]
-        first = delivers.index(True) if True in delivers else len(delivers)
-        self.undelivered, self.delivering = self.steps[:first], self.steps[first:]  # from where gradients arrive
+        read = self.assemble(recorder, result)
+        self.unread = {i: a for i, a in self.recorded_inputs.items() if i not in read}
         del result
         if recorder.alive() and (gc.collect(), recorder.alive())[1]:
             seen = "keeps something that it computed, in a list or an attribute"
@@ -120,14 +136,41 @@ class Program:
         self._verify(self.inputs)
         self.surroundings.forget_changed()
 
+    def first_inputs(self, arrays):
+        """What `inputs` is at first."""
+        raise NotImplementedError
+
+    def copy(self, a):
+        """What `has_changed` compares an input with."""
+        raise NotImplementedError
+
+    def has_changed(self, a, before):
+        """Whether an input has other values than its copy."""
+        raise NotImplementedError
+
+    def assemble(self, recorder, result):
+        """Make of a recording what a replay needs; returns the numbers of the inputs that it reads."""
+        raise NotImplementedError
+
+    def take(self, arrays):
+        """Let the next replay compute with these arrays."""
+        raise NotImplementedError
+
+    def collect(self):
+        """(gradients, result) of a replay that delivers none to the leaves."""
+        raise NotImplementedError
+
+    def replay(self):
+        """Run and return the result; the function's own, if what was recorded does not hold for these values."""
+        raise NotImplementedError
+
     def is_current(self):
         """Whether the function would find the tensors and modules that it found when it was recorded."""
         now = chain(map(DATA, self.tensors), map(NODE, self.tensors))
         return all(map(operator.is_, now, self.found)) and self.surroundings.unchanged()
 
     def __call__(self, arrays):
-        for held, a in zip(self.inputs, arrays):
-            held[...] = a
+        self.take(arrays)
         try:
             if self.recorded_inputs and self._changed(self.recorded_inputs):
                 self._verify(arrays)
@@ -137,8 +180,75 @@ class Program:
             return self.function(*arrays)
         return self.replay()
 
+    def _verify(self, arrays):
+        """Compare a replay with the function itself."""
+        self._compare(*self._alone(arrays))
+        for i in self._changed(self.recorded_inputs):
+            del self.recorded_inputs[i]
+
+    def _changed(self, recorded):
+        """The numbers of those inputs whose values are not the recorded ones."""
+        return [i for i, before in recorded.items() if self.has_changed(self.inputs[i], before)]
+
+    def _alone(self, arrays):
+        """What the function itself delivers to leaves, moves and returns, without effect on them."""
+        delivered = []
+        collect = in_this_thread(ACCUMULATE, lambda leaf, g: delivered.append(copy_grad(g)))
+        with lock, setting(capturing=True), patched("capture", Leaf, accumulate=collect), self.effects.undone():
+            result = self.function(*arrays)
+            return delivered + self.effects.found(), result
+
+    def _compare(self, delivered, result):
+        """RuntimeError unless a replay gives these gradients and this result, bit for bit."""
+        wanted = [*delivered, *map(copy_of, arrays_of(result))]
+        with self.effects.undone():
+            got, ours = self.collect()
+            got = [*got, *self.effects.found(), *arrays_of(ours)]
+        if len(got) != len(wanted) or not all(map(same_bits, got, wanted)):
+            seen = "a replay gives other bits than the function itself"
+            why = "which depends on more than arguments and parameters, or reads an argument unseen, as by np.asarray"
+            raise RuntimeError(f"cannot be captured: {seen}, {why}")
+
+
+class NumPyProgram(Program):
+    """A program of steps (function, arguments), which compute in memory that was laid out for them once."""
+
+    recorder = Recorder
+
+    def first_inputs(self, arrays):
+        return [np.array(a) for a in arrays]
+
+    def copy(self, a):
+        return a.tobytes("A")
+
+    def has_changed(self, a, before):
+        now: Any = a.ravel("K").view(np.uint8)
+        return memoryview(now) != before
+
+    def assemble(self, recorder, result):
+        read = {id(memory_owner(a)) for a in arrays_of((recorder.steps, result))}
+        move = plan(recorder, result)
+        self.result = map_arrays(move, result)
+        self.steps: list = []
+        for errors, some in groupby(map_arrays(move, recorder.steps), operator.itemgetter(3)):
+            bound = [step for step in map(_bound, some) if step]
+            self.steps += bound if errors is None else [(run_with_errstate, (errors, bound))]
+        delivers = [function is ACCUMULATE for function, _ in self.steps]
+        first = delivers.index(True) if True in delivers else len(delivers)
+        self.undelivered, self.delivering = self.steps[:first], self.steps[first:]  # from where gradients arrive
+        return {i for i, a in enumerate(self.inputs) if id(a) in read}
+
+    def take(self, arrays):
+        for held, a in zip(self.inputs, arrays):
+            held[...] = a
+
+    def collect(self):
+        got = []
+        for function, args in self.steps:
+            got.append(copy_grad(args[1])) if function is ACCUMULATE else function(*args)
+        return got, self.result
+
     def replay(self):
-        """Run the steps and return the result; the function's own, if they do not hold for these values."""
         self.running = True
         if self.effects:
             self.effects.note()
@@ -155,38 +265,8 @@ class Program:
         finally:
             self.running = False
 
-    def _verify(self, arrays):
-        """Compare a replay with the function itself."""
-        self._compare(*self._alone(arrays))
-        for i in self._changed(self.recorded_inputs):
-            del self.recorded_inputs[i]
 
-    def _changed(self, recorded):
-        """The numbers of those inputs whose values are not the recorded ones."""
-        now: Any = ((i, self.inputs[i].ravel("K").view(np.uint8), before) for i, before in recorded.items())
-        return [i for i, a, before in now if memoryview(a) != before]
-
-    def _alone(self, arrays):
-        """What the function itself delivers to leaves, moves and returns, without effect on them."""
-        delivered = []
-        collect = in_this_thread(ACCUMULATE, lambda leaf, g: delivered.append(copy_grad(g)))
-        with lock, setting(capturing=True), patched("capture", Leaf, accumulate=collect), self.effects.undone():
-            result = self.function(*arrays)
-            return delivered + self.effects.found(), result
-
-    def _compare(self, delivered, result):
-        """RuntimeError unless a replay gives these gradients and this result, bit for bit."""
-        got, wanted = [], [x.copy() for x in arrays_of(result)]
-        with self.effects.undone():
-            for function, args in self.steps:
-                got.append(copy_grad(args[1])) if function is ACCUMULATE else function(*args)
-            got += self.effects.found()
-        ours, theirs = got + arrays_of(self.result), delivered + wanted
-        same = (a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes() for a, b in zip(ours, theirs))
-        if len(ours) != len(theirs) or not all(same):
-            seen = "a replay gives other bits than the function itself"
-            why = "which depends on more than arguments and parameters, or reads an argument unseen, as by np.asarray"
-            raise RuntimeError(f"cannot be captured: {seen}, {why}")
+PROGRAM_OF: dict = {np: NumPyProgram}  # of the arrays of each library's namespace; `on_torch` adds its own
 
 
 def _bound(step):

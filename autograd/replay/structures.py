@@ -4,13 +4,13 @@ from functools import partial
 
 import numpy as np
 
-from allgrad.autograd.arrays import OuterProduct
+from allgrad.autograd.arrays import OuterProduct, is_torch, xp
 from allgrad.autograd.engine import Tensor, unwrap
 
 
 def map_arrays(f, x):
     """x with f(a) in the place of each array or NumPy scalar a in it; of a Tensor, a constant."""
-    if isinstance(x, (np.ndarray, np.generic)):
+    if isinstance(x, (np.ndarray, np.generic)) or is_torch(x):
         return f(x)
     if isinstance(x, (tuple, list)):
         parts = [map_arrays(f, part) for part in x]
@@ -38,7 +38,21 @@ def arrays_of(x):
 
 def copy_grad(g):
     """A copy of a gradient as an array, computed if it is an `OuterProduct`."""
-    return np.array(g.value() if type(g) is OuterProduct else g)
+    return g.value() if type(g) is OuterProduct else copy_of(g)
+
+
+def copy_of(x):
+    """A copy of an array of any library."""
+    return xp[type(x)].copy(x)
+
+
+def same_bits(a, b):
+    """Whether two arrays of one library have the same dtype, shape and bits."""
+    return a.dtype == b.dtype and a.shape == b.shape and _bytes(a) == _bytes(b)
+
+
+def _bytes(x):
+    return x.tobytes() if isinstance(x, (np.ndarray, np.generic)) else xp[type(x)].to_bytes(x)
 
 
 def memory_owner(x):
