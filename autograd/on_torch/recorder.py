@@ -136,6 +136,8 @@ class TorchRecorder(Watch, TorchFunctionMode):
             self.refuse(f"takes values as Python numbers ({name})")
         if name == "__set__":
             self.refuse("sets an attribute of a tensor")
+        if name in ("batch_norm", "instance_norm"):
+            self.refuse(f"moves running statistics by torch's {name}, unseen")
 
     def _noted(self, function, args, kwargs, result):
         """The result, once the step is noted that computes it; none is needed of an argument, or of no array."""
