@@ -95,6 +95,7 @@ TESTED_BY = {  # module without a test file of its own: where it is tested, and 
     "autograd.nn.padding": ("autograd/nn/test_layers.py", "rows of the table of layers"),
     "autograd.replay.recorded": ("autograd/replay/test_recorder.py", "an array that needs a recording"),
     "autograd.replay.steps": ("autograd/replay/test_program.py", "steps of programs"),
+    "autograd.replay.watch": ("autograd/replay/test_recorder.py", "what recordings of any library refuse"),
     "ddp.comm.mpi": ("ranks/test_communicators.py", "needs ranks that mpirun has started"),
     "ddp.comm.torch_distributed": ("ranks/test_communicators.py", "needs ranks that torchrun has started"),
     "ddp.comm.watchdog": ("launch/test_failures.py", "ends processes: needs some that may be ended"),

@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 
 from allgrad.autograd.arena import arena_of
-from allgrad.autograd.arrays import is_torch
 from allgrad.ddp.comm import Communicator, activity
 from allgrad.ddp.compatibility import check, takes_all_at_once
 from allgrad.ddp.errors import ConfigurationError, counted
@@ -99,8 +98,7 @@ class DistributedDataParallel:
         }  # fmt: skip
         check(
             **configuration, overlap=exchange.overlap, capture=capture, noise=noise is not None,
-            dtype=None if scale is None else "float16", arrays="torch" if is_torch(self.arena.data) else "numpy",
-            trace=timeline and timeline.path,
+            dtype=None if scale is None else "float16", trace=timeline and timeline.path,
         )  # fmt: skip
         self.all_at_once = takes_all_at_once(**configuration)  # why no exchange can overlap with backward, or None
         self.noise, self.scale = noise, scale

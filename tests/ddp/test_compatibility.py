@@ -70,9 +70,6 @@ def test_distributed_data_parallel_refuses(row, tmp_path):
         "dtype": lambda: {"scale": LossScale()}, "noise": lambda: {"noise": NoiseScale()},
         "trace": lambda: {"timeline": Timeline(tmp_path / "t.json")},
     }  # fmt: skip
-    if options.pop("arrays", False):
-        pytest.importorskip("torch")
-        model = model.to(device="cpu")
     for name in things.keys() & options.keys():
         options.pop(name)
         options |= things[name]()
