@@ -14,6 +14,7 @@ import threading
 
 import numpy as np
 
+from allgrad.autograd.arrays import xp
 from allgrad.autograd.engine import declare_modes, here
 
 
@@ -35,10 +36,23 @@ def permutation(n, *key):
 
 
 class _Stream:
-    """A key, and how often layers have drawn from its stream."""
+    """A key, and how often layers have drawn from its stream.
+
+    states  {device: the state that its generator had when another stream began to draw there}
+    """
 
     def __init__(self, *key):
-        self.key, self.draws = key, 0
+        self.key = key
+        self.restart()
+
+    def restart(self):
+        """Begin again, also on devices."""
+        self.draws, self.states = 0, {}
+        for device in [device for device, stream in [*_drawing_on.items()] if stream is self]:
+            del _drawing_on[device]
+
+
+_drawing_on: dict = {}  # device: the stream whose numbers its generator gives
 
 
 declare_modes(stream=_Stream(0))  # one for all threads that are in no `keyed` context
@@ -51,18 +65,20 @@ def manual_seed(seed):
     All threads draw from it in turn, except those inside a `keyed` context.
     """
     with _drawing:
-        here.stream.key, here.stream.draws = (int(seed),), 0
+        here.stream.key = (int(seed),)
+        here.stream.restart()
 
 
 class keyed(_Stream):
     """Context in which a thread's layers draw from a stream of its own: their numbers depend on this key alone."""
 
     def __enter__(self):
-        self.draws = 0
+        self.restart()
         self.before, here.stream = here.stream, self
 
     def __exit__(self, *exc):
         here.stream = self.before
+        self.restart()
 
 
 def draw():
@@ -72,6 +88,30 @@ def draw():
         stream.draws += 1
         key = *stream.key, stream.draws
     return philox(*key)
+
+
+def seed_device(like):
+    """Let the default generator of the CUDA device of a tensor go on with the stream in force; False if it has none.
+
+    The stream seeds it with its key when it first draws there, and afterwards leaves it alone: kernels count by
+    themselves. `dropout` calls this; whoever replays a graph of captured kernels does so before each replay.
+    """
+    generator = getattr(xp[type(like)], "generator_on", lambda device: None)(like.device)
+    stream, device = here.stream, str(like.device)
+    if generator is None:
+        return False
+    with _drawing:
+        last = _drawing_on.get(device)
+        if last is stream:
+            return True
+        if last is not None:
+            last.states = {**last.states, device: generator.get_state()}
+        _drawing_on[device] = stream
+    if device in stream.states:
+        generator.set_state(stream.states[device])
+    else:
+        generator.manual_seed(int(philox(*stream.key, "device").random_raw()) >> 1)
+    return True
 
 
 MULTIPLIERS, WEYL = (0xD2511F53, 0xCD9E8D57), (0x9E3779B9, 0xBB67AE85)  # the constants of Philox4x32

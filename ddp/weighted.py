@@ -18,7 +18,7 @@ LINEAR = {
 }  # fmt: skip
 SELECTIONS = {"getitem", "index_select", "masked_select", "take", "take_along_dim"}
 REDUCTIONS = {"amax", "amin", "euclidean", "logsumexp", "mean", "prod", "std", "sum", "var"}
-SUMS = {"binary_cross_entropy", "softmax_cross_entropy", "squared_error", "sum"}  # if they are not marked as means
+SUMS = {"binary_cross_entropy", "softmax_cross_entropy", "spoil", "squared_error", "sum"}  # if not marked as means
 
 
 @dataclass(frozen=True)

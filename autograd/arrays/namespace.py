@@ -155,6 +155,23 @@ def full(shape, value, like, dtype=None):
     return like.new_full(shape, value, dtype=xp[type(like)].dtype_of(dtype or like.dtype))
 
 
+def counted(n, like):
+    """The integers 0 .. n - 1 in the library and on the device of `like`."""
+    return np.arange(n) if xp[type(like)] is np else xp[type(like)].arange(n, device=like.device)
+
+
+def lower_triangle(rows, columns, like):
+    """The matrix of booleans that says whether column j <= row i, in the library and on the device of `like`."""
+    if xp[type(like)] is np:
+        return np.tri(rows, columns, dtype=bool)
+    return xp[type(like)].tri(rows, columns, like.device)
+
+
+def on_cpu(a):
+    """Whether the host can look at the elements at once; those on another device it would have to wait for."""
+    return getattr(a, "is_cpu", True)
+
+
 def like_arg(a) -> Any:
     """What to give NumPy's functions as `like=`, so that a `replay.recorded` array sees what is made beside it."""
     return a if type(a) in NUMPY_TYPES else None

@@ -28,7 +28,7 @@ from allgrad.autograd.engine.modes import (
 )
 from allgrad.autograd.engine import numpy_calls as _numpy_calls  # Tensor.__array_function__
 from allgrad.autograd.engine.primitive import operations, ARGUMENT_TYPES, primitive, shared
-from allgrad.autograd.engine.recomputation import checkpoint
+from allgrad.autograd.engine.recomputation import checkpoint, remembered
 from allgrad.autograd.engine.stepped import SteppedFunction
 from allgrad.autograd.engine.tensor import (
     as_tensor, attach_methods, constant, from_numpy, is_mean_of, number, own_copy, reference_array, shape_of, Tensor,

@@ -15,7 +15,7 @@ A node points to the nodes it was computed from. Of y = exp(x) * sin(x), with a 
 import threading
 import warnings
 
-from allgrad.autograd.arrays import OuterProduct, Scattered, unbroadcast, xp
+from allgrad.autograd.arrays import INTO_AN_ARRAY, Scattered, unbroadcast, xp
 
 
 class Node:
@@ -81,12 +81,12 @@ class Leaf(Node):
         _accumulating.acquire()  # and not `with`, which takes twice as long
         try:
             if self.stale and self.grad is not None:
-                if type(g) is OuterProduct:
+                if type(g) in INTO_AN_ARRAY:
                     g.into(self.grad)
                 else:
                     self.grad[...] = g
             else:
-                g = g.value() if type(g) is OuterProduct else g  # another thread has brought one since
+                g = g.value() if type(g) in INTO_AN_ARRAY else g  # another thread has brought one since
                 if self.stale:
                     self.grad = xp[type(g)].array(g, dtype=self.dtype)
                 else:
@@ -152,7 +152,7 @@ def _walk(root, g, retain_graph):
                 seen = f"{parent.name!r} was modified in place after {node.name!r} used it"
                 raise RuntimeError(f"{seen}: run backward before optimizer.step()")
             d = vjp(g)
-            if type(d) is OuterProduct and (
+            if type(d) in INTO_AN_ARRAY and (
                 parent.pending > 1 or parent.incoming is not None or parent.grad_buffer() is None
             ):
                 d = d.value()

@@ -13,7 +13,7 @@ from allgrad.autograd.arrays import Scattered, namespace
 from allgrad.autograd.engine import graph, modes
 from allgrad.autograd.engine.graph import Leaf, Node
 from allgrad.autograd.engine.instrument import in_this_thread, patched
-from allgrad.autograd.engine.modes import copy_modes, here, setting
+from allgrad.autograd.engine.modes import copy_modes, declare_modes, here, setting
 from allgrad.autograd.engine.primitive import primitive, shared
 from allgrad.autograd.engine.tensor import Tensor
 
@@ -35,8 +35,9 @@ def checkpoint(function, *args, use_reentrant=False, preserve_rng_state=True, **
     compute = lambda: function(*args, **kwargs)
     if (modes.pauses and not here.recording) or any(type(a) is Tensor and type(a.data) is Tensor for a in args):
         return compute()
-    before = copy_modes()
-    result, y, inside = _recorded(compute)
+    before, kept = copy_modes(), _Kept(here.kept) if preserve_rng_state else here.kept
+    with setting(kept=kept):
+        result, y, inside = _recorded(compute)
     if y is None:
         return result
     if type(y.data) is Tensor:  # the graph of the level below keeps the arrays anyway
@@ -50,7 +51,7 @@ def checkpoint(function, *args, use_reentrant=False, preserve_rng_state=True, **
                 outside[parent] = version
 
     def pullback(g):
-        with _modes_of(before, preserve_rng_state):
+        with _modes_of(before, preserve_rng_state), setting(kept=kept.again() if preserve_rng_state else None):
             again: Any
             _, again, inside = _recorded(compute)
         leaves = {node: _Gradient("outside", node.shape, None) for node in outside}
@@ -68,13 +69,46 @@ def checkpoint(function, *args, use_reentrant=False, preserve_rng_state=True, **
     return _with_parts_of(whole, result, inside)
 
 
+declare_modes(kept=None)  # what `checkpoint` keeps of the function that is being run
+
+
+class _Kept:
+    """What a function has made by chance on a device, whose generator cannot be asked for it a second time.
+
+    values  in the order in which they were made
+    taken   how many of them have been taken again; None in the first run
+    outer   that of the function around
+    """
+
+    def __init__(self, outer):
+        self.outer, self.values, self.taken = outer, [], None
+
+    def again(self):
+        """The same for one more run."""
+        run = copy(self)
+        run.taken = 0
+        return run
+
+    def next(self, make):
+        if self.taken is None:
+            self.values.append(make() if self.outer is None else self.outer.next(make))
+            return self.values[-1]
+        self.taken += 1
+        return self.values[self.taken - 1]
+
+
+def remembered(make):
+    """What make() returns; when `checkpoint` runs a function again, what it returned in the first run."""
+    return make() if here.kept is None else here.kept.next(make)
+
+
 class _Gradient(Leaf):
     """A leaf that takes the gradient as it comes."""
 
     __slots__ = ()
 
     def grad_buffer(self):
-        return None
+        return self  # so that what can be computed into an array later is left as it is
 
     def accumulate(self, g):
         self.grad = g

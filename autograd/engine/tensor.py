@@ -14,6 +14,7 @@ import numpy as np
 from allgrad.autograd.arrays import (
     as_operand,
     cast_like,
+    full,
     is_torch,
     kind,
     like_arg,
@@ -261,6 +262,8 @@ class Tensor:
             gradient = 1.0
         if type(gradient) is float and isinstance(like, np.generic):
             g = type(like)(gradient)
+        elif type(gradient) is float and is_torch(like):
+            g = full((), gradient, like)  # made where it is needed: a copy would make the host wait
         else:
             g = cast_like(unwrap(gradient), like)[()]  # a NumPy scalar for ()
         if g.shape != like.shape:

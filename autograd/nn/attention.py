@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from allgrad.autograd import init as initial
-from allgrad.autograd.arrays import cast_like, full, kind, to_backend_of
+from allgrad.autograd.arrays import cast_like, full, kind, lower_triangle, to_backend_of
 from allgrad.autograd.engine import Tensor, shape_of, unwrap
 from allgrad.autograd.nn.layers import Linear
 from allgrad.autograd.nn.module import Module, Parameter
@@ -141,7 +141,7 @@ class MultiheadAttention(Module):
         n, h, length, _ = q.shape
         found = [("attn_mask", attn_mask, {(length, sources): (1, 1), (n * h, length, sources): (n, h)})]
         found += [("key_padding_mask", key_padding_mask, {(n, sources): (n, 1, 1)})]
-        parts: list[Any] = [to_backend_of(~np.tri(length, sources, dtype=bool), unwrap(q))] if is_causal else []
+        parts: list[Any] = [~lower_triangle(length, sources, unwrap(q))] if is_causal else []
         for name, mask, shapes in found:
             if mask is None:
                 continue

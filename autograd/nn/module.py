@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from allgrad.autograd.arena import ParameterLeaf
-from allgrad.autograd.arrays import astype, is_torch, kind, to_backend_of, to_device, to_numpy, xp
+from allgrad.autograd.arrays import astype, is_torch, kind, to_device, to_numpy, xp
 from allgrad.autograd.engine import Leaf, Tensor, get_default_dtype, shape_of, unwrap
 from allgrad.autograd.nn.hidden import hidden_parameters
 
@@ -431,8 +431,10 @@ class Module(metaclass=_ModuleType):
             if ours != theirs:
                 raise ValueError(f"load_state_dict: {path!r} has shape {ours} here, but {theirs} in the state")
             name = first.setdefault(id(t), path)
-            a, b = (to_backend_of(unwrap(state[key]), t.data) for key in (name, path))
-            if name != path and not ((a == b) | (a != a) & (b != b)).all():
+            if name == path:
+                continue
+            a, b = (to_numpy(unwrap(state[key])) for key in (name, path))
+            if not ((a == b) | (a != a) & (b != b)).all():
                 seen = f"{name!r} and {path!r} are one tensor here, and have different values in the state"
                 raise ValueError(f"load_state_dict: {seen}: untie them, or leave one out with strict=False")
         for path, t in given.items():

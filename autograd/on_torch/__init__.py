@@ -1,7 +1,7 @@
 """torch tensors: NumPy's names for them, rules by torch's own kernels, and updates by its fused optimizers.
 
 Nothing imports this room: `arrays.namespace` loads it when the first torch tensor comes along. Begin with `namespace`,
-which is all that is needed; `rules` and `optimizers` make operations faster. torch.autograd is never used.
+which is all that is needed; `rules`, `attention` and `optimizers` make operations faster. torch.autograd is never used.
 """
 
-from allgrad.autograd.on_torch import namespace, optimizers, program, rules
+from allgrad.autograd.on_torch import attention, namespace, optimizers, program, rules

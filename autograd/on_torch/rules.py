@@ -8,12 +8,15 @@ import math
 
 import torch
 
-from allgrad.autograd.arrays import OuterProduct
+from allgrad.autograd.arrays import OuterProduct, RowSum
 from allgrad.autograd.engine import Tensor, shared
 from allgrad.autograd.on_torch.namespace import TENSORS
 from allgrad.autograd.ops import activations, convolution, elementwise, indexing, linalg, losses, normalization, pooling
 
 aten = torch.ops.aten
+IGNORED = -100  # the label that counts for nothing
+# (elements that logits may have before they are computed in chunks, elements of a chunk)
+ON_CPU, ON_DEVICE = (1 << 22, 1 << 18), (1 << 25, 1 << 25)
 MEAN_SUM_NONE = {"none": 0, "mean": 1, "sum": 2}  # how the kernels of losses number them
 
 
@@ -21,7 +24,7 @@ def torch_rule(operation):
     """Decorator of a rule: the operation, a primitive, computes by it whenever its first argument is a torch tensor.
 
     The rule has the arguments and vjps of the operation's own, which stays in force for other arrays and inside nested
-    derivatives: this one need not work on Tensors.
+    derivatives: this one need not work on Tensors. It returns NotImplemented where torch has no kernel.
     """
 
     def register(rule):
@@ -37,7 +40,10 @@ def _chosen(rule, usual):
     def chosen(*args, **static):
         if type(args[0]) not in TENSORS or Tensor in map(type, args):
             return usual(*args, **static)
-        value, *vjps = rule(*args, **static)
+        found = rule(*args, **static)
+        if found is NotImplemented:
+            return usual(*args, **static)
+        value, *vjps = found
         return value, *[guarded(i, vjp, args, static) for i, vjp in enumerate(vjps, 1)]
 
     def guarded(i, vjp, args, static):
@@ -104,7 +110,8 @@ def linear(x, weight, bias=None):
     if weight.ndim != 2:
         raise ValueError("the weight (out, in)")
     y = torch.nn.functional.linear(x, weight, bias)
-    return (y, lambda g: g @ weight, lambda g: OuterProduct(_rows(x), _rows(g)), lambda g: _rows(g).sum(0))
+    by_bias = RowSum if x.dtype.itemsize == 2 and not x.is_cpu else lambda rows: rows.sum(0)
+    return y, lambda g: g @ weight, lambda g: OuterProduct(_rows(x), _rows(g)), lambda g: by_bias(_rows(g))
 
 
 def _rows(x):
@@ -121,7 +128,7 @@ def embedding(w, *, indices, padding):
 @torch_rule(convolution._conv2d)
 def conv2d(x, w, bias, *, windows, groups):
     image, padding = _reached(x, windows)
-    if image.is_cpu:  # whose kernels are faster with the channels innermost; what follows keeps the order
+    if _with_channels_innermost(image):
         image = image.contiguous(memory_format=torch.channels_last)
     options = windows.stride, padding, windows.dilation, False, (0, 0), groups
 
@@ -134,6 +141,11 @@ def conv2d(x, w, bias, *, windows, groups):
         lambda g: _cropped(_convolution_backward(g, image, w, options, 0), windows),
         *shared(by_weight_and_bias, 2),
     )
+
+
+def _with_channels_innermost(x):
+    """Whether kernels are faster on images in this order, which what follows keeps: a CPU's, and tensor cores'."""
+    return x.is_cpu or x.dtype.itemsize == 2 or (x.dtype is torch.float32 and torch.backends.cudnn.allow_tf32)
 
 
 @torch_rule(convolution._conv_transpose2d)
@@ -250,15 +262,51 @@ def layer_norm(x, weight, bias, *, shape, eps):
 
 @torch_rule(losses._softmax_cross_entropy)
 def softmax_cross_entropy(z, *, labels, reduction):
+    if z.numel() > (ON_CPU if z.is_cpu else ON_DEVICE)[0]:
+        return _cross_entropy_in_chunks(z, labels, reduction)
     p = aten._log_softmax.default(z.float() if z.dtype.itemsize < 4 else z, 1, False)
-    options = (labels, None, MEAN_SUM_NONE[reduction], -100)
+    options = (labels, None, MEAN_SUM_NONE[reduction], IGNORED)
     try:
         loss, total = aten.nll_loss_forward.default(p, *options)
     except IndexError:
-        raise losses._not_a_class("cross_entropy", labels, z.shape[1]) from None
+        raise losses._first_unknown("cross_entropy", labels, z.shape[1]) from None
 
     def vjp(g):
         d = aten.nll_loss_backward.default(g, p, *options, total)
         return aten._log_softmax_backward_data.default(d, p, 1, p.dtype).to(z.dtype)
 
     return loss, vjp
+
+
+def _cross_entropy_in_chunks(z, labels, reduction):
+    """The same in chunks of rows: beside the logits there are their gradient and a chunk of log-probabilities.
+
+    They are computed again for the gradient. So no array of float32 is as large as the logits of half precision.
+    """
+    rows = max(1, (ON_CPU if z.is_cpu else ON_DEVICE)[1] // z.shape[1])
+    dtype = torch.float32 if z.dtype.itemsize < 4 else z.dtype
+
+    def chunks():
+        """Slices of the rows, their log-probabilities and as much memory again."""
+        memory = z.new_empty((2, rows, z.shape[1]), dtype=dtype)
+        for start in range(0, len(z), rows):
+            part = z[start : start + rows]
+            p, d = memory[:, : len(part)]
+            aten._log_softmax.out(part.to(dtype), 1, False, out=p)
+            yield slice(start, start + rows), p, d
+
+    loss = z.new_empty(len(z), dtype=dtype)
+    for here, p, _ in chunks():
+        loss[here] = aten.nll_loss_forward.default(p, labels[here], None, MEAN_SUM_NONE["none"], IGNORED)[0]
+    total = (labels != IGNORED).sum().to(dtype)
+
+    def vjp(g):
+        g, by_logits = g / total if reduction == "mean" else g, torch.empty_like(z)
+        kind = MEAN_SUM_NONE["none" if reduction == "none" else "sum"]
+        for here, p, d in chunks():
+            by_loss = g[here] if reduction == "none" else g
+            aten.nll_loss_backward.grad_input(by_loss, p, labels[here], None, kind, IGNORED, total, grad_input=d)
+            by_logits[here] = aten._log_softmax_backward_data.default(d, p, 1, dtype)
+        return by_logits
+
+    return (loss.sum() / total if reduction == "mean" else loss.sum() if reduction == "sum" else loss), vjp

@@ -2,10 +2,9 @@
 
 import math
 
-import numpy as np
-
-from allgrad.autograd.arrays import astype, kind, to_backend_of, xp
-from allgrad.autograd.engine import Tensor, number, shape_of, unwrap
+from allgrad.autograd.arrays import astype, is_torch, kind, lower_triangle, on_cpu, to_backend_of, xp
+from allgrad.autograd.engine import Tensor, number, primitive, shape_of, unfused, unwrap
+from allgrad.autograd.engine.tensor import loses_gradient
 from allgrad.autograd.ops.activations import softmax
 from allgrad.autograd.ops.arrangements import repeat_interleave
 from allgrad.autograd.ops.dropout import dropout
@@ -29,9 +28,22 @@ def scaled_dot_product_attention(
         key, value = (repeat_interleave(x, query.shape[-3] // x.shape[-3], -3) for x in (key, value))
     _check_shapes(query, key, value, attn_mask)
     scale = 1.0 / math.sqrt(max(query.shape[-1], 1)) if scale is None else number(scale, "attention: scale")
+    if dropout_p or loses_gradient(attn_mask) or not is_torch(unwrap(query)):
+        return _composed(query, key, value, attn_mask, dropout_p, is_causal, scale)
+    mask = None if attn_mask is None else to_backend_of(unwrap(attn_mask), unwrap(query))
+    return _attention(query, key, value, mask=mask, causal=is_causal, scale=scale)
+
+
+@primitive
+def _attention(query, key, value, *, mask, causal, scale):
+    """Attention by the formula, of tensors for which the library has no kernel: see `on_torch.attention`."""
+    return unfused(lambda q, k, v: _composed(q, k, v, mask, 0.0, causal, scale), query, key, value)
+
+
+def _composed(query, key, value, attn_mask, dropout_p, is_causal, scale):
     scores = matmul(query * scale, key.mT)
     if is_causal:
-        attn_mask = to_backend_of(np.tri(scores.shape[-2], scores.shape[-1], dtype=bool), unwrap(scores))
+        attn_mask = lower_triangle(scores.shape[-2], scores.shape[-1], unwrap(scores))
     if attn_mask is None:
         return matmul(dropout(softmax(scores), dropout_p), value)
     mask = to_backend_of(unwrap(attn_mask), unwrap(scores))
@@ -42,7 +54,7 @@ def scaled_dot_product_attention(
     if type(attn_mask) is not Tensor:
         attn_mask = astype(mask, scores.dtype)
     y = matmul(dropout(softmax(scores + where(somewhere, attn_mask, 0.0)), dropout_p), value)
-    return y if somewhere.all() else y * somewhere
+    return y if on_cpu(somewhere) and somewhere.all() else y * somewhere
 
 
 def _check_shapes(query, key, value, attn_mask):

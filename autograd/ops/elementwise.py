@@ -14,6 +14,7 @@ from allgrad.autograd.arrays import (
     kind,
     mask_grad,
     namespace,
+    on_cpu,
     promoted,
     sign as sign_of,
     to_backend_of,
@@ -126,7 +127,7 @@ def pow(a, b):
 
 def _one_where(replaced, x, n):
     """x with 1 where the mask holds."""
-    return n.where(replaced, 1, x) if replaced.any() else x
+    return n.where(replaced, 1, x) if not on_cpu(replaced) or replaced.any() else x
 
 
 @primitive

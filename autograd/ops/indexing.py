@@ -8,6 +8,7 @@ import numpy as np
 from allgrad.autograd.arrays import (
     NUMPY_TYPES,
     Scattered,
+    counted,
     integers,
     is_torch,
     kind,
@@ -96,7 +97,7 @@ def gather(a, dim, index):
 
     index has as many axes as a, none longer than a's, except axis dim; the result has its shape.
     """
-    if np.size(unwrap(index)) == 0:  # of any rank, as in torch
+    if not math.prod(shape_of(index)):  # of any rank, as in torch
         return getitem(a.reshape(-1), index)
     return _along("gather", a, dim, index, shape_of(index))
 
@@ -109,7 +110,8 @@ def _along(name, a, axis, indices, shape):
         raise ValueError(f"{name}: {a.shape} needs integer indices of {a.ndim} axes, got {got}")
     if a.ndim < 2:
         return _within(name, a.reshape(-1), indices, indices)
-    grid = list(np.ogrid[tuple(map(slice, shape))])  # element i of an axis, shaped to broadcast along the others
+    after = range(a.ndim - 1, -1, -1)  # element i of an axis, shaped to broadcast along the others
+    grid = [counted(n, indices).reshape(n, *(1,) * k) for n, k in zip(shape, after)]
     grid[axis] = indices
     return _within(name, a, tuple(grid), indices)
 

@@ -23,6 +23,7 @@ from allgrad.autograd.arrays import (
     logistic,
     maxima_of_rows,
     namespace,
+    on_cpu,
     ones,
     to_backend_of,
     to_numpy,
@@ -42,6 +43,7 @@ from allgrad.autograd.engine import (
 from allgrad.autograd.ops.activations import log_softmax, softplus
 from allgrad.autograd.ops.elementwise import abs, exp, log, mul, sub, where
 from allgrad.autograd.ops.indexing import take_along_dim
+from allgrad.autograd.ops.labels import not_a_class, safe_labels, spoil
 from allgrad.autograd.ops.reductions import logsumexp
 from allgrad.autograd.ops.shapes import squeeze
 
@@ -134,11 +136,20 @@ def nll_loss(log_probabilities, target, weight=None, ignore_index=-100, reductio
     classes = 1 if len(z.shape) > 1 else 0
     counts = t != ignore_index
     labels = xp[type(t)].where(counts, t, 0)
-    if math.prod(t.shape) and (labels.min() < 0 or labels.max() >= z.shape[classes]):
-        raise _not_a_class("nll_loss", labels.reshape(-1), z.shape[classes])
+    if not on_cpu(t):
+        labels, off = safe_labels("nll_loss", labels, z.shape[classes], ignore_index)
+    elif math.prod(t.shape) and (labels.min() < 0 or labels.max() >= z.shape[classes]):
+        raise _first_unknown("nll_loss", labels.reshape(-1), z.shape[classes])
     at = labels.reshape(*labels.shape[:classes], 1, *labels.shape[classes:])
     picked = squeeze(take_along_dim(z, at, classes), classes)
-    return _of_counted(-picked, labels, counts, weight, reduction)
+    loss = _of_counted(-picked, labels, counts, weight, reduction)
+    return loss if on_cpu(t) else _spoiled(loss, off)
+
+
+def _spoiled(loss, off):
+    """`spoil`, which leaves the mark of a mean."""
+    found = spoil(loss, off=off)
+    return is_mean_of(loss.mean_of, found) if hasattr(loss, "mean_of") else found
 
 
 def _weights(weight, labels, loss):
@@ -189,15 +200,23 @@ def cross_entropy(logits, target, reduction="mean", weight=None, ignore_index=-1
         return _cross_entropy_with_probabilities(z, target, reduction, weight, label_smoothing)
     shape = z.shape
     _check_labels("cross_entropy", shape, t)
+    if on_cpu(t):
+        return _cross_entropy_with_labels(z, t, reduction, weight, ignore_index, label_smoothing)
+    t, off = safe_labels("cross_entropy", t, shape[1 if len(shape) > 1 else 0], ignore_index)
+    return _spoiled(_cross_entropy_with_labels(z, t, reduction, weight, ignore_index, label_smoothing), off)
+
+
+def _cross_entropy_with_labels(z, t, reduction, weight, ignore_index, label_smoothing):
+    shape = z.shape
     if weight is not None or label_smoothing or ignore_index >= 0:
         return _cross_entropy_of_counted(z, t, reduction, weight, ignore_index, label_smoothing)
     weight_of_mean: Any = math.prod(t.shape)
-    if _on_cpu(t):
+    if on_cpu(t):
         numbers, classes = astype(to_numpy(t), np.int64), shape[1 if len(shape) > 1 else 0]
         if np.maximum.reduce(numbers.view(np.uint64), axis=None, initial=0) >= classes:  # or negative
             if np.minimum.reduce(numbers, axis=None) == ignore_index:
                 return _cross_entropy_of_counted(z, t, reduction, weight, ignore_index, label_smoothing)
-            raise _not_a_class("cross_entropy", t.reshape(-1), classes)
+            raise _first_unknown("cross_entropy", t.reshape(-1), classes)
         t = numbers if type(t) in NUMPY_TYPES else t
     elif ignore_index != -100:
         return _cross_entropy_of_counted(z, t, reduction, weight, ignore_index, label_smoothing)
@@ -205,11 +224,6 @@ def cross_entropy(logits, target, reduction="mean", weight=None, ignore_index=-1
         weight_of_mean = (t != ignore_index).sum()
     loss = _cross_entropy_of_rows(z, t, reduction)
     return is_mean_of(weight_of_mean, loss) if reduction == "mean" else loss
-
-
-def _on_cpu(labels):
-    """Whether they can be looked at now; another device checks them when it gets there: do not wait for it."""
-    return type(labels) in NUMPY_TYPES or labels.device.type == "cpu"
 
 
 def _cross_entropy_of_rows(z, t, reduction):
@@ -240,8 +254,8 @@ def _cross_entropy_of_counted(z, t, reduction, weight, ignore_index, smoothing):
     counts = t != ignore_index
     labels = xp[type(t)].where(counts, t, 0)
     classes = 1 if z.ndim > 1 else 0
-    if _on_cpu(t) and math.prod(t.shape) and (labels.min() < 0 or labels.max() >= z.shape[classes]):
-        raise _not_a_class("cross_entropy", labels.reshape(-1), z.shape[classes])
+    if on_cpu(t) and math.prod(t.shape) and (labels.min() < 0 or labels.max() >= z.shape[classes]):
+        raise _first_unknown("cross_entropy", labels.reshape(-1), z.shape[classes])
     loss = _cross_entropy_of_rows(z, labels, "none")
     if not smoothing:
         return _of_counted(loss, labels, counts, weight, reduction)
@@ -286,9 +300,8 @@ def _softmax_cross_entropy(z, *, labels, reduction):  # z (N, C), labels (N,)
     return total * _part_of_mean(n) if reduction == "mean" else total, vjp
 
 
-def _not_a_class(name, labels, classes):
-    bad = next(label for label in labels if not 0 <= label < classes)
-    return ValueError(f"{name}: label {bad} is not one of the {classes} classes 0 .. {classes - 1}")
+def _first_unknown(name, labels, classes):
+    return not_a_class(name, next(label for label in labels if not 0 <= label < classes), classes)
 
 
 def _cross_entropy_with_probabilities(z, target, reduction, weight=None, smoothing=0.0):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from allgrad.autograd.arrays import cast_like, integers, kind, to_backend_of, to_numpy
+from allgrad.autograd.arrays import cast_like, counted, integers, kind, to_numpy
 from allgrad.autograd.engine import constant, shape_of, unwrap
 from allgrad.autograd.ops.activations import softplus
 from allgrad.autograd.ops.elementwise import clamp, exp, log, minimum, sqrt, where
@@ -162,7 +162,7 @@ def multi_margin_loss(prediction, target, p=1, margin=1.0, weight=None, reductio
     over = over if p == 1 else over * over
     if weight is not None:
         over = over * cast_like(constant(weight, f"{name}: weight"), unwrap(prediction))[t][..., None]
-    classes = to_backend_of(np.arange(shape[-1]), t)
+    classes = counted(shape[-1], t)
     return _reduce_and_mark(where(classes == at, 0.0, over).sum(-1) / shape[-1], _check_reduction(name, reduction))
 
 

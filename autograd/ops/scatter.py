@@ -9,7 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from allgrad.autograd.arrays import astype, full, integers, kind, mask_grad, normalize_axis, to_backend_of, to_numpy, xp
+from allgrad.autograd.arrays import (
+    astype,
+    counted,
+    full,
+    integers,
+    kind,
+    mask_grad,
+    normalize_axis,
+    to_backend_of,
+    to_numpy,
+    xp,
+)
 from allgrad.autograd.engine import (
     Tensor,
     attach_methods,
@@ -200,7 +211,8 @@ def _places(name, a, dim, index, src):
         got = f"{index.dtype} of shape {shape} for a shape {tuple(a.shape)} and src {given}"
         raise ValueError(f"{name}: the index needs integers, as many axes, and none longer than src or a, got {got}")
     like = reference_array(a, src)
-    grid: list = [to_backend_of(i, like) for i in np.ogrid[tuple(map(slice, shape))]]
+    after = range(a.ndim - 1, -1, -1)
+    grid: list = [counted(n, like).reshape(n, *(1,) * k) for n, k in zip(shape, after)]
     grid[axis] = index
     inside = tuple(map(slice, shape))
     return tuple(grid), src if given == shape else getitem(src, inside)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from allgrad.autograd.arrays import astype, max_keepdims, to_backend_of, xp
+from allgrad.autograd.arrays import astype, max_keepdims, on_cpu, to_backend_of, xp
 from allgrad.autograd.engine import unwrap
 from allgrad.autograd.ops.convolution import conv2d, conv_transpose2d
 from allgrad.autograd.ops.elementwise import abs, sign
@@ -251,7 +251,7 @@ def _adaptive_max(name, x, output_size, return_indices, axes):
 def _first_largest(x, axis):
     """The index along the axis of the first of the largest values, or of the last nan; the axis is kept."""
     at, nan = argmax(x, axis, True), astype(x != x, "uint8")
-    if nan.any():
+    if not on_cpu(nan) or nan.any():
         found: Any = max_keepdims(nan, axis)
         last = x.shape[axis] - 1 - argmax(xp[type(x)].flip(nan, axis), axis, True)
         at = xp[type(x)].where(found > 0, last, at)

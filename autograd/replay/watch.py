@@ -20,6 +20,7 @@ from allgrad.autograd.engine import (
     instrumented,
     patched,
     setting,
+    unwrap,
 )
 from allgrad.autograd.replay import recorded
 from allgrad.autograd.replay.effects import Draw, Effects
@@ -68,12 +69,17 @@ class Watch:
     def run(self, function, inputs):
         """function(*inputs), recorded; what it returned."""
         usual, grad, refusing, slot = graph.backward, Tensor.grad, self.refusing, vars(Tensor)["data"]
-        change = Tensor.change
+        change, assign = Tensor.change, Tensor.assign
 
         def change_own(tensor, result):
             if not self.is_made(slot.__get__(tensor)):
                 self.refuse("changes a tensor in place")
             return change(tensor, result)
+
+        def assign_constant(tensor, value):
+            if tensor.node is not None or hasattr(tensor, "leaf") or not self.is_made(unwrap(value)):
+                self.refuse("assigns to a tensor")
+            return assign(tensor, value)
 
         def once(name, what):
             """The attribute of leaves as a property that the recording thread can set in new leaves only."""
@@ -115,7 +121,7 @@ class Watch:
                 "capture",
                 Tensor,
                 data=property(in_this_thread(slot.__get__, data), slot.__set__),
-                assign=in_this_thread(Tensor.assign, refusing("assigns to a tensor")),
+                assign=in_this_thread(assign, assign_constant),
                 change=in_this_thread(change, change_own),
                 grad=property(in_this_thread(grad.fget, refusing("looks at gradients, which come later")), grad.fset),
             ),

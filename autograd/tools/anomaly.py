@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from allgrad.autograd.arrays import OuterProduct, Scattered, namespace
+from allgrad.autograd.arrays import INTO_AN_ARRAY, Scattered, namespace
 from allgrad.autograd.engine import (
     Leaf,
     Tensor,
@@ -42,7 +42,7 @@ def detect_anomaly():
 
 def _fault(x):
     """ "nan", "inf" or "-inf" if an array has one; None if all of it is finite, or if it is no array of numbers."""
-    x = unwrap(x.value() if type(x) in (OuterProduct, Scattered) else x)
+    x = unwrap(x.value() if type(x) in (*INTO_AN_ARRAY, Scattered) else x)
     if isinstance(x, (float, complex)):
         x = np.asarray(x)
     if not hasattr(x, "dtype") or namespace(x).isfinite(x).all():

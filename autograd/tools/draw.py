@@ -4,7 +4,7 @@ import gc
 
 import numpy as np
 
-from allgrad.autograd.arrays import OuterProduct, Scattered, unbroadcast, xp
+from allgrad.autograd.arrays import INTO_AN_ARRAY, Scattered, unbroadcast, xp
 from allgrad.autograd.engine import Tensor, patched, topological_order, unwrap
 from allgrad.autograd.tools.table import table
 
@@ -109,7 +109,7 @@ def _partials(result, order):
 
 def _apply_vjp(vjp, g, parent):
     d = vjp(g)
-    d = d.value() if type(d) in (OuterProduct, Scattered) else d
+    d = d.value() if type(d) in (*INTO_AN_ARRAY, Scattered) else d
     return unbroadcast(d, parent.shape) if d.shape != parent.shape else d
 
 

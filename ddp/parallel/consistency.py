@@ -7,6 +7,7 @@ import numpy as np
 
 from allgrad.autograd.arena import TODO, named_parameters
 from allgrad.autograd.arrays import to_numpy
+from allgrad.autograd.ops.labels import unknown_label
 from allgrad.ddp.comm import activity
 from allgrad.ddp.errors import ConfigurationError, OutOfStep, counted
 
@@ -86,11 +87,16 @@ def compare_parameters(comm, arena):
 def first_not_finite(comm, arena, suspect: int | None) -> str | None:
     """The first parameter, in the arena's order, whose gradient is not finite, in words; None if all are. Collective.
 
+    Where a label on a device was no class, that is said instead.
+
     suspect  this rank's first shard of the batch whose loss or gradient was not finite, or None
     """
     flat = to_numpy(arena.grad)
     names = [name for name, span in arena.spans.items() if not np.isfinite(flat[span]).all()]
-    shards = [(shard, rank) for rank, shard in enumerate(comm.all_gather_object(suspect)) if shard is not None]
+    suspects, unknown = zip(*comm.all_gather_object((suspect, unknown_label())))
+    if any(unknown):
+        return next(filter(None, unknown))
+    shards = [(shard, rank) for rank, shard in enumerate(suspects) if shard is not None]
     if not names:
         return None
     source = ", from shard {} on rank {}".format(*min(shards)) if shards else ""

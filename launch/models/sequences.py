@@ -1,8 +1,8 @@
 """Character models: codes (N, T) to logits (N, T, vocabulary), each position seeing itself and those before it."""
 
-import numpy as np
-
 from allgrad.autograd import nn
+from allgrad.autograd.arrays import counted
+from allgrad.autograd.engine import unwrap
 from allgrad.ddp.errors import ConfigurationError
 
 
@@ -46,7 +46,7 @@ class Transformer(nn.Module):
         self.head = nn.Linear(width, data.classes)
 
     def __call__(self, x):
-        y = self.dropout(self.tokens(x) + self.positions(np.arange(x.shape[1])))
+        y = self.dropout(self.tokens(x) + self.positions(counted(x.shape[1], unwrap(self.positions.weight))))
         for block in self.blocks:
             y = block(y, is_causal=True)
         return self.head(self.norm(y))

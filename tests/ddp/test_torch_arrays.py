@@ -1,5 +1,7 @@
 """Training on torch tensors: the same bits on any number of ranks, half precision, and a GPU."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -67,15 +69,17 @@ def test_the_bits_do_not_depend_on_the_ranks_nor_on_a_resume(dtype, simulate, tm
     for ranks in (2, 3, 5):
         assert simulate(ranks, train) == [(summary["weights_sha256"], state(alone))] * ranks
 
-    trainer_of(dtype=dtype, steps=5, out=tmp_path).fit()
+    trainer_of(dtype=dtype, steps=5, out=tmp_path / "a").fit()
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
 
-    def go_on(comm):
-        trainer = trainer_of(comm, dtype=dtype, out=tmp_path)
+    def go_on(comm, name, lazily):
+        trainer = trainer_of(comm, dtype=dtype, out=tmp_path / name)
         trainer.resumes = True
-        trainer.restore(checkpoint.load_latest(tmp_path / "checkpoints"))
+        trainer.restore(checkpoint.load_latest(tmp_path / name / "checkpoints", lazily=lazily))
         return trainer.fit()["weights_sha256"]
 
-    assert simulate(3, go_on) == [summary["weights_sha256"]] * 3
+    assert simulate(3, lambda comm: go_on(comm, "a", False)) == [summary["weights_sha256"]] * 3
+    assert simulate(1, lambda comm: go_on(comm, "b", True)) == [summary["weights_sha256"]]
 
 
 def test_torch_tensors_train_as_numpy_arrays_do():

@@ -36,7 +36,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
 
 from allgrad.autograd.on_torch.namespace import TENSORS
-from tests.device import cuda_rules as rules, streams
+from allgrad.autograd.ops.labels import _out_of_range
+from tests.device import cuda_rules as rules, stand_ins, streams
 
 aten = torch.ops.aten
 ROOT = f"{Path(__file__).parents[2]}/"
@@ -95,7 +96,7 @@ class Device:
 
     launches  {operation: kernels}
     waits     {(what, where): how often the host waited for all that the device was asked to do}
-    behind    {(what, where): how often it waited for an event while the device had more to do, which costs no time there}
+    behind    {(what, where): how often it waited for an event while the device had more to do, which then never idles}
     copies    {(what, where): copies that the host did not wait for}
     moved     {operation: bytes that its kernels read and write}
     flops     {operation: floating-point operations, of matrix products and convolutions}
@@ -158,11 +159,20 @@ class Device:
         if waits:
             self.waited(waits)
             self.timeline.deliver({**self.timeline.current.clock, self.timeline.current: 1 << 60}, None)
+        launches = name not in rules.NO_LAUNCH and packet is not aten._local_scalar_dense
+        reads, writes = _touched(func, args, kwargs, given) if launches else ((), ())
+        self.timeline.check(reads, writes, name)
         values = self._values(func, packet, args, kwargs, out_of, to_device)
-        result, wrapped = self._wrapped(values, flat, args[0] if name.endswith("_") or "out" in kwargs else None)
-        self._note(func, packet, name, args, kwargs, given, result, wrapped, host, out_of, waits)
+        result, made = self._wrapped(values, flat)
+        if launches:
+            self.timeline.note(reads, {*writes, *(_storage(x) for x in made if all(x is not y for y in given))})
+            self._count(packet, name, args, kwargs, {id(x): x for x in (*given, *made)}.values(), result)
+        if packet in rules.COPIES and not out_of and not waits:
+            for x in host:
+                if self.inside.type == "cpu" and self._is_pinned(x):
+                    self.timeline.copy_in(self.timeline.now, x)
         if out_of:
-            return self._arrived(func, packet, args, kwargs, values, waits)
+            return self._arrived(packet, args, values, waits)
         return result
 
     def _values(self, func, packet, args, kwargs, out_of, to_device):
@@ -189,11 +199,12 @@ class Device:
             return x
 
         args, kwargs = tree_map(inner, (args, kwargs))
-        y = func(*args, **kwargs)
+        stand_in = (stand_ins.OF_SHAPES if meta else stand_ins.WITH_VALUES).get(func, func)
+        y = stand_in(*args, **kwargs)
         copied = packet is aten._to_copy and isinstance(y, torch.Tensor)
         return y.clone() if copied and y is args[0] else y
 
-    def _wrapped(self, values, flat, changed):
+    def _wrapped(self, values, flat):
         """The result as tensors of the device, those that were given as themselves; and the list of them."""
         known = {id(x.inner): x for x in flat if type(x) is OnDevice}
         found = []
@@ -209,35 +220,20 @@ class Device:
 
         return tree_map(wrap, values), found
 
-    def _note(self, func, packet, name, args, kwargs, given, result, made, host, out_of, waits):
-        """Count the operation, and ask the streams whether it may run now."""
-        if name in rules.NO_LAUNCH or (packet in rules.WAITS and name == "_local_scalar_dense"):
-            return
+    def _count(self, packet, name, args, kwargs, tensors, result):
         self.launches[name] += 1
-        distinct = {id(x): x for x in (*given, *made)}.values()
-        self.moved[name] += sum(x.numel() * x.element_size() for x in distinct)
-        if (count := flop_registry.get(packet)) is not None:
-            self.flops[name] += count(*args, **kwargs, out_val=result)
-        key = lambda x: x.inner.untyped_storage()._cdata
-        mutable = {a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write}
-        named = dict(zip((a.name for a in func._schema.arguments), args)) | kwargs
-        changed = [x for n in mutable for x in tree_leaves(named.get(n)) if type(x) is OnDevice]
-        reads = {key(x) for x in given} - {key(x) for x in changed}
-        writes = {key(x) for x in changed} | {key(x) for x in made if all(x is not y for y in given)}
-        place = self.timeline.run(reads, writes - reads, name)
-        if packet in rules.COPIES and not out_of and not waits:
-            for x in host:
-                if self.inside.type == "cpu" and self._is_pinned(x):
-                    self.timeline.copy_in(place, x)
+        self.moved[name] += sum(x.numel() * x.element_size() for x in tensors)
+        if (flops := flop_registry.get(packet)) is not None:
+            self.flops[name] += flops(*args, **kwargs, out_val=result)
 
-    def _arrived(self, func, packet, args, kwargs, values, waits):
+    def _arrived(self, packet, args, values, waits):
         """The result of a copy to the host: there at once if the host has waited for it."""
         if packet is not aten.copy_:
             return values
         target = args[0]
         if waits or self.inside.type == "meta":
             return target.copy_(values)
-        self.timeline.copy_out((self.timeline.current, self.timeline.current.count), target, values.clone())
+        self.timeline.copy_out(self.timeline.now, target, values.clone())
         return target
 
     # --- what CUDA refuses, and what it waits for ------------------------------------------------------------------
@@ -314,17 +310,29 @@ class Device:
     def _pin(self, name, x):
         if name == "is_pinned":
             return self._is_pinned(x)
-        copy = x.clone()
-        self._pinned.add(copy.untyped_storage().data_ptr())
-        return copy
+        return self.pin(x.clone())
 
     def _is_pinned(self, x):
         return type(x) is not OnDevice and x.untyped_storage().data_ptr() in self._pinned
 
     def pin(self, x):
         """Take note that a host tensor was made in pinned memory."""
-        self._pinned.add(x.untyped_storage().data_ptr())
+        storage = x.untyped_storage()
+        self._pinned.add(storage.data_ptr())
+        weakref.finalize(storage, self._pinned.discard, storage.data_ptr())
         return x
+
+
+def _storage(x):
+    return x.inner.untyped_storage()._cdata
+
+
+def _touched(func, args, kwargs, given):
+    """The storages that an operation reads, and those that it writes, of tensors that it is given."""
+    named = dict(zip((a.name for a in func._schema.arguments), args)) | kwargs
+    changed = [a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+    writes = {_storage(x) for name in changed for x in tree_leaves(named.get(name)) if type(x) is OnDevice}
+    return {_storage(x) for x in given} - writes, writes
 
 
 def where_in_project():
@@ -395,9 +403,10 @@ def pretend(values=True, memory=H200_BYTES, devices=1):
     _give_cuda_a_guard()
     device = Device(values, memory)
     tl, run = device.timeline, threading.Thread.run
-    generator, empty = torch.Generator, torch.empty
+    generator, empty, seed = torch.Generator, torch.empty, torch.default_generator.manual_seed
 
     def run_with_device(thread):
+        torch._C._set_only_lift_cpu_tensors(True)  # a setting of each thread
         with _Mode(device):
             run(thread)
 
@@ -417,7 +426,7 @@ def pretend(values=True, memory=H200_BYTES, devices=1):
         "memory_allocated": lambda d=None: device.live_bytes,
         "max_memory_allocated": lambda d=None: device.peak_bytes,
         "reset_peak_memory_stats": lambda d=None: setattr(device, "peak_bytes", device.live_bytes),
-        "empty_cache": lambda: None, "manual_seed": torch.manual_seed, "manual_seed_all": torch.manual_seed,
+        "empty_cache": lambda: None, "manual_seed": seed, "manual_seed_all": seed,
         "default_generators": (torch.default_generator,),
         "Stream": streams.Stream, "Event": streams.Event, "stream": tl.on, "StreamContext": tl.on,
         "current_stream": lambda d=None: tl.current, "default_stream": lambda d=None: tl.default,
@@ -447,5 +456,6 @@ def pretend(values=True, memory=H200_BYTES, devices=1):
             torch._C._set_only_lift_cpu_tensors(lifted)
             torch.set_rng_state(random_state)
             torch.use_deterministic_algorithms(strict)
+            _out_of_range.clear()
             if not IN_FORCE:
                 TENSORS.discard(OnDevice)

@@ -98,10 +98,9 @@ class Timeline:
         finally:
             self.current = before
 
-    def run(self, reads, writes, name):
-        """One operation on the current stream, of storages that it reads and writes."""
+    def check(self, reads, writes, name):
+        """Whether an operation may begin on the current stream, of storages that it reads and writes."""
         stream = self.current
-        stream.count += 1
         over = lambda place: place is None or place[0] is stream or stream.clock.get(place[0], 0) >= place[1]
         for key in {*reads, *writes}:
             written, read = self.touched.get(key, (None, {}))
@@ -109,13 +108,21 @@ class Timeline:
                 raise Race(f"{name} uses memory that another stream writes: let this one wait for an event of it")
             if key in writes and not all(map(over, read.items())):
                 raise Race(f"{name} overwrites memory that another stream reads: let this one wait for an event of it")
-        place = (stream, stream.count)
+
+    def note(self, reads, writes):
+        """Take note of an operation on the current stream."""
+        stream = self.current
+        stream.count += 1
         for key in reads:
             written, read = self.touched.get(key, (None, {}))
             self.touched[key] = written, {**read, stream: stream.count}
         for key in writes:
-            self.touched[key] = place, {}
-        return place
+            self.touched[key] = (stream, stream.count), {}
+
+    @property
+    def now(self):
+        """The place of the last operation of the current stream."""
+        return self.current, self.current.count
 
     def forget(self, key):
         self.touched.pop(key, None)

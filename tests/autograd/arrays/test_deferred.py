@@ -5,7 +5,10 @@ import pytest
 import torch
 
 import allgrad as ag
+from allgrad import nn
+from allgrad.autograd.arena import Arena
 from allgrad.autograd.arrays import OuterProduct, Scattered
+from tests.device.pretend import pretend
 
 
 @pytest.mark.parametrize(
@@ -50,3 +53,24 @@ def test_scattered_pieces_add_up_in_the_memory_of_the_first(array):
     assert second.plus(array(np.ones(4))).tolist() == [1.0, 11.0, 11.0, 1.0]
     wide = Scattered(array(np.ones(1, np.float32)), slice(0, 1), (4,))
     assert wide.plus(second).tolist() == [1.0, 10.0, 10.0, 0.0] and wide.plus(second).dtype == second.dtype
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_gradients_of_half_precision_reach_float32_on_a_device_without_rounding(dtype):
+    with pretend() as device:
+        model = nn.Linear(8, 16).to("cuda")
+        model.arena = Arena(model)
+        model.compute_in(dtype)
+        x = torch.linspace(-1.0, 1.0, 256 * 8).reshape(256, 8).to(getattr(torch, dtype))
+        g = torch.sin(torch.arange(256 * 16.0)).reshape(256, 16).to(x.dtype)
+        y = model(ag.tensor(x.to("cuda")))
+        by_y = g.to("cuda")
+        device.reset()
+        y.backward(by_y)
+        assert device.launches == {"mm": 1, "sum": 1}
+        grads = [leaf.grad.cpu() for leaf in (model.weight.leaf, model.bias.leaf)]
+        assert model.arena.grad.dtype == torch.float32
+    exact = g.double().T @ x.double(), g.double().sum(0)
+    for found, expected in zip(grads, exact):
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+        assert not torch.equal(found, found.to(x.dtype).float())

@@ -11,6 +11,7 @@ import allgrad as ag
 from allgrad import ddp, nn, optim
 from allgrad.autograd.random import keyed
 from tests.ddp.conftest import simulate
+from tests.device.pretend import pretend
 
 
 def block(x, w, v):
@@ -154,3 +155,38 @@ def test_a_captured_step_may_have_checkpoints():
         found.append([p.grad.copy() for p in model.parameters()])
     for have, want in zip(*found):
         np.testing.assert_array_equal(have, want)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_masks_that_a_device_has_drawn_are_kept(nested):
+    def twice(x, w, v):
+        return ag.checkpoint(block, ag.checkpoint(block, x, w, v) * 2.0, w, v) if nested else block(x, w, v)
+
+    def run(step):
+        leaves = [ag.tensor(torch.as_tensor(a, device="cuda"), requires_grad=True) for a in arrays(np.float32)]
+        with keyed("checkpoint"):
+            x, w, v = leaves
+            loss = step(twice, step(twice, x, w, v) * 2.0, w, v).sum()
+            loss.backward()
+            after = ag.dropout(ag.tensor(torch.ones(64, device="cuda"))).tolist()
+        return [loss.tolist(), *[leaf.grad.tolist() for leaf in leaves], after]
+
+    with pretend():
+        assert run(ag.checkpoint) == run(lambda f, *xs: f(*xs))
+
+
+def test_a_weight_gradient_is_left_to_be_computed_where_it_belongs():
+    """Of half precision on a device, it would otherwise be rounded on the way."""
+    layers = []
+    with pretend() as device:
+        for step in (ag.checkpoint, lambda f, x: f(x)):
+            with keyed("weights"):
+                layer = nn.Linear(16, 16)
+            optimizer = optim.SGD(layer.to("cuda"), 0.1)
+            layer.compute_in("bfloat16")
+            x = torch.sin(torch.arange(256.0)).reshape(16, 16).to(torch.bfloat16).to("cuda")
+            device.reset()
+            step(lambda x: layer(x) * x, ag.tensor(x)).backward(x)
+            assert "copy_" not in device.launches
+            layers.append(optimizer.arena.grad.tolist())
+    assert layers[0] == layers[1]

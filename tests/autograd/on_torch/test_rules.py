@@ -5,6 +5,8 @@ import pytest
 import torch
 
 import allgrad as ag
+from allgrad.autograd.on_torch import rules
+from tests.device.pretend import pretend
 
 
 def test_a_cross_entropy_of_half_precision_is_a_number_of_float32():
@@ -32,3 +34,56 @@ def test_a_gradient_that_is_itself_recorded_takes_the_usual_rule(f):
     found, expected = (ag.hvp(weighted, x, v), ag.hvp(weighted, x.numpy(), v.numpy()))
     assert type(found) is torch.Tensor
     np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_a_cross_entropy_in_chunks_is_that_of_the_whole(dtype, reduction, monkeypatch):
+    z = torch.sin(torch.arange(70.0) * 3.7).reshape(14, 5).to(dtype) * 3.0
+    labels, g = torch.arange(14) % 5, torch.linspace(0.5, 2.0, 14).to(torch.promote_types(dtype, torch.float32))
+    labels[3] = -100
+
+    def run():
+        x = ag.tensor(z, requires_grad=True)
+        loss = ag.cross_entropy(x, labels, reduction=reduction)
+        for _ in range(2):  # the graph may be walked twice
+            loss.backward(g if reduction == "none" else 0.75, retain_graph=True)
+        return loss.data, x.grad
+
+    whole = run()
+    for elements in (10, 15, 1):
+        monkeypatch.setattr(rules, "ON_CPU", (0, elements))
+        loss, by_logits = run()
+        assert torch.equal(by_logits, whole[1]) and loss.dtype == whole[0].dtype
+        torch.testing.assert_close(loss, whole[0])
+
+
+def test_large_logits_need_memory_for_their_gradient_and_a_chunk(monkeypatch):
+    tokens, vocabulary, chunk = 4096, 1024, 1 << 18
+    monkeypatch.setattr(rules, "ON_DEVICE", (chunk, chunk))
+    with pretend(values=False) as device:
+        x = torch.empty((tokens, vocabulary), dtype=torch.bfloat16, device="cuda")
+        z, labels = ag.tensor(x, requires_grad=True), torch.zeros(tokens, dtype=torch.int64, device="cuda")
+        del x
+        device.reset()
+        before = device.live_bytes
+        with device.no_waits():
+            ag.cross_entropy(z * 1.0, labels).backward()
+        logits = 2 * tokens * vocabulary
+        # the product z * 1.0, its gradient, that of z, and of a chunk: in bfloat16, and twice or thrice in float32
+        assert device.peak_bytes - before < 3 * logits + 4 * 4 * chunk + (1 << 20)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tf32", "innermost"),
+    [(torch.bfloat16, False, True), (torch.float32, True, True), (torch.float32, False, False)],
+    ids=str,
+)
+def test_tensor_cores_get_images_with_the_channels_innermost(dtype, tf32, innermost, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
+    x, w = torch.ones(2, 3, 4, 4, dtype=dtype), torch.ones(5, 3, 3, 3, dtype=dtype)
+    with pretend():
+        y = ag.conv2d(ag.tensor(x.to("cuda"), requires_grad=True), ag.tensor(w.to("cuda")), padding=1)
+        z = ag.relu(ag.max_pool2d(y, 2)).data
+        for image in (y.data, z):
+            assert image.is_contiguous(memory_format=torch.channels_last) == innermost

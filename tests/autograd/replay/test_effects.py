@@ -131,6 +131,26 @@ def test_a_function_that_fails_while_it_is_recorded_leaves_nothing_behind(librar
     assert state(model, optimizer) == before
 
 
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_constant_that_is_assigned_what_was_computed(library):
+    """An average that a layer keeps by `assign`, as a user may write it."""
+    found = []
+    for wrap in (lambda f: f, ag.capture):
+        mean, w = (ag.tensor(a) for a in as_arrays(library, np.zeros(3), np.ones(3)))
+        w.requires_grad_()
+
+        def f(x):
+            mean.assign(mean * 0.9 + 0.1 * ag.tensor(x))
+            loss = (w * x * mean).sum()
+            loss.backward()
+            return loss
+
+        step = wrap(f)
+        losses = [step(*as_arrays(library, np.arange(3.0) + i)).item() for i in range(5)]
+        found.append((losses, mean.tolist()))
+    assert found[0] == found[1]
+
+
 W = ag.tensor(np.arange(6.0).reshape(2, 3), requires_grad=True, dtype="float32")
 frozen = nn.Parameter(np.ones(3)).requires_grad_(False)
 held = np.zeros(3, "f4")
