@@ -30,6 +30,7 @@ METADATA = {
     "is_contiguous", "is_floating_point", "is_complex", "is_signed", "__len__", "get_device", "type", "result_type",
     "promote_types", "can_cast", "is_same_size", "__hash__", "is_pinned", "broadcast_shapes",
 }  # fmt: skip
+KINDS = torch.device, torch.dtype, torch.layout, torch.memory_format
 SIZED_BY_VALUES = {
     "nonzero", "argwhere", "unique", "unique_consecutive", "masked_select", "bincount", "histogram",
 }  # fmt: skip
@@ -121,7 +122,7 @@ class TorchRecorder(Watch, TorchFunctionMode):
         if changed is not None or result is None:
             self.add_step(func, args, kwargs)
             return result
-        if not isinstance(result, (torch.Tensor, np.ndarray, tuple, list)) and name not in METADATA:
+        if not isinstance(result, (torch.Tensor, np.ndarray, tuple, list, *KINDS)) and name not in METADATA:
             self.refuse(f"takes a Python {type(result).__name__} from torch's {name}")
         return self._noted(func, args, kwargs, result.view(Recorded) if name == "numpy" else result)
 
