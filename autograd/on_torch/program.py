@@ -44,8 +44,9 @@ class TorchProgram(Program):
         used: set = set()
         returned = recorder.source(result, used)
         steps, read = _needed(recorder.steps, used)
+        fixed, steps = _fixed(steps, recorder)
         inputs = range(len(self.inputs))
-        self.code = compiled(steps, inputs, returned, used, recorder.first_delivery, recorder.constants)
+        self.code = compiled(fixed, steps, inputs, returned, used, recorder)
         recorder.forget()
         return read & {*inputs}
 
@@ -86,23 +87,40 @@ def _needed(steps, used):
     return kept[::-1], used
 
 
-def compiled(steps, inputs, returned, used, first_delivery, constants):
+def _fixed(steps, recorder):
+    """Two lists of steps: those that compute the same in each replay, which are done once, and the others."""
+    fixed, others, known = [], [], set()
+    for i, step in steps:
+        makes = set(_listed(step.makes))
+        changed = any(recorder.addresses[n] in recorder.changed for n in makes)
+        if makes and step.uses <= known and not changed and not any(map(recorder.may_change, step.outside)):
+            known |= makes
+            fixed.append(step)
+        else:
+            others.append((i, step))
+    return fixed, others
+
+
+def compiled(fixed, steps, inputs, returned, used, recorder):
     """The function replay(deliver, instead, *inputs) of steps (number, step), which returns what `returned` says.
 
     deliver(leaf, g)  takes a gradient
-    instead()         is called and returned if a step before `first_delivery`, the first that delivers, fails
+    instead()         is called and returned if a step before the first that delivers fails
     """
-    last = {n: i for i, step in steps for n in step.uses | {*_listed(step.makes)}}
+    places = {**recorder.constants, "FAILURES": FAILURES}
+    exec("\n".join(map(_assignment, fixed)), places)
+    first_delivery = recorder.first_delivery
+    local = {*inputs}.union(*(_listed(step.makes) for _, step in steps))
+    last = {n: i for i, step in steps for n in (step.uses | {*_listed(step.makes)}) & local}
     before, after = ["pass"], []
     for i, step in steps:
         lines = after if first_delivery is not None and i >= first_delivery else before
         lines.append(_assignment(step))
-        if over := [f"a{n}" for n in step.uses | {*_listed(step.makes)} if last[n] == i and n not in used]:
+        if over := [f"a{n}" for n in step.uses | {*_listed(step.makes)} if last.get(n) == i and n not in used]:
             lines.append(f"del {', '.join(sorted(over))}")
     given = ", ".join(["deliver", "instead", *(f"a{n}" for n in inputs)])
     body = ["try:", *(f"    {line}" for line in before), "except FAILURES:", "    return instead()", *after]
     source = "\n    ".join([f"def replay({given}):", *body, f"return {returned}"])
-    places = {**constants, "FAILURES": FAILURES}
     exec(compile(source, "<replay>", "exec"), places)
     return places["replay"]
 

@@ -50,13 +50,16 @@ CHANGE_FIRST = operator.setitem, np.copyto, np.ndarray.fill, np.ndarray.sort, np
 class Step(NamedTuple):
     """One call of a replay, as a line of Python in which `a7` is the array of number 7 and `c70` a constant.
 
-    makes  the numbers of what it returns: of one array, or of the arrays in a tuple (None of what is no array); None if
-           nothing that it returns is new
+    uses     the numbers of the arrays that it is given
+    makes    the numbers of what it returns: of one array, or of the arrays in a tuple (None of what is no array); None
+             if nothing that it returns is new
+    outside  the arrays that it is given from outside of the recording, such as parameters
     """
 
     source: str
     uses: set
     makes: Any
+    outside: list
 
 
 class TorchRecorder(Watch, TorchFunctionMode):
@@ -68,6 +71,8 @@ class TorchRecorder(Watch, TorchFunctionMode):
     constants       {name in a step: what it stands for}
     made            weak references to the arrays that steps have made
     own             addresses of the memory that was allocated while recording
+    changed         addresses of the memory that steps change
+    addresses       {number: address} of arrays
     """
 
     def __init__(self):
@@ -79,6 +84,8 @@ class TorchRecorder(Watch, TorchFunctionMode):
         self.constants: dict = {}
         self.made: list = []
         self.own: set = set()
+        self.changed: set = set()
+        self.addresses: dict = {}
 
     def run(self, function, inputs):
         for x in inputs:
@@ -95,6 +102,10 @@ class TorchRecorder(Watch, TorchFunctionMode):
 
     def is_made(self, x):
         return id(x) in self.numbers
+
+    def may_change(self, x):
+        """Whether an array from outside may have other values in a later replay."""
+        return True
 
     def alive(self):
         return any(made() is not None for made in self.made)
@@ -146,16 +157,17 @@ class TorchRecorder(Watch, TorchFunctionMode):
         given, new = arrays_of((args, kwargs)), arrays_of(found)
         if not new or any(x is y for x in new for y in given):
             return result
-        source, uses = self._call(function, args, kwargs)
+        source, uses, outside = self._call(function, args, kwargs)
         self.own |= {*map(_address, new)} - {*map(_address, given)}
         makes = [self._number(x) if isinstance(x, (torch.Tensor, np.ndarray)) else None for x in found]
         self.made += map(weakref.ref, new)
-        self.steps.append(Step(source, uses, makes if found is result else makes[0]))
+        self.steps.append(Step(source, uses, makes if found is result else makes[0], outside))
         return result
 
     def _writes(self, x):
         """Refuse a change of what the function has not made, but for the arrays of constant tensors."""
         address = _address(x)
+        self.changed.add(address)
         if address in self.own or address in map(_address, self.effects.arrays):
             return
         constant = self.constant_with(lambda data: _address(data) == address)
@@ -172,6 +184,8 @@ class TorchRecorder(Watch, TorchFunctionMode):
             self._writes(changed)
         plain_args, plain_kwargs = map_arrays(as_plain, (args, kwargs))
         result = function(*plain_args, **plain_kwargs)
+        if changed is None and result is None:
+            self.changed |= {*map(_address, arrays_of(args))}
         if changed is not None or result is None:
             self.add_step(function, args, kwargs)
             return out
@@ -204,14 +218,15 @@ class TorchRecorder(Watch, TorchFunctionMode):
 
     def add_step(self, function, args, kwargs=None):
         """Append a step that returns nothing new."""
-        self.steps.append(Step(*self._call(function, args, kwargs or {}), None))
+        source, uses, outside = self._call(function, args, kwargs or {})
+        self.steps.append(Step(source, uses, None, outside))
 
     def _call(self, function, args, kwargs):
-        """(source, numbers of the arrays that it uses) of a call."""
+        """(source, uses, outside) of a step that is this call."""
         uses: set = set()
         given = [self.source(x, uses) for x in args] + [f"{k}={self.source(x, uses)}" for k, x in kwargs.items()]
         name = "deliver" if function is ACCUMULATE else self._constant(function)
-        return f"{name}({', '.join(given)})", uses
+        return f"{name}({', '.join(given)})", uses, [x for x in arrays_of((args, kwargs)) if id(x) not in self.numbers]
 
     def source(self, x, uses):
         """What stands for x in a line of Python; adds the numbers of the arrays in it to `uses`."""
@@ -243,6 +258,7 @@ class TorchRecorder(Watch, TorchFunctionMode):
         """The number of an array that is new."""
         number = len(self.numbers)
         self.numbers[id(x)] = number, x
+        self.addresses[number] = _address(x)
         return number
 
 
