@@ -17,9 +17,8 @@ backward the replay is about
 
 import torch
 
-from allgrad.autograd.on_torch import namespace
 from allgrad.autograd.on_torch.recorder import TorchRecorder
-from allgrad.autograd.replay.program import PROGRAM_OF, Program
+from allgrad.autograd.replay.program import Program
 from allgrad.autograd.replay.steps import ACCUMULATE, DecisionChanged
 from allgrad.autograd.replay.structures import copy_grad
 
@@ -55,7 +54,7 @@ class TorchProgram(Program):
 
     def collect(self):
         got = []
-        return got, self.code(lambda leaf, g: got.append(copy_grad(g)), _raise, *self.inputs)
+        return got, self.code(lambda leaf, g: got.append(copy_grad(leaf, g)), _raise, *self.inputs)
 
     def replay(self):
         self.running = True
@@ -135,6 +134,3 @@ def _assignment(step):
     many = isinstance(step.makes, list)
     names = "".join("_, " if n is None else f"a{n}, " for n in step.makes) if many else f"a{step.makes}"
     return f"{names} = {step.source}"
-
-
-PROGRAM_OF[namespace] = TorchProgram

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
-from allgrad.autograd.arrays import OuterProduct
+from allgrad.autograd.arrays import INTO_AN_ARRAY
 from allgrad.autograd.engine import Tensor
 from allgrad.autograd.replay.recorded import Recorded, as_plain
 from allgrad.autograd.replay.steps import ACCUMULATE, check_decision
@@ -71,6 +71,7 @@ class TorchRecorder(Watch, TorchFunctionMode):
     constants       {name in a step: what it stands for}
     made            weak references to the arrays that steps have made
     own             addresses of the memory that was allocated while recording
+    leaves          those that gradients are delivered to, in this order
     changed         addresses of the memory that steps change
     addresses       {number: address} of arrays
     """
@@ -84,6 +85,7 @@ class TorchRecorder(Watch, TorchFunctionMode):
         self.constants: dict = {}
         self.made: list = []
         self.own: set = set()
+        self.leaves: list = []
         self.changed: set = set()
         self.addresses: dict = {}
 
@@ -120,6 +122,8 @@ class TorchRecorder(Watch, TorchFunctionMode):
         kwargs, name = kwargs or {}, getattr(func, "__name__", str(func)).split(".")[0]
         if name == "__bool__":
             return self.decide(args[0])
+        if name == "__iter__":
+            return iter(self.__torch_function__(torch.unbind, types, args))
         self._refuse(name, args)
         changed = _changed_by(func, name, args, kwargs)
         if changed is not None:
@@ -214,6 +218,7 @@ class TorchRecorder(Watch, TorchFunctionMode):
     def accumulate(self, leaf, g):
         if self.first_delivery is None:
             self.first_delivery = len(self.steps)
+        self.leaves.append(leaf)
         self.add_step(ACCUMULATE, (leaf, g))
 
     def add_step(self, function, args, kwargs=None):
@@ -241,8 +246,9 @@ class TorchRecorder(Watch, TorchFunctionMode):
             return f"({parts})" if type(x) is tuple else f"[{parts}]"
         if type(x) is dict:
             return "{" + "".join(f"{self._constant(k)}: {self.source(part, uses)}, " for k, part in x.items()) + "}"
-        if type(x) is OuterProduct:
-            return f"{self._constant(OuterProduct)}({self.source(x.x, uses)}, {self.source(x.g, uses)})"
+        if type(x) in INTO_AN_ARRAY:
+            given = [self.source(getattr(x, name), uses) for name in ("x", "g") if hasattr(x, name)]
+            return f"{self._constant(type(x))}({', '.join(given)})"
         if type(x) is Tensor:
             return f"{self._constant(Tensor)}({self.source(x.data, uses)})"
         if type(x) is slice and arrays_of([x.start, x.stop, x.step]):

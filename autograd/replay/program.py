@@ -117,6 +117,7 @@ class Program:
         recorder, result, failed = self.recorder(), None, None
         self.effects = recorder.effects
         try:
+            self.prepare()
             result = recorder.run(function, self.inputs)
         except Exception as error:
             failed = error
@@ -139,6 +140,9 @@ class Program:
     def first_inputs(self, arrays):
         """What `inputs` is at first."""
         raise NotImplementedError
+
+    def prepare(self):
+        """Is called before the function is recorded."""
 
     def copy(self, a):
         """What `has_changed` compares an input with."""
@@ -193,7 +197,7 @@ class Program:
     def _alone(self, arrays):
         """What the function itself delivers to leaves, moves and returns, without effect on them."""
         delivered = []
-        collect = in_this_thread(ACCUMULATE, lambda leaf, g: delivered.append(copy_grad(g)))
+        collect = in_this_thread(ACCUMULATE, lambda leaf, g: delivered.append(copy_grad(leaf, g)))
         with lock, setting(capturing=True), patched("capture", Leaf, accumulate=collect), self.effects.undone():
             result = self.function(*arrays)
             return delivered + self.effects.found(), result
@@ -245,7 +249,7 @@ class NumPyProgram(Program):
     def collect(self):
         got = []
         for function, args in self.steps:
-            got.append(copy_grad(args[1])) if function is ACCUMULATE else function(*args)
+            got.append(copy_grad(*args)) if function is ACCUMULATE else function(*args)
         return got, self.result
 
     def replay(self):

@@ -103,6 +103,7 @@ class Watch:
             return usual(root, self.as_recorded(np.array(g) if isinstance(g, np.generic) else g), retain_graph)
 
         with (
+            self.effects.undone(),
             lock,
             setting(capturing=True),
             instrumented("capture", self._show_rule),
@@ -125,10 +126,9 @@ class Watch:
                 change=in_this_thread(change, change_own),
                 grad=property(in_this_thread(grad.fget, refusing("looks at gradients, which come later")), grad.fset),
             ),
-            self.effects.undone(),
+            self.reporting(),
         ):
-            with self.reporting():
-                result = function(*map(self.as_recorded, inputs))
+            result = function(*map(self.as_recorded, inputs))
             if self.effects.seeds():
                 self.refuse("seeds the stream of random numbers: do it outside")
             return result
