@@ -8,7 +8,6 @@ import numpy as np
 import allgrad as ag
 from allgrad.autograd.arrays import OuterProduct
 from allgrad.autograd.engine import Leaf
-from allgrad.autograd.engine import Leaf
 from allgrad.autograd.replay.structures import arrays_of, copy_grad, map_arrays, memory_owner
 
 Pair = namedtuple("Pair", "first second")
