@@ -42,7 +42,7 @@ TABLE: tuple[Row, ...] = (
         "{option} makes each shard's gradient depend on all others, and {other} takes each by itself: leave one out",
     ),
     *_rows(
-        "capture", ["batch_norm=sync", "trace"],
+        "capture=on", ["batch_norm=sync", "trace"],
         "{option} replays forward and backward of each shard in one go, which {other} does not allow: leave one out",
     ),
     *_rows("sync_after", ["no sync_every"], "{option} has no effect without {other}"),

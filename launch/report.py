@@ -15,6 +15,7 @@ ROWS = (
     ("bytes sent a step", "bytes_per_step", "{:,.0f}"),
     ("ranks", "world_size", "{}"),
     ("exchange of gradients", "overlap", "{}"),
+    ("capture", "capture", "{}"),
     ("weights_sha256", "weights_sha256", "{}"),
 )
 
@@ -30,11 +31,11 @@ def print_summary(summary: dict):
 
 
 def _remark(key, summary):
-    """Why the overlap is what it is; the interval of the noise scale, or why there is none."""
-    if key == "overlap":
+    """Why the overlap and capture are what they are; the interval of the noise scale, or why there is none."""
+    if key in ("overlap", "capture"):
         from allgrad.launch.flags import told
 
-        return f" ({told(summary['overlap_why'])})"
+        return f" ({told(summary[f'{key}_why'])})"
     if key != "noise_scale":
         return ""
     if summary[key] is not None:

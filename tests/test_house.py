@@ -93,6 +93,7 @@ TESTED_BY = {  # module without a test file of its own: where it is tested, and 
     "autograd.nn.functions": ("autograd/nn/test_layers.py", "rows of the table of layers"),
     "autograd.nn.normalization": ("autograd/nn/test_layers.py", "rows of the table of layers"),
     "autograd.nn.padding": ("autograd/nn/test_layers.py", "rows of the table of layers"),
+    "autograd.on_torch.graphs": ("device/test_graphs.py", "needs a CUDA device, or one that is pretended"),
     "autograd.replay.recorded": ("autograd/replay/test_recorder.py", "an array that needs a recording"),
     "autograd.replay.steps": ("autograd/replay/test_program.py", "steps of programs"),
     "autograd.replay.watch": ("autograd/replay/test_recorder.py", "what recordings of any library refuse"),

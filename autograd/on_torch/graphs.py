@@ -22,6 +22,7 @@ from allgrad.autograd.replay.effects import Effects
 from allgrad.autograd.replay.program import PROGRAM_OF
 from allgrad.autograd.replay.steps import ACCUMULATE
 from allgrad.autograd.replay.structures import arrays_of, copy_grad, copy_of, map_arrays
+from allgrad.autograd.replay.watch import CannotReplay
 
 WARM_UPS = 2  # calls on the stream of the capture, in which libraries take their memory
 
@@ -169,7 +170,7 @@ class GraphProgram(TorchProgram):
             with torch.cuda.graph(graph, pool=_pools[place], stream=stream, capture_error_mode="thread_local"):
                 self.result = self.code(self._keep, _no_other_way, *self.inputs)
         except RuntimeError as error:
-            raise RuntimeError(f"cannot be captured: a CUDA graph cannot hold this function: {error}") from None
+            raise CannotReplay(f"cannot be captured: a CUDA graph cannot hold this function: {error}") from None
         self.graph = graph
 
     def _keep(self, leaf, g):

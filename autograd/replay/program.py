@@ -124,7 +124,7 @@ class Program:
         if failed is not None:
             if type(failed) is not CannotReplay:
                 self._alone(arrays)  # says itself what is wrong with the arrays
-            raise RuntimeError(f"cannot be captured: {failed}") from None
+            raise CannotReplay(f"cannot be captured: {failed}") from None
         self.tensors = [t for t, _ in recorder.tensors.values()]
         self.found = [*[data for _, data in recorder.tensors.values()], *[t.node for t in self.tensors]]
         self.surroundings = Surroundings(function)
@@ -133,7 +133,7 @@ class Program:
         del result
         if recorder.alive() and (gc.collect(), recorder.alive())[1]:
             seen = "keeps something that it computed, in a list or an attribute"
-            raise RuntimeError(f"cannot be captured: the function {seen}, which a replay would not renew")
+            raise CannotReplay(f"cannot be captured: the function {seen}, which a replay would not renew")
         self._verify(self.inputs)
         self.surroundings.forget_changed()
 
@@ -211,7 +211,7 @@ class Program:
         if len(got) != len(wanted) or not all(map(same_bits, got, wanted)):
             seen = "a replay gives other bits than the function itself"
             why = "which depends on more than arguments and parameters, or reads an argument unseen, as by np.asarray"
-            raise RuntimeError(f"cannot be captured: {seen}, {why}")
+            raise CannotReplay(f"cannot be captured: {seen}, {why}")
 
 
 class NumPyProgram(Program):

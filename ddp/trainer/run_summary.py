@@ -26,6 +26,8 @@ def summary_of(trainer, wall_seconds: float) -> dict:
         "logical_shards": parallel.shards,
         "overlap": parallel.overlap.policy or "auto",
         "overlap_why": parallel.overlap.why,
+        "capture": parallel.shard_gradients.capture,
+        "capture_why": parallel.shard_gradients.capture_why,
         "global_batch": sampler.global_batch,
         "steps": trainer.step,
         "epochs": seen / sampler.samples,

@@ -12,7 +12,7 @@ from allgrad.launch.flags import as_flag
 from allgrad.launch.options import OPTIONS
 
 VALUES = {  # one that an option of the table without a value may have
-    "bucket_bytes": 4000, "capture": True, "checkpoint_every": 5, "compress": "topk:0.1", "ema": 0.9, "noise": True,
+    "bucket_bytes": 4000, "checkpoint_every": 5, "compress": "topk:0.1", "ema": 0.9, "noise": True,
     "noise_layers": True, "reduce": "native", "sync_after": 3, "sync_every": 4,
     "trace": "t.json", "trace_steps": "3:9", "wire": "bfloat16", "zero": True,
 }  # fmt: skip

@@ -14,6 +14,7 @@ NONE = {**KNOWN, "noise_scale": None}
         ({"train_loss": 0.12345, "steps": 12345}, ["train loss  0.1235", "steps  12,345"]),
         ({"val_accuracy": None}, ["validation accuracy  undefined"]),
         ({"overlap": "after", "overlap_why": "one rank"}, ["exchange of gradients  after (one rank)"]),
+        ({"capture": "auto", "capture_why": "small shards"}, ["capture  auto (small shards)"]),
         (KNOWN, ["noise scale (samples)  1,234"]),
         ({**KNOWN, "noise_scale_ci": (900, 2000)}, ["noise scale (samples)  1,234 (95 % between 900 and 2,000)"]),
         ({**KNOWN, "noise_scale_ci": (900, None)}, ["noise scale (samples)  1,234 (95 % above 900)"]),

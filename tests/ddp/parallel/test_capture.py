@@ -17,6 +17,7 @@ from allgrad.ddp import (
     Timeline,
 )
 from allgrad.ddp.data import Batch, Shard
+from allgrad.ddp.parallel import shard_gradients
 from tests.autograd.replay.steps import LIBRARIES
 
 X = generator("captured").standard_normal((40, 36)).astype("f4")
@@ -113,6 +114,61 @@ def test_losses_made_anew_for_each_step_do_not_pile_up():
     assert len(parallel.shard_gradients.captured) <= 8
 
 
+def automatic(model, loss=None, steps=8, shards=2, after=5, anew=False, **options):
+    """What has become of capture="auto", and the parameters; with fewer shards before than usual."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shard_gradients, "AFTER", after)
+        parallel = DistributedDataParallel(model, shards=shards, **{"capture": "auto", **options})
+        optimizer, batches = optim.SGD(parallel, 0.1), DataLoader((X, LABELS), 20, parallel.comm, shards)
+        loss = loss or (lambda x, y: ag.cross_entropy(model(x), y))
+        for batch in batches.steps(0, steps):
+            parallel.backward(batch, (lambda x, y: loss(x, y)) if anew else loss)
+            optimizer.step()
+    return parallel.shard_gradients, parallel.arena.sha256()
+
+
+def test_auto_captures_small_shards_after_some():
+    found, weights = automatic(normalised())
+    assert found.capture == "auto" and len(found.captured) == 1 and found.seen == 16
+    assert weights == automatic(normalised(), capture="off")[1]
+    found, _ = automatic(normalised(), steps=2)
+    assert not found.captured and found.capture_why.startswith("small shards, after ")
+
+
+@pytest.mark.parametrize("limit", ["MOST_WORK", "MOST_ELEMENTS"])
+def test_auto_does_not_capture_large_shards(limit, monkeypatch):
+    monkeypatch.setattr(shard_gradients, limit, 100)
+    assert not automatic(normalised())[0].captured
+
+
+def test_auto_computes_as_without_what_cannot_be_replayed():
+    model = normalised()
+    loss = lambda x, y: ag.cross_entropy(model(x), y) * float(ag.relu(model[0](x)).sum() * 0.0 + 1.0)
+    found, weights = automatic(model, loss)
+    assert found.capture == "off" and "takes values as Python numbers" in found.capture_why
+    assert weights == automatic(normalised(), capture="off")[1]
+
+
+def test_auto_does_not_record_a_loss_that_is_another_function_every_time():
+    found, weights = automatic(mlp(), steps=14, anew=True)
+    assert found.capture == "off" and "another function every time" in found.capture_why and not found.captured
+    assert weights == automatic(mlp(), steps=14, capture="off")[1]
+
+
+def test_auto_leaves_out_what_contradicts_it(tmp_path):
+    for options, text in (
+        ({"batch_norm": "sync"}, "batch_norm='sync'"),
+        ({"timeline": Timeline(tmp_path / "t")}, "a Timeline"),
+    ):
+        found, _ = automatic(normalised(), steps=1, **options)
+        assert found.capture == "off" and text in found.capture_why
+
+
+def test_another_value_of_capture_is_refused():
+    with pytest.raises(ConfigurationError, match="capture is off, on, auto, True or False, got 'sometimes'"):
+        DistributedDataParallel(mlp(), capture="sometimes")
+
+
 def refused(model, **options):
     with pytest.raises(ConfigurationError) as caught:
         DistributedDataParallel(model, capture=True, **options)
@@ -120,6 +176,6 @@ def refused(model, **options):
 
 
 def test_what_cannot_be_captured_is_refused(tmp_path):
-    text = "capture=True replays forward and backward of each shard in one go, which {} does not allow"
+    text = "capture='on' replays forward and backward of each shard in one go, which {} does not allow"
     assert refused(mlp(), batch_norm="sync").startswith(text.format("batch_norm='sync'"))
     assert refused(mlp(), timeline=Timeline(tmp_path / "t.json")).startswith(text.format("a Timeline"))
