@@ -42,9 +42,8 @@ TABLE: tuple[Row, ...] = (
         "{option} makes each shard's gradient depend on all others, and {other} takes each by itself: leave one out",
     ),
     *_rows(
-        "capture", ["batch_norm=sync", "running_statistics", "arrays=torch", "trace"],
-        "{option} replays forward and backward as one list of NumPy's functions, which {other} does not allow: "
-        "leave one out",
+        "capture=on", ["batch_norm=sync", "trace"],
+        "{option} replays forward and backward of each shard in one go, which {other} does not allow: leave one out",
     ),
     *_rows(
         "checkpoint_activations", ["batch_norm=sync"],

@@ -3,8 +3,7 @@
 import sys
 
 THINGS = {  # options that are objects in Python and no arguments, and how they are told there
-    "arrays": "a device of torch", "noise": "a NoiseScale", "running_statistics": "a model with running statistics",
-    "trace": "a Timeline", "trace_steps": "steps", "zero": "Zero",
+    "noise": "a NoiseScale", "trace": "a Timeline", "trace_steps": "steps", "zero": "Zero",
 }  # fmt: skip
 
 

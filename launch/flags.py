@@ -13,7 +13,11 @@ def as_flag(name: str, value) -> str:
     name = RENAMED.get(name, name)
     for option in OPTIONS:
         if option.name == name:
-            return option.flag if value is None or option.kind is bool else f"{option.flag} {value}"
+            return (
+                option.flag
+                if value is None or option.kind is bool or value == option.alone
+                else f"{option.flag} {value}"
+            )
     return as_argument(name, value)
 
 

@@ -14,7 +14,7 @@ from allgrad.autograd import optim
 from allgrad.ddp.comm import BACKENDS
 from allgrad.ddp.data import BOUNDARIES, HALVES, PRECISIONS, SHUFFLES
 from allgrad.ddp.errors import ConfigurationError
-from allgrad.ddp.parallel import BATCH_NORMS
+from allgrad.ddp.parallel import BATCH_NORMS, CAPTURES
 from allgrad.ddp.reduce import POLICIES, REDUCTIONS, WIRES
 from allgrad.ddp.scaling import RULES
 from allgrad.launch.models import FORMS, INITS
@@ -71,7 +71,10 @@ class Expected(ValueError):
 
 @dataclass(frozen=True)
 class Option:
-    """name, type, default, help; values it is limited to; and whether it takes part in what the weights become."""
+    """name, type, default, help; values it is limited to; and whether it takes part in what the weights become.
+
+    alone: the value that the flag without one stands for, as true does in a file, where false is "off".
+    """
 
     name: str
     kind: Callable
@@ -80,6 +83,7 @@ class Option:
     among: tuple = ()
     least: float | None = None
     shapes_weights: bool = True
+    alone: str | None = None
 
     @property
     def flag(self):
@@ -162,8 +166,9 @@ OPTIONS = (
            "first steps finds fastest", among=POLICIES, shapes_weights=False),
     Option("bucket_size", size, None, "least size of a bucket, in whole parameters: bytes, 500KB or 4MB (default: an "
            "eighth of the gradients, from 256KB to 25MB)", least=1, shapes_weights=False),
-    Option("capture", bool, False, "record forward and backward once for each shape of a shard, and replay them: the "
-           "same bits in less time", shapes_weights=False),
+    Option("capture", str, "auto", "record forward and backward once for each shape of a shard, and replay them: the "
+           "same bits in less time; auto: where shards are small, after 100 of them, and not on a GPU",
+           among=CAPTURES, alone="on", shapes_weights=False),
     Option("checkpoint_activations", bool, False, "compute what the blocks of resnet and transformer keep for backward "
            "again there, instead of keeping it: the same bits in less memory and more time", shapes_weights=False),
     Option("zero", bool, False, "ZeRO-1: each rank keeps the optimizer's state of its part of the parameters",
@@ -255,6 +260,8 @@ def declare(parser, option: Option, default: str | None = None, flags: tuple[str
         how["action"] = "store_true"
     else:
         how["metavar"] = "|".join(option.among) if option.among else option.kind.__name__.upper()
+        if option.alone is not None:
+            how |= {"nargs": "?", "const": option.alone}
     text = argparse.SUPPRESS if hidden else text
     parser.add_argument(option.flag, *flags, dest=option.name, default=argparse.SUPPRESS, help=text, **how)
 
@@ -284,6 +291,8 @@ def checked(option: Option, value):
     """The value in the option's type, or a ConfigurationError that says what it must be."""
     if value is None:
         return None
+    if option.alone is not None and isinstance(value, bool):
+        value = option.alone if value else "off"
     try:
         if isinstance(value, bool) != (option.kind is bool) or (option.kind is int and isinstance(value, float)):
             raise ValueError
@@ -328,6 +337,7 @@ def resumed(saved: dict, asked: dict) -> dict:
     and its model, whose content has to be that of before.
     """
     saved = relocated({**defaults(), **saved})  # a run begun before an option existed had its default
+    saved |= {option.name: checked(option, saved[option.name]) for option in OPTIONS if option.alone is not None}
     free = {option.name for option in OPTIONS if not option.shapes_weights}
     if re.split(r"\W", saved["schedule"])[0] not in {re.split(r"\W", kind)[0] for kind in PLANNED}:
         free |= {"steps", "epochs"}

@@ -15,6 +15,7 @@ ROWS = (
     ("bytes sent a step", "bytes_per_step", "{:,.0f}"),
     ("ranks", "world_size", "{}"),
     ("exchange of gradients", "overlap", "{}"),
+    ("capture", "capture", "{}"),
     ("weights_sha256", "weights_sha256", "{}"),
 )
 
@@ -30,11 +31,12 @@ def print_summary(summary: dict):
 
 
 def _remark(key, summary):
-    """Why the overlap is what it is, and what sums go by; the interval of the noise scale, or why there is none."""
-    if key == "overlap":
+    """Why overlap and capture are what they are, and what sums go by; the noise scale's interval, or why it has none."""
+    if key in ("overlap", "capture"):
         from allgrad.launch.flags import told
 
-        return f" ({'; '.join(filter(None, (told(summary['overlap_why']), summary.get('exchange'))))})"
+        way = summary.get("exchange") if key == "overlap" else None
+        return f" ({'; '.join(filter(None, (told(summary[f'{key}_why']), way)))})"
     if key != "noise_scale":
         return ""
     if summary[key] is not None:

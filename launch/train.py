@@ -96,6 +96,8 @@ def _train(asked, locks):
         noise=noise, scale=scale, batch_norm=config["batch_norm"], capture=config["capture"],
         timeline=_timeline(config),
     )  # fmt: skip
+    if config["capture"] == "auto" and models.family_of(config["model"]) is None:
+        parallel.shard_gradients.leave_out_capture("a class of the user's own may do more than compute")
     if config["dtype"] in HALVES:
         model.compute_in(config["dtype"])
     optimizer = comm.agree_or_raise(lambda: make_optimizer(config, parallel, over.rate, over.options))

@@ -18,7 +18,8 @@ capture, recording  rules of all primitives                    show each rule ar
                     Leaf.accumulate, engine.graph.backward     record the gradients that arrive, and those sent back
                     Tensor.data                                show the same arrays to code outside of operations
                     numpy.array, numpy.asarray and such        show what they read of those arrays
-                    Tensor.assign, Tensor.grad, random.philox  refuse what a replay could not repeat
+                    random.philox                              draw again in each replay
+                    Tensor.assign, Tensor.grad                 refuse what a replay could not repeat
 capture, comparing  Leaf.accumulate                            collect gradients without effect on the leaves
 checkpoint          engine.primitive.Node                      know the nodes of the function from those outside
 

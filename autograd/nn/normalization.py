@@ -1,8 +1,10 @@
 """Layers that normalise: over the batch, over a sample, over groups of channels."""
 
+from typing import Any
+
 import numpy as np
 
-from allgrad.autograd.engine import Tensor, get_default_dtype, here
+from allgrad.autograd.engine import Tensor, get_default_dtype, here, unwrap
 from allgrad.autograd.nn.module import Module, Parameter
 from allgrad.autograd.nn.placement import placed
 from allgrad.autograd.ops import batch_norm, group_norm, instance_norm, layer_norm, rms_norm, unsqueeze
@@ -84,7 +86,8 @@ class _BatchNorm(_Running):
             momentum = 1.0 if counter is None else 1.0 / (counter.item() + 1)
         y = batch_norm(x, mean, var, self.weight, self.bias, self.training or mean is None, momentum, self.eps)
         if self.training and counter is not None and not here.second_run:
-            counter.assign(counter.data + 1)  # where it is: nobody waits for a device
+            tracked: Any = unwrap(counter)  # in place, where it is: nobody waits for a device
+            tracked += 1
         return y
 
 

@@ -4,4 +4,4 @@ Nothing imports this room: `arrays.namespace` loads it when the first torch tens
 which is all that is needed; `rules`, `attention` and `optimizers` make operations faster. torch.autograd is never used.
 """
 
-from allgrad.autograd.on_torch import attention, namespace, optimizers, rules
+from allgrad.autograd.on_torch import attention, graphs, namespace, optimizers, rules

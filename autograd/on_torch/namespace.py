@@ -72,6 +72,11 @@ def to_numpy(a):
     return (a.float() if a.dtype is torch.bfloat16 else a).numpy()
 
 
+def to_bytes(a):
+    """The elements' bits, in order."""
+    return a.detach().contiguous().reshape(-1).view(torch.uint8).cpu().numpy().tobytes()
+
+
 def result_type(a, b):
     return torch.promote_types(a.dtype, b.dtype)
 

@@ -7,10 +7,11 @@ nan, and how far it was out of range is kept on the device, where `unknown_label
 
 import math
 
-from allgrad.autograd.arrays import astype, full, to_numpy, xp
-from allgrad.autograd.engine import primitive
+from allgrad.autograd.arrays import astype, full, xp
+from allgrad.autograd.engine import Tensor, primitive
 
-_out_of_range: dict = {}  # (loss, classes, device): how far labels have been below the first class, and above the last
+# (loss, classes, device): how far labels have been below the first class, and above the last, as a constant
+_out_of_range: dict = {}
 
 
 def not_a_class(name, label, classes):
@@ -30,8 +31,8 @@ def safe_labels(name, labels, classes, ignore_index):
     if math.prod(labels.shape):
         key = name, classes, str(labels.device)
         if key not in _out_of_range:
-            _out_of_range[key] = full((2,), 0, labels)
-        below, above = _out_of_range[key]
+            _out_of_range[key] = Tensor(full((2,), 0, labels))
+        below, above = _out_of_range[key].data
         n.minimum(below, n.amin(off), out=below)
         n.maximum(above, n.amax(off), out=above)
     return labels - off, off
@@ -49,8 +50,8 @@ def spoil(loss, *, off):
 def unknown_label():
     """The error of a label on a device that was no class, as a sentence; None if all were since the last call."""
     for (name, classes, _), seen in _out_of_range.items():
-        below, above = to_numpy(seen).tolist()
+        below, above = seen.tolist()
         if below or above:
-            seen[...] = 0
+            seen.assign(0)
             return str(not_a_class(name, below or classes - 1 + above, classes))
     return None

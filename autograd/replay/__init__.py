@@ -5,3 +5,4 @@ becomes a step) and `memory` (how a replay uses memory again).
 """
 
 from allgrad.autograd.replay.program import capture
+from allgrad.autograd.replay.watch import CannotReplay

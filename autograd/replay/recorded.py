@@ -17,7 +17,7 @@ recorder: Any = None  # the `recorder.Recorder` that is recording; None at other
 METHODS = [
     "dot", "take", "astype", "copy", "reshape", "ravel", "flatten", "cumsum", "cumprod", "argmax", "argmin", "argsort",
     "repeat", "round", "trace", "diagonal", "choose", "searchsorted", "sort", "fill", "put", "partition", "transpose",
-    "swapaxes", "squeeze",
+    "swapaxes", "squeeze", "view",
 ]  # fmt: skip
 TO_PYTHON = [
     "item", "tolist", "tobytes", "nonzero", "compress", "__int__", "__float__", "__index__", "__complex__",
@@ -83,7 +83,7 @@ class Recorded(np.ndarray):
 
 def as_plain(x):
     """A recorded array as NumPy's own type, of the same memory; anything else as it is."""
-    return x.view(np.ndarray) if type(x) is Recorded else x
+    return np.ndarray.view(x, np.ndarray) if type(x) is Recorded else x
 
 
 def _refuse(what):

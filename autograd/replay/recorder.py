@@ -8,167 +8,48 @@ step. What capture records for `y = ag.relu(x @ w)`, with x (N, K) and w (K, M):
     np.greater(a, 0.0, m)       m, a mask of new memory, is where it is positive
     np.multiply(a, m, y)        y, the result
 
-The backward of a loss adds steps like these, and for each leaf `accumulate(leaf, g)` when its gradient is there.
+The backward of a loss adds steps like these, and for each leaf `accumulate(leaf, g)` when its gradient is there. Draws
+from the stream in force and changes of constants in place are steps too; the recording itself has no effect on them
+(`replay.effects`).
 """
 
 import operator
-import threading
 import weakref
 from functools import partial
 
 import numpy as np
 
-from allgrad.autograd import random
 from allgrad.autograd.arrays import is_torch
-from allgrad.autograd.engine import Leaf, Tensor, declare_modes, graph, in_this_thread, instrumented, patched, setting
-from allgrad.autograd.replay import recorded
 from allgrad.autograd.replay.recorded import Recorded, as_plain
 from allgrad.autograd.replay.steps import ACCUMULATE, assign_result, check_decision
-from allgrad.autograd.replay.structures import arrays_of, copy_grad, map_arrays, memory_owner
+from allgrad.autograd.replay.structures import arrays_of, map_arrays, memory_owner
+from allgrad.autograd.replay.watch import Watch
 
 ACCEPT_OUT = {np.einsum, np.concatenate, np.ndarray.cumsum, np.ndarray.argmax, np.ndarray.argmin}
 FILLED = {np.zeros, np.ones, np.full, np.zeros_like, np.ones_like, np.full_like}
-TO_ARRAY = ("array", "asarray", "asanyarray", "ascontiguousarray", "asfortranarray", "frombuffer")
 METADATA = {np.shape, np.ndim, np.size, np.result_type, np.can_cast, np.may_share_memory, np.shares_memory}
 
-lock = threading.RLock()  # one recording at a time
-declare_modes(capturing=False)  # whether a captured function is being recorded, or compared with its replay
 
-
-class CannotReplay(RuntimeError):
-    """The function does what no replay could repeat; the text says what."""
-
-
-class Recorder:
-    """Runs a function and records what it computes.
+class Recorder(Watch):
+    """Runs a function of NumPy arrays and records what it computes.
 
     steps      (function, arguments, named arguments, how NumPy treats overflow and the like, or None for as ever), in
                the order of the computation
     memory     {id: array} of the arrays that own all memory that was seen
     allocated  the part of it that was allocated while recording, which replays lay out anew (`replay.memory`)
-    delivered  copies of the gradients that arrived; the leaves get none while recording
-    tensors    {id: (tensor, its array)} of parameters and constants that were looked at
     made       weak references to the arrays that the function was shown
     """
 
     def __init__(self):
+        super().__init__()
         self.steps: list = []
         self.memory: dict = {}
         self.allocated: dict = {}
-        self.delivered: list = []
-        self.tensors: dict = {}
-        self.operation = "the function"
         self.errors = np.geterr()
         self.made: list = []
 
-    def run(self, function, inputs):
-        """function(*inputs), recorded; what it returned."""
-        usual, grad, refusing, slot = graph.backward, Tensor.grad, self.refusing, vars(Tensor)["data"]
-        change = Tensor.change
-
-        def change_own(tensor, result):
-            if type(slot.__get__(tensor)) is not Recorded:
-                self.refuse("changes a tensor in place")
-            return change(tensor, result)
-
-        def once(name, what):
-            """The attribute of leaves as a property that the recording thread can set in new leaves only."""
-            plain = vars(Leaf)[name]
-
-            def set_new(leaf, value):
-                if hasattr(leaf, name) and value is not False:
-                    self.refuse(what)
-                plain.__set__(leaf, value)
-
-            return property(plain.__get__, in_this_thread(plain.__set__, set_new))
-
-        def data(tensor):
-            found = slot.__get__(tensor)
-            if type(found) is not np.ndarray or found.dtype.kind != "f":  # such as a counter of batches
-                return found
-            self.tensors[id(tensor)] = tensor, found
-            return self.as_recorded(found)
-
-        def backward(root, g, retain_graph=False):
-            return usual(root, self.as_recorded(np.array(g) if isinstance(g, np.generic) else g), retain_graph)
-
-        with (
-            lock,
-            setting(capturing=True),
-            instrumented("capture", self._show_rule),
-            patched("capture", Leaf, accumulate=in_this_thread(ACCUMULATE, self._accumulate)),
-            patched("capture", graph, backward=in_this_thread(usual, backward)),
-            patched(
-                "capture",
-                Leaf,
-                stale=once("stale", "forgets gradients (zero_grad), which a replay would not repeat: do it outside"),
-                version=once("version", "changes parameters, which a replay would not repeat: do it outside"),
-                reset=in_this_thread(Leaf.reset, refusing("forgets gradients: do it outside")),
-            ),
-            patched("capture", np, **{name: self._reported(getattr(np, name)) for name in TO_ARRAY}),
-            patched("capture", random, philox=in_this_thread(random.philox, refusing("draws random numbers"))),
-            patched(
-                "capture",
-                Tensor,
-                data=property(in_this_thread(slot.__get__, data), slot.__set__),
-                assign=in_this_thread(Tensor.assign, refusing("assigns to a tensor")),
-                change=in_this_thread(change, change_own),
-                grad=property(in_this_thread(grad.fget, refusing("looks at gradients, which come later")), grad.fset),
-            ),
-        ):
-            recorded.recorder = self
-            try:
-                return function(*map(self.as_recorded, inputs))
-            finally:
-                recorded.recorder = None
-
-    def refuse(self, what):
-        """Stop the recording: the operation does `what`."""
-        raise CannotReplay(f"{self.operation} {what}")
-
-    def refusing(self, what):
-        """A function that refuses whatever it is called with."""
-        return lambda *args, **static: self.refuse(what)
-
-    def _reported(self, convert):
-        """A function of NumPy's that would make a plain array of a `Recorded` unseen, as one that reports it."""
-
-        def seen(x, *args, **kwargs):
-            if type(x) is Recorded and convert.__name__ != "frombuffer":
-                return convert(x, *args, **{"like": x, **kwargs})
-            if type(x) is Recorded or (isinstance(x, (list, tuple)) and Recorded in map(type, arrays_of(x))):
-                self.refuse(f"reads values by numpy's {convert.__name__}")
-            return convert(x, *args, **kwargs)
-
-        return in_this_thread(convert, seen)
-
-    def _show_rule(self, name, rule):
-        def seen(*operands, **static):
-            self.operation = name
-            return rule(*self._weak(map(self.as_recorded, operands)), **static)
-
-        return in_this_thread(rule, seen)
-
-    def _weak(self, operands):
-        """The operands, with those that stand for numbers in the dtype that a number takes beside the others.
-
-        A boolean stays one, as it promotes nothing, and may be the condition of `where`.
-        """
-        operands = list(operands)
-        dtypes = [x.dtype for x in operands if hasattr(x, "dtype") and not getattr(x, "stands_for_number", False)]
-        if dtypes and any(getattr(x, "stands_for_number", False) for x in operands):
-            dtype = np.result_type(*dtypes)
-            order = "biufc".index
-            for i, x in enumerate(operands):
-                number = getattr(x, "stands_for_number", False) and x.dtype.kind != "b"
-                if number and x.dtype != dtype and order(x.dtype.kind) <= order(dtype.kind):
-                    operands[i] = x.astype(dtype)
-        return operands
-
-    def _accumulate(self, leaf, g):
-        g = self.as_plain(g)
-        self.delivered.append(copy_grad(g))
-        self.add_step(ACCUMULATE, (leaf, g))
+    def accumulate(self, leaf, g):
+        self.add_step(ACCUMULATE, (leaf, self.as_plain(g)))
 
     def as_recorded(self, x):
         """An array that is not part of the recording yet, as one that is; anything else as it is."""
@@ -240,6 +121,12 @@ class Recorder:
         shown.is_number = is_number
         return shown
 
+    def allocate(self, shape, dtype):
+        """A new array of the recording, which a step is to fill."""
+        x = np.empty(shape, dtype)
+        self.allocated[id(x)] = self.memory[id(x)] = x
+        return self._shown(x)
+
     def _shown(self, x):
         """The array as the function sees it."""
         shown = x.view(Recorded)
@@ -256,8 +143,12 @@ class Recorder:
         return bool(left)
 
     def _writes(self, target):
-        if id(memory_owner(target)) not in self.allocated:
-            self.refuse("writes to an array made elsewhere, such as running statistics")
+        if id(memory_owner(target)) in self.allocated or _shares(target, self.effects.arrays):
+            return
+        constant = self.constant_with(partial(np.may_share_memory, target))
+        if constant is None:
+            self.refuse("writes to an array made elsewhere that is no constant tensor's")
+        self.effects.add(constant)
 
     def _store(self, function, args, kwargs, out):
         """Append the step that computes into this array."""

@@ -13,7 +13,6 @@ from allgrad import ddp, nn, optim
 from allgrad.ddp.data import Batch, Shard
 from allgrad.launch.models.images import ResNet
 from allgrad.launch.models.sequences import Transformer
-from benchmarks.peers import Unavailable
 from benchmarks.workloads import ResNet as ResNetForm
 
 
@@ -27,8 +26,6 @@ def make(workload, settings):
     options = {"precision": "tf32"} if "tf32" in settings else {}
     place = ddp.Placement("cuda" if cuda else "cpu" if "torch" in settings else "numpy", workload.dtype, **options)
     model.to(device=place.device)
-    if "capture" in settings and any(module.running_statistics for module in model.modules()):
-        raise Unavailable("running statistics cannot be captured")
     parallel = ddp.DistributedDataParallel(
         model, comm, reduce="native" if "native" in settings else "canonical",
         capture="capture" in settings,

@@ -11,9 +11,9 @@ import numpy as np
 
 from allgrad.autograd import optim
 from allgrad.autograd.arena import arena_of
-from allgrad.autograd.arrays import full, is_torch
+from allgrad.autograd.arrays import full
 from allgrad.ddp.comm import Communicator, activity
-from allgrad.ddp.compatibility import check, takes_all_at_once
+from allgrad.ddp.compatibility import check, contradiction, takes_all_at_once
 from allgrad.ddp.errors import ConfigurationError, counted
 from allgrad.ddp.parallel.consistency import (
     compare_batches,
@@ -27,7 +27,7 @@ from allgrad.ddp.parallel.consistency import (
 from allgrad.ddp.parallel.local_sgd import LocalSGD, LocalSteps
 from allgrad.ddp.parallel.report import KEY, LOSS, NOISE, STOP, UNUSUAL, WEIGHT, WEIGHTY, Report
 from allgrad.ddp.parallel.running_statistics import RunningStatistics
-from allgrad.ddp.parallel.shard_gradients import ShardGradients
+from allgrad.ddp.parallel.shard_gradients import CAPTURES, ShardGradients
 from allgrad.ddp.parallel.step_on_device import StepOnDevice
 from allgrad.ddp.parallel.sync_batch_norm import SyncBatchNorm
 from allgrad.ddp.reduce import (
@@ -71,7 +71,8 @@ class DistributedDataParallel:
     batch_norm  "shard": moments of each logical shard, see `RunningStatistics`; "sync": moments of the global batch, as
                 in torch's SyncBatchNorm, which is slower, see `SyncBatchNorm`
     capture     replay forward and backward of shards of one shape and weight, see `ag.capture`: then `backward` takes
-                the same loss every time
+                the same loss every time. "auto": where it pays, see `ShardGradients.captures`; what cannot be replayed
+                is then computed as without
     timeline    a `Timeline` that is to record some steps, or None
 
     The fields of the groups may also be given by themselves: reduce, wire, compress, overlap and bucket, which is
@@ -81,12 +82,15 @@ class DistributedDataParallel:
 
     def __init__(
         self, model, comm: Communicator | None = None, shards: int | None = None, *, exchange: Exchange | None = None,
-        local_sgd: LocalSGD | None = None, noise=None, scale=None, batch_norm="shard", capture=False,
+        local_sgd: LocalSGD | None = None, noise=None, scale=None, batch_norm="shard", capture: bool | str = False,
         timeline: Timeline | None = None, **short_form,
     ):  # fmt: skip
         exchange, local_sgd = _grouped(exchange or Exchange(), local_sgd, short_form)
         if batch_norm not in BATCH_NORMS:
             raise ConfigurationError(f"batch_norm is {' or '.join(BATCH_NORMS)}, got {batch_norm!r}")
+        capture = {True: "on", False: "off"}.get(capture, capture)
+        if capture not in CAPTURES:
+            raise ConfigurationError(f"capture is {', '.join(CAPTURES)}, True or False, got {capture!r}")
         self.model, self.comm = model, comm or Communicator()
         self.shards = self.comm.size if shards is None else shards
         self.own_shards = [*range(*shards_of_rank(self.comm.rank, self.comm.size, self.shards))]
@@ -102,8 +106,7 @@ class DistributedDataParallel:
         }  # fmt: skip
         check(
             **configuration, overlap=exchange.overlap, capture=capture, noise=noise is not None,
-            dtype=None if scale is None else "float16", running_statistics=bool(self.statistics.tensors),
-            arrays="torch" if is_torch(self.arena.data) else "numpy", trace=timeline and timeline.path,
+            dtype=None if scale is None else "float16", trace=timeline and timeline.path,
         )  # fmt: skip
         self.all_at_once = takes_all_at_once(**configuration)  # why no exchange can overlap with backward, or None
         self.noise, self.scale, self.on_cpu = noise, scale, self.arena.on_cpu
@@ -132,6 +135,11 @@ class DistributedDataParallel:
         self.shard_gradients = ShardGradients(
             self.arena, self.timeline, scale, capture, exchange.reduce == "adasum", self.sync_batch_norm
         )
+        if capture == "auto":
+            against = contradiction(capture="on", batch_norm=batch_norm, trace=timeline and timeline.path)
+            against = against or (None if self.arena.on_cpu else "on a device by capture='on' alone")
+            if against is not None:
+                self.shard_gradients.leave_out_capture(str(against))
         self.overlap = self._overlap(exchange)
         self._attach()
         self.timeline.watch(self)

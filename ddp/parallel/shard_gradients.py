@@ -7,11 +7,15 @@ from allgrad.autograd import random
 from allgrad.autograd.arrays import astype, cast_like, full, on_cpu, xp
 from allgrad.autograd.engine import unwrap
 from allgrad.autograd.ops import NoVarianceError
-from allgrad.autograd.replay import capture
+from allgrad.autograd.replay import CannotReplay, capture
 from allgrad.ddp.errors import ConfigurationError, counted
 from allgrad.ddp.parallel.out_of_memory import out_of_memory
 from allgrad.ddp.weighted import weighted
 
+CAPTURES = "off", "on", "auto"
+AFTER = 100  # shards: what replays of so many small ones save is about what a recording costs
+MOST_WORK = 4_000_000  # parameters times samples of a shard: with more of it, replays save next to nothing
+MOST_ELEMENTS = 100_000  # of a shard's arrays, likewise
 MOST_CAPTURED = 8  # functions, each for shards of one size and weight, that are kept
 SILENT = nullcontext()
 NOTHING = math.nan, 0  # mean loss and weight of no samples
@@ -25,15 +29,19 @@ class ShardGradients:
 
     timeline         a `Timeline` that is told of forward and backward
     scale            a `LossScale` by which losses are multiplied, or None
-    capture          whether forward and backward are captured once for shards of one size and weight, and replayed
+    capture          whether forward and backward are captured once for shards of one size and weight, and replayed:
+                     "off", "on", or "auto", by a rule (see `captures`)
+    capture_why      why it is so, in words
     mean_of_shard    whether gradients are those of the shard's mean loss, and not its part of the batch's
     sync_batch_norm  a `SyncBatchNorm` in which all shards take turns, or None
     """
 
-    def __init__(self, arena, timeline, scale=None, capture=False, mean_of_shard=False, sync_batch_norm=None):
+    def __init__(self, arena, timeline, scale=None, capture="off", mean_of_shard=False, sync_batch_norm=None):
         self.arena, self.timeline, self.scale, self.capture = arena, timeline, scale, capture
         self.mean_of_shard, self.sync_batch_norm = mean_of_shard, sync_batch_norm
+        self.capture_why = "as asked for" if capture != "auto" else f"small shards, after {AFTER}"
         self.captured: dict = {}
+        self.seen = 0  # shards
 
     def of_batch(self, batch, loss, exchange):
         """Triples (shard, its mean loss, its weight), with the shard's gradient in the arena while one is looked at.
@@ -79,25 +87,48 @@ class ShardGradients:
     def _of_shard(self, batch, shard, loss, count, listening):
         samples, span = len(shard), self.timeline.span
         scale = 1.0 if self.scale is None else self.scale.value
-        if self.capture:
+        if self.captures(shard.arrays):
             with random.keyed(batch.seed, "forward", batch.step, shard.index), listening:
-                return _numbers(*self._replayed(loss, samples, scale, count)(*shard.arrays))
+                try:
+                    return _numbers(*self._replayed(loss, samples, scale, count, shard.arrays))
+                except NoVarianceError as error:
+                    raise self._too_few(error, samples, batch) from None
         with random.keyed(batch.seed, "forward", batch.step, shard.index), span("forward", shard=shard.index):
             try:
                 value = loss(*shard.arrays)
             except NoVarianceError as error:
-                raise ConfigurationError(
-                    "{error.value} in a shard with {samples.value} of a batch of {size.value}: give {fewer.value}a "
-                    "larger global batch, or {boundary:carry} if it is the short last batch of an epoch",
-                    error=error, samples=samples, size=counted(batch.size, "sample"),
-                    fewer="fewer shards, " if self.sync_batch_norm is None else "",
-                ) from None  # fmt: skip
+                raise self._too_few(error, samples, batch) from None
         with listening, span("backward", shard=shard.index):
             found = _backward(value, samples, scale, count)
         return _numbers(*found)
 
-    def _replayed(self, loss, samples, scale, count):
-        """Forward and backward of shards of so many samples as one captured function of their arrays."""
+    def _too_few(self, error, samples, batch):
+        return ConfigurationError(
+            "{error.value} in a shard with {samples.value} of a batch of {size.value}: give {fewer.value}a larger "
+            "global batch, or {boundary:carry} if it is the short last batch of an epoch",
+            error=error, samples=samples, size=counted(batch.size, "sample"),
+            fewer="fewer shards, " if self.sync_batch_norm is None else "",
+        )  # fmt: skip
+
+    def captures(self, arrays):
+        """Whether a shard of these arrays is replayed, which changes no bit.
+
+        "auto": on the CPU, after so many shards as AFTER says, if it has at most MOST_ELEMENTS, and its samples times
+        the parameters are at most MOST_WORK.
+        """
+        if self.capture != "auto":
+            return self.capture == "on"
+        self.seen += 1
+        if self.seen <= AFTER or sum(math.prod(a.shape) for a in arrays) > MOST_ELEMENTS:
+            return False
+        return math.prod(self.arena.data.shape) * len(arrays[0]) <= MOST_WORK
+
+    def leave_out_capture(self, why):
+        """Replay no shard from now on, for this reason."""
+        self.capture, self.capture_why = "off", why
+
+    def _replayed(self, loss, samples, scale, count, arrays):
+        """Forward and backward of a shard of so many samples, as one captured function of its arrays."""
         key = loss, samples, scale, count
 
         def forward_backward(*arrays):
@@ -106,8 +137,17 @@ class ShardGradients:
         if key not in self.captured:
             if len(self.captured) == MOST_CAPTURED:
                 self.captured.clear()
+                if self.capture == "auto":
+                    self.leave_out_capture("shards are of too many sizes, or the loss is another function every time")
+                    return forward_backward(*arrays)
             self.captured[key] = capture(forward_backward)
-        return self.captured[key]
+        try:
+            return self.captured[key](*arrays)
+        except CannotReplay as error:  # before it has had any effect
+            if self.capture != "auto":
+                raise
+            self.leave_out_capture(str(error))
+            return forward_backward(*arrays)
 
 
 def _backward(value, samples, scale, count):

@@ -27,6 +27,8 @@ def summary_of(trainer, wall_seconds: float) -> dict:
         "overlap": parallel.overlap.policy or "auto",
         "overlap_why": parallel.overlap.why,
         "exchange": parallel.overlap.current().way() if comm.size > 1 else None,
+        "capture": parallel.shard_gradients.capture,
+        "capture_why": parallel.shard_gradients.capture_why,
         "global_batch": sampler.global_batch,
         "steps": trainer.step,
         "epochs": seen / sampler.samples,

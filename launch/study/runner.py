@@ -195,21 +195,20 @@ class Run:
         gradients = self.parallel.shard_gradients
         while self.t < stop and (not losses or math.isfinite(losses[-1])):
             if self.t == CAPTURE_AFTER:
-                gradients.capture = self._may_capture()
+                gradients.capture = "on" if self._may_capture() else "off"
             try:
                 losses.append(self.step())
             except RuntimeError as error:  # of a recording, before anything has changed; the model's own comes again
-                if not gradients.capture or isinstance(error, ddp.PeerLost):
+                if gradients.capture == "off" or isinstance(error, ddp.PeerLost):
                     raise
-                gradients.capture = False
+                gradients.capture = "off"
                 losses.append(self.step())
             self.t += 1
         return losses
 
     def _may_capture(self):
-        """Whether forward and backward may be replayed: of a model that draws, counts and keeps nothing."""
-        named = self.config["model_sha256"] is None and self.config["objective"] is None
-        return named and not self.config["dropout"] and not self.parallel.statistics.tensors
+        """Whether forward and backward may be replayed: of a model and a loss that do nothing else."""
+        return self.config["model_sha256"] is None and self.config["objective"] is None
 
     # --- what it can say ---------------------------------------------------------------------------------------------
 

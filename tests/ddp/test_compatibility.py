@@ -12,12 +12,11 @@ from allgrad.launch.flags import as_flag
 from allgrad.launch.options import OPTIONS
 
 VALUES = {  # one that an option of the table without a value may have
-    "bucket_bytes": 4000, "capture": True, "checkpoint_activations": True, "checkpoint_every": 5,
-    "compress": "topk:0.1", "ema": 0.9, "noise": True, "noise_layers": True, "reduce": "native",
-    "running_statistics": True, "sync_after": 3, "sync_every": 4,
+    "bucket_bytes": 4000, "checkpoint_activations": True, "checkpoint_every": 5, "compress": "topk:0.1", "ema": 0.9,
+    "noise": True, "noise_layers": True, "reduce": "native", "sync_after": 3, "sync_every": 4,
     "trace": "t.json", "trace_steps": "3:9", "wire": "bfloat16", "zero": True,
 }  # fmt: skip
-NO_FLAGS = {"noise", "running_statistics"}  # follow from others: a run that can measure its noise does
+NO_FLAGS = {"noise"}  # follow from others: a run that can measure its noise does
 
 
 def given(option):
@@ -71,11 +70,6 @@ def test_distributed_data_parallel_refuses(row, tmp_path):
         "dtype": lambda: {"scale": LossScale()}, "noise": lambda: {"noise": NoiseScale()},
         "trace": lambda: {"timeline": Timeline(tmp_path / "t.json")},
     }  # fmt: skip
-    if options.pop("running_statistics", False):
-        model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
-    if options.pop("arrays", False):
-        pytest.importorskip("torch")
-        model = model.to(device="cpu")
     for name in things.keys() & options.keys():
         options.pop(name)
         options |= things[name]()

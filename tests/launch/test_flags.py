@@ -13,7 +13,8 @@ from allgrad.launch.flags import as_flag, told
     [
         ("shards", 4, "--shards 4"),
         ("sync_every", None, "--sync-every"),
-        ("capture", True, "--capture"),
+        ("capture", "on", "--capture"),
+        ("capture", "off", "--capture off"),
         ("bucket_bytes", 3000, "--bucket-size 3000"),
         ("rule", "linear", "--lr-rule linear"),
         ("place", "here", "place='here'"),  # for which there is no option

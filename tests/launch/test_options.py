@@ -236,6 +236,21 @@ def test_flags_win_over_the_file(flags, expected, tmp_path):
     assert parse(f"--config {tmp_path / 'run.toml'} {flags}") == expected
 
 
+@pytest.mark.parametrize(
+    "flags, value", [("", None), ("--capture", "on"), ("--capture off", "off"), ("--capture auto --lr 1", "auto")]
+)
+def test_capture_alone_is_on(flags, value):
+    assert parse(flags).get("capture") == value
+
+
+@pytest.mark.parametrize("text, value", [("true", "on"), ("false", "off"), ('"auto"', "auto")])
+def test_capture_in_a_file_and_in_a_run_from_before_it_had_three_values(text, value, tmp_path):
+    (tmp_path / "run.toml").write_text(f"capture = {text}\n")
+    assert parse(f"--config {tmp_path / 'run.toml'}") == {"capture": value}
+    if value != "auto":
+        assert resumed({**defaults(), "capture": text == "true"}, {})["capture"] == value
+
+
 # --- a resumed run -----------------------------------------------------------------------------------------------
 
 MAY_CHANGE = {

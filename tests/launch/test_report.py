@@ -18,6 +18,7 @@ NONE = {**KNOWN, "noise_scale": None}
             {"overlap": "after", "overlap_why": "as asked for", "exchange": "messages"},
             ["exchange of gradients  after (as asked for; messages)"],
         ),
+        ({"capture": "auto", "capture_why": "small shards"}, ["capture  auto (small shards)"]),
         (KNOWN, ["noise scale (samples)  1,234"]),
         ({**KNOWN, "noise_scale_ci": (900, 2000)}, ["noise scale (samples)  1,234 (95 % between 900 and 2,000)"]),
         ({**KNOWN, "noise_scale_ci": (900, None)}, ["noise scale (samples)  1,234 (95 % above 900)"]),

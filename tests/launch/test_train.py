@@ -30,7 +30,7 @@ LAUNCHES = [
 ]
 UNLIKE = {
     "world_size", "launcher", "backend", "bytes_per_step", "samples_per_second", "wall_seconds", "oversubscribed",
-    "config", "overlap_why", "exchange",
+    "config", "overlap_why", "exchange", "capture", "capture_why",
 }  # fmt: skip
 
 
@@ -103,12 +103,14 @@ def test_a_trace_of_a_run_whose_length_nobody_knows(start, tmp_path):
     assert done.status == 0 and "traced steps 3 to 4" in done.out
 
 
-def test_captured_steps_give_the_same_weights(train, start, tmp_path):
-    flags = f"{SMALL} --global-batch 50 --shards 3 --momentum 0.9 --steps 12"
-    captured = train(f"{flags} --capture", out=tmp_path / "out")
-    assert captured["config"]["capture"] is True and captured["weights_sha256"] == train(flags)["weights_sha256"]
-    done = start(f"train {flags} --dropout 0.3 --capture", tmp_path)
-    assert done.status != 0 and "cannot be captured: dropout draws random numbers" in done.err
+@pytest.mark.parametrize("more", ["", "--dropout 0.3", "--model cnn"], ids=["mlp", "dropout", "statistics"])
+def test_captured_steps_give_the_same_weights(train, more, tmp_path):
+    flags = f"{SMALL} {more} --global-batch 50 --shards 3 --momentum 0.9"
+    captured = train(f"{flags} --capture --steps 8", out=tmp_path / "out")
+    assert captured["config"]["capture"] == captured["capture"] == "on"
+    assert captured["weights_sha256"] == train(f"{flags} --steps 8")["weights_sha256"]
+    resumed = train("--resume --steps 12", out=tmp_path / "out")
+    assert resumed["weights_sha256"] == train(f"{flags} --steps 12")["weights_sha256"]
 
 
 # --- ways to exchange --------------------------------------------------------------------------------------------

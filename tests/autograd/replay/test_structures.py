@@ -7,6 +7,7 @@ import numpy as np
 
 import allgrad as ag
 from allgrad.autograd.arrays import OuterProduct
+from allgrad.autograd.engine import Leaf
 from allgrad.autograd.replay.structures import arrays_of, copy_grad, map_arrays, memory_owner
 
 Pair = namedtuple("Pair", "first second")
@@ -26,7 +27,10 @@ def test_arrays_are_found_in_all_that_steps_are_made_of():
     first, (number, named), product, tensor, call, rest = map_arrays(lambda x: x * 2, whole)
     assert first.tolist() == (2 * a).tolist() and number == 4.0 and rest == 7
     assert type(named["key"]) is Pair and named["key"].second == "text" and (named["key"].first == 2.0).all()
-    assert (product.value() == 8.0).all() and (copy_grad(product) == 8.0).all()
+    leaf = Leaf("w", (4, 3), np.dtype("f8"))
+    assert (product.value() == 8.0).all() and (copy_grad(leaf, product) == 8.0).all()
+    leaf.grad = np.zeros((4, 3), order="F")
+    assert copy_grad(leaf, product).flags.f_contiguous and not leaf.grad.any()
     assert type(tensor) is ag.Tensor and (tensor.data == 2.0).all() and not tensor.requires_grad
     assert call.func is np.add and (call.keywords["out"] == 2.0).all()
 
