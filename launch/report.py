@@ -31,7 +31,7 @@ def print_summary(summary: dict):
 
 
 def _remark(key, summary):
-    """Why overlap and capture are what they are, and what sums go by; the noise scale's interval, or why it has none."""
+    """Why overlap and capture are what they are, what sums go by; the noise scale's interval, or why it has none."""
     if key in ("overlap", "capture"):
         from allgrad.launch.flags import told
 
