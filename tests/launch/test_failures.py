@@ -73,6 +73,11 @@ REFUSED = {
     "unknown flag": ("train --learning-rate 1", {}, ["unrecognized arguments: --learning-rate 1", "--help"]),
     "batch below shards": (f"{DIGITS} --shards 8 --global-batch 7", {}, ["7", "8 logical shards", "--global-batch 8"]),
     "ranks above shards": (f"{DIGITS} --shards 1", {}, ["2 ranks cannot share 1 logical shard:", "--shards 2"]),
+    "NCCL without GPUs": (
+        f"{DIGITS} --backend nccl",
+        {},
+        ["--backend nccl is for GPUs", "--arrays torch --device cuda"],
+    ),
     "negative rate": (f"{DIGITS} --lr -0.1", {}, ["--lr is at least 0.0, got -0.1"]),
     "NaN as a label": ("train --data t.csv", {"t.csv": "a,label\n1,0\n2,nan\n"}, ["t.csv", "line 3", "label", "nan"]),
     "torn IDX file": ("train --data mnist --data-dir .", TORN_IDX, ["train-images-idx3-ubyte", "10 bytes", "32"]),
