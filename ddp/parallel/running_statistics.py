@@ -91,4 +91,4 @@ def _copy_all(sources, targets):
     """Copy torch tensors, of any dtypes, into others, by few kernels."""
     import torch
 
-    torch._foreach_copy_([*targets], [*sources])
+    torch.ops.aten._foreach_copy_.default([*targets], [*sources])

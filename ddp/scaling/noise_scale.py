@@ -16,6 +16,7 @@ How far both can be trusted: see `intervals`.
 
 import array
 import math
+from typing import Any
 
 import numpy as np
 
@@ -118,8 +119,8 @@ class NoiseScale:
         self.averages, self.layer_averages = Averages(decay), Averages(decay) if layers else None
         self.recent = Recent(decay)
         self.last: tuple[float, float] | None = None  # (trace, signal) of the last step alone, if it has any
-        self.names, self.chunks, self.squares = [], [], []
-        self.on_cpu = True
+        self.names, self.chunks, self.on_cpu = [], [], True
+        self.squares: list[Any] = []
 
     # --- measuring ------------------------------------------------------------------------------------------------
 

@@ -126,7 +126,7 @@ def test_what_a_run_leaves_is_the_same(tmp_path):
         rate = ag.autograd.schedule.Plateau(0.125, patience=0)
         workload = SHARDS._replace(optimizer=lambda p: optim.SGD(p, rate, momentum=0.9))
         trainer = trainer_of(
-            workload, "cuda:0", steps=11, out=out, log_every=2, eval_every=3, checkpoint_every=4,
+            workload, "cuda:0", steps=11, out=out, log_every=2, eval_every=3, checkpoint_every=7,
             validation=workloads.arrays(SHARDS, 24, seed=1),
         )  # fmt: skip
         trainer.ema = optim.EMA(trainer.model, decay=0.5)

@@ -77,3 +77,16 @@ def test_clipping_by_the_parameters_leaves_them_to_their_optimizer():
     before = optimizer.arena.sha256()
     optimizer.step()
     assert model.arena.sha256() == ag.Arena(model).sha256() != before
+
+
+@pytest.mark.parametrize("max_norm", [0.3, 1e-3, 7.0, 0.0])
+def test_a_norm_that_is_a_tensor_clips_to_the_same_bits(max_norm):
+    gradient = torch.linspace(-1.0, 1.0, 37)
+    clipped = []
+    for as_given in (float, lambda norm: norm):
+        p = ag.tensor(torch.zeros(37), requires_grad=True)
+        p.backward(gradient)
+        norm = (p.grad @ p.grad).double().sqrt()
+        optim.clip_grads_with_norm([p], max_norm, as_given(norm))
+        clipped.append(p.grad.numpy().tobytes())
+    assert clipped[0] == clipped[1]
