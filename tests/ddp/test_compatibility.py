@@ -59,7 +59,10 @@ def test_an_option_alone_is_not_refused(row):
 PYTHON = [  # rows of options that `DistributedDataParallel` takes
     row for row in TABLE
     if not {name_of(row.option), name_of(row.other)}
-    & {"bucket_bytes", "checkpoint_activations", "checkpoint_every", "device", "ema", "noise_layers", "trace_steps", "zero"}
+    & {
+        "bucket_bytes", "checkpoint_activations", "checkpoint_every", "device", "ema", "noise_layers", "trace_steps",
+        "zero",
+    }
 ]  # fmt: skip
 
 
