@@ -20,6 +20,7 @@ capture, recording  rules of all primitives                    show each rule ar
                     numpy.array, numpy.asarray and such        show what they read of those arrays
                     random.philox                              draw again in each replay
                     Tensor.assign, Tensor.grad                 refuse what a replay could not repeat
+                    torch's function mode, of this thread      note what torch computes
 capture, comparing  Leaf.accumulate                            collect gradients without effect on the leaves
 checkpoint          engine.primitive.Node                      know the nodes of the function from those outside
 

@@ -1,7 +1,8 @@
-"""`capture`, and programs: lists of steps that compute again what a function has computed once.
+"""`capture`, and programs: what computes again what a function has computed once.
 
-A replay calls the functions of NumPy that the recorder saw, one after the other, on the same arrays, into which the new
-inputs have been copied. No graph is built and no memory allocated, and the bits are those of the function itself.
+A replay of NumPy arrays calls the functions of NumPy that the recorder saw, one after the other, on the same arrays,
+into which the new inputs have been copied. No graph is built and no memory allocated, and the bits are those of the
+function itself. `on_torch` adds programs for torch's tensors.
 """
 
 import gc
@@ -28,7 +29,7 @@ RECORDINGS = 8  # of one shape, when what is around the function changes
 
 
 def capture(function):
-    """A faster form of function(*arrays), which computes a loss from NumPy arrays and calls backward.
+    """A faster form of function(*arrays), which computes a loss from arrays of one library and calls backward.
 
         step = ag.capture(lambda x, y: ag.cross_entropy(model(x), y).backward())
         for x, y in batches:
@@ -36,10 +37,11 @@ def capture(function):
             step(x, y)
             optimizer.step()
 
-    The first call for arrays of some shapes, dtypes and strides records what NumPy computes; later ones replay that,
-    without Python code of the model. Gradients arrive in the leaves as they do when the function is called itself, bit
-    for bit, hooks included. What the function returned (a Tensor, an array, None, or a tuple, list or dict of them) is
-    returned as constants, which the next call overwrites.
+    The first call for arrays of some shapes, dtypes and strides records what NumPy or torch computes; later ones replay
+    that, without Python code of the model. Gradients arrive in the leaves as they do when the function is called
+    itself, bit for bit, hooks included. What the function returned (a Tensor, an array, None, or a tuple, list or dict
+    of them) is returned as constants, which the next call may overwrite. On a CUDA device a replay is one graph of
+    kernels; there no decision may depend on a value, and hooks are called once all gradients are there.
 
     It is recorded again when a variable that it closes over or names, an element of a list or dict or an attribute that
     it reaches by them, or a parameter is another object, such as after a layer was replaced or `model.eval()`. Other
@@ -52,10 +54,10 @@ def capture(function):
 
     The first call for a shape, and the first in which an argument has other values, are compared with the function
     itself, which is called for that without effect on gradients, draws and running statistics. Raises TypeError for
-    other arguments than NumPy arrays, and RuntimeError for what cannot be replayed: other random numbers than those of
-    dropout, forgetting gradients, changing leaves or arrays that are no constant tensor's, keeping tensors, values
-    taken as Python numbers or printed, results whose shapes depend on values, torch tensors, `detect_anomaly` around
-    it, and a replay that gives other bits than the function.
+    other arguments than arrays of NumPy alone or of torch alone, and RuntimeError for what cannot be replayed: other
+    random numbers than those of dropout, forgetting gradients, changing leaves or arrays that are no constant tensor's,
+    keeping tensors, values taken as Python numbers or printed, results whose shapes depend on values, torch tensors
+    beside NumPy arrays, `detect_anomaly` around it, and a replay that gives other bits than the function.
     """
     programs: dict = {}
     recordings: dict = {}  # how often each was made
