@@ -205,7 +205,7 @@ def reduced(comm, leaves, canonical):
 @pytest.mark.parametrize("more", [0, 1, 5])
 def test_ranks_of_one_host_add_up_in_memory_that_they_share(comm, tree, more):
     shards, length = comm.size + more, 70_001
-    total, array = ShardSum(comm, shards), np.empty(length, np.float32)
+    total, array = ShardSum(comm, shards), np.zeros(length, np.float32)
     array = total.share(array)
     possible = hasattr(os, "memfd_create") and (comm.fence is not None or os.uname().machine == "x86_64")
     assert (total.shared_sum is not None) == (possible and comm.size > 1 and comm.local_size == comm.size)
