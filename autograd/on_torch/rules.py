@@ -109,9 +109,11 @@ def log_softmax(a, *, axis):
 def linear(x, weight, bias=None):
     if weight.ndim != 2:
         raise ValueError("the weight (out, in)")
-    y = torch.nn.functional.linear(x, weight, bias)
+    y = torch.nn.functional.linear(x.reshape(-1, x.shape[-1]) if x.ndim == 1 else x, weight, bias)
+    y = y.reshape(-1) if x.ndim == 1 else y
     by_bias = RowSum if x.dtype.itemsize == 2 and not x.is_cpu else lambda rows: rows.sum(0)
-    return y, lambda g: g @ weight, lambda g: OuterProduct(_rows(x), _rows(g)), lambda g: by_bias(_rows(g))
+    by_x = lambda g: g @ weight if g.ndim > 1 else weight.mT @ g
+    return y, by_x, lambda g: OuterProduct(_rows(x), _rows(g)), lambda g: by_bias(_rows(g))
 
 
 def _rows(x):

@@ -1,6 +1,7 @@
 """Batches of a data set, as the logical shards that this rank computes."""
 
 import hashlib
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -89,6 +90,7 @@ class DataLoader:
         self.shards = self.comm.size if shards is None else shards
         self.seed = seed
         self.place, self.augment = place or Placement(), augment
+        self.reading = getattr(self.place, "reading", nullcontext())  # none of a function in a Placement's place
         self.sampler = Sampler(len(self.dataset), global_batch, shuffle, seed, boundary)
         if global_batch < self.shards:
             raise ConfigurationError(
@@ -105,7 +107,7 @@ class DataLoader:
     def origin(self) -> str:
         """The data and the order of their samples, in words: what ranks must have alike. Looks at three samples."""
         sampler = self.sampler
-        with self.place.reading:
+        with self.reading:
             few = self.dataset[np.array([0, sampler.samples // 2, sampler.samples - 1])]
         arrays = [to_numpy(a) for a in few]
         digest = hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)).hexdigest()[:8]
@@ -126,7 +128,7 @@ class DataLoader:
     def batch(self, step, more=True):
         """The batch of a step, gathered for this rank's shards only. more: that of the next step may be asked for."""
         origin = self.origin if self.comm.size > 1 else ""
-        if self.place.copies is None:
+        if getattr(self.place, "copies", None) is None:
             indices = self.sampler.indices(step)
             epochs = self.sampler.epochs(step) if self.augment is not None else indices
             size, shards = len(indices), self._gathered(indices, epochs)
@@ -191,7 +193,7 @@ class DataLoader:
         indices, epochs = self.sampler.indices(step), self.sampler.epochs(step)
 
         def make():
-            with self.place.reading:
+            with self.reading:
                 return self._gathered(indices, epochs)
 
         self._prefetcher.begin((step, *self.sampler.span(step)), make)

@@ -41,9 +41,8 @@ def copied(array):
 class SimulatedRank(Communicator):
     def __init__(self, post, rank, size, local=None, name="0"):
         local = local or (size if size < 4 else 2)  # as if on one host with memory to share, or on several
-        super().__init__(Launch("simulated", "simulated", rank, size, rank % local, local))
+        super().__init__(Launch("simulated", "simulated", rank, size, rank % local, local), name)
         self.post, self.looks = post, 0
-        self.call_itself(name)
         self.fence = self._meet
         self.threads = size == 1
 

@@ -452,6 +452,9 @@ def pretend(values=True, memory=H200_BYTES, devices=1):
             stack.enter_context(mock.patch.object(torch.cuda, name, value, create=True))
         stack.enter_context(mock.patch.object(torch, "Generator", lambda device="cpu": generator("cpu")))
         stack.enter_context(mock.patch.object(torch, "empty", pinned_empty))
+        # torch's own test tools, once imported, let nobody set the flags of cuDNN
+        flags = torch.backends.flags_frozen.__globals__
+        stack.enter_context(mock.patch.dict(flags, {"__allow_nonbracketed_mutation_flag": True}))
         stack.enter_context(mock.patch.object(torch.Tensor, "record_stream", lambda x, stream: None))
         stack.enter_context(mock.patch.object(threading.Thread, "run", run_with_device))
         torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(x, device=...) makes it on the host, and copies it
