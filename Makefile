@@ -1,5 +1,6 @@
 # make demo   two MPI ranks train on real data, with the proof that the weights do not depend on their number
 # make test   the whole suite: one process, mpirun with 2 and 3 ranks, torchrun
+# make gpu    on a machine with a GPU: that what was tested on a pretended one holds on a real one
 # make lint   style, types, and the one-way imports
 # Each installs what it needs into .venv, once. PYTHON=python3.12 make demo picks another interpreter.
 
@@ -15,7 +16,7 @@ export PRTE_MCA_rmaps_default_mapping_policy := :oversubscribe
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: demo test lint clean
+.PHONY: demo test gpu lint clean
 
 demo: .venv/demo.installed
 	rm -rf runs/demo
@@ -26,6 +27,10 @@ test: .venv/dev.installed
 	$(BIN)/mpirun -n 2 $(BIN)/python -m pytest -q --with-mpi tests/ranks
 	$(BIN)/mpirun -n 3 $(BIN)/python -m pytest -q --with-mpi tests/ranks
 	$(BIN)/torchrun --standalone --nproc-per-node 2 -m pytest -q tests/ranks
+
+gpu: .venv/dev.installed
+	$(BIN)/python -m benchmarks.gpu_check
+	$(BIN)/python -m benchmarks.gpu
 
 lint: .venv/dev.installed
 	$(BIN)/ruff check .

@@ -26,9 +26,15 @@ class Transformer(NamedTuple):
     layers: int
 
 
+class ResNet(NamedTuple):
+    """The residual network of He et al. 2016 for CIFAR-10, of 6n + 2 layers, shortcuts without parameters."""
+
+    depth: int
+
+
 @dataclass(frozen=True)
 class Workload:
-    """A network, a tuple of layers or a Transformer, that is trained with cross-entropy on random batches.
+    """A network, a tuple of layers, a Transformer or a ResNet, that is trained with cross-entropy on random batches.
 
     batch      samples a step, on each rank
     optimizer  "sgd", with momentum 0.9, or "adam", with the usual 0.9, 0.999 and 1e-8
@@ -43,6 +49,7 @@ class Workload:
     optimizer: str
     lr: float
     classes: int = 10
+    dtype: str = "float32"  # to compute in, with parameters in float32
 
     @property
     def label(self):
@@ -60,7 +67,8 @@ class Workload:
         """
         rng, weights = np.random.default_rng(0), {}
         gain = 4.0 if Layer("Sigmoid") in self.network else 1.0
-        for name, shape in _transformer(self.network) if self.text else _layers(self.network):
+        kind = type(self.network)
+        for name, shape in {Transformer: _transformer, ResNet: _resnet}.get(kind, _layers)(self.network):
             if len(shape) == 1:
                 weights[name] = np.full(shape, name.endswith("weight"), "f")
             else:
@@ -107,6 +115,21 @@ def _transformer(t):
     yield from (("head.weight", (t.vocabulary, e)), ("head.bias", (t.vocabulary,)))
 
 
+def _resnet(network):
+    n = (network.depth - 2) // 6
+
+    def convolution(name, number, inputs, outputs):
+        yield f"{name}conv{number}.weight", (outputs, inputs, 3, 3)
+        yield from ((f"{name}bn{number}.{part}", (outputs,)) for part in ("weight", "bias"))
+
+    yield from convolution("", 1, 3, 16)
+    for layer, (inputs, outputs) in enumerate(((16, 16), (16, 32), (32, 64)), 1):
+        for i in range(n):
+            yield from convolution(f"layer{layer}.{i}.", 1, outputs if i else inputs, outputs)
+            yield from convolution(f"layer{layer}.{i}.", 2, outputs, outputs)
+    yield from (("fc.weight", (10, 64)), ("fc.bias", (10,)))
+
+
 def mlp(*widths):
     layers = []
     for pair in itertools.pairwise(widths):
@@ -146,4 +169,13 @@ WORKLOADS = (
     *(Workload(*M3, batch, "sgd", 0.1) for batch in (8, 64, 256)),
     *(Workload(*M4, batch, "adam", 0.001, GPT.vocabulary) for batch in (8, 32)),
     *(Workload(*M5, batch, "sgd", 0.001) for batch in (16, 64)),
+)
+GPT124M = Transformer(vocabulary=50_304, context=1024, width=768, heads=12, layers=12)
+ON_GPU = (
+    *(Workload(*M1, batch, "sgd", 0.01) for batch in (8, 256)),
+    *(Workload(*M2, batch, "sgd", 0.01) for batch in (8, 256)),
+    *(Workload(*M2, batch, "adam", 0.0001) for batch in (8, 256)),
+    *(Workload(*M3, batch, "sgd", 0.1) for batch in (8, 256)),
+    *(Workload("R20", "ResNet-20", ResNet(20), (3, 32, 32), batch, "sgd", 0.01) for batch in (128, 1024)),
+    Workload("GPT", "GPT-124M", GPT124M, (1024,), 16, "adam", 0.0003, GPT124M.vocabulary, "bfloat16"),
 )

@@ -45,6 +45,10 @@ TABLE: tuple[Row, ...] = (
         "capture=on", ["batch_norm=sync", "trace"],
         "{option} replays forward and backward of each shard in one go, which {other} does not allow: leave one out",
     ),
+    *_rows(
+        "checkpoint_activations", ["batch_norm=sync"],
+        "{option} runs blocks again in backward, where shards do not take turns as {other} needs it: leave one out",
+    ),
     *_rows("sync_after", ["no sync_every"], "{option} has no effect without {other}"),
     *_rows(
         "sync_every", ["compress", "reduce=adasum", "wire"],

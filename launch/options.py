@@ -169,6 +169,8 @@ OPTIONS = (
     Option("capture", str, "auto", "record forward and backward once for each shape of a shard, and replay them: the "
            "same bits in less time; auto: where shards are small, after 100 of them, and not on a GPU",
            among=CAPTURES, alone="on", shapes_weights=False),
+    Option("checkpoint_activations", bool, False, "compute what the blocks of resnet and transformer keep for backward "
+           "again there, instead of keeping it: the same bits in less memory and more time", shapes_weights=False),
     Option("zero", bool, False, "ZeRO-1: each rank keeps the optimizer's state of its part of the parameters",
            shapes_weights=False),
     Option("seed", int, 0, "seed of initial weights, shuffles, augmentation and dropout", least=0),

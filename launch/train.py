@@ -63,6 +63,8 @@ def _train(asked, locks):
             config["model"], data, config["seed"], config["init"], config["dropout"], stored(config["dtype"])
         )
     )
+    if config["checkpoint_activations"]:
+        model.checkpoints = True
     remarks = [*data.remarks, data.size_remark, models.remark(model)]
     if config["init_from"] and saved is None:
         source = comm.agree_or_raise(lambda: transfer.read(Path(config["init_from"])) if comm.rank == 0 else None)
@@ -216,9 +218,11 @@ def _consistent(asked, config, data, model):
     family = models.family_of(config["model"])
     if config["batch_norm"] == "sync" and family is not None and not any(m.running_statistics for m in model.modules()):
         raise ConfigurationError(f"--batch-norm sync has no effect on {config['model']}: it has no batch normalisation")
-    for name in sorted({"dropout", "init"} & asked.keys() - set(family.options if family else ())):
+    given = {"dropout", "init"} & asked.keys() | {"checkpoint_activations"} & {name for name in config if config[name]}
+    for name in sorted(given - set(family.options if family else ())):
         takers = ", ".join(kind for kind, other in models.FAMILIES.items() if name in other.options)
-        raise ConfigurationError(f"--{name} has no effect on {config['model']}: it is for {takers}")
+        flag = "--" + name.replace("_", "-")
+        raise ConfigurationError(f"{flag} has no effect on {config['model']}: it is for {takers}")
     check(**config, bucket_bytes=asked.get("bucket_size"))
     if config["trace"] and config["out"] and Path(config["trace"]).resolve() == Path(config["out"]).resolve():
         raise ConfigurationError(f"--trace {config['trace']} is the directory of --out: give a file in it")

@@ -26,8 +26,8 @@ def checkpoint(function, *args, use_reentrant=False, preserve_rng_state=True, **
     Values and gradients are the bits of the function itself: it draws the same random numbers the second time, unless
     preserve_rng_state is False. Memory is exchanged for time: that of one forward more. The function returns a tensor,
     or a tuple or list in which those that need a gradient have one dtype (TypeError); it may use parameters and other
-    tensors that are no arguments. What it does besides, it does twice, such as updating running averages. RuntimeError
-    in backward if it computes something else then. Inside nested derivatives nothing is let go. torch's
+    tensors that are no arguments. What it does besides, it does twice, but running averages move once. RuntimeError in
+    backward if it computes something else then. Inside nested derivatives nothing is let go. torch's
     use_reentrant=True is refused (ValueError). Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
     """
     if use_reentrant:
@@ -51,7 +51,8 @@ def checkpoint(function, *args, use_reentrant=False, preserve_rng_state=True, **
                 outside[parent] = version
 
     def pullback(g):
-        with _modes_of(before, preserve_rng_state), setting(kept=kept.again() if preserve_rng_state else None):
+        again_kept = kept.again() if preserve_rng_state else None
+        with _modes_of(before, preserve_rng_state), setting(kept=again_kept, second_run=True):
             again: Any
             _, again, inside = _recorded(compute)
         leaves = {node: _Gradient("outside", node.shape, None) for node in outside}
@@ -69,7 +70,8 @@ def checkpoint(function, *args, use_reentrant=False, preserve_rng_state=True, **
     return _with_parts_of(whole, result, inside)
 
 
-declare_modes(kept=None)  # what `checkpoint` keeps of the function that is being run
+# What `checkpoint` keeps of the function that is being run, and whether this runs for the second time.
+declare_modes(kept=None, second_run=False)
 
 
 class _Kept:

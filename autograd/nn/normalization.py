@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from allgrad.autograd.engine import Tensor, get_default_dtype, unwrap
+from allgrad.autograd.engine import Tensor, get_default_dtype, here, unwrap
 from allgrad.autograd.nn.module import Module, Parameter
 from allgrad.autograd.nn.placement import placed
 from allgrad.autograd.ops import batch_norm, group_norm, instance_norm, layer_norm, rms_norm, unsqueeze
@@ -85,7 +85,7 @@ class _BatchNorm(_Running):
         if momentum is None:
             momentum = 1.0 if counter is None else 1.0 / (counter.item() + 1)
         y = batch_norm(x, mean, var, self.weight, self.bias, self.training or mean is None, momentum, self.eps)
-        if self.training and counter is not None:
+        if self.training and counter is not None and not here.second_run:
             tracked: Any = unwrap(counter)
             tracked += 1
         return y

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from allgrad.autograd import init as initial
+from allgrad.autograd.engine import checkpoint
 from allgrad.autograd.nn.attention import MultiheadAttention
 from allgrad.autograd.nn.containers import ModuleList
 from allgrad.autograd.nn.layers import Linear
@@ -92,7 +93,12 @@ class TransformerDecoderLayer(_TransformerLayer):
 
 
 class _Stack(Module):
-    """num_layers copies of a layer, which start with equal weights as in torch, and a norm at the end."""
+    """num_layers copies of a layer, which start with equal weights as in torch, and a norm at the end.
+
+    With `checkpoints` set to True, layers go by `ag.checkpoint`: their arrays for backward are computed again there.
+    """
+
+    checkpoints = False
 
     def __init__(self, layer, num_layers, norm=None):
         self.layers = ModuleList([copy.deepcopy(layer) for _ in range(num_layers)])
@@ -100,7 +106,7 @@ class _Stack(Module):
 
     def _run(self, x, *arguments):
         for layer in self.layers:
-            x = layer(x, *arguments)
+            x = checkpoint(layer, x, *arguments) if self.checkpoints else layer(x, *arguments)
         return x if self.norm is None else self.norm(x)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from allgrad.autograd.arrays import astype, xp
-from allgrad.autograd.engine import Tensor, number, primitive, unwrap
+from allgrad.autograd.engine import Tensor, here, number, primitive, unwrap
 from allgrad.autograd.ops.normalization import batch_norm, group_norm
 from allgrad.autograd.ops.pooling import avg_pool2d
 from allgrad.autograd.ops.shapes import pad, reshape
@@ -56,7 +56,7 @@ def instance_norm(
     count = math.prod(x.shape[2:])
     if x.ndim < 3 or count == 1:
         raise ValueError(f"instance_norm: needs x (N, C, ...) with more than 1 place a channel, got {tuple(x.shape)}")
-    if running_mean is not None:
+    if running_mean is not None and not here.second_run:
         places = unwrap(x).reshape(*x.shape[:2], count)
         mean = places.mean(axis=2, keepdims=True)
         variance = ((places - mean) ** 2).sum(axis=2) / (count - 1)

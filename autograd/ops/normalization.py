@@ -121,7 +121,7 @@ def batch_norm(x, running_mean=None, running_var=None, weight=None, bias=None, t
             running += momentum * (cast_like(new.reshape(-1), running) - running)
 
     if training:
-        moments = None if running_mean is None else move
+        moments = None if running_mean is None or here.second_run else move
         if here.sum_over_parts is not None:
             return _batch_norm_of_part(x, weight, bias, eps=eps, moments=moments, total=here.sum_over_parts)
         if count == 0:

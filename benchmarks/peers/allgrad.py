@@ -1,7 +1,7 @@
 """This project, by the loop of its README, on NumPy arrays or, as allgrad-torch, on torch tensors.
 
 allgrad-native adds gradients up by the library's all-reduce instead of the exact sum. The setting capture replays
-forward and backward.
+forward and backward; cuda is a GPU, where losses are reports that nobody has read; tf32 as in torch.
 """
 
 from types import SimpleNamespace
@@ -11,7 +11,9 @@ import numpy as np
 import allgrad as ag
 from allgrad import ddp, nn, optim
 from allgrad.ddp.data import Batch, Shard
+from allgrad.launch.models.images import ResNet
 from allgrad.launch.models.sequences import Transformer
+from benchmarks.workloads import ResNet as ResNetForm
 
 
 def make(workload, settings):
@@ -20,12 +22,16 @@ def make(workload, settings):
     weights = workload.weights()
     for name, parameter in model.named_parameters():
         parameter.assign(weights[name])
-    place = ddp.Placement("cpu" if "torch" in settings else "numpy")
+    cuda = "cuda" in settings
+    options = {"precision": "tf32"} if "tf32" in settings else {}
+    place = ddp.Placement("cuda" if cuda else "cpu" if "torch" in settings else "numpy", workload.dtype, **options)
     model.to(device=place.device)
     parallel = ddp.DistributedDataParallel(
         model, comm, reduce="native" if "native" in settings else "canonical",
         capture="capture" in settings,
     )  # fmt: skip
+    if workload.dtype != "float32":
+        model.compute_in(workload.dtype)
     if workload.optimizer == "sgd":
         optimizer = optim.SGD(parallel, lr=workload.lr, momentum=0.9)
     else:
@@ -41,9 +47,9 @@ def make(workload, settings):
         return ag.cross_entropy(z.reshape(-1, workload.classes) if workload.text else z, y)
 
     def step(batch):
-        value = parallel.backward(batch, loss)
+        report = parallel.enqueue(batch, loss)
         optimizer.step()
-        return value
+        return report if cuda else report.loss
 
     return prepare, step
 
@@ -53,4 +59,6 @@ def _model(workload):
         t = workload.network
         data = SimpleNamespace(classes=t.vocabulary, features=(t.context,))
         return Transformer((t.width, t.heads, t.layers), data, None, 0.0)
+    if isinstance(workload.network, ResNetForm):
+        return ResNet((workload.network.depth,), SimpleNamespace(image=(3, 32, 32), outputs=10), ag.init.kaiming, 0.0)
     return nn.Sequential(*(getattr(nn, layer.kind)(*layer.arguments, **layer.options) for layer in workload.network))

@@ -45,6 +45,7 @@ class Family(NamedTuple):
 
 NUMBERS, IMAGES, TEXT = "numbers", "images", "text"
 BOTH = ("init", "dropout")
+BLOCKS = "checkpoint_activations"
 FAMILIES = {
     "mlp": Family(
         mlp, "mlp:H1,H2,...[:ACTIVATION]", NUMBERS, (*BOTH, "activation"), "hidden units", "mlp:512,256", None
@@ -53,7 +54,7 @@ FAMILIES = {
     "lenet5": Family(lenet5, "lenet5", IMAGES, ("init",)),
     "cnn": Family(cnn, "cnn[:C1,C2,...]", IMAGES, BOTH, "filters", "cnn:32,64,128", (32, 64, 128)),
     "vgg-small": Family(vgg_small, "vgg-small", IMAGES, BOTH),
-    "resnet": Family(ResNet, "resnet:N", IMAGES, ("init",), "layers", "resnet:20", None, 1),
+    "resnet": Family(ResNet, "resnet:N", IMAGES, ("init", BLOCKS), "layers", "resnet:20", None, 1),
     "autoencoder": Family(
         Autoencoder, "autoencoder[:H1,H2,...]", NUMBERS, ("init",), "hidden units", "autoencoder:128,32", (128, 32)
     ),
@@ -61,7 +62,7 @@ FAMILIES = {
         LSTM, "lstm[:HIDDEN[,LAYERS]]", TEXT, ("dropout",), "hidden units or layers", "lstm:128,1", (128, 1), 2
     ),
     "transformer": Family(
-        Transformer, "transformer[:WIDTH,HEADS,LAYERS]", TEXT, ("dropout",), "units, heads or layers",
+        Transformer, "transformer[:WIDTH,HEADS,LAYERS]", TEXT, ("dropout", BLOCKS), "units, heads or layers",
         "transformer:64,4,2", (64, 4, 2), 3,
     ),
 }  # fmt: skip

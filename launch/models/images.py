@@ -7,7 +7,7 @@ import numpy as np
 
 from allgrad.autograd import matmul, nn, pad, relu
 from allgrad.autograd.arrays import cast_like
-from allgrad.autograd.engine import unwrap
+from allgrad.autograd.engine import checkpoint, unwrap
 from allgrad.ddp.errors import ConfigurationError
 
 
@@ -100,6 +100,8 @@ class ResNet(nn.Module):
     have no parameters. Names as in torchvision: conv1, bn1, layer1.0.conv1, ..., fc.
     """
 
+    checkpoints = False  # whether blocks go by `ag.checkpoint`
+
     def __init__(self, sizes, data, init, dropout):
         (depth,) = sizes
         n = (depth - 2) // 6
@@ -120,7 +122,7 @@ class ResNet(nn.Module):
     def __call__(self, x):
         y = relu(self.bn1(self.conv1(x.reshape(-1, *self.image))))
         for block in (*self.layer1, *self.layer2, *self.layer3):
-            y = block(y)
+            y = checkpoint(block, y) if self.checkpoints else block(y)
         return self.fc(y.mean((2, 3)))
 
 

@@ -2,7 +2,7 @@
 
 from allgrad.autograd import nn
 from allgrad.autograd.arrays import counted
-from allgrad.autograd.engine import unwrap
+from allgrad.autograd.engine import checkpoint, unwrap
 from allgrad.ddp.errors import ConfigurationError
 
 
@@ -29,6 +29,8 @@ class Transformer(nn.Module):
     Radford et al. 2019 (GPT-2), whose standard deviation of 0.02 the embeddings have at first.
     """
 
+    checkpoints = False  # whether blocks go by `ag.checkpoint`
+
     def __init__(self, sizes, data, init, dropout):
         width, heads, layers = sizes
         if width % heads:
@@ -48,5 +50,5 @@ class Transformer(nn.Module):
     def __call__(self, x):
         y = self.dropout(self.tokens(x) + self.positions(counted(x.shape[1], unwrap(self.positions.weight))))
         for block in self.blocks:
-            y = block(y, is_causal=True)
+            y = checkpoint(block, y, is_causal=True) if self.checkpoints else block(y, is_causal=True)
         return self.head(self.norm(y))

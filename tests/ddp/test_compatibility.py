@@ -12,8 +12,8 @@ from allgrad.launch.flags import as_flag
 from allgrad.launch.options import OPTIONS
 
 VALUES = {  # one that an option of the table without a value may have
-    "bucket_bytes": 4000, "checkpoint_every": 5, "compress": "topk:0.1", "ema": 0.9, "noise": True,
-    "noise_layers": True, "reduce": "native", "sync_after": 3, "sync_every": 4,
+    "bucket_bytes": 4000, "checkpoint_activations": True, "checkpoint_every": 5, "compress": "topk:0.1", "ema": 0.9,
+    "noise": True, "noise_layers": True, "reduce": "native", "sync_after": 3, "sync_every": 4,
     "trace": "t.json", "trace_steps": "3:9", "wire": "bfloat16", "zero": True,
 }  # fmt: skip
 NO_FLAGS = {"noise"}  # follow from others: a run that can measure its noise does
@@ -58,7 +58,10 @@ def test_an_option_alone_is_not_refused(row):
 PYTHON = [  # rows of options that `DistributedDataParallel` takes
     row for row in TABLE
     if not {name_of(row.option), name_of(row.other)}
-    & {"bucket_bytes", "checkpoint_every", "device", "ema", "noise_layers", "trace_steps", "zero"}
+    & {
+        "bucket_bytes", "checkpoint_activations", "checkpoint_every", "device", "ema", "noise_layers", "trace_steps",
+        "zero",
+    }
 ]  # fmt: skip
 
 

@@ -31,6 +31,7 @@ def _efficient(q, k, v, bias, log, dropout=0.0, causal=False, *, scale=None):
     assert log and q.dtype != torch.float64
     if bias is not None:
         assert bias.dtype == q.dtype and bias.shape == (*q.shape[:-1], k.shape[-2])
+        assert not torch.isinf(bias).all(-1).any(), "a row of -inf, which may come out as nan"
         assert bias.stride(-1) == 1 and all(s % 8 == 0 for s in bias.stride()[:-1])
     y, log = aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, dropout, causal, attn_mask=bias, scale=scale)
     return y, log, torch.zeros((), dtype=torch.int64), torch.zeros((), dtype=torch.int64)

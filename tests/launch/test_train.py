@@ -218,6 +218,16 @@ def test_a_momentum_that_is_not_given_is_that_of_the_optimizer(optimizer, moment
 ENDLESS = f"{SMALL} --global-batch 50 --shards 6 --dropout 0.3 --momentum 0.9"  # a run of any length
 
 
+@pytest.mark.parametrize("arrays", ["numpy", "torch"])
+@pytest.mark.parametrize("model", ["resnet:8", "transformer:8,2,2 --data text:{}?context=8 --dropout 0.2"])
+def test_activations_that_are_computed_again_change_no_bit(model, arrays, train, tmp_path):
+    (tmp_path / "t.txt").write_text("the quick brown fox jumps over the lazy dog " * 20, "utf-8")
+    flags = f"--model {model.format(tmp_path / 't.txt')} --arrays {arrays} --global-batch 8 --shards 2 --steps 3"
+    usual, again = train(flags), train(f"{flags} --checkpoint-activations")
+    for name in ("weights_sha256", "val_loss"):  # the loss depends on running statistics
+        assert usual[name] == again[name]
+
+
 def test_going_on_with_other_numbers_of_ranks_gives_the_undisturbed_run(train, start, tmp_path):
     """From 1 rank to 4, to 2, to 3, each time in the middle of an epoch."""
     undisturbed = train(f"{ENDLESS} --steps 40")

@@ -190,3 +190,17 @@ def test_a_weight_gradient_is_left_to_be_computed_where_it_belongs():
             assert "copy_" not in device.launches
             layers.append(optimizer.arena.grad.tolist())
     assert layers[0] == layers[1]
+
+
+@pytest.mark.parametrize("library", [np.asarray, torch.as_tensor], ids=["numpy", "cpu"])
+@pytest.mark.parametrize("layer", [nn.BatchNorm1d, lambda n: nn.InstanceNorm1d(n, track_running_stats=True)])
+def test_running_averages_move_once(layer, library):
+    x = library(np.random.default_rng(0).standard_normal((4, 3, 5)))
+    states = []
+    for step in (lambda f, x: f(x), ag.checkpoint, lambda f, x: ag.checkpoint(lambda x: ag.checkpoint(f, x) * 2.0, x)):
+        norm = layer(3).to("float64", "cpu" if library is torch.as_tensor else "numpy")
+        leaf = ag.tensor(x, requires_grad=True)
+        step(norm, leaf).sum().backward()
+        step(norm, leaf).sum().backward()
+        states.append({name: np.asarray(value).tolist() for name, value in norm.state_dict().items()})
+    assert states[0] == states[1] == states[2] and states[0]["num_batches_tracked"] in (0, 2)

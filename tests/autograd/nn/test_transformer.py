@@ -6,6 +6,8 @@ import torch
 
 import allgrad as ag
 from allgrad import nn
+from allgrad.autograd.engine.graph import Leaf, topological_order
+from allgrad.autograd.random import keyed
 
 
 @pytest.mark.parametrize("options", [{}, {"norm_first": True, "activation": "gelu", "batch_first": True}])
@@ -78,3 +80,23 @@ def test_copies_of_a_layer_start_equal_and_are_trained_apart():
     encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 3), 2)
     first, second = (layer.linear1.weight for layer in encoder.layers)
     assert first is not second and np.array_equal(first.data, second.data) and len(list(encoder.parameters())) == 24
+
+
+def test_a_stack_of_checkpoints_has_the_same_bits():
+    with keyed("layers"):
+        encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 3), 3)
+    x, found = ag.tensor(np.random.default_rng(0).standard_normal((5, 2, 4)).astype("f4"), requires_grad=True), []
+    for encoder.checkpoints in (False, True):
+        x.grad = None
+        for p in encoder.parameters():
+            p.grad = None
+        with keyed("masks"):
+            y = encoder(x, is_causal=True)
+        nodes = count_nodes(y.node)
+        (y * y).sum().backward()
+        found.append([y.data.tolist(), x.grad.tolist(), [p.grad.tolist() for p in encoder.parameters()]])
+    assert found[0] == found[1] and nodes == 3
+
+
+def count_nodes(root):
+    return sum(not isinstance(node, Leaf) for node in topological_order(root))

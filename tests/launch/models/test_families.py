@@ -71,6 +71,10 @@ def test_what_does_not_fit_gets_one_sentence(spec, data, fragments):
         ("--model softmax --dropout 0.1", "--dropout has no effect on softmax: it is for mlp, cnn"),
         ("--model lenet5 --dropout 0.1", "--dropout has no effect on lenet5"),
         ("--model autoencoder --dropout 0.1", "--dropout has no effect on autoencoder"),
+        (
+            "--model cnn --checkpoint-activations",
+            "--checkpoint-activations has no effect on cnn: it is for resnet, transformer",
+        ),
         ("--data text --model lstm:4 --init zeros", "--init has no effect on lstm:4: it is for mlp, softmax, lenet5"),
     ],
 )

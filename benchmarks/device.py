@@ -1,0 +1,96 @@
+"""What a training step asks of a GPU, counted without one.
+
+    python -m benchmarks.device                                  all models, optimizers and numbers of shards
+    python -m benchmarks.device --only gpt,resnet --waits        and where the host waits
+
+Steps run on a device that computes shapes only (`tests/device/pretend.py`). A row is a training step, from the third
+on: kernels that are launched, how often the host waits for the device, copies that it does not wait for, the peak of
+the device's memory, and times that no step of these kernels falls below, on a machine of `--peak` and `--bandwidth`:
+"device" is each kernel's bytes at the memory's bandwidth or its operations at the units' peak, whichever takes longer,
+and "host" its launches at `--launch` microseconds each, which a captured graph saves. With more than one shard a noise
+scale is kept.
+"""
+
+import argparse
+import time
+
+import torch
+
+from tests.device.pretend import Device, pretend
+from tests.device.workloads import Workload, adam, lamb, sgd, trainer_of
+
+MODELS = {
+    "mlp": Workload("mlp:512,512", (784,), batch=128),
+    "lenet5": Workload("lenet5", (1, 28, 28), batch=128),
+    "resnet": Workload("resnet:20", (3, 32, 32), batch=128),
+    "lstm": Workload("lstm:128,1", (64,), classes=96, batch=64),
+    "gpt": Workload("transformer:768,12,12", (1024,), classes=50304, batch=8, dtype="bfloat16"),
+}
+SIZED = {"gpt": "GPT-124M, bfloat16, 8 x 1024 tokens"}  # the table's other rows are named by model and batch
+OPTIMIZERS = {"sgd": sgd, "adam": adam, "lamb": lamb}
+WARM, COUNTED = 2, 2  # steps: the first may wait, and make what later ones use
+PEAK_TFLOPS = {"float32": 60.0, "bfloat16": 790.0}  # of an H200: CUDA cores, and tensor cores as products reach them
+BANDWIDTH_TB_S = 4.3
+LAUNCH_US = 5.0  # of the host, for a kernel that Python starts
+
+
+def count(workload, memory=1 << 50):
+    """The `Device` after the counted steps of a workload."""
+    with pretend(values=False, memory=memory) as device:
+        torch.utils.deterministic.fill_uninitialized_memory = False
+        trainer = trainer_of(workload, "cuda:0", steps=WARM + COUNTED + 1, samples=2 * workload.batch)
+        for _ in range(WARM):
+            trainer._one_step()
+        device.reset()
+        for _ in range(COUNTED):
+            trainer._one_step()
+    return device
+
+
+def device_ms(device: Device, peak_tflops, bandwidth_tb_s):
+    """Milliseconds a step: of each operation the longer of its arithmetic and its memory traffic."""
+    return sum(
+        max(device.moved[name] / (1e9 * bandwidth_tb_s), device.flops[name] / (1e9 * peak_tflops))
+        for name in device.launches
+    ) / COUNTED  # fmt: skip
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default=",".join(MODELS), help=f"of {', '.join(MODELS)}")
+    parser.add_argument("--optimizers", default=",".join(OPTIMIZERS), help=f"of {', '.join(OPTIMIZERS)}")
+    parser.add_argument("--shards", default="1,4", help="logical shards")
+    parser.add_argument("--waits", action="store_true", help="also print the lines at which the host waits")
+    parser.add_argument("--kernels", action="store_true", help="also print the kernels that move most bytes")
+    parser.add_argument("--peak", type=float, help="TFLOP/s; default: those of an H200 for the model's dtype")
+    parser.add_argument("--bandwidth", type=float, default=BANDWIDTH_TB_S, help="of the device's memory, TB/s")
+    parser.add_argument("--launch", type=float, default=LAUNCH_US, help="microseconds of the host for a launch")
+    asked = parser.parse_args()
+    print(f"{'model':38} {'optimizer':9} {'shards':>6} {'launches':>8} {'waits':>6} {'copies':>6} {'peak GiB':>8} "
+          f"{'device ms':>9} {'host ms':>8}")  # fmt: skip
+    for name in asked.only.split(","):
+        for optimizer in asked.optimizers.split(","):
+            for shards in map(int, asked.shards.split(",")):
+                began = time.perf_counter()
+                workload = MODELS[name]._replace(optimizer=OPTIMIZERS[optimizer], shards=shards)
+                device = count(workload)
+                launches = sum(device.launches.values()) / COUNTED
+                waits, copies = (sum(c.values()) / COUNTED for c in (device.waits, device.copies))
+                peak = asked.peak or PEAK_TFLOPS[workload.dtype]
+                title = SIZED.get(name, f"{workload.model}, batch {workload.batch}")
+                print(
+                    f"{title:38} {optimizer:9} {shards:6} {launches:8.0f} {waits:6.1f} {copies:6.1f} "
+                    f"{device.peak_bytes / 2**30:8.3f} {device_ms(device, peak, asked.bandwidth):9.3f} "
+                    f"{launches * asked.launch / 1e3:8.3f}    ({time.perf_counter() - began:.1f} s)", flush=True,
+                )  # fmt: skip
+                for (what, where), number in device.waits.most_common() if asked.waits else ():
+                    print(f"    waits {number / COUNTED:6.1f} times for {what}: {where}")
+                for kernel, moved in device.moved.most_common(12) if asked.kernels else ():
+                    print(
+                        f"    {kernel:44} {device.launches[kernel] / COUNTED:6.0f} launches "
+                        f"{moved / COUNTED / 2**30:8.3f} GiB {device.flops[kernel] / COUNTED / 1e12:8.3f} TFLOP"
+                    )
+
+
+if __name__ == "__main__":
+    main()
