@@ -102,7 +102,8 @@ class GraphProgram(TorchProgram):
         self.recorder().run(self.function, self.inputs)  # in which what is made once, and kept, is made
 
     def assemble(self, recorder, result):
-        self.draws, self.leaves, self.graph = recorder.draws, recorder.leaves, None
+        self.draws, self.leaves = recorder.draws, recorder.leaves
+        self.graph = None
         self.buffers = self._buffers()
         self.overwrites = all(self.buffers) and len({*self.leaves}) == len(self.leaves)
         super().assemble(recorder, result)
@@ -133,8 +134,7 @@ class GraphProgram(TorchProgram):
             self.running = False
 
     def _run_graph(self):
-        if self.graph is None:
-            self._capture()
+        self.graph = self.graph or self._capture()
         if self.draws:
             random.seed_device(self.inputs[0])
         self.graph.replay()
@@ -145,7 +145,9 @@ class GraphProgram(TorchProgram):
             for leaf, g in zip(self.leaves, self.gradients):
                 ACCUMULATE(leaf, g)
             return
-        torch._foreach_copy_([leaf.grad for leaf in self.leaves], self.gradients)
+        torch._foreach_copy_(  # pyright: ignore[reportPrivateImportUsage]
+            [leaf.grad for leaf in self.leaves], self.gradients
+        )
         for leaf in self.leaves:
             leaf.stale = False
         for leaf in self.leaves:
@@ -153,7 +155,7 @@ class GraphProgram(TorchProgram):
                 leaf.hook(leaf)
 
     def _capture(self):
-        """Capture the kernels of a replay, without effect."""
+        """A graph of the kernels of a replay, captured without effect."""
         device = self.inputs[0].device
         place = threading.get_ident(), device.index
         if place not in _pools:
@@ -171,7 +173,7 @@ class GraphProgram(TorchProgram):
                 self.result = self.code(self._keep, _no_other_way, *self.inputs)
         except RuntimeError as error:
             raise CannotReplay(f"cannot be captured: a CUDA graph cannot hold this function: {error}") from None
-        self.graph = graph
+        return graph
 
     def _keep(self, leaf, g):
         self.gradients.append(copy_grad(leaf, g))

@@ -118,7 +118,7 @@ class TorchRecorder(Watch, TorchFunctionMode):
 
     # --- what torch reports ----------------------------------------------------------------------------------------
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func, types, args=(), kwargs=None) -> Any:
         kwargs, name = kwargs or {}, getattr(func, "__name__", str(func)).split(".")[0]
         if name == "__bool__":
             return self.decide(args[0])

@@ -5,6 +5,7 @@ function does. To be compared with a replay, or recorded, the function runs with
 """
 
 from contextlib import contextmanager
+from typing import Any
 
 from allgrad.autograd import random
 from allgrad.autograd.engine import here
@@ -21,7 +22,8 @@ class Effects:
     def __init__(self):
         self.arrays, self.draws = [], 0
         self.before: list = []  # copies of the arrays
-        self.stream = self.key = None
+        self.stream: Any = None
+        self.key: tuple = ()
 
     def __bool__(self):
         return bool(self.arrays or self.draws)

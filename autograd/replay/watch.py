@@ -189,7 +189,7 @@ class Watch:
         """The bit generator of a key, if it is that of a draw from the stream in force: see `RecordedDraw`."""
         stream = here.stream
         if stream is not self.effects.stream or key != (*stream.key, stream.draws):
-            self.refuse("draws random numbers by a key of its own")
+            self.refuse("draws random numbers by a key of its own, or again in `checkpoint`")
         self.effects.draws += 1
         draw = Draw(self.philox(*key))
         self.add_step(draw.renew, ())

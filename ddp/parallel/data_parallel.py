@@ -88,7 +88,7 @@ class DistributedDataParallel:
         exchange, local_sgd = _grouped(exchange or Exchange(), local_sgd, short_form)
         if batch_norm not in BATCH_NORMS:
             raise ConfigurationError(f"batch_norm is {' or '.join(BATCH_NORMS)}, got {batch_norm!r}")
-        capture = {True: "on", False: "off"}.get(capture, capture)
+        capture = ("off", "on")[capture] if isinstance(capture, bool) else capture
         if capture not in CAPTURES:
             raise ConfigurationError(f"capture is {', '.join(CAPTURES)}, True or False, got {capture!r}")
         self.model, self.comm = model, comm or Communicator()

@@ -167,3 +167,19 @@ def test_graphs_of_a_thread_share_their_memory(device):
     for n in (4, 5, 6):
         step(*batch(n, n))
     assert len(module._pools) == 1
+
+
+def test_a_result_stays_what_it_was_when_the_graph_runs_again(device):
+    model = network()
+    optimizer = optim.SGD(model, lr=0.1)
+
+    def f(x, y):
+        loss = ag.cross_entropy(model(x), y)
+        loss.backward()
+        return loss
+
+    step = ag.capture(f)
+    first = step(*batch(6, 0))
+    value = first.item()
+    optimizer.zero_grad()
+    assert step(*batch(6, 1)).item() != value and first.item() == value

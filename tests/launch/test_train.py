@@ -113,6 +113,19 @@ def test_captured_steps_give_the_same_weights(train, more, tmp_path):
     assert resumed["weights_sha256"] == train(f"{flags} --steps 12")["weights_sha256"]
 
 
+def test_small_shards_are_captured_by_themselves_and_classes_of_the_users_own_are_not(train, tmp_path):
+    flags = f"{SMALL} --dropout 0.3 --global-batch 50 --shards 3 --momentum 0.9 --steps 60"  # 180 shards
+    found, plain = train(flags), train(f"{flags} --capture off")
+    assert found["weights_sha256"] == plain["weights_sha256"]
+    assert (found["capture"], plain["capture"]) == ("auto", "off") and found["capture_why"] == "small shards, after 100"
+    (tmp_path / "net.py").write_text(
+        "from allgrad import nn\n\nclass Net(nn.Sequential):\n    def __init__(self, inputs, outputs):\n"
+        "        super().__init__(nn.Linear(inputs, outputs))\n"
+    )
+    own = train(f"--data digits --model {tmp_path}/net.py:Net --global-batch 50 --steps 2")
+    assert own["capture"] == "off" and "a class of the user's own" in own["capture_why"]
+
+
 # --- ways to exchange --------------------------------------------------------------------------------------------
 
 WAYS = {"--wire bfloat16": "mpirun", "--compress powersgd:2": "torchrun"}  # and who starts the last part of the run

@@ -91,7 +91,7 @@ def test_training_has_the_same_bits(way, library, simulate):
 @pytest.mark.parametrize("half", ["float16", "bfloat16"])
 def test_training_in_half_precision_has_the_same_bits(half):
     usual, captured = (
-        trained(Communicator(), 3, capture, half=half, place=Placement("cpu", half)) for capture in (0, 1)
+        trained(Communicator(), 3, capture, half=half, place=Placement("cpu", half)) for capture in (False, True)
     )
     assert captured[0] == usual[0]
 
