@@ -67,7 +67,10 @@ class StepOnDevice:
 
     def _write(self, place, value):
         there = self.extras[place]
-        there.fill_(value) if isinstance(value, (int, float)) else there.copy_(value)
+        if isinstance(value, (int, float)):
+            there.fill_(value)  # an assignment would copy it from the host
+        else:
+            there.copy_(value)
 
     def report(self, batch):
         """The report of the sum over all shards, of which the gradient is made the mean."""
@@ -91,7 +94,8 @@ class StepOnDevice:
 
     def report_alone(self, mean, weight):
         """The report of one shard, whose gradient is all there is."""
-        mean, weight = (x if not on_cpu(x) else full((), x, self.zero) for x in (mean, weight))
+        mean = full((), mean, self.zero) if on_cpu(mean) else mean
+        weight = full((), weight, self.zero) if on_cpu(weight) else astype(weight, "float64")  # large counts stay exact
 
         def take(report, squares, halted, found):
             report.loss = self.parallel._hear_alone(*found)
