@@ -114,7 +114,7 @@ class StepOnDevice:
         """A report of these numbers and the gradient's norm; with `halt`, the step is undone if one is not finite."""
         parallel, grad = self.parallel, self.arena.grad
         squares = self.noise.squares if self.noise is not None else [g @ g for g in grad.split(LONGEST_DOT)]
-        squared = sum(squares[1:], squares[0])
+        squared = squares[0] if len(squares) == 1 else self.n.stack(squares).sum()
         if parallel.halt is not None:
             doubt = mean + squared
             parallel.halt.logical_or_(doubt - doubt)  # 0 of a number, nan of what is not finite
