@@ -67,7 +67,10 @@ class StepOnDevice:
 
     def _write(self, place, value):
         there = self.extras[place]
-        there.fill_(value) if isinstance(value, (int, float)) else there.copy_(value)
+        if isinstance(value, (int, float)):
+            there.fill_(value)  # an assignment would copy it from the host
+        else:
+            there.copy_(value)
 
     def report(self, batch):
         """The report of the sum over all shards, of which the gradient is made the mean."""
@@ -91,7 +94,8 @@ class StepOnDevice:
 
     def report_alone(self, mean, weight):
         """The report of one shard, whose gradient is all there is."""
-        mean, weight = (x if not on_cpu(x) else full((), x, self.zero) for x in (mean, weight))
+        mean = full((), mean, self.zero) if on_cpu(mean) else mean
+        weight = full((), weight, self.zero) if on_cpu(weight) else astype(weight, "float64")  # large counts stay exact
 
         def take(report, squares, halted, found):
             report.loss = self.parallel._hear_alone(*found)
@@ -110,7 +114,7 @@ class StepOnDevice:
         """A report of these numbers and the gradient's norm; with `halt`, the step is undone if one is not finite."""
         parallel, grad = self.parallel, self.arena.grad
         squares = self.noise.squares if self.noise is not None else [g @ g for g in grad.split(LONGEST_DOT)]
-        squared = sum(squares[1:], squares[0])
+        squared = squares[0] if len(squares) == 1 else self.n.stack(squares).sum()
         if parallel.halt is not None:
             doubt = mean + squared
             parallel.halt.logical_or_(doubt - doubt)  # 0 of a number, nan of what is not finite

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from allgrad.autograd.arrays import astype
+from allgrad.autograd.arrays import astype, xp
 from allgrad.ddp.scaling.intervals import LEAST_CONTRASTS, LEVEL, STEPS_A_CONTRAST, course, fieller, student, too_few
 
 CHUNK = 16_384  # elements whose squares are added up in the gradient's own precision
@@ -159,9 +159,16 @@ class NoiseScale:
 
         The arena held the shard's gradient as w_v g_v / n, and n^2 / w_v, the factor, times its square is w_v |g_v|^2.
         """
-        squares = [sum(self.squares), *(self.squares if self.layer_averages is not None else ())]
-        for i, squared in enumerate(squares):
-            extras[i : i + 1] = squared * factor
+        if not self.on_cpu:  # a few kernels, however many layers
+            squares = xp[type(extras)].stack(self.squares)
+            extras[:1] = squares.sum() * factor
+            if self.layer_averages is not None:
+                extras[1 : self.extras] = squares * factor
+            return
+        extras[0] = sum(self.squares) * factor
+        if self.layer_averages is not None:
+            for i, squared in enumerate(self.squares, 1):
+                extras[i] = squared * factor
 
     def observe(self, weighted, squares, samples, weight, shards):
         """One step, from the sums of the shards' extras, and the squares of the batch's gradient, as numbers.

@@ -351,7 +351,8 @@ class Trainer:
 
     def _any_due(self):
         """Whether anything is to be done after this step that needs its numbers, or the weights as it leaves them."""
-        every = [self.eval_every, self.log_every, self.checkpoint_every or 0]
+        every = [self.log_every, self.checkpoint_every or 0]
+        every += [self.eval_every] if self.validation is not None else []
         every += [self.check_every] if self.comm.size > 1 else []
         return any(map(self._due, every))
 
