@@ -68,10 +68,7 @@ class Overlap:
         return 0 if self.policy else (ROUNDS + 1) * len(self.exchanges)
 
     def record_time(self, seconds):
-        """Take note of how long a step took on this rank, and come to a decision once enough are known. Collective.
-
-        float(seconds) is asked for once the trial is over: a device need not know it before.
-        """
+        """Take note of how long a step took on this rank, and come to a decision once enough are known. Collective."""
         if self.policy:
             return
         list(self.seconds.values())[self.steps % len(self.exchanges)].append(seconds)
