@@ -77,7 +77,7 @@ class Overlap:
             self._decide()
 
     def _decide(self):
-        everyones = self.comm.all_gather_object({name: [*map(float, steps)] for name, steps in self.seconds.items()})
+        everyones = self.comm.all_gather_object(self.seconds)
         found = {
             name: median([max(step) for step in zip(*[theirs[name] for theirs in everyones])][1:])
             for name in self.exchanges

@@ -26,17 +26,6 @@ class Large(nn.Module):
         return self.layers(x)
 
 
-class Later:
-    """Seconds that are not known before the last step of a trial."""
-
-    def __init__(self, seconds, overlap):
-        self.seconds, self.overlap = seconds, overlap
-
-    def __float__(self):
-        assert self.overlap.steps == 2 * (ROUNDS + 1), "asked too early"
-        return self.seconds
-
-
 def tried(comm, seconds):
     """The policy after a trial in which a step of each policy lasts what `seconds(policy, rank, turn)` says."""
     parallel = DistributedDataParallel(Large(), comm)
@@ -44,7 +33,7 @@ def tried(comm, seconds):
     for turn in range(ROUNDS + 1):
         for name in names:
             assert overlap.policy is None and type(overlap.current()) is type(overlap.exchanges[name])
-            overlap.record_time(Later(seconds(name, comm.rank, turn), overlap))
+            overlap.record_time(seconds(name, comm.rank, turn))
     assert list(overlap.exchanges) == [overlap.policy]
     return overlap.policy, overlap.why
 

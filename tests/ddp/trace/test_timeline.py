@@ -174,7 +174,7 @@ def test_on_a_device_spans_have_the_times_of_the_device(tmp_path, monkeypatch):
         trainer = trainer_of(Communicator(), timeline, tmp_path / "out", shards=2, device="cuda", steps=6)
         untraced = trainer_of(Communicator(), None, shards=2, device="cuda", steps=6).fit()["weights_sha256"]
         waits = []
-        step = trainer._one_step
+        step = trainer._take_step
 
         def counted():
             before = sum(n for (what, _), n in device.waits.items() if what == "torch.cuda.synchronize")
@@ -184,7 +184,7 @@ def test_on_a_device_spans_have_the_times_of_the_device(tmp_path, monkeypatch):
                 after = sum(n for (what, _), n in device.waits.items() if what == "torch.cuda.synchronize")
                 waits.append(after - before)
 
-        trainer._one_step = counted
+        trainer._take_step = counted
         assert trainer.fit()["weights_sha256"] == untraced
     assert waits == [0, 0, 2, 0, 0, 1], "the device is waited for when recording begins and ends"
     found, _ = read(tmp_path / "trace")
