@@ -1,6 +1,6 @@
 # make demo   two MPI ranks train on real data, with the proof that the weights do not depend on their number
 # make test   the whole suite: one process, mpirun with 2 and 3 ranks, torchrun
-# make gpu    on a machine with a GPU: that what was tested on a pretended one holds on a real one
+# make gpu    on a machine with a GPU: what was tested on a pretended one, and the benchmark against torch
 # make lint   style, types, and the one-way imports
 # Each installs what it needs into .venv, once. PYTHON=python3.12 make demo picks another interpreter.
 

@@ -1,14 +1,21 @@
 """What a training step asks of a GPU, counted without one.
 
-    python -m benchmarks.device                                  all models, optimizers and numbers of shards
+    python -m benchmarks.device --optimizers adam --shards 1     a row for each model: two minutes
     python -m benchmarks.device --only gpt,resnet --waits        and where the host waits
+    python -m benchmarks.device                                  all models, optimizers and shards: ten minutes
 
-Steps run on a device that computes shapes only (`tests/device/pretend.py`). A row is a training step, from the third
-on: kernels that are launched, how often the host waits for the device, copies that it does not wait for, the peak of
-the device's memory, and times that no step of these kernels falls below, on a machine of `--peak` and `--bandwidth`:
-"device" is each kernel's bytes at the memory's bandwidth or its operations at the units' peak, whichever takes longer,
-and "host" its launches at `--launch` microseconds each, which a captured graph saves. With more than one shard a noise
-scale is kept.
+Steps run on a device that computes shapes only (`tests/device/pretend.py`): no number here was measured. A row is a
+training step of one rank, from the third on:
+
+    launches    kernels
+    waits       times that the host waits for the device
+    copies      between host and device, for which it does not wait
+    peak GiB    most memory that tensors take at a time: weights, gradients, optimizer, activations, the data set
+    device ms   of each operation its bytes at --bandwidth or its arithmetic at --peak, whichever takes longer, added
+                up: a bound that real kernels do not reach
+    host ms     launches at --launch microseconds each, most of which a captured graph saves
+
+A step takes at least the larger of the two times. With more than one logical shard a noise scale is kept.
 """
 
 import argparse
@@ -26,7 +33,7 @@ MODELS = {
     "lstm": Workload("lstm:128,1", (64,), classes=96, batch=64),
     "gpt": Workload("transformer:768,12,12", (1024,), classes=50304, batch=8, dtype="bfloat16"),
 }
-SIZED = {"gpt": "GPT-124M, bfloat16, 8 x 1024 tokens"}  # the table's other rows are named by model and batch
+SIZED = {"gpt": "GPT-124M, bfloat16, 8 x 1024 tokens"}  # others by model and batch; its head is not tied: 163 million
 OPTIMIZERS = {"sgd": sgd, "adam": adam, "lamb": lamb}
 WARM, COUNTED = 2, 2  # steps: the first may wait, and make what later ones use
 PEAK_TFLOPS = {"float32": 60.0, "bfloat16": 790.0}  # of an H200: CUDA cores, and tensor cores as products reach them
@@ -56,22 +63,51 @@ def device_ms(device: Device, peak_tflops, bandwidth_tb_s):
     ) / COUNTED  # fmt: skip
 
 
+def among(known):
+    """A type of argparse: names of these, separated by commas."""
+
+    def names(text):
+        found = text.split(",")
+        if unknown := [name for name in found if name not in known]:
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not one of {', '.join(known)}")
+        return found
+
+    return names
+
+
+def counts(text):
+    """A type of argparse: whole numbers above 0, separated by commas."""
+    found = text.split(",")
+    if not all(word.isdecimal() and int(word) for word in found):
+        raise argparse.ArgumentTypeError(f"{text!r} are not whole numbers above 0, separated by commas")
+    return [int(word) for word in found]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default=",".join(MODELS), help=f"of {', '.join(MODELS)}")
-    parser.add_argument("--optimizers", default=",".join(OPTIMIZERS), help=f"of {', '.join(OPTIMIZERS)}")
-    parser.add_argument("--shards", default="1,4", help="logical shards")
+    parser.add_argument("--only", type=among(MODELS), default=[*MODELS], metavar="MODEL,...", help=", ".join(MODELS))
+    parser.add_argument(
+        "--optimizers", type=among(OPTIMIZERS), default=[*OPTIMIZERS], metavar="NAME,...", help=", ".join(OPTIMIZERS)
+    )
+    parser.add_argument("--shards", type=counts, default=[1, 4], metavar="V,...", help="logical shards [1,4]")
     parser.add_argument("--waits", action="store_true", help="also print the lines at which the host waits")
     parser.add_argument("--kernels", action="store_true", help="also print the kernels that move most bytes")
-    parser.add_argument("--peak", type=float, help="TFLOP/s; default: those of an H200 for the model's dtype")
-    parser.add_argument("--bandwidth", type=float, default=BANDWIDTH_TB_S, help="of the device's memory, TB/s")
-    parser.add_argument("--launch", type=float, default=LAUNCH_US, help="microseconds of the host for a launch")
+    parser.add_argument(
+        "--peak", type=float, metavar="TFLOPS",
+        help="10^12 operations a second [H200: 60 in float32, 790 in bfloat16]",
+    )  # fmt: skip
+    parser.add_argument(
+        "--bandwidth", type=float, default=BANDWIDTH_TB_S, metavar="TB/S", help="of the device's memory [4.3, H200]"
+    )
+    parser.add_argument(
+        "--launch", type=float, default=LAUNCH_US, metavar="US", help="microseconds of the host for a launch [5]"
+    )
     asked = parser.parse_args()
     print(f"{'model':38} {'optimizer':9} {'shards':>6} {'launches':>8} {'waits':>6} {'copies':>6} {'peak GiB':>8} "
           f"{'device ms':>9} {'host ms':>8}")  # fmt: skip
-    for name in asked.only.split(","):
-        for optimizer in asked.optimizers.split(","):
-            for shards in map(int, asked.shards.split(",")):
+    for name in asked.only:
+        for optimizer in asked.optimizers:
+            for shards in asked.shards:
                 began = time.perf_counter()
                 workload = MODELS[name]._replace(optimizer=OPTIMIZERS[optimizer], shards=shards)
                 device = count(workload)

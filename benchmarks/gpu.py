@@ -1,14 +1,19 @@
 """How long a training step takes on a GPU, against torch, and whether it does what was predicted without one.
 
-    python -m benchmarks.gpu --predict            on any machine: count what each step asks of a GPU
-    python -m benchmarks.gpu                      on a GPU: measure, beside the predictions of gpu_predicted.json
-    python -m benchmarks.gpu --only GPT --seconds 120 --out DIR
+    python -m benchmarks.gpu --predict            on any machine: count what each step asks of a GPU, and write it down
+    python -m benchmarks.gpu                      on a GPU: measure, beside what was predicted
+    python -m benchmarks.gpu --only GPT --seconds 20 --out DIR
 
-Competitors take turns in processes of their own, each with a limit of time, and print as they end. Both sides compute
-float32 products in IEEE arithmetic, or both in TensorFloat-32; GPT-124M is in bfloat16 with parameters in float32.
-A row has milliseconds a step (the median of seven turns, with the smallest and the largest), torch's time over ours,
-the peak of the device's memory beside what was predicted, and for GPT-124M tokens a second and the share of the
-tensor cores' peak, 6 N + 12 L T d operations a token (Chowdhery et al. 2022, "PaLM", appendix B).
+Each competitor runs in a process of its own, with a limit of time, and its row is printed when it ends. Both sides
+compute float32 products in IEEE arithmetic, or both in TensorFloat-32; GPT-124M is in bfloat16 with parameters in
+float32. A row has milliseconds a step (the median of seven turns, with the smallest and the largest), how many times
+as long as the faster of ours, captured or not, in the same arithmetic, the peak of the device's memory, and for
+GPT-124M tokens a second and the share of the tensor cores' peak, 6 N + 12 L T d operations a token (Chowdhery et al.
+2022, "PaLM", appendix B).
+
+Above a workload's rows is what gpu_predicted.json, which --predict writes, has of our steps without capture: kernels
+launched, waits of the host, a bound on the device's time in IEEE arithmetic on an H200 (see `benchmarks.device`), and
+the peak of the memory of tensors.
 """
 
 import argparse
@@ -52,7 +57,7 @@ def predictions():
         found[workload.label] = {
             "launches": sum(device.launches.values()) / COUNTED, "waits": sum(device.waits.values()) / COUNTED,
             "peak_bytes": device.peak_bytes,
-            "roofline_ms": device_ms(device, PEAK_TFLOPS[workload.dtype], BANDWIDTH_TB_S),
+            "device_ms": device_ms(device, PEAK_TFLOPS[workload.dtype], BANDWIDTH_TB_S),
         }  # fmt: skip
         print(workload.label, json.dumps(found[workload.label]), flush=True)
     return found
@@ -102,7 +107,14 @@ def asked_of(workload, name, setting, seconds, limit):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def compare(workload, seconds, limit, predicted):
+def foretold(workload, one):
+    """The row of what was predicted of a workload."""
+    told = f"{one['launches']:.0f} launches, {one['waits']:.0f} waits"
+    least, peak = one["device_ms"], one["peak_bytes"] / 2**30
+    return f"| {workload.label} | predicted of allgrad | at least {least:.3f} | | {peak:.3f} | {told} |"
+
+
+def compare(workload, seconds, limit):
     """Rows of the table, for each competitor, printed as they come."""
     ours: dict = {}
     for name, setting in COMPETITORS:
@@ -119,10 +131,7 @@ def compare(workload, seconds, limit, predicted):
         first = ours.setdefault("losses", found["losses"])
         differs = max(abs(a - b) / abs(b) for a, b in zip(found["losses"], first))
         ratio = f"{median / ours[kind]:.2f}" if kind in ours else ""
-        peak = f"{found['peak_bytes'] / 2**30:.3f}"
-        if name.startswith("allgrad") and predicted:
-            peak += f" ({predicted['peak_bytes'] / 2**30:.3f} predicted)"
-        speed = ""
+        peak, speed = f"{found['peak_bytes'] / 2**30:.3f}", ""
         if workload.text:
             t = workload.network
             rate = workload.batch * t.context / (median / 1e3)
@@ -139,36 +148,42 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--predict", action="store_true", help="count on a device without values, and write that down")
     parser.add_argument("--only", default="", metavar="TEXT", help="only workloads whose label contains this text")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of measuring for each competitor [2]")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of measuring each competitor [2]")
     parser.add_argument("--limit", type=float, default=90.0, help="seconds until a competitor is given up [90]")
     parser.add_argument("--out", type=Path, metavar="DIR", help="also write gpu.md and gpu.json there")
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     asked = parser.parse_args()
+    chosen = [workload for workload in ON_GPU if asked.only in workload.label]
+    if not chosen:
+        parser.error(f"no workload's label contains {asked.only!r}: they are {'; '.join(w.label for w in ON_GPU)}")
     if asked.predict:
+        if asked.only:
+            parser.error("--predict is for all workloads: leave out --only")
         PREDICTED.write_text(json.dumps(predictions(), indent=1) + "\n", encoding="utf-8")
         return
     import torch
 
     if not torch.cuda.is_available():
-        parser.error("there is no GPU here: only --predict works without one")
+        parser.error("torch finds no GPU here: only --predict works without one")
     if asked.measure:
         print(json.dumps(measure(*asked.measure, asked.seconds)))
         return
-    predicted = json.loads(PREDICTED.read_text(encoding="utf-8")) if PREDICTED.exists() else {}
+    predicted = json.loads(PREDICTED.read_text(encoding="utf-8"))
     machine = f"{torch.cuda.get_device_name()}, torch {torch.__version__}, CUDA {torch.version.cuda}"
-    head = "| workload | competitor | ms a step | over ours | peak GiB | |\n|---|---|--:|--:|--:|---|"
+    head = "| workload | competitor | ms a step | times ours | peak GiB | |\n|---|---|--:|--:|--:|---|"
     lines, rows = [machine, "", head], []
     print("\n".join(lines), flush=True)
-    for workload in ON_GPU:
-        if asked.only in workload.label:
-            for line, found in compare(workload, asked.seconds, asked.limit, predicted.get(workload.label)):
-                print(line, flush=True)
-                lines.append(line)
-                rows.append({"line": line, **found})
-                if asked.out:
-                    asked.out.mkdir(parents=True, exist_ok=True)
-                    (asked.out / "gpu.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
-                    (asked.out / "gpu.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    for workload in chosen:
+        lines.append(foretold(workload, predicted[workload.label]))
+        print(lines[-1], flush=True)
+        for line, found in compare(workload, asked.seconds, asked.limit):
+            print(line, flush=True)
+            lines.append(line)
+            rows.append({"line": line, **found})
+            if asked.out:
+                asked.out.mkdir(parents=True, exist_ok=True)
+                (asked.out / "gpu.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
+                (asked.out / "gpu.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

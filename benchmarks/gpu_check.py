@@ -1,15 +1,16 @@
 """Whether everything is right on a real GPU: what the pretended one stands for, and what it cannot show.
 
-    make gpu                       all stages, each a process of its own with a limit of time; about four minutes
+    make gpu                       all stages, each a process of its own with a limit of time; ten minutes at most
     python -m benchmarks.gpu_check --only ranks --out DIR
 
     versions    the machine, the driver, the libraries
     operators   every operator's table and torch's own samples, in strict mode, against the processor
-    waits       whole models: steps that torch's own alarm finds no wait in, losses as on the processor
+    waits       whole models: steps in which torch's sync debug mode finds no wait, losses as on the processor
+    graphs      whole models as CUDA graphs: the bits of steps that are not captured
     training    `allgrad train --device cuda`, resumed, diverged, out of memory
     ranks       1, 2 and 3 ranks on one GPU over Gloo: one SHA-256
     nccl        2 and 3 ranks on one GPU over NCCL, which takes them for hosts of their own: the same SHA-256
-    capture     captured steps: the same SHA-256
+    capture     `allgrad train --capture on` and off: one SHA-256
 
 NCCL does not take several ranks on one GPU. With NCCL_HOSTID each rank looks like a host with a GPU of its own, and
 they talk by sockets; where NCCL refuses that too, the stage says so.
@@ -104,6 +105,7 @@ STAGES = {  # name: (seconds that it may take, what it does)
     "versions": (30, versions),
     "operators": (120, tests("test_operators")),
     "waits": (120, tests("test_waits")),
+    "graphs": (120, tests("test_graphs")),
     "training": (150, tests("test_training")),
     "ranks": (60, ranks),
     "nccl": (60, nccl),
@@ -113,15 +115,18 @@ STAGES = {  # name: (seconds that it may take, what it does)
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default=",".join(STAGES), help="stages, comma-separated")
+    parser.add_argument("--only", default=",".join(STAGES), metavar="STAGE,...", help="some of these stages")
     parser.add_argument("--out", type=Path, metavar="DIR", help="also write gpu_check.json there")
     asked = parser.parse_args()
+    chosen = asked.only.split(",")
+    if unknown := [name for name in chosen if name not in STAGES]:
+        parser.error(f"--only {unknown[0]} is not one of {', '.join(STAGES)}")
     import torch
 
     if not torch.cuda.is_available():
-        parser.error("there is no GPU here; `pytest tests/device` checks what can be checked without one")
+        parser.error("torch finds no GPU here: `pytest tests/device` checks what can be checked without one")
     results = {}
-    for name in asked.only.split(","):
+    for name in chosen:
         limit, stage = STAGES[name]
         began = time.perf_counter()
         passed, told = stage(limit)
