@@ -15,7 +15,8 @@ training step of one rank, from the third on:
                 up: a bound that real kernels do not reach
     host ms     launches at --launch microseconds each, most of which a captured graph saves
 
-A step takes at least the larger of the two times. With more than one logical shard a noise scale is kept.
+Without capture a step takes at least the larger of the two times. With more than one logical shard a noise scale is
+kept.
 """
 
 import argparse

@@ -1,5 +1,6 @@
 """The step benchmark: what it writes, and that it refuses a peer that trains otherwise. Nothing is timed."""
 
+import importlib
 import json
 import math
 import os
@@ -11,9 +12,9 @@ from typing import NamedTuple
 import pytest
 
 from allgrad.launch.study import figures
-from benchmarks import scaling, step
+from benchmarks import gpu, scaling, step
 from benchmarks.worker import AGREE, Rank
-from benchmarks.workloads import WORKLOADS
+from benchmarks.workloads import ON_GPU, WORKLOADS
 
 ROOT = Path(__file__).parents[1]
 LABEL = "M1 784-128-10, sgd, batch 8"
@@ -94,3 +95,41 @@ def test_a_checkout_takes_turns_with_another():
     words[3] = "docs"
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 2 and "docs is no checkout with benchmarks/worker.py" in done.stderr
+
+
+def test_each_step_on_a_gpu_has_its_prediction():
+    predicted = json.loads(gpu.PREDICTED.read_text())
+    assert [*predicted] == [workload.label for workload in ON_GPU]
+    assert all(one["waits"] == 0 and one["launches"] > 0 and one["device_ms"] > 0.0 for one in predicted.values())
+    one = {"launches": 40.0, "waits": 0.0, "peak_bytes": 3 << 29, "device_ms": 0.25}
+    row = f"| {ON_GPU[0].label} | predicted of allgrad | at least 0.250 | | 1.500 | 40 launches, 0 waits |"
+    assert gpu.foretold(ON_GPU[0], one) == row
+
+
+def test_what_a_step_asks_of_a_gpu_is_counted_without_one(capsys, monkeypatch):
+    from benchmarks import device
+
+    monkeypatch.setattr(sys, "argv", ["device", "--only", "mlp", "--optimizers", "sgd", "--shards", "1", "--waits"])
+    device.main()
+    head, row = (line.split("  ") for line in capsys.readouterr().out.splitlines())
+    launches, waits, *_ = " ".join(row).split("sgd")[1].split()[1:]
+    assert "launches" in " ".join(head) and 20 < int(launches) < 100 and float(waits) == 0.0
+
+
+@pytest.mark.parametrize(
+    "module, words, told",
+    [
+        ("device", ["--only", "gtp"], "'gtp' is not one of mlp, lenet5, resnet, lstm, gpt"),
+        ("device", ["--optimizers", "sgd,sdg"], "'sdg' is not one of sgd, adam, lamb"),
+        ("device", ["--shards", "1,0"], "'1,0' are not whole numbers above 0"),
+        ("gpu", ["--only", "GTP"], "no workload's label contains 'GTP': they are M1"),
+        ("gpu", ["--predict", "--only", "GPT"], "--predict is for all workloads"),
+        ("gpu_check", ["--only", "rank"], "--only rank is not one of versions, operators"),
+    ],
+    ids=["model", "optimizer", "shards", "workload", "predict", "stage"],
+)
+def test_what_benchmarks_of_gpus_do_not_know_is_refused(module, words, told, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [module, *words])
+    with pytest.raises(SystemExit, match="2"):
+        importlib.import_module(f"benchmarks.{module}").main()
+    assert told in capsys.readouterr().err
