@@ -3,7 +3,8 @@
 import sys
 
 THINGS = {  # options that are objects in Python and no arguments, and how they are told there
-    "noise": "a NoiseScale", "trace": "a Timeline", "trace_steps": "steps", "zero": "Zero",
+    "arrays": "a device of torch", "noise": "a NoiseScale", "trace": "a Timeline", "trace_steps": "steps",
+    "zero": "Zero",
 }  # fmt: skip
 
 

@@ -155,4 +155,4 @@ def _driver():
 
 def _nccl(torch):
     """The version of NCCL that torch was built with, None if it was built without."""
-    return ".".join(map(str, torch.cuda.nccl.version())) if torch.distributed.is_nccl_available() else None
+    return ".".join(map(str, torch.cuda.nccl.version())) if hasattr(torch._C, "_nccl_version") else None

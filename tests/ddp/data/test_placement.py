@@ -1,5 +1,7 @@
 """Devices, dtypes and precisions that shards are placed on: what is refused, and what torch is told."""
 
+from unittest import mock
+
 import pytest
 import torch
 
@@ -30,6 +32,11 @@ def test_what_cannot_be_placed_is_refused_in_one_sentence():
 def flags():
     """What torch is told of products; it is told the same again afterwards."""
     cublas, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    with mock.patch.dict(torch.backends.flags_frozen.__globals__, {"__allow_nonbracketed_mutation_flag": True}):
+        yield from _told(cublas, cudnn)
+
+
+def _told(cublas, cudnn):
     places = [
         (cublas, "allow_tf32"), (cudnn, "allow_tf32"), (cublas, "allow_bf16_reduced_precision_reduction"),
         (cublas, "allow_fp16_reduced_precision_reduction"),

@@ -163,12 +163,12 @@ def test_training_does_not_depend_on_how_batches_come(shards, monkeypatch):
         monkeypatch.setattr(placement, "RESIDENT_SHARE", share)
         trainer = trainer_of(work, "cuda", steps, **options)
         sizes = []
-        monkeypatch.setattr(trainer.parallel, "backward", noting(sizes, trainer.parallel.backward))
+        monkeypatch.setattr(trainer.parallel, "enqueue", noting(sizes, trainer.parallel.enqueue))
         trainer.fit()
         return sizes, trainer.parallel.arena.sha256()
 
-    def noting(sizes, backward):
-        return lambda batch, loss: (sizes.append(batch.size), backward(batch, loss))[1]
+    def noting(sizes, enqueue):
+        return lambda batch, *args, **options: (sizes.append(batch.size), enqueue(batch, *args, **options))[1]
 
     with pretend():
         options = {"batches": FollowNoise("0.5", 2, 32, 1e9)} if shards > 1 else {}

@@ -169,7 +169,9 @@ def test_shards_compute_in_the_stream_of_the_thread_that_gives_them_their_turns(
     with pretend() as device:
         expected = trained(Communicator(), 3, 10, device="cuda", rule=optim.SGD)
         count = device.timeline.default.count
-        with torch.cuda.stream(torch.cuda.Stream()):
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
             assert trained(Communicator(), 3, 10, device="cuda", rule=optim.SGD) == expected
         assert device.timeline.default.count == count
 
