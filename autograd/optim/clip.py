@@ -27,28 +27,31 @@ def clip_grad_norm(owner, max_norm, norm_type=2.0, error_if_nonfinite=False):
     norm = norm_of(gradients, float(norm_type))
     if error_if_nonfinite and not math.isfinite(norm):
         raise RuntimeError(f"clip_grad_norm: the norm of the gradients is {norm}, and cannot be brought to {max_norm}")
-    _scale_down(gradients, max_norm, norm)
+    _scale_down(owner, gradients, max_norm, norm)
     return norm
 
 
 def clip_grads_with_norm(owner, max_norm, total_norm):
     """`clip_grad_norm` of gradients whose norm is known already.
 
-    total_norm: a number, or a tensor of shape () where the gradients are: then nobody waits for a device.
+    total_norm: a number, or a tensor of shape () where the gradients are: then nobody waits for a device, and one of
+    nan leaves the gradients as they are.
     """
-    _scale_down(_gradients(owner), max_norm, total_norm)
+    _scale_down(owner, _gradients(owner), max_norm, total_norm)
 
 
-def _scale_down(gradients, max_norm, norm):
+def _scale_down(owner, gradients, max_norm, norm):
     _at_least_zero("clip_grad_norm", "max_norm", max_norm)
     if is_torch(norm):
         factor = full((), max_norm, norm) / (norm + 1e-6)
-        factor = factor.clip(max=1.0)  # a product with 1 changes no bit
+        factor = factor.clip(max=1.0).nan_to_num(1.0)  # a product with 1 changes no bit
         for g in gradients:
             g *= factor
         return
     factor = max_norm / (norm + 1e-6)
     if not factor >= 1.0:
+        if math.isnan(factor) and (arena := existing_arena(owner)) is not None:
+            gradients = [arena.grad[span] for span in arena.spans.values()]  # whose padding stays 0
         with np.errstate(invalid="ignore"):  # infinity times 0
             for g in gradients:
                 g *= factor

@@ -4,6 +4,7 @@ import os
 import re
 import threading
 import weakref
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,8 @@ class Placement:
     ):  # fmt: skip
         self.device, self.dtype, self.deterministic, self.precision = device, dtype, deterministic, precision
         self.copies: Any = None  # a CopyStream to a device that has memory of its own
-        self.reading = threading.Lock()  # a data set is read by one thread at a time
-        self._resident = weakref.WeakKeyDictionary()
+        self.reading: Any = nullcontext()  # in which a data set is read: with a CopyStream by one thread at a time
+        self._resident: Any = None  # {data set: its arrays there}
         if precision not in PRECISIONS:
             raise ConfigurationError("{precision} is not one of ieee, tf32", precision=precision)
         if precision == "tf32" and device in ("numpy", "cpu"):
@@ -68,7 +69,8 @@ class Placement:
             cublas.allow_tf32 = cudnn.allow_tf32 = precision == "tf32"
             # Of a product that is cut into several sums, these would be added in half precision.
             cublas.allow_bf16_reduced_precision_reduction = cublas.allow_fp16_reduced_precision_reduction = False
-            self.copies = CopyStream(self.device)
+            self.copies, self.reading = CopyStream(self.device), threading.Lock()
+            self._resident = weakref.WeakKeyDictionary()
         torch.use_deterministic_algorithms(deterministic)
         torch.utils.deterministic.fill_uninitialized_memory = False  # of new arrays, with nan: a pass over each
 

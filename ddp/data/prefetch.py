@@ -17,6 +17,7 @@ class CopyStream:
 
     def send(self, make):
         """(what `make()` returns, an event that is over when the copies that it began are); in any thread."""
+        self.cuda.set_device(self.device)  # of this thread, or leaving the context would make it the first one
         with self.cuda.stream(self.stream):
             return make(), self.stream.record_event()
 

@@ -342,6 +342,12 @@ class DistributedDataParallel:
         if self.noise is not None:
             self.noise.square(which)
 
+    def undo(self):
+        """After `backward`: a step is left out, and what it would leave behind is taken back."""
+        self.statistics.undo()
+        if isinstance(self.gradient_sum, Compression):
+            self.gradient_sum.forget_not_finite()
+
     def not_finite(self) -> str | None:
         """The first parameter, in the arena's order, whose gradient is not finite, and the shard if known, in words.
 

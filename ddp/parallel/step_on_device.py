@@ -83,21 +83,22 @@ class StepOnDevice:
         if self.noise is not None:
             self.noise.square()
 
-        def take(report, squares, halted, heard, suspects):
+        def take(report, heard, squares, suspects):
             report.loss, _, shards = parallel._hear(heard, batch, self.unit, self.key)
             bad = [i for i, number in enumerate(suspects, first) if not math.isfinite(number)]
             parallel.suspect = bad[0] if bad else None
-            if self.noise is not None:
+            if self.noise is not None and not report.halted:  # or it is computed again, and observed then
                 self.noise.observe(heard[NOISE:], squares, batch.size, parallel.weight, shards)
 
-        return self._report(heard[LOSS] / heard[WEIGHT], [[heard], self.suspects], take)
+        squares = self.noise.squares if self.noise is not None else []
+        return self._report(heard[LOSS] / heard[WEIGHT], [[heard], squares, self.suspects], take)
 
     def report_alone(self, mean, weight):
         """The report of one shard, whose gradient is all there is."""
         mean = full((), mean, self.zero) if on_cpu(mean) else mean
         weight = full((), weight, self.zero) if on_cpu(weight) else astype(weight, "float64")  # large counts stay exact
 
-        def take(report, squares, halted, found):
+        def take(report, found):
             report.loss = self.parallel._hear_alone(*found)
 
         return self._report(mean, [[mean, weight]], take)
@@ -122,10 +123,9 @@ class StepOnDevice:
         report = Report()
         report.squared_there = squared
 
-        def take_all(report, squares, halted, *numbers):
-            report.norm = math.sqrt(sum(squares))
-            report.halted = halted != [0.0]
-            take(report, squares, halted, *numbers)
+        def take_all(report, found, *numbers):
+            report.norm, report.halted = math.sqrt(found[0]), found[1] != 0.0
+            take(report, *numbers)
 
-        report.sent([squares, [self.zero if parallel.halt is None else parallel.halt], *parts], take_all)
+        report.sent([[squared, self.zero if parallel.halt is None else parallel.halt], *parts], take_all)
         return report

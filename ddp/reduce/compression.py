@@ -69,6 +69,10 @@ class Compression:
         """What gradients go by, as of `ShardSum`."""
         return "messages"
 
+    def forget_not_finite(self):
+        """Begin anew what a step that is left out has made of residuals, where it is no number and would stay none."""
+        np.nan_to_num(self.residuals, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+
     def state_dict(self):
         """The residuals of all shards, complete on rank 0. Collective."""
         rows = gathered(self.comm, self.shards, list(self.residuals))

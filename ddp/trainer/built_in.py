@@ -79,7 +79,7 @@ class SkipSteps(Callback):
     def skip_or_raise(self, trainer, loss, norm, lr):
         """Undo what the step has changed so far, and raise Diverged unless it is left out. Collective."""
         parallel, scale = trainer.parallel, trainer.parallel.scale
-        parallel.statistics.undo()
+        parallel.undo()
         if not parallel.weight and self.on_nonfinite == "raise":
             seen = f"nothing in the batch of step {trainer.step} counts: all its labels are ignored, or of weight 0"
             raise Diverged("{seen.value}; take larger batches, or give {on_nonfinite:skip}", seen=seen)

@@ -20,6 +20,7 @@ from allgrad.ddp.compatibility import check
 from allgrad.ddp.data import DataLoader
 from allgrad.ddp.errors import ConfigurationError
 from allgrad.ddp.parallel import DistributedDataParallel, Report, Zero, evaluate
+from allgrad.ddp.reduce import Compression
 from allgrad.ddp.scaling import AdaScale, FollowNoise
 from allgrad.ddp.trainer import checkpoint, run_state, run_summary
 from allgrad.ddp.trainer.built_in import KeepState, ResizeBatches, SkipSteps, UpdateAdaScale, UpdateLossScale
@@ -180,7 +181,8 @@ class Trainer:
             for callback in self.callbacks
             for event in ("on_step", "on_gradient")
         )
-        at_once = looks or follows_noise or self.adascale or parallel.scale or parallel.local
+        keeps = isinstance(parallel.gradient_sum, Compression)  # residuals, in the memory of the host
+        at_once = looks or follows_noise or self.adascale or parallel.scale or parallel.local or keeps
         may_skip = "skip" in inspect.signature(self.optimizer.step).parameters
         return not (parallel.on_cpu or at_once or self.skips.on_nonfinite == "skip") and may_skip
 

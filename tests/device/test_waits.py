@@ -196,6 +196,39 @@ def test_nor_do_running_statistics(name):
     assert late == once and any("running_mean" in key for key in late[2])
 
 
+def test_the_shard_is_told_though_gradients_were_clipped_by_a_norm_that_is_none():
+    workload = SHARDS._replace(options={"clip": 0.1})
+    with pretend():
+        found = poisoned(workload, "cuda:0", 3)
+    assert found == poisoned(workload, "cpu", 3) and "from shard 3 on rank 0" in found[0]
+
+
+@pytest.mark.parametrize("compress", [None, "topk:0.1", "powersgd:1"])
+def test_a_step_that_is_computed_again_is_counted_once(compress):
+    """Of a loss that is not finite while its gradient is, the noise scale, and residuals of compression."""
+
+    def train(device):
+        x, y = workloads.arrays(SHARDS, 64)
+        model = workloads.model_of(SHARDS)
+        model.to(device=device)
+        noise = ddp.NoiseScale(layers=True) if compress is None else None
+        parallel = ddp.DistributedDataParallel(model, shards=4, noise=noise, compress=compress)
+        loader = ddp.DataLoader((x, y), 16, shards=4, place=ddp.Placement(device))
+        loss = lambda x, y: ag.cross_entropy(model(x), y) + (np.inf if trainer.step >= 3 else 0.0)
+        optimizer = optim.SGD(parallel, 0.05)
+        trainer = ddp.Trainer(parallel, optimizer, loader, loss, lambda x, y: {}, steps=9, log_every=0, eval_every=0)
+        with pytest.raises(ddp.Diverged, match="the loss is inf") as raised:
+            trainer.fit()
+        kept = {name: bits(some) for name, some in parallel.state_dict(optimizer).items()}
+        return str(raised.value), kept, noise and noise.recent.state_dict()["blocks"]
+
+    with pretend():
+        message, kept, blocks = train("cuda:0")
+    expected = train("cpu")
+    assert (message, kept) == expected[:2] and (kept == {}) is (compress is None)
+    assert blocks is expected[2] is None or np.shape(blocks) == np.shape(expected[2]) == (4, 3)
+
+
 def test_a_batch_of_which_nothing_counts_is_told():
     workload = MLP._replace(shards=2)
 

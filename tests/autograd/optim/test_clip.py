@@ -36,6 +36,29 @@ def test_norms_of_every_kind_and_size_are_those_of_torch(kind, values):
     np.testing.assert_allclose(p.grad, t.grad.numpy(), rtol=1e-12)
 
 
+@pytest.mark.parametrize("arrays", ["numpy", "torch"])
+def test_a_norm_of_nan_is_over_with_its_step(arrays):
+    """Though it makes all gradients nan, and these lie in one array with zeros in between."""
+    model = nn.Linear(5, 3)
+    if arrays == "torch":
+        model.to(device="cpu")
+    optimizer = optim.SGD(model, 0.1)
+
+    def norm(*values):
+        optimizer.zero_grad()
+        x = np.array([values], "f4")
+        model(ag.Tensor(torch.from_numpy(x) if arrays == "torch" else x)).sum().backward()
+        return optim.clip_grad_norm(model, 1.0)
+
+    before = norm(1, 2, 3, 4, 5)
+    assert math.isnan(norm(1, 2, math.nan, 4, 5)) and all(
+        np.isnan(np.asarray(p.grad)).all() for p in model.parameters()
+    )
+    assert norm(1, 2, 3, 4, 5) == before
+    optim.clip_grads_with_norm(model, 1.0, torch.tensor(math.nan) if arrays == "torch" else math.nan)
+    assert norm(1, 2, 3, 4, 5) == before
+
+
 def test_a_norm_that_is_not_finite_may_be_an_error():
     p = ag.tensor(np.ones(2), requires_grad=True)
     p.backward(np.array([math.nan, 1.0]))

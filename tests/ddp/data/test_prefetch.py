@@ -1,5 +1,7 @@
 """Batches that are sent ahead to a pretended device: those of the host, without a wait, and nothing overwritten."""
 
+import copy
+import pickle
 import threading
 import time
 
@@ -10,6 +12,7 @@ import torch
 from allgrad.autograd.random import generator
 from allgrad.ddp import ConfigurationError, DataLoader, Placement
 from allgrad.ddp.data import placement
+from allgrad.ddp.data.prefetch import CopyStream, Prefetcher
 from allgrad.ddp.scaling import FollowNoise
 from tests.device.pretend import OnDevice, pretend
 from tests.device.workloads import WORKLOADS, trainer_of
@@ -174,6 +177,23 @@ def test_training_does_not_depend_on_how_batches_come(shards, monkeypatch):
         options = {"batches": FollowNoise("0.5", 2, 32, 1e9)} if shards > 1 else {}
         found = [weights(share, **options) for share in (0.25, 0.0)]
         assert found[0] == found[1] and len({*found[0][0]}) == (1 if shards == 1 else 2)
+
+
+def test_the_thread_computes_on_the_device_of_its_copies(monkeypatch):
+    """CUDA's current device is one of each thread: leaving the stream would make another one's context."""
+    current = threading.local()
+    with pretend():
+        monkeypatch.setattr(torch.cuda, "set_device", lambda device: setattr(current, "device", device))
+        prefetcher = Prefetcher(CopyStream("cuda:0"))
+        prefetcher.begin(0, lambda: current.device)
+        assert prefetcher.take()[0] == "cuda:0"
+
+
+@pytest.mark.parametrize("device", ["numpy", "cpu"])
+def test_a_loader_of_the_host_may_be_copied_and_sent_to_another_process(device):
+    loader = loader_of((X, Y), None, device)
+    for other in (copy.deepcopy(loader), pickle.loads(pickle.dumps(loader))):
+        assert values(other.batch(3)) == values(loader.batch(3))
 
 
 @pytest.mark.parametrize("device", ["numpy", "cpu"])

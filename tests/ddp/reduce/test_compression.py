@@ -201,6 +201,19 @@ def test_training_does_not_depend_on_the_ranks_and_goes_on_anywhere(way, tmp_pat
     assert trainer_of(Communicator(), None).fit()["weights_sha256"] not in found
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_a_step_that_is_left_out_leaves_no_residual_that_is_no_number(way):
+    trainer = trainer_of(Communicator(), way, steps=8)
+    trainer.skips.on_nonfinite, usual = "skip", trainer.loss
+
+    def loss(x, y):
+        return usual(x, y) * (np.float32(np.nan) if trainer.step == 2 else np.float32(1.0))
+
+    trainer.loss = loss
+    assert trainer.fit()["skipped_steps"] == 1
+    assert np.isfinite(trainer.parallel.gradient_sum.residuals).all()
+
+
 def test_less_is_sent(simulate):
     def sent(way):
         return simulate(2, lambda comm: trainer_of(comm, way, shards=2).fit()["bytes_per_step"])[0]
