@@ -61,10 +61,9 @@ def connect(backend="auto", threads=1, timeout=300.0) -> Communicator:
         except (ImportError, RuntimeError) as error:
             _world = _without_library(launch, backend, error)
         _world.timeout = timeout
-        atexit.register(_world.close)
+        atexit.register(_leave)
         if connected():
             _watchdog = Watchdog(_world, timeout)
-            atexit.register(_watchdog.leave)
             sys.exit = _exit
             faulthandler.enable(all_threads=False)  # a segmentation fault tells where it was
             sys.excepthook = _report_and_end
@@ -93,9 +92,7 @@ def use_gpus(device: str, backend="auto") -> Communicator:
         launch = Launch(comm.launcher, "nccl", comm.rank, comm.size, comm.local_rank, comm.local_size)
         comm = TorchCommunicator(launch, timeout=comm.timeout)
     comm.connect_gpus(gpu)
-    if comm is not _world:
-        atexit.register(comm.close)
-        _world = comm
+    _world = comm
     return comm
 
 
@@ -124,6 +121,13 @@ def end_all_ranks(status: int):
     if _watchdog is not None:
         _watchdog.end(status)
     _world.abort(status)
+
+
+def _leave():
+    """Tell the others, and only then close, which may wait for them."""
+    if _watchdog is not None:
+        _watchdog.leave()
+    world().close()
 
 
 def _exit(status=None) -> NoReturn:

@@ -1,6 +1,7 @@
 """Ranks that find a GPU each, which is made up, and talk from GPU to GPU, with Gloo in NCCL's place."""
 
 import inspect
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -58,6 +59,8 @@ def test_ranks_with_a_gpu_each_talk_by_nccl_whoever_started_them(hosts, comm, gr
         assert (groups[1]["backend"], groups[1]["device"]) == ("cpu:gloo,cuda:nccl", gpu)
         assert (found.backend, found.rank, found.size, found.through_host) == ("nccl", comm.rank, comm.size, "")
         assert world.init(device="cuda") is found and use_gpus("cuda", "nccl") is found
+        assert activity.communicators["0"] is found  # where the watchdog finds it
+        assert comm.launcher == "torchrun" or "RANK" not in os.environ  # a child is not started by two launchers
         array = np.array([1.0, found.rank])
         found.all_reduce(array)
         assert array.tolist() == [found.size, sum(range(found.size))]
