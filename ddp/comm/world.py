@@ -35,6 +35,10 @@ def init(backend="auto", threads=1, timeout=300.0, device=None) -> Communicator:
     So does a rank that ends by itself, as soon as another one waits for it. See `comm.watchdog`. The memory of arrays
     is kept for the next ones: see `process.keep_memory`.
     """
+    if backend == "nccl" and device in ("numpy", "cpu"):
+        raise ConfigurationError(
+            "{backend} is for GPUs, and {device} is none: leave one of the two out", backend=backend, device=device
+        )
     comm = connect(backend, threads, timeout)
     if device is None and backend == "nccl":
         device = "cuda"
