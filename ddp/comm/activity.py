@@ -42,21 +42,24 @@ class _Here:
 
         Collectives are among it: one that hangs on the device is one that this rank is in.
         """
-        return WAITING
+        return _Waiting()
 
 
 class _Waiting:
+    mine: Any = None  # None where this thread, or another one, has noted already where it is
+
     def __enter__(self):
         if activity.inside is None and activity.enqueued is not None:
-            activity.inside = DEVICE, activity.enqueued[1], activity.enqueued  # a new tuple: a new wait
+            # a new tuple: a new wait
+            self.mine = activity.inside = DEVICE, activity.enqueued[1], activity.enqueued
 
     def __exit__(self, kind, error, trace):
-        if activity.inside is not None and activity.inside[0] == DEVICE:
+        if self.mine is not None and activity.inside is self.mine:
             activity.inside = None
             activity.interrupted |= kind is not None
 
 
-activity, WAITING = _Here(), _Waiting()
+activity = _Here()
 
 
 def user_location(frame=None, whole=False) -> str:

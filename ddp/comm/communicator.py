@@ -78,6 +78,8 @@ class Communicator:
 
         Everything exact is built from this one operation, so that no library decides an order of additions.
         """
+        if not sends and not receives:
+            return None
         if self._all_plain(sends, receives):
             return self._in_collective("exchange", (sends, receives), self._exchange, sends, receives)
         given, taken = ([(raw(array), rank) for array, rank in messages] for messages in (sends, receives))

@@ -11,12 +11,19 @@ def own_gpu(device: str, local_rank: int) -> str:
     It is the one of that number, or the only one that the rank sees: a launcher may show each rank its own, as Slurm
     does with GPUs per task, by CUDA_VISIBLE_DEVICES. ConfigurationError if this host has no such device.
     """
-    import torch
-
     kind, _, number = device.partition(":")
     if kind != "cuda" or (number and not number.isdecimal()):
         raise ConfigurationError("{device} is not cpu, cuda or cuda:N", device=device)
+    try:
+        import torch
+    except ImportError:
+        raise ConfigurationError("{device} needs torch: pip install 'allgrad[torch]'", device=device) from None
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if found == 0:
+        raise ConfigurationError(
+            "{device} needs a GPU, and torch {version.value} finds none on this host: give {device:cpu}, or install a "
+            "torch with CUDA for the driver that is there", device=device, version=torch.__version__,
+        )  # fmt: skip
     index = int(number) if number else 0 if found == 1 else local_rank
     if index >= found:
         raise ConfigurationError(

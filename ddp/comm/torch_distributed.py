@@ -39,10 +39,9 @@ class TorchCommunicator(Communicator):
         if group is None:
             self.backend = "gloo"  # until `connect_gpus`
             _rendezvous(launch)
-            meeting = {}
+            meeting = {"rank": launch.rank, "world_size": launch.size}
             if launch.launcher == "torchrun" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-                store = _fresh_store(launch, self.longer)
-                meeting = {"store": store, "rank": launch.rank, "world_size": launch.size}
+                meeting["store"] = _fresh_store(launch, self.longer)
             dist.init_process_group("gloo", timeout=self.longer, **meeting)
             group, object_group = dist.group.WORLD, dist.new_group(backend="gloo", timeout=self.longer)
         self.group, self.object_comm = group, object_group  # two: so that a comparison never meets another operation
@@ -151,8 +150,9 @@ class TorchCommunicator(Communicator):
         for one in sorted({c for c, _ in asked}):  # every rank makes every group: torch asks for it
             members = sorted((r for r in range(self.size) if asked[r][0] == one), key=lambda r: (asked[r][1], r))
             world = [self.ranks[r] for r in members]
-            group = dist.new_group(world, sort_ranks=False, **self.options)
-            object_group = dist.new_group(world, self.longer, "gloo", sort_ranks=False)
+            order = {} if world == sorted(world) else {"sort_ranks": False}  # which torch 2.11 need not know
+            group = dist.new_group(world, **self.options, **order)
+            object_group = dist.new_group(world, self.longer, "gloo", **order)
             if one == color:
                 launch = Launch(self.launcher, self.backend, members.index(self.rank), len(members))
                 mine = TorchCommunicator(launch, group, object_group, self.timeout, name)
@@ -193,7 +193,6 @@ def _rendezvous(launch):
         if missing:
             raise ConfigurationError(f"RANK and WORLD_SIZE are set, but not {' and '.join(missing)}: use torchrun")
         return
-    os.environ["RANK"], os.environ["WORLD_SIZE"] = str(launch.rank), str(launch.size)
     if "MASTER_ADDR" not in os.environ:
         nodes = os.environ.get("SLURM_STEP_NODELIST", os.environ.get("SLURM_JOB_NODELIST"))
         if launch.launcher == "srun" and nodes:
@@ -213,7 +212,7 @@ def _told_by_mpi(launch):
     try:
         from allgrad.ddp.comm.mpi import MPICommunicator
 
-        comm = MPICommunicator(replace(launch, backend="mpi"))
+        comm = MPICommunicator(replace(launch, backend="mpi"), name="the meeting")
     except (ImportError, RuntimeError):
         raise ConfigurationError(
             "{backend} over several hosts needs MASTER_ADDR in the environment, or mpi4py", backend="gloo"

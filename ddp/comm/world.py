@@ -35,6 +35,10 @@ def init(backend="auto", threads=1, timeout=300.0, device=None) -> Communicator:
     So does a rank that ends by itself, as soon as another one waits for it. See `comm.watchdog`. The memory of arrays
     is kept for the next ones: see `process.keep_memory`.
     """
+    if backend == "nccl" and device in ("numpy", "cpu"):
+        raise ConfigurationError(
+            "{backend} is for GPUs, and {device} is none: leave one of the two out", backend=backend, device=device
+        )
     comm = connect(backend, threads, timeout)
     if device is None and backend == "nccl":
         device = "cuda"
@@ -61,10 +65,9 @@ def connect(backend="auto", threads=1, timeout=300.0) -> Communicator:
         except (ImportError, RuntimeError) as error:
             _world = _without_library(launch, backend, error)
         _world.timeout = timeout
-        atexit.register(_world.close)
+        atexit.register(_leave)
         if connected():
             _watchdog = Watchdog(_world, timeout)
-            atexit.register(_watchdog.leave)
             sys.exit = _exit
             faulthandler.enable(all_threads=False)  # a segmentation fault tells where it was
             sys.excepthook = _report_and_end
@@ -93,9 +96,7 @@ def use_gpus(device: str, backend="auto") -> Communicator:
         launch = Launch(comm.launcher, "nccl", comm.rank, comm.size, comm.local_rank, comm.local_size)
         comm = TorchCommunicator(launch, timeout=comm.timeout)
     comm.connect_gpus(gpu)
-    if comm is not _world:
-        atexit.register(comm.close)
-        _world = comm
+    _world = comm
     return comm
 
 
@@ -124,6 +125,13 @@ def end_all_ranks(status: int):
     if _watchdog is not None:
         _watchdog.end(status)
     _world.abort(status)
+
+
+def _leave():
+    """Tell the others, and only then close, which may wait for them."""
+    if _watchdog is not None:
+        _watchdog.leave()
+    world().close()
 
 
 def _exit(status=None) -> NoReturn:

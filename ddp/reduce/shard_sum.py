@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from allgrad.autograd.arrays import ALIGNMENT_BYTES, full
+from allgrad.autograd.arrays import ALIGNMENT_BYTES, full, to_numpy
 from allgrad.ddp.comm import Communicator, share
 from allgrad.ddp.errors import ConfigurationError, counted
 from allgrad.ddp.reduce.collective_sum import CollectiveSum
@@ -137,7 +137,7 @@ class ShardSum:
         """
         if self.by_collectives(array):
             return self._collectives().place(array)
-        if not on_cpu(array):
+        if not on_cpu(array) or to_numpy(array[:0]).itemsize != array.itemsize:  # NumPy has no bfloat16
             return array
         all_reduce = self.comm.size == 2 and self.comm.backend == "mpi" and array.nbytes < SHARED_MEMORY_BYTES
         if self.canonical and self.wire is None and not all_reduce:

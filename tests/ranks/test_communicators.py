@@ -49,6 +49,11 @@ def test_more_may_be_sent_than_received(comm):
         assert received.tolist() == [comm.rank] * 2
 
 
+def test_no_messages_are_no_exchange(comm):
+    comm.exchange([], [])
+    comm.barrier()
+
+
 def test_the_root_is_copied(comm):
     for root in range(comm.size):
         array = np.full(5, comm.rank, np.float32)

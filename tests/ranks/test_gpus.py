@@ -1,6 +1,7 @@
 """Ranks that find a GPU each, which is made up, and talk from GPU to GPU, with Gloo in NCCL's place."""
 
 import inspect
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from allgrad.ddp import ConfigurationError
 from allgrad.ddp.comm import activity, torch_distributed, use_gpus, world
 
 
@@ -58,6 +60,8 @@ def test_ranks_with_a_gpu_each_talk_by_nccl_whoever_started_them(hosts, comm, gr
         assert (groups[1]["backend"], groups[1]["device"]) == ("cpu:gloo,cuda:nccl", gpu)
         assert (found.backend, found.rank, found.size, found.through_host) == ("nccl", comm.rank, comm.size, "")
         assert world.init(device="cuda") is found and use_gpus("cuda", "nccl") is found
+        assert activity.communicators["0"] is found  # where the watchdog finds it
+        assert comm.launcher == "torchrun" or "RANK" not in os.environ  # a child is not started by two launchers
         array = np.array([1.0, found.rank])
         found.all_reduce(array)
         assert array.tolist() == [found.size, sum(range(found.size))]
@@ -75,6 +79,33 @@ def test_a_backend_that_was_asked_for_stays(comm, groups):
     if comm.size > 1:
         assert use_gpus("cuda", comm.backend) is comm and comm.backend in ("mpi", "gloo")
         assert comm.through_host == f"the backend {comm.backend} was asked for" and "backend" not in groups[-1]
+
+
+@pytest.mark.parametrize("device", ["numpy", "cpu"])
+def test_nccl_is_for_gpus(device):
+    with pytest.raises(ConfigurationError, match=f"backend='nccl' is for GPUs, and device='{device}' is none: leave "):
+        world.init(backend="nccl", device=device)
+
+
+def test_a_rank_tells_that_it_ends_before_it_closes_what_may_wait_for_others(monkeypatch):
+    done = []
+    with monkeypatch.context() as patched:
+        patched.setattr(world, "_watchdog", SimpleNamespace(leave=lambda: done.append("told")))
+        patched.setattr(world, "_world", SimpleNamespace(close=lambda: done.append("closed")))
+        world._leave()
+    assert done == ["told", "closed"]
+
+
+def test_what_nccl_was_given_may_still_run_when_the_call_has_returned(monkeypatch):
+    comm, there = object.__new__(torch_distributed.TorchCommunicator), torch.ones(3)
+    on_device = SimpleNamespace(is_cuda=True)
+    monkeypatch.setattr(torch_distributed.torch, "Tensor", (torch.Tensor, SimpleNamespace))
+    for backend, array, found in (("nccl", on_device, True), ("nccl", there, False), ("gloo", on_device, False)):
+        comm.backend = backend
+        assert comm._only_enqueued("broadcast", (array, 0)) == found
+        assert comm._only_enqueued("exchange", ([(array, 1)], [])) == found
+        assert comm._only_enqueued("exchange", ([], [(array, 1)])) == found
+        assert not comm._only_enqueued("barrier", ())
 
 
 ERRORS = {

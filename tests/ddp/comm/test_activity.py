@@ -45,6 +45,11 @@ def test_the_host_is_in_the_last_collective_of_the_device_while_it_waits_for_it(
             waits.append(activity.inside)
         assert activity.inside is None and not activity.interrupted
     assert waits[0] == waits[1] == (DEVICE, comm, activity.enqueued) and waits[0] is not waits[1]
+    with activity.waiting_for_device():
+        noted = activity.inside
+        with activity.waiting_for_device():
+            assert activity.inside is noted
+        assert activity.inside is noted
     with pytest.raises(OSError), activity.waiting_for_device():
         raise OSError
     assert activity.inside is None and activity.interrupted

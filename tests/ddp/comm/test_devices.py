@@ -1,5 +1,6 @@
 """Which GPU is whose, on hosts whose GPUs are made up: by what torch would say of them to each rank."""
 
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -50,7 +51,7 @@ def test_a_rank_takes_the_gpu_of_its_number_or_the_only_one_it_sees(gpus, device
     "gpus, device, local_rank, text",
     [
         (ALL, "cuda", 3, "device='cuda' asks for GPU 3 of this host, and torch finds 3 here: start at most one rank a"),
-        ((), "cuda", 0, "asks for GPU 0 of this host, and torch finds 0 here: .* or give device='cpu'"),
+        ((), "cuda", 0, r"device='cuda' needs a GPU, and torch [\w.+]+ finds none on this host: give device='cpu', or"),
         (("c",), "cuda:2", 2, "device='cuda:2' asks for GPU 2 of this host, and torch finds 1 here"),
         (ALL, "cuda:x", 0, "device='cuda:x' is not cpu, cuda or cuda:N"),
         (ALL, "mps", 0, "device='mps' is not cpu, cuda or cuda:N"),
@@ -60,6 +61,12 @@ def test_a_gpu_that_is_not_there_is_refused(gpus, device, local_rank, text, sees
     sees(*gpus)
     with pytest.raises(ConfigurationError, match=text):
         own_gpu(device, local_rank)
+
+
+def test_a_gpu_without_torch_is_refused_in_a_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ConfigurationError, match=r"device='cuda' needs torch: pip install 'allgrad\[torch\]'"):
+        own_gpu("cuda", 0)
 
 
 SAME = "ranks 0 and 1 have the same GPU of "
@@ -97,7 +104,7 @@ def test_ranks_with_a_gpu_each_talk_from_gpu_to_gpu(visible, device, backend, wh
         ([("a",), ("a",)], "cuda", "gloo", f"{SAME}.* by device='cuda:0' and backend='gloo'"),
         ([ALL, ALL], "cuda:0", "nccl", SAME),
         ([ALL, ("a", "a")], "cuda:1", "nccl", None),  # numbers that are equal, of GPUs that are not
-        ([ALL, ()], "cuda", "auto", "asks for GPU 1 of this host, and torch finds 0 here"),
+        ([ALL, ()], "cuda", "auto", "device='cuda' needs a GPU, and torch .* finds none on this host"),
         ([("a", "b"), ("a", "b"), ("a", "b")], "cuda", "auto", "asks for GPU 2 of this host, and torch finds 2 here"),
     ],
 )

@@ -64,6 +64,25 @@ def test_any_other_array_is_summed_by_messages(simulate):
         assert len({one for found in simulate(ranks, all_ways) for one in found}) == 1
 
 
+@pytest.mark.parametrize("length", [1, 32, 33])
+def test_bfloat16_which_numpy_lacks_is_summed_by_messages(simulate, length):
+    torch = pytest.importorskip("torch")
+    leaves = [torch.from_numpy(leaf).bfloat16() for leaf in leaves_of(7, length)]
+
+    def run(comm):
+        comm.local_size = comm.size
+        total = ShardSum(comm, 7)
+        array = total.share(torch.zeros(length, dtype=torch.bfloat16))
+        for shard in range(total.first, total.stop):
+            array[...] = leaves[shard]
+            total.push(shard, array)
+        total.finish(array)
+        return array.float().tolist()
+
+    a, b, c, d, e, f, g = leaves
+    assert simulate(3, run) == [(((a + b) + (c + d)) + ((e + f) + g)).float().tolist()] * 3
+
+
 def test_what_others_read_is_counted_as_sent(simulate):
     def sent(comm, shared):
         comm.local_size, before = comm.size, comm.bytes_sent
