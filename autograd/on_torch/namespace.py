@@ -77,6 +77,12 @@ def to_bytes(a):
     return a.detach().contiguous().reshape(-1).view(torch.uint8).cpu().numpy().tobytes()
 
 
+def squares(tensors):
+    """The sum of the squares of each tensor, as float64 tensors of shape (), by a few kernels for all."""
+    dtype = torch.promote_types(tensors[0].dtype, torch.float32)
+    return list(torch.stack(torch._foreach_norm(tensors, 2.0, dtype)).double().square().unbind())
+
+
 def result_type(a, b):
     return torch.promote_types(a.dtype, b.dtype)
 

@@ -158,7 +158,7 @@ class DistributedDataParallel:
         one_by_one = self.arena.on_cpu or self.overlap.policy == "bucket"
         self.pieces = [self.arena.grad[span] for span in self.arena.spans.values()] if one_by_one else [self.arena.grad]
         if self.noise is not None:
-            self.noise.attach(self.arena, one_by_one)
+            self.noise.attach(self.arena)
 
     def _overlap(self, exchange):
         """The policy that was asked for, or the trial of several."""
@@ -184,7 +184,7 @@ class DistributedDataParallel:
         if why := without_trial(comm, self.all_at_once, message_bytes, bucket_bytes):
             return Overlap(comm, {"after": exchange_by("after")}, why)
         if not arena.on_cpu:  # where the clock of the host tells little
-            policy, why = on_device(comm, self.noise is not None)
+            policy, why = on_device(comm)
             return Overlap(comm, {policy: exchange_by(policy)}, why)
         return Overlap(comm, {name: exchange_by(name) for name in POLICIES[1:] if name != "thread" or comm.threads})
 

@@ -29,12 +29,10 @@ def without_trial(comm, all_at_once: str | None, message_bytes: int, bucket_byte
     return None
 
 
-def on_device(comm, noise: bool) -> tuple[str, str]:
-    """What `auto` means for gradients on a device, and why. noise: whether a noise scale is kept."""
+def on_device(comm) -> tuple[str, str]:
+    """What `auto` means for gradients on a device, and why."""
     if comm.backend != "nccl":
         return "after", f"{comm.backend} takes gradients by way of the processor's memory"
-    if noise:
-        return "after", "the noise scale takes all gradients at once"
     return "bucket", "a stream of its own exchanges gradients"
 
 

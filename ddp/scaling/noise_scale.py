@@ -20,11 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from allgrad.autograd.arrays import astype, xp
+from allgrad.autograd.arrays import xp
 from allgrad.ddp.scaling.intervals import LEAST_CONTRASTS, LEVEL, STEPS_A_CONTRAST, course, fieller, student, too_few
 
 CHUNK = 16_384  # elements whose squares are added up in the gradient's own precision
-DEVICE_CHUNK = 1 << 30  # the same on a device, which counts the elements in 32 bits
 RECENT = 256  # numbers of steps that are kept
 MEMORIES = 4.0  # of 1 / (1 - decay) steps, that they span at least
 
@@ -124,17 +123,11 @@ class NoiseScale:
 
     # --- measuring ------------------------------------------------------------------------------------------------
 
-    def attach(self, arena, one_by_one=True):
-        """Measure the gradients of this arena; those of each parameter by themselves, or all at once.
-
-        The latter is done on a device, where each number that is read from it is waited for.
-        """
+    def attach(self, arena):
+        """Measure the gradients of this arena."""
         self.names, parts = list(arena.spans), [arena.grad[span] for span in arena.spans.values()]
         self.on_cpu = arena.on_cpu
-        if not one_by_one and self.layer_averages is None:
-            parts = [arena.grad]  # one kernel for all
-        size = CHUNK if self.on_cpu else DEVICE_CHUNK
-        self.chunks = [[g[i : i + size] for i in range(0, len(g), size)] for g in parts]
+        self.chunks = parts if not self.on_cpu else [[g[i : i + CHUNK] for i in range(0, len(g), CHUNK)] for g in parts]
         self.squares = [0.0] * len(parts)
 
     def square(self, which=slice(None)):
@@ -143,11 +136,12 @@ class NoiseScale:
         One parameter at a time, so that the sum of all does not depend on what is exchanged when. On a device, squares
         are float64 tensors of shape () there.
         """
+        if not self.on_cpu:
+            some = self.chunks[which]
+            self.squares[which] = xp[type(some[0])].squares(some) if some else []
+            return
         for i in range(len(self.chunks))[which]:
-            if self.on_cpu:
-                self.squares[i] = sum([float(g @ g) for g in self.chunks[i]])
-            else:
-                self.squares[i] = sum([astype(g @ g, "float64") for g in self.chunks[i]])
+            self.squares[i] = sum([float(g @ g) for g in self.chunks[i]])
 
     @property
     def extras(self):

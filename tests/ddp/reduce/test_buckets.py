@@ -63,8 +63,8 @@ def train(comm, kind, shards, batch=13, steps=4, rule=None, **options):
     """All that the ranks must agree in: parameters and buffers, losses, and the noise scale."""
     parallel = ddp_of(comm, kind, shards, **options)
     parallel.on_cpu = True  # where a test has it made for a device, its numbers are here all the same
-    if parallel.noise is not None:
-        parallel.noise.on_cpu = True
+    if parallel.noise is not None and not parallel.noise.on_cpu:
+        parallel.noise.on_cpu, parallel.noise.chunks = True, [[g] for g in parallel.noise.chunks]
     model = parallel.model
     optimizer = rule(parallel, comm) if rule else optim.SGD(parallel, 0.1, momentum=0.9)
     losses = []
