@@ -149,6 +149,13 @@ def test_auto_computes_as_without_what_cannot_be_replayed():
     assert weights == automatic(normalised(), capture="off")[1]
 
 
+def test_auto_computes_itself_where_anomalies_are_looked_for():
+    with ag.detect_anomaly():
+        found, weights = automatic(normalised())
+    assert found.capture == "off" and "detect_anomaly" in found.capture_why
+    assert weights == automatic(normalised(), capture="off")[1]
+
+
 def test_auto_does_not_record_a_loss_that_is_another_function_every_time():
     found, weights = automatic(mlp(), steps=14, anew=True)
     assert found.capture == "off" and "another function every time" in found.capture_why and not found.captured
