@@ -74,6 +74,11 @@ class Recorded(np.ndarray):
     T = property(lambda self: _compute(operator.attrgetter("T"), (self,), {}))
     mT = property(lambda self: _compute(operator.attrgetter("mT"), (self,), {}))
 
+    @property
+    def flat(self):
+        _refuse("takes values as Python numbers or counts them (flat)")
+        return as_plain(self).flat
+
     def __getitem__(self, index):
         parts = index if isinstance(index, tuple) else (index,)
         if any(type(i) is Recorded and i.dtype == bool for i in parts):
