@@ -46,7 +46,7 @@ def capture(function):
 
     It is recorded again when a variable that it closes over or names, an element of a list or dict or an attribute that
     it reaches by them, or a parameter is another object, such as after a layer was replaced or `model.eval()`. Other
-    things that it reads (an array that is no argument, by no operation; files) stay as they were, and nothing else that
+    things that it reads (an array, by no operation, as by `np.float32(y)`; files) stay, and nothing else that
     it does, such as counting its calls, is repeated. Dropout draws from the stream in force, and running statistics
     move, as without. Parameters are changed by `assign` or an optimizer, outside. Where
     a decision by a value comes out otherwise (`if x.all()`, the check of labels) or an index is out of bounds, the
