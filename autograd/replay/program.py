@@ -13,6 +13,7 @@ from itertools import chain, groupby
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
 
 from allgrad.autograd.arrays import is_torch, xp
 from allgrad.autograd.engine import Leaf, get_default_dtype, here, in_this_thread, is_active, patched, setting
@@ -45,7 +46,7 @@ def capture(function):
 
     It is recorded again when a variable that it closes over or names, an element of a list or dict or an attribute that
     it reaches by them, or a parameter is another object, such as after a layer was replaced or `model.eval()`. Other
-    things that it reads (an array that is no argument, by no operation; files) stay as they were, and nothing else that
+    things that it reads (an array, by no operation, as by `np.float32(y)`; files) stay, and nothing else that
     it does, such as counting its calls, is repeated. Dropout draws from the stream in force, and running statistics
     move, as without. Parameters are changed by `assign` or an optimizer, outside. Where
     a decision by a value comes out otherwise (`if x.all()`, the check of labels) or an index is out of bounds, the
@@ -59,30 +60,36 @@ def capture(function):
     keeping tensors, values taken as Python numbers or printed, results whose shapes depend on values, torch tensors
     beside NumPy arrays, `detect_anomaly` around it, and a replay that gives other bits than the function.
     """
-    programs: dict = {}
-    recordings: dict = {}  # how often each was made
+    own = _OfAThread()
 
     def captured(*arrays):
         kind = _namespace_of(arrays)
         if is_active("detect_anomaly"):
-            raise RuntimeError("capture: detect_anomaly finds no operations in a replay: call the function itself")
-        thread = threading.get_ident()
+            raise CannotReplay("capture: detect_anomaly finds no operations in a replay: call the function itself")
         if here.capturing:
             return function(*arrays)  # is part of the function around it
-        key = thread, here.recording, get_default_dtype(), kind, *[_layout(a) for a in arrays]
+        programs, recordings = own.programs, own.recordings
+        key = here.recording, get_default_dtype(), kind, *[_layout(a) for a in arrays]
         program = programs.get(key)
         if program is not None and program.running:
             return function(*arrays)
         if program is not None and program.is_current():
             return program(arrays)
-        others = sum(other[0] == thread for other in programs)
-        if (program is None and others >= PROGRAMS) or recordings.get(key, 0) >= RECORDINGS:
+        if (program is None and len(programs) >= PROGRAMS) or recordings.get(key, 0) >= RECORDINGS:
             return function(*arrays)
         program = programs[key] = PROGRAM_OF[kind](function, arrays)
         recordings[key] = recordings.get(key, 0) + 1
         return program.replay()
 
     return captured
+
+
+class _OfAThread(threading.local):
+    """Programs, and how often each was recorded: of one captured function in one thread, and gone with it."""
+
+    def __init__(self):
+        self.programs: dict = {}
+        self.recordings: dict = {}
 
 
 def _namespace_of(arrays):
@@ -136,7 +143,7 @@ class Program:
         if recorder.alive() and (gc.collect(), recorder.alive())[1]:
             seen = "keeps something that it computed, in a list or an attribute"
             raise CannotReplay(f"cannot be captured: the function {seen}, which a replay would not renew")
-        self._verify(self.inputs)
+        self._verify(arrays)
         self.surroundings.forget_changed()
 
     def first_inputs(self, arrays):
@@ -222,10 +229,10 @@ class NumPyProgram(Program):
     recorder = Recorder
 
     def first_inputs(self, arrays):
-        return [np.array(a) for a in arrays]
+        return [*map(_laid_out_alike, arrays)]
 
     def copy(self, a):
-        return a.tobytes("A")
+        return a.ravel("K").tobytes()
 
     def has_changed(self, a, before):
         now: Any = a.ravel("K").view(np.uint8)
@@ -242,7 +249,7 @@ class NumPyProgram(Program):
         delivers = [function is ACCUMULATE for function, _ in self.steps]
         first = delivers.index(True) if True in delivers else len(delivers)
         self.undelivered, self.delivering = self.steps[:first], self.steps[first:]  # from where gradients arrive
-        return {i for i, a in enumerate(self.inputs) if id(a) in read}
+        return {i for i, a in enumerate(self.inputs) if id(memory_owner(a)) in read}
 
     def take(self, arrays):
         for held, a in zip(self.inputs, arrays):
@@ -273,6 +280,18 @@ class NumPyProgram(Program):
 
 
 PROGRAM_OF: dict = {np: NumPyProgram}  # of the arrays of each library's namespace; `on_torch` adds its own
+
+
+def _laid_out_alike(a):
+    """A copy with the strides of a, on which the bits of sums over it depend."""
+    copy = np.array(a)
+    if copy.strides == a.strides or not a.size:
+        return copy
+    first, last = byte_bounds(a)
+    memory = np.zeros(last - first, np.uint8)
+    copy = np.ndarray(a.shape, a.dtype, memory, a.__array_interface__["data"][0] - first, a.strides)
+    copy[...] = a
+    return copy
 
 
 def _bound(step):

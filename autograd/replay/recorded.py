@@ -5,6 +5,7 @@ are overridden one by one). `Recorded` hands it on to the recorder in force, whi
 """
 
 import operator
+import threading
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,12 @@ import numpy as np
 from allgrad.autograd.arrays import NUMPY_TYPES, xp
 from allgrad.autograd.replay.structures import map_arrays
 
-recorder: Any = None  # the `recorder.Recorder` that is recording; None at other times
+
+class _Recording(threading.local):
+    by: Any = None  # the `recorder.Recorder` that is recording in this thread; None at other times
+
+
+recording = _Recording()
 
 METHODS = [
     "dot", "take", "astype", "copy", "reshape", "ravel", "flatten", "cumsum", "cumprod", "argmax", "argmin", "argsort",
@@ -68,6 +74,11 @@ class Recorded(np.ndarray):
     T = property(lambda self: _compute(operator.attrgetter("T"), (self,), {}))
     mT = property(lambda self: _compute(operator.attrgetter("mT"), (self,), {}))
 
+    @property
+    def flat(self):
+        _refuse("takes values as Python numbers or counts them (flat)")
+        return as_plain(self).flat
+
     def __getitem__(self, index):
         parts = index if isinstance(index, tuple) else (index,)
         if any(type(i) is Recorded and i.dtype == bool for i in parts):
@@ -78,7 +89,7 @@ class Recorded(np.ndarray):
         _compute(operator.setitem, (self, index, value), {})
 
     def __bool__(self):
-        return bool(as_plain(self)) if recorder is None else recorder.decide(self)
+        return bool(as_plain(self)) if recording.by is None else recording.by.decide(self)
 
 
 def as_plain(x):
@@ -87,13 +98,13 @@ def as_plain(x):
 
 
 def _refuse(what):
-    if recorder is not None:
-        recorder.refuse(what)
+    if recording.by is not None:
+        recording.by.refuse(what)
 
 
 def _compute(function, args, kwargs, out=None):
-    if recorder is not None:
-        return recorder.compute(function, args, kwargs, out)
+    if recording.by is not None:
+        return recording.by.compute(function, args, kwargs, out)
     args, kwargs = map_arrays(as_plain, (args, kwargs if out is None else {**kwargs, "out": out}))
     return function(*args, **kwargs)
 

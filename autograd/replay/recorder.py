@@ -27,6 +27,7 @@ from allgrad.autograd.replay.watch import Watch
 
 ACCEPT_OUT = {np.einsum, np.concatenate, np.ndarray.cumsum, np.ndarray.argmax, np.ndarray.argmin}
 FILLED = {np.zeros, np.ones, np.full, np.zeros_like, np.ones_like, np.full_like}
+LIKE_ANOTHER = {np.zeros_like, np.ones_like, np.full_like}  # of FILLED, those that are given an array for its shape
 METADATA = {np.shape, np.ndim, np.size, np.result_type, np.can_cast, np.may_share_memory, np.shares_memory}
 
 
@@ -164,7 +165,7 @@ class Recorder(Watch):
             self.add_step(function, by_position)
         elif function in ACCEPT_OUT or isinstance(getattr(function, "__self__", None), np.ufunc):
             self.add_step(function, args, {**kwargs, "out": out})
-        elif function in FILLED:
+        elif function in FILLED and len(arrays_of((args, kwargs))) == (function in LIKE_ANOTHER):
             self.add_step(np.ndarray.fill, (out, out.reshape(-1)[0] if out.size else 0))
         elif function in (np.ndarray.astype, np.ndarray.copy, np.copy, np.array) and out.shape == args[0].shape:
             self.add_step(np.copyto, (out, args[0], "unsafe"))

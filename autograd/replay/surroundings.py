@@ -2,6 +2,7 @@
 
 import operator
 from functools import partial
+from inspect import getattr_static
 from itertools import chain, islice
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
@@ -20,21 +21,22 @@ class Surroundings:
     places, names  the dicts and names of global variables that they name, and of attributes on the way to modules
     holders        the attributes of modules, lists and dicts of modules and tensors: live views of their values
     lists          the lists and dicts that the function names itself, with their values
-    attributes     (place, name, value) of other attributes that it names, such as numbers
+    attributes     (object, name, value) of other attributes that it names, such as numbers, also of classes and modules
     values         what was found in all others, one after the other
     """
 
     def __init__(self, function):
         self.cells, self.places, self.names, self.holders = [], [], [], []
         self.lists, self.attributes = [], []
-        self.seen, self.named, self.direct = {}, set(), set()
+        self.seen, self.named, self.direct, self.classes = {}, set(), set(), []
         waiting = [function]
         while waiting and len(self.seen) < MOST_OBJECTS:
             x = waiting.pop()
             if id(x) not in self.seen:
                 self.seen[id(x)] = x
                 waiting.extend(self._around(x))
-        del self.seen, self.named, self.direct
+        self._note_classes()
+        del self.seen, self.named, self.direct, self.classes
         self.values, self.held = [*self._now()], sum(map(len, self.holders))
 
     def unchanged(self):
@@ -67,6 +69,7 @@ class Surroundings:
             found += [*(x.__defaults__ or ()), *(x.__kwdefaults__ or {}).values()]
             if not own:
                 self.named |= _names(x.__code__)
+                found += [v for n in _names(x.__code__) if isinstance(v := x.__globals__.get(n), (type, ModuleType))]
                 self.direct.update(id(v) for v in found if isinstance(v, (list, dict)))
             return found
         if isinstance(x, (list, tuple, dict)):
@@ -74,17 +77,29 @@ class Surroundings:
             if id(x) in self.direct and len(x) <= LONGEST:
                 self.lists.append((values, [*values]))
             return self._hold(values)
-        if not hasattr(x, "__dict__") or isinstance(x, (type, ModuleType, Tensor, np.ndarray)):
+        if isinstance(x, (type, ModuleType)):
+            self.classes.append(x)
+            return ()
+        if not hasattr(x, "__dict__") or isinstance(x, (Tensor, np.ndarray)):
             return ()
         if _is_module(x):
             return self._hold(vars(x).values(), always=True)
+        self.classes.append(x)
         methods = [f for n in self.named if isinstance(f := getattr(type(x), n, None), FunctionType)]
         named = self.named.union(*[_names(f.__code__) for f in methods])
         self.direct.update(id(v) for name, v in vars(x).items() if name in named and isinstance(v, (list, dict)))
         held = [(name, v) for name, v in vars(x).items() if _counts(v)]
-        self.attributes += [(vars(x), name, v) for name, v in vars(x).items() if name in named and not _counts(v)]
+        self.attributes += [(x, name, v) for name, v in vars(x).items() if name in named and not _counts(v)]
         self._note(vars(x), [name for name, v in held if _is_module(v) or isinstance(v, (Tensor, FunctionType))])
         return [*methods, *[v for _, v in held]]
+
+    def _note_classes(self):
+        """Note what the functions name of classes and modules, and of objects what their classes have."""
+        for x in self.classes:
+            places = [x] if isinstance(x, ModuleType) else x.__mro__ if isinstance(x, type) else type(x).__mro__
+            for name in self.named.intersection(chain(*map(vars, places))):
+                if _is_plain(value := getattr_static(x, name)):
+                    self.attributes.append((x, name, value))
 
     def _note(self, place, names):
         self.places += [place] * len(names)
@@ -103,8 +118,8 @@ def _same_list(found):
 
 
 def _same_attribute(found):
-    place, name, before = found
-    return place.get(name) is before
+    owner, name, before = found
+    return getattr(owner, name, None) is before
 
 
 def _content(cell):
@@ -121,6 +136,11 @@ def _names(code):
 
 def _is_fixed(x):
     return x is None or isinstance(x, (type, ModuleType))
+
+
+def _is_plain(x):
+    """Whether x, of a class or a module of Python's, is a value: no method, property, class or module."""
+    return not (callable(x) or hasattr(x, "__get__") or isinstance(x, ModuleType))
 
 
 def _is_module(x):

@@ -68,6 +68,10 @@ class Watch:
 
     def run(self, function, inputs):
         """function(*inputs), recorded; what it returned."""
+        with lock:  # what is exchanged below has to be the engine's own, and not that of another thread's recording
+            return self._run(function, inputs)
+
+    def _run(self, function, inputs):
         usual, grad, refusing, slot = graph.backward, Tensor.grad, self.refusing, vars(Tensor)["data"]
         change, assign = Tensor.change, Tensor.assign
 
@@ -104,7 +108,6 @@ class Watch:
 
         with (
             self.effects.undone(),
-            lock,
             setting(capturing=True),
             instrumented("capture", self._show_rule),
             patched("capture", Leaf, accumulate=in_this_thread(ACCUMULATE, self.accumulate)),
@@ -136,11 +139,11 @@ class Watch:
     @contextmanager
     def reporting(self):
         """Context in which arrays report what is computed with them."""
-        recorded.recorder = self
+        recorded.recording.by = self
         try:
             yield
         finally:
-            recorded.recorder = None
+            recorded.recording.by = None
 
     def refuse(self, what):
         """Stop the recording: the operation does `what`."""

@@ -72,7 +72,7 @@ class DistributedDataParallel:
                 in torch's SyncBatchNorm, which is slower, see `SyncBatchNorm`
     capture     replay forward and backward of shards of one shape and weight, see `ag.capture`: then `backward` takes
                 the same loss every time. "auto": where it pays, see `ShardGradients.captures`; what cannot be replayed
-                is then computed as without
+                is then computed as without. The loss and the model must do nothing besides, such as counting calls
     timeline    a `Timeline` that is to record some steps, or None
 
     The fields of the groups may also be given by themselves: reduce, wire, compress, overlap and bucket, which is

@@ -113,13 +113,15 @@ class ShardGradients:
     def captures(self, arrays):
         """Whether a shard of these arrays is replayed, which changes no bit.
 
-        "auto": on the CPU, after so many shards as AFTER says, if it has at most MOST_ELEMENTS, and its samples times
-        the parameters are at most MOST_WORK.
+        "auto": on the CPU, after so many shards as AFTER says, if its arrays are of one type and have at most
+        MOST_ELEMENTS, and its samples times the parameters are at most MOST_WORK.
         """
         if self.capture != "auto":
             return self.capture == "on"
         self.seen += 1
-        if self.seen <= AFTER or sum(math.prod(a.shape) for a in arrays) > MOST_ELEMENTS:
+        if self.seen <= AFTER or len({*map(type, arrays)}) > 1 or not hasattr(arrays[0], "shape"):
+            return False
+        if sum(math.prod(a.shape) for a in arrays) > MOST_ELEMENTS:
             return False
         return math.prod(self.arena.data.shape) * len(arrays[0]) <= MOST_WORK
 
@@ -145,7 +147,8 @@ class ShardGradients:
             return self.captured[key](*arrays)
         except CannotReplay as error:  # before it has had any effect
             if self.capture != "auto":
-                raise
+                todo = "give {capture:auto}, which computes as without what cannot be replayed"
+                raise ConfigurationError("{error.value}: " + todo, error=error) from None
             self.leave_out_capture(str(error))
             return forward_backward(*arrays)
 

@@ -35,7 +35,6 @@ OPTIMIZERS = {  # a study's word for an optimizer with options
 }
 METRICS = tuple(f"{part}_{name}" for name in ("loss", "accuracy", "mse", "mae", "r2") for part in ("train", "val"))
 RISING = "accuracy", "r2"  # metrics that are the better the larger, 1 at most
-CAPTURE_AFTER = 100  # steps, about as many as a recording takes longer than the replays so far would have saved
 HARDEST = 8  # one of so many samples, those of the largest losses, may show that a metric is above the target
 GROWTH = 20.0  # a loss that has risen by so many times what it began with, or its spread over samples, has diverged
 DEFAULTS: dict[str, Any] = {
@@ -150,7 +149,10 @@ class Run:
         self.data = self.load()
         self.model = workload.build(config)
         shards = config["shards"]
-        self.parallel = ddp.DistributedDataParallel(self.model, self.comm, shards, **self.exchange())
+        own = config["model_sha256"] is not None or config["objective"] is not None  # which may do more than compute
+        self.parallel = ddp.DistributedDataParallel(
+            self.model, self.comm, shards, capture="off" if own else "auto", **self.exchange()
+        )
         self.arena = self.parallel.arena
         arrays = self.data.train_x, self.data.train_y
         self.loader = ddp.DataLoader(
@@ -192,23 +194,10 @@ class Run:
     def advance(self, stop: int) -> list[float]:
         """Take steps until `t` is `stop` or a loss is not finite; returns their losses."""
         losses: list[float] = []
-        gradients = self.parallel.shard_gradients
         while self.t < stop and (not losses or math.isfinite(losses[-1])):
-            if self.t == CAPTURE_AFTER:
-                gradients.capture = "on" if self._may_capture() else "off"
-            try:
-                losses.append(self.step())
-            except RuntimeError as error:  # of a recording, before anything has changed; the model's own comes again
-                if gradients.capture == "off" or isinstance(error, ddp.PeerLost):
-                    raise
-                gradients.capture = "off"
-                losses.append(self.step())
+            losses.append(self.step())
             self.t += 1
         return losses
-
-    def _may_capture(self):
-        """Whether forward and backward may be replayed: of a model and a loss that do nothing else."""
-        return self.config["model_sha256"] is None and self.config["objective"] is None
 
     # --- what it can say ---------------------------------------------------------------------------------------------
 

@@ -1,5 +1,7 @@
 """Captured steps: the bits of the function itself, its errors and hooks, whatever comes after the recording."""
 
+import gc
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -7,6 +9,9 @@ import pytest
 
 import allgrad as ag
 from allgrad import nn, optim
+from allgrad.autograd.replay import CannotReplay, watch
+from allgrad.autograd.replay.program import NumPyProgram
+from allgrad.autograd.replay.recorder import Recorder
 from tests.autograd.replay.steps import LIBRARIES, as_arrays, step_of
 
 
@@ -290,6 +295,112 @@ def test_threads_replay_side_by_side():
     f(x)
     f(x * np.float32(2))
     np.testing.assert_allclose(got, times * w.grad, rtol=1e-4)
+
+
+def in_a_thread(function, *args):
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function, *args).result()
+
+
+def test_a_thread_that_waited_for_the_recording_of_another_does_not_bring_it_back(monkeypatch):
+    first_records, second_waits, second_records, looked = (threading.Event() for _ in range(4))
+
+    class Announced:
+        """The lock of recordings, which tells when the second thread asks for it."""
+
+        def __enter__(self):
+            if threading.current_thread() is not first:
+                second_waits.set()
+            return usual.__enter__()
+
+        def __exit__(self, *error):
+            return usual.__exit__(*error)
+
+    def first_step(x):
+        first_records.set()
+        assert second_waits.wait(10)
+        return f(x)
+
+    def second_step(x):
+        second_records.set()
+        assert looked.wait(10)
+        return f(x)
+
+    def second():
+        assert first_records.wait(10)
+        return ag.capture(second_step)(x).item()
+
+    f, w, x = step_of(lambda x, w: x @ w)
+    found, usual, first = w.data, watch.lock, threading.current_thread()
+    monkeypatch.setattr(watch, "lock", Announced())
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(second)
+        Recorder().run(first_step, [x])
+        assert second_records.wait(10)
+        seen = w.data
+        looked.set()
+        assert other.result() == f(x).item() and seen is found
+
+
+def test_what_another_thread_computes_is_not_recorded():
+    f, _, x = step_of(lambda x, w: x @ w)
+    kept = []
+
+    def keeping(x):
+        kept.append(x)
+        return f(x)
+
+    with pytest.raises(CannotReplay, match="keeps something that it computed"):
+        ag.capture(keeping)(x)
+
+    def beside(x):
+        sums.append(in_a_thread(lambda: (kept[0] * 2.0).sum()))
+        return f(x)
+
+    sums: list = []
+    ag.capture(beside)(x)
+    assert {*sums} == {(x * 2.0).sum()}
+
+
+def test_programs_of_a_thread_are_gone_with_it():
+    f, _, x = step_of(lambda x, w: x @ w)
+    step = ag.capture(f)
+    programs = lambda: [p for p in gc.get_objects() if type(p) is NumPyProgram and p.function is f]
+    in_a_thread(step, x)
+    gc.collect()
+    assert not programs()
+    step(x)
+    assert len(programs()) == 1
+
+
+LAYOUTS = {
+    "the same row again": lambda x: np.broadcast_to(x[0], x.shape),
+    "the same column again": lambda x: np.broadcast_to(x[:, :1], x.shape),
+    "every other column": lambda x: np.repeat(x, 2, 1)[:, ::2],
+    "backwards": lambda x: x[::-1, ::-1],
+    "by columns": np.asfortranarray,
+    "one column of many": lambda x: x[:, 1:2],
+    "no rows": lambda x: x[:0, ::2],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_arguments_may_lie_in_memory_in_any_way(layout):
+    rng = np.random.default_rng(0)
+    w = ag.tensor(rng.standard_normal((9, 33)).astype("f4"), requires_grad=True)
+
+    def f(x):
+        y = ((ag.Tensor(x) * w[0, : x.shape[1]]).sum(0) ** 2).sum() + (ag.Tensor(x) @ w[:, : x.shape[1]].T).sum()
+        y.backward()
+        return y
+
+    step = ag.capture(f)
+    for _ in range(4):
+        x, found = LAYOUTS[layout](rng.standard_normal((17, 33)).astype("f4")), []
+        for compute in (f, step):
+            w.grad = None
+            found.append((compute(x).item(), w.grad.tobytes()))
+        assert found[0] == found[1]
 
 
 def test_an_error_of_a_hook_is_not_taken_for_that_of_an_index():

@@ -57,6 +57,7 @@ REFUSED = {
     "the function writes to an array made elsewhere": lambda x, w: x.__imul__(2.0) @ w,
     "sum takes values as Python numbers .*item": lambda x, w: x @ w * (x @ w).sum().item(),
     "the function takes values as Python numbers .*float": lambda x, w: float(x.sum()) * x @ w,
+    "matmul takes values .*flat": lambda x, w: x @ w * x.flat[0],
     "matmul takes values .*tolist": lambda x, w: x @ w * len((x @ w).tolist()),
     "matmul takes from numpy's nonzero a result whose shape": lambda x, w: (x @ w)[np.nonzero(x[:, 0])],
     "getitem picks elements by a mask": lambda x, w: (x @ w)[x[:, 0] > 0.5],
@@ -108,6 +109,29 @@ def test_an_argument_that_is_used_unseen_is_found_when_it_changes_first():
     with pytest.raises(RuntimeError, match=r"reads an argument unseen, as by np\.asarray"):
         step(x, y[::-1].copy())
     assert w.grad is None
+
+
+FILLED = {
+    "full": lambda x, n: np.full((4, 2), n, "f", like=x),
+    "full by names": lambda x, n: np.full(shape=(4, 2), fill_value=n, dtype="f", like=x),
+    "full_like": lambda x, n: np.full_like(x, n),
+    "full_like of a number": lambda x, n: np.full_like(x, 2.0) * n.astype("f"),
+}
+
+
+@pytest.mark.parametrize("name", FILLED)
+def test_arrays_may_be_filled_with_what_was_computed(name):
+    w = ag.tensor(np.arange(6.0, dtype="f").reshape(2, 3), requires_grad=True)
+
+    def f(x):
+        loss = (FILLED[name](x, (x > 0).sum()) @ w).sum()
+        loss.backward()
+        return loss
+
+    step = ag.capture(f)
+    for row in ([1, -1], [-1, 1], [1, 1], [-1, -1]):  # of the second, with which the first is compared, the same count
+        x = np.repeat(np.array([row], "f"), 4, 0)
+        assert step(x).item() == f(x).item()
 
 
 UNSEEN = {

@@ -1,7 +1,7 @@
 """What is noticed around a function, and what may change without being noticed."""
 
 from functools import partial
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -60,6 +60,15 @@ def test_globals_that_a_function_names_are_noticed():
     assert before.unchanged()
 
 
+class Settings:
+    scale = 1.0
+    log = 0
+
+
+class Older(Settings):
+    pass
+
+
 STATE, RATES, SETTINGS = {"scale": 1.0}, [1.0], SimpleNamespace(scale=1.0, inner={"scale": 1.0}, log=0)
 
 
@@ -71,7 +80,7 @@ class Scaled:
         return x * self.scale
 
 
-SCALED = Scaled()
+SCALED, OLDER, MODULE = Scaled(), Older(), ModuleType("settings")
 
 
 @pytest.mark.parametrize(
@@ -84,11 +93,20 @@ SCALED = Scaled()
         (lambda x, state=STATE: x * state["scale"], lambda value: STATE.update(scale=value)),
         (SCALED.loss, lambda value: setattr(SCALED, "scale", value)),
         (lambda x: SCALED.loss(x), lambda value: setattr(SCALED, "scale", value)),
+        (lambda x: x * Settings.scale, lambda value: setattr(Settings, "scale", value)),
+        (lambda x: x * Older.scale, lambda value: setattr(Settings, "scale", value)),
+        (lambda x: x * OLDER.scale, lambda value: setattr(Settings, "scale", value)),
+        (lambda x: x * OLDER.scale, lambda value: setattr(OLDER, "scale", value)),
+        ((lambda settings: lambda x: x * settings.scale)(Settings), lambda value: setattr(Settings, "scale", value)),
+        (lambda x: x * MODULE.scale, lambda value: setattr(MODULE, "scale", value)),
     ],
 )
 def test_numbers_in_lists_dicts_and_attributes_that_a_function_names_are_noticed(function, change):
+    Settings.scale = MODULE.scale = 1.0
+    vars(OLDER).clear()
     before = Surroundings(function)
     SETTINGS.log += 1
+    Settings.log += 1
     SCALED.calls += 1
     assert before.unchanged()
     change(2.0)

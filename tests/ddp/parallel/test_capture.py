@@ -15,6 +15,7 @@ from allgrad.ddp import (
     NoiseScale,
     Placement,
     Timeline,
+    Weighted,
 )
 from allgrad.ddp.data import Batch, Shard
 from allgrad.ddp.parallel import shard_gradients
@@ -146,6 +147,45 @@ def test_auto_computes_as_without_what_cannot_be_replayed():
     loss = lambda x, y: ag.cross_entropy(model(x), y) * float(ag.relu(model[0](x)).sum() * 0.0 + 1.0)
     found, weights = automatic(model, loss)
     assert found.capture == "off" and "takes values as Python numbers" in found.capture_why
+    assert weights == automatic(normalised(), capture="off")[1]
+
+
+def test_auto_computes_itself_what_has_other_things_than_arrays():
+    losses = []
+    for capture in ("off", "auto"):
+        model = mlp()
+        parallel = DistributedDataParallel(model, shards=1, capture=capture)
+        parallel.shard_gradients.seen = shard_gradients.AFTER
+        batch = Batch(0, 0, 40, 1, 0, [Shard(0, np.arange(40), (X, LABELS.tolist()))])
+        losses.append(parallel.backward(batch, lambda x, y, model=model: ag.cross_entropy(model(x), np.array(y))))
+    assert losses[0] == losses[1]
+
+
+def test_weights_that_a_gradient_is_divided_by_may_change():
+    def loss(x, y):
+        counts = (y > 0).astype("f4")
+        return Weighted((ag.cross_entropy(model(x), y, "none") * counts).sum(), counts.sum())
+
+    model, found = mlp(), []
+    for capture in ("off", "on"):
+        parallel = DistributedDataParallel(model, shards=1, reduce="adasum", capture=capture)
+        for labels in ([1, 0, 2], [2, 1, 0], [1, 1, 2], [0, 0, 1], [0, 0, 0]):
+            batch = Batch(0, 0, 3, 1, 0, [Shard(0, np.arange(3), (X[:3] + np.float32(labels[0]), np.array(labels)))])
+            parallel.backward(batch, loss)
+            found.append(parallel.arena.grad.tobytes())
+    assert found[:5] == found[5:]
+
+
+def test_what_turns_out_not_to_be_replayable_is_told_with_what_to_do():
+    model = normalised()
+    with pytest.raises(ConfigurationError, match=r"\(item\): give capture='auto', which computes as"):
+        automatic(model, lambda x, y: ag.cross_entropy(model(x), y) * ag.relu(model[0](x)).sum().item(), capture="on")
+
+
+def test_auto_computes_itself_where_anomalies_are_looked_for():
+    with ag.detect_anomaly():
+        found, weights = automatic(normalised())
+    assert found.capture == "off" and "detect_anomaly" in found.capture_why
     assert weights == automatic(normalised(), capture="off")[1]
 
 

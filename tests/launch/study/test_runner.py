@@ -10,7 +10,8 @@ import pytest
 import allgrad as ag
 from allgrad import ddp, nn
 from allgrad.autograd.random import generator
-from allgrad.launch.study import Lab, fit, outlook, runner
+from allgrad.ddp.parallel import shard_gradients
+from allgrad.launch.study import Lab, fit, outlook
 from allgrad.launch.study.experiments import tune
 from allgrad.launch.study.runner import Run, configuration, execute, to_target
 from allgrad.launch.study.workload import Workload
@@ -178,7 +179,7 @@ def test_captured_steps_have_the_same_bits(monkeypatch, work, given):
     config = configuration(Workload(**work), given.pop("optimizer", "sgd"), lr=0.01, steps=30, **given)
     plain = Run(config)
     losses = plain.advance(30)
-    monkeypatch.setattr(runner, "CAPTURE_AFTER", 5)
+    monkeypatch.setattr(shard_gradients, "AFTER", 5)
     run = Run(config)
     assert run.advance(30) == losses and run.arena.data.tobytes() == plain.arena.data.tobytes()
     assert run.parallel.shard_gradients.captured
@@ -187,7 +188,7 @@ def test_captured_steps_have_the_same_bits(monkeypatch, work, given):
 def test_what_cannot_be_captured_is_computed_itself(monkeypatch):
     config = configuration(DIGITS, "sgd", lr=0.01, steps=9)
     losses = Run(config).advance(9)
-    monkeypatch.setattr(runner, "CAPTURE_AFTER", 5)
+    monkeypatch.setattr(shard_gradients, "AFTER", 5)
     run = Run(config)
     loss, run.loss = run.loss, lambda x, y: loss(x, y) * float(ag.relu(run.model(x)).sum() * 0.0 + 1.0)
     assert run.advance(9) == losses and run.parallel.shard_gradients.capture == "off"
