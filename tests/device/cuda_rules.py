@@ -32,6 +32,9 @@ NOT_DETERMINISTIC = {  # have no deterministic kernel for CUDA, and raise if one
 }  # fmt: skip
 NOT_DETERMINISTIC_FOR_FLOATS = {aten.cumsum, aten.cumsum_}
 
+# What kernels of the CPU raise for the values of labels and indices, which kernels of CUDA find out by themselves.
+OUT_OF_RANGE = r"index out of range in self|is out of bounds|tried to access index"
+
 NO_LAUNCH = {  # views, empty arrays and questions about them
     "view", "reshape", "permute", "transpose", "t", "detach", "slice", "select", "unsqueeze", "squeeze", "expand",
     "as_strided", "alias", "split", "split_with_sizes", "unbind", "_unsafe_view", "_reshape_alias", "diagonal",
