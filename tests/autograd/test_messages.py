@@ -664,7 +664,7 @@ TABLE = [
     (V, "Plateau: patience, threshold and cooldown are at least 0, got -1, 0.0001 and 0",
      lambda: schedule.Plateau(0.1, patience=-1)),
     (V, "inverse: half must be above 0, got nan", lambda: schedule.inverse(0.1, np.nan)),
-    (TypeError, "capture: takes NumPy arrays, got list, Tensor", lambda: ag.capture(len)([1.0], tensor(2))),
+    (TypeError, "capture: takes NumPy arrays, or tensors of torch, got list, Tensor", lambda: ag.capture(len)([1.0], tensor(2))),
     (R, "cannot be captured: dropout draws random numbers",
      lambda: ag.capture(lambda x: ag.dropout(x * tensor(2)))(np.ones(2))),
     (R, "cannot be captured: a replay gives other bits than the function itself, which depends on more than arguments "

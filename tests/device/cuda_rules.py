@@ -11,7 +11,7 @@ aten = torch.ops.aten
 WAITS = {  # the host waits until the device has computed the result
     aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.is_nonzero, aten.equal, aten._unique2,
     aten.unique_dim, aten.unique_consecutive, aten.unique_dim_consecutive, aten.bincount, aten.histc,
-    aten.linalg_eigvals, aten.linalg_eig,
+    aten.linalg_eigvals, aten.linalg_eig, aten._linalg_eigh, aten._linalg_svd, aten._linalg_check_errors, aten.allclose,
 }  # fmt: skip
 
 INDEXED = {  # host indices are copied to the device, and those by a mask are counted there

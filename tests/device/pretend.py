@@ -284,7 +284,8 @@ class Device:
             return name
         if packet in rules.INDEXED and given:
             indices = [x for x in tree_leaves(args[1]) if isinstance(x, torch.Tensor)]
-            if any(x.dtype == torch.bool for x in indices):
+            filled = len(indices) == 1 and [x.numel() for x in host if x is not indices[0]] == [1]  # by masked_fill
+            if any(x.dtype == torch.bool for x in indices) and not filled:
                 return f"{name} by a mask"
             if any(type(x) is not OnDevice and x.dim() for x in indices):
                 return f"{name} by indices of the host"
