@@ -25,12 +25,11 @@ def attend(q, k, v, *, mask, causal, scale):
     if not q.shape[:-2] == k.shape[:-2] == v.shape[:-2]:
         return NotImplemented
     shapes, result = (q.shape, k.shape, v.shape), (*q.shape[:-1], v.shape[-1])
-    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in map(_with_four_axes, (q, k, v)))
+    q, k, v = map(_aligned, map(_with_four_axes, (q, k, v)))
     somewhere = None
     if mask is not None:
         mask, somewhere = _as_scores(mask, q.dtype)
-        mask = _with_four_axes(mask.expand(*result[:-1], k.shape[-2]))
-        mask = mask if mask.stride(-1) == 1 else mask.contiguous()
+        mask = _aligned(_with_four_axes(mask.expand(*result[:-1], k.shape[-2])))
     kernel = _kernel_for(q, k, v, mask, causal)
     if kernel is None:
         return NotImplemented
@@ -39,7 +38,8 @@ def attend(q, k, v, *, mask, causal, scale):
 
     def pullback(g):
         g = g if somewhere is None else g * somewhere
-        return [d.reshape(shape) for d, shape in zip(back(g.reshape(q.shape[:-1] + v.shape[-1:])), shapes)]
+        g = _aligned(g.reshape(q.shape[:-1] + v.shape[-1:]))
+        return [d.reshape(shape) for d, shape in zip(back(g), shapes)]
 
     return y if somewhere is None else y * somewhere, *shared(pullback, 3)
 
@@ -51,8 +51,15 @@ def _with_four_axes(x):
     )
 
 
+def _aligned(x):
+    """x, or a copy whose rows are neighbours in memory and begin where kernels of CUDA can read them."""
+    rows = x.is_cpu or not (x.storage_offset() % ALIGNED or any(s % ALIGNED for s in x.stride()[:-1]))
+    return x if rows and x.stride(-1) == 1 else x.contiguous()
+
+
 def _as_scores(mask, dtype):
     """A mask as numbers to add to the scores, none -inf in a whole row, and which rows may look somewhere."""
+    mask = mask if mask.dtype is torch.bool else mask.to(dtype)  # where -1e9 may be -inf
     allowed = mask if mask.dtype is torch.bool else mask != -math.inf
     somewhere = allowed.any(-1, keepdim=True)
     scores = torch.where(mask, 0.0, -math.inf) if mask.dtype is torch.bool else mask

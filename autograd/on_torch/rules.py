@@ -24,7 +24,8 @@ def torch_rule(operation):
     """Decorator of a rule: the operation, a primitive, computes by it whenever its first argument is a torch tensor.
 
     The rule has the arguments and vjps of the operation's own, which stays in force for other arrays and inside nested
-    derivatives: this one need not work on Tensors. It returns NotImplemented where torch has no kernel.
+    derivatives: this one need not work on Tensors. It returns NotImplemented where torch has no kernel. Either is given
+    gradients in the dtype of its value: where float32 met half precision they arrive in float32, and kernels refuse it.
     """
 
     def register(rule):
@@ -42,14 +43,19 @@ def _chosen(rule, usual):
             return usual(*args, **static)
         found = rule(*args, **static)
         if found is NotImplemented:
-            return usual(*args, **static)
+            value, *vjps = usual(*args, **static)
+            return value, *[given(value.dtype, vjp, vjp) for vjp in vjps]
         value, *vjps = found
-        return value, *[guarded(i, vjp, args, static) for i, vjp in enumerate(vjps, 1)]
+        return value, *[given(value.dtype, vjp, nested(i, args, static)) for i, vjp in enumerate(vjps, 1)]
 
-    def guarded(i, vjp, args, static):
-        """The vjp; that of the usual rule if g is a Tensor, because the walk is itself being recorded."""
+    def given(dtype, vjp, nested):
+        """The vjp, or the nested one if g is a Tensor, because the walk is itself being recorded."""
+        return lambda g: nested(g) if type(g) is Tensor else vjp(g if g.dtype is dtype else g.to(dtype))
+
+    def nested(i, args, static):
+        """A vjp of the usual rule."""
         lifted = lambda: [Tensor(x) if type(x) in TENSORS else x for x in args]
-        return lambda g: usual(*lifted(), **static)[i](g) if type(g) is Tensor else vjp(g)
+        return lambda g: usual(*lifted(), **static)[i](g)
 
     return chosen
 
@@ -118,6 +124,10 @@ def linear(x, weight, bias=None):
 
 def _rows(x):
     return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
+for product in (linalg.matmul, linalg._einsum):
+    torch_rule(product)(lambda *args, **static: NotImplemented)  # for the dtype of gradients alone
 
 
 @torch_rule(indexing._embedding)

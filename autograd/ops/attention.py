@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 from allgrad.autograd.arrays import astype, is_torch, kind, lower_triangle, on_cpu, to_backend_of, xp
 from allgrad.autograd.engine import Tensor, number, primitive, shape_of, unfused, unwrap
 from allgrad.autograd.engine.tensor import loses_gradient
@@ -47,12 +49,13 @@ def _composed(query, key, value, attn_mask, dropout_p, is_causal, scale):
     if attn_mask is None:
         return matmul(dropout(softmax(scores), dropout_p), value)
     mask = to_backend_of(unwrap(attn_mask), unwrap(scores))
+    if kind(mask.dtype) != "b" and type(attn_mask) is not Tensor:
+        with np.errstate(over="ignore"):  # of half precision, where -1e9 is -inf
+            attn_mask = mask = astype(mask, scores.dtype)
     allowed = mask if kind(mask.dtype) == "b" else mask != -math.inf
     somewhere = allowed.any(axis=-1, keepdims=True)
     if kind(mask.dtype) == "b":
-        mask = xp[type(mask)].where(mask, 0.0, -math.inf)
-    if type(attn_mask) is not Tensor:
-        attn_mask = astype(mask, scores.dtype)
+        attn_mask = astype(xp[type(mask)].where(mask, 0.0, -math.inf), scores.dtype)
     y = matmul(dropout(softmax(scores + where(somewhere, attn_mask, 0.0)), dropout_p), value)
     return y if on_cpu(somewhere) and somewhere.all() else y * somewhere
 

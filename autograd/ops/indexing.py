@@ -15,11 +15,13 @@ from allgrad.autograd.arrays import (
     like_arg,
     mask_grad,
     normalize_axis,
+    on_cpu,
     record_as_one_step,
     xp,
 )
 from allgrad.autograd.engine import Tensor, attach_methods, linear_map, own_copy, primitive, shape_of, unwrap
 from allgrad.autograd.ops.elementwise import where
+from allgrad.autograd.ops.labels import safe_labels
 
 
 def getitem(a, index):
@@ -145,14 +147,20 @@ def masked_fill(a, mask, value):
 
 
 def embedding(indices, weight, padding_idx=None):
-    """Rows of a table weight (V, D) for integers 0 .. V-1 (...), as (..., D). Row padding_idx gets no gradient."""
+    """Rows of a table weight (V, D) for integers 0 .. V-1 (...), as (..., D). Row padding_idx gets no gradient.
+
+    ValueError or IndexError for other integers; on a device, where nobody waits for them, they get rows of nan.
+    """
     indices = own_copy(integers(unwrap(indices), unwrap(weight)), indices)
     if kind(indices.dtype) not in "iu" or (type(indices) in NUMPY_TYPES and indices.min(initial=0) < 0):
         got = f"{indices.dtype} indices from {indices.min()} on"
         raise ValueError(f"embedding: rows of a table {weight.shape} are numbered from 0, got {got}")
     if weight.ndim != 2 or (padding_idx is not None and not -weight.shape[0] <= padding_idx < weight.shape[0]):
         raise ValueError(f"embedding: needs a table (V, D) and padding_idx in it, got {weight.shape} and {padding_idx}")
-    return _embedding(weight, indices=indices, padding=padding_idx)
+    if on_cpu(indices):
+        return _embedding(weight, indices=indices, padding=padding_idx)
+    indices, off = safe_labels("embedding", indices, weight.shape[0], 0)
+    return where((off != 0)[..., None], math.nan, _embedding(weight, indices=indices, padding=padding_idx))
 
 
 @primitive

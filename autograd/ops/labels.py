@@ -1,8 +1,9 @@
-"""Labels: integers that name classes, and what becomes of those that name none.
+"""Labels: integers that name classes, or rows of a table, and what becomes of those that name none.
 
 On the CPU a loss looks at its labels, and raises. On a device nobody waits for them, and a kernel that is given a label
 out of range ends everything that the process has there. So no kernel is: the loss and the gradient of such a label are
-nan, and how far it was out of range is kept on the device, where `unknown_label` finds it.
+nan, as is the row that `embedding` finds for it, and how far it was out of range is kept on the device, where
+`unknown_label` finds it.
 """
 
 import math
@@ -15,8 +16,9 @@ _out_of_range: dict = {}
 
 
 def not_a_class(name, label, classes):
-    """The error of a label that is no class."""
-    return ValueError(f"{name}: label {label} is not one of the {classes} classes 0 .. {classes - 1}")
+    """The error of a label that is no class, or of an index that is no row of a table."""
+    one, all_of_them = ("index", "rows") if name == "embedding" else ("label", "classes")
+    return ValueError(f"{name}: {one} {label} is not one of the {classes} {all_of_them} 0 .. {classes - 1}")
 
 
 def safe_labels(name, labels, classes, ignore_index):

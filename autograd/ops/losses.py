@@ -41,6 +41,7 @@ from allgrad.autograd.engine import (
     unwrap,
 )
 from allgrad.autograd.ops.activations import log_softmax, softplus
+from allgrad.autograd.ops.conversions import cast
 from allgrad.autograd.ops.elementwise import abs, exp, log, mul, sub, where
 from allgrad.autograd.ops.indexing import take_along_dim
 from allgrad.autograd.ops.labels import not_a_class, safe_labels, spoil
@@ -259,9 +260,9 @@ def _cross_entropy_of_counted(z, t, reduction, weight, ignore_index, smoothing):
     loss = _cross_entropy_of_rows(z, labels, "none")
     if not smoothing:
         return _of_counted(loss, labels, counts, weight, reduction)
-    log_p, weights = log_softmax(z, classes), counts
+    log_p, weights = log_softmax(cast(z, loss.dtype), classes), counts
     if weight is not None:
-        log_p = log_p * cast_like(unwrap(weight), unwrap(z)).reshape(-1, *(1,) * (z.ndim - classes - 1))
+        log_p = log_p * cast_like(unwrap(weight), unwrap(loss)).reshape(-1, *(1,) * (z.ndim - classes - 1))
         loss, weights = loss * (of_labels := _weights(weight, labels, loss)), of_labels * counts
     uniform = -log_p.sum(classes)
     loss = where(counts, (1.0 - smoothing) * loss + (smoothing / z.shape[classes]) * uniform, 0.0)

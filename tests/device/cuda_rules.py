@@ -11,7 +11,7 @@ aten = torch.ops.aten
 WAITS = {  # the host waits until the device has computed the result
     aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.is_nonzero, aten.equal, aten._unique2,
     aten.unique_dim, aten.unique_consecutive, aten.unique_dim_consecutive, aten.bincount, aten.histc,
-    aten.linalg_eigvals, aten.linalg_eig,
+    aten.linalg_eigvals, aten.linalg_eig, aten._linalg_eigh, aten._linalg_svd, aten._linalg_check_errors, aten.allclose,
 }  # fmt: skip
 
 INDEXED = {  # host indices are copied to the device, and those by a mask are counted there
@@ -31,6 +31,9 @@ NOT_DETERMINISTIC = {  # have no deterministic kernel for CUDA, and raise if one
     aten.grid_sampler_2d_backward, aten.bincount,
 }  # fmt: skip
 NOT_DETERMINISTIC_FOR_FLOATS = {aten.cumsum, aten.cumsum_}
+
+# What kernels of the CPU raise for the values of labels and indices, which kernels of CUDA find out by themselves.
+OUT_OF_RANGE = r"index out of range in self|is out of bounds|tried to access index"
 
 NO_LAUNCH = {  # views, empty arrays and questions about them
     "view", "reshape", "permute", "transpose", "t", "detach", "slice", "select", "unsqueeze", "squeeze", "expand",

@@ -11,7 +11,7 @@ Values are those of the CPU, bit for bit. Everything that this device is asked t
 
   * counts kernels, copies, and what makes the host wait, with the lines of the project that asked for it
   * refuses what CUDA refuses: tensors of host and device in one operation, kernels that are not deterministic where
-    torch.use_deterministic_algorithms asks for such, and labels out of range, which would end the CUDA context
+    torch.use_deterministic_algorithms asks for such, and labels and indices out of range, which would end the context
   * refuses races between streams, and between the host and copies that are under way: see `streams`
   * follows how many bytes of device memory are in use, and raises torch.OutOfMemoryError beyond `memory`
 
@@ -21,6 +21,7 @@ kernels' own limits of dtypes and layouts, their rounding, and how long they tak
 
 import contextlib
 import ctypes
+import re
 import sys
 import threading
 import weakref
@@ -205,7 +206,12 @@ class Device:
             return None
         args, kwargs = tree_map(inner, (args, kwargs))
         stand_in = (stand_ins.OF_SHAPES if meta else stand_ins.WITH_VALUES).get(func, func)
-        y = stand_in(*args, **kwargs)
+        try:
+            y = stand_in(*args, **kwargs)
+        except (IndexError, RuntimeError) as error:
+            if re.search(rules.OUT_OF_RANGE, str(error)):
+                raise DeviceAssert(f"{packet}: {error}, at {where_in_project()}") from None
+            raise
         copied = packet is aten._to_copy and isinstance(y, torch.Tensor)
         return y.clone() if copied and y is args[0] else y
 
@@ -253,10 +259,6 @@ class Device:
             floats = bool(given) and given[0].is_floating_point()
             if packet in rules.NOT_DETERMINISTIC or (packet in rules.NOT_DETERMINISTIC_FOR_FLOATS and floats):
                 raise NotDeterministic(f"{packet} has no deterministic kernel, at {where_in_project()}")
-        if packet in (aten.nll_loss_forward, aten.nll_loss2d_forward) and self.inside.type == "cpu":
-            labels, ignored, classes = args[1].inner, args[4], args[0].shape[1 if args[0].dim() > 1 else 0]
-            if bool(((labels != ignored) & ((labels < 0) | (labels >= classes))).any()):
-                raise DeviceAssert(f"{packet}: a label is not below {classes}, at {where_in_project()}")
 
     def _leaves(self, packet, args, asked):
         """Whether a copy goes from the device to the host."""
@@ -282,7 +284,8 @@ class Device:
             return name
         if packet in rules.INDEXED and given:
             indices = [x for x in tree_leaves(args[1]) if isinstance(x, torch.Tensor)]
-            if any(x.dtype == torch.bool for x in indices):
+            filled = len(indices) == 1 and [x.numel() for x in host if x is not indices[0]] == [1]  # by masked_fill
+            if any(x.dtype == torch.bool for x in indices) and not filled:
                 return f"{name} by a mask"
             if any(type(x) is not OnDevice and x.dim() for x in indices):
                 return f"{name} by indices of the host"

@@ -9,7 +9,7 @@ HALVES = (torch.float16, torch.bfloat16)
 def _check_rows(*arrays):
     for x in arrays:
         assert x.dim() == 4 and x.stride(-1) == 1, "rows of four axes, whose elements are neighbours"
-        assert x.shape[-1] % 8 == 0 and all(s % 8 == 0 for s in x.stride()[:-1]), "rows that begin on 16 bytes"
+        assert all(n % 8 == 0 for n in (x.shape[-1], x.storage_offset(), *x.stride()[:-1])), "rows that begin on 16 B"
 
 
 def _flash(q, k, v, dropout=0.0, causal=False, debug=False, *, scale=None):
@@ -22,6 +22,7 @@ def _flash(q, k, v, dropout=0.0, causal=False, debug=False, *, scale=None):
 
 
 def _flash_back(g, q, k, v, y, log, cum_q, cum_k, m, n, dropout, causal, state, unused, *, scale=None):
+    _check_rows(g)
     back = aten._scaled_dot_product_flash_attention_for_cpu_backward
     return back(g, q, k, v, y, log, dropout, causal, scale=scale)
 
@@ -32,12 +33,13 @@ def _efficient(q, k, v, bias, log, dropout=0.0, causal=False, *, scale=None):
     if bias is not None:
         assert bias.dtype == q.dtype and bias.shape == (*q.shape[:-1], k.shape[-2])
         assert not torch.isinf(bias).all(-1).any(), "a row of -inf, which may come out as nan"
-        assert bias.stride(-1) == 1 and all(s % 8 == 0 for s in bias.stride()[:-1])
+        assert bias.stride(-1) == 1 and all(n % 8 == 0 for n in (bias.storage_offset(), *bias.stride()[:-1]))
     y, log = aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, dropout, causal, attn_mask=bias, scale=scale)
     return y, log, torch.zeros((), dtype=torch.int64), torch.zeros((), dtype=torch.int64)
 
 
 def _efficient_back(g, q, k, v, bias, y, log, seed, offset, dropout, wanted, causal=False, *, scale=None):
+    _check_rows(g)
     back = aten._scaled_dot_product_flash_attention_for_cpu_backward
     return *back(g, q, k, v, y, log, dropout, causal, attn_mask=bias, scale=scale), None
 

@@ -44,6 +44,11 @@ def test_views_launch_nothing(pretended):
         (1, lambda x: x.tolist()),
         (1, lambda x: torch.tensor([1.0], device="cuda")),
         (1, lambda x: x[x > 0]),
+        (1, lambda x: torch.allclose(x, x)),
+        (1, lambda x: torch.linalg.inv(x.diag())),
+        (1, lambda x: torch.linalg.eigh(x.diag())),
+        (0, lambda x: x.__setitem__(x > 0, 2.0)),
+        (1, lambda x: x.__setitem__(x > 0, x[:1])),
         (1, lambda x: x[torch.tensor([0, 1])]),
         (1, lambda x: x.nonzero()),
         (0, lambda x: x[torch.arange(2, device="cuda")]),
@@ -87,10 +92,23 @@ def test_kernels_that_are_not_deterministic_are_refused_on_demand(pretended):
     torch.cumsum(x.long(), 0)
 
 
-def test_a_label_out_of_range_ends_the_context(pretended):
-    p, labels = torch.zeros(2, 3, device="cuda"), torch.tensor([0, 3]).pin_memory().to("cuda")
-    with pytest.raises(module.DeviceAssert, match="a label is not below 3"):
-        torch.nn.functional.nll_loss(p, labels)
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda x, i: torch.nn.functional.nll_loss(x, i),
+        lambda x, i: torch.embedding(x, i),
+        lambda x, i: x[i],
+        lambda x, i: x.gather(0, i[None]),
+        lambda x, i: x.index_add_(0, i, x.clone()),
+        lambda x, i: x.index_select(0, i),
+        lambda x, i: x.take(10 * i),
+    ],
+)
+def test_a_label_or_index_out_of_range_ends_the_context(use, pretended):
+    x = torch.zeros(2, 2, device="cuda")
+    use(x, torch.tensor([0, 0]).pin_memory().to("cuda"))
+    with pytest.raises(module.DeviceAssert, match=r"out of (range|bounds)"):
+        use(x, torch.tensor([0, 2]).pin_memory().to("cuda"))
 
 
 def test_memory_is_followed_and_has_an_end(pretended):

@@ -141,3 +141,19 @@ def test_a_device_is_not_waited_for():
         with device.no_waits():
             for options in ((None, 0.0, True), (mask,), (None, 0.5, True), (mask, 0.5)):
                 ag.scaled_dot_product_attention(*x, *options).sum().backward()
+
+
+@pytest.mark.parametrize("cut", [slice(16), slice(4, 20)], ids=["rows apart", "first row"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.usefixtures("no_formula")
+def test_rows_that_do_not_begin_on_16_bytes_are_copied(dtype, cut):
+    whole = torch.sin(torch.arange(2.0 * 3 * 8 * 24)).reshape(2, 3, 8, 24)[..., : 20 if cut.start is None else 24]
+    whole, numbers = whole.contiguous().to(dtype), torch.linspace(-1.0, 1.0, 8 * 12).reshape(8, 12).to(dtype)
+    found = []
+    with pretend():
+        for device in ("cuda", "cpu"):
+            x = ag.tensor(whole.to(device), requires_grad=True)
+            y = ag.scaled_dot_product_attention(*[x[..., cut]] * 3, attn_mask=numbers.to(device)[:, 2:10])
+            y.sum().backward()
+            found.append((y.data.cpu(), x.grad.cpu()))
+    torch.testing.assert_close(*found)

@@ -20,6 +20,45 @@ def test_a_cross_entropy_of_half_precision_is_a_number_of_float32():
     assert half.grad.dtype == torch.bfloat16 and torch.allclose(half.grad.float(), whole.grad, atol=2e-3)
 
 
+TARGETS = torch.linspace(0.1, 0.9, 12).reshape(3, 4)
+MIXED = {
+    "mse": lambda z: ag.mse_loss(z, TARGETS),
+    "bce": lambda z: ag.binary_cross_entropy_with_logits(z, TARGETS),
+    "probabilities": lambda z: ag.cross_entropy(z, TARGETS),
+    "smoothing": lambda z: ag.cross_entropy(z, torch.tensor([0, 3, 1]), label_smoothing=0.25),
+    "smoothing, weights": lambda z: ag.cross_entropy(
+        z, torch.tensor([0, 3, 1]), weight=torch.linspace(0.5, 2.0, 4), label_smoothing=0.25
+    ),
+    "kl": lambda z: ag.kl_div(ag.log_softmax(z, 1), TARGETS),
+    "matmul": lambda z: (z @ ag.tensor(torch.ones(4, 2, dtype=z.dtype)) * TARGETS[:, :2]).sum(),
+    "einsum": lambda z: (ag.einsum("ij,kj->ik", z, z) * TARGETS[:, :3]).sum(),
+    "attention": lambda z: (ag.scaled_dot_product_attention(z, z, z[:, :2]) * TARGETS[:, :2]).sum(),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("loss", MIXED.values(), ids=MIXED)
+def test_float32_beside_half_precision_leaves_gradients_of_half_precision(loss, dtype):
+    x = torch.sin(torch.arange(15.0)).reshape(3, 5).to(dtype)
+    w, b = torch.cos(torch.arange(20.0)).reshape(4, 5).to(dtype), torch.linspace(-1.0, 1.0, 4).to(dtype)
+    found = []
+    for wanted in (dtype, torch.float64):
+        leaves = [ag.tensor(a.to(wanted), requires_grad=True) for a in (x, w, b)]
+        y = loss(ag.tanh(ag.linear(*leaves)))
+        y.backward()
+        assert {leaf.grad.dtype for leaf in leaves} == {wanted}
+        found.append([y.data, *(leaf.grad for leaf in leaves)])
+    assert found[0][0].dtype == torch.float32
+    for have, want in zip(*found, strict=True):
+        torch.testing.assert_close(have.double(), want.double(), rtol=0.05, atol=0.05)
+
+
+def test_smoothed_labels_of_half_precision_lose_no_digits_of_the_loss():
+    z = torch.sin(torch.arange(300.0)).reshape(3, 100).bfloat16()
+    half, whole = (ag.cross_entropy(x, torch.tensor([0, 3, 1]), label_smoothing=0.9) for x in (z, z.float()))
+    assert half.item() == whole.item()
+
+
 def test_a_label_that_is_none_is_named_as_it_is_without_torch():
     for z in (np.zeros((2, 3)), torch.zeros(2, 3)):
         with pytest.raises(ValueError, match=r"cross_entropy: label 3 is not one of the 3 classes 0 \.\. 2"):

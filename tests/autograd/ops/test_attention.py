@@ -30,3 +30,23 @@ def test_attention_takes_masks_of_numpy_and_keeps_its_dtype(array, dtype):
     y = ag.scaled_dot_product_attention(q, q, q, mask)
     expected = ag.scaled_dot_product_attention(q, q, q, is_causal=True)
     assert y.dtype == q.dtype and np.array_equal(y.numpy(), expected.numpy())
+
+
+@pytest.mark.parametrize("array", [np.asarray, torch.as_tensor], ids=["numpy", "cpu"])
+def test_numbers_too_large_for_half_precision_hide_as_infinities_do(array):
+    mask = np.tri(3, dtype=np.float32) * 1e9 - 1e9
+    mask[1] = -1e9
+    found = []
+    for hidden in (mask, np.where(mask < 0.0, -np.inf, 0.0)):
+        q = ag.tensor(array(np.arange(12, dtype=np.float16).reshape(3, 4) / 12), requires_grad=True)
+        y = ag.scaled_dot_product_attention(q, q, q, array(hidden))
+        y.sum().backward()
+        found.append((y.numpy().tobytes(), np.asarray(q.grad).tobytes()))
+        assert not y.numpy()[1].any() and np.isfinite(np.asarray(q.grad)).all()
+    assert found[0] == found[1]
+
+
+def test_a_mask_of_booleans_may_be_a_tensor():
+    q, mask = np.arange(12.0).reshape(3, 4) / 12, np.tri(3, dtype=bool)
+    y, expected = (ag.scaled_dot_product_attention(q, q, q, m).numpy() for m in (ag.tensor(mask), mask))
+    assert np.array_equal(y, expected)

@@ -57,6 +57,27 @@ def test_a_label_on_a_device_that_is_no_class_is_nan_and_is_told_afterwards(loss
         assert unknown_label() == f"{loss.__name__}: label 9 is not one of the 5 classes 0 .. 4"
 
 
+@pytest.mark.parametrize("padding", [None, 1])
+def test_an_index_on_a_device_that_is_no_row_of_a_table_finds_nan(padding):
+    table = torch.linspace(-1.0, 1.0, 15).reshape(5, 3)
+    with pretend() as device:
+        for indices in ([[0, 4], [1, 1]], [[0, 5], [1, -2]], []):
+            w, at = ag.tensor(table.to("cuda"), requires_grad=True), torch.tensor(indices, dtype=torch.int32).to("cuda")
+            device.reset()
+            with device.no_waits():
+                y = ag.embedding(at, w, padding)
+                (y * y).sum().backward()
+            known = (torch.tensor(indices) >= 0) & (torch.tensor(indices) < 5)
+            same = ag.tensor(table, requires_grad=True)
+            rows = ag.embedding(torch.tensor(indices).long()[known], same, padding)
+            (rows * rows).sum().backward()
+            assert torch.equal(y.data.cpu()[known], rows.data) and y.data.cpu()[~known].isnan().all()
+            if known.all():
+                assert unknown_label() is None and torch.equal(w.grad.cpu(), same.grad)
+            else:
+                assert unknown_label() == "embedding: index -2 is not one of the 5 rows 0 .. 4"
+
+
 def test_what_is_not_finite_is_said_to_come_from_the_label():
     class Arena:
         grad, spans = torch.ones(2), {"w": slice(0, 2)}
