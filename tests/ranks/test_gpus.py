@@ -1,5 +1,6 @@
 """Ranks that find a GPU each, which is made up, and talk from GPU to GPU, with Gloo in NCCL's place."""
 
+import datetime
 import inspect
 import os
 from types import SimpleNamespace
@@ -79,6 +80,15 @@ def test_a_backend_that_was_asked_for_stays(comm, groups):
     if comm.size > 1:
         assert use_gpus("cuda", comm.backend) is comm and comm.backend in ("mpi", "gloo")
         assert comm.through_host == f"the backend {comm.backend} was asked for" and "backend" not in groups[-1]
+
+
+@pytest.mark.parametrize("timeout, seconds", [(0.0, 1e7), (20.0, 80.0)])
+def test_nccl_gives_up_after_the_watchdog_and_never_if_that_does_not(timeout, seconds, monkeypatch):
+    comm, asked = object.__new__(torch_distributed.TorchCommunicator), {}
+    comm.timeout, comm.longer, comm.backend = timeout, datetime.timedelta(seconds=1e7), "gloo"
+    monkeypatch.setattr(dist, "new_group", lambda **options: asked.update(options))
+    comm.connect_gpus("cuda:0")
+    assert asked["timeout"].total_seconds() == seconds
 
 
 @pytest.mark.parametrize("device", ["numpy", "cpu"])

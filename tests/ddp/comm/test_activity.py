@@ -8,6 +8,7 @@ import pytest
 
 from allgrad.ddp.comm import Communicator, activity, user_location
 from allgrad.ddp.comm.activity import DEVICE
+from allgrad.ddp.comm.watchdog import _apart
 from tests.launch.conftest import start
 
 
@@ -53,6 +54,12 @@ def test_the_host_is_in_the_last_collective_of_the_device_while_it_waits_for_it(
     with pytest.raises(OSError), activity.waiting_for_device():
         raise OSError
     assert activity.inside is None and activity.interrupted
+
+
+def test_ranks_that_wait_for_their_devices_are_not_apart_whatever_was_enqueued_last():
+    here = {"doing": "a sum", "count": 3, "of": [0, 1], "on_device": True}
+    there = {**here, "doing": "all_reduce", "count": 2}
+    assert not _apart(here, there, 0) and _apart(here, {**there, "on_device": False}, 0) and _apart(here, None, 0)
 
 
 LATE = """

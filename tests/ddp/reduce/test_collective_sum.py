@@ -121,6 +121,18 @@ def test_half_precision_sends_half_the_bytes(simulate):
     assert whole == [2 * sent for sent in half]
 
 
+def test_room_for_subtrees_is_made_once(simulate):
+    def run(comm):
+        comm.collectives = True
+        total, found = ShardSum(comm, 7), []
+        for _ in range(3):
+            total_of(total, leaves_of(7, 20), np.zeros(20, "f4"))
+            found.append({*map(id, total._free)})
+        return [len(found[0]), found[1] == found[0], found[2] == found[0]]
+
+    assert all(given > 0 and same == [True, True] for given, *same in simulate(2, run))
+
+
 def test_two_siblings_have_one_all_reduce(simulate):
     def run(comm):
         comm.collectives = True
