@@ -484,6 +484,7 @@ def new_group(*args, backend=None, device_id=None, **more):  # Gloo in NCCL's pl
 
 new_group.__signature__ = inspect.signature(make)
 dist.new_group, dist.is_nccl_available = new_group, lambda: True
+torch.cuda.nccl.version = lambda: (2, 0)
 on_host = lambda self, array: array.cpu() if isinstance(array, torch.Tensor) else torch.from_numpy(array)
 torch_distributed.TorchCommunicator._tensor = on_host
 with pretend():
