@@ -11,6 +11,7 @@ numbers drawn there. Dropout draws by the device's default generator, which the 
 """
 
 import threading
+from typing import Any
 
 import torch
 
@@ -41,7 +42,7 @@ class DeviceEffects(Effects):
     def note(self):
         super().note()
         random.seed_device(self.like)
-        self.generator = namespace.generator_on(self.like.device)
+        self.generator: Any = namespace.generator_on(self.like.device)
         self.state = self.generator.get_state()
 
     def restore(self):

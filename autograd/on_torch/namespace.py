@@ -80,7 +80,7 @@ def to_bytes(a):
 def squares(tensors):
     """The sum of the squares of each tensor, as float64 tensors of shape (), by a few kernels for all."""
     dtype = torch.promote_types(tensors[0].dtype, torch.float32)
-    return list(torch.stack(torch._foreach_norm(tensors, 2.0, dtype)).double().square().unbind())
+    return list(torch.stack(torch.ops.aten._foreach_norm.Scalar(tensors, 2.0, dtype)).double().square().unbind())
 
 
 def result_type(a, b):

@@ -1,6 +1,7 @@
 """The arrays inside tuples, lists, dicts and the other things that the steps of a recording are made of."""
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -8,7 +9,7 @@ from allgrad.autograd.arrays import INTO_AN_ARRAY, is_torch, xp
 from allgrad.autograd.engine import Tensor, unwrap
 
 
-def map_arrays(f, x):
+def map_arrays(f, x) -> Any:
     """x with f(a) in the place of each array or NumPy scalar a in it; of a Tensor, a constant."""
     if isinstance(x, (np.ndarray, np.generic)) or is_torch(x):
         return f(x)

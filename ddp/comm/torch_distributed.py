@@ -39,7 +39,7 @@ class TorchCommunicator(Communicator):
         if group is None:
             self.backend = "gloo"  # until `connect_gpus`
             _rendezvous(launch)
-            meeting = {"rank": launch.rank, "world_size": launch.size}
+            meeting: dict = {"rank": launch.rank, "world_size": launch.size}
             if launch.launcher == "torchrun" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
                 meeting["store"] = _fresh_store(launch, self.longer)
             dist.init_process_group("gloo", timeout=self.longer, **meeting)
@@ -150,7 +150,7 @@ class TorchCommunicator(Communicator):
         for one in sorted({c for c, _ in asked}):  # every rank makes every group: torch asks for it
             members = sorted((r for r in range(self.size) if asked[r][0] == one), key=lambda r: (asked[r][1], r))
             world = [self.ranks[r] for r in members]
-            order = {} if world == sorted(world) else {"sort_ranks": False}  # which torch 2.11 need not know
+            order: dict = {} if world == sorted(world) else {"sort_ranks": False}  # which torch 2.11 need not know
             group = dist.new_group(world, **self.options, **order)
             object_group = dist.new_group(world, self.longer, "gloo", **order)
             if one == color:

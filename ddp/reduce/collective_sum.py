@@ -37,7 +37,8 @@ class CollectiveSum:
             inside = [_Level(host, some, shards, wire) for some in hosts]
             self.levels = [inside[rail.rank], _Level(rail, [level.sums for level in inside], shards, wire)]
         self.array: Any = None
-        self._padded = self._scratch = None
+        self._padded: Any = None
+        self._scratch: Any = None
 
     @property
     def description(self):
@@ -95,7 +96,8 @@ class _Level:
         self.counts = [len(some) for some in nodes]
         self.additions, left = additions([node for some in nodes for node in some], shards)
         self.sums, self.rows = [*left], [*left.values()]
-        self._given = self._received = None
+        self._given: Any = None
+        self._received: Any = None
 
     def scatter(self, parts, length, like):
         """Parts, flat and `length` long or, with zeros left out, shorter: this rank's slice of each of the sums."""
