@@ -163,7 +163,7 @@ OPTIONS = (
     Option("sync_after", int, 0, "steps taken together before the local ones of --sync-every", least=0),
     Option("overlap", str, "auto", "when gradients are exchanged: after backward, or while it goes on as soon as a "
            "bucket is complete, without waiting (on a GPU, by a stream) or by a thread; auto: what a trial in the "
-           "first steps finds fastest", among=POLICIES, shapes_weights=False),
+           "first steps finds fastest, with NCCL bucket", among=POLICIES, shapes_weights=False),
     Option("bucket_size", size, None, "least size of a bucket, in whole parameters: bytes, 500KB or 4MB (default: an "
            "eighth of the gradients, from 256KB to 25MB)", least=1, shapes_weights=False),
     Option("capture", str, "auto", "record forward and backward once for each shape of a shard, and replay them: the "

@@ -139,8 +139,9 @@ class TorchRecorder(Watch, TorchFunctionMode):
             return result
         if not isinstance(result, (torch.Tensor, np.ndarray, tuple, list, *KINDS)) and name not in METADATA:
             self.refuse(f"takes a Python {type(result).__name__} from torch's {name}")
-        array = isinstance(result, np.ndarray) and name == "numpy"
-        return self._noted(func, args, kwargs, result.view(Recorded) if array else result)
+        if isinstance(result, np.ndarray) and name == "numpy":
+            result = result.view(Recorded)
+        return self._noted(func, args, kwargs, result)
 
     def _refuse(self, name, args):
         by_mask = name == "__getitem__" and any(getattr(i, "dtype", None) in BOOLEANS for i in arrays_of([args[1]]))

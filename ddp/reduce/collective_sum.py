@@ -108,7 +108,7 @@ class _Level:
             _pack(parts, given.reshape(self.comm.size, len(parts), size))
         received = self._received = _room(self._received, size * sum(self.counts), like)
         self._all_to_all(given, received, [count * size for count in self.counts])
-        rows = received.reshape(-1, size)
+        rows: Any = received.reshape(-1, size)
         for into, added in self.additions:
             total = rows[into]
             total += rows[added]
