@@ -16,7 +16,7 @@ def test_what_cannot_be_placed_is_refused_in_one_sentence():
     for arguments, text in {
         ("tpu",): "device='tpu' is not cpu, cuda or cuda:N",
         (f"cuda:{found}",): f"device='cuda:{found}' asks for GPU {found} of this host, and torch finds {found} here"
-        if found else f"device='cuda:0' needs a GPU, and torch {torch.__version__} finds none on this host: give device",
+        if found else f"device='cuda:0' needs a GPU, and torch {torch.__version__} finds none on this host: give",
         ("numpy", "float16"): "NumPy does not compute in float16: give a device of torch, or dtype='float32'",
         ("cpu", "float32", 0, 1, True, "bf16"): "precision='bf16' is not one of ieee, tf32",
         ("cpu", "float32", 0, 1, True, "tf32"): "precision='tf32' is for products on a GPU, and has no effect with "
