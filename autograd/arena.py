@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from allgrad.autograd.arrays import ALIGNMENT_BYTES, aligned_zeros, astype, full, is_torch, to_numpy, xp
+from allgrad.autograd.arrays import ALIGNMENT_BYTES, aligned_zeros, astype, full, is_torch, on_cpu, to_numpy, xp
 from allgrad.autograd.engine import Leaf, Tensor
 
 HALVES = "bfloat16", "float16"
@@ -139,7 +139,7 @@ class Arena:
     @property
     def on_cpu(self):
         """Whether the arrays are in the memory of the CPU."""
-        return str(getattr(self.data, "device", "cpu")) == "cpu"
+        return on_cpu(self.data)
 
     def compute_in(self, dtype):
         """Compute with copies of the values in "bfloat16" or "float16" from now on; torch tensors only (TypeError).

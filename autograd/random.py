@@ -48,8 +48,9 @@ class _Stream:
     def restart(self):
         """Begin again, also on devices."""
         self.draws, self.states = 0, {}
-        for device in [device for device, stream in [*_drawing_on.items()] if stream is self]:
-            del _drawing_on[device]
+        if _drawing_on:
+            for device in [device for device, stream in [*_drawing_on.items()] if stream is self]:
+                del _drawing_on[device]
 
 
 _drawing_on: dict = {}  # device: the stream whose numbers its generator gives

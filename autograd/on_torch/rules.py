@@ -44,18 +44,23 @@ def _chosen(rule, usual):
         found = rule(*args, **static)
         if found is NotImplemented:
             value, *vjps = usual(*args, **static)
-            return value, *[given(value.dtype, vjp, vjp) for vjp in vjps]
+            return value, *[in_dtype(value.dtype, vjp) for vjp in vjps]
         value, *vjps = found
-        return value, *[given(value.dtype, vjp, nested(i, args, static)) for i, vjp in enumerate(vjps, 1)]
+        return value, *[guarded(value.dtype, vjp, i, args, static) for i, vjp in enumerate(vjps, 1)]
 
-    def given(dtype, vjp, nested):
-        """The vjp, or the nested one if g is a Tensor, because the walk is itself being recorded."""
-        return lambda g: nested(g) if type(g) is Tensor else vjp(g if g.dtype is dtype else g.to(dtype))
+    def in_dtype(dtype, vjp):
+        """The vjp of gradients in the dtype of the value."""
+        return lambda g: vjp(g if type(g) is Tensor or g.dtype is dtype else g.to(dtype))
 
-    def nested(i, args, static):
-        """A vjp of the usual rule."""
-        lifted = lambda: [Tensor(x) if type(x) in TENSORS else x for x in args]
-        return lambda g: usual(*lifted(), **static)[i](g)
+    def guarded(dtype, vjp, i, args, static):
+        """`in_dtype`, or the vjp of the usual rule if g is a Tensor, because the walk is itself being recorded."""
+
+        def pull_back(g):
+            if type(g) is Tensor:
+                return usual(*[Tensor(x) if type(x) in TENSORS else x for x in args], **static)[i](g)
+            return vjp(g if g.dtype is dtype else g.to(dtype))
+
+        return pull_back
 
     return chosen
 
