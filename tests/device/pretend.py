@@ -42,6 +42,7 @@ from tests.device import cuda_rules as rules, stand_ins, streams
 
 aten = torch.ops.aten
 ROOT = f"{Path(__file__).parents[2]}/"
+PACKAGES = tuple(f"{ROOT}{name}/" for name in ("autograd", "ddp", "launch"))  # and no environment that lies beside them
 PLACE = torch.device("cuda", 0)
 GRAIN_BYTES = 512  # in which the caching allocator hands out memory
 H200_BYTES = 139 << 30
@@ -353,7 +354,7 @@ def where_in_project():
     frame, found = sys._getframe(1), []
     while frame is not None and len(found) < NAMED_LINES:
         name = frame.f_code.co_filename
-        if name.startswith(ROOT) and not name.startswith((f"{ROOT}tests/", f"{ROOT}benchmarks/")):
+        if name.startswith(PACKAGES):
             found.append(f"{name.removeprefix(ROOT)}:{frame.f_lineno}")
         frame = frame.f_back
     return " < ".join(found)
