@@ -6,7 +6,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from allgrad.autograd.arrays import is_torch, to_backend_of
+from allgrad.autograd.arrays import is_torch, on_cpu, to_backend_of
 from allgrad.ddp.comm.activity import COMPARISON, activity, described, user_location
 from allgrad.ddp.comm.launcher import Launch
 from allgrad.ddp.comm.messages import ADDED, INLINE_BYTES, in_pieces, packed, pieces, plain, put_back, raw, unpacked
@@ -161,7 +161,7 @@ class Communicator:
 
         Between devices, for NCCL makes of each message a kernel of its own.
         """
-        return self.collectives or (self.backend == "nccl" and is_torch(array) and array.device.type != "cpu")
+        return self.collectives or (self.backend == "nccl" and not on_cpu(array))
 
     def shared_memory_step(self, name, array, f):
         """Call f, in which all ranks meet in the memory that they share, as one collective over the array."""

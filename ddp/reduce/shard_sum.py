@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from allgrad.autograd.arrays import ALIGNMENT_BYTES, full, to_numpy
+from allgrad.autograd.arrays import ALIGNMENT_BYTES, full, on_cpu, to_numpy
 from allgrad.ddp.comm import Communicator, share
 from allgrad.ddp.errors import ConfigurationError, counted
 from allgrad.ddp.reduce.collective_sum import CollectiveSum
@@ -264,11 +264,6 @@ class ShardSum:
         if len(self._scratch) < length or (type(self._scratch), self._scratch.dtype) != (type(like), like.dtype):
             self._scratch = full((length,), 0, like)
         return self._scratch[:length]
-
-
-def on_cpu(array) -> bool:
-    """Whether an array of either library is in the memory of the CPU."""
-    return str(getattr(array, "device", "cpu")) == "cpu"
 
 
 def _alike(a, b):

@@ -1,6 +1,6 @@
 """A stream of work beside the one in which a device computes."""
 
-from allgrad.ddp.reduce.shard_sum import on_cpu
+from allgrad.autograd.arrays import on_cpu
 
 
 class SideStream:
